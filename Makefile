@@ -1,0 +1,34 @@
+# `make demo` and `make test` need nothing but Python >= 3.10 and a C++ compiler.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test slow lint types bench clean
+
+demo: $(VENV)/ready
+	$(BIN)/fastgen demo
+
+test: $(VENV)/ready
+	$(BIN)/pytest -q -n 2
+
+slow: $(VENV)/ready
+	$(BIN)/pytest -q -m slow
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/ready
+	$(BIN)/mypy
+
+bench: $(VENV)/ready
+	$(BIN)/python -m benchmarks
+
+$(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,test,peers]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build fastgen/_C*.so
