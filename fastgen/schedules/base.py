@@ -1,0 +1,254 @@
+"""What every noise schedule offers, and the one place where floats, arrays and tensors meet."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastgen.errors import nearest
+
+Value = TypeVar("Value", float, NDArray[np.float64], torch.Tensor)
+S = TypeVar("S", bound="type[Schedule]")
+
+_registry: dict[str, type[Schedule]] = {}
+
+
+def register(cls: S) -> S:
+    """Class decorator: lets `from_config` find a Schedule by its class name."""
+    if _registry.setdefault(cls.__name__, cls) is not cls:
+        raise ValueError(
+            f"a schedule named {cls.__name__!r} is registered already; rename the class"
+        )
+    return cls
+
+
+def names() -> tuple[str, ...]:
+    """Names that `from_config` knows, sorted."""
+    return tuple(sorted(_registry))
+
+
+def from_config(config: Mapping[str, Any]) -> Schedule:
+    """The schedule that `config`, made by `Schedule.to_config`, describes.
+
+    Raises ValueError on an unknown name and TypeError on an unknown parameter.
+    """
+    name = config.get("name")
+    if name not in _registry:
+        raise ValueError(f"unknown schedule {name!r}; {nearest(str(name), _registry)}")
+    parameters = {key: value for key, value in config.items() if key != "name"}
+    known = [field.name for field in _parameters(_registry[name])]
+    for key in parameters:
+        if key not in known:
+            raise TypeError(f"{name} has no parameter {key!r}; {nearest(key, known)}")
+    return _registry[name](**parameters)
+
+
+class Schedule:
+    """x_t = alpha(t) x_0 + sigma(t) eps, with t = 1 noise and t = 0 exactly data.
+
+    alpha, sigma: signal and noise scale; eps: standard normal.
+    lambda = log(alpha / sigma) is the half log signal-to-noise ratio of DPM-Solver (Lu et al.
+    2022, arXiv 2206.00927); r = sigma / alpha is the sigma of EDM (Karras et al. 2022, arXiv
+    2206.00364); the forward process is dx = f(t) x dt + g(t) dW (Song et al. 2021, 2011.13456).
+
+    Every method takes a float, a numpy array or a torch tensor and computes in float64. A float
+    gives a float and an array a float64 array. A tensor gives a tensor of its own floating dtype
+    (float64 for an integer tensor) on its own device, differentiable in t. Floats and arrays out
+    of range raise ValueError; tensors are not looked at, which would make a GPU wait, and inverse
+    functions clamp them. Limits are returned as such: half_log_snr(0) = inf, ratio(1) = inf where
+    alpha(1) = 0.
+
+    A subclass is a frozen dataclass that gives `_alpha`, `_sigma`, `_d_alpha`, `_d_sigma` and
+    `_time_at_ratio`, and more where the defaults would lose digits. Each is called with t and
+    the namespace (numpy or torch) to compute in.
+    """
+
+    @property
+    def t_min(self) -> float:
+        """The smallest time at which an interior point of a time grid may lie."""
+        return 1e-3
+
+    @property
+    def t_max(self) -> float:
+        """The time at which sampling starts unless told otherwise."""
+        return 1.0
+
+    @property
+    def default_grid(self) -> str:
+        """The time grid that samplers use unless told otherwise."""
+        return "uniform"
+
+    def alpha(self, t: Value) -> Value:
+        """Signal scale, 1 at t = 0."""
+        return evaluate(self._alpha, t)
+
+    def sigma(self, t: Value) -> Value:
+        """Noise scale, 0 at t = 0."""
+        return evaluate(self._sigma, t)
+
+    def d_alpha(self, t: Value) -> Value:
+        """Time derivative of alpha."""
+        return evaluate(self._d_alpha, t)
+
+    def d_sigma(self, t: Value) -> Value:
+        """Time derivative of sigma; inf at t = 0 where that is a square root or a jump."""
+        return evaluate(self._d_sigma, t)
+
+    def ratio(self, t: Value) -> Value:
+        """The noise-to-signal ratio sigma / alpha; inf where alpha is 0."""
+        return evaluate(self._ratio, t)
+
+    def half_log_snr(self, t: Value) -> Value:
+        """log(alpha / sigma), falling from inf at t = 0."""
+        return evaluate(self._half_log_snr, t)
+
+    def log_snr(self, t: Value) -> Value:
+        """log(alpha^2 / sigma^2) = 2 half_log_snr."""
+        return evaluate(lambda t, xp: 2 * self._half_log_snr(t, xp), t)
+
+    def drift(self, t: Value) -> Value:
+        """f(t) = d log alpha / dt of the forward process; -inf where alpha reaches 0."""
+        return evaluate(self._drift, t)
+
+    def diffusion_squared(self, t: Value) -> Value:
+        """g(t)^2 = d(sigma^2)/dt - 2 f sigma^2 of the forward process."""
+        return evaluate(self._diffusion_squared, t)
+
+    def time_at_ratio(self, ratio: Value) -> Value:
+        """The time at which sigma / alpha equals `ratio`; the inverse of `ratio(t)`."""
+        self._check_ratio(ratio)
+        return evaluate(self._clamped_time_at_ratio, ratio, check=False)
+
+    def time_at(self, half_log_snr: Value) -> Value:
+        """The time at which log(alpha / sigma) equals `half_log_snr`; its inverse."""
+        self._check_half_log_snr(half_log_snr)
+        return evaluate(
+            lambda value, xp: self._clamped_time_at_ratio(xp.exp(-value), xp),
+            half_log_snr,
+            check=False,
+        )
+
+    def warp(self, t: Value) -> Value:
+        """The reparametrisation [0, 1] -> [0, 1] that time grids apply; the identity here."""
+        return evaluate(lambda t, xp: t, t)
+
+    def unwarp(self, t: Value) -> Value:
+        """The inverse of `warp`."""
+        return evaluate(lambda t, xp: t, t)
+
+    def regular_at(self, t: float) -> bool:
+        """Whether alpha, sigma and their derivatives are finite at t.
+
+        Only there may a step in velocity form, d_alpha x_0 + d_sigma eps, evaluate.
+        """
+        functions = (self.alpha, self.sigma, self.d_alpha, self.d_sigma)
+        return all(math.isfinite(function(float(t))) for function in functions)
+
+    def to_config(self) -> dict[str, Any]:
+        """A dictionary for JSON, from which `from_config` makes an equal schedule."""
+        values = {field.name: getattr(self, field.name) for field in _parameters(type(self))}
+        return {"name": type(self).__name__, **values}
+
+    def _alpha(self, t: Any, xp: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} must define _alpha(t, xp)")
+
+    def _sigma(self, t: Any, xp: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} must define _sigma(t, xp)")
+
+    def _d_alpha(self, t: Any, xp: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} must define _d_alpha(t, xp)")
+
+    def _d_sigma(self, t: Any, xp: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} must define _d_sigma(t, xp)")
+
+    def _time_at_ratio(self, ratio: Any, xp: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} must define _time_at_ratio(ratio, xp)")
+
+    def _ratio(self, t: Any, xp: Any) -> Any:
+        return self._sigma(t, xp) / self._alpha(t, xp)
+
+    def _half_log_snr(self, t: Any, xp: Any) -> Any:
+        return -xp.log(self._ratio(t, xp))
+
+    def _drift(self, t: Any, xp: Any) -> Any:
+        return self._d_alpha(t, xp) / self._alpha(t, xp)
+
+    def _diffusion_squared(self, t: Any, xp: Any) -> Any:
+        sigma = self._sigma(t, xp)
+        return 2 * sigma * (self._d_sigma(t, xp) - self._drift(t, xp) * sigma)
+
+    def _ratio_floor(self) -> float:
+        """The smallest ratio above 0 that the process passes."""
+        return 0.0
+
+    def _clamped_time_at_ratio(self, ratio: Any, xp: Any) -> Any:
+        return xp.clip(self._time_at_ratio(ratio, xp), 0.0, 1.0)
+
+    def _check_ratio(self, ratio: Any) -> None:
+        if isinstance(ratio, torch.Tensor):
+            return
+        low, high = self._ratio_floor(), self.ratio(1.0)
+        values = np.asarray(ratio, dtype=np.float64)
+        good = (values >= low * (1 - 1e-9)) & (values <= high * (1 + 1e-9)) | (values == 0)
+        wanted = f"a value within [{low:.6g}, {high:.6g}], or 0, of {self!r}"
+        _refuse("ratio", values, good, wanted)
+
+    def _check_half_log_snr(self, half_log_snr: Any) -> None:
+        if isinstance(half_log_snr, torch.Tensor):
+            return
+        floor = self._ratio_floor()
+        low, high = self.half_log_snr(1.0), -math.log(floor) if floor else math.inf
+        values = np.asarray(half_log_snr, dtype=np.float64)
+        good = (values >= low - 1e-9) & (values <= high + 1e-9) | (values == math.inf)
+        wanted = f"a value within [{low:.6g}, {high:.6g}], or inf, of {self!r}"
+        _refuse("half_log_snr", values, good, wanted)
+
+
+def evaluate(function: Callable[[Any, Any], Any], value: Value, check: bool = True) -> Value:
+    """`function(value, numpy or torch)` in float64, given back in the kind of `value`."""
+    given: Any = value
+    result: Any
+    if isinstance(given, torch.Tensor):
+        dtype = given.dtype if given.is_floating_point() else torch.float64
+        result = function(given.to(torch.float64), torch).to(dtype)
+        return result  # type: ignore[no-any-return]
+    sequence = isinstance(given, np.ndarray | list | tuple)
+    values: Any = np.asarray(given, dtype=np.float64) if sequence else np.float64(given)
+    if check:
+        _refuse("t", values, (values >= 0) & (values <= 1), "within [0, 1] (1 = noise, 0 = data)")
+    with np.errstate(all="ignore"):  # limits such as log 0 = -inf are meant
+        result = function(values, np)
+    result = np.asarray(result, dtype=np.float64) if sequence else float(result)
+    return result  # type: ignore[no-any-return]
+
+
+def _refuse(name: str, values: Any, good: Any, wanted: str) -> None:
+    if not (good.all() if good.ndim else good):
+        worst = float(np.asarray(values)[~np.asarray(good)].flat[0])
+        raise ValueError(f"{name} = {worst!r} is out of range: give {wanted}")
+
+
+def _parameters(cls: type[Schedule]) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(cls) if field.init]  # type: ignore[arg-type]
+
+
+def set_real(
+    schedule: Schedule, name: str, low: float, high: float, remedy: str, *, closed: bool = False
+) -> None:
+    """Store parameter `name` of a frozen schedule as a float in (low, high), or (low, high]."""
+    given = getattr(schedule, name)
+    where = f"{type(schedule).__name__}: {name} = {given!r}"
+    try:
+        value = float(given)
+    except (TypeError, ValueError):
+        raise TypeError(f"{where} is not a number; {remedy}") from None
+    inside = low < value < high or (closed and value == high)
+    if not (inside and math.isfinite(value)):
+        raise ValueError(f"{where} is out of range; {remedy}")
+    object.__setattr__(schedule, name, value)

@@ -1,0 +1,241 @@
+"""The variance-preserving chain of DDPM, with any betas, as a process in continuous time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastgen.schedules.base import Value, evaluate, register
+from fastgen.schedules.vp import VariancePreserving, minus_log_alpha, noise_scale
+
+Betas = Sequence[float] | NDArray[np.floating[Any]] | torch.Tensor
+
+
+@register
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
+class DiscreteVP(VariancePreserving):
+    """alpha((i + 1) / N)^2 = product over j <= i of (1 - beta_j), sigma^2 = 1 - alpha^2.
+
+    betas: noise variances of the N = num_steps steps, in (0, 1); the last one may be 1 (zero
+    terminal signal-to-noise ratio). Index i (0 .. N - 1) is at t = (i + 1) / N, data at t = 0.
+    log alpha is linear between these times, data included; in a last interval that ends at
+    alpha = 0, alpha is linear. Derivatives at a knot are those of the interval below it, so that
+    g^2 at index i is -N log(1 - beta_i).
+    DDPM of Ho et al. 2020 (arXiv 2006.11239); interpolated as by DPM-Solver, Lu et al. 2022
+    (2206.00927). The first tensor on a device copies the knots there, once.
+    """
+
+    betas: tuple[float, ...]
+    _numpy_tables: tuple[NDArray[np.float64], ...] = dataclasses.field(init=False, compare=False)
+    _torch_tables: dict[torch.device, tuple[torch.Tensor, ...]] = dataclasses.field(
+        init=False, compare=False, default_factory=dict
+    )
+
+    def __init__(self, betas: Betas) -> None:
+        if isinstance(betas, torch.Tensor):
+            betas = betas.detach().cpu().numpy()
+        values = np.asarray(betas, dtype=np.float64)
+        if values.ndim != 1 or values.size == 0:
+            raise ValueError(
+                f"DiscreteVP: betas has shape {values.shape}; give a one-dimensional sequence of "
+                "at least one beta"
+            )
+        good = (values > 0) & (values < 1)
+        good[-1] |= values[-1] == 1
+        if not good.all():
+            i = int(np.argmin(good))
+            raise ValueError(
+                f"DiscreteVP: betas[{i}] = {float(values[i])!r} is out of range; give betas in "
+                "(0, 1), where only the last may be 1"
+            )
+        object.__setattr__(self, "betas", tuple(values.tolist()))
+        object.__setattr__(self, "_numpy_tables", self._tabulate(values))
+        object.__setattr__(self, "_torch_tables", {})
+
+    @staticmethod
+    def _tabulate(betas: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+        """-log alpha at the N + 1 knots, and its finite rise over each of the N intervals."""
+        with np.errstate(divide="ignore"):
+            rise = -np.log1p(-betas) / 2
+        knots = np.concatenate([[0.0], np.cumsum(rise.astype(np.longdouble))]).astype(np.float64)
+        return knots, np.where(np.isfinite(rise), rise, 0.0)
+
+    @classmethod
+    def linear(
+        cls, num: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
+    ) -> DiscreteVP:
+        """beta_i from beta_start to beta_end linearly (Ho et al. 2020, arXiv 2006.11239)."""
+        return cls(np.linspace(beta_start, beta_end, _count(num)))
+
+    @classmethod
+    def scaled_linear(
+        cls, num: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
+    ) -> DiscreteVP:
+        """sqrt(beta_i) linearly, as in latent diffusion (Rombach et al. 2022, arXiv 2112.10752)."""
+        _in_unit_interval(beta_start=beta_start, beta_end=beta_end)
+        return cls(np.linspace(math.sqrt(beta_start), math.sqrt(beta_end), _count(num)) ** 2)
+
+    @classmethod
+    def squared_cosine(cls, num: int = 1000, max_beta: float = 0.999) -> DiscreteVP:
+        """beta_i = min(1 - c((i + 1) / N) / c(i / N), max_beta), c(t) = cos(pi/2 (t+s) / (1+s))^2.
+
+        s = 0.008. Nichol and Dhariwal 2021 (arXiv 2102.09672).
+        """
+        _in_unit_interval(max_beta=max_beta)
+        at = np.arange(_count(num) + 1) / num
+        squares = np.cos(math.pi / 2 * (at + 0.008) / 1.008) ** 2
+        return cls(np.minimum(1 - squares[1:] / squares[:-1], max_beta))
+
+    @classmethod
+    def sigmoid(
+        cls, num: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
+    ) -> DiscreteVP:
+        """beta_i = beta_start + (beta_end - beta_start) logistic(x_i), x from -6 to 6 linearly.
+
+        GeoDiff, Xu et al. 2022 (arXiv 2203.02923).
+        """
+        x = np.linspace(-6, 6, _count(num))
+        return cls(beta_start + (beta_end - beta_start) / (1 + np.exp(-x)))
+
+    def rescale_zero_terminal_snr(self) -> DiscreteVP:
+        """A schedule with alpha shifted and scaled: it ends at 0 and keeps its value at index 0.
+
+        Algorithm 1 of Lin et al. 2023 (arXiv 2305.08891).
+        """
+        if self.zero_terminal_snr:
+            return self
+        if self.num_steps < 2:
+            raise ValueError(
+                "DiscreteVP: one beta cannot be rescaled to zero terminal SNR with its first "
+                "alpha kept; give at least 2 betas"
+            )
+        knots, _ = self._numpy_tables
+        alphas = np.exp(-knots[1:])
+        scale = alphas[0] / (alphas[0] - alphas[-1])
+        after = scale * (alphas - alphas[-1])
+        # 1 - (after_i / after_{i-1})^2 by the difference of the alphas, which does not cancel.
+        falls = -scale * alphas[:-1] * np.expm1(np.log1p(-np.array(self.betas[1:])) / 2)
+        share = (falls / after[:-1])[:-1]
+        return DiscreteVP([self.betas[0], *(share * (2 - share)).tolist(), 1.0])
+
+    @property
+    def num_steps(self) -> int:
+        """N, the number of betas."""
+        return len(self.betas)
+
+    @property
+    def t_min(self) -> float:
+        """1 / N, the time of index 0."""
+        return 1 / self.num_steps
+
+    @property
+    def zero_terminal_snr(self) -> bool:
+        """Whether alpha(1) = 0."""
+        return self.betas[-1] == 1
+
+    def time_of_index(self, index: Value) -> Value:
+        """(index + 1) / N, for index in [-1, N - 1], fractions included; -1 is data."""
+        if not isinstance(index, torch.Tensor):
+            values = np.asarray(index, dtype=np.float64)
+            good = (values >= -1) & (values <= self.num_steps - 1)
+            if not good.all():
+                raise ValueError(
+                    f"index = {float(values[~good].flat[0])!r} is out of range: give an index "
+                    f"within [0, {self.num_steps - 1}], or -1 for data"
+                )
+        return evaluate(lambda i, xp: (i + 1) / self.num_steps, index, check=False)
+
+    def index_of_time(self, t: Value) -> Value:
+        """N t - 1; exactly an integer where t is the time of an index to within rounding."""
+        precision = torch.float64
+        if isinstance(t, torch.Tensor) and t.is_floating_point():
+            precision = t.dtype
+        slack = 4 * self.num_steps * torch.finfo(precision).eps
+        return evaluate(lambda t, xp: _snap(t * self.num_steps, slack, xp) - 1, t)
+
+    def __repr__(self) -> str:
+        shown = [f"{beta:.6g}" for beta in self.betas]
+        if len(shown) > 3:
+            shown = [shown[0], "...", shown[-1]]
+        return f"DiscreteVP(num_steps={self.num_steps}, betas=[{', '.join(shown)}])"
+
+    def _tables(self, like: Any, xp: Any) -> tuple[Any, ...]:
+        if xp is np:
+            return self._numpy_tables
+        if like.device not in self._torch_tables:
+            with torch.inference_mode(False):
+                self._torch_tables[like.device] = tuple(
+                    torch.from_numpy(table).to(like.device) for table in self._numpy_tables
+                )
+        return self._torch_tables[like.device]
+
+    def _interval(self, t: Any, xp: Any) -> tuple[Any, Any, Any]:
+        """(l, rest, slope) with alpha = exp(l) rest and d alpha / dt = exp(l) slope.
+
+        Where alpha is linear down to 0, l is constant; elsewhere rest = 1.
+        """
+        knots, rises = self._tables(t, xp)
+        position = t * self.num_steps
+        below = xp.ceil(_snap(position, 4 * self.num_steps * 2**-52, xp)) - 1
+        below = xp.clip(below, 0, self.num_steps - 1)
+        j = below.astype(np.int64) if xp is np else below.to(torch.int64)
+        part = position - below
+        log_alpha = -knots[j] - part * rises[j]
+        slope = -self.num_steps * rises[j]
+        if not self.zero_terminal_snr:
+            return log_alpha, xp.ones_like(t), slope
+        last = j == self.num_steps - 1
+        rest = xp.where(last, 1 - part, 1.0)
+        return log_alpha, rest, xp.where(last, -float(self.num_steps), slope)
+
+    def _alpha(self, t: Any, xp: Any) -> Any:
+        log_alpha, rest, _ = self._interval(t, xp)
+        return xp.exp(log_alpha) * rest
+
+    def _sigma(self, t: Any, xp: Any) -> Any:
+        log_alpha, rest, _ = self._interval(t, xp)
+        # rest = 0 gives the same sigma = 1 as 2^-53, without an infinite gradient.
+        return noise_scale(log_alpha + xp.log(xp.clip(rest, 2.0**-53, None)), xp)
+
+    def _d_alpha(self, t: Any, xp: Any) -> Any:
+        log_alpha, _, slope = self._interval(t, xp)
+        return xp.exp(log_alpha) * slope
+
+    def _drift(self, t: Any, xp: Any) -> Any:
+        _, rest, slope = self._interval(t, xp)
+        return slope / rest
+
+    def _time_at_ratio(self, ratio: Any, xp: Any) -> Any:
+        knots, rises = self._tables(ratio, xp)
+        depth = minus_log_alpha(ratio, xp)
+        j = xp.clip(xp.searchsorted(knots, depth) - 1, 0, self.num_steps - 1)
+        beyond = depth - knots[j]
+        if self.zero_terminal_snr:
+            last = j == self.num_steps - 1
+            part = xp.where(last, -xp.expm1(-beyond), beyond / xp.where(last, 1.0, rises[j]))
+        else:
+            part = beyond / rises[j]
+        return (j + part) / self.num_steps
+
+
+def _snap(position: Any, slack: float, xp: Any) -> Any:
+    nearest = xp.round(position)
+    return xp.where(xp.abs(position - nearest) <= slack, nearest, position)
+
+
+def _count(num: int) -> int:
+    if isinstance(num, bool) or not isinstance(num, int | np.integer) or num < 1:
+        raise ValueError(f"num = {num!r} is not a positive integer; give the number of betas")
+    return int(num)
+
+
+def _in_unit_interval(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 < value < 1:
+            raise ValueError(f"{name} = {value!r} is out of range; give a beta in (0, 1)")

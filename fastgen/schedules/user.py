@@ -1,0 +1,165 @@
+"""A schedule from a user's own alpha(t) and sigma(t)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastgen.schedules.base import Schedule, set_real
+
+Function = Callable[[torch.Tensor], Any]
+
+_TOLERANCE = 1e-6  # on alpha(0) = 1 and sigma(0) = 0
+_CHECK_POINTS = 1025
+
+
+@dataclasses.dataclass(frozen=True, init=False, repr=False)
+class UserSchedule(Schedule):
+    """alpha and sigma as given, for example UserSchedule(lambda t: 1 - t**2, lambda t: t).
+
+    alpha, sigma: functions of a float64 tensor of times in [0, 1], acting element by element,
+    with alpha(0) = 1, sigma(0) = 0 and a strictly rising sigma / alpha; checked on construction,
+    where ValueError names what is wrong. d_alpha, d_sigma: their derivatives, by autograd when
+    None. t_min: smallest time of interior grid points. The inverse bisects, so `time_at` and
+    `time_at_ratio` do not propagate gradients. Functions have no JSON form: `to_config` raises
+    TypeError.
+    """
+
+    alpha_function: Function
+    sigma_function: Function
+    d_alpha_function: Function | None = None
+    d_sigma_function: Function | None = None
+    minimal_time: float = 1e-3
+
+    def __init__(
+        self,
+        alpha: Function,
+        sigma: Function,
+        d_alpha: Function | None = None,
+        d_sigma: Function | None = None,
+        t_min: float = 1e-3,
+    ) -> None:
+        given = {"alpha": alpha, "sigma": sigma, "d_alpha": d_alpha, "d_sigma": d_sigma}
+        for name, function in given.items():
+            if not (callable(function) or (function is None and name.startswith("d_"))):
+                raise TypeError(
+                    f"UserSchedule: {name} = {function!r} is not callable; give a function of a "
+                    "float64 tensor of times"
+                )
+            object.__setattr__(self, f"{name}_function", function)
+        object.__setattr__(self, "minimal_time", t_min)
+        set_real(self, "minimal_time", 0, 1, "give t_min in (0, 1)")
+        self._validate()
+
+    @property
+    def t_min(self) -> float:
+        """As given."""
+        return self.minimal_time
+
+    def to_config(self) -> dict[str, Any]:
+        """Refused with TypeError."""
+        raise TypeError(
+            "UserSchedule holds functions and has no configuration; write a Schedule subclass "
+            "with @fastgen.schedules.register to store it"
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"UserSchedule(alpha={self.alpha_function!r}, sigma={self.sigma_function!r}, "
+            f"t_min={self.t_min!r})"
+        )
+
+    def _validate(self) -> None:
+        t = np.linspace(0.0, 1.0, _CHECK_POINTS)
+        with np.errstate(all="ignore"):
+            alpha = _call("alpha", self.alpha_function, t, np)
+            sigma = _call("sigma", self.sigma_function, t, np)
+            ratio = sigma / alpha
+        for name, values, wanted in (("alpha", alpha, 1.0), ("sigma", sigma, 0.0)):
+            bad = ~(np.isfinite(values) & (values >= 0))
+            if bad.any():
+                i = int(np.argmax(bad))
+                raise ValueError(
+                    f"UserSchedule: {name}({t[i]:.6g}) = {values[i]!r}; {name} must be finite and "
+                    "not negative for t in [0, 1]"
+                )
+            if abs(values[0] - wanted) > _TOLERANCE:
+                raise ValueError(
+                    f"UserSchedule: {name}(0) = {values[0]!r}, but t = 0 is data: make it {wanted} "
+                    "(t = 1 is noise; a function with data at t = 1 takes 1 - t)"
+                )
+        rising = ratio[1:] > ratio[:-1]
+        if not rising.all():
+            i = int(np.argmin(rising))
+            raise ValueError(
+                f"UserSchedule: sigma / alpha does not rise from t = {t[i]:.6g} ({ratio[i]!r}) to "
+                f"t = {t[i + 1]:.6g} ({ratio[i + 1]!r}); it must rise strictly from data (t = 0) "
+                "to noise (t = 1)"
+            )
+        for name, function in (("d_alpha", self._d_alpha), ("d_sigma", self._d_sigma)):
+            slope = function(np.array([0.5]), np)
+            if not np.isfinite(slope).all():
+                raise ValueError(
+                    f"UserSchedule: {name}(0.5) = {float(slope[0])!r}; give {name} in closed form"
+                )
+
+    def _alpha(self, t: Any, xp: Any) -> Any:
+        return xp.where(t == 0, 1.0, _call("alpha", self.alpha_function, t, xp))
+
+    def _sigma(self, t: Any, xp: Any) -> Any:
+        return xp.where(t == 0, 0.0, _call("sigma", self.sigma_function, t, xp))
+
+    def _d_alpha(self, t: Any, xp: Any) -> Any:
+        if self.d_alpha_function is not None:
+            return _call("d_alpha", self.d_alpha_function, t, xp)
+        return _slope("alpha", self.alpha_function, t, xp)
+
+    def _d_sigma(self, t: Any, xp: Any) -> Any:
+        if self.d_sigma_function is not None:
+            return _call("d_sigma", self.d_sigma_function, t, xp)
+        return _slope("sigma", self.sigma_function, t, xp)
+
+    def _time_at_ratio(self, ratio: Any, xp: Any) -> Any:
+        # Positive doubles are ordered like their bit patterns: bisecting these ends at
+        # neighbouring doubles after 62 halvings, however small the time is.
+        target = torch.as_tensor(ratio).detach()
+        low = torch.zeros_like(target, dtype=torch.int64)
+        high = torch.ones_like(target).view(torch.int64)
+        for _ in range(62):
+            middle = low + (high - low) // 2
+            below = self._ratio(middle.view(torch.float64), torch) < target
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        t = torch.where(target > 0, high.view(torch.float64), 0.0)
+        return t if xp is torch else t.numpy()
+
+
+def _call(name: str, function: Function, t: Any, xp: Any) -> Any:
+    times = t if xp is torch else torch.from_numpy(np.array(t))
+    values = torch.as_tensor(function(times), dtype=torch.float64, device=times.device)
+    if values.ndim and values.shape != times.shape:
+        raise ValueError(
+            f"UserSchedule: {name} gave shape {tuple(values.shape)} for times of shape "
+            f"{tuple(times.shape)}; it must act element by element"
+        )
+    values = values.expand(times.shape)
+    return values if xp is torch else values.detach().numpy()
+
+
+def _slope(name: str, function: Function, t: Any, xp: Any) -> Any:
+    """The derivative of `function` by autograd, itself differentiable where t is."""
+    given = t if xp is torch else torch.from_numpy(np.array(t))
+    keep = given.requires_grad and torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.enable_grad():
+        times = given if keep else given.detach().clone().requires_grad_()
+        values = _call(name, function, times, torch)
+        slope = torch.zeros_like(times)
+        if values.requires_grad:
+            (gradient,) = torch.autograd.grad(
+                values.sum(), times, create_graph=keep, allow_unused=True
+            )
+            slope = slope if gradient is None else gradient
+    return slope if xp is torch else slope.numpy()
