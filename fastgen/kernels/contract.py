@@ -1,0 +1,111 @@
+"""What all implementations of the kernels share: limits, dtypes and the description of noise."""
+
+from enum import IntEnum
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Limits of one `combine` call. Order-8 multistep methods and 13-stage tableaus fit.
+MAX_INPUTS, MAX_OUTPUTS, MAX_NOISES = 24, 8, 8
+
+# Codes by which csrc knows the dtypes it reads and writes.
+DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+
+
+class Stream(IntEnum):
+    """Families of draws that must never share numbers (counter word 3, bits 0..7)."""
+
+    INITIAL = 0
+    SOLVER = 1
+    TRAINING = 2
+    PROBE = 3
+    PLAN = 4
+    USER = 5
+
+
+class Noise(NamedTuple):
+    """Which standard normals a kernel call draws.
+
+    seeds: int64 [1] or [rows], the keys; sample_ids: int64 [rows]; draws: int64 [K], one draw id
+    per noise column of the coefficient table; stream: the family of draws.
+    """
+
+    seeds: Tensor
+    sample_ids: Tensor
+    draws: Tensor
+    stream: int = Stream.SOLVER
+
+
+def compute_dtype(dtypes: list[torch.dtype]) -> torch.dtype:
+    """Arithmetic is float64 if any operand is, otherwise float32."""
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
+def check_combine(
+    inputs: list[Tensor],
+    table: Tensor,
+    dtypes: list[torch.dtype],
+    clip: tuple[float, float] | None,
+    noise: Noise | None,
+) -> None:
+    """Raise a ValueError that names the argument where a `combine` call is malformed."""
+    if not 1 <= len(inputs) <= MAX_INPUTS:
+        raise ValueError(f"inputs: expected 1 to {MAX_INPUTS} tensors, got {len(inputs)}")
+    if not 1 <= len(dtypes) <= MAX_OUTPUTS:
+        raise ValueError(f"dtypes: expected 1 to {MAX_OUTPUTS} outputs, got {len(dtypes)}")
+    first = inputs[0]
+    for i, x in enumerate(inputs):
+        if x.shape != first.shape or x.ndim == 0:
+            raise ValueError(
+                f"inputs[{i}]: expected shape {tuple(first.shape)} like inputs[0], with a batch "
+                f"axis, got {tuple(x.shape)}"
+            )
+        if x.device != first.device:
+            raise ValueError(f"inputs[{i}]: expected device {first.device}, got {x.device}")
+    for name, kinds in (("inputs", [x.dtype for x in inputs]), ("dtypes", dtypes)):
+        for i, kind in enumerate(kinds):
+            if kind not in DTYPE_CODES:
+                raise ValueError(f"{name}[{i}]: expected one of {list(DTYPE_CODES)}, got {kind}")
+    noises = 0 if noise is None else noise.draws.numel()
+    if noises > MAX_NOISES:
+        raise ValueError(f"noise.draws: expected at most {MAX_NOISES} draws, got {noises}")
+    rows = first.shape[0]
+    clipped = clip is not None
+    shape = (len(dtypes) + clipped, len(inputs) + clipped + noises)
+    if (
+        table.ndim != 3
+        or tuple(table.shape[1:]) != shape
+        or table.shape[0] not in (1, rows)
+        or table.dtype != torch.float64
+    ):
+        raise ValueError(
+            f"table: expected float64 [1 or {rows}, {shape[0]}, {shape[1]}], "
+            f"got {table.dtype} {list(table.shape)}"
+        )
+    if table.device != first.device:
+        raise ValueError(f"table: expected device {first.device}, got {table.device}")
+    if clip is not None and not clip[0] <= clip[1]:
+        raise ValueError(f"clip: expected low <= high, got {clip}")
+    if noise is not None:
+        check_noise(noise, rows, first.device)
+
+
+def check_noise(noise: Noise, rows: int, device: torch.device) -> None:
+    """Raise a ValueError that names the field where a noise description does not fit."""
+    for name, tensor, sizes in (
+        ("seeds", noise.seeds, {1, rows}),
+        ("sample_ids", noise.sample_ids, {rows}),
+        ("draws", noise.draws, None),
+    ):
+        if tensor.dtype != torch.int64 or tensor.ndim != 1:
+            raise ValueError(f"noise.{name}: expected a 1-D int64 tensor, got {tensor}")
+        if sizes is not None and tensor.shape[0] not in sizes:
+            raise ValueError(
+                f"noise.{name}: expected {' or '.join(map(str, sorted(sizes)))} entries for a "
+                f"batch of {rows}, got {tensor.shape[0]}"
+            )
+        if tensor.device != device:
+            raise ValueError(f"noise.{name}: expected device {device}, got {tensor.device}")
+    if not 0 <= noise.stream < 256:
+        raise ValueError(f"noise.stream: expected 0 to 255, got {noise.stream}")
