@@ -1,0 +1,172 @@
+"""Running a lowered program: in buffers of its own, or with new tensors for autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recompute
+
+from fastgen import kernels
+from fastgen.kernels import Noise, Stream
+from fastgen.plans import Program, Stage
+from fastgen.plans.lowering import Raw
+
+# Evaluation number and network input to network output.
+Evaluate = Callable[[int, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class BufferKey:
+    """What buffers depend on."""
+
+    shape: tuple[int, ...]
+    device: torch.device
+    dtypes: tuple[torch.dtype, torch.dtype]
+    seeds: int
+    observe: bool
+    keep: bool
+
+
+class Tables:
+    """Coefficients and draw ids of every stage, on the device."""
+
+    def __init__(self, program: Program, device: torch.device) -> None:
+        stages = program.stages
+        self.coefficients = [
+            None if s is None else torch.from_numpy(s.table[None]).to(device) for s in stages
+        ]
+        self.draws = [
+            torch.tensor([n.draw for n in s.normals], dtype=torch.int64, device=device)
+            if s is not None and s.normals
+            else None
+            for s in stages
+        ]
+
+    def noise(self, seeds: Tensor, ids: Tensor) -> list[Noise | None]:
+        """What each stage draws."""
+        return [None if d is None else Noise(seeds, ids, d, Stream.SOLVER) for d in self.draws]
+
+
+class InPlaceRun:
+    """Runs a program in buffers of its own, every stage one bound kernel call."""
+
+    def __init__(
+        self, program: Program, tables: Tables, key: BufferKey, backend: str | None
+    ) -> None:
+        self.program, self.key = program, key
+        kernel = kernels.implementation(key.device, backend)
+        state, network = key.dtypes
+        self.slots = [
+            torch.empty(key.shape, dtype=network if on_network else state, device=key.device)
+            for on_network in program.network_buffers
+        ]
+        self.seeds = torch.empty(key.seeds, dtype=torch.int64, device=key.device)
+        self.ids = torch.empty(key.shape[0], dtype=torch.int64, device=key.device)
+        self.owned = {slot.untyped_storage().data_ptr() for slot in self.slots}
+        self.reads = [
+            [] if s is None else [i.evaluation for i in s.inputs if isinstance(i, Raw)]
+            for s in program.stages
+        ]
+        self.raws: dict[int, Tensor] = {}
+        noise = tables.noise(self.seeds, self.ids)
+        self.calls = [
+            None
+            if stage is None
+            else kernel.bind(
+                [None if isinstance(i, Raw) else self.slots[i] for i in stage.inputs],
+                [self.slots[o] for o in stage.outputs],
+                table,
+                stage.clip,
+                z,
+            )
+            for stage, table, z in zip(program.stages, tables.coefficients, noise, strict=True)
+        ]
+
+    def start(self, x: Tensor, seeds: Tensor, ids: Tensor) -> None:
+        """Take the initial state, seeds and ids of a run."""
+        self.slots[0].copy_(x.detach())
+        self.seeds.copy_(seeds)
+        self.ids.copy_(ids)
+
+    def advance(self, k: int, evaluate: Evaluate) -> None:
+        """Evaluation k (none for -1) and the stage after it."""
+        if k >= 0:
+            output = evaluate(k, self.slots[self.program.calls[k].input])
+            storage = output.untyped_storage().data_ptr()
+            if storage in self.owned:  # a network may return its input, which is overwritten
+                output = output.clone()
+            elif any(storage == r.untyped_storage().data_ptr() for r in self.raws.values()):
+                raise ValueError(
+                    "net: it returned the same memory as at an earlier evaluation, which is "
+                    "still needed; wrap it as Model(..., reuses_output=True)"
+                )
+            self.raws[k] = output
+        call = self.calls[k + 1]
+        if call is not None:
+            call([self.raws[i] for i in self.reads[k + 1]])
+        if len(self.raws) > len(self.program.held[k + 1]):
+            self.raws = {i: self.raws[i] for i in self.program.held[k + 1]}
+
+    def finish(self) -> Tensor:
+        """The result, in memory that no later run touches."""
+        self.raws = {}
+        return self.slots[self.program.result].clone()
+
+
+class RecordedRun:
+    """Runs a program with new tensors for every value, for autograd."""
+
+    def __init__(
+        self,
+        program: Program,
+        tables: Tables,
+        dtypes: tuple[torch.dtype, torch.dtype],
+        checkpoint: bool,
+    ) -> None:
+        self.program, self.tables, self.checkpoint = program, tables, checkpoint
+        self.dtypes = [dtypes[on_network] for on_network in program.network_buffers]
+        self.raws: dict[int, Tensor] = {}
+
+    def start(self, x: Tensor, seeds: Tensor, ids: Tensor) -> None:
+        """Take the initial state, seeds and ids of a run."""
+        self.slots = [x] * len(self.dtypes)
+        self.noise = self.tables.noise(seeds, ids)
+
+    def advance(self, k: int, evaluate: Evaluate) -> None:
+        """Evaluation k (none for -1) and the stage after it."""
+        stage, older = self.program.stages[k + 1], dict(self.raws)
+
+        def segment(start: Tensor, *values: Tensor) -> tuple[Tensor | None, list[Tensor]]:
+            raws = older if k < 0 else older | {k: evaluate(k, start)}
+            if stage is None:
+                return raws.get(k), []
+            rest = iter(values)
+            tensors = [
+                raws[i.evaluation] if isinstance(i, Raw) else next(rest) for i in stage.inputs
+            ]
+            return raws.get(k), self._combine(k + 1, stage, tensors)
+
+        start = self.slots[self.program.calls[k].input if k >= 0 else 0]
+        inputs = () if stage is None else stage.inputs
+        values = [self.slots[i] for i in inputs if not isinstance(i, Raw)]
+        if self.checkpoint and k >= 0:
+            raw, outputs = recompute(segment, start, *values, use_reentrant=False)
+        else:
+            raw, outputs = segment(start, *values)
+        for slot, output in zip(() if stage is None else stage.outputs, outputs, strict=True):
+            self.slots[slot] = output
+        candidates = older if raw is None else older | {k: raw}
+        self.raws = {i: candidates[i] for i in self.program.held[k + 1]}
+
+    def _combine(self, s: int, stage: Stage, tensors: list[Tensor]) -> list[Tensor]:
+        table = self.tables.coefficients[s]
+        assert table is not None
+        dtypes = [self.dtypes[o] for o in stage.outputs]
+        return kernels.combine(tensors, table, dtypes, clip=stage.clip, noise=self.noise[s])
+
+    def finish(self) -> Tensor:
+        """The result."""
+        return self.slots[self.program.result]

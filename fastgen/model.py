@@ -1,0 +1,131 @@
+"""Any network as a model: what it predicts, on which schedule, and how it is told the time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgen.errors import nearest
+from fastgen.predictions import Parametrisation
+from fastgen.schedules import DiscreteVP, Schedule
+
+TIME_INPUTS = ("unit", "index", "sigma", "log_snr", "edm")
+
+
+class Model:
+    """A network ``net(x, t, **kwargs)`` together with what its output means.
+
+    Args:
+        net: any callable of x [B, ...] and t [B] that returns a tensor of x's shape.
+        schedule: the process x_t = alpha(t) x_0 + sigma(t) eps it was trained on.
+        predicts: "data", "noise", "velocity" (dx/dt), "v", "score" or "edm" (the inner network
+            F of EDM's preconditioning; c_in, c_skip and c_out are applied here).
+        time_input: what the network is fed as t: "unit" (t itself, or 1 - t with data_at=1),
+            "index" (the step of a `DiscreteVP` schedule, from 0), "sigma" (sigma / alpha),
+            "log_snr" (log alpha^2/sigma^2), "edm" (log(sigma / alpha) / 4), or a function of t.
+        data_at: 0 if the network's time has data at 0; 1 if it has data at 1, as most
+            flow-matching code: time and the sign of the velocity are then flipped.
+        sigma_data: standard deviation of the data in EDM's preconditioning.
+        dtype: dtype of the network's input; the default is that of its parameters, or the
+            state's dtype if it has none.
+        time_dtype: dtype of t; torch.int64 is accepted where all times are whole numbers.
+        reuses_output: True for a network that overwrites its last output (CUDA graphs).
+
+    Raises:
+        ValueError: naming the argument that is out of range.
+    """
+
+    def __init__(
+        self,
+        net: Callable[..., Tensor],
+        schedule: Schedule,
+        predicts: str,
+        *,
+        time_input: str | Callable[[float], float] = "unit",
+        data_at: int = 0,
+        sigma_data: float = 0.5,
+        dtype: torch.dtype | None = None,
+        time_dtype: torch.dtype = torch.float32,
+        reuses_output: bool = False,
+    ) -> None:
+        if not callable(net):
+            raise TypeError(f"net: expected a callable net(x, t, **kwargs), got {net!r}")
+        if not isinstance(schedule, Schedule):
+            raise TypeError(f"schedule: expected a fastgen.schedules.Schedule, got {schedule!r}")
+        if isinstance(time_input, str):
+            if time_input not in TIME_INPUTS:
+                raise ValueError(f"time_input={time_input!r}: {nearest(time_input, TIME_INPUTS)}")
+            if time_input == "index" and not isinstance(schedule, DiscreteVP):
+                raise ValueError(
+                    f"time_input='index' needs a DiscreteVP schedule, got {schedule!r}; pass a "
+                    "function of t instead"
+                )
+        self.net, self.schedule = net, schedule
+        self.parametrisation = Parametrisation(schedule, predicts, data_at, sigma_data)
+        self.time_input, self.dtype, self.time_dtype = time_input, dtype, time_dtype
+        self.reuses_output = reuses_output
+
+    @property
+    def predicts(self) -> str:
+        """What the network predicts."""
+        return self.parametrisation.predicts
+
+    def input_dtype(self, state: torch.dtype) -> torch.dtype:
+        """The dtype the network is fed for a state of dtype ``state``."""
+        if self.dtype is not None:
+            return self.dtype
+        if isinstance(self.net, nn.Module):
+            kinds = (p.dtype for p in self.net.parameters() if p.dtype.is_floating_point)
+            return next(kinds, state)
+        return state
+
+    def network_time(self, t: float) -> float:
+        """What the network is fed at internal time t.
+
+        Raises:
+            ValueError: where that is not a finite number (log-SNR at alpha = 0).
+        """
+        schedule, kind = self.schedule, self.time_input
+        if callable(kind):
+            time = float(kind(t))
+        elif kind == "unit":
+            time = 1.0 - t if self.parametrisation.data_at == 1 else t
+        elif kind == "index":
+            assert isinstance(schedule, DiscreteVP)
+            time = schedule.index_of_time(t)
+        elif kind == "sigma":
+            time = schedule.ratio(t)
+        elif kind == "log_snr":
+            time = schedule.log_snr(t)
+        else:
+            time = -schedule.half_log_snr(t) / 4
+        if not math.isfinite(time):
+            raise ValueError(
+                f"time_input={kind!r} is {time} at t={t}; start or end the time grid elsewhere "
+                "(plan(..., start=, end=)) or choose another time_input"
+            )
+        if not self.time_dtype.is_floating_point and time != round(time):
+            raise ValueError(
+                f"time_dtype={self.time_dtype}: the network's time {time} at t={t} is not whole; "
+                "use a grid on the schedule's steps ('leading', 'linspace', 'trailing') or a "
+                "floating time_dtype"
+            )
+        return time
+
+    def times(self, times: Sequence[float], batch: int, device: torch.device) -> list[Tensor]:
+        """For each internal time the tensor [batch] that the network is fed."""
+        values = torch.tensor([self.network_time(t) for t in times], dtype=torch.float64)
+        values = values.to(device=device, dtype=self.time_dtype)
+        return list(values[:, None].expand(-1, batch).contiguous().unbind(0))
+
+    def predict(self, quantity: str, x: Tensor, t: float, **net_kwargs: Any) -> Tensor:
+        """One quantity ("data", "noise", "velocity", "v", "score") at state x [B, ...], time t."""
+        p, q = self.parametrisation.conversion(quantity, t)
+        scaled = (x * self.parametrisation.input_scale(t)).to(self.input_dtype(x.dtype))
+        (time,) = self.times([t], x.shape[0], x.device)
+        output = self.net(scaled, time, **net_kwargs).to(x.dtype)
+        return p * x + q * output if p else q * output

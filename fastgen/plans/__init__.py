@@ -1,0 +1,8 @@
+"""Plans: solvers as linear programs, from symbolic values to kernel stages."""
+
+from fastgen.plans.builder import Builder, Predictions
+from fastgen.plans.forms import Form
+from fastgen.plans.lowering import Program, Stage
+from fastgen.plans.plan import Canonical, Plan
+
+__all__ = ["Builder", "Canonical", "Form", "Plan", "Predictions", "Program", "Stage"]

@@ -1,0 +1,120 @@
+"""What a solver is given: it records the arithmetic on symbolic values as a program."""
+
+from __future__ import annotations
+
+import math
+
+from fastgen.plans.forms import (
+    Evaluate,
+    Form,
+    Instruction,
+    Let,
+    Normal,
+    Prediction,
+    State,
+    Symbol,
+    Value,
+    name,
+)
+from fastgen.predictions import QUANTITIES, Parametrisation
+from fastgen.schedules import Schedule
+
+
+class Predictions:
+    """The quantities of one network evaluation, as forms."""
+
+    def __init__(self, evaluation: int) -> None:
+        self.data, self.noise, self.velocity, self.v, self.score = (
+            Form({Prediction(evaluation, q): 1.0}) for q in QUANTITIES if q != "edm"
+        )
+
+
+class Builder:
+    """What a solver is given: symbolic values in, a recorded program out.
+
+    ``schedule`` and the short-cuts ``alpha``, ``sigma``, ``half_log_snr`` are float64.
+    ``predicts`` is what the network is expected to predict; only `has_velocity` asks for it.
+    """
+
+    def __init__(self, schedule: Schedule, predicts: str = "velocity") -> None:
+        self.schedule = schedule
+        self._parametrisation = Parametrisation(schedule, predicts)
+        self.alpha, self.sigma = schedule.alpha, schedule.sigma
+        self.half_log_snr = schedule.half_log_snr
+        self.instructions: list[Instruction] = []
+        self._known: dict[frozenset[tuple[Symbol, float]], Value] = {}
+        self._evaluations, self._draws = 0, 0
+        self._latest: tuple[Value, float, Predictions] | None = None
+
+    def initial(self) -> Form:
+        """The state at the first time of the grid."""
+        return Form({Value(0): 1.0})
+
+    def let(self, form: Form) -> Form:
+        """Materialise a form: later expressions refer to the register, not to its terms."""
+        terms = list(form.terms.items())
+        if len(terms) == 1 and isinstance(terms[0][0], Value) and terms[0][1] == 1.0:
+            return form
+        if not terms:
+            raise ValueError("a form without terms cannot be a register: its coefficients are 0")
+        bad = [name(symbol) for symbol, c in terms if not math.isfinite(c)]
+        if bad:
+            raise ValueError(f"the coefficient of {', '.join(bad)} is not finite in {form!r}")
+        key = frozenset(terms)
+        if key not in self._known:  # the last stage of a tableau may equal the step's result
+            self._known[key] = Value(len(self._known) + 1)
+            self.instructions.append(Let(self._known[key], form))
+        return Form({self._known[key]: 1.0})
+
+    def state(self, form: Form, t: float) -> Form:
+        """Materialise a form and call it the solver's state at time t."""
+        form = self.let(form)
+        self.instructions.append(State(_register(form), float(t)))
+        return form
+
+    def predict(self, x: Form, t: float) -> Predictions:
+        """One network evaluation at state x and time t (none if it was just evaluated there)."""
+        x = self.let(x)
+        register = _register(x)
+        if self._latest is None or self._latest[:2] != (register, t):
+            self.instructions.append(Evaluate(register, float(t)))
+            self._latest = (register, float(t), Predictions(self._evaluations))
+            self._evaluations += 1
+        return self._latest[2]
+
+    def denoise(self, x: Form, t: float) -> Form:
+        """The data prediction at (x, t)."""
+        return self.predict(x, t).data
+
+    def epsilon(self, x: Form, t: float) -> Form:
+        """The noise prediction at (x, t)."""
+        return self.predict(x, t).noise
+
+    def velocity(self, x: Form, t: float) -> Form:
+        """The probability-flow velocity dx/dt at (x, t)."""
+        return self.predict(x, t).velocity
+
+    def has_velocity(self, t: float) -> bool:
+        """Whether the velocity can be evaluated at t (not where sigma' is infinite, say)."""
+        if not self.schedule.regular_at(t):
+            return False
+        try:
+            self._parametrisation.conversion("velocity", t)
+        except ValueError:
+            return False
+        return True
+
+    def score(self, x: Form, t: float) -> Form:
+        """The score, grad log p_t, at (x, t)."""
+        return self.predict(x, t).score
+
+    def noise(self, s: float, t: float) -> Form:
+        """Fresh unit Gaussian noise for the interval from s down to t."""
+        self._draws += 1
+        return Form({Normal(self._draws, float(s), float(t)): 1.0})
+
+
+def _register(form: Form) -> Value:
+    (symbol,) = form.terms
+    assert isinstance(symbol, Value)
+    return symbol

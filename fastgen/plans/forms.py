@@ -1,0 +1,113 @@
+"""Symbolic values: linear forms over registers, predictions and noises, and the instructions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, order=True)
+class Value:
+    """A register: the initial state (index 0) or a materialised form."""
+
+    index: int
+
+
+@dataclass(frozen=True, order=True)
+class Prediction:
+    """One quantity of one network evaluation."""
+
+    evaluation: int
+    quantity: str
+
+
+@dataclass(frozen=True, order=True)
+class Normal:
+    """Unit Gaussian noise number ``draw`` of the run, for the time interval [end, start]."""
+
+    draw: int
+    start: float
+    end: float
+
+
+Symbol: TypeAlias = Value | Prediction | Normal
+
+
+class Form:
+    """An immutable linear form: float64 coefficients times symbols. Ordinary arithmetic."""
+
+    __slots__ = ("terms",)
+
+    def __init__(self, terms: Mapping[Symbol, float]) -> None:
+        self.terms = {symbol: float(c) for symbol, c in terms.items() if c != 0}
+
+    def __add__(self, other: Form | float) -> Form:
+        if not isinstance(other, Form):
+            if other == 0:  # so that sum() works
+                return self
+            raise TypeError(f"a form can be added to forms only, not to {other!r}")
+        terms = dict(self.terms)
+        for symbol, c in other.terms.items():
+            terms[symbol] = terms.get(symbol, 0.0) + c
+        return Form(terms)
+
+    __radd__ = __add__
+
+    def __mul__(self, factor: float) -> Form:
+        if isinstance(factor, Form):
+            raise TypeError("the product of two forms is not linear")
+        if not math.isfinite(factor):
+            raise ValueError(f"coefficient {factor!r} in a solver: a limit is missing there")
+        return Form({symbol: c * factor for symbol, c in self.terms.items()})
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> Form:
+        return self * (1.0 / divisor)
+
+    def __neg__(self) -> Form:
+        return self * -1.0
+
+    def __sub__(self, other: Form) -> Form:
+        return self + -other
+
+    def __repr__(self) -> str:
+        return " ".join(f"{c:+.6g}*{name(symbol)}" for symbol, c in self.terms.items()) or "0"
+
+
+def name(symbol: Symbol) -> str:
+    """The symbol as `print(plan)` shows it: x3, data2, z1."""
+    if isinstance(symbol, Value):
+        return f"x{symbol.index}"
+    if isinstance(symbol, Prediction):
+        return f"{symbol.quantity}{symbol.evaluation}"
+    return f"z{symbol.draw}"
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Call the network on register ``x`` at ``time``."""
+
+    x: Value
+    time: float
+
+
+@dataclass(frozen=True)
+class Let:
+    """Give a form a register."""
+
+    value: Value
+    form: Form
+
+
+@dataclass(frozen=True)
+class State:
+    """Register ``value`` is the solver's state at ``time`` (trajectories, callbacks)."""
+
+    value: Value
+    time: float
+
+
+Instruction: TypeAlias = Evaluate | Let | State

@@ -1,0 +1,328 @@
+"""From a program to stages: one kernel call after each network evaluation.
+
+Between two evaluations everything is elementwise and linear, so it is one stage. Forms of the
+stage's own registers and of the current prediction are expanded to what the stage can read:
+the network's raw output, and the values that earlier stages left in buffers. A stage writes
+only what is read later (liveness, from the last stage to the first); buffers are then handed
+out from the first stage to the last, and a value that dies in a stage leaves its buffer to one
+that is born there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from fastgen.kernels.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
+from fastgen.plans.forms import (
+    Evaluate,
+    Form,
+    Instruction,
+    Let,
+    Normal,
+    Prediction,
+    State,
+    Value,
+)
+from fastgen.predictions import Parametrisation
+
+
+@dataclass(frozen=True, order=True)
+class Raw:
+    """The network's output of one evaluation, as the network returned it."""
+
+    evaluation: int
+
+
+@dataclass(frozen=True)
+class Clipped:
+    """The clipped data prediction of the stage's own evaluation."""
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """The state scaled by c_in and cast to the network's dtype, for one evaluation."""
+
+    evaluation: int
+
+
+Atom: TypeAlias = Value | Prediction | Normal | Raw | Clipped | NetworkInput
+Terms: TypeAlias = dict[Atom, float]
+CLIPPED = Clipped()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One kernel call; ``table``, ``clip`` as in `fastgen.kernels.combine`.
+
+    inputs: buffer numbers, or raw network outputs; outputs: buffer numbers; normals: the noises
+    of the table's last columns.
+    """
+
+    inputs: tuple[int | Raw, ...]
+    outputs: tuple[int, ...]
+    table: np.ndarray
+    clip: tuple[float, float] | None
+    normals: tuple[Normal, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One network evaluation: the buffer it reads, and its time."""
+
+    input: int
+    time: float
+
+
+@dataclass(frozen=True)
+class Program:
+    """The lowered plan, run as stages[0], calls[0], stages[1], calls[1], ..., stages[nfe].
+
+    A stage is None where nothing is to be done. network_buffers: for each buffer, whether it has
+    the network's dtype (the others have the state's); buffer 0 holds the initial state. states:
+    (stage, buffer) of each observed state. held: after each stage, the raw outputs that later
+    stages read.
+    """
+
+    stages: tuple[Stage | None, ...]
+    calls: tuple[Call, ...]
+    network_buffers: tuple[bool, ...]
+    result: int
+    states: tuple[tuple[int, int], ...]
+    held: tuple[frozenset[int], ...]
+
+    def bytes_per_element(self, state_bytes: int, network_bytes: int) -> int:
+        """Bytes that all stages together read and write per element of the state."""
+
+        def size(slot: int | Raw) -> int:
+            on_network = isinstance(slot, Raw) or self.network_buffers[slot]
+            return network_bytes if on_network else state_bytes
+
+        return sum(size(slot) for s in self.stages if s for slot in (*s.inputs, *s.outputs))
+
+
+@dataclass
+class _Node:
+    """A stage before its buffers are known: outputs and the clipped value over its inputs."""
+
+    outputs: dict[Atom, Terms]
+    clipped: Terms
+
+    def rows(self) -> list[Terms]:
+        return [*([self.clipped] if self.clipped else []), *self.outputs.values()]
+
+    def reads(self) -> list[Atom]:
+        """Inputs: states in order, then predictions from the newest to the oldest."""
+        atoms = {a for row in self.rows() for a in row if not isinstance(a, Normal | Clipped)}
+
+        def order(atom: Atom) -> tuple[int, int]:
+            if isinstance(atom, Raw | Prediction):
+                return 1, -atom.evaluation
+            assert isinstance(atom, Value)
+            return 0, atom.index
+
+        return sorted(atoms, key=order)
+
+    def normals(self) -> list[Normal]:
+        return sorted({a for row in self.rows() for a in row if isinstance(a, Normal)})
+
+
+class _Lowering:
+    def __init__(
+        self,
+        instructions: Sequence[Instruction],
+        parametrisation: Parametrisation,
+        clip: tuple[float, float] | None,
+        cast: bool,
+        hold_outputs: bool,
+    ) -> None:
+        self.parametrisation, self.clip = parametrisation, clip
+        self.hold_outputs = hold_outputs
+        self.evaluations = [i for i in instructions if isinstance(i, Evaluate)]
+        self.segments: list[dict[Value, Form]] = [{}]
+        for i in instructions:
+            if isinstance(i, Evaluate):
+                self.segments.append({})
+            elif isinstance(i, Let):
+                self.segments[-1][i.value] = i.form
+        self.born = {v: s for s, lets in enumerate(self.segments) for v in lets} | {Value(0): 0}
+        scales = [parametrisation.input_scale(e.time) for e in self.evaluations]
+        self.scales = {k: c for k, c in enumerate(scales) if cast or c != 1.0}
+
+    def network_input(self, k: int) -> Atom:
+        """What the network reads: the state itself, unless it must be scaled or cast."""
+        return NetworkInput(k) if k in self.scales else self.evaluations[k].x
+
+    def prediction(self, symbol: Prediction, segment: int) -> Terms:
+        """A prediction in terms of what the stage of ``segment`` can read."""
+        k, quantity = symbol.evaluation, symbol.quantity
+        x, time = self.evaluations[k].x, self.evaluations[k].time
+        p, q = self.parametrisation.conversion(quantity, time)
+        if k == segment - 1:
+            if self.clip is not None:
+                p, q = self.parametrisation.from_data(quantity, time)
+                return _nonzero({x: p, CLIPPED: q})
+            return _nonzero({x: p, Raw(k): q})
+        if p == 0 and self.clip is None and self.hold_outputs:
+            return {Raw(k): q}  # kept by reference: no copy
+        return {symbol: 1.0}
+
+    def clipped(self, segment: int) -> Terms:
+        """The data prediction before clipping."""
+        e = self.evaluations[segment - 1]
+        p, q = self.parametrisation.conversion("data", e.time)
+        return _nonzero({e.x: p, Raw(segment - 1): q})
+
+    def expand(self, form: Form, segment: int) -> Terms:
+        """A form in terms of what the stage of ``segment`` can read."""
+        total: Terms = {}
+        for symbol, c in form.terms.items():
+            part: Terms = {symbol: 1.0}
+            if isinstance(symbol, Prediction):
+                part = self.prediction(symbol, segment)
+            elif isinstance(symbol, Value) and symbol in self.segments[segment]:
+                part = self.expand(self.segments[segment][symbol], segment)
+            for atom, factor in part.items():
+                total[atom] = total.get(atom, 0.0) + c * factor
+        return _nonzero(total)
+
+    def terms(self, output: Atom, segment: int) -> Terms:
+        if isinstance(output, NetworkInput):
+            k = output.evaluation
+            return self.expand(Form({self.evaluations[k].x: self.scales[k]}), segment)
+        if isinstance(output, Prediction):
+            return self.prediction(output, segment)
+        assert isinstance(output, Value)
+        return self.expand(self.segments[segment][output], segment)
+
+    def nodes(self, keep: Iterable[Value]) -> list[_Node]:
+        """Every stage's outputs and what they read, found from the last stage to the first."""
+        needed: set[Atom] = set(keep)
+        nodes: list[_Node] = []
+        for s in reversed(range(len(self.segments))):
+            outputs: list[Atom] = []
+            if s < len(self.evaluations):
+                needed.add(self.network_input(s))
+            outputs += [v for v in self.segments[s] if v in needed]
+            outputs += [a for a in [NetworkInput(s)] if a in needed]
+            outputs += sorted(
+                a for a in needed if isinstance(a, Prediction) and a.evaluation == s - 1
+            )
+            stage = {a: self.terms(a, s) for a in outputs}
+            uses_clipped = any(CLIPPED in terms for terms in stage.values())
+            node = _Node(stage, self.clipped(s) if uses_clipped else {})
+            needed = (needed | set(node.reads())) - set(outputs) - {Raw(s - 1)}
+            nodes.append(node)
+        return nodes[::-1]
+
+
+def _nonzero(terms: Terms) -> Terms:
+    return {atom: c for atom, c in terms.items() if c != 0}
+
+
+def lower(
+    instructions: Sequence[Instruction],
+    result: Value,
+    parametrisation: Parametrisation,
+    *,
+    clip: tuple[float, float] | None = None,
+    cast: bool = False,
+    observe: bool = False,
+    keep_states: bool = False,
+    hold_outputs: bool = True,
+) -> Program:
+    """Turn a program into stages for one kind of network.
+
+    Args:
+        instructions: the program.
+        result: the register to return.
+        parametrisation: what the network predicts.
+        clip: bounds of the data prediction, or None.
+        cast: whether the network's dtype differs from the state's.
+        observe: write every state of the plan in the stage that computes it (callbacks).
+        keep_states: and give no state's buffer to another value (trajectories).
+        hold_outputs: a raw network output that later stages read may be kept by reference;
+            False for networks that overwrite their last output.
+
+    Raises:
+        ValueError: where a stage exceeds the kernel's limits or has nothing but noise to read,
+            or a prediction cannot be converted (see `Parametrisation.conversion`).
+    """
+    work = _Lowering(instructions, parametrisation, clip, cast, hold_outputs)
+    states = [i.value for i in instructions if isinstance(i, State)]
+    observed = states if observe or keep_states else []
+    nodes = work.nodes([result, *observed])
+
+    last: dict[Atom, int] = {}  # the stage before whose outputs a value may be overwritten
+    for s, node in enumerate(nodes):
+        last.update(dict.fromkeys(node.reads(), s))
+        if s < len(work.evaluations):
+            last[work.network_input(s)] = s + 1
+    for value in observed:
+        last[value] = max(last.get(value, 0), work.born[value] + 1)
+    last.update(dict.fromkeys([result, *(states if keep_states else [])], len(nodes)))
+
+    buffers: dict[Atom, int] = {Value(0): 0}
+    network_buffers = [False]
+    free: dict[bool, list[int]] = {False: [], True: []}
+    stages: list[Stage | None] = []
+    calls: list[Call] = []
+    seen: dict[Value, tuple[int, int]] = {}
+    for s, node in enumerate(nodes):
+        if s == 0 and Value(0) in observed:
+            seen[Value(0)] = (0, 0)
+        reads = node.reads()
+        slots = tuple(a if isinstance(a, Raw) else buffers[a] for a in reads)
+        for atom in [a for a in buffers if last.get(a, 0) <= s]:
+            number = buffers.pop(atom)
+            free[network_buffers[number]].append(number)
+        for atom in node.outputs:
+            kind = isinstance(atom, NetworkInput)
+            if not free[kind]:
+                free[kind].append(len(network_buffers))
+                network_buffers.append(kind)
+            buffers[atom] = free[kind].pop()
+            if isinstance(atom, Value):
+                seen[atom] = (s, buffers[atom])
+        stages.append(_stage(s, node, slots, tuple(buffers[a] for a in node.outputs), clip))
+        if s < len(work.evaluations):
+            calls.append(Call(buffers[work.network_input(s)], work.evaluations[s].time))
+    held = tuple(
+        frozenset(a.evaluation for a in last if isinstance(a, Raw) and a.evaluation < s < last[a])
+        for s in range(len(nodes))
+    )
+    return Program(
+        stages=tuple(stages),
+        calls=tuple(calls),
+        network_buffers=tuple(network_buffers),
+        result=buffers[result],
+        states=tuple(seen[v] for v in observed),
+        held=held,
+    )
+
+
+def _stage(
+    s: int,
+    node: _Node,
+    inputs: tuple[int | Raw, ...],
+    outputs: tuple[int, ...],
+    clip: tuple[float, float] | None,
+) -> Stage | None:
+    if not outputs:
+        return None
+    reads, normals = node.reads(), node.normals()
+    for what, count, limit in (
+        ("inputs", len(inputs), MAX_INPUTS),
+        ("outputs", len(outputs), MAX_OUTPUTS),
+        ("noises", len(normals), MAX_NOISES),
+    ):
+        if count > limit:
+            raise ValueError(f"stage {s} has {count} {what}, the kernels take at most {limit}")
+    if not inputs:
+        raise ValueError(f"stage {s} reads no state or prediction, only noise")
+    columns: list[Atom] = [*reads, *([CLIPPED] if node.clipped else []), *normals]
+    table = np.array([[row.get(a, 0.0) for a in columns] for row in node.rows()])
+    return Stage(inputs, outputs, table, clip if node.clipped else None, tuple(normals))

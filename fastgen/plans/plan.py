@@ -1,0 +1,224 @@
+"""The plan: a solver's program on one schedule and time grid."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastgen import schedules
+from fastgen.plans.forms import (
+    Evaluate,
+    Form,
+    Instruction,
+    Let,
+    Normal,
+    Prediction,
+    State,
+    Symbol,
+    Value,
+    name,
+)
+from fastgen.plans.lowering import Program, lower
+from fastgen.predictions import Parametrisation
+from fastgen.schedules import Schedule
+
+
+class Canonical(NamedTuple):
+    """Every evaluation point and the result in terms of the initial state and the evaluations.
+
+    Row k < nfe is the k-th evaluation point, the last row the result: a [nfe + 1] multiplies
+    the initial state, b [nfe + 1, nfe] the predictions, c [nfe + 1, draws] the noises.
+    ``quantities[j]`` says what b[:, j] multiplies.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    c: np.ndarray
+    quantities: tuple[str, ...]
+    times: np.ndarray
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A solver's program on a schedule and a time grid: what to evaluate, where, and the sums."""
+
+    solver: str
+    options: Mapping[str, Any]
+    schedule: Schedule
+    times: np.ndarray
+    instructions: tuple[Instruction, ...]
+    result: Value
+    clip: tuple[float, float] | None = None
+    evaluations: tuple[Evaluate, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        found = tuple(i for i in self.instructions if isinstance(i, Evaluate))
+        object.__setattr__(self, "evaluations", found)
+
+    @property
+    def nfe(self) -> int:
+        """Number of network evaluations."""
+        return len(self.evaluations)
+
+    @property
+    def steps(self) -> int:
+        """Number of intervals of the time grid."""
+        return len(self.times) - 1
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """The solver's states after each step, in order."""
+        return tuple(i for i in self.instructions if isinstance(i, State))
+
+    @property
+    def draws(self) -> int:
+        """Number of fresh noises."""
+        return len(self._normals())
+
+    def _forms(self) -> list[Form]:
+        return [i.form for i in self.instructions if isinstance(i, Let)]
+
+    def _normals(self) -> set[Normal]:
+        return {s for form in self._forms() for s in form.terms if isinstance(s, Normal)}
+
+    def canonical(self) -> Canonical:
+        """The expanded, non-stationary form (Shaul et al. 2024, arXiv 2403.01329).
+
+        Raises:
+            ValueError: if one evaluation is used as several quantities (those forms are not
+                combinations of one output each), or the plan clips.
+        """
+        if self.clip is not None:
+            raise ValueError("canonical(): a plan that clips the data prediction is not linear")
+        quantities: dict[int, str] = {}
+        for form in self._forms():
+            for s in form.terms:
+                if (
+                    isinstance(s, Prediction)
+                    and quantities.setdefault(s.evaluation, s.quantity) != s.quantity
+                ):
+                    raise ValueError(
+                        f"canonical(): evaluation {s.evaluation} enters as {s.quantity} and as "
+                        f"{quantities[s.evaluation]}"
+                    )
+        values: dict[Symbol, Form] = {Value(0): Form({Value(0): 1.0})}
+        for i in self.instructions:
+            if isinstance(i, Let):
+                values[i.value] = sum(
+                    (c * values.get(s, Form({s: 1.0})) for s, c in i.form.terms.items()), Form({})
+                )
+        draws = sorted(self._normals())
+        rows = [values[e.x] for e in self.evaluations] + [values[self.result]]
+        kinds = tuple(quantities.get(k, "data") for k in range(self.nfe))
+        columns: list[Symbol] = [Prediction(k, q) for k, q in enumerate(kinds)]
+
+        def matrix(symbols: list[Symbol]) -> np.ndarray:
+            return np.array([[row.terms.get(s, 0.0) for s in symbols] for row in rows])
+
+        return Canonical(
+            a=matrix([Value(0)])[:, 0],
+            b=matrix(columns),
+            c=matrix(list(draws)).reshape(len(rows), len(draws)),
+            quantities=kinds,
+            times=np.array([e.time for e in self.evaluations]),
+        )
+
+    def bytes_per_element(
+        self, state_bytes: int = 4, network_bytes: int = 4, predicts: str = "data"
+    ) -> int:
+        """Fewest bytes that all stages together move per element of the state.
+
+        Args:
+            state_bytes: size of the state's dtype (float32: 4).
+            network_bytes: size of the network's dtype, in and out.
+            predicts: what the network predicts; conversions cost nothing, but a history of
+                raw outputs needs no write of its own.
+        """
+        program = self.lower(
+            Parametrisation(self.schedule, predicts), cast=network_bytes != state_bytes
+        )
+        return program.bytes_per_element(state_bytes, network_bytes)
+
+    def lower(self, parametrisation: Parametrisation, **options: bool) -> Program:
+        """The plan's stages for one kind of network (see `fastgen.plans.lowering.lower`)."""
+        return lower(self.instructions, self.result, parametrisation, clip=self.clip, **options)
+
+    def __str__(self) -> str:
+        options = "".join(f", {k}={v!r}" for k, v in self.options.items())
+        head = (
+            f"{self.solver}{options} on {self.schedule!r}: {self.steps} steps, "
+            f"{self.nfe} evaluations, {self.draws} noises"
+        )
+        lines = [head, f"{'t':>10} {'alpha':>10} {'sigma':>10}  program"]
+        count = 0
+        for i in self.instructions:
+            if isinstance(i, Evaluate):
+                alpha, sigma = self.schedule.alpha(i.time), self.schedule.sigma(i.time)
+                call = f"evaluation {count} at {name(i.x)}"
+                lines.append(f"{i.time:10.6f} {alpha:10.6f} {sigma:10.6f}  {call}")
+                count += 1
+            elif isinstance(i, Let):
+                lines.append(f"{'':34}{name(i.value)} = {i.form!r}")
+        lines.append(f"{'':34}return {name(self.result)}")
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """The plan as JSON; floats survive exactly."""
+        program: list[Any] = []
+        for i in self.instructions:
+            if isinstance(i, Evaluate):
+                program.append({"evaluate": i.x.index, "time": i.time})
+            elif isinstance(i, State):
+                program.append({"state": i.value.index, "time": i.time})
+            else:
+                terms = [[type(s).__name__, list(astuple(s)), c] for s, c in i.form.terms.items()]
+                program.append({"let": i.value.index, "terms": terms})
+        return json.dumps(
+            {
+                "fastgen_plan": 1,
+                "solver": self.solver,
+                "options": dict(self.options),
+                "schedule": self.schedule.to_config(),
+                "times": self.times.tolist(),
+                "clip": self.clip,
+                "program": program,
+                "result": self.result.index,
+            }
+        )
+
+    @staticmethod
+    def from_json(text: str) -> Plan:
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: if the text is not a plan of a version that this library reads.
+        """
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"text: not JSON ({error})") from error
+        if not isinstance(record, dict) or record.get("fastgen_plan") != 1:
+            raise ValueError("text: expected a plan written by Plan.to_json (version 1)")
+        symbols = {"Value": Value, "Prediction": Prediction, "Normal": Normal}
+        program: list[Instruction] = []
+        for i in record["program"]:
+            if "evaluate" in i:
+                program.append(Evaluate(Value(i["evaluate"]), i["time"]))
+            elif "state" in i:
+                program.append(State(Value(i["state"]), i["time"]))
+            else:
+                terms = {symbols[kind](*args): c for kind, args, c in i["terms"]}
+                program.append(Let(Value(i["let"]), Form(terms)))
+        return Plan(
+            solver=record["solver"],
+            options=record["options"],
+            schedule=schedules.from_config(record["schedule"]),
+            times=np.array(record["times"]),
+            instructions=tuple(program),
+            result=Value(record["result"]),
+            clip=None if record["clip"] is None else tuple(record["clip"]),
+        )

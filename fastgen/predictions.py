@@ -1,0 +1,99 @@
+"""What networks predict, and the linear maps between those quantities.
+
+Every prediction is a combination of data x_0 and noise eps, as the state x = alpha x_0 +
+sigma eps is. State and prediction together therefore determine every other quantity:
+
+    data x_0,   noise eps,   velocity dx/dt = alpha' x_0 + sigma' eps,
+    v = alpha eps - sigma x_0        (Salimans and Ho 2022, arXiv 2202.00512),
+    score = -eps / sigma             (Song et al. 2021, arXiv 2011.13456),
+    edm: the inner network F of x_0 = c_skip x + c_out F(c_in x)
+                                     (Karras et al. 2022, arXiv 2206.00364).
+"""
+
+import math
+from dataclasses import dataclass
+
+from fastgen.errors import nearest
+from fastgen.schedules import Schedule
+
+QUANTITIES = ("data", "noise", "velocity", "v", "score", "edm")
+
+
+@dataclass(frozen=True)
+class Parametrisation:
+    """What a network predicts, on which schedule.
+
+    predicts: one of ``QUANTITIES``. data_at: 0 if the network's own time has data at 0 (as
+    here), 1 if it has data at 1: then its velocity has the opposite sign. sigma_data: the
+    standard deviation of the data that EDM's preconditioning assumes.
+    """
+
+    schedule: Schedule
+    predicts: str = "data"
+    data_at: int = 0
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.predicts not in QUANTITIES:
+            raise ValueError(f"predicts={self.predicts!r}: {nearest(self.predicts, QUANTITIES)}")
+        if self.data_at not in (0, 1):
+            raise ValueError(f"data_at={self.data_at!r}: expected 0 or 1")
+        if not self.sigma_data > 0:
+            raise ValueError(f"sigma_data={self.sigma_data!r}: expected a positive number")
+
+    def _row(self, quantity: str, t: float) -> tuple[float, float, float]:
+        """(a, b, scale) with scale * quantity = a x_0 + b eps."""
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        if quantity == "data":
+            return 1.0, 0.0, 1.0
+        if quantity == "noise":
+            return 0.0, 1.0, 1.0
+        if quantity == "velocity":
+            return self.schedule.d_alpha(t), self.schedule.d_sigma(t), 1.0
+        if quantity == "v":
+            return -sigma, alpha, 1.0
+        if quantity == "score":
+            return 0.0, -1.0, sigma
+        # F = (x_0 - c_skip x) / c_out, with the common factor of numerator and denominator gone.
+        norm = self._edm_norm(t)
+        return sigma / (self.sigma_data * norm), -alpha * self.sigma_data / norm, 1.0
+
+    def _edm_norm(self, t: float) -> float:
+        return math.hypot(self.schedule.sigma(t), self.schedule.alpha(t) * self.sigma_data)
+
+    def input_scale(self, t: float) -> float:
+        """c_in(t), by which the state is multiplied before the network sees it."""
+        return 1.0 / self._edm_norm(t) if self.predicts == "edm" else 1.0
+
+    def conversion(self, quantity: str, t: float) -> tuple[float, float]:
+        """(p, q) with quantity = p x + q output, for a network output at time t.
+
+        Raises:
+            ValueError: where state and prediction do not determine the quantity (the noise
+                does not tell the data where alpha = 0), or where it is not finite.
+        """
+        sign = -1.0 if self.data_at == 1 and self.predicts == "velocity" else 1.0
+        if quantity == self.predicts:
+            return 0.0, sign
+        return self._solve(quantity, self.predicts, t, sign)
+
+    def from_data(self, quantity: str, t: float) -> tuple[float, float]:
+        """(p, q) with quantity = p x + q x_0, for a data prediction at time t."""
+        return (0.0, 1.0) if quantity == "data" else self._solve(quantity, "data", t, 1.0)
+
+    def _solve(self, wanted: str, given: str, t: float, sign: float) -> tuple[float, float]:
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        w0, w1, w_scale = self._row(wanted, t)
+        g0, g1, g_scale = self._row(given, t)
+        determinant = alpha * g1 - sigma * g0
+        denominator = determinant * w_scale
+        if denominator != 0 and math.isfinite(denominator):
+            p = (w0 * g1 - w1 * g0) / denominator
+            q = sign * g_scale * (alpha * w1 - sigma * w0) / denominator
+            if math.isfinite(p) and math.isfinite(q):
+                return p, q
+        raise ValueError(
+            f"t={t!r}: {wanted} cannot be computed from a prediction of {given} where "
+            f"alpha={alpha:.6g}, sigma={sigma:.6g} on {self.schedule!r}; start or end the time "
+            "grid elsewhere (plan(..., start=, end=)), or use another solver or prediction"
+        )

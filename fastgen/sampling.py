@@ -1,0 +1,323 @@
+"""Running a plan: one loop for every solver, `Sampler`, and `sample`."""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgen.errors import nearest
+from fastgen.execution import BufferKey, InPlaceRun, RecordedRun, Tables
+from fastgen.kernels.contract import DTYPE_CODES
+from fastgen.model import Model
+from fastgen.noise import id_tensor, randn, seed_tensor
+from fastgen.plans import Plan, Program
+from fastgen.solvers.registry import known_options, plan
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a callback sees after each step; ``state`` is a live buffer: clone it to keep it."""
+
+    index: int
+    time: float
+    state: Tensor
+
+
+class Sampler:
+    """A model and a plan, ready to draw any number of batches.
+
+    ``sampler(shape_or_x, seed=..., **net_kwargs)`` runs the plan. It may be called from several
+    threads. The buffers of a run are kept for the next one of the same shape.
+
+    Args:
+        model: the network and what it means.
+        plan: from `fastgen.plan`, on the model's schedule.
+        dtype: dtype of the state, float32 or float64, whatever the network's.
+        backend: "auto", "reference" or "cpp"; None reads FASTGEN_BACKEND.
+
+    Raises:
+        ValueError: if the plan is for another schedule, or asks for what the network's
+            prediction does not determine at some time.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        plan: Plan,
+        *,
+        dtype: torch.dtype = torch.float32,
+        backend: str | None = None,
+    ) -> None:
+        if plan.schedule != model.schedule:
+            raise ValueError(
+                f"plan: it was made for {plan.schedule!r}, the model is on {model.schedule!r}"
+            )
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"dtype={dtype}: the state is torch.float32 or torch.float64")
+        self.model, self.plan, self.dtype, self.backend = model, plan, dtype, backend
+        self.dtypes = dtype, model.input_dtype(dtype)
+        self._idle: deque[InPlaceRun] = deque(maxlen=4)
+        self._programs: dict[tuple[bool, bool], Program] = {}
+        self._tables: dict[tuple[bool, bool, torch.device], Tables] = {}
+        self._times: dict[tuple[int, torch.device], list[Tensor]] = {}
+        self._program(observe=False, keep=False)  # conversion errors belong here
+        for call in plan.evaluations:
+            model.network_time(call.time)
+
+    def __call__(
+        self,
+        shape_or_x: Sequence[int] | Tensor,
+        *,
+        seed: int | Sequence[int] | Tensor = 0,
+        sample_ids: Sequence[int] | Tensor | None = None,
+        device: torch.device | str | None = None,
+        trajectory: bool = False,
+        callback: Callable[[Step], None] | None = None,
+        progress: bool = False,
+        check_finite: bool = False,
+        differentiable: bool = False,
+        checkpoint: bool = False,
+        **net_kwargs: Any,
+    ) -> Any:
+        """Draw a batch.
+
+        Args:
+            shape_or_x: [B, ...]: a shape (the initial state is then sigma at the plan's first
+                time, times `fastgen.randn(shape, seed=seed)`), or the initial state itself.
+            seed: one seed for the run or one per sample; with `sample_ids` it alone determines
+                the noise, so that any part of a batch can be drawn again alone.
+            sample_ids: B ids, by default 0 .. B - 1.
+            device: where to run; the default is the state's or the network's device.
+            trajectory: return (x, states [steps + 1, B, ...]), the initial state first.
+            callback: called with a `Step` after each step.
+            progress: show a progress bar (needs tqdm).
+            check_finite: raise FloatingPointError at the first evaluation that returns NaN or
+                infinity (one synchronisation per evaluation).
+            differentiable: record the run for autograd; the default runs in inference mode.
+            checkpoint: with differentiable, recompute each evaluation in the backward pass:
+                memory of one evaluation instead of all.
+            **net_kwargs: passed to the network at every evaluation.
+
+        Returns:
+            The sample [B, ...] in the state's dtype, or (sample, states).
+        """
+        if checkpoint and not differentiable:
+            raise ValueError("checkpoint=True has a meaning with differentiable=True only")
+        x, seeds, ids = self._initial(shape_or_x, seed, sample_ids, device)
+        times = self._network_times(x.shape[0], x.device)
+        net, bar = self.model.net, _progress_bar(self.plan, progress)
+
+        def evaluate(k: int, state: Tensor) -> Tensor:
+            output = net(state, times[k], **net_kwargs)
+            if (
+                not isinstance(output, Tensor)
+                or output.shape != x.shape
+                or output.dtype not in DTYPE_CODES
+                or output.device != x.device
+            ):
+                raise _bad_output(output, x.shape, k, self.plan)
+            if check_finite and not bool(torch.isfinite(output).all()):
+                raise FloatingPointError(
+                    f"the network returned a number that is not finite at evaluation {k} of "
+                    f"{self.plan.nfe}, t={self.plan.evaluations[k].time:.6g}"
+                )
+            bar()
+            return output
+
+        observe, keep = callback is not None, trajectory
+        program = self._program(observe, keep)
+        run: InPlaceRun | RecordedRun
+        if differentiable:
+            run = RecordedRun(
+                program, self._table(observe, keep, x.device), self.dtypes, checkpoint
+            )
+        else:
+            run = self._workspace(observe, keep, x, seeds)
+        run.start(x, seeds, ids)
+        states = [x] if trajectory else []
+        reports = _reports(program, self.plan) if trajectory or callback else {}
+        with torch.inference_mode(not differentiable):
+            for k in range(-1, self.plan.nfe):
+                run.advance(k, evaluate)
+                for index, time, buffer in reports.get(k + 1, ()):
+                    if callback is not None:
+                        callback(Step(index, time, run.slots[buffer]))
+                    if trajectory:
+                        states.append(run.slots[buffer])
+        stacked = torch.stack(states) if trajectory else None
+        result = run.finish()
+        if isinstance(run, InPlaceRun):
+            self._idle.append(run)
+        return result if stacked is None else (result, stacked)
+
+    def _initial(
+        self,
+        shape_or_x: Sequence[int] | Tensor,
+        seed: int | Sequence[int] | Tensor,
+        sample_ids: Sequence[int] | Tensor | None,
+        device: torch.device | str | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The initial state, the seeds and the ids."""
+        if device is None:
+            device = shape_or_x.device if isinstance(shape_or_x, Tensor) else _device(self.model)
+        device = torch.device(device)
+        shape = tuple(shape_or_x.shape if isinstance(shape_or_x, Tensor) else shape_or_x)
+        if not shape or any(not isinstance(n, int) or n < 0 for n in shape):
+            raise ValueError(f"shape_or_x: expected [B, ...] with sizes >= 0, got {shape}")
+        seeds, ids = seed_tensor(seed, shape[0], device), id_tensor(sample_ids, shape[0], device)
+        if isinstance(shape_or_x, Tensor):
+            if not shape_or_x.is_floating_point():
+                raise ValueError(
+                    f"shape_or_x: the initial state must be real, got {shape_or_x.dtype}"
+                )
+            return shape_or_x.to(device=device, dtype=self.dtype).contiguous(), seeds, ids
+        z = randn(shape, seed=seeds, sample_ids=ids, dtype=self.dtype, device=device)
+        return z.mul_(self.model.schedule.sigma(float(self.plan.times[0]))), seeds, ids
+
+    def _program(self, observe: bool, keep: bool) -> Program:
+        key = observe, keep
+        if key not in self._programs:
+            self._programs[key] = self.plan.lower(
+                self.model.parametrisation,
+                cast=self.model.input_dtype(self.dtype) != self.dtype,
+                observe=observe,
+                keep_states=keep,
+                hold_outputs=not self.model.reuses_output,
+            )
+        return self._programs[key]
+
+    def _table(self, observe: bool, keep: bool, device: torch.device) -> Tables:
+        key = observe, keep, device
+        if key not in self._tables:
+            self._tables[key] = Tables(self._program(observe, keep), device)
+        return self._tables[key]
+
+    def _workspace(self, observe: bool, keep: bool, x: Tensor, seeds: Tensor) -> InPlaceRun:
+        """Buffers and prepared calls for a run: those of an earlier one where they fit."""
+        key = BufferKey(tuple(x.shape), x.device, self.dtypes, seeds.numel(), observe, keep)
+        for _ in range(len(self._idle)):
+            try:
+                workspace = self._idle.popleft()
+            except IndexError:  # another thread took it
+                break
+            if workspace.key == key:
+                return workspace
+            self._idle.append(workspace)
+        tables = self._table(observe, keep, x.device)
+        return InPlaceRun(self._program(observe, keep), tables, key, self.backend)
+
+    def _network_times(self, batch: int, device: torch.device) -> list[Tensor]:
+        key = batch, device
+        if key not in self._times:
+            times = [e.time for e in self.plan.evaluations]
+            self._times[key] = self.model.times(times, batch, device)
+        return self._times[key]
+
+
+def _reports(program: Program, plan: Plan) -> dict[int, list[tuple[int, float, int]]]:
+    """For every stage the plan's states that it completes: (step, time, buffer)."""
+    reports: dict[int, list[tuple[int, float, int]]] = {}
+    states = zip(program.states, plan.states, strict=True)
+    for index, ((stage, buffer), state) in enumerate(states):
+        reports.setdefault(stage, []).append((index, state.time, buffer))
+    return reports
+
+
+def _bad_output(output: Any, shape: torch.Size, k: int, plan: Plan) -> Exception:
+    found = (
+        f"{output.dtype} {tuple(output.shape)} on {output.device}"
+        if isinstance(output, Tensor)
+        else f"{type(output).__name__}; wrap it: lambda x, t, **kw: net(x, t, **kw).sample, say"
+    )
+    return ValueError(
+        f"net: expected a real tensor of shape {tuple(shape)} on the state's device at evaluation "
+        f"{k} of {plan.nfe}, got {found}"
+    )
+
+
+def _device(model: Model) -> torch.device:
+    if isinstance(model.net, nn.Module):
+        for parameter in model.net.parameters():
+            return parameter.device
+    return torch.device("cpu")
+
+
+def _progress_bar(plan: Plan, wanted: bool) -> Callable[[], object]:
+    if not wanted:
+        return lambda: None
+    from tqdm.auto import tqdm
+
+    bar = tqdm(total=plan.nfe, desc=plan.solver, unit="evaluation")
+    return lambda: bar.update()
+
+
+def sample(
+    model: Model,
+    shape_or_x: Sequence[int] | Tensor,
+    solver: str = "dpmpp_2m",
+    steps: int | None = None,
+    *,
+    seed: int | Sequence[int] | Tensor = 0,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    backend: str | None = None,
+    trajectory: bool = False,
+    callback: Callable[[Step], None] | None = None,
+    progress: bool = False,
+    check_finite: bool = False,
+    differentiable: bool = False,
+    checkpoint: bool = False,
+    net_kwargs: dict[str, Any] | None = None,
+    **plan_options: Any,
+) -> Any:
+    """Plan and draw a batch in one call.
+
+    ``sample(model, (16, 3, 64, 64), solver="dpmpp_2m", steps=12, seed=7)``. The plan's options
+    (``timesteps``, ``start``, ``end``, ``clip``, the solver's and the grid's own) are those of
+    `fastgen.plan`, everything else is that of `Sampler`.
+
+    Args:
+        model: the network and what it means.
+        shape_or_x: [B, ...], or the initial state.
+        solver: a name from `fastgen.solvers.names()`.
+        steps: number of steps.
+        seed, sample_ids, device, trajectory, callback, progress, check_finite, differentiable,
+            checkpoint: as in `Sampler.__call__`.
+        dtype: dtype of the state.
+        backend: see `Sampler`.
+        net_kwargs: keyword arguments for the network.
+        **plan_options: see `fastgen.plan`.
+
+    Returns:
+        The sample [B, ...], or (sample, states [steps + 1, B, ...]) with ``trajectory``.
+
+    Raises:
+        TypeError: for an unknown option, naming the nearest one.
+        ValueError: for an argument out of range.
+    """
+    own = [n for n, q in inspect.signature(sample).parameters.items() if q.kind is q.KEYWORD_ONLY]
+    known = [*own, *known_options(solver, model.schedule, plan_options.get("timesteps"))]
+    for option in plan_options:
+        if option not in known:
+            raise TypeError(f"unknown option {option!r}: {nearest(option, known)}")
+    program = plan(solver, model.schedule, steps, predicts=model.predicts, **plan_options)
+    return Sampler(model, program, dtype=dtype, backend=backend)(
+        shape_or_x,
+        seed=seed,
+        sample_ids=sample_ids,
+        device=device,
+        trajectory=trajectory,
+        callback=callback,
+        progress=progress,
+        check_finite=check_finite,
+        differentiable=differentiable,
+        checkpoint=checkpoint,
+        **(net_kwargs or {}),
+    )

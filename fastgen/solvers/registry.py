@@ -1,0 +1,157 @@
+"""The table of solvers, and `plan`: a solver's program on a schedule and a time grid."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastgen import timesteps as grids
+from fastgen.errors import nearest
+from fastgen.plans import Builder, Form, Plan
+from fastgen.schedules import Schedule
+
+Build = Callable[..., Form]
+
+
+@dataclass(frozen=True)
+class Solver:
+    """One row of the solver table.
+
+    order: measured convergence order (weak order for stochastic solvers), None where the theory
+    gives none. evaluations: network evaluations per step. build: the function that records it.
+    """
+
+    name: str
+    build: Build
+    order: int | None
+    evaluations: str
+    stochastic: bool
+    source: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The solver's own options and their defaults."""
+        return _keywords(self.build)
+
+
+_SOLVERS: dict[str, Solver] = {}
+
+
+def register(
+    name: str,
+    *,
+    order: int | None,
+    evaluations: str = "1",
+    stochastic: bool = False,
+    source: str,
+) -> Callable[[Build], Build]:
+    """Add a solver: a function of (p: Builder, times: array, **options) that returns the result.
+
+    Raises:
+        ValueError: if the name is taken.
+    """
+
+    def add(build: Build) -> Build:
+        if name in _SOLVERS:
+            raise ValueError(f"name={name!r}: a solver of that name is registered already")
+        _SOLVERS[name] = Solver(name, build, order, evaluations, stochastic, source)
+        return build
+
+    return add
+
+
+def names() -> list[str]:
+    """All solvers, alphabetically."""
+    return sorted(_SOLVERS)
+
+
+def get(name: str) -> Solver:
+    """The solver of that name.
+
+    Raises:
+        ValueError: naming the nearest known one.
+    """
+    if name not in _SOLVERS:
+        raise ValueError(f"solver={name!r}: {nearest(str(name), names())}")
+    return _SOLVERS[name]
+
+
+def _keywords(function: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def known_options(
+    solver: str, schedule: Schedule, timesteps: str | Sequence[float] | np.ndarray | None
+) -> list[str]:
+    """Every keyword that `plan` takes for this solver and time grid."""
+    grid = schedule.default_grid if timesteps is None else timesteps
+    of_grid = grids.options(grid) if isinstance(grid, str) else {}
+    return [*get(solver).options, *of_grid, *_keywords(plan)]
+
+
+def plan(
+    solver: str,
+    schedule: Schedule,
+    steps: int | None = None,
+    *,
+    timesteps: str | Sequence[float] | np.ndarray | None = None,
+    start: float | None = None,
+    end: float = 0.0,
+    clip: tuple[float, float] | None = None,
+    predicts: str = "velocity",
+    **options: Any,
+) -> Plan:
+    """Run a solver symbolically: which evaluations, where, and all coefficients in float64.
+
+    Args:
+        solver: a name from `fastgen.solvers.names()`.
+        schedule: the process.
+        steps: number of steps of the time grid (not needed with explicit times).
+        timesteps: a grid's name (`fastgen.timesteps.names()`) or the decreasing times
+            themselves; the default is the schedule's ``default_grid``.
+        start: first time; the default is the schedule's ``t_max``.
+        end: last time; 0 is data.
+        clip: bounds to which every data prediction is clipped, such as (-1, 1).
+        predicts: what the network will predict, where a solver asks whether it can be evaluated
+            at t = 0.
+        **options: the solver's own options and the grid's.
+
+    Raises:
+        TypeError: for an unknown option, naming the nearest one.
+        ValueError: for an unknown solver, grid or unusable times.
+    """
+    entry = get(solver)
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"schedule: expected a fastgen.schedules.Schedule, got {schedule!r}")
+    known = known_options(solver, schedule, timesteps)
+    for option in options:
+        if option not in known:
+            raise TypeError(f"unknown option {option!r} of {solver!r}: {nearest(option, known)}")
+    grid = schedule.default_grid if timesteps is None else timesteps
+    if clip is not None and not clip[0] < clip[1]:
+        raise ValueError(f"clip={clip!r}: expected (low, high) with low < high")
+    times = grids.times(
+        grid,
+        schedule,
+        steps,
+        start=start if start is not None else schedule.t_max if isinstance(grid, str) else 1.0,
+        end=end,
+        **{k: v for k, v in options.items() if k not in entry.options},
+    )
+    own = {k: v for k, v in options.items() if k in entry.options}
+    builder = Builder(schedule, predicts)
+    result = builder.let(entry.build(builder, times.tolist(), **own))
+    return Plan(
+        solver=solver,
+        options=own,
+        schedule=schedule,
+        times=times,
+        instructions=tuple(builder.instructions),
+        result=next(iter(result.terms)),  # type: ignore[arg-type]
+        clip=clip,
+    )

@@ -1,0 +1,119 @@
+"""Runge-Kutta and Adams-Bashforth on the probability-flow velocity, dx/dt = u(x, t).
+
+A step to t = 0 at which the velocity is not to be had (sigma' is infinite there for
+variance-preserving processes) is the exponential step, whose limit is the data prediction.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from fastgen.plans import Builder, Form
+from fastgen.solvers.exponential import exponential_step
+from fastgen.solvers.registry import register
+
+
+@dataclass(frozen=True)
+class Tableau:
+    """An explicit Runge-Kutta method: nodes c, rows of the strictly lower matrix a, weights b."""
+
+    c: tuple[float, ...]
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not len(self.c) == len(self.a) == len(self.b):
+            raise ValueError(
+                f"Tableau: c, a and b must have one entry per stage, got {len(self.c)}, "
+                f"{len(self.a)} and {len(self.b)}"
+            )
+        for i, (node, row) in enumerate(zip(self.c, self.a, strict=True)):
+            if len(row) != i or abs(sum(row) - node) > 1e-12:
+                raise ValueError(
+                    f"Tableau: a[{i}] must have {i} entries that sum to c[{i}]={node}, got {row}"
+                )
+        if abs(sum(self.b) - 1) > 1e-12:
+            raise ValueError(f"Tableau: the weights b must sum to 1, got {self.b}")
+
+
+EULER = Tableau((0.0,), ((),), (1.0,))
+HEUN = Tableau((0.0, 1.0), ((), (1.0,)), (0.5, 0.5))
+RK4 = Tableau(
+    (0.0, 0.5, 0.5, 1.0), ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6)
+)
+
+
+def runge_kutta(tableau: Tableau) -> Callable[[Builder, list[float]], Form]:
+    """The solver x_t = x + h sum_i b_i k_i, k_i = u(x + h sum_j a_ij k_j, s + c_i h), h = t - s."""
+
+    def solve(p: Builder, times: list[float]) -> Form:
+        x = p.initial()
+        for s, t in pairwise(times):
+            if not p.has_velocity(t):
+                x = p.state(exponential_step(p, x, p.denoise(x, s), s, t), t)
+                continue
+            h = t - s
+            slopes: list[Form] = []
+            for node, row in zip(tableau.c, tableau.a, strict=True):
+                point = sum((h * a * k for a, k in zip(row, slopes, strict=True)), x)
+                slopes.append(p.velocity(point, t if node == 1 else s + node * h))
+            x = p.state(sum((h * b * k for b, k in zip(tableau.b, slopes, strict=True)), x), t)
+        return x
+
+    return solve
+
+
+@register("euler", order=1, source="Euler 1768; Lipman et al. 2023, arXiv 2210.02747")
+def euler(p: Builder, times: list[float]) -> Form:
+    """x_t = x_s + (t - s) u(x_s, s)."""
+    return runge_kutta(EULER)(p, times)
+
+
+@register("heun", order=2, evaluations="2", source="Karras et al. 2022, arXiv 2206.00364, Alg. 1")
+def heun(p: Builder, times: list[float]) -> Form:
+    """Trapezoidal rule with an Euler predictor: x_t = x_s + (t - s) (k_1 + k_2) / 2."""
+    return runge_kutta(HEUN)(p, times)
+
+
+@register("rk4", order=4, evaluations="4", source="Kutta 1901")
+def rk4(p: Builder, times: list[float]) -> Form:
+    """The classical Runge-Kutta method with weights 1/6, 1/3, 1/3, 1/6."""
+    return runge_kutta(RK4)(p, times)
+
+
+def adams_weights(nodes: list[float], s: float, t: float) -> list[float]:
+    """Integrals over [s, t] of the Lagrange polynomials on the nodes.
+
+    Nodes are shifted to s and scaled by t - s, so the polynomials are well conditioned.
+    """
+    tau = (np.array(nodes) - s) / (t - s)
+    weights = []
+    for j, node in enumerate(tau):
+        lagrange = np.polynomial.Polynomial([t - s])
+        for other in np.delete(tau, j):
+            lagrange *= np.polynomial.Polynomial([-other, 1.0]) / (node - other)
+        weights.append(float(lagrange.integ()(1.0)))
+    return weights
+
+
+@register("adams_bashforth", order=2, source="Bashforth and Adams 1883, variable steps")
+def adams_bashforth(p: Builder, times: list[float], *, order: int = 2) -> Form:
+    """x_t = x_s + sum_j w_j u_j over the last ``order`` velocities, w_j exact for the grid.
+
+    The first steps use the orders 1, 2, ... that their history allows.
+    """
+    if not isinstance(order, int) or not 1 <= order <= 8:
+        raise ValueError(f"order={order!r}: expected a whole number from 1 to 8")
+    x = p.initial()
+    past: deque[tuple[float, Form]] = deque(maxlen=order)
+    for s, t in pairwise(times):
+        if not p.has_velocity(t):
+            x = p.state(exponential_step(p, x, p.denoise(x, s), s, t), t)
+            continue
+        past.append((s, p.velocity(x, s)))
+        weights = adams_weights([time for time, _ in past], s, t)
+        x = p.state(sum((w * u for w, (_, u) in zip(weights, past, strict=True)), x), t)
+    return x

@@ -1,0 +1,20 @@
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("fastgen", deadline=None, max_examples=50, derandomize=True)
+settings.load_profile("fastgen")
+
+
+@pytest.fixture
+def poisoned_memory():
+    """Every freshly allocated tensor is NaN until it is written."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.isnan(torch.empty(3)).all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(params=["reference", "cpp"])
+def backend(request):
+    return request.param
