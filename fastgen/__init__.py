@@ -1,6 +1,7 @@
 """fastgen: fast, exact samplers for score, diffusion and flow-matching models."""
 
 from fastgen import kernels, schedules, solvers, timesteps
+from fastgen.guidance import Guidance
 from fastgen.model import Model
 from fastgen.noise import randn
 from fastgen.plans import Plan
@@ -8,6 +9,7 @@ from fastgen.sampling import Sampler, Step, sample
 from fastgen.solvers import plan
 
 __all__ = [
+    "Guidance",
     "Model",
     "Plan",
     "Sampler",

@@ -14,8 +14,8 @@ from fastgen.kernels import Noise, Stream
 from fastgen.plans import Program, Stage
 from fastgen.plans.lowering import Raw
 
-# Evaluation number and network input to network output.
-Evaluate = Callable[[int, Tensor], Tensor]
+# Evaluation number and network input to the network's outputs, one or (guided) two.
+Evaluate = Callable[[int, Tensor], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -31,13 +31,31 @@ class BufferKey:
 
 
 class Tables:
-    """Coefficients and draw ids of every stage, on the device."""
+    """Coefficients and draw ids of every stage, on the device.
 
-    def __init__(self, program: Program, device: torch.device) -> None:
+    With a guidance scale per sample [B] there is one table per row. Coefficients are affine in
+    the scale, so they follow from two programs that were lowered for the scales 2 and 3.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        device: torch.device,
+        scale: Tensor | None = None,
+        at_three: Program | None = None,
+    ) -> None:
         stages = program.stages
         self.coefficients = [
             None if s is None else torch.from_numpy(s.table[None]).to(device) for s in stages
         ]
+        if scale is not None and at_three is not None:
+            offset = scale.to(device=device, dtype=torch.float64).reshape(-1, 1, 1) - 2.0
+            self.coefficients = [
+                None
+                if two is None or three is None
+                else two + offset * (torch.from_numpy(three.table[None]).to(device) - two)
+                for two, three in zip(self.coefficients, at_three.stages, strict=True)
+            ]
         self.draws = [
             torch.tensor([n.draw for n in s.normals], dtype=torch.int64, device=device)
             if s is not None and s.normals
@@ -67,10 +85,10 @@ class InPlaceRun:
         self.ids = torch.empty(key.shape[0], dtype=torch.int64, device=key.device)
         self.owned = {slot.untyped_storage().data_ptr() for slot in self.slots}
         self.reads = [
-            [] if s is None else [i.evaluation for i in s.inputs if isinstance(i, Raw)]
+            [] if s is None else [(i.evaluation, i.branch) for i in s.inputs if isinstance(i, Raw)]
             for s in program.stages
         ]
-        self.raws: dict[int, Tensor] = {}
+        self.raws: dict[int, tuple[Tensor, ...]] = {}
         noise = tables.noise(self.seeds, self.ids)
         self.calls = [
             None
@@ -94,21 +112,30 @@ class InPlaceRun:
     def advance(self, k: int, evaluate: Evaluate) -> None:
         """Evaluation k (none for -1) and the stage after it."""
         if k >= 0:
-            output = evaluate(k, self.slots[self.program.calls[k].input])
-            storage = output.untyped_storage().data_ptr()
-            if storage in self.owned:  # a network may return its input, which is overwritten
-                output = output.clone()
-            elif any(storage == r.untyped_storage().data_ptr() for r in self.raws.values()):
+            outputs = evaluate(k, self.slots[self.program.calls[k].input])
+            self.raws[k] = tuple([self._own(output) for output in outputs])
+        call = self.calls[k + 1]
+        if call is not None:
+            call([self.raws[i][branch] for i, branch in self.reads[k + 1]])
+        if len(self.raws) > len(self.program.held[k + 1]):
+            self.raws = {i: self.raws[i] for i in self.program.held[k + 1]}
+
+    def _own(self, output: Tensor) -> Tensor:
+        """The output, safe from what the run writes.
+
+        Raises:
+            ValueError: if the network wrote it over an earlier output that is still needed.
+        """
+        storage = output.untyped_storage().data_ptr()
+        if storage in self.owned:  # a network may return its input, which is overwritten
+            return output.clone()
+        for earlier in self.raws.values():
+            if storage == earlier[0].untyped_storage().data_ptr():
                 raise ValueError(
                     "net: it returned the same memory as at an earlier evaluation, which is "
                     "still needed; wrap it as Model(..., reuses_output=True)"
                 )
-            self.raws[k] = output
-        call = self.calls[k + 1]
-        if call is not None:
-            call([self.raws[i] for i in self.reads[k + 1]])
-        if len(self.raws) > len(self.program.held[k + 1]):
-            self.raws = {i: self.raws[i] for i in self.program.held[k + 1]}
+        return output
 
     def finish(self) -> Tensor:
         """The result, in memory that no later run touches."""
@@ -128,7 +155,7 @@ class RecordedRun:
     ) -> None:
         self.program, self.tables, self.checkpoint = program, tables, checkpoint
         self.dtypes = [dtypes[on_network] for on_network in program.network_buffers]
-        self.raws: dict[int, Tensor] = {}
+        self.raws: dict[int, tuple[Tensor, ...]] = {}
 
     def start(self, x: Tensor, seeds: Tensor, ids: Tensor) -> None:
         """Take the initial state, seeds and ids of a run."""
@@ -139,27 +166,27 @@ class RecordedRun:
         """Evaluation k (none for -1) and the stage after it."""
         stage, older = self.program.stages[k + 1], dict(self.raws)
 
-        def segment(start: Tensor, *values: Tensor) -> tuple[Tensor | None, list[Tensor]]:
-            raws = older if k < 0 else older | {k: evaluate(k, start)}
+        def segment(start: Tensor, *values: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+            raws = older | {k: evaluate(k, start) if k >= 0 else ()}
             if stage is None:
-                return raws.get(k), []
+                return raws[k], []
             rest = iter(values)
             tensors = [
-                raws[i.evaluation] if isinstance(i, Raw) else next(rest) for i in stage.inputs
+                raws[i.evaluation][i.branch] if isinstance(i, Raw) else next(rest)
+                for i in stage.inputs
             ]
-            return raws.get(k), self._combine(k + 1, stage, tensors)
+            return raws[k], self._combine(k + 1, stage, tensors)
 
         start = self.slots[self.program.calls[k].input if k >= 0 else 0]
         inputs = () if stage is None else stage.inputs
         values = [self.slots[i] for i in inputs if not isinstance(i, Raw)]
         if self.checkpoint and k >= 0:
-            raw, outputs = recompute(segment, start, *values, use_reentrant=False)
+            own, outputs = recompute(segment, start, *values, use_reentrant=False)
         else:
-            raw, outputs = segment(start, *values)
+            own, outputs = segment(start, *values)
         for slot, output in zip(() if stage is None else stage.outputs, outputs, strict=True):
             self.slots[slot] = output
-        candidates = older if raw is None else older | {k: raw}
-        self.raws = {i: candidates[i] for i in self.program.held[k + 1]}
+        self.raws = {i: (older | {k: own})[i] for i in self.program.held[k + 1]}
 
     def _combine(self, s: int, stage: Stage, tensors: list[Tensor]) -> list[Tensor]:
         table = self.tables.coefficients[s]

@@ -6,13 +6,15 @@ import inspect
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastgen.errors import nearest
-from fastgen.execution import BufferKey, InPlaceRun, RecordedRun, Tables
+from fastgen.execution import BufferKey, Evaluate, InPlaceRun, RecordedRun, Tables
+from fastgen.guidance import Guidance
 from fastgen.kernels.contract import DTYPE_CODES
 from fastgen.model import Model
 from fastgen.noise import id_tensor, randn, seed_tensor
@@ -38,6 +40,7 @@ class Sampler:
     Args:
         model: the network and what it means.
         plan: from `fastgen.plan`, on the model's schedule.
+        guidance: classifier-free guidance or autoguidance, fused into every stage.
         dtype: dtype of the state, float32 or float64, whatever the network's.
         backend: "auto", "reference" or "cpp"; None reads FASTGEN_BACKEND.
 
@@ -51,6 +54,7 @@ class Sampler:
         model: Model,
         plan: Plan,
         *,
+        guidance: Guidance | None = None,
         dtype: torch.dtype = torch.float32,
         backend: str | None = None,
     ) -> None:
@@ -60,10 +64,11 @@ class Sampler:
             )
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype={dtype}: the state is torch.float32 or torch.float64")
-        self.model, self.plan, self.dtype, self.backend = model, plan, dtype, backend
+        self.model, self.plan, self.guidance = model, plan, guidance
+        self.dtype, self.backend = dtype, backend
         self.dtypes = dtype, model.input_dtype(dtype)
         self._idle: deque[InPlaceRun] = deque(maxlen=4)
-        self._programs: dict[tuple[bool, bool], Program] = {}
+        self._programs: dict[tuple[bool, bool, float], Program] = {}
         self._tables: dict[tuple[bool, bool, torch.device], Tables] = {}
         self._times: dict[tuple[int, torch.device], list[Tensor]] = {}
         self._program(observe=False, keep=False)  # conversion errors belong here
@@ -110,26 +115,7 @@ class Sampler:
         if checkpoint and not differentiable:
             raise ValueError("checkpoint=True has a meaning with differentiable=True only")
         x, seeds, ids = self._initial(shape_or_x, seed, sample_ids, device)
-        times = self._network_times(x.shape[0], x.device)
-        net, bar = self.model.net, _progress_bar(self.plan, progress)
-
-        def evaluate(k: int, state: Tensor) -> Tensor:
-            output = net(state, times[k], **net_kwargs)
-            if (
-                not isinstance(output, Tensor)
-                or output.shape != x.shape
-                or output.dtype not in DTYPE_CODES
-                or output.device != x.device
-            ):
-                raise _bad_output(output, x.shape, k, self.plan)
-            if check_finite and not bool(torch.isfinite(output).all()):
-                raise FloatingPointError(
-                    f"the network returned a number that is not finite at evaluation {k} of "
-                    f"{self.plan.nfe}, t={self.plan.evaluations[k].time:.6g}"
-                )
-            bar()
-            return output
-
+        evaluate = self._evaluation(x, check_finite, progress, net_kwargs)
         observe, keep = callback is not None, trajectory
         program = self._program(observe, keep)
         run: InPlaceRun | RecordedRun
@@ -156,6 +142,56 @@ class Sampler:
             self._idle.append(run)
         return result if stacked is None else (result, stacked)
 
+    def _evaluation(
+        self, x: Tensor, check_finite: bool, progress: bool, net_kwargs: dict[str, Any]
+    ) -> Evaluate:
+        """The network (and guidance) as a function of evaluation number and network input."""
+        net, guidance, batch = self.model.net, self.guidance, x.shape[0]
+        times = self._network_times(batch, x.device)
+        guided = [len(self._weights(e.time)) > 1 for e in self.plan.evaluations]
+        bar = _progress_bar(self.plan, progress)
+        joined: dict[str, Any] = {}
+        if guidance is not None and guidance.batched and any(guided):
+            joined = guidance.joined(batch, net_kwargs)
+            doubled = self._network_times(2 * batch, x.device)
+
+        def checked(k: int, output: Any, rows: int) -> Tensor:
+            if (
+                not isinstance(output, Tensor)
+                or output.shape != (rows, *x.shape[1:])
+                or output.dtype not in DTYPE_CODES
+                or output.device != x.device
+            ):
+                raise _bad_output(output, (rows, *x.shape[1:]), k, self.plan)
+            if check_finite and not bool(torch.isfinite(output).all()):
+                raise FloatingPointError(
+                    f"the network returned a number that is not finite at evaluation {k} of "
+                    f"{self.plan.nfe}, t={self.plan.evaluations[k].time:.6g}"
+                )
+            return output
+
+        def evaluate(k: int, state: Tensor) -> tuple[Tensor, ...]:
+            bar()
+            if guidance is None or not guided[k]:
+                return (checked(k, net(state, times[k], **net_kwargs), batch),)
+            if guidance.batched:
+                output = net(torch.cat([state, state]), doubled[k], **joined)
+                return checked(k, output, 2 * batch).chunk(2)
+            weak = guidance.network or net
+            return (
+                checked(k, net(state, times[k], **net_kwargs), batch),
+                checked(k, weak(state, times[k], **guidance.separate(net_kwargs)), batch),
+            )
+
+        return evaluate
+
+    def _weights(self, t: float, scale: float = 2.0) -> tuple[float, ...]:
+        """The factors of the network's outputs at time t; ``scale`` stands for one per sample."""
+        if self.guidance is None:
+            return (1.0,)
+        own = self.guidance.scale
+        return self.guidance.weights(t, scale if isinstance(own, Tensor) else own)
+
     def _initial(
         self,
         shape_or_x: Sequence[int] | Tensor,
@@ -168,6 +204,12 @@ class Sampler:
             device = shape_or_x.device if isinstance(shape_or_x, Tensor) else _device(self.model)
         device = torch.device(device)
         shape = tuple(shape_or_x.shape if isinstance(shape_or_x, Tensor) else shape_or_x)
+        scale = None if self.guidance is None else self.guidance.scale
+        if isinstance(scale, Tensor) and shape[:1] != scale.shape:
+            raise ValueError(
+                f"guidance: there are {len(scale)} scales for a batch of shape {shape}; give one "
+                "number, or one per sample"
+            )
         if not shape or any(not isinstance(n, int) or n < 0 for n in shape):
             raise ValueError(f"shape_or_x: expected [B, ...] with sizes >= 0, got {shape}")
         seeds, ids = seed_tensor(seed, shape[0], device), id_tensor(sample_ids, shape[0], device)
@@ -180,22 +222,26 @@ class Sampler:
         z = randn(shape, seed=seeds, sample_ids=ids, dtype=self.dtype, device=device)
         return z.mul_(self.model.schedule.sigma(float(self.plan.times[0]))), seeds, ids
 
-    def _program(self, observe: bool, keep: bool) -> Program:
-        key = observe, keep
+    def _program(self, observe: bool, keep: bool, scale: float = 2.0) -> Program:
+        key = observe, keep, scale
         if key not in self._programs:
             self._programs[key] = self.plan.lower(
                 self.model.parametrisation,
-                cast=self.model.input_dtype(self.dtype) != self.dtype,
+                cast=self.dtypes[0] != self.dtypes[1],
                 observe=observe,
                 keep_states=keep,
                 hold_outputs=not self.model.reuses_output,
+                weights=partial(self._weights, scale=scale),
             )
         return self._programs[key]
 
     def _table(self, observe: bool, keep: bool, device: torch.device) -> Tables:
         key = observe, keep, device
         if key not in self._tables:
-            self._tables[key] = Tables(self._program(observe, keep), device)
+            scale = None if self.guidance is None else self.guidance.scale
+            rows = scale if isinstance(scale, Tensor) else None
+            other = None if rows is None else self._program(observe, keep, 3.0)
+            self._tables[key] = Tables(self._program(observe, keep), device, rows, other)
         return self._tables[key]
 
     def _workspace(self, observe: bool, keep: bool, x: Tensor, seeds: Tensor) -> InPlaceRun:
@@ -229,14 +275,14 @@ def _reports(program: Program, plan: Plan) -> dict[int, list[tuple[int, float, i
     return reports
 
 
-def _bad_output(output: Any, shape: torch.Size, k: int, plan: Plan) -> Exception:
+def _bad_output(output: Any, shape: tuple[int, ...], k: int, plan: Plan) -> Exception:
     found = (
         f"{output.dtype} {tuple(output.shape)} on {output.device}"
         if isinstance(output, Tensor)
         else f"{type(output).__name__}; wrap it: lambda x, t, **kw: net(x, t, **kw).sample, say"
     )
     return ValueError(
-        f"net: expected a real tensor of shape {tuple(shape)} on the state's device at evaluation "
+        f"net: expected a real tensor of shape {shape} on the state's device at evaluation "
         f"{k} of {plan.nfe}, got {found}"
     )
 
@@ -265,6 +311,7 @@ def sample(
     *,
     seed: int | Sequence[int] | Tensor = 0,
     sample_ids: Sequence[int] | Tensor | None = None,
+    guidance: Guidance | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     backend: str | None = None,
@@ -290,8 +337,7 @@ def sample(
         steps: number of steps.
         seed, sample_ids, device, trajectory, callback, progress, check_finite, differentiable,
             checkpoint: as in `Sampler.__call__`.
-        dtype: dtype of the state.
-        backend: see `Sampler`.
+        guidance, dtype, backend: see `Sampler`.
         net_kwargs: keyword arguments for the network.
         **plan_options: see `fastgen.plan`.
 
@@ -308,7 +354,7 @@ def sample(
         if option not in known:
             raise TypeError(f"unknown option {option!r}: {nearest(option, known)}")
     program = plan(solver, model.schedule, steps, predicts=model.predicts, **plan_options)
-    return Sampler(model, program, dtype=dtype, backend=backend)(
+    return Sampler(model, program, guidance=guidance, dtype=dtype, backend=backend)(
         shape_or_x,
         seed=seed,
         sample_ids=sample_ids,

@@ -10,7 +10,7 @@ that is born there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -32,9 +32,13 @@ from fastgen.predictions import Parametrisation
 
 @dataclass(frozen=True, order=True)
 class Raw:
-    """The network's output of one evaluation, as the network returned it."""
+    """One output of the network at one evaluation, as the network returned it.
+
+    branch: 0 is the network's own, 1 that of guidance.
+    """
 
     evaluation: int
+    branch: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class NetworkInput:
 
 Atom: TypeAlias = Value | Prediction | Normal | Raw | Clipped | NetworkInput
 Terms: TypeAlias = dict[Atom, float]
+Weights: TypeAlias = Callable[[float], tuple[float, ...]]
 CLIPPED = Clipped()
 
 
@@ -83,8 +88,8 @@ class Program:
 
     A stage is None where nothing is to be done. network_buffers: for each buffer, whether it has
     the network's dtype (the others have the state's); buffer 0 holds the initial state. states:
-    (stage, buffer) of each observed state. held: after each stage, the raw outputs that later
-    stages read.
+    (stage, buffer) of each observed state. held: after each stage, the evaluations whose raw
+    outputs later stages read.
     """
 
     stages: tuple[Stage | None, ...]
@@ -118,11 +123,13 @@ class _Node:
         """Inputs: states in order, then predictions from the newest to the oldest."""
         atoms = {a for row in self.rows() for a in row if not isinstance(a, Normal | Clipped)}
 
-        def order(atom: Atom) -> tuple[int, int]:
-            if isinstance(atom, Raw | Prediction):
-                return 1, -atom.evaluation
+        def order(atom: Atom) -> tuple[int, int, int]:
+            if isinstance(atom, Raw):
+                return 1, -atom.evaluation, atom.branch
+            if isinstance(atom, Prediction):
+                return 1, -atom.evaluation, 0
             assert isinstance(atom, Value)
-            return 0, atom.index
+            return 0, atom.index, 0
 
         return sorted(atoms, key=order)
 
@@ -138,9 +145,10 @@ class _Lowering:
         clip: tuple[float, float] | None,
         cast: bool,
         hold_outputs: bool,
+        weights: Weights,
     ) -> None:
         self.parametrisation, self.clip = parametrisation, clip
-        self.hold_outputs = hold_outputs
+        self.hold_outputs, self.weights = hold_outputs, weights
         self.evaluations = [i for i in instructions if isinstance(i, Evaluate)]
         self.segments: list[dict[Value, Form]] = [{}]
         for i in instructions:
@@ -165,16 +173,22 @@ class _Lowering:
             if self.clip is not None:
                 p, q = self.parametrisation.from_data(quantity, time)
                 return _nonzero({x: p, CLIPPED: q})
-            return _nonzero({x: p, Raw(k): q})
-        if p == 0 and self.clip is None and self.hold_outputs:
-            return {Raw(k): q}  # kept by reference: no copy
+            return _nonzero({x: p, **self.raws(k, q)})
+        raws = self.raws(k, q)
+        if p == 0 and len(raws) == 1 and self.clip is None and self.hold_outputs:
+            return raws  # kept by reference: no copy
         return {symbol: 1.0}
+
+    def raws(self, k: int, factor: float) -> Terms:
+        """The network's prediction at evaluation k: one output, or the guided sum of two."""
+        weights = self.weights(self.evaluations[k].time)
+        return {Raw(k, branch): factor * w for branch, w in enumerate(weights)}
 
     def clipped(self, segment: int) -> Terms:
         """The data prediction before clipping."""
         e = self.evaluations[segment - 1]
         p, q = self.parametrisation.conversion("data", e.time)
-        return _nonzero({e.x: p, Raw(segment - 1): q})
+        return _nonzero({e.x: p, **self.raws(segment - 1, q)})
 
     def expand(self, form: Form, segment: int) -> Terms:
         """A form in terms of what the stage of ``segment`` can read."""
@@ -214,7 +228,8 @@ class _Lowering:
             stage = {a: self.terms(a, s) for a in outputs}
             uses_clipped = any(CLIPPED in terms for terms in stage.values())
             node = _Node(stage, self.clipped(s) if uses_clipped else {})
-            needed = (needed | set(node.reads())) - set(outputs) - {Raw(s - 1)}
+            own = {Raw(s - 1, branch) for branch in (0, 1)}
+            needed = (needed | set(node.reads())) - set(outputs) - own
             nodes.append(node)
         return nodes[::-1]
 
@@ -233,6 +248,7 @@ def lower(
     observe: bool = False,
     keep_states: bool = False,
     hold_outputs: bool = True,
+    weights: Weights = lambda t: (1.0,),
 ) -> Program:
     """Turn a program into stages for one kind of network.
 
@@ -246,12 +262,13 @@ def lower(
         keep_states: and give no state's buffer to another value (trajectories).
         hold_outputs: a raw network output that later stages read may be kept by reference;
             False for networks that overwrite their last output.
+        weights: the factors of the network's outputs at a time (see `fastgen.Guidance`).
 
     Raises:
         ValueError: where a stage exceeds the kernel's limits or has nothing but noise to read,
             or a prediction cannot be converted (see `Parametrisation.conversion`).
     """
-    work = _Lowering(instructions, parametrisation, clip, cast, hold_outputs)
+    work = _Lowering(instructions, parametrisation, clip, cast, hold_outputs, weights)
     states = [i.value for i in instructions if isinstance(i, State)]
     observed = states if observe or keep_states else []
     nodes = work.nodes([result, *observed])

@@ -143,7 +143,7 @@ class Plan:
         )
         return program.bytes_per_element(state_bytes, network_bytes)
 
-    def lower(self, parametrisation: Parametrisation, **options: bool) -> Program:
+    def lower(self, parametrisation: Parametrisation, **options: Any) -> Program:
         """The plan's stages for one kind of network (see `fastgen.plans.lowering.lower`)."""
         return lower(self.instructions, self.result, parametrisation, clip=self.clip, **options)
 

@@ -1,0 +1,76 @@
+"""Guidance: a second network output that enters the same fused stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Network = Callable[..., Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Guidance:
+    """Classifier-free guidance: output = u + scale (c - u), inside an interval of times.
+
+    c is the network's output for the call's own keyword arguments, u that for ``unconditional``
+    ones (Ho and Salimans 2022, arXiv 2207.12598), or that of a weaker ``network``
+    (autoguidance, Karras et al. 2024, arXiv 2406.02507). Both outputs are read by the one kernel
+    of the stage, so guidance adds no pass over memory. Outside the interval the network is
+    called once, for c (Kynkäänniemi et al. 2024, arXiv 2404.07724).
+
+    Args:
+        scale: one number, or one per sample [B]; 1 is no guidance.
+        unconditional: keyword arguments that replace the call's for u.
+        interval: (low, high), times t with low <= t <= high are guided.
+        network: the network for u, if it is another one.
+        batched: evaluate c and u in one call on 2 B rows: tensors among the keyword arguments
+            are joined along their first axis, everything else must be equal for both.
+    """
+
+    scale: float | Tensor
+    unconditional: Mapping[str, Any] = field(default_factory=dict)
+    interval: tuple[float, float] = (0.0, 1.0)
+    network: Network | None = None
+    batched: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.interval[0] <= self.interval[1] <= 1:
+            raise ValueError(f"interval={self.interval!r}: expected 0 <= low <= high <= 1")
+        if isinstance(self.scale, Tensor) and self.scale.ndim != 1:
+            raise ValueError(f"scale: expected a number or [B], got {tuple(self.scale.shape)}")
+        if self.network is not None and self.batched:
+            object.__setattr__(self, "batched", False)
+
+    def weights(self, t: float, scale: float) -> tuple[float, ...]:
+        """The factors of c and u at time t; of c alone where nothing is guided."""
+        guided = self.interval[0] <= t <= self.interval[1] and scale != 1
+        return (scale, 1 - scale) if guided else (1.0,)
+
+    def joined(self, batch: int, net_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Keyword arguments for one call on c's and u's rows.
+
+        Raises:
+            ValueError: naming an argument that cannot be joined.
+        """
+        joined = {}
+        for name, c in {**self.unconditional, **net_kwargs}.items():
+            u = self.unconditional.get(name, c)
+            if isinstance(c, Tensor) and isinstance(u, Tensor) and c.ndim and u.ndim:
+                rows = [v if v.shape[0] == batch else v.expand(batch, *v.shape[1:]) for v in (c, u)]
+                joined[name] = torch.cat(rows)
+            elif c is u or c == u:
+                joined[name] = c
+            else:
+                raise ValueError(
+                    f"guidance: {name}={c!r} and its unconditional value {u!r} cannot be joined "
+                    "in one call; pass tensors with a batch axis, or batched=False"
+                )
+        return joined
+
+    def separate(self, net_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Keyword arguments for u's own call."""
+        return {**net_kwargs, **self.unconditional}
