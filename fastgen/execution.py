@@ -14,8 +14,9 @@ from fastgen.kernels import Noise, Stream
 from fastgen.plans import Program, Stage
 from fastgen.plans.lowering import Raw
 
-# Evaluation number and network input to the network's outputs, one or (guided) two.
-Evaluate = Callable[[int, Tensor], tuple[Tensor, ...]]
+# Evaluation number, network input and state (where a transform needs it) to the network's
+# outputs, one or (guided) two.
+Evaluate = Callable[[int, Tensor, Tensor | None], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -112,11 +113,13 @@ class InPlaceRun:
     def advance(self, k: int, evaluate: Evaluate) -> None:
         """Evaluation k (none for -1) and the stage after it."""
         if k >= 0:
-            outputs = evaluate(k, self.slots[self.program.calls[k].input])
+            call = self.program.calls[k]
+            state = None if call.state is None else self.slots[call.state]
+            outputs = evaluate(k, self.slots[call.input], state)
             self.raws[k] = tuple([self._own(output) for output in outputs])
-        call = self.calls[k + 1]
-        if call is not None:
-            call([self.raws[i][branch] for i, branch in self.reads[k + 1]])
+        stage = self.calls[k + 1]
+        if stage is not None:
+            stage([self.raws[i][branch] for i, branch in self.reads[k + 1]])
         if len(self.raws) > len(self.program.held[k + 1]):
             self.raws = {i: self.raws[i] for i in self.program.held[k + 1]}
 
@@ -166,8 +169,10 @@ class RecordedRun:
         """Evaluation k (none for -1) and the stage after it."""
         stage, older = self.program.stages[k + 1], dict(self.raws)
 
-        def segment(start: Tensor, *values: Tensor) -> tuple[tuple[Tensor, ...], list[Tensor]]:
-            raws = older | {k: evaluate(k, start) if k >= 0 else ()}
+        def segment(
+            start: Tensor, state: Tensor | None, *values: Tensor
+        ) -> tuple[tuple[Tensor, ...], list[Tensor]]:
+            raws = older | {k: evaluate(k, start, state) if k >= 0 else ()}
             if stage is None:
                 return raws[k], []
             rest = iter(values)
@@ -177,13 +182,15 @@ class RecordedRun:
             ]
             return raws[k], self._combine(k + 1, stage, tensors)
 
-        start = self.slots[self.program.calls[k].input if k >= 0 else 0]
+        call = self.program.calls[max(k, 0)]
+        start = self.slots[call.input]
+        state = None if call.state is None else self.slots[call.state]
         inputs = () if stage is None else stage.inputs
         values = [self.slots[i] for i in inputs if not isinstance(i, Raw)]
         if self.checkpoint and k >= 0:
-            own, outputs = recompute(segment, start, *values, use_reentrant=False)
+            own, outputs = recompute(segment, start, state, *values, use_reentrant=False)
         else:
-            own, outputs = segment(start, *values)
+            own, outputs = segment(start, state, *values)
         for slot, output in zip(() if stage is None else stage.outputs, outputs, strict=True):
             self.slots[slot] = output
         self.raws = {i: (older | {k: own})[i] for i in self.program.held[k + 1]}

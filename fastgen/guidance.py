@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 Network = Callable[..., Tensor]
+# Data prediction [B, ...] and time to data prediction.
+Transform = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,9 @@ class Guidance:
         unconditional: keyword arguments that replace the call's for u.
         interval: (low, high), times t with low <= t <= high are guided.
         network: the network for u, if it is another one.
+        rescale: phi in [0, 1]: how far the guided output is brought back to c's standard deviation
+            in every sample (Lin et al. 2023, arXiv 2305.08891, eq. 15 and 16). That is not linear:
+            above 0 the two outputs are merged before the stage.
         batched: evaluate c and u in one call on 2 B rows: tensors among the keyword arguments
             are joined along their first axis, everything else must be equal for both.
     """
@@ -35,6 +40,7 @@ class Guidance:
     unconditional: Mapping[str, Any] = field(default_factory=dict)
     interval: tuple[float, float] = (0.0, 1.0)
     network: Network | None = None
+    rescale: float = 0.0
     batched: bool = True
 
     def __post_init__(self) -> None:
@@ -42,13 +48,31 @@ class Guidance:
             raise ValueError(f"interval={self.interval!r}: expected 0 <= low <= high <= 1")
         if isinstance(self.scale, Tensor) and self.scale.ndim != 1:
             raise ValueError(f"scale: expected a number or [B], got {tuple(self.scale.shape)}")
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"rescale={self.rescale!r}: expected a number in [0, 1]")
         if self.network is not None and self.batched:
             object.__setattr__(self, "batched", False)
 
+    def active(self, t: float) -> bool:
+        """Whether u is evaluated at time t."""
+        alone = not isinstance(self.scale, Tensor) and self.scale == 1
+        return self.interval[0] <= t <= self.interval[1] and not alone
+
     def weights(self, t: float, scale: float) -> tuple[float, ...]:
-        """The factors of c and u at time t; of c alone where nothing is guided."""
-        guided = self.interval[0] <= t <= self.interval[1] and scale != 1
-        return (scale, 1 - scale) if guided else (1.0,)
+        """The factors that the stage gives to c and u, or to the one output it reads."""
+        return (scale, 1 - scale) if self.active(t) and not self.rescale else (1.0,)
+
+    def merge(self, c: Tensor, u: Tensor) -> Tensor:
+        """The guided output g, and g (phi std(c) / std(g) + 1 - phi) for rescale phi."""
+        scale: Any = self.scale
+        if isinstance(scale, Tensor):
+            scale = scale.to(c).reshape(-1, *[1] * (c.ndim - 1))
+        guided = u + scale * (c - u)
+        if not self.rescale:
+            return guided
+        axes = tuple(range(1, c.ndim))
+        ratio = c.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
+        return guided * (self.rescale * ratio + (1 - self.rescale))
 
     def joined(self, batch: int, net_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Keyword arguments for one call on c's and u's rows.
@@ -74,3 +98,23 @@ class Guidance:
     def separate(self, net_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Keyword arguments for u's own call."""
         return {**net_kwargs, **self.unconditional}
+
+
+def dynamic_threshold(percentile: float = 0.995, least: float = 1.0) -> Transform:
+    """A transform that clips every sample's data prediction to its own range and divides by it.
+
+    s = max(percentile of |x_0|, least); x_0 <- clip(x_0, -s, s) least / s (Saharia et al. 2022,
+    arXiv 2205.11487, section 2.3, with data in [-least, least]).
+    """
+    if not 0 < percentile <= 1:
+        raise ValueError(f"percentile={percentile!r}: expected a number in (0, 1]")
+    if not least > 0:
+        raise ValueError(f"least={least!r}: expected a positive number")
+
+    def transform(data: Tensor, t: float) -> Tensor:
+        flat = data.flatten(1).abs()
+        s = torch.quantile(flat, percentile, dim=1).clamp(min=least)
+        s = s.reshape(-1, *[1] * (data.ndim - 1))
+        return data.clamp(-s, s) * (least / s)
+
+    return transform

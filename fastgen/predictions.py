@@ -25,13 +25,15 @@ class Parametrisation:
 
     predicts: one of ``QUANTITIES``. data_at: 0 if the network's own time has data at 0 (as
     here), 1 if it has data at 1: then its velocity has the opposite sign. sigma_data: the
-    standard deviation of the data that EDM's preconditioning assumes.
+    standard deviation of the data that EDM's preconditioning assumes. transformed: stages are
+    handed a data prediction that was transformed after the network, whatever that predicts.
     """
 
     schedule: Schedule
     predicts: str = "data"
     data_at: int = 0
     sigma_data: float = 0.5
+    transformed: bool = False
 
     def __post_init__(self) -> None:
         if self.predicts not in QUANTITIES:
@@ -72,6 +74,8 @@ class Parametrisation:
             ValueError: where state and prediction do not determine the quantity (the noise
                 does not tell the data where alpha = 0), or where it is not finite.
         """
+        if self.transformed:
+            return self.from_data(quantity, t)
         sign = -1.0 if self.data_at == 1 and self.predicts == "velocity" else 1.0
         if quantity == self.predicts:
             return 0.0, sign

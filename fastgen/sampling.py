@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from fastgen.errors import nearest
 from fastgen.execution import BufferKey, Evaluate, InPlaceRun, RecordedRun, Tables
-from fastgen.guidance import Guidance
+from fastgen.guidance import Guidance, Transform
 from fastgen.kernels.contract import DTYPE_CODES
 from fastgen.model import Model
 from fastgen.noise import id_tensor, randn, seed_tensor
 from fastgen.plans import Plan, Program
+from fastgen.plans.forms import Let, Prediction
 from fastgen.solvers.registry import known_options, plan
 
 
@@ -41,6 +42,9 @@ class Sampler:
         model: the network and what it means.
         plan: from `fastgen.plan`, on the model's schedule.
         guidance: classifier-free guidance or autoguidance, fused into every stage.
+        transform: a function (data prediction [B, ...], t) -> data prediction between two
+            kernels, for what is not linear (`fastgen.guidance.dynamic_threshold`). Static
+            bounds cost nothing: `plan(..., clip=(low, high))`.
         dtype: dtype of the state, float32 or float64, whatever the network's.
         backend: "auto", "reference" or "cpp"; None reads FASTGEN_BACKEND.
 
@@ -55,6 +59,7 @@ class Sampler:
         plan: Plan,
         *,
         guidance: Guidance | None = None,
+        transform: Transform | None = None,
         dtype: torch.dtype = torch.float32,
         backend: str | None = None,
     ) -> None:
@@ -65,12 +70,22 @@ class Sampler:
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype={dtype}: the state is torch.float32 or torch.float64")
         self.model, self.plan, self.guidance = model, plan, guidance
-        self.dtype, self.backend = dtype, backend
+        self.transform, self.dtype, self.backend = transform, dtype, backend
         self.dtypes = dtype, model.input_dtype(dtype)
         self._idle: deque[InPlaceRun] = deque(maxlen=4)
         self._programs: dict[tuple[bool, bool, float], Program] = {}
         self._tables: dict[tuple[bool, bool, torch.device], Tables] = {}
         self._times: dict[tuple[int, torch.device], list[Tensor]] = {}
+        if transform is not None and any(
+            isinstance(s, Prediction) and s.unconditional
+            for i in plan.instructions
+            if isinstance(i, Let)
+            for s in i.form.terms
+        ):
+            raise ValueError(
+                f"transform: solver {plan.solver!r} reads the unconditional output on its own, "
+                "which a transform of the guided data prediction does not leave"
+            )
         self._program(observe=False, keep=False)  # conversion errors belong here
         for call in plan.evaluations:
             model.network_time(call.time)
@@ -148,7 +163,7 @@ class Sampler:
         """The network (and guidance) as a function of evaluation number and network input."""
         net, guidance, batch = self.model.net, self.guidance, x.shape[0]
         times = self._network_times(batch, x.device)
-        guided = [len(self._weights(e.time)) > 1 for e in self.plan.evaluations]
+        guided = [guidance is not None and guidance.active(e.time) for e in self.plan.evaluations]
         bar = _progress_bar(self.plan, progress)
         joined: dict[str, Any] = {}
         if guidance is not None and guidance.batched and any(guided):
@@ -170,24 +185,34 @@ class Sampler:
                 )
             return output
 
-        def evaluate(k: int, state: Tensor) -> tuple[Tensor, ...]:
-            bar()
+        def outputs(k: int, x: Tensor) -> tuple[Tensor, ...]:
             if guidance is None or not guided[k]:
-                return (checked(k, net(state, times[k], **net_kwargs), batch),)
+                return (checked(k, net(x, times[k], **net_kwargs), batch),)
             if guidance.batched:
-                output = net(torch.cat([state, state]), doubled[k], **joined)
-                return checked(k, output, 2 * batch).chunk(2)
+                return checked(k, net(torch.cat([x, x]), doubled[k], **joined), 2 * batch).chunk(2)
             weak = guidance.network or net
             return (
-                checked(k, net(state, times[k], **net_kwargs), batch),
-                checked(k, weak(state, times[k], **guidance.separate(net_kwargs)), batch),
+                checked(k, net(x, times[k], **net_kwargs), batch),
+                checked(k, weak(x, times[k], **guidance.separate(net_kwargs)), batch),
             )
+
+        def evaluate(k: int, network_input: Tensor, state: Tensor | None) -> tuple[Tensor, ...]:
+            found = outputs(k, network_input)
+            bar()
+            if guidance is not None and len(found) == 2 and (guidance.rescale or self.transform):
+                found = (guidance.merge(*found),)
+            if self.transform is None or state is None:
+                return found
+            t = self.plan.evaluations[k].time
+            p, q = self.model.parametrisation.conversion("data", t)
+            data = q * found[0].to(state.dtype) + (p * state if p else 0.0)
+            return (checked(k, self.transform(data, t), batch),)
 
         return evaluate
 
     def _weights(self, t: float, scale: float = 2.0) -> tuple[float, ...]:
         """The factors of the network's outputs at time t; ``scale`` stands for one per sample."""
-        if self.guidance is None:
+        if self.guidance is None or self.transform is not None:
             return (1.0,)
         own = self.guidance.scale
         return self.guidance.weights(t, scale if isinstance(own, Tensor) else own)
@@ -226,7 +251,7 @@ class Sampler:
         key = observe, keep, scale
         if key not in self._programs:
             self._programs[key] = self.plan.lower(
-                self.model.parametrisation,
+                replace(self.model.parametrisation, transformed=self.transform is not None),
                 cast=self.dtypes[0] != self.dtypes[1],
                 observe=observe,
                 keep_states=keep,
@@ -312,6 +337,7 @@ def sample(
     seed: int | Sequence[int] | Tensor = 0,
     sample_ids: Sequence[int] | Tensor | None = None,
     guidance: Guidance | None = None,
+    transform: Transform | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     backend: str | None = None,
@@ -337,7 +363,7 @@ def sample(
         steps: number of steps.
         seed, sample_ids, device, trajectory, callback, progress, check_finite, differentiable,
             checkpoint: as in `Sampler.__call__`.
-        guidance, dtype, backend: see `Sampler`.
+        guidance, transform, dtype, backend: see `Sampler`.
         net_kwargs: keyword arguments for the network.
         **plan_options: see `fastgen.plan`.
 
@@ -354,7 +380,9 @@ def sample(
         if option not in known:
             raise TypeError(f"unknown option {option!r}: {nearest(option, known)}")
     program = plan(solver, model.schedule, steps, predicts=model.predicts, **plan_options)
-    return Sampler(model, program, guidance=guidance, dtype=dtype, backend=backend)(
+    return Sampler(
+        model, program, guidance=guidance, transform=transform, dtype=dtype, backend=backend
+    )(
         shape_or_x,
         seed=seed,
         sample_ids=sample_ids,

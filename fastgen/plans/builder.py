@@ -23,10 +23,16 @@ from fastgen.schedules import Schedule
 class Predictions:
     """The quantities of one network evaluation, as forms."""
 
-    def __init__(self, evaluation: int) -> None:
+    def __init__(self, evaluation: int, unconditional: bool = False) -> None:
+        self._evaluation = evaluation
         self.data, self.noise, self.velocity, self.v, self.score = (
-            Form({Prediction(evaluation, q): 1.0}) for q in QUANTITIES if q != "edm"
+            Form({Prediction(evaluation, q, unconditional): 1.0}) for q in QUANTITIES if q != "edm"
         )
+
+    @property
+    def unconditional(self) -> Predictions:
+        """The same of guidance's unconditional branch, neither guided nor clipped."""
+        return Predictions(self._evaluation, unconditional=True)
 
 
 class Builder:

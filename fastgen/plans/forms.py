@@ -17,10 +17,11 @@ class Value:
 
 @dataclass(frozen=True, order=True)
 class Prediction:
-    """One quantity of one network evaluation."""
+    """One quantity of one network evaluation; of the unguided branch alone if said so."""
 
     evaluation: int
     quantity: str
+    unconditional: bool = False
 
 
 @dataclass(frozen=True, order=True)
@@ -82,7 +83,8 @@ def name(symbol: Symbol) -> str:
     if isinstance(symbol, Value):
         return f"x{symbol.index}"
     if isinstance(symbol, Prediction):
-        return f"{symbol.quantity}{symbol.evaluation}"
+        mark = "'" if symbol.unconditional else ""
+        return f"{symbol.quantity}{symbol.evaluation}{mark}"
     return f"z{symbol.draw}"
 
 

@@ -76,10 +76,15 @@ class Stage:
 
 @dataclass(frozen=True)
 class Call:
-    """One network evaluation: the buffer it reads, and its time."""
+    """One network evaluation: the buffers of its input and of its state, and its time.
+
+    state is that of the same point before scaling and casting, where a transform of the data
+    prediction needs it.
+    """
 
     input: int
     time: float
+    state: int | None = None
 
 
 @dataclass(frozen=True)
@@ -168,20 +173,23 @@ class _Lowering:
         """A prediction in terms of what the stage of ``segment`` can read."""
         k, quantity = symbol.evaluation, symbol.quantity
         x, time = self.evaluations[k].x, self.evaluations[k].time
+        clips = self.clip is not None and not symbol.unconditional
         p, q = self.parametrisation.conversion(quantity, time)
+        raws = self.raws(k, q, symbol.unconditional)
         if k == segment - 1:
-            if self.clip is not None:
+            if clips:
                 p, q = self.parametrisation.from_data(quantity, time)
                 return _nonzero({x: p, CLIPPED: q})
-            return _nonzero({x: p, **self.raws(k, q)})
-        raws = self.raws(k, q)
-        if p == 0 and len(raws) == 1 and self.clip is None and self.hold_outputs:
+            return _nonzero({x: p, **raws})
+        if p == 0 and len(raws) == 1 and not clips and self.hold_outputs:
             return raws  # kept by reference: no copy
         return {symbol: 1.0}
 
-    def raws(self, k: int, factor: float) -> Terms:
+    def raws(self, k: int, factor: float, unconditional: bool = False) -> Terms:
         """The network's prediction at evaluation k: one output, or the guided sum of two."""
         weights = self.weights(self.evaluations[k].time)
+        if unconditional and len(weights) > 1:
+            return {Raw(k, 1): factor}
         return {Raw(k, branch): factor * w for branch, w in enumerate(weights)}
 
     def clipped(self, segment: int) -> Terms:
@@ -220,6 +228,8 @@ class _Lowering:
             outputs: list[Atom] = []
             if s < len(self.evaluations):
                 needed.add(self.network_input(s))
+                if self.parametrisation.transformed:
+                    needed.add(self.evaluations[s].x)
             outputs += [v for v in self.segments[s] if v in needed]
             outputs += [a for a in [NetworkInput(s)] if a in needed]
             outputs += sorted(
@@ -278,6 +288,8 @@ def lower(
         last.update(dict.fromkeys(node.reads(), s))
         if s < len(work.evaluations):
             last[work.network_input(s)] = s + 1
+            if parametrisation.transformed:
+                last[work.evaluations[s].x] = s + 1
     for value in observed:
         last[value] = max(last.get(value, 0), work.born[value] + 1)
     last.update(dict.fromkeys([result, *(states if keep_states else [])], len(nodes)))
@@ -306,7 +318,9 @@ def lower(
                 seen[atom] = (s, buffers[atom])
         stages.append(_stage(s, node, slots, tuple(buffers[a] for a in node.outputs), clip))
         if s < len(work.evaluations):
-            calls.append(Call(buffers[work.network_input(s)], work.evaluations[s].time))
+            e = work.evaluations[s]
+            state = buffers[e.x] if parametrisation.transformed else None
+            calls.append(Call(buffers[work.network_input(s)], e.time, state))
     held = tuple(
         frozenset(a.evaluation for a in last if isinstance(a, Raw) and a.evaluation < s < last[a])
         for s in range(len(nodes))

@@ -54,6 +54,24 @@ def ddim(p: Builder, times: list[float], *, eta: float = 0.0) -> Form:
     return x
 
 
+@register("ddim_cfgpp", order=1, source="Chung et al. 2024, CFG++, arXiv 2406.08070, Alg. 2")
+def ddim_cfgpp(p: Builder, times: list[float], *, eta: float = 0.0) -> Form:
+    """DDIM that renoises with the unconditional prediction: x_t = alpha_t D + sigma_t eps_u.
+
+    D is the guided data prediction (scale between 0 and 1 there), eps_u the unconditional noise
+    prediction. Without guidance it is DDIM.
+    """
+    check_nonnegative("eta", eta)
+    x = p.initial()
+    for s, t in pairwise(times):
+        u = p.predict(x, s)
+        std = min(eta * posterior_std(p, s, t), p.sigma(t)) if eta else 0.0
+        down = sqrt((p.sigma(t) - std) * (p.sigma(t) + std))
+        x = p.alpha(t) * u.data + down * u.unconditional.noise
+        x = p.state(x + std * p.noise(s, t) if std else x, t)
+    return x
+
+
 @register(
     "euler_ancestral",
     order=1,
