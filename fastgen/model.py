@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.errors import nearest
+from fastgen.plans.forms import Evaluate, Value
 from fastgen.predictions import Parametrisation
 from fastgen.schedules import DiscreteVP, Schedule
 
@@ -23,7 +24,8 @@ class Model:
         net: any callable of x [B, ...] and t [B] that returns a tensor of x's shape.
         schedule: the process x_t = alpha(t) x_0 + sigma(t) eps it was trained on.
         predicts: "data", "noise", "velocity" (dx/dt), "v", "score" or "edm" (the inner network
-            F of EDM's preconditioning; c_in, c_skip and c_out are applied here).
+            F of EDM's preconditioning; c_in, c_skip and c_out are applied here), or
+            "average_velocity", of a network that is called as net(x, t, r, **kwargs).
         time_input: what the network is fed as t: "unit" (t itself, or 1 - t with data_at=1),
             "index" (the step of a `DiscreteVP` schedule, from 0), "sigma" (sigma / alpha),
             "log_snr" (log alpha^2/sigma^2), "edm" (log(sigma / alpha) / 4), or a function of t.
@@ -33,6 +35,8 @@ class Model:
         dtype: dtype of the network's input; the default is that of its parameters, or the
             state's dtype if it has none.
         time_dtype: dtype of t; torch.int64 is accepted where all times are whole numbers.
+        second_time: what such a network is fed as r: the "end" of the interval, as
+            ``time_input`` says (MeanFlow), or the "step", |r - t| (shortcut models).
         reuses_output: True for a network that overwrites its last output (CUDA graphs).
 
     Raises:
@@ -50,6 +54,7 @@ class Model:
         sigma_data: float = 0.5,
         dtype: torch.dtype | None = None,
         time_dtype: torch.dtype = torch.float32,
+        second_time: str = "end",
         reuses_output: bool = False,
     ) -> None:
         if not callable(net):
@@ -64,7 +69,9 @@ class Model:
                     f"time_input='index' needs a DiscreteVP schedule, got {schedule!r}; pass a "
                     "function of t instead"
                 )
-        self.net, self.schedule = net, schedule
+        if second_time not in ("end", "step"):
+            raise ValueError(f"second_time={second_time!r}: expected 'end' or 'step'")
+        self.net, self.schedule, self.second_time = net, schedule, second_time
         self.parametrisation = Parametrisation(schedule, predicts, data_at, sigma_data)
         self.time_input, self.dtype, self.time_dtype = time_input, dtype, time_dtype
         self.reuses_output = reuses_output
@@ -116,16 +123,24 @@ class Model:
             )
         return time
 
-    def times(self, times: Sequence[float], batch: int, device: torch.device) -> list[Tensor]:
-        """For each internal time the tensor [batch] that the network is fed."""
-        values = torch.tensor([self.network_time(t) for t in times], dtype=torch.float64)
-        values = values.to(device=device, dtype=self.time_dtype)
-        return list(values[:, None].expand(-1, batch).contiguous().unbind(0))
+    def times(
+        self, evaluations: Sequence[Evaluate], batch: int, device: torch.device
+    ) -> list[tuple[Tensor, ...]]:
+        """For each evaluation the times that the network is fed, each [batch]."""
+        columns = [[self.network_time(e.time) for e in evaluations]]
+        if self.predicts == "average_velocity":
+            ends = [self.network_time(e.time if e.until is None else e.until) for e in evaluations]
+            pairs = zip(ends, columns[0], strict=True)
+            steps = [abs(end - start) for end, start in pairs]
+            columns.append(ends if self.second_time == "end" else steps)
+        values = torch.tensor(columns, dtype=torch.float64).to(device, self.time_dtype)
+        values = values[..., None].expand(-1, -1, batch).contiguous()
+        return list(zip(*(column.unbind(0) for column in values.unbind(0)), strict=True))
 
     def predict(self, quantity: str, x: Tensor, t: float, **net_kwargs: Any) -> Tensor:
         """One quantity ("data", "noise", "velocity", "v", "score") at state x [B, ...], time t."""
         p, q = self.parametrisation.conversion(quantity, t)
         scaled = (x * self.parametrisation.input_scale(t)).to(self.input_dtype(x.dtype))
-        (time,) = self.times([t], x.shape[0], x.device)
-        output = self.net(scaled, time, **net_kwargs).to(x.dtype)
+        (times,) = self.times([Evaluate(Value(0), t)], x.shape[0], x.device)
+        output = self.net(scaled, *times, **net_kwargs).to(x.dtype)
         return p * x + q * output if p else q * output

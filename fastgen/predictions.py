@@ -8,6 +8,10 @@ sigma eps is. State and prediction together therefore determine every other quan
     score = -eps / sigma             (Song et al. 2021, arXiv 2011.13456),
     edm: the inner network F of x_0 = c_skip x + c_out F(c_in x)
                                      (Karras et al. 2022, arXiv 2206.00364).
+
+A network of two times may predict the average velocity over [t, s] (MeanFlow, Geng et al. 2025,
+arXiv 2505.13447; shortcut models, Frans et al. 2024, arXiv 2410.12557). With both times equal it
+is the velocity, so such a network serves every solver.
 """
 
 import math
@@ -16,7 +20,7 @@ from dataclasses import dataclass
 from fastgen.errors import nearest
 from fastgen.schedules import Schedule
 
-QUANTITIES = ("data", "noise", "velocity", "v", "score", "edm")
+QUANTITIES = ("data", "noise", "velocity", "v", "score", "edm", "average_velocity")
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,17 @@ class Parametrisation:
         """
         if self.transformed:
             return self.from_data(quantity, t)
-        sign = -1.0 if self.data_at == 1 and self.predicts == "velocity" else 1.0
+        velocities = ("velocity", "average_velocity")
+        sign = -1.0 if self.data_at == 1 and self.predicts in velocities else 1.0
         if quantity == self.predicts:
             return 0.0, sign
-        return self._solve(quantity, self.predicts, t, sign)
+        if quantity == "average_velocity":
+            raise ValueError(
+                f"predicts={self.predicts!r}: this solver needs a network of two times, "
+                "Model(..., predicts='average_velocity')"
+            )
+        given = "velocity" if self.predicts == "average_velocity" else self.predicts
+        return (0.0, sign) if quantity == given else self._solve(quantity, given, t, sign)
 
     def from_data(self, quantity: str, t: float) -> tuple[float, float]:
         """(p, q) with quantity = p x + q x_0, for a data prediction at time t."""

@@ -75,7 +75,7 @@ class Sampler:
         self._idle: deque[InPlaceRun] = deque(maxlen=4)
         self._programs: dict[tuple[bool, bool, float], Program] = {}
         self._tables: dict[tuple[bool, bool, torch.device], Tables] = {}
-        self._times: dict[tuple[int, torch.device], list[Tensor]] = {}
+        self._times: dict[tuple[int, torch.device], list[tuple[Tensor, ...]]] = {}
         if transform is not None and any(
             isinstance(s, Prediction) and s.unconditional
             for i in plan.instructions
@@ -87,8 +87,7 @@ class Sampler:
                 "which a transform of the guided data prediction does not leave"
             )
         self._program(observe=False, keep=False)  # conversion errors belong here
-        for call in plan.evaluations:
-            model.network_time(call.time)
+        model.times(plan.evaluations, 1, torch.device("cpu"))
 
     def __call__(
         self,
@@ -187,13 +186,13 @@ class Sampler:
 
         def outputs(k: int, x: Tensor) -> tuple[Tensor, ...]:
             if guidance is None or not guided[k]:
-                return (checked(k, net(x, times[k], **net_kwargs), batch),)
+                return (checked(k, net(x, *times[k], **net_kwargs), batch),)
             if guidance.batched:
-                return checked(k, net(torch.cat([x, x]), doubled[k], **joined), 2 * batch).chunk(2)
+                return checked(k, net(torch.cat([x, x]), *doubled[k], **joined), 2 * batch).chunk(2)
             weak = guidance.network or net
             return (
-                checked(k, net(x, times[k], **net_kwargs), batch),
-                checked(k, weak(x, times[k], **guidance.separate(net_kwargs)), batch),
+                checked(k, net(x, *times[k], **net_kwargs), batch),
+                checked(k, weak(x, *times[k], **guidance.separate(net_kwargs)), batch),
             )
 
         def evaluate(k: int, network_input: Tensor, state: Tensor | None) -> tuple[Tensor, ...]:
@@ -283,11 +282,10 @@ class Sampler:
         tables = self._table(observe, keep, x.device)
         return InPlaceRun(self._program(observe, keep), tables, key, self.backend)
 
-    def _network_times(self, batch: int, device: torch.device) -> list[Tensor]:
+    def _network_times(self, batch: int, device: torch.device) -> list[tuple[Tensor, ...]]:
         key = batch, device
         if key not in self._times:
-            times = [e.time for e in self.plan.evaluations]
-            self._times[key] = self.model.times(times, batch, device)
+            self._times[key] = self.model.times(self.plan.evaluations, batch, device)
         return self._times[key]
 
 

@@ -25,7 +25,7 @@ class Predictions:
 
     def __init__(self, evaluation: int, unconditional: bool = False) -> None:
         self._evaluation = evaluation
-        self.data, self.noise, self.velocity, self.v, self.score = (
+        self.data, self.noise, self.velocity, self.v, self.score, self.average_velocity = (
             Form({Prediction(evaluation, q, unconditional): 1.0}) for q in QUANTITIES if q != "edm"
         )
 
@@ -50,7 +50,7 @@ class Builder:
         self.instructions: list[Instruction] = []
         self._known: dict[frozenset[tuple[Symbol, float]], Value] = {}
         self._evaluations, self._draws = 0, 0
-        self._latest: tuple[Value, float, Predictions] | None = None
+        self._latest: tuple[Evaluate, Predictions] | None = None
 
     def initial(self) -> Form:
         """The state at the first time of the grid."""
@@ -78,15 +78,17 @@ class Builder:
         self.instructions.append(State(_register(form), float(t)))
         return form
 
-    def predict(self, x: Form, t: float) -> Predictions:
-        """One network evaluation at state x and time t (none if it was just evaluated there)."""
-        x = self.let(x)
-        register = _register(x)
-        if self._latest is None or self._latest[:2] != (register, t):
-            self.instructions.append(Evaluate(register, float(t)))
-            self._latest = (register, float(t), Predictions(self._evaluations))
+    def predict(self, x: Form, t: float, until: float | None = None) -> Predictions:
+        """One network evaluation at state x and time t (none if it was just evaluated there).
+
+        until: the second time, for networks of average velocities.
+        """
+        call = Evaluate(_register(self.let(x)), float(t), until)
+        if self._latest is None or self._latest[0] != call:
+            self.instructions.append(call)
+            self._latest = (call, Predictions(self._evaluations))
             self._evaluations += 1
-        return self._latest[2]
+        return self._latest[1]
 
     def denoise(self, x: Form, t: float) -> Form:
         """The data prediction at (x, t)."""
@@ -99,6 +101,10 @@ class Builder:
     def velocity(self, x: Form, t: float) -> Form:
         """The probability-flow velocity dx/dt at (x, t)."""
         return self.predict(x, t).velocity
+
+    def average_velocity(self, x: Form, s: float, t: float) -> Form:
+        """The mean over [t, s] of the velocity along the flow from (x, s): (x_t - x_s) / (t - s)."""
+        return self.predict(x, s, float(t)).average_velocity
 
     def has_velocity(self, t: float) -> bool:
         """Whether the velocity can be evaluated at t (not where sigma' is infinite, say)."""

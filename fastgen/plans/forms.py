@@ -90,10 +90,14 @@ def name(symbol: Symbol) -> str:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Call the network on register ``x`` at ``time``."""
+    """Call the network on register ``x`` at ``time``.
+
+    until: the second time of networks that predict the average velocity from ``time`` to there.
+    """
 
     x: Value
     time: float
+    until: float | None = None
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,8 @@ class Plan:
         for i in self.instructions:
             if isinstance(i, Evaluate):
                 alpha, sigma = self.schedule.alpha(i.time), self.schedule.sigma(i.time)
-                call = f"evaluation {count} at {name(i.x)}"
+                until = "" if i.until is None else f" until t={i.until:.6f}"
+                call = f"evaluation {count} at {name(i.x)}{until}"
                 lines.append(f"{i.time:10.6f} {alpha:10.6f} {sigma:10.6f}  {call}")
                 count += 1
             elif isinstance(i, Let):
@@ -171,7 +172,7 @@ class Plan:
         program: list[Any] = []
         for i in self.instructions:
             if isinstance(i, Evaluate):
-                program.append({"evaluate": i.x.index, "time": i.time})
+                program.append({"evaluate": i.x.index, "time": i.time, "until": i.until})
             elif isinstance(i, State):
                 program.append({"state": i.value.index, "time": i.time})
             else:
@@ -207,7 +208,7 @@ class Plan:
         program: list[Instruction] = []
         for i in record["program"]:
             if "evaluate" in i:
-                program.append(Evaluate(Value(i["evaluate"]), i["time"]))
+                program.append(Evaluate(Value(i["evaluate"]), i["time"], i["until"]))
             elif "state" in i:
                 program.append(State(Value(i["state"]), i["time"]))
             else:

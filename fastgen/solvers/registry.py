@@ -22,7 +22,8 @@ class Solver:
     """One row of the solver table.
 
     order: measured convergence order (weak order for stochastic solvers), None where the theory
-    gives none. evaluations: network evaluations per step. build: the function that records it.
+    gives none. evaluations: network evaluations per step. two_times: whether it needs a network
+    of average velocities. build: the function that records it.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Solver:
     evaluations: str
     stochastic: bool
     source: str
+    two_times: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -48,6 +50,7 @@ def register(
     evaluations: str = "1",
     stochastic: bool = False,
     source: str,
+    two_times: bool = False,
 ) -> Callable[[Build], Build]:
     """Add a solver: a function of (p: Builder, times: array, **options) that returns the result.
 
@@ -58,7 +61,7 @@ def register(
     def add(build: Build) -> Build:
         if name in _SOLVERS:
             raise ValueError(f"name={name!r}: a solver of that name is registered already")
-        _SOLVERS[name] = Solver(name, build, order, evaluations, stochastic, source)
+        _SOLVERS[name] = Solver(name, build, order, evaluations, stochastic, source, two_times)
         return build
 
     return add

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isfinite
 
 import numpy as np
 
@@ -67,9 +68,25 @@ def runge_kutta(tableau: Tableau) -> Callable[[Builder, list[float]], Form]:
 
 
 @register("euler", order=1, source="Euler 1768; Lipman et al. 2023, arXiv 2210.02747")
-def euler(p: Builder, times: list[float]) -> Form:
-    """x_t = x_s + (t - s) u(x_s, s)."""
-    return runge_kutta(EULER)(p, times)
+def euler(p: Builder, times: list[float], *, variable: str = "t") -> Form:
+    """x_t = x_s + (t - s) u(x_s, s).
+
+    variable: "t", or for y = x / alpha "sigma": dy = eps d(sigma / alpha), which is DDIM, or
+    "log_snr": dy = -(sigma / alpha) eps d lambda, lambda = log(alpha / sigma).
+    """
+    if variable == "t":
+        return runge_kutta(EULER)(p, times)
+    if variable not in ("sigma", "log_snr"):
+        raise ValueError(f"variable={variable!r}: expected 't', 'sigma' or 'log_snr'")
+    x = p.initial()
+    for s, t in pairwise(times):
+        h = p.half_log_snr(t) - p.half_log_snr(s)
+        if variable == "sigma" or not isfinite(h):  # the limit at sigma = 0 and at alpha = 0
+            x = p.state(exponential_step(p, x, p.denoise(x, s), s, t), t)
+        else:
+            kept = p.alpha(t) / p.alpha(s)
+            x = p.state(kept * x + (-kept * p.sigma(s) * h) * p.epsilon(x, s), t)
+    return x
 
 
 @register("heun", order=2, evaluations="2", source="Karras et al. 2022, arXiv 2206.00364, Alg. 1")
@@ -116,4 +133,21 @@ def adams_bashforth(p: Builder, times: list[float], *, order: int = 2) -> Form:
         past.append((s, p.velocity(x, s)))
         weights = adams_weights([time for time, _ in past], s, t)
         x = p.state(sum((w * u for w, (_, u) in zip(weights, past, strict=True)), x), t)
+    return x
+
+
+@register(
+    "mean_flow",
+    order=None,
+    source="Geng et al. 2025, MeanFlow, arXiv 2505.13447, Alg. 2",
+    two_times=True,
+)
+def mean_flow(p: Builder, times: list[float]) -> Form:
+    """Steps with a network of two times: x_t = x_s + (t - s) u(x_s, s, t), u the average velocity.
+
+    Exact in any number of steps if the network is; shortcut models (arXiv 2410.12557) step alike.
+    """
+    x = p.initial()
+    for s, t in pairwise(times):
+        x = p.state(x + (t - s) * p.average_velocity(x, s, t), t)
     return x
