@@ -2,6 +2,8 @@
 
 from fastgen import kernels, schedules, solvers, timesteps
 from fastgen.guidance import Guidance
+from fastgen.inversion import Inversion, invert
+from fastgen.log_probability import sampled_log_probability, trajectory_log_probability
 from fastgen.model import Model
 from fastgen.noise import randn
 from fastgen.plans import Plan
@@ -10,16 +12,20 @@ from fastgen.solvers import plan
 
 __all__ = [
     "Guidance",
+    "Inversion",
     "Model",
     "Plan",
     "Sampler",
     "Step",
+    "invert",
     "kernels",
     "plan",
     "randn",
     "sample",
+    "sampled_log_probability",
     "schedules",
     "solvers",
     "timesteps",
+    "trajectory_log_probability",
 ]
 __version__ = "0.1.0"

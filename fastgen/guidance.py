@@ -64,9 +64,8 @@ class Guidance:
 
     def merge(self, c: Tensor, u: Tensor) -> Tensor:
         """The guided output g, and g (phi std(c) / std(g) + 1 - phi) for rescale phi."""
-        scale: Any = self.scale
-        if isinstance(scale, Tensor):
-            scale = scale.to(c).reshape(-1, *[1] * (c.ndim - 1))
+        scale = torch.as_tensor(self.scale, dtype=c.dtype, device=c.device)
+        scale = scale.reshape(-1, *[1] * (c.ndim - 1))
         guided = u + scale * (c - u)
         if not self.rescale:
             return guided

@@ -71,6 +71,8 @@ class Sampler:
             raise ValueError(f"dtype={dtype}: the state is torch.float32 or torch.float64")
         self.model, self.plan, self.guidance = model, plan, guidance
         self.transform, self.dtype, self.backend = transform, dtype, backend
+        # What the stages are handed; the transform itself needs what the network predicts.
+        self.parametrisation = replace(model.parametrisation, transformed=transform is not None)
         self.dtypes = dtype, model.input_dtype(dtype)
         self._idle: deque[InPlaceRun] = deque(maxlen=4)
         self._programs: dict[tuple[bool, bool, float], Program] = {}
@@ -129,7 +131,7 @@ class Sampler:
         if checkpoint and not differentiable:
             raise ValueError("checkpoint=True has a meaning with differentiable=True only")
         x, seeds, ids = self._initial(shape_or_x, seed, sample_ids, device)
-        evaluate = self._evaluation(x, check_finite, progress, net_kwargs)
+        evaluate = self.evaluation(x, net_kwargs, check_finite=check_finite, progress=progress)
         observe, keep = callback is not None, trajectory
         program = self._program(observe, keep)
         run: InPlaceRun | RecordedRun
@@ -156,10 +158,15 @@ class Sampler:
             self._idle.append(run)
         return result if stacked is None else (result, stacked)
 
-    def _evaluation(
-        self, x: Tensor, check_finite: bool, progress: bool, net_kwargs: dict[str, Any]
+    def evaluation(
+        self,
+        x: Tensor,
+        net_kwargs: dict[str, Any],
+        *,
+        check_finite: bool = False,
+        progress: bool = False,
     ) -> Evaluate:
-        """The network (and guidance) as a function of evaluation number and network input."""
+        """The network with guidance and transform, for states like x, by evaluation number."""
         net, guidance, batch = self.model.net, self.guidance, x.shape[0]
         times = self._network_times(batch, x.device)
         guided = [guidance is not None and guidance.active(e.time) for e in self.plan.evaluations]
@@ -250,7 +257,7 @@ class Sampler:
         key = observe, keep, scale
         if key not in self._programs:
             self._programs[key] = self.plan.lower(
-                replace(self.model.parametrisation, transformed=self.transform is not None),
+                self.parametrisation,
                 cast=self.dtypes[0] != self.dtypes[1],
                 observe=observe,
                 keep_states=keep,

@@ -105,6 +105,7 @@ def plan(
     timesteps: str | Sequence[float] | np.ndarray | None = None,
     start: float | None = None,
     end: float = 0.0,
+    reverse: bool = False,
     clip: tuple[float, float] | None = None,
     predicts: str = "velocity",
     **options: Any,
@@ -119,6 +120,7 @@ def plan(
             themselves; the default is the schedule's ``default_grid``.
         start: first time; the default is the schedule's ``t_max``.
         end: last time; 0 is data.
+        reverse: run the grid from ``end`` to ``start``, from data to noise (see `fastgen.invert`).
         clip: bounds to which every data prediction is clipped, such as (-1, 1).
         predicts: what the network will predict, where a solver asks whether it can be evaluated
             at t = 0.
@@ -146,6 +148,7 @@ def plan(
         end=end,
         **{k: v for k, v in options.items() if k not in entry.options},
     )
+    times = times[::-1].copy() if reverse else times
     own = {k: v for k, v in options.items() if k in entry.options}
     builder = Builder(schedule, predicts)
     result = builder.let(entry.build(builder, times.tolist(), **own))
