@@ -1,0 +1,184 @@
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "dispatch.h"
+
+namespace py = pybind11;
+using fastgen::DType;
+
+namespace {
+
+// Where releasing the GIL, about 0.1 us, stops being noticeable.
+constexpr int64_t RELEASE_GIL_FROM = 16384;
+
+template <class Operation>
+void run(void (*operation)(const Operation&, int), const Operation& op, int threads) {
+  if (op.size() < RELEASE_GIL_FROM) return operation(op, threads);
+  py::gil_scoped_release release;
+  operation(op, threads);
+}
+
+template <class T>
+T* pointer(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+DType dtype(int code) {
+  if (code < 0 || code > 3) throw std::invalid_argument("unknown dtype code");
+  return static_cast<DType>(code);
+}
+
+// Addresses and dtype codes.
+using Inputs = std::vector<std::pair<std::optional<uintptr_t>, int>>;
+using Outputs = std::vector<std::pair<uintptr_t, int>>;
+// seeds, number of seeds, sample ids, stream
+using NoiseArguments = std::tuple<uintptr_t, int64_t, uintptr_t, uint32_t>;
+
+fastgen::Noise noise(const NoiseArguments& arguments) {
+  const auto& [seeds, seed_count, sample_ids, stream] = arguments;
+  return {pointer<const int64_t>(seeds), seed_count > 1, pointer<const int64_t>(sample_ids),
+          stream};
+}
+
+// A described `combine`. Each run brings tensors for the inputs given as None; `dtypes` and
+// `shape` are the Python objects they must have.
+struct Description {
+  fastgen::Combine op{};
+  std::vector<int> missing;
+  py::tuple dtypes, shape;
+};
+
+py::object attribute(PyObject* object, PyObject* name) {
+  PyObject* value = PyObject_GetAttr(object, name);
+  if (!value) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(value);
+}
+
+py::object call(PyObject* object, PyObject* method) {
+  PyObject* value = PyObject_CallMethodNoArgs(object, method);
+  if (!value) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(value);
+}
+
+bool fits(PyObject* tensor, PyObject* dtype, PyObject* shape) {
+  static PyObject* const DTYPE = PyUnicode_InternFromString("dtype");
+  static PyObject* const SHAPE = PyUnicode_InternFromString("shape");
+  static PyObject* const IS_CPU = PyUnicode_InternFromString("is_cpu");
+  static PyObject* const IS_CONTIGUOUS = PyUnicode_InternFromString("is_contiguous");
+  return attribute(tensor, DTYPE).ptr() == dtype && attribute(tensor, IS_CPU).ptr() == Py_True &&
+         PyObject_RichCompareBool(attribute(tensor, SHAPE).ptr(), shape, Py_EQ) == 1 &&
+         call(tensor, IS_CONTIGUOUS).ptr() == Py_True;
+}
+
+// run(threads, tensors) -> whether the tensors fitted, so that it ran. Samplers call this
+// thousands of times: as a bare CPython function with the checks in it, it costs a third of
+// pybind11's dispatch and the same checks in Python.
+PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t count) try {
+  static PyObject* const DATA_PTR = PyUnicode_InternFromString("data_ptr");
+  const auto& description = *static_cast<Description*>(PyCapsule_GetPointer(self, nullptr));
+  if (count != 2 || !PyList_Check(args[1])) {
+    PyErr_SetString(PyExc_TypeError, "expected run(threads, list of tensors)");
+    return nullptr;
+  }
+  const size_t missing = description.missing.size();
+  if (PyList_GET_SIZE(args[1]) != static_cast<Py_ssize_t>(missing)) Py_RETURN_FALSE;
+  fastgen::Combine op = description.op;
+  for (size_t i = 0; i < missing; ++i) {
+    PyObject* tensor = PyList_GET_ITEM(args[1], i);
+    if (!fits(tensor, description.dtypes[i].ptr(), description.shape.ptr())) Py_RETURN_FALSE;
+    op.input[description.missing[i]] = PyLong_AsVoidPtr(call(tensor, DATA_PTR).ptr());
+  }
+  const long threads = PyLong_AsLong(args[0]);
+  if (PyErr_Occurred()) return nullptr;
+  run(fastgen::combine, op, static_cast<int>(threads));
+  Py_RETURN_TRUE;
+} catch (py::error_already_set& error) {
+  error.restore();
+  return nullptr;
+}
+
+py::object describe_combine(const py::tuple& shape, int64_t rows, int64_t elements,
+                            const Inputs& inputs, const py::tuple& missing,
+                            const Outputs& outputs, uintptr_t table, bool table_per_row,
+                            std::optional<std::pair<double, double>> clip,
+                            std::optional<NoiseArguments> noise_arguments, uintptr_t draws,
+                            int noises) {
+  if (inputs.size() > fastgen::MAX_INPUTS || outputs.size() > fastgen::MAX_OUTPUTS ||
+      noises < 0 || noises > fastgen::MAX_NOISES)
+    throw std::invalid_argument("too many inputs, outputs or noises");
+  auto description = std::make_unique<Description>();
+  fastgen::Combine& op = description->op;
+  op.rows = rows;
+  op.elements = elements;
+  for (const auto& [address, code] : inputs) {
+    if (!address) description->missing.push_back(op.inputs);
+    op.input[op.inputs] = pointer<const void>(address.value_or(0));
+    op.input_type[op.inputs++] = dtype(code);
+    op.float64 |= dtype(code) == DType::float64;
+  }
+  for (const auto& [address, code] : outputs) {
+    op.output[op.outputs] = pointer<void>(address);
+    op.output_type[op.outputs++] = dtype(code);
+    op.float64 |= dtype(code) == DType::float64;
+  }
+  op.table = pointer<const double>(table);
+  op.table_per_row = table_per_row;
+  op.clip = clip.has_value();
+  if (clip) std::tie(op.low, op.high) = *clip;
+  if (noise_arguments) op.noise = noise(*noise_arguments);
+  op.draws = pointer<const int64_t>(draws);
+  op.noises = noises;
+
+  if (description->missing.size() != missing.size())
+    throw std::invalid_argument("missing: expected one dtype for each input that is None");
+  description->dtypes = missing;
+  description->shape = shape;
+
+  static PyMethodDef method{
+      "run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(run_description)),
+      METH_FASTCALL, "run(threads, tensors for the inputs given as None) -> bool"};
+  const py::capsule owner(description.release(),
+                          [](void* owned) { delete static_cast<Description*>(owned); });
+  return py::reinterpret_steal<py::object>(PyCFunction_New(&method, owner.ptr()));
+}
+
+void normals(int64_t rows, int64_t elements, const NoiseArguments& arguments, uint32_t draw,
+             uintptr_t output, int code, int threads) {
+  const fastgen::Normals op{rows,   elements,  noise(arguments), draw, pointer<void>(output),
+                            dtype(code)};
+  run(fastgen::normals, op, threads);
+}
+
+using FourWords = std::array<uint32_t, 4>;
+
+FourWords philox(const FourWords& counter, const std::array<uint32_t, 2>& key) {
+  FourWords words;
+  fastgen::philox(counter.data(), key.data(), words.data());
+  return words;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "CPU kernels on raw addresses; nothing is checked here. Use fastgen.kernels.cpp.";
+  fastgen::isa();  // an unusable FASTGEN_ISA is reported on import
+  m.def("describe_combine", &describe_combine, "A function run(threads, tensors) -> bool.",
+        py::arg("shape"), py::arg("rows"), py::arg("elements"), py::arg("inputs"),
+        py::arg("missing"), py::arg("outputs"), py::arg("table"), py::arg("table_per_row"),
+        py::arg("clip"), py::arg("noise"), py::arg("draws"), py::arg("noises"));
+  m.def("normals", &normals, py::arg("rows"), py::arg("elements"), py::arg("noise"),
+        py::arg("draw"), py::arg("output"), py::arg("dtype"), py::arg("threads"));
+  m.def("philox", &philox, "Philox4x32-10 of one counter and key.", py::arg("counter"),
+        py::arg("key"));
+  m.def("isa", &fastgen::isa, "The instruction set in use.");
+  m.def("set_isa", &fastgen::set_isa, "Use another instruction set, for tests and benchmarks.");
+  m.def("supported_isas", &fastgen::supported_isas, "Instruction sets this CPU can run.");
+}

@@ -1,0 +1,3 @@
+#include "combine.h"
+
+const fastgen::Kernels fastgen::avx2_kernels{"avx2", combine, normals, philox_words};

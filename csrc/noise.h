@@ -1,0 +1,198 @@
+// The noise contract (fastgen/kernels/reference/noise.py) on W lanes.
+//
+// The order of roundings is the reference's. Only steps that cannot change a bit are rearranged:
+// powers of two move through products, and -2 goes into the coefficients of the logarithm.
+#pragma once
+#include "lanes.h"
+#include "operations.h"
+
+namespace fastgen {
+namespace {
+
+constexpr int GROUP = 4 * W;  // normals of one step
+
+// Four Philox words in W / 2 64-bit lanes. Upper halves hold rubbish: no step reads them.
+struct Words {
+  U64 w0, w1, w2, w3;
+};
+
+FASTGEN_INLINE Words philox(Words c, U64 k0, U64 k1) {
+  for (int round = 0; round < 10; ++round) {
+    const U64 p0 = multiply_wide(c.w0, 0xD2511F53u), p1 = multiply_wide(c.w2, 0xCD9E8D57u);
+    c = {(p1 >> 32) ^ c.w1 ^ k0, p1, (p0 >> 32) ^ c.w3 ^ k1, p0};
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  return c;
+}
+
+FASTGEN_INLINE F32 minus_two_log(U32 r) {
+  constexpr int32_t SQRT_HALF = 0x3F3504F3, EXPONENT_32 = 32 << 23;
+  const U32 complement = (U32)(r >= 3037000500u);
+  const F32 f = to_float(r ^ complement) + 0.5f;
+  const I32 offset = (I32)f - (SQRT_HALF + EXPONENT_32);
+  const F32 exponent = to_float((offset >> 23) & ~(I32)complement);
+  const F32 mantissa = (F32)((offset & 0x7FFFFF) + SQRT_HALF) - 1.0f;
+  const F32 m = (I32)complement ? f * -0x1p-32f : mantissa;
+  const F32 z = m * m;
+  F32 p = m * (-2 * 7.0376836292e-2f) + (-2 * -1.1514610310e-1f);
+  p = p * m + (-2 * 1.1676998740e-1f);
+  p = p * m + (-2 * -1.2420140846e-1f);
+  p = p * m + (-2 * 1.4249322787e-1f);
+  p = p * m + (-2 * -1.6668057665e-1f);
+  p = p * m + (-2 * 2.0000714765e-1f);
+  p = p * m + (-2 * -2.4999993993e-1f);
+  p = p * m + (-2 * 3.3333331174e-1f);
+  F32 y = (p * m) * z;
+  y = y + exponent * (-2 * -2.12194440e-4f);
+  y = y + z;
+  return (m * -2.0f + y) + exponent * (-2 * 0.693359375f);
+}
+
+// radius * (cos, sin) of 2 pi a / 2^32.
+FASTGEN_INLINE void polar(F32 radius, U32 a, F32* x, F32* y) {
+  constexpr float QUARTER_TURN = 1.4629180792671596e-09f / 4;  // the angle is shifted by 2 bits
+  const F32 theta = to_float((I32)(a << 2)) * QUARTER_TURN;
+  const F32 z = theta * theta;
+  const F32 s = ((z * -1.9515295891e-4f + 8.3321608736e-3f) * z + -1.6666654611e-1f) * z;
+  const F32 sine = s * theta + theta;
+  const F32 c = (z * 2.443315711809948e-5f + -1.388731625493765e-3f) * z + 4.166664568298827e-2f;
+  const F32 cosine = ((c * z) * z - z * 0.5f) + 1.0f;
+  const U32 quadrant = a + 0x20000000u;  // in the two upper bits
+  const I32 odd = (I32)(quadrant << 1) < 0;
+  const U32 sign_x = (quadrant ^ (quadrant << 1)) & 0x80000000u, sign_y = quadrant & 0x80000000u;
+  *x = (F32)((U32)(radius * (odd ? sine : cosine)) ^ sign_x);
+  *y = (F32)((U32)(radius * (odd ? cosine : sine)) ^ sign_y);
+}
+
+// The words of one group; even lanes and odd lanes apart (see `slot`).
+struct GroupWords {
+  Words even, odd;
+};
+
+// Both halves of the work are long chains of dependent operations. Loops of their own keep each
+// short enough for the processor to overlap several groups.
+constexpr int BATCH = 16;
+
+FASTGEN_INLINE void store_normals(float* to, const GroupWords& w) {
+  F32 z0, z1, z2, z3;
+  polar(square_root(minus_two_log(join(w.even.w0, w.odd.w0))), join(w.even.w1, w.odd.w1), &z0, &z1);
+  polar(square_root(minus_two_log(join(w.even.w2, w.odd.w2))), join(w.even.w3, w.odd.w3), &z2, &z3);
+  store_interleaved(to, z0, z1, z2, z3);
+}
+
+__attribute__((noinline)) void store_normals(float* to, const GroupWords* words, int64_t groups) {
+  for (int64_t g = 0; g < groups; ++g) store_normals(to + g * GROUP, words[g]);
+}
+
+struct Row {
+  uint64_t seed, sample;
+};
+
+FASTGEN_INLINE Row noise_row(const Noise& noise, int64_t row) {
+  return {static_cast<uint64_t>(noise.seeds[row * noise.seed_stride]),
+          static_cast<uint64_t>(noise.sample_ids[row])};
+}
+
+FASTGEN_INLINE uint32_t last_word(uint32_t stream, uint64_t block, uint64_t sample) {
+  return stream | (block >> 32 & 0xFF) << 8 | static_cast<uint32_t>(sample >> 32) << 16;
+}
+
+FASTGEN_INLINE U64 splat(uint64_t x) { return U64{} + x; }
+
+union Lanes {
+  U64 pair[2];
+  uint64_t at[W];
+};
+
+// Words of `groups` whole groups of one row from block `block`, whose low word does not overflow.
+__attribute__((noinline)) void draw_words(GroupWords* words, int64_t groups, uint64_t block,
+                                          Row row, uint32_t draw, uint32_t stream) {
+  Lanes first;
+  for (int i = 0; i < W; ++i) first.at[slot(i)] = block + i;
+  U64 even = first.pair[0], odd = first.pair[1];
+  const U64 w1 = splat(row.sample), w2 = splat(draw);
+  const U64 w3 = splat(last_word(stream, block, row.sample));
+  const U64 k0 = splat(row.seed), k1 = splat(row.seed >> 32);
+  for (int64_t g = 0; g < groups; ++g, even += W, odd += W)
+    words[g] = {philox({even, w1, w2, w3}, k0, k1), philox({odd, w1, w2, w3}, k0, k1)};
+}
+
+// Blocks of four that belong to several rows, or of which only a part is wanted, one to a lane.
+// Returns the number of elements written: it stops where whole groups of one row are to be had.
+int64_t fill_mixed(float* to, int64_t count, int64_t row, int64_t element, int64_t elements,
+                   uint32_t draw, const Noise& noise) {
+  GroupWords words[BATCH];
+  int skip[BATCH * W], end[BATCH * W], groups = 0, blocks = 0, written = 0;
+  const U64 w2 = splat(draw);
+  bool more = true;
+  for (; groups < BATCH && more; ++groups) {
+    Lanes w0{}, w1{}, w3{}, k0{}, k1{};
+    for (int i = 0; i < W && more; ++i, ++blocks) {
+      const Row r = noise_row(noise, row);
+      const uint64_t block = static_cast<uint64_t>(element) / 4;
+      const int at = slot(i);
+      w0.at[at] = block;
+      w1.at[at] = r.sample;
+      w3.at[at] = last_word(noise.stream, block, r.sample);
+      k0.at[at] = r.seed;
+      k1.at[at] = r.seed >> 32;
+      skip[blocks] = element & 3;
+      int64_t length = 4 - skip[blocks];
+      if (length > elements - element) length = elements - element;
+      if (length > count - written) length = count - written;
+      end[blocks] = written += static_cast<int>(length);
+      element += length;
+      if (element == elements) element = 0, ++row;
+      const int64_t left = elements - element < count - written ? elements - element
+                                                               : count - written;
+      more = left > 0 && (left < 4 * GROUP || element % 4 != 0);
+    }
+    words[groups] = {philox({w0.pair[0], w1.pair[0], w2, w3.pair[0]}, k0.pair[0], k1.pair[0]),
+                     philox({w0.pair[1], w1.pair[1], w2, w3.pair[1]}, k0.pair[1], k1.pair[1])};
+  }
+  float normals[BATCH * GROUP + 4];
+  store_normals(normals, words, groups);
+  for (int i = 0, at = 0; i < blocks; at = end[i++]) {
+    const float* from = normals + 4 * i + skip[i];
+    if (at + 4 <= written)  // what is copied too far, the next block overwrites
+      std::memcpy(to + at, from, 4 * sizeof(float));
+    else
+      for (int j = at; j < end[i]; ++j) to[j] = from[j - at];
+  }
+  return written;
+}
+
+// Normals number first .. first + count - 1 of the flattened [rows, elements].
+void fill_normals(float* to, int64_t first, int64_t count, int64_t elements, uint32_t draw,
+                  const Noise& noise) {
+  while (count > 0) {
+    const int64_t row = first / elements, element = first % elements, block = element / 4;
+    const int64_t left = elements - element < count ? elements - element : count;
+    const int64_t until_carry = ((int64_t{1} << 32) - static_cast<uint32_t>(block)) / W;
+    int64_t groups = element % 4 == 0 ? left / GROUP : 0;
+    if (groups > until_carry) groups = until_carry;
+    if (groups > BATCH) groups = BATCH;
+    int64_t written = groups * GROUP;
+    if (groups > 0) {
+      GroupWords words[BATCH];
+      draw_words(words, groups, block, noise_row(noise, row), draw, noise.stream);
+      store_normals(to, words, groups);
+    } else {
+      written = fill_mixed(to, count, row, element, elements, draw, noise);
+    }
+    to += written;
+    first += written;
+    count -= written;
+  }
+}
+
+void philox_words(const uint32_t counter[4], const uint32_t key[2], uint32_t words[4]) {
+  const Words c = philox({splat(counter[0]), splat(counter[1]), splat(counter[2]),
+                          splat(counter[3])}, splat(key[0]), splat(key[1]));
+  const U32 joined[4] = {join(c.w0, c.w0), join(c.w1, c.w1), join(c.w2, c.w2), join(c.w3, c.w3)};
+  for (int i = 0; i < 4; ++i) words[i] = joined[i][W - 1];
+}
+
+}  // namespace
+}  // namespace fastgen

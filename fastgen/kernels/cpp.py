@@ -1,0 +1,194 @@
+"""The kernels in C++ on CPU tensors (``csrc/``): the same functions as ``kernels.reference``."""
+
+from collections.abc import Callable
+
+import torch  # first: the extension must find torch's OpenMP runtime loaded, or there are two
+from torch import Tensor
+
+from fastgen import _C
+from fastgen.kernels.contract import DTYPE_CODES, Noise, check_combine
+
+# Below this many elements a second thread costs more than it brings.
+PARALLEL_FROM = 65536
+
+
+class Bound:
+    """A `combine_into` on fixed buffers, described to C++ once and called often; see `bind`."""
+
+    __slots__ = ("_arguments", "_dtypes", "_parallel", "_run", "_shape")
+
+    def __init__(
+        self,
+        inputs: list[Tensor | None],
+        outputs: list[Tensor],
+        table: Tensor,
+        clip: tuple[float, float] | None,
+        noise: Noise | None,
+    ):
+        # Only addresses reach C++: the tensors behind them must live as long as this object.
+        self._arguments = (list(inputs), list(outputs), table, clip, noise)
+        self._shape = outputs[0].shape
+        self._parallel = outputs[0].numel() >= PARALLEL_FROM
+        self._describe([outputs[0].dtype for x in inputs if x is None])
+
+    def __call__(self, missing: list[Tensor]) -> None:
+        """Compute with `missing` in the places of the inputs that are None, in order."""
+        threads = torch.get_num_threads() if self._parallel else 1
+        if not self._run(threads, missing):
+            missing = self._adapt(missing)  # may replace self._run
+            self._run(threads, missing)
+
+    def _adapt(self, missing: list[Tensor]) -> list[Tensor]:
+        """`missing` as C++ can read it, or a ValueError."""
+        if len(missing) != len(self._dtypes):
+            raise ValueError(f"expected {len(self._dtypes)} tensors, got {len(missing)}")
+        for x in missing:
+            if x.shape != self._shape or not x.is_cpu:
+                raise ValueError(
+                    f"expected tensors of shape {tuple(self._shape)} on the CPU, "
+                    f"got {tuple(x.shape)} on {x.device}"
+                )
+        dtypes = [x.dtype for x in missing]
+        if dtypes != self._dtypes:
+            self._describe(dtypes)
+        return [x.contiguous() for x in missing]
+
+    def _describe(self, dtypes: list[torch.dtype]) -> None:
+        inputs, outputs, table, clip, noise = self._arguments
+        rest = iter(dtypes)
+        kinds = [next(rest) if x is None else x.dtype for x in inputs]
+        shown = [
+            torch.empty((), dtype=kind).expand(self._shape) if x is None else x
+            for x, kind in zip(inputs, kinds, strict=True)
+        ]
+        check_combine(shown, table, [y.dtype for y in outputs], clip, noise)
+        described = list(zip(inputs, kinds, strict=True))
+        self._run = _describe(described, outputs, table, clip, noise)
+        self._dtypes = dtypes
+
+
+def bind(
+    inputs: list[Tensor | None],
+    outputs: list[Tensor],
+    table: Tensor,
+    clip: tuple[float, float] | None = None,
+    noise: Noise | None = None,
+) -> Bound:
+    """`combine_into` with all but some inputs fixed, at about 1 us a call beyond the arithmetic.
+
+    The call's tensors take the places of the inputs that are None, in order. The fixed tensors
+    are held by address and read when it is called, so writing to coefficients, seeds, sample ids
+    or draws in place takes effect.
+
+    Raises:
+        ValueError: a tensor does not fit (see `fastgen.kernels.contract.check_combine`), or one
+            given here is not contiguous or not on the CPU.
+    """
+    named = {"table": table}
+    named |= {f"inputs[{i}]": x for i, x in enumerate(inputs) if x is not None}
+    named |= {f"outputs[{j}]": y for j, y in enumerate(outputs)}
+    if noise is not None:
+        named |= {f"noise.{name}": getattr(noise, name) for name in noise._fields[:3]}
+    for name, tensor in named.items():
+        if not (tensor.is_cpu and tensor.is_contiguous()):
+            raise ValueError(
+                f"{name}: expected a contiguous tensor on the CPU, got strides "
+                f"{tensor.stride()} on {tensor.device}"
+            )
+    _check_outputs(outputs, outputs[0].shape)
+    return Bound(inputs, outputs, table, clip, noise)
+
+
+def combine_into(
+    inputs: list[Tensor],
+    outputs: list[Tensor],
+    table: Tensor,
+    clip: tuple[float, float] | None = None,
+    noise: Noise | None = None,
+) -> None:
+    """`reference.combine_into`; raises a ValueError for outputs that are not contiguous."""
+    _check_outputs(outputs, inputs[0].shape)
+    if noise is not None:
+        noise = Noise(*(x.contiguous() for x in noise[:3]), noise.stream)
+    inputs, table = [x.contiguous() for x in inputs], table.contiguous()
+    run = _describe([(x, x.dtype) for x in inputs], outputs, table, clip, noise)
+    run(_threads(outputs[0].numel()), [])
+
+
+def combine(
+    inputs: list[Tensor],
+    table: Tensor,
+    dtypes: list[torch.dtype],
+    clip: tuple[float, float] | None = None,
+    noise: Noise | None = None,
+) -> list[Tensor]:
+    """`reference.combine`; the outputs are contiguous."""
+    outputs = [torch.empty(inputs[0].shape, dtype=dtype) for dtype in dtypes]
+    combine_into(inputs, outputs, table, clip, noise)
+    return outputs
+
+
+def normals(
+    elements: int,
+    seeds: Tensor,
+    sample_ids: Tensor,
+    draw: Tensor | int,
+    stream: int,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """`reference.noise.normals`, [rows, elements], rounded to `dtype`."""
+    rows = sample_ids.shape[0]
+    z = torch.empty((rows, elements), dtype=dtype)
+    seeds, sample_ids = seeds.contiguous(), sample_ids.contiguous()
+    _C.normals(
+        rows=rows,
+        elements=elements,
+        noise=_address(seeds, sample_ids, stream),
+        draw=int(draw) & 0xFFFFFFFF,
+        output=z.data_ptr(),
+        dtype=DTYPE_CODES[dtype],
+        threads=_threads(z.numel()),
+    )
+    return z
+
+
+def _describe(
+    inputs: list[tuple[Tensor | None, torch.dtype]],
+    outputs: list[Tensor],
+    table: Tensor,
+    clip: tuple[float, float] | None,
+    noise: Noise | None,
+) -> Callable[[int, list[Tensor]], bool]:
+    first = outputs[0]
+    rows = first.shape[0]
+    return _C.describe_combine(
+        shape=first.shape,
+        rows=rows,
+        elements=first.numel() // max(rows, 1),
+        inputs=[(x if x is None else x.data_ptr(), DTYPE_CODES[dtype]) for x, dtype in inputs],
+        missing=tuple(dtype for x, dtype in inputs if x is None),
+        outputs=[(y.data_ptr(), DTYPE_CODES[y.dtype]) for y in outputs],
+        table=table.data_ptr(),
+        table_per_row=table.shape[0] > 1,
+        clip=clip,
+        noise=None if noise is None else _address(noise.seeds, noise.sample_ids, noise.stream),
+        draws=0 if noise is None else noise.draws.data_ptr(),
+        noises=0 if noise is None else noise.draws.numel(),
+    )
+
+
+def _address(seeds: Tensor, sample_ids: Tensor, stream: int) -> tuple[int, int, int, int]:
+    return seeds.data_ptr(), seeds.numel(), sample_ids.data_ptr(), int(stream)
+
+
+def _threads(elements: int) -> int:
+    return torch.get_num_threads() if elements >= PARALLEL_FROM else 1
+
+
+def _check_outputs(outputs: list[Tensor], shape: torch.Size) -> None:
+    for j, y in enumerate(outputs):
+        if y.shape != shape or not y.is_contiguous():
+            raise ValueError(
+                f"outputs[{j}]: expected a contiguous tensor of shape {tuple(shape)}, "
+                f"got shape {tuple(y.shape)} with strides {y.stride()}"
+            )
