@@ -1,0 +1,1 @@
+"""The demonstration: train on handwritten digits, sample with many solvers, compare."""

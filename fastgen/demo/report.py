@@ -1,0 +1,214 @@
+"""Judging samples: the Fréchet distance, the table, the CSV and the sheet of pictures."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import fastgen
+from fastgen.demo.checkpoint import Checkpoint
+from fastgen.demo.data import CLASSES, Digits
+from fastgen.demo.train import one_thread
+from fastgen.schedules import Schedule
+
+NFES = (5, 10, 20, 50)
+SOLVERS: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("euler", {}),
+    ("heun", {}),
+    ("rk4", {}),
+    ("adams_bashforth", {}),
+    ("dpmpp_2m", {}),
+    ("ddim", {"eta": 0.5}),
+    ("ddim", {"eta": 1.0}),
+    ("ddpm", {"variance": "large"}),
+    ("predictor_corrector", {}),
+)
+HEADERS = ("solver", "NFE", "seconds", "Fréchet", "nearest")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run: nfe evaluations of the network for each digit, seconds for the whole batch.
+
+    frechet: mean of the distances to the two held-out parts. nearest: mean Euclidean distance to
+    the nearest training digit, which tells copies from new digits. asked: the NFE asked for.
+    """
+
+    solver: str
+    asked: int
+    nfe: int
+    seconds: float
+    frechet: float
+    nearest: float
+    images: Tensor = field(repr=False)
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Squared 2-Wasserstein distance of the Gaussians fitted to features a [N, D] and b [M, D].
+
+    |m_a - m_b|^2 + tr C_a + tr C_b - 2 tr (C_a^1/2 C_b C_a^1/2)^1/2 in float64, with both square
+    roots those of symmetric matrices (Dowson and Landau 1982; FID: Heusel et al. 2017, arXiv
+    1706.08500).
+
+    Raises:
+        ValueError: unless both are [at least 2, D] with one D.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(
+            f"a, b: expected [N, D] and [M, D] with N, M >= 2, got {list(a.shape)} and "
+            f"{list(b.shape)}"
+        )
+    a, b = a.to(torch.float64), b.to(torch.float64)
+    cov_a, cov_b = _covariance(a), _covariance(b)
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
+    means = (a.mean(0) - b.mean(0)).square().sum()
+    return max(0.0, float(means + cov_a.trace() + cov_b.trace() - 2 * cross))
+
+
+def _covariance(x: Tensor) -> Tensor:
+    centred = x - x.mean(0)
+    return centred.T @ centred / (len(x) - 1)
+
+
+def steps_for(solver: str, options: Mapping[str, Any], schedule: Schedule, nfe: int) -> int:
+    """Most steps that cost at most ``nfe`` evaluations (at least 1)."""
+    one, two = (fastgen.plan(solver, schedule, n, **options).nfe for n in (1, 2))
+    return max(1, (nfe - one) // (two - one) + 1)
+
+
+@one_thread()
+@torch.inference_mode()
+def compare(checkpoint: Checkpoint, digits: Digits, seed: int) -> list[Row]:
+    """Every solver at every NFE, from the same initial noise; then the floor.
+
+    Features are those of `DigitFeatures.describe`. All sets have the size and
+    the labels of a held-out part, so every distance has the same bias as the floor: that of one
+    held-out part to the other.
+    """
+    model, labels = checkpoint.model(), digits.held_out_a.labels
+    shape = tuple(digits.held_out_a.images.shape)
+    features = checkpoint.features.describe
+    real = [features(part.images) for part in (digits.held_out_a, digits.held_out_b)]
+    fastgen.sample(model, shape, "euler", 1, net_kwargs={"labels": labels})  # warm up
+    rows = []
+    for solver, options in SOLVERS:
+        name = solver + "".join(f" {k}={v}" for k, v in options.items())
+        for asked in NFES:
+            steps = steps_for(solver, options, model.schedule, asked)
+            plan = fastgen.plan(solver, model.schedule, steps, **options)
+            sampler = fastgen.Sampler(model, plan)
+            start = time.perf_counter()
+            images = sampler(shape, seed=seed, labels=labels)
+            seconds = time.perf_counter() - start
+            found = features(images)
+            frechet = sum(frechet_distance(found, half) for half in real) / 2
+            nearest = nearest_distance(images, digits.train.images)
+            rows.append(Row(name, asked, plan.nfe, seconds, frechet, nearest, images))
+    nearest = nearest_distance(digits.held_out_a.images, digits.train.images)
+    floor = frechet_distance(*real)
+    real_digits = digits.held_out_a.images
+    return [*rows, Row("real digits (floor)", 0, 0, 0.0, floor, nearest, real_digits)]
+
+
+def nearest_distance(images: Tensor, reference: Tensor) -> float:
+    """Mean over the images of the Euclidean distance to the nearest reference image."""
+    return float(torch.cdist(images.flatten(1), reference.flatten(1)).amin(1).mean())
+
+
+def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Aligned columns: text to the left, numbers to the right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    numeric = [all(_is_number(row[i]) for row in cells) for i in range(len(headers))]
+
+    def line(row: Sequence[str]) -> str:
+        parts = (
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(row, widths, numeric, strict=True)
+        )
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([line(headers), "  ".join("-" * w for w in widths), *map(line, cells)])
+
+
+def _is_number(cell: str) -> bool:
+    return not cell or cell.replace(".", "", 1).isdigit()
+
+
+def report(rows: Sequence[Row]) -> str:
+    """The demonstration's table."""
+    cells = [
+        (
+            row.solver,
+            row.nfe or "",
+            f"{row.seconds:.3f}" if row.nfe else "",
+            f"{row.frechet:.3f}",
+            f"{row.nearest:.2f}",
+        )
+        for row in rows
+    ]
+    return table(HEADERS, cells)
+
+
+def write_csv(rows: Sequence[Row], path: Path) -> None:
+    """One line per row; seconds are for ``samples`` digits."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            ("solver", "nfe_asked", "nfe", "seconds", "frechet", "nearest_training", "samples")
+        )
+        for r in rows:
+            writer.writerow(
+                (r.solver, r.asked, r.nfe, r.seconds, r.frechet, r.nearest, len(r.images))
+            )
+
+
+def strip(images: Tensor, columns: int) -> NDArray[np.float64]:
+    """Images [B, C, H, W] in [-1, 1], C = 1 or 3, as one grid [h, w, 3] in [0, 1].
+
+    White lines of one pixel run between the images; values beyond the range are clipped.
+    """
+    pixels = ((images.detach().to("cpu", torch.float64) + 1) / 2).clamp(0, 1)
+    batch, _, height, width = pixels.shape
+    lines = -(-batch // columns)
+    grid = np.ones((lines * (height + 1) - 1, columns * (width + 1) - 1, 3))
+    for k, image in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
+        y, x = k // columns * (height + 1), k % columns * (width + 1)
+        grid[y : y + height, x : x + width] = image
+    return grid
+
+
+def write_sheet(rows: Sequence[Row], labels: Tensor, path: Path) -> None:
+    """Digits 0 to 9 of every solver (down) at every NFE (across) below real ones, as PNG."""
+    from matplotlib.figure import Figure
+
+    first = [int((labels == c).nonzero()[0]) for c in range(CLASSES)]
+    *runs, real = rows
+    lines: dict[str, list[tuple[str, Tensor]]] = {"held-out digits": []}
+    for k in range(len(NFES)):  # other real digits in every column
+        lines["held-out digits"].append(("", real.images[[i + k for i in first]]))
+    for row in runs:
+        title = f"NFE {row.nfe}, distance {row.frechet:.2f}"
+        lines.setdefault(row.solver, []).append((title, row.images[first]))
+    figure = Figure(figsize=(3.1 * len(NFES) + 1.8, 0.52 * len(lines)), layout="constrained")
+    axes = figure.subplots(len(lines), len(NFES), squeeze=False)
+    for line, (solver, cells) in zip(axes, lines.items(), strict=True):
+        line[0].set_ylabel(solver, rotation=0, ha="right", va="center", fontsize=9)
+        for axis, (title, images) in zip(line, cells, strict=True):
+            axis.imshow(strip(-images, CLASSES), interpolation="nearest")  # dark ink
+            axis.set_title(title, fontsize=7, pad=2)
+            axis.set_xticks([])
+            axis.set_yticks([])
+            axis.spines[:].set_visible(False)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,229 @@
+import csv
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fastgen
+from fastgen.demo.checkpoint import Checkpoint, load_strictly, replacing
+from fastgen.demo.data import CLASSES, load_digits
+from fastgen.demo.networks import DigitFlow
+from fastgen.demo.report import (
+    NFES,
+    SOLVERS,
+    Row,
+    frechet_distance,
+    nearest_distance,
+    steps_for,
+    strip,
+    table,
+    write_csv,
+    write_sheet,
+)
+from fastgen.demo.train import flow_matching_loss, train
+
+pytest.importorskip("sklearn")
+pytest.importorskip("safetensors")
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return load_digits()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(digits):
+    return train(digits.train, steps=2, minutes=1, seed=3, width=16, progress=False)
+
+
+def with_moments(n, mean, covariance, seed):
+    """n points whose sample mean and covariance are exactly the given ones."""
+    x = torch.randn(n, len(mean), dtype=torch.float64, generator=torch.manual_seed(seed))
+    x = x - x.mean(0)
+    whiten = torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T)))
+    return x @ whiten.T @ torch.linalg.cholesky(covariance).T + mean
+
+
+def random_covariance(d, seed):
+    a = torch.randn(d, d, dtype=torch.float64, generator=torch.manual_seed(seed))
+    return a @ a.T + 0.1 * torch.eye(d, dtype=torch.float64)
+
+
+class TestFrechetDistance:
+    def test_commuting_gaussians_have_the_closed_form(self):
+        mean = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+        a = torch.tensor([1.0, 4.0, 9.0], dtype=torch.float64)
+        b = torch.tensor([4.0, 1.0, 0.25], dtype=torch.float64)
+        x = with_moments(50, torch.zeros_like(mean), torch.diag(a), 0)
+        y = with_moments(70, mean, torch.diag(b), 1)
+        expected = mean.square().sum() + (a.sqrt() - b.sqrt()).square().sum()
+        assert frechet_distance(x, y) == pytest.approx(float(expected), rel=1e-10)
+
+    def test_agrees_with_the_matrix_square_root_of_scipy(self):
+        linalg = pytest.importorskip("scipy.linalg")
+        x = with_moments(40, torch.zeros(6, dtype=torch.float64), random_covariance(6, 2), 3)
+        y = with_moments(60, torch.ones(6, dtype=torch.float64), random_covariance(6, 4), 5)
+        a, b = np.cov(x.T), np.cov(y.T)
+        expected = 6 + np.trace(a + b - 2 * np.real(linalg.sqrtm(a @ b)))
+        assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-9)
+        assert frechet_distance(y, x) == pytest.approx(expected, rel=1e-9)
+
+    def test_one_dimension(self):
+        x, y = torch.tensor([[-1.0], [1.0]]), torch.tensor([[1.0], [5.0]])
+        assert frechet_distance(x, y) == pytest.approx(3**2 + (8**0.5 - 2**0.5) ** 2)
+
+    def test_singular_covariances_and_a_set_with_itself(self):
+        x = torch.randn(5, 32, generator=torch.manual_seed(0))
+        assert frechet_distance(x, x) == pytest.approx(0, abs=1e-5)
+        assert frechet_distance(x, x + 2) == pytest.approx(4 * 32, rel=1e-6)
+
+    @pytest.mark.parametrize("shapes", [((5, 3), (5, 4)), ((1, 3), (5, 3)), ((5,), (5,))])
+    def test_refuses_other_shapes(self, shapes):
+        with pytest.raises(ValueError, match="expected"):
+            frechet_distance(*map(torch.zeros, shapes))
+
+
+class TestDigits:
+    def test_the_parts_are_disjoint_and_complete(self, digits):
+        assert sum(len(part.labels) for part in digits) == 1797
+        pixels = torch.cat([part.images.flatten(1) for part in digits])
+        assert len(torch.unique(pixels, dim=0)) == 1797
+        assert pixels.min() == -1
+        assert pixels.max() == 1
+
+    def test_the_held_out_parts_have_the_same_labels(self, digits):
+        assert torch.equal(digits.held_out_a.labels, digits.held_out_b.labels)
+        assert set(digits.held_out_a.labels.tolist()) == set(range(CLASSES))
+
+    def test_the_split_is_always_the_same(self, digits):
+        assert torch.equal(load_digits().train.images, digits.train.images)
+
+
+class TestTraining:
+    def test_the_loss_falls(self, digits):
+        made = train(digits.train, steps=120, minutes=1, seed=0, width=32, progress=False)
+        with torch.no_grad():
+            losses = [
+                flow_matching_loss(network, *digits.held_out_a)
+                for network in (made.network, DigitFlow(32))
+            ]
+        assert losses[0] < 0.8 * losses[1]
+
+    def test_the_seed_determines_the_weights(self, digits, checkpoint):
+        state = torch.random.get_rng_state()
+        again = train(digits.train, steps=2, minutes=1, seed=3, width=16, progress=False)
+        other = train(digits.train, steps=2, minutes=1, seed=4, width=16, progress=False)
+        assert torch.equal(torch.random.get_rng_state(), state)
+        weights = [made.network.outward.weight for made in (checkpoint, again, other)]
+        assert torch.equal(weights[0], weights[1])
+        assert not torch.equal(weights[0], weights[2])
+
+    def test_it_stops_at_the_time_limit(self, digits):
+        made = train(digits.train, steps=10**6, minutes=0.001, seed=0, width=16, progress=False)
+        assert 0 < made.steps < 10**6
+
+    @pytest.mark.parametrize("bad", [{"steps": 0}, {"minutes": 0.0}, {"minutes": float("nan")}])
+    def test_refuses_no_budget(self, digits, bad):
+        with pytest.raises(ValueError, match=next(iter(bad))):
+            train(digits.train, **{"steps": 1, "minutes": 1.0, "seed": 0, **bad})
+
+    def test_labels_matter_and_may_be_left_out(self):
+        torch.manual_seed(0)
+        net, x, t = DigitFlow(16), torch.randn(3, 1, 8, 8), torch.rand(3)
+        none = torch.full((3,), CLASSES)
+        assert torch.equal(net(x, t), net(x, t, labels=none))
+        assert not torch.equal(net(x, t), net(x, t, labels=torch.zeros(3, dtype=torch.int64)))
+
+
+class TestCheckpoint:
+    def test_comes_back_the_same(self, checkpoint, tmp_path):
+        path = tmp_path / "deep" / "checkpoint.safetensors"
+        checkpoint.save(path)
+        loaded = Checkpoint.load(path)
+        assert loaded.schedule == checkpoint.schedule
+        assert (loaded.seed, loaded.steps, loaded.seconds) == (3, 2, checkpoint.seconds)
+        x = [
+            fastgen.sample(made.model(), (2, 1, 8, 8), "euler", 3) for made in (checkpoint, loaded)
+        ]
+        assert torch.equal(*x)
+        assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+    def test_a_cut_or_foreign_file_is_a_clear_error(self, checkpoint, tmp_path):
+        from safetensors.torch import save_file
+
+        path = tmp_path / "checkpoint.safetensors"
+        checkpoint.save(path)
+        path.write_bytes(path.read_bytes()[:-10])
+        with pytest.raises(ValueError, match="not a whole safetensors file"):
+            Checkpoint.load(path)
+        save_file({"x": torch.zeros(1)}, path)
+        with pytest.raises(ValueError, match="not a checkpoint of `fastgen demo`"):
+            Checkpoint.load(path)
+        save_file({"x": torch.zeros(1)}, path, {"fastgen_demo": "1", "network": "{"})
+        with pytest.raises(ValueError, match="damaged metadata"):
+            Checkpoint.load(path)
+        with pytest.raises(FileNotFoundError, match="no such file"):
+            Checkpoint.load(tmp_path / "nowhere")
+
+    def test_a_failed_write_leaves_the_old_file(self, tmp_path):
+        path = tmp_path / "file"
+        path.write_text("old")
+
+        def fail():
+            with replacing(path) as temporary:
+                temporary.write_text("half")
+                raise OSError("disk full")
+
+        with pytest.raises(OSError, match="disk full"):
+            fail()
+        assert path.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_weights_that_do_not_fit_are_named(self, tmp_path):
+        net = nn.Linear(2, 3)
+        with pytest.raises(ValueError, match="missing bias; unexpected gain; 1 of another shape"):
+            load_strictly(net, {"gain": torch.zeros(1), "weight": torch.zeros(3, 4)}, tmp_path)
+
+
+class TestReport:
+    @pytest.mark.parametrize(("solver", "options"), SOLVERS)
+    @pytest.mark.parametrize("nfe", NFES)
+    def test_steps_use_the_evaluations_up(self, solver, options, nfe):
+        schedule = fastgen.schedules.CosineVP()
+        steps = steps_for(solver, options, schedule, nfe)
+        used = fastgen.plan(solver, schedule, steps, **options).nfe
+        more = fastgen.plan(solver, schedule, steps + 1, **options).nfe
+        assert used <= nfe < more
+
+    def test_nearest_distance(self):
+        images = torch.tensor([0.0, 10.0]).reshape(2, 1, 1, 1)
+        reference = torch.tensor([3.0, 4.0, 9.0]).reshape(3, 1, 1, 1)
+        assert nearest_distance(images, reference) == pytest.approx(2.0)
+
+    def test_table_aligns_text_left_and_numbers_right(self):
+        text = table(("name", "n"), [("euler", 5), ("rk4", 10)])
+        assert text.splitlines() == ["name    n", "-----  --", "euler   5", "rk4    10"]
+
+    def test_strip(self):
+        images = torch.tensor([-1.0, 1.0, 3.0]).reshape(3, 1, 1, 1).expand(3, 1, 2, 2)
+        grid = strip(images, columns=2)
+        assert grid.shape == (5, 5, 3)
+        assert (grid[:2, :2] == 0).all()
+        assert (grid[:2, 3:] == 1).all()
+        assert (grid[3:, :2] == 1).all()
+        assert (grid[2] == 1).all()
+
+    def test_csv_and_sheet(self, digits, tmp_path):
+        images, labels = digits.held_out_a
+        rows = [Row(s, n, n, 0.1, 1.0, 2.0, images) for s in ("euler", "rk4") for n in NFES]
+        rows.append(Row("real", 0, 0, 0.0, 0.5, 2.0, images))
+        write_csv(rows, tmp_path / "r.csv")
+        with (tmp_path / "r.csv").open() as file:
+            lines = list(csv.DictReader(file))
+        assert len(lines) == 9
+        assert lines[0]["solver"] == "euler"
+        assert lines[-1]["frechet"] == "0.5"
+        pytest.importorskip("matplotlib")
+        write_sheet(rows, labels, tmp_path / "s.png")
+        assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
