@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -10,13 +9,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
 from fastgen import kernels
+from fastgen.evaluation import Evaluation
 from fastgen.kernels import Noise, Stream
 from fastgen.plans import Program, Stage
 from fastgen.plans.lowering import Raw
-
-# Evaluation number, network input and state (where a transform needs it) to the network's
-# outputs, one or (guided) two.
-Evaluate = Callable[[int, Tensor, Tensor | None], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ class InPlaceRun:
         self.ids = torch.empty(key.shape[0], dtype=torch.int64, device=key.device)
         self.owned = {slot.untyped_storage().data_ptr() for slot in self.slots}
         self.reads = [
-            [] if s is None else [(i.evaluation, i.branch) for i in s.inputs if isinstance(i, Raw)]
+            [] if s is None else [i for i in s.inputs if not isinstance(i, int)]
             for s in program.stages
         ]
         self.raws: dict[int, tuple[Tensor, ...]] = {}
@@ -95,7 +91,7 @@ class InPlaceRun:
             None
             if stage is None
             else kernel.bind(
-                [None if isinstance(i, Raw) else self.slots[i] for i in stage.inputs],
+                [self.slots[i] if isinstance(i, int) else None for i in stage.inputs],
                 [self.slots[o] for o in stage.outputs],
                 table,
                 stage.clip,
@@ -110,7 +106,7 @@ class InPlaceRun:
         self.seeds.copy_(seeds)
         self.ids.copy_(ids)
 
-    def advance(self, k: int, evaluate: Evaluate) -> None:
+    def advance(self, k: int, evaluate: Evaluation) -> None:
         """Evaluation k (none for -1) and the stage after it."""
         if k >= 0:
             call = self.program.calls[k]
@@ -119,7 +115,14 @@ class InPlaceRun:
             self.raws[k] = tuple([self._own(output) for output in outputs])
         stage = self.calls[k + 1]
         if stage is not None:
-            stage([self.raws[i][branch] for i, branch in self.reads[k + 1]])
+            stage(
+                [
+                    self.raws[i.evaluation][i.branch]
+                    if isinstance(i, Raw)
+                    else evaluate.compute(i, outputs, state, self.key.dtypes[0])
+                    for i in self.reads[k + 1]
+                ]
+            )
         if len(self.raws) > len(self.program.held[k + 1]):
             self.raws = {i: self.raws[i] for i in self.program.held[k + 1]}
 
@@ -165,7 +168,7 @@ class RecordedRun:
         self.slots = [x] * len(self.dtypes)
         self.noise = self.tables.noise(seeds, ids)
 
-    def advance(self, k: int, evaluate: Evaluate) -> None:
+    def advance(self, k: int, evaluate: Evaluation) -> None:
         """Evaluation k (none for -1) and the stage after it."""
         stage, older = self.program.stages[k + 1], dict(self.raws)
 
@@ -177,7 +180,11 @@ class RecordedRun:
                 return raws[k], []
             rest = iter(values)
             tensors = [
-                raws[i.evaluation][i.branch] if isinstance(i, Raw) else next(rest)
+                raws[i.evaluation][i.branch]
+                if isinstance(i, Raw)
+                else next(rest)
+                if isinstance(i, int)
+                else evaluate.compute(i, raws[k], state, self.dtypes[0])
                 for i in stage.inputs
             ]
             return raws[k], self._combine(k + 1, stage, tensors)
@@ -186,7 +193,7 @@ class RecordedRun:
         start = self.slots[call.input]
         state = None if call.state is None else self.slots[call.state]
         inputs = () if stage is None else stage.inputs
-        values = [self.slots[i] for i in inputs if not isinstance(i, Raw)]
+        values = [self.slots[i] for i in inputs if isinstance(i, int)]
         if self.checkpoint and k >= 0:
             own, outputs = recompute(segment, start, state, *values, use_reentrant=False)
         else:

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from fastgen.kernels import Stream
 from fastgen.noise import id_tensor, randn, seed_tensor
 from fastgen.plans import Plan
-from fastgen.plans.forms import Evaluate, Form, Let, Normal, Prediction, State, Value
+from fastgen.plans.forms import Computed, Evaluate, Form, Let, Normal, Prediction, State, Value
 from fastgen.sampling import Sampler
 
 
@@ -49,6 +49,8 @@ def transitions(plan: Plan) -> list[_Transition]:
             which the network is evaluated within the step, or one noise enters two states.
     """
     forms = {i.value: i.form for i in plan.instructions if isinstance(i, Let)}
+    if any(isinstance(s, Computed) for form in forms.values() for s in form.terms):
+        raise ValueError(f"{plan.solver}: the steps' variances depend on the network")
     states = {i.value for i in plan.instructions if isinstance(i, State)}
     used: set[Normal] = set()
     found = []
@@ -157,7 +159,9 @@ def trajectory_log_probability(
         raise ValueError(f"states: expected {plan.steps + 1} of them, got {states.shape[0]}")
     states = states.to(sampler.dtype)
     by_form = {id(t.form): t for t in steps}
-    evaluate = sampler.evaluation(states[0], net_kwargs)
+    nothing = torch.zeros(1, dtype=torch.int64, device=states.device)
+    ids = nothing.expand(states.shape[1])
+    evaluate = sampler.evaluation(states[0], nothing, ids, net_kwargs)
     parametrisation = sampler.parametrisation
     values: dict[Value, Tensor] = {Value(0): states[0]}
     known = {s.value: states[k + 1] for k, s in enumerate(plan.states)}
@@ -185,7 +189,7 @@ def trajectory_log_probability(
         terms = [
             c * (values[s] if isinstance(s, Value) else prediction(s))
             for s, c in form.terms.items()
-            if not isinstance(s, Normal)
+            if isinstance(s, Value | Prediction)
         ]
         return torch.stack(terms).sum(0) if terms else torch.zeros_like(states[0])
 

@@ -37,6 +37,9 @@ class Model:
         time_dtype: dtype of t; torch.int64 is accepted where all times are whole numbers.
         second_time: what such a network is fed as r: the "end" of the interval, as
             ``time_input`` says (MeanFlow), or the "step", |r - t| (shortcut models).
+        learned_variance: the output has twice the channels (axis 1) of x, the second half being
+            the interpolation of log-variances of Improved DDPM, in [-1, 1] (used by
+            ``ddpm(variance="learned")``, left alone by all other solvers).
         reuses_output: True for a network that overwrites its last output (CUDA graphs).
 
     Raises:
@@ -55,6 +58,7 @@ class Model:
         dtype: torch.dtype | None = None,
         time_dtype: torch.dtype = torch.float32,
         second_time: str = "end",
+        learned_variance: bool = False,
         reuses_output: bool = False,
     ) -> None:
         if not callable(net):
@@ -74,7 +78,7 @@ class Model:
         self.net, self.schedule, self.second_time = net, schedule, second_time
         self.parametrisation = Parametrisation(schedule, predicts, data_at, sigma_data)
         self.time_input, self.dtype, self.time_dtype = time_input, dtype, time_dtype
-        self.reuses_output = reuses_output
+        self.learned_variance, self.reuses_output = learned_variance, reuses_output
 
     @property
     def predicts(self) -> str:
@@ -143,4 +147,5 @@ class Model:
         scaled = (x * self.parametrisation.input_scale(t)).to(self.input_dtype(x.dtype))
         (times,) = self.times([Evaluate(Value(0), t)], x.shape[0], x.device)
         output = self.net(scaled, *times, **net_kwargs).to(x.dtype)
+        output = output.chunk(2, 1)[0] if self.learned_variance else output
         return p * x + q * output if p else q * output

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.errors import nearest
-from fastgen.execution import BufferKey, Evaluate, InPlaceRun, RecordedRun, Tables
+from fastgen.evaluation import Evaluation
+from fastgen.execution import BufferKey, InPlaceRun, RecordedRun, Tables
 from fastgen.guidance import Guidance, Transform
-from fastgen.kernels.contract import DTYPE_CODES
 from fastgen.model import Model
 from fastgen.noise import id_tensor, randn, seed_tensor
 from fastgen.plans import Plan, Program
-from fastgen.plans.forms import Let, Prediction
+from fastgen.plans.forms import Computed, Let, Prediction
 from fastgen.solvers.registry import known_options, plan
 
 
@@ -88,6 +88,17 @@ class Sampler:
                 f"transform: solver {plan.solver!r} reads the unconditional output on its own, "
                 "which a transform of the guided data prediction does not leave"
             )
+        learned = any(
+            isinstance(s, Computed) and s.kind == "learned_noise"
+            for i in plan.instructions
+            if isinstance(i, Let)
+            for s in i.form.terms
+        )
+        if learned and not model.learned_variance:
+            raise ValueError(
+                f"plan: {plan.solver!r} wants the network's variance; pass "
+                "Model(..., learned_variance=True) for a network with twice the channels"
+            )
         self._program(observe=False, keep=False)  # conversion errors belong here
         model.times(plan.evaluations, 1, torch.device("cpu"))
 
@@ -131,7 +142,9 @@ class Sampler:
         if checkpoint and not differentiable:
             raise ValueError("checkpoint=True has a meaning with differentiable=True only")
         x, seeds, ids = self._initial(shape_or_x, seed, sample_ids, device)
-        evaluate = self.evaluation(x, net_kwargs, check_finite=check_finite, progress=progress)
+        evaluate = self.evaluation(
+            x, seeds, ids, net_kwargs, check_finite=check_finite, progress=progress
+        )
         observe, keep = callback is not None, trajectory
         program = self._program(observe, keep)
         run: InPlaceRun | RecordedRun
@@ -161,60 +174,30 @@ class Sampler:
     def evaluation(
         self,
         x: Tensor,
+        seeds: Tensor,
+        sample_ids: Tensor,
         net_kwargs: dict[str, Any],
         *,
         check_finite: bool = False,
         progress: bool = False,
-    ) -> Evaluate:
-        """The network with guidance and transform, for states like x, by evaluation number."""
-        net, guidance, batch = self.model.net, self.guidance, x.shape[0]
-        times = self._network_times(batch, x.device)
-        guided = [guidance is not None and guidance.active(e.time) for e in self.plan.evaluations]
-        bar = _progress_bar(self.plan, progress)
-        joined: dict[str, Any] = {}
-        if guidance is not None and guidance.batched and any(guided):
-            joined = guidance.joined(batch, net_kwargs)
-            doubled = self._network_times(2 * batch, x.device)
-
-        def checked(k: int, output: Any, rows: int) -> Tensor:
-            if (
-                not isinstance(output, Tensor)
-                or output.shape != (rows, *x.shape[1:])
-                or output.dtype not in DTYPE_CODES
-                or output.device != x.device
-            ):
-                raise _bad_output(output, (rows, *x.shape[1:]), k, self.plan)
-            if check_finite and not bool(torch.isfinite(output).all()):
-                raise FloatingPointError(
-                    f"the network returned a number that is not finite at evaluation {k} of "
-                    f"{self.plan.nfe}, t={self.plan.evaluations[k].time:.6g}"
-                )
-            return output
-
-        def outputs(k: int, x: Tensor) -> tuple[Tensor, ...]:
-            if guidance is None or not guided[k]:
-                return (checked(k, net(x, *times[k], **net_kwargs), batch),)
-            if guidance.batched:
-                return checked(k, net(torch.cat([x, x]), *doubled[k], **joined), 2 * batch).chunk(2)
-            weak = guidance.network or net
-            return (
-                checked(k, net(x, *times[k], **net_kwargs), batch),
-                checked(k, weak(x, *times[k], **guidance.separate(net_kwargs)), batch),
-            )
-
-        def evaluate(k: int, network_input: Tensor, state: Tensor | None) -> tuple[Tensor, ...]:
-            found = outputs(k, network_input)
-            bar()
-            if guidance is not None and len(found) == 2 and (guidance.rescale or self.transform):
-                found = (guidance.merge(*found),)
-            if self.transform is None or state is None:
-                return found
-            t = self.plan.evaluations[k].time
-            p, q = self.model.parametrisation.conversion("data", t)
-            data = q * found[0].to(state.dtype) + (p * state if p else 0.0)
-            return (checked(k, self.transform(data, t), batch),)
-
-        return evaluate
+    ) -> Evaluation:
+        """The network with guidance and transform, for one run on states like x."""
+        batch, guidance = x.shape[0], self.guidance
+        twice = guidance is not None and guidance.batched
+        return Evaluation(
+            self.model,
+            self.plan,
+            x,
+            seeds,
+            sample_ids,
+            self._network_times(batch, x.device),
+            self._network_times(2 * batch, x.device) if twice else (),
+            guidance,
+            self.transform,
+            net_kwargs,
+            check_finite,
+            _progress_bar(self.plan, progress),
+        )
 
     def _weights(self, t: float, scale: float = 2.0) -> tuple[float, ...]:
         """The factors of the network's outputs at time t; ``scale`` stands for one per sample."""
@@ -303,18 +286,6 @@ def _reports(program: Program, plan: Plan) -> dict[int, list[tuple[int, float, i
     for index, ((stage, buffer), state) in enumerate(states):
         reports.setdefault(stage, []).append((index, state.time, buffer))
     return reports
-
-
-def _bad_output(output: Any, shape: tuple[int, ...], k: int, plan: Plan) -> Exception:
-    found = (
-        f"{output.dtype} {tuple(output.shape)} on {output.device}"
-        if isinstance(output, Tensor)
-        else f"{type(output).__name__}; wrap it: lambda x, t, **kw: net(x, t, **kw).sample, say"
-    )
-    return ValueError(
-        f"net: expected a real tensor of shape {shape} on the state's device at evaluation "
-        f"{k} of {plan.nfe}, got {found}"
-    )
 
 
 def _device(model: Model) -> torch.device:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from fastgen.plans.forms import (
+    Computed,
     Evaluate,
     Form,
     Instruction,
@@ -103,7 +104,7 @@ class Builder:
         return self.predict(x, t).velocity
 
     def average_velocity(self, x: Form, s: float, t: float) -> Form:
-        """The mean over [t, s] of the velocity along the flow from (x, s): (x_t - x_s) / (t - s)."""
+        """The mean velocity along the flow from (x, s) to t: (x_t - x_s) / (t - s)."""
         return self.predict(x, s, float(t)).average_velocity
 
     def has_velocity(self, t: float) -> bool:
@@ -119,6 +120,27 @@ class Builder:
     def score(self, x: Form, t: float) -> Form:
         """The score, grad log p_t, at (x, t)."""
         return self.predict(x, t).score
+
+    def learned_noise(self, small: float, large: float) -> Form:
+        """Noise whose standard deviation the latest evaluation's network predicts per element.
+
+        exp((f log large^2 + (1 - f) log small^2) / 2) z, f = (v + 1) / 2, v the second half of
+        the network's channels (Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 15).
+        """
+        return self._computed("learned_noise", (small, large))
+
+    def langevin_move(self, x: Form, t: float, snr: float) -> Form:
+        """The Langevin step at (x, t) whose size each sample's norms set.
+
+        tau score + sqrt(2 tau) z with tau = 2 (snr |z| / |score|)^2 (Song et al. 2021, arXiv
+        2011.13456, Alg. 4 and 5, there with norms averaged over the batch).
+        """
+        self.predict(x, t)
+        return self._computed("langevin", (snr,))
+
+    def _computed(self, kind: str, numbers: tuple[float, ...]) -> Form:
+        self._draws += 1
+        return Form({Computed(self._evaluations - 1, kind, self._draws, numbers): 1.0})
 
     def noise(self, s: float, t: float) -> Form:
         """Fresh unit Gaussian noise for the interval from s down to t."""

@@ -33,7 +33,20 @@ class Normal:
     end: float
 
 
-Symbol: TypeAlias = Value | Prediction | Normal
+@dataclass(frozen=True, order=True)
+class Computed:
+    """A tensor that is not linear in the output of an evaluation and in noise ``draw``.
+
+    kind: "learned_noise" or "langevin"; numbers: what it needs besides (see `Builder`).
+    """
+
+    evaluation: int
+    kind: str
+    draw: int
+    numbers: tuple[float, ...]
+
+
+Symbol: TypeAlias = Value | Prediction | Normal | Computed
 
 
 class Form:
@@ -85,6 +98,8 @@ def name(symbol: Symbol) -> str:
     if isinstance(symbol, Prediction):
         mark = "'" if symbol.unconditional else ""
         return f"{symbol.quantity}{symbol.evaluation}{mark}"
+    if isinstance(symbol, Computed):
+        return f"{symbol.kind}{symbol.evaluation}"
     return f"z{symbol.draw}"
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from fastgen.kernels.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
 from fastgen.plans.forms import (
+    Computed,
     Evaluate,
     Form,
     Instruction,
@@ -53,7 +54,7 @@ class NetworkInput:
     evaluation: int
 
 
-Atom: TypeAlias = Value | Prediction | Normal | Raw | Clipped | NetworkInput
+Atom: TypeAlias = Value | Prediction | Normal | Computed | Raw | Clipped | NetworkInput
 Terms: TypeAlias = dict[Atom, float]
 Weights: TypeAlias = Callable[[float], tuple[float, ...]]
 CLIPPED = Clipped()
@@ -63,11 +64,11 @@ CLIPPED = Clipped()
 class Stage:
     """One kernel call; ``table``, ``clip`` as in `fastgen.kernels.combine`.
 
-    inputs: buffer numbers, or raw network outputs; outputs: buffer numbers; normals: the noises
-    of the table's last columns.
+    inputs: buffer numbers, raw network outputs, or tensors computed from those; outputs: buffer
+    numbers; normals: the noises of the table's last columns.
     """
 
-    inputs: tuple[int | Raw, ...]
+    inputs: tuple[int | Raw | Computed, ...]
     outputs: tuple[int, ...]
     table: np.ndarray
     clip: tuple[float, float] | None
@@ -78,8 +79,8 @@ class Stage:
 class Call:
     """One network evaluation: the buffers of its input and of its state, and its time.
 
-    state is that of the same point before scaling and casting, where a transform of the data
-    prediction needs it.
+    state is that of the same point before scaling and casting, where something that is not
+    linear needs it.
     """
 
     input: int
@@ -107,9 +108,10 @@ class Program:
     def bytes_per_element(self, state_bytes: int, network_bytes: int) -> int:
         """Bytes that all stages together read and write per element of the state."""
 
-        def size(slot: int | Raw) -> int:
-            on_network = isinstance(slot, Raw) or self.network_buffers[slot]
-            return network_bytes if on_network else state_bytes
+        def size(slot: int | Raw | Computed) -> int:
+            if isinstance(slot, int):
+                return network_bytes if self.network_buffers[slot] else state_bytes
+            return network_bytes if isinstance(slot, Raw) else state_bytes
 
         return sum(size(slot) for s in self.stages if s for slot in (*s.inputs, *s.outputs))
 
@@ -133,6 +135,8 @@ class _Node:
                 return 1, -atom.evaluation, atom.branch
             if isinstance(atom, Prediction):
                 return 1, -atom.evaluation, 0
+            if isinstance(atom, Computed):
+                return 2, atom.draw, 0
             assert isinstance(atom, Value)
             return 0, atom.index, 0
 
@@ -162,6 +166,15 @@ class _Lowering:
             elif isinstance(i, Let):
                 self.segments[-1][i.value] = i.form
         self.born = {v: s for s, lets in enumerate(self.segments) for v in lets} | {Value(0): 0}
+        self.reads_state = {
+            s.evaluation
+            for lets in self.segments
+            for form in lets.values()
+            for s in form.terms
+            if isinstance(s, Computed) and s.kind == "langevin"
+        }
+        if parametrisation.transformed:
+            self.reads_state = set(range(len(self.evaluations)))
         scales = [parametrisation.input_scale(e.time) for e in self.evaluations]
         self.scales = {k: c for k, c in enumerate(scales) if cast or c != 1.0}
 
@@ -228,7 +241,7 @@ class _Lowering:
             outputs: list[Atom] = []
             if s < len(self.evaluations):
                 needed.add(self.network_input(s))
-                if self.parametrisation.transformed:
+                if s in self.reads_state:
                     needed.add(self.evaluations[s].x)
             outputs += [v for v in self.segments[s] if v in needed]
             outputs += [a for a in [NetworkInput(s)] if a in needed]
@@ -238,8 +251,9 @@ class _Lowering:
             stage = {a: self.terms(a, s) for a in outputs}
             uses_clipped = any(CLIPPED in terms for terms in stage.values())
             node = _Node(stage, self.clipped(s) if uses_clipped else {})
+            reads = {a for a in node.reads() if not isinstance(a, Computed)}
             own = {Raw(s - 1, branch) for branch in (0, 1)}
-            needed = (needed | set(node.reads())) - set(outputs) - own
+            needed = (needed | reads) - set(outputs) - own
             nodes.append(node)
         return nodes[::-1]
 
@@ -288,7 +302,7 @@ def lower(
         last.update(dict.fromkeys(node.reads(), s))
         if s < len(work.evaluations):
             last[work.network_input(s)] = s + 1
-            if parametrisation.transformed:
+            if s in work.reads_state:
                 last[work.evaluations[s].x] = s + 1
     for value in observed:
         last[value] = max(last.get(value, 0), work.born[value] + 1)
@@ -304,7 +318,10 @@ def lower(
         if s == 0 and Value(0) in observed:
             seen[Value(0)] = (0, 0)
         reads = node.reads()
-        slots = tuple(a if isinstance(a, Raw) else buffers[a] for a in reads)
+        for a in reads:
+            if isinstance(a, Computed) and a.evaluation != s - 1:
+                raise ValueError(f"{a.kind} of evaluation {a.evaluation} is read in stage {s}")
+        slots = tuple(a if isinstance(a, Raw | Computed) else buffers[a] for a in reads)
         for atom in [a for a in buffers if last.get(a, 0) <= s]:
             number = buffers.pop(atom)
             free[network_buffers[number]].append(number)
@@ -319,7 +336,7 @@ def lower(
         stages.append(_stage(s, node, slots, tuple(buffers[a] for a in node.outputs), clip))
         if s < len(work.evaluations):
             e = work.evaluations[s]
-            state = buffers[e.x] if parametrisation.transformed else None
+            state = buffers[e.x] if s in work.reads_state else None
             calls.append(Call(buffers[work.network_input(s)], e.time, state))
     held = tuple(
         frozenset(a.evaluation for a in last if isinstance(a, Raw) and a.evaluation < s < last[a])
@@ -338,7 +355,7 @@ def lower(
 def _stage(
     s: int,
     node: _Node,
-    inputs: tuple[int | Raw, ...],
+    inputs: tuple[int | Raw | Computed, ...],
     outputs: tuple[int, ...],
     clip: tuple[float, float] | None,
 ) -> Stage | None:

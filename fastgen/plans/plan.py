@@ -11,6 +11,7 @@ import numpy as np
 
 from fastgen import schedules
 from fastgen.plans.forms import (
+    Computed,
     Evaluate,
     Form,
     Instruction,
@@ -77,7 +78,8 @@ class Plan:
     @property
     def draws(self) -> int:
         """Number of fresh noises."""
-        return len(self._normals())
+        computed = {s for f in self._forms() for s in f.terms if isinstance(s, Computed)}
+        return len(self._normals()) + len(computed)
 
     def _forms(self) -> list[Form]:
         return [i.form for i in self.instructions if isinstance(i, Let)]
@@ -94,6 +96,8 @@ class Plan:
         """
         if self.clip is not None:
             raise ValueError("canonical(): a plan that clips the data prediction is not linear")
+        if any(isinstance(s, Computed) for f in self._forms() for s in f.terms):
+            raise ValueError("canonical(): coefficients of this plan depend on the data")
         quantities: dict[int, str] = {}
         for form in self._forms():
             for s in form.terms:
@@ -204,7 +208,6 @@ class Plan:
             raise ValueError(f"text: not JSON ({error})") from error
         if not isinstance(record, dict) or record.get("fastgen_plan") != 1:
             raise ValueError("text: expected a plan written by Plan.to_json (version 1)")
-        symbols = {"Value": Value, "Prediction": Prediction, "Normal": Normal}
         program: list[Instruction] = []
         for i in record["program"]:
             if "evaluate" in i:
@@ -212,7 +215,7 @@ class Plan:
             elif "state" in i:
                 program.append(State(Value(i["state"]), i["time"]))
             else:
-                terms = {symbols[kind](*args): c for kind, args, c in i["terms"]}
+                terms = {_symbol(kind, fields): c for kind, fields, c in i["terms"]}
                 program.append(Let(Value(i["let"]), Form(terms)))
         return Plan(
             solver=record["solver"],
@@ -223,3 +226,10 @@ class Plan:
             result=Value(record["result"]),
             clip=None if record["clip"] is None else tuple(record["clip"]),
         )
+
+
+def _symbol(kind: str, fields: list[Any]) -> Symbol:
+    """A symbol from its class name and fields, as JSON has them: tuples are lists there."""
+    classes: dict[str, Any] = {c.__name__: c for c in (Value, Prediction, Normal, Computed)}
+    symbol: Symbol = classes[kind](*(tuple(f) if isinstance(f, list) else f for f in fields))
+    return symbol

@@ -7,6 +7,7 @@ From s to t < s with h = lambda_t - lambda_s, lambda = log(alpha / sigma):
 At t = 0 (sigma = 0, h = infinite) this is x = D.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from math import expm1, sqrt
 
@@ -95,27 +96,52 @@ def euler_ancestral(
 
 
 @register("ddpm", order=1, stochastic=True, source="Ho, Jain, Abbeel 2020, arXiv 2006.11239")
-def ddpm(p: Builder, times: list[float], *, variance: str | float = "small") -> Form:
+def ddpm(
+    p: Builder, times: list[float], *, variance: str | float | Sequence[float] = "small"
+) -> Form:
     """Ancestral sampling: the Gaussian posterior of x_t given x_s and the data prediction.
 
     With r = SNR_s / SNR_t: mean = r (alpha_t / alpha_s) x_s + alpha_t (1 - r) D. The variance is
     "small": sigma_t^2 (1 - r), the posterior's; "large": sigma_s^2 (1 - r), that of the forward
-    step; or a number v in [0, 1] for large^v small^(1 - v) (Nichol and Dhariwal 2021, arXiv
-    2102.09672, eq. 15, constant v). The step to t = 0 adds no noise.
+    step; a number v in [0, 1]: large^v small^(1 - v); "learned": that with the network's own v
+    for every element (Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 15); or one variance for
+    each step. The step to t = 0 adds no noise.
     """
-    v = {"small": 0.0, "large": 1.0}.get(str(variance), variance)
-    if not isinstance(v, float | int) or not 0 <= v <= 1:
-        raise ValueError(f"variance={variance!r}: expected 'small', 'large' or a number in [0, 1]")
+    given = _variances(variance, len(times) - 1)
+    v = float(variance) if isinstance(variance, float | int) else float(variance == "large")
     x = p.initial()
-    for s, t in pairwise(times):
+    for i, (s, t) in enumerate(pairwise(times)):
         gap = 2 * (p.half_log_snr(s) - p.half_log_snr(t))
         d = p.denoise(x, s)
         # r alpha_t / alpha_s, written so that alpha_s = 0 (zero terminal SNR) is no division.
         kept = p.alpha(s) / p.alpha(t) * (p.sigma(t) / p.sigma(s)) ** 2
-        mean = kept * x + (-p.alpha(t) * expm1(gap)) * d
-        std = p.sigma(t) ** (1 - v) * p.sigma(s) ** v * sqrt(-expm1(gap))
-        x = p.state(mean + std * p.noise(s, t) if p.sigma(t) > 0 else mean, t)
+        x = kept * x + (-p.alpha(t) * expm1(gap)) * d
+        small, large = (sigma * sqrt(-expm1(gap)) for sigma in (p.sigma(t), p.sigma(s)))
+        if p.sigma(t) > 0 and variance == "learned":
+            x = x + p.learned_noise(small, large)
+        elif p.sigma(t) > 0:
+            std = sqrt(given[i]) if given else small ** (1 - v) * large**v
+            x = x + std * p.noise(s, t)
+        x = p.state(x, t)
     return x
+
+
+def _variances(variance: object, steps: int) -> list[float]:
+    """One variance per step where they are given, else nothing."""
+    if isinstance(variance, Sequence) and not isinstance(variance, str):
+        values = [float(v) for v in variance]
+        if len(values) != steps or not all(0 <= v < float("inf") for v in values):
+            raise ValueError(
+                f"variance: expected {steps} finite variances >= 0, one per step, got {values}"
+            )
+        return values
+    known = ("small", "large", "learned")
+    if variance in known or (isinstance(variance, float | int) and 0 <= variance <= 1):
+        return []
+    raise ValueError(
+        f"variance={variance!r}: expected 'small', 'large', 'learned', a number in [0, 1] or one "
+        "variance per step"
+    )
 
 
 @register("dpmpp_2m", order=2, source="Lu et al. 2022, DPM-Solver++, arXiv 2211.01095, Alg. 2")

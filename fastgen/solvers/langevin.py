@@ -61,12 +61,16 @@ def predictor_corrector(
     snr: float = 0.16,
     corrector_steps: int = 1,
     eta: float = 1.0,
+    step_rule: str = "sigma",
 ) -> Form:
-    """An ancestral step to t, then Langevin steps at t with tau = 2 (snr sigma_t)^2.
+    """An ancestral step to t, then Langevin steps at t of size tau.
 
-    The paper's step, 2 (snr |z| / |score|)^2, has |z| / |score| near sigma_t; here that value is
-    used, so no step size depends on the data.
+    step_rule "norm": tau = 2 (snr |z| / |score|)^2, norms of each sample (the paper averages them
+    over the batch, which couples the samples). step_rule "sigma": tau = 2 (snr sigma_t)^2, to
+    which |z| / |score| is near; no step size then depends on the data and all is one stage.
     """
+    if step_rule not in ("sigma", "norm"):
+        raise ValueError(f"step_rule={step_rule!r}: expected 'sigma' or 'norm'")
     check_nonnegative("snr", snr)
     check_nonnegative("eta", eta)
     check_steps("corrector_steps", corrector_steps, 0)
@@ -74,7 +78,11 @@ def predictor_corrector(
     for s, t in pairwise(times):
         x = ancestral_step(p, x, p.denoise(x, s), s, t, eta)
         for _ in range(corrector_steps if p.sigma(t) > 0 else 0):
-            x = langevin_step(p, p.let(x), t, 2 * (snr * p.sigma(t)) ** 2)
+            x = p.let(x)
+            if step_rule == "norm":
+                x = x + p.langevin_move(x, t, snr)
+            else:
+                x = langevin_step(p, x, t, 2 * (snr * p.sigma(t)) ** 2)
         x = p.state(x, t)
     return x
 
