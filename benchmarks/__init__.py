@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks` times fastgen beside what a user would pick instead."""

@@ -1,0 +1,230 @@
+"""Fair timing: providers alternate in one run, are checked before they are timed, rows are CSV."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import importlib.metadata
+import platform
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Provider:
+    """One way to do a case's work.
+
+    run does it once and returns the result, or None where there is nothing to compare; package
+    is the distribution whose version the row names; units: how many units (steps, say) one call
+    does: times are per unit.
+    """
+
+    name: str
+    run: Callable[[], Tensor | None]
+    package: str = "fastgen-torch"
+    units: int = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """The same work by several providers; the first is the one the others are checked against.
+
+    tolerance: largest difference from the first provider's result, relative to its largest
+    value; None where results are random and differ. floor: fewest bytes per unit.
+    """
+
+    suite: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    providers: list[Provider]
+    tolerance: float | None = None
+    threads: int = 1
+    floor_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the CSV; the spread of times is over rounds, that of qualities over seeds."""
+
+    suite: str
+    case: str
+    provider: str
+    version: str
+    device: str
+    threads: int
+    dtype: str
+    shape: str
+    metric: str
+    unit: str
+    median: float
+    p20: float
+    p80: float
+    repeats: int
+    floor: float
+    date: str
+    commit: str
+
+
+@cache
+def device_name() -> str:
+    """The processor's or the GPU's name."""
+    if torch.cuda.is_available():
+        return str(torch.cuda.get_device_name())
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return f"{line.split(':')[1].strip()} ({best_isa()})"
+    return platform.processor()
+
+
+def best_isa() -> str:
+    """The widest vector instructions torch sees."""
+    return torch.backends.cpu.get_cpu_capability()
+
+
+@cache
+def commit() -> str:
+    """The commit, with + if the tree is not clean."""
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=9"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip()
+
+
+def copy_bandwidth(elements: int = 2**24) -> float:
+    """Bytes per microsecond that a copy of float32 reads and writes, one thread, best of 20."""
+    source, target = torch.ones(elements), torch.empty(elements)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    best = min(_seconds(lambda: target.copy_(source), 1) for _ in range(20))
+    torch.set_num_threads(threads)
+    return 8 * elements / best / 1e6
+
+
+def _seconds(run: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        run()
+    return time.perf_counter() - start
+
+
+def check(case: Case) -> None:
+    """Refuse to time a provider that computes something else.
+
+    Raises:
+        AssertionError: naming the provider and its deviation.
+    """
+    if case.tolerance is None:
+        return
+    expected = case.providers[0].run()
+    assert expected is not None
+    expected = expected.clone()
+    scale = expected.abs().max().item()
+    for provider in case.providers[1:]:
+        result = provider.run()
+        assert result is not None, f"{case.name}: {provider.name} returns nothing to check"
+        deviation = (result - expected).abs().max().item() / scale
+        assert deviation <= case.tolerance, f"{case.name}: {provider.name} is off by {deviation}"
+
+
+def measure(case: Case, bandwidth: float, rounds: int = 30, budget: float = 4.0) -> list[Row]:
+    """Check, warm up, then time all providers in alternation.
+
+    Args:
+        case: the work.
+        bandwidth: bytes per microsecond, for the floor.
+        rounds: how often each provider is timed.
+        budget: seconds for one provider, which sets the number of calls per timing.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(case.threads)
+    check(case)
+    calls = {}
+    for provider in case.providers:
+        provider.run()
+        once = min(_seconds(provider.run, 1) for _ in range(3))
+        calls[provider.name] = max(1, min(1000, int(budget / rounds / max(once, 1e-7))))
+    times: dict[str, list[float]] = {p.name: [] for p in case.providers}
+    for _ in range(rounds):
+        for p in case.providers:
+            each = _seconds(p.run, calls[p.name]) / calls[p.name] / p.units
+            times[p.name].append(each * 1e6)
+    torch.set_num_threads(before)
+    return [
+        row(
+            case.suite,
+            case.name,
+            p.name,
+            p.package,
+            case.shape,
+            case.dtype,
+            "time",
+            "us",
+            times[p.name],
+            threads=case.threads,
+            floor=case.floor_bytes / bandwidth,
+        )
+        for p in case.providers
+    ]
+
+
+def measured(cases: list[Case], quick: bool) -> Iterator[Row]:
+    """The rows of timed cases."""
+    bandwidth = copy_bandwidth()
+    for case in cases:
+        yield from measure(case, bandwidth, *((10, 1.0) if quick else (30, 3.0)))
+
+
+def row(
+    suite: str,
+    case: str,
+    provider: str,
+    package: str,
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    metric: str,
+    unit: str,
+    values: list[float],
+    *,
+    threads: int = 1,
+    floor: float = 0.0,
+) -> Row:
+    """A row from all measured values."""
+    cuts = statistics.quantiles(values, n=10) if len(values) > 1 else values * 9
+    median, p20, p80 = statistics.median(values), cuts[1], cuts[7]
+    return Row(
+        suite=suite,
+        case=case,
+        provider=provider,
+        version=f"{package} {importlib.metadata.version(package)}",
+        device=device_name(),
+        threads=threads,
+        dtype=str(dtype).removeprefix("torch."),
+        shape="x".join(map(str, shape)),
+        metric=metric,
+        unit=unit,
+        median=float(f"{median:.5g}"),
+        p20=float(f"{p20:.5g}"),
+        p80=float(f"{p80:.5g}"),
+        repeats=len(values),
+        floor=float(f"{floor:.5g}"),
+        date=datetime.date.today().isoformat(),
+        commit=commit(),
+    )
+
+
+def write(rows: list[Row], path: Path) -> None:
+    """Write the rows as CSV."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = [f.name for f in fields(Row)]
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(names)
+        writer.writerows([getattr(row, name) for name in names] for row in rows)
