@@ -1,9 +1,6 @@
 """Time grids: parity with diffusers and k-diffusion, shapes and ends, and every error."""
 
-import ast
-import importlib.util
 import math
-import pathlib
 import warnings
 
 import numpy as np
@@ -11,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peers import k_diffusion
 
 from fastgen import timesteps
 from fastgen.schedules import (
@@ -24,10 +22,13 @@ from fastgen.schedules import (
     Trig,
     UserSchedule,
 )
+from fastgen.timesteps import registry
 
-CONTINUOUS = ["uniform", "quadratic", "log_snr", "karras", "exponential", "polyexponential"]
-ON_RATIO = ["log_snr", "karras", "exponential", "polyexponential"]
+ON_RATIO = ["log_snr", "karras", "exponential", "polyexponential", "kl_optimal"]
+IN_TIME = ["uniform", "quadratic", "sgm_uniform", "normal", "linear_quadratic", "beta"]
+CONTINUOUS = IN_TIME + ON_RATIO
 DISCRETE = ["leading", "linspace", "trailing"]
+TABLES = ["ays", "gits", "table"]
 SCHEDULES = [
     LinearVP(),
     SubVP(),
@@ -60,7 +61,10 @@ def test_every_grid_is_well_formed(schedule, steps):
     for grid in timesteps.names():
         if grid in DISCRETE and not isinstance(schedule, DiscreteVP):
             continue
-        t = timesteps.times(grid, schedule, steps)
+        if grid == "gits" and isinstance(schedule, VE):
+            continue  # its levels go below the least sigma of this schedule
+        options = {"sigmas": [12.0, 1.0, 0.05]} if grid == "table" else {}
+        t = timesteps.times(grid, schedule, steps, **options)
         assert t.shape == (steps + 1,)
         assert t.dtype == np.float64
         assert (np.diff(t) < 0).all()
@@ -71,6 +75,9 @@ def test_every_grid_is_well_formed(schedule, steps):
                 assert t[0] == 1
             else:
                 assert schedule.ratio(t[0]) == pytest.approx(80, rel=1e-12)
+        elif grid in TABLES:
+            first = {"ays": 14.615, "gits": 80.0, "table": 12.0}[grid]
+            assert schedule.ratio(t[0]) == pytest.approx(min(first, schedule.ratio(1.0)), rel=1e-3)
         elif grid != "leading":
             assert t[0] == 1
 
@@ -131,23 +138,6 @@ def test_log_snr_is_uniform_in_log_snr(schedule):
         assert schedule.ratio(t[0]) == pytest.approx(500)
 
 
-def k_diffusion_grids():
-    """The grid functions of k-diffusion, without the packages its module imports."""
-    spec = importlib.util.find_spec("k_diffusion")
-    if spec is None:
-        pytest.skip("k_diffusion is not installed")
-    path = pathlib.Path(spec.submodule_search_locations[0]) / "sampling.py"
-    tree = ast.parse(path.read_text())
-    keep = [
-        node
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef) and node.name.startswith(("append_zero", "get_sigmas"))
-    ]
-    names = {"torch": torch, "math": math}
-    exec(compile(ast.Module(keep, []), str(path), "exec"), names)
-    return names
-
-
 @pytest.mark.parametrize("steps", [1, 2, 10, 18, 100])
 @pytest.mark.parametrize(
     ("grid", "options"),
@@ -161,7 +151,9 @@ def k_diffusion_grids():
 )
 @pytest.mark.parametrize("bounds", [(0.002, 80.0), (0.03, 14.6)])
 def test_matches_k_diffusion(steps, grid, options, bounds):
-    theirs = k_diffusion_grids()[f"get_sigmas_{grid}"](steps, *bounds, **options)
+    theirs = k_diffusion("append_zero", "get_sigmas")[f"get_sigmas_{grid}"](
+        steps, *bounds, **options
+    )
     by_schedule = EDM(*bounds)
     mine = by_schedule.sigma(timesteps.times(grid, by_schedule, steps, **options))
     np.testing.assert_allclose(mine, theirs.double(), rtol=5e-6)
@@ -266,7 +258,7 @@ def test_explicit_times():
 @pytest.mark.parametrize(
     ("grid", "arguments", "message"),
     [
-        ("karas", {}, r"unknown time grid 'karas'; did you mean 'karras'\? Known: exponential, "),
+        ("karas", {}, r"unknown time grid 'karas'; did you mean 'karras'\? Known: ays, beta, "),
         ("karras", {"roh": 7}, r"'karras' has no option 'roh'; did you mean 'rho'"),
         ("karras", {"strat": 0.5}, r"no option 'strat'; did you mean 'start'"),
         ("uniform", {"rho": 7}, r"'uniform' has no option 'rho'"),
@@ -274,7 +266,7 @@ def test_explicit_times():
         ("uniform", {"steps": -3}, r"steps = -3 is not a positive integer"),
         ("uniform", {"steps": 2.0}, r"steps = 2.0 is not a positive integer"),
         ("uniform", {"steps": True}, r"steps = True is not a positive integer"),
-        ("uniform", {"steps": None}, r"steps = None is not a positive integer"),
+        ("uniform", {"steps": None}, r"steps = None for .* give steps, or explicit times"),
         ("uniform", {"start": 1.1}, r"start = 1.1 is out of range"),
         ("uniform", {"start": math.nan}, r"start = nan is out of range"),
         ("uniform", {"end": -0.1}, r"end = -0.1 is out of range"),
@@ -314,7 +306,7 @@ def test_leading_offset_errors():
 
 
 def test_register(monkeypatch):
-    monkeypatch.setattr(timesteps, "_grids", dict(timesteps._grids))
+    monkeypatch.setattr(registry, "_grids", dict(registry._grids))
 
     @timesteps.register("cubic")
     def cubic(schedule, steps, start, end, *, power=3):
@@ -337,5 +329,5 @@ def test_register(monkeypatch):
 
 
 def test_names():
-    assert set(timesteps.names()) == set(CONTINUOUS) | set(DISCRETE)
+    assert set(timesteps.names()) == {*CONTINUOUS, *DISCRETE, *TABLES}
     assert timesteps.names() == tuple(sorted(timesteps.names()))

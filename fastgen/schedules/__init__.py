@@ -2,7 +2,7 @@
 
 from fastgen.schedules.base import Schedule, from_config, names, register
 from fastgen.schedules.discrete import DiscreteVP
-from fastgen.schedules.flow import Rectified
+from fastgen.schedules.flow import Rectified, dynamic_shift
 from fastgen.schedules.user import UserSchedule
 from fastgen.schedules.ve import EDM, VE
 from fastgen.schedules.vp import CosineVP, LinearVP, SubVP, Trig
@@ -18,6 +18,7 @@ __all__ = [
     "SubVP",
     "Trig",
     "UserSchedule",
+    "dynamic_shift",
     "from_config",
     "names",
     "register",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fastgen.errors import nearest
+from fastgen.schedules import scalar
 
 Value = TypeVar("Value", float, NDArray[np.float64], torch.Tensor)
 S = TypeVar("S", bound="type[Schedule]")
@@ -41,12 +42,7 @@ def from_config(config: Mapping[str, Any]) -> Schedule:
     name = config.get("name")
     if name not in _registry:
         raise ValueError(f"unknown schedule {name!r}; {nearest(str(name), _registry)}")
-    parameters = {key: value for key, value in config.items() if key != "name"}
-    known = [field.name for field in _parameters(_registry[name])]
-    for key in parameters:
-        if key not in known:
-            raise TypeError(f"{name} has no parameter {key!r}; {nearest(key, known)}")
-    return _registry[name](**parameters)
+    return _registry[name]._from_parameters({k: v for k, v in config.items() if k != "name"})
 
 
 class Schedule:
@@ -66,8 +62,11 @@ class Schedule:
 
     A subclass is a frozen dataclass that gives `_alpha`, `_sigma`, `_d_alpha`, `_d_sigma` and
     `_time_at_ratio`, and more where the defaults would lose digits. Each is called with t and
-    the namespace (numpy or torch) to compute in.
+    the namespace (numpy or torch) to compute in. With `_fast_on_floats = True` the namespace may
+    also be `fastgen.schedules.scalar`, and t a Python float: a tenth of the time, the same bits.
     """
+
+    _fast_on_floats: ClassVar[bool] = False
 
     @property
     def t_min(self) -> float:
@@ -86,44 +85,45 @@ class Schedule:
 
     def alpha(self, t: Value) -> Value:
         """Signal scale, 1 at t = 0."""
-        return evaluate(self._alpha, t)
+        return evaluate(self._alpha, t, fast=self._fast_on_floats)
 
     def sigma(self, t: Value) -> Value:
         """Noise scale, 0 at t = 0."""
-        return evaluate(self._sigma, t)
+        return evaluate(self._sigma, t, fast=self._fast_on_floats)
 
     def d_alpha(self, t: Value) -> Value:
         """Time derivative of alpha."""
-        return evaluate(self._d_alpha, t)
+        return evaluate(self._d_alpha, t, fast=self._fast_on_floats)
 
     def d_sigma(self, t: Value) -> Value:
         """Time derivative of sigma; inf at t = 0 where that is a square root or a jump."""
-        return evaluate(self._d_sigma, t)
+        return evaluate(self._d_sigma, t, fast=self._fast_on_floats)
 
     def ratio(self, t: Value) -> Value:
         """The noise-to-signal ratio sigma / alpha; inf where alpha is 0."""
-        return evaluate(self._ratio, t)
+        return evaluate(self._ratio, t, fast=self._fast_on_floats)
 
     def half_log_snr(self, t: Value) -> Value:
         """log(alpha / sigma), falling from inf at t = 0."""
-        return evaluate(self._half_log_snr, t)
+        return evaluate(self._half_log_snr, t, fast=self._fast_on_floats)
 
     def log_snr(self, t: Value) -> Value:
         """log(alpha^2 / sigma^2) = 2 half_log_snr."""
-        return evaluate(lambda t, xp: 2 * self._half_log_snr(t, xp), t)
+        return 2 * self.half_log_snr(t)
 
     def drift(self, t: Value) -> Value:
         """f(t) = d log alpha / dt of the forward process; -inf where alpha reaches 0."""
-        return evaluate(self._drift, t)
+        return evaluate(self._drift, t, fast=self._fast_on_floats)
 
     def diffusion_squared(self, t: Value) -> Value:
         """g(t)^2 = d(sigma^2)/dt - 2 f sigma^2 of the forward process."""
-        return evaluate(self._diffusion_squared, t)
+        return evaluate(self._diffusion_squared, t, fast=self._fast_on_floats)
 
     def time_at_ratio(self, ratio: Value) -> Value:
         """The time at which sigma / alpha equals `ratio`; the inverse of `ratio(t)`."""
         self._check_ratio(ratio)
-        return evaluate(self._clamped_time_at_ratio, ratio, check=False)
+        fast = self._fast_on_floats
+        return evaluate(self._clamped_time_at_ratio, ratio, check=False, fast=fast)
 
     def time_at(self, half_log_snr: Value) -> Value:
         """The time at which log(alpha / sigma) equals `half_log_snr`; its inverse."""
@@ -132,15 +132,16 @@ class Schedule:
             lambda value, xp: self._clamped_time_at_ratio(xp.exp(-value), xp),
             half_log_snr,
             check=False,
+            fast=self._fast_on_floats,
         )
 
     def warp(self, t: Value) -> Value:
         """The reparametrisation [0, 1] -> [0, 1] that time grids apply; the identity here."""
-        return evaluate(lambda t, xp: t, t)
+        return evaluate(lambda t, xp: t, t, fast=True)
 
     def unwarp(self, t: Value) -> Value:
         """The inverse of `warp`."""
-        return evaluate(lambda t, xp: t, t)
+        return evaluate(lambda t, xp: t, t, fast=True)
 
     def regular_at(self, t: float) -> bool:
         """Whether alpha, sigma and their derivatives are finite at t.
@@ -154,6 +155,15 @@ class Schedule:
         """A dictionary for JSON, from which `from_config` makes an equal schedule."""
         values = {field.name: getattr(self, field.name) for field in _parameters(type(self))}
         return {"name": type(self).__name__, **values}
+
+    @classmethod
+    def _from_parameters(cls, parameters: Mapping[str, Any]) -> Schedule:
+        """The schedule of a configuration without its name; TypeError on an unknown parameter."""
+        known = [field.name for field in _parameters(cls)]
+        for key in parameters:
+            if key not in known:
+                raise TypeError(f"{cls.__name__} has no parameter {key!r}; {nearest(key, known)}")
+        return cls(**parameters)
 
     def _alpha(self, t: Any, xp: Any) -> Any:
         raise NotImplementedError(f"{type(self).__name__} must define _alpha(t, xp)")
@@ -194,6 +204,8 @@ class Schedule:
         if isinstance(ratio, torch.Tensor):
             return
         low, high = self._ratio_floor(), self.ratio(1.0)
+        if isinstance(ratio, float) and low <= ratio <= high:
+            return
         values = np.asarray(ratio, dtype=np.float64)
         good = (values >= low * (1 - 1e-9)) & (values <= high * (1 + 1e-9)) | (values == 0)
         wanted = f"a value within [{low:.6g}, {high:.6g}], or 0, of {self!r}"
@@ -204,16 +216,28 @@ class Schedule:
             return
         floor = self._ratio_floor()
         low, high = self.half_log_snr(1.0), -math.log(floor) if floor else math.inf
+        if isinstance(half_log_snr, float) and low <= half_log_snr <= high:
+            return
         values = np.asarray(half_log_snr, dtype=np.float64)
         good = (values >= low - 1e-9) & (values <= high + 1e-9) | (values == math.inf)
         wanted = f"a value within [{low:.6g}, {high:.6g}], or inf, of {self!r}"
         _refuse("half_log_snr", values, good, wanted)
 
 
-def evaluate(function: Callable[[Any, Any], Any], value: Value, check: bool = True) -> Value:
-    """`function(value, numpy or torch)` in float64, given back in the kind of `value`."""
+def evaluate(
+    function: Callable[[Any, Any], Any], value: Value, check: bool = True, fast: bool = False
+) -> Value:
+    """`function(value, numpy or torch)` in float64, given back in the kind of `value`.
+
+    fast: whether the function also computes one float in `fastgen.schedules.scalar`.
+    """
     given: Any = value
     result: Any
+    if fast and isinstance(given, float) and (not check or 0.0 <= given <= 1.0):
+        try:
+            return function(float(given), scalar)  # type: ignore[no-any-return]
+        except ArithmeticError:  # a limit such as log 0, which numpy knows
+            pass
     if isinstance(given, torch.Tensor):
         dtype = given.dtype if given.is_floating_point() else torch.float64
         result = function(given.to(torch.float64), torch).to(dtype)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastgen.schedules.base import Value, evaluate, register
+from fastgen.errors import nearest
+from fastgen.schedules import scalar
+from fastgen.schedules.base import Schedule, Value, evaluate, register
 from fastgen.schedules.vp import VariancePreserving, minus_log_alpha, noise_scale
 
 Betas = Sequence[float] | NDArray[np.floating[Any]] | torch.Tensor
@@ -29,6 +31,9 @@ class DiscreteVP(VariancePreserving):
     g^2 at index i is -N log(1 - beta_i).
     DDPM of Ho et al. 2020 (arXiv 2006.11239); interpolated as by DPM-Solver, Lu et al. 2022
     (2206.00927). The first tensor on a device copies the knots there, once.
+
+    Schedules are equal where their betas are. `to_config` stores the constructor and its
+    arguments where one of them made the schedule, and the betas otherwise.
     """
 
     betas: tuple[float, ...]
@@ -36,6 +41,8 @@ class DiscreteVP(VariancePreserving):
     _torch_tables: dict[torch.device, tuple[torch.Tensor, ...]] = dataclasses.field(
         init=False, compare=False, default_factory=dict
     )
+    _float_tables: tuple[list[float], ...] = dataclasses.field(init=False, compare=False)
+    _origin: Mapping[str, Any] = dataclasses.field(init=False, compare=False)
 
     def __init__(self, betas: Betas) -> None:
         if isinstance(betas, torch.Tensor):
@@ -54,9 +61,12 @@ class DiscreteVP(VariancePreserving):
                 f"DiscreteVP: betas[{i}] = {float(values[i])!r} is out of range; give betas in "
                 "(0, 1), where only the last may be 1"
             )
+        tables = self._tabulate(values)
         object.__setattr__(self, "betas", tuple(values.tolist()))
-        object.__setattr__(self, "_numpy_tables", self._tabulate(values))
+        object.__setattr__(self, "_numpy_tables", tables)
         object.__setattr__(self, "_torch_tables", {})
+        object.__setattr__(self, "_float_tables", tuple(table.tolist() for table in tables))
+        object.__setattr__(self, "_origin", {})
 
     @staticmethod
     def _tabulate(betas: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
@@ -71,7 +81,8 @@ class DiscreteVP(VariancePreserving):
         cls, num: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02
     ) -> DiscreteVP:
         """beta_i from beta_start to beta_end linearly (Ho et al. 2020, arXiv 2006.11239)."""
-        return cls(np.linspace(beta_start, beta_end, _count(num)))
+        given = {"num": _count(num), "beta_start": float(beta_start), "beta_end": float(beta_end)}
+        return cls(np.linspace(beta_start, beta_end, num))._made_by("linear", given)
 
     @classmethod
     def scaled_linear(
@@ -79,7 +90,9 @@ class DiscreteVP(VariancePreserving):
     ) -> DiscreteVP:
         """sqrt(beta_i) linearly, as in latent diffusion (Rombach et al. 2022, arXiv 2112.10752)."""
         _in_unit_interval(beta_start=beta_start, beta_end=beta_end)
-        return cls(np.linspace(math.sqrt(beta_start), math.sqrt(beta_end), _count(num)) ** 2)
+        given = {"num": _count(num), "beta_start": float(beta_start), "beta_end": float(beta_end)}
+        roots = np.linspace(math.sqrt(beta_start), math.sqrt(beta_end), num)
+        return cls(roots**2)._made_by("scaled_linear", given)
 
     @classmethod
     def squared_cosine(cls, num: int = 1000, max_beta: float = 0.999) -> DiscreteVP:
@@ -90,7 +103,9 @@ class DiscreteVP(VariancePreserving):
         _in_unit_interval(max_beta=max_beta)
         at = np.arange(_count(num) + 1) / num
         squares = np.cos(math.pi / 2 * (at + 0.008) / 1.008) ** 2
-        return cls(np.minimum(1 - squares[1:] / squares[:-1], max_beta))
+        given = {"num": _count(num), "max_beta": float(max_beta)}
+        betas = np.minimum(1 - squares[1:] / squares[:-1], max_beta)
+        return cls(betas)._made_by("squared_cosine", given)
 
     @classmethod
     def sigmoid(
@@ -100,8 +115,10 @@ class DiscreteVP(VariancePreserving):
 
         GeoDiff, Xu et al. 2022 (arXiv 2203.02923).
         """
-        x = np.linspace(-6, 6, _count(num))
-        return cls(beta_start + (beta_end - beta_start) / (1 + np.exp(-x)))
+        given = {"num": _count(num), "beta_start": float(beta_start), "beta_end": float(beta_end)}
+        x = np.linspace(-6, 6, num)
+        betas = beta_start + (beta_end - beta_start) / (1 + np.exp(-x))
+        return cls(betas)._made_by("sigmoid", given)
 
     def rescale_zero_terminal_snr(self) -> DiscreteVP:
         """A schedule with alpha shifted and scaled: it ends at 0 and keeps its value at index 0.
@@ -122,7 +139,43 @@ class DiscreteVP(VariancePreserving):
         # 1 - (after_i / after_{i-1})^2 by the difference of the alphas, which does not cancel.
         falls = -scale * alphas[:-1] * np.expm1(np.log1p(-np.array(self.betas[1:])) / 2)
         share = (falls / after[:-1])[:-1]
-        return DiscreteVP([self.betas[0], *(share * (2 - share)).tolist(), 1.0])
+        result = DiscreteVP([self.betas[0], *(share * (2 - share)).tolist(), 1.0])
+        if self._origin:
+            object.__setattr__(result, "_origin", {**self._origin, "zero_terminal_snr": True})
+        return result
+
+    def to_config(self) -> dict[str, Any]:
+        """A dictionary for JSON, from which `from_config` makes an equal schedule.
+
+        It names the constructor and its arguments where one made the schedule, which spares
+        storing N betas; otherwise it holds the betas.
+        """
+        return {"name": type(self).__name__, **(self._origin or {"betas": self.betas})}
+
+    @classmethod
+    def _from_parameters(cls, parameters: Mapping[str, Any]) -> Schedule:
+        """The schedule of {"betas": ...} or {"constructor": ..., and its arguments}.
+
+        Raises ValueError on an unknown constructor and TypeError on an unknown parameter.
+        """
+        if "constructor" not in parameters:
+            return super()._from_parameters(parameters)
+        arguments = dict(parameters)
+        name, rescale = arguments.pop("constructor"), arguments.pop("zero_terminal_snr", False)
+        if name not in _CONSTRUCTORS:
+            raise ValueError(
+                f"{cls.__name__} has no constructor {name!r}; {nearest(str(name), _CONSTRUCTORS)}"
+            )
+        for key in arguments:
+            if key not in _CONSTRUCTORS[name]:
+                meant = nearest(key, [*_CONSTRUCTORS[name], "zero_terminal_snr"])
+                raise TypeError(f"{cls.__name__}.{name} has no parameter {key!r}; {meant}")
+        schedule: DiscreteVP = getattr(cls, name)(**arguments)
+        return schedule.rescale_zero_terminal_snr() if rescale else schedule
+
+    def _made_by(self, constructor: str, arguments: Mapping[str, Any]) -> DiscreteVP:
+        object.__setattr__(self, "_origin", {"constructor": constructor, **arguments})
+        return self
 
     @property
     def num_steps(self) -> int:
@@ -157,7 +210,7 @@ class DiscreteVP(VariancePreserving):
         if isinstance(t, torch.Tensor) and t.is_floating_point():
             precision = t.dtype
         slack = 4 * self.num_steps * torch.finfo(precision).eps
-        return evaluate(lambda t, xp: _snap(t * self.num_steps, slack, xp) - 1, t)
+        return evaluate(lambda t, xp: _snap(t * self.num_steps, slack, xp) - 1, t, fast=True)
 
     def __repr__(self) -> str:
         shown = [f"{beta:.6g}" for beta in self.betas]
@@ -166,6 +219,8 @@ class DiscreteVP(VariancePreserving):
         return f"DiscreteVP(num_steps={self.num_steps}, betas=[{', '.join(shown)}])"
 
     def _tables(self, like: Any, xp: Any) -> tuple[Any, ...]:
+        if xp is scalar:
+            return self._float_tables
         if xp is np:
             return self._numpy_tables
         if like.device not in self._torch_tables:
@@ -182,10 +237,17 @@ class DiscreteVP(VariancePreserving):
         """
         knots, rises = self._tables(t, xp)
         position = t * self.num_steps
-        below = xp.ceil(_snap(position, 4 * self.num_steps * 2**-52, xp)) - 1
-        below = xp.clip(below, 0, self.num_steps - 1)
-        j = below.astype(np.int64) if xp is np else below.to(torch.int64)
-        part = position - below
+        slack = 4 * self.num_steps * 2**-52
+        if xp is scalar:  # as below, without a function call for each operation
+            whole = round(position)
+            up = whole if abs(position - whole) <= slack else math.ceil(position)
+            j = min(max(up - 1, 0), self.num_steps - 1)
+            part = position - j
+        else:
+            below = xp.ceil(_snap(position, slack, xp)) - 1
+            below = xp.clip(below, 0, self.num_steps - 1)
+            j = below.astype(np.int64) if xp is np else below.to(torch.int64)
+            part = position - below
         log_alpha = -knots[j] - part * rises[j]
         slope = -self.num_steps * rises[j]
         if not self.zero_terminal_snr:
@@ -200,8 +262,17 @@ class DiscreteVP(VariancePreserving):
 
     def _sigma(self, t: Any, xp: Any) -> Any:
         log_alpha, rest, _ = self._interval(t, xp)
-        # rest = 0 gives the same sigma = 1 as 2^-53, without an infinite gradient.
-        return noise_scale(log_alpha + xp.log(xp.clip(rest, 2.0**-53, None)), xp)
+        return _sigma_of(log_alpha, rest, xp)
+
+    # What follows would do without: it looks the interval up once instead of two or three times.
+    def _ratio(self, t: Any, xp: Any) -> Any:
+        log_alpha, rest, _ = self._interval(t, xp)
+        return _sigma_of(log_alpha, rest, xp) / (xp.exp(log_alpha) * rest)
+
+    def _d_sigma(self, t: Any, xp: Any) -> Any:
+        log_alpha, rest, slope = self._interval(t, xp)
+        alpha = xp.exp(log_alpha)
+        return -(alpha * rest) * (alpha * slope) / _sigma_of(log_alpha, rest, xp)
 
     def _d_alpha(self, t: Any, xp: Any) -> Any:
         log_alpha, _, slope = self._interval(t, xp)
@@ -224,9 +295,22 @@ class DiscreteVP(VariancePreserving):
         return (j + part) / self.num_steps
 
 
+_CONSTRUCTORS: Mapping[str, tuple[str, ...]] = {
+    "linear": ("num", "beta_start", "beta_end"),
+    "scaled_linear": ("num", "beta_start", "beta_end"),
+    "squared_cosine": ("num", "max_beta"),
+    "sigmoid": ("num", "beta_start", "beta_end"),
+}
+
+
+def _sigma_of(log_alpha: Any, rest: Any, xp: Any) -> Any:
+    # rest = 0 gives the same sigma = 1 as 2^-53, without an infinite gradient.
+    return noise_scale(log_alpha + xp.log(xp.clip(rest, 2.0**-53, None)), xp)
+
+
 def _snap(position: Any, slack: float, xp: Any) -> Any:
-    nearest = xp.round(position)
-    return xp.where(xp.abs(position - nearest) <= slack, nearest, position)
+    whole = xp.round(position)
+    return xp.where(xp.absolute(position - whole) <= slack, whole, position)
 
 
 def _count(num: int) -> int:

@@ -16,6 +16,7 @@ _JUST_ABOVE_ZERO = 2.0**-126
 class VarianceExploding(Schedule):
     """alpha = 1, so x_t = x_0 + sigma(t) eps and the ratio is sigma itself."""
 
+    _fast_on_floats = True
     sigma_min: float
     sigma_max: float
 
@@ -74,7 +75,8 @@ class VE(VarianceExploding):
         return xp.where(t > 0, self._positive_sigma(t, xp) * self._log_span, math.inf)
 
     def _diffusion_squared(self, t: Any, xp: Any) -> Any:
-        return 2 * self._log_span * self._positive_sigma(t, xp) ** 2
+        sigma = self._positive_sigma(t, xp)
+        return 2 * self._log_span * (sigma * sigma)
 
     def _ratio_floor(self) -> float:
         return self.sigma_min

@@ -12,6 +12,8 @@ from fastgen.schedules.base import Schedule, register, set_real
 class VariancePreserving(Schedule):
     """alpha^2 + sigma^2 = 1, hence d_sigma = -alpha d_alpha / sigma and g^2 = -2 f."""
 
+    _fast_on_floats = True
+
     def _d_sigma(self, t: Any, xp: Any) -> Any:
         return -self._alpha(t, xp) * self._d_alpha(t, xp) / self._sigma(t, xp)
 
@@ -27,12 +29,14 @@ def noise_scale(log_alpha: Any, xp: Any) -> Any:
 def minus_log_alpha(ratio: Any, xp: Any) -> Any:
     """-log alpha = log(1 + ratio^2) / 2 of a variance-preserving process."""
     large = ratio > 1e8  # the square could overflow, and 1 no longer counts
-    return xp.where(large, xp.log(ratio), xp.log1p(xp.where(large, 0.0, ratio) ** 2) / 2)
+    small = xp.where(large, 0.0, ratio)
+    return xp.where(large, xp.log(ratio), xp.log1p(small * small) / 2)
 
 
 class _LinearBeta(Schedule):
     """log alpha = -(beta_max - beta_min) t^2 / 4 - beta_min t / 2."""
 
+    _fast_on_floats = True
     beta_min: float
     beta_max: float
 
@@ -104,7 +108,7 @@ class SubVP(_LinearBeta):
 
     def _time_at_ratio(self, ratio: Any, xp: Any) -> Any:
         # ratio = 1/alpha - alpha = 2 sinh(-log alpha)
-        return self._time_at_log_alpha(xp.asinh(ratio / 2), xp)
+        return self._time_at_log_alpha(xp.arcsinh(ratio / 2), xp)
 
 
 @register

@@ -1,0 +1,18 @@
+"""Time grids: the decreasing times, from noise (1) to data (0), between which solvers step."""
+
+from fastgen.timesteps import beta, curves, discrete, ratios, tables
+from fastgen.timesteps.registry import Grid, Times, names, options, register, times
+
+__all__ = [
+    "Grid",
+    "Times",
+    "beta",
+    "curves",
+    "discrete",
+    "names",
+    "options",
+    "ratios",
+    "register",
+    "tables",
+    "times",
+]
