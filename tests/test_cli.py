@@ -140,7 +140,7 @@ class TestPlan:
         assert json.loads(out)["times"] == [1, 0.25, 0]
         code, out, _ = run("plan ddim --schedule DiscreteVP.linear:num=10 --steps 2 --json")
         assert code == 0
-    assert json.loads(out)["schedule"]["num"] == 10
+        assert json.loads(out)["schedule"]["num"] == 10
 
     @pytest.mark.parametrize(
         ("line", "message"),
