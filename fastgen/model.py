@@ -127,10 +127,10 @@ class Model:
             )
         return time
 
-    def times(
+    def time_table(
         self, evaluations: Sequence[Evaluate], batch: int, device: torch.device
-    ) -> list[tuple[Tensor, ...]]:
-        """For each evaluation the times that the network is fed, each [batch]."""
+    ) -> Tensor:
+        """The times that the network is fed, [1 or 2 times, evaluations, batch]."""
         columns = [[self.network_time(e.time) for e in evaluations]]
         if self.predicts == "average_velocity":
             ends = [self.network_time(e.time if e.until is None else e.until) for e in evaluations]
@@ -138,8 +138,13 @@ class Model:
             steps = [abs(end - start) for end, start in pairs]
             columns.append(ends if self.second_time == "end" else steps)
         values = torch.tensor(columns, dtype=torch.float64).to(device, self.time_dtype)
-        values = values[..., None].expand(-1, -1, batch).contiguous()
-        return list(zip(*(column.unbind(0) for column in values.unbind(0)), strict=True))
+        return values[..., None].expand(-1, -1, batch).contiguous()
+
+    def times(
+        self, evaluations: Sequence[Evaluate], batch: int, device: torch.device
+    ) -> list[tuple[Tensor, ...]]:
+        """For each evaluation the times that the network is fed, each [batch]."""
+        return time_rows(self.time_table(evaluations, batch, device))
 
     def predict(self, quantity: str, x: Tensor, t: float, **net_kwargs: Any) -> Tensor:
         """One quantity ("data", "noise", "velocity", "v", "score") at state x [B, ...], time t."""
@@ -149,3 +154,8 @@ class Model:
         output = self.net(scaled, *times, **net_kwargs).to(x.dtype)
         output = output.chunk(2, 1)[0] if self.learned_variance else output
         return p * x + q * output if p else q * output
+
+
+def time_rows(table: Tensor) -> list[tuple[Tensor, ...]]:
+    """A time table by evaluation."""
+    return list(zip(*(column.unbind(0) for column in table.unbind(0)), strict=True))

@@ -49,7 +49,7 @@ def annealed_langevin(
 
 @register(
     "predictor_corrector",
-    order=1,
+    order=None,  # the corrector's step does not shrink with the number of steps
     evaluations="1 + corrector_steps",
     stochastic=True,
     source="Song et al. 2021, arXiv 2011.13456, Alg. 2 and 3",

@@ -120,7 +120,8 @@ def adams_weights(nodes: list[float], s: float, t: float) -> list[float]:
 def adams_bashforth(p: Builder, times: list[float], *, order: int = 2) -> Form:
     """x_t = x_s + sum_j w_j u_j over the last ``order`` velocities, w_j exact for the grid.
 
-    The first steps use the orders 1, 2, ... that their history allows.
+    The first steps use the orders 1, 2, ... that their history allows; a first step of order 1
+    leaves order 2 in all, and the error constants of a higher ``order``.
     """
     if not isinstance(order, int) or not 1 <= order <= 8:
         raise ValueError(f"order={order!r}: expected a whole number from 1 to 8")
