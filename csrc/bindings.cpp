@@ -157,6 +157,14 @@ void normals(int64_t rows, int64_t elements, const NoiseArguments& arguments, ui
   run(fastgen::normals, op, threads);
 }
 
+void brownian(int64_t rows, int64_t elements, const NoiseArguments& arguments, uintptr_t times,
+              int64_t count, bool per_row, uintptr_t output, int threads) {
+  const fastgen::Brownian op{rows,  elements,           noise(arguments), pointer<double>(times),
+                             count, per_row ? rows : 1, per_row,          pointer<double>(output)};
+  py::gil_scoped_release release;
+  fastgen::brownian(op, threads);
+}
+
 using FourWords = std::array<uint32_t, 4>;
 
 FourWords philox(const FourWords& counter, const std::array<uint32_t, 2>& key) {
@@ -176,6 +184,9 @@ PYBIND11_MODULE(_C, m) {
         py::arg("clip"), py::arg("noise"), py::arg("draws"), py::arg("noises"));
   m.def("normals", &normals, py::arg("rows"), py::arg("elements"), py::arg("noise"),
         py::arg("draw"), py::arg("output"), py::arg("dtype"), py::arg("threads"));
+  m.def("brownian", &brownian, py::arg("rows"), py::arg("elements"), py::arg("noise"),
+        py::arg("times"), py::arg("count"), py::arg("per_row"), py::arg("output"),
+        py::arg("threads"));
   m.def("philox", &philox, "Philox4x32-10 of one counter and key.", py::arg("counter"),
         py::arg("key"));
   m.def("isa", &fastgen::isa, "The instruction set in use.");

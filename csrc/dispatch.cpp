@@ -78,6 +78,8 @@ void combine(const Combine& op, int threads) { run(active().load()->combine, op,
 
 void normals(const Normals& op, int threads) { run(active().load()->normals, op, threads); }
 
+void brownian(const Brownian& op, int threads) { run(active().load()->brownian, op, threads); }
+
 void philox(const uint32_t counter[4], const uint32_t key[2], uint32_t words[4]) {
   active().load()->philox(counter, key, words);
 }

@@ -15,6 +15,7 @@ void set_isa(const std::string& name);
 
 void combine(const Combine& op, int threads);
 void normals(const Normals& op, int threads);
+void brownian(const Brownian& op, int threads);
 void philox(const uint32_t counter[4], const uint32_t key[2], uint32_t words[4]);
 
 }  // namespace fastgen

@@ -1,3 +1,4 @@
+#include "brownian.h"
 #include "combine.h"
 
-const fastgen::Kernels fastgen::avx512_kernels{"avx512", combine, normals, philox_words};
+const fastgen::Kernels fastgen::avx512_kernels{"avx512", combine, normals, brownian, philox_words};

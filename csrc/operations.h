@@ -47,12 +47,24 @@ struct Normals {
   int64_t size() const { return rows * elements; }
 };
 
+struct Brownian {
+  int64_t rows, elements;
+  Noise noise;  // of the tree's stream
+  const double* times;
+  int64_t times_count, time_stride;  // one time for all rows, or one for each
+  bool times_per_row;
+  double* output;  // [times, rows, elements]
+
+  int64_t size() const { return rows * elements; }
+};
+
 // The ranges [begin, end) count elements of the flattened tensors; with tables per row and rows
 // shorter than a tile, they begin and end where rows do.
 struct Kernels {
   const char* name;
   void (*combine)(const Combine&, int64_t begin, int64_t end);
   void (*normals)(const Normals&, int64_t begin, int64_t end);
+  void (*brownian)(const Brownian&, int64_t begin, int64_t end);
   void (*philox)(const uint32_t counter[4], const uint32_t key[2], uint32_t words[4]);
 };
 

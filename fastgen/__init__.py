@@ -5,7 +5,7 @@ from fastgen.guidance import Guidance
 from fastgen.inversion import Inversion, invert
 from fastgen.log_probability import sampled_log_probability, trajectory_log_probability
 from fastgen.model import Model
-from fastgen.noise import randn
+from fastgen.noise import brownian, randn
 from fastgen.plans import Plan
 from fastgen.sampling import Sampler, Step, sample
 from fastgen.solvers import plan
@@ -17,6 +17,7 @@ __all__ = [
     "Plan",
     "Sampler",
     "Step",
+    "brownian",
     "invert",
     "kernels",
     "plan",

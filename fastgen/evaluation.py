@@ -14,8 +14,9 @@ from fastgen.kernels import Stream
 from fastgen.kernels.contract import DTYPE_CODES
 from fastgen.model import Model
 from fastgen.noise import randn
+from fastgen.paths import Path
 from fastgen.plans import Plan
-from fastgen.plans.forms import Computed
+from fastgen.plans.forms import Computed, Increment
 from fastgen.predictions import Parametrisation
 
 
@@ -35,6 +36,7 @@ class Evaluation:
         net_kwargs: passed to the network.
         check_finite: see `Sampler.__call__`.
         tick: called after each evaluation.
+        path: the Brownian motion whose increments stages read, if they do.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Evaluation:
         net_kwargs: Mapping[str, Any],
         check_finite: bool,
         tick: Callable[[], object],
+        path: Path | None = None,
     ) -> None:
         self.model, self.plan, self.guidance, self.transform = model, plan, guidance, transform
         self.shape, self.device = tuple(x.shape), x.device
@@ -61,6 +64,7 @@ class Evaluation:
         self.joined: dict[str, Any] = {}
         if guidance is not None and guidance.batched and any(self.guided):
             self.joined = guidance.joined(self.shape[0], net_kwargs)
+        self.path = path
         self._variance: Tensor | None = None
 
     def __call__(self, k: int, network_input: Tensor, state: Tensor | None) -> tuple[Tensor, ...]:
@@ -120,14 +124,17 @@ class Evaluation:
             )
         return output
 
-    def compute(
+    def provide(
         self,
-        symbol: Computed,
+        symbol: Computed | Increment,
         outputs: tuple[Tensor, ...],
         state: Tensor | None,
         dtype: torch.dtype,
     ) -> Tensor:
-        """A stage's input whose coefficients depend on the data (see `Builder`)."""
+        """A stage's input that is an increment of the path, or depends on the data."""
+        if isinstance(symbol, Increment):
+            assert self.path is not None
+            return self.path(symbol, dtype)
         z = randn(
             self.shape,
             seed=self.seeds,

@@ -108,6 +108,8 @@ class InPlaceRun:
 
     def advance(self, k: int, evaluate: Evaluation) -> None:
         """Evaluation k (none for -1) and the stage after it."""
+        outputs: tuple[Tensor, ...] = ()
+        state: Tensor | None = None
         if k >= 0:
             call = self.program.calls[k]
             state = None if call.state is None else self.slots[call.state]
@@ -119,7 +121,7 @@ class InPlaceRun:
                 [
                     self.raws[i.evaluation][i.branch]
                     if isinstance(i, Raw)
-                    else evaluate.compute(i, outputs, state, self.key.dtypes[0])
+                    else evaluate.provide(i, outputs, state, self.key.dtypes[0])
                     for i in self.reads[k + 1]
                 ]
             )
@@ -184,7 +186,7 @@ class RecordedRun:
                 if isinstance(i, Raw)
                 else next(rest)
                 if isinstance(i, int)
-                else evaluate.compute(i, raws[k], state, self.dtypes[0])
+                else evaluate.provide(i, raws[k], state, self.dtypes[0])
                 for i in stage.inputs
             ]
             return raws[k], self._combine(k + 1, stage, tensors)

@@ -18,11 +18,14 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
+from fastgen.errors import nearest
 from fastgen.kernels import Stream
 from fastgen.noise import id_tensor, randn, seed_tensor
+from fastgen.paths import Path
 from fastgen.plans import Plan
 from fastgen.plans.forms import Computed, Evaluate, Form, Let, Normal, Prediction, State, Value
-from fastgen.sampling import Sampler
+from fastgen.plans.paths import increments
+from fastgen.sampling import NOISES, Sampler
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ def sampled_log_probability(
     *,
     seed: int | Sequence[int] | Tensor = 0,
     sample_ids: Sequence[int] | Tensor | None = None,
+    noise: str = "draws",
     device: torch.device | str = "cpu",
 ) -> LogProbability:
     """Log-densities of the steps that a sampler took, from its seed alone.
@@ -105,15 +109,23 @@ def sampled_log_probability(
         shape: [B, ...] as it was sampled.
         seed: as it was sampled.
         sample_ids: as it was sampled.
+        noise: as it was sampled (see `Sampler`).
         device: where to compute.
     """
+    if noise not in NOISES:
+        raise ValueError(f"noise={noise!r}: {nearest(noise, NOISES)}")
     device, batch = torch.device(device), shape[0]
     seeds, ids = seed_tensor(seed, batch, device), id_tensor(sample_ids, batch, device)
     size = math.prod(shape[1:])
+    on_path = increments(plan.instructions, float(plan.times[0])) if noise == "brownian" else {}
+    path = Path(list(on_path.values()), (batch, size), seeds, ids)
     rows = []
     for transition in transitions(plan):
         z = torch.zeros((batch, size), dtype=torch.float64, device=device)
         for normal, c in transition.normals.items():
+            if normal in on_path:
+                z += c * path(on_path[normal], torch.float64)
+                continue
             z += c * randn(
                 (batch, size),
                 seed=seeds,
@@ -145,7 +157,7 @@ def trajectory_log_probability(
 
     Args:
         sampler: network, plan, guidance and transform.
-        states: [steps + 1, B, ...], as ``sampler(..., trajectory=True)`` returns them.
+        states: [n + 1, B, ...], as ``sampler(..., trajectory=True)`` returns them.
         differentiable: record for autograd (in the network's parameters and the states).
         checkpoint: with differentiable, recompute each evaluation in the backward pass.
         **net_kwargs: passed to the network.
@@ -155,8 +167,8 @@ def trajectory_log_probability(
     """
     plan = sampler.plan
     steps = transitions(plan)
-    if states.shape[0] != plan.steps + 1:
-        raise ValueError(f"states: expected {plan.steps + 1} of them, got {states.shape[0]}")
+    if states.shape[0] != len(plan.states) + 1:
+        raise ValueError(f"states: expected {len(plan.states) + 1} of them, got {states.shape[0]}")
     states = states.to(sampler.dtype)
     by_form = {id(t.form): t for t in steps}
     nothing = torch.zeros(1, dtype=torch.int64, device=states.device)

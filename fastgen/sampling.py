@@ -16,11 +16,14 @@ from fastgen.errors import nearest
 from fastgen.evaluation import Evaluation
 from fastgen.execution import BufferKey, InPlaceRun, RecordedRun, Tables
 from fastgen.guidance import Guidance, Transform
-from fastgen.model import Model
+from fastgen.model import Model, time_rows
 from fastgen.noise import id_tensor, randn, seed_tensor
+from fastgen.paths import Path
 from fastgen.plans import Plan, Program
-from fastgen.plans.forms import Computed, Let, Prediction
+from fastgen.plans.forms import Computed, Increment, Let, Prediction
 from fastgen.solvers.registry import known_options, plan
+
+NOISES = ("draws", "brownian")
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,10 @@ class Sampler:
         transform: a function (data prediction [B, ...], t) -> data prediction between two
             kernels, for what is not linear (`fastgen.guidance.dynamic_threshold`). Static
             bounds cost nothing: `plan(..., clip=(low, high))`.
+        noise: "draws", fresh noise in every step; or "brownian", increments of one motion W per
+            sample (`fastgen.brownian` in internal time), so that other time grids follow the
+            same path. Noise of no interval of the path (Langevin steps, churn, restarts) and
+            noise of learned variance stay draws.
         dtype: dtype of the state, float32 or float64, whatever the network's.
         backend: "auto", "reference" or "cpp"; None reads FASTGEN_BACKEND.
 
@@ -60,6 +67,7 @@ class Sampler:
         *,
         guidance: Guidance | None = None,
         transform: Transform | None = None,
+        noise: str = "draws",
         dtype: torch.dtype = torch.float32,
         backend: str | None = None,
     ) -> None:
@@ -69,7 +77,9 @@ class Sampler:
             )
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype={dtype}: the state is torch.float32 or torch.float64")
-        self.model, self.plan, self.guidance = model, plan, guidance
+        if noise not in NOISES:
+            raise ValueError(f"noise={noise!r}: {nearest(noise, NOISES)}")
+        self.model, self.plan, self.guidance, self.noise = model, plan, guidance, noise
         self.transform, self.dtype, self.backend = transform, dtype, backend
         # What the stages are handed; the transform itself needs what the network predicts.
         self.parametrisation = replace(model.parametrisation, transformed=transform is not None)
@@ -77,7 +87,7 @@ class Sampler:
         self._idle: deque[InPlaceRun] = deque(maxlen=4)
         self._programs: dict[tuple[bool, bool, float], Program] = {}
         self._tables: dict[tuple[bool, bool, torch.device], Tables] = {}
-        self._times: dict[tuple[int, torch.device], list[tuple[Tensor, ...]]] = {}
+        self._times: dict[tuple[int, torch.device], Tensor] = {}
         if transform is not None and any(
             isinstance(s, Prediction) and s.unconditional
             for i in plan.instructions
@@ -99,8 +109,10 @@ class Sampler:
                 f"plan: {plan.solver!r} wants the network's variance; pass "
                 "Model(..., learned_variance=True) for a network with twice the channels"
             )
-        self._program(observe=False, keep=False)  # conversion errors belong here
-        model.times(plan.evaluations, 1, torch.device("cpu"))
+        program = self._program(observe=False, keep=False)  # conversion errors belong here
+        stages = [s for s in program.stages if s is not None]
+        self._increments = [i for s in stages for i in s.inputs if isinstance(i, Increment)]
+        model.time_table(plan.evaluations, 1, torch.device("cpu"))
 
     def __call__(
         self,
@@ -126,7 +138,8 @@ class Sampler:
                 the noise, so that any part of a batch can be drawn again alone.
             sample_ids: B ids, by default 0 .. B - 1.
             device: where to run; the default is the state's or the network's device.
-            trajectory: return (x, states [steps + 1, B, ...]), the initial state first.
+            trajectory: return (x, states [n + 1, B, ...]): the initial state and the n of
+                ``plan.states``, one after each step.
             callback: called with a `Step` after each step.
             progress: show a progress bar (needs tqdm).
             check_finite: raise FloatingPointError at the first evaluation that returns NaN or
@@ -184,6 +197,9 @@ class Sampler:
         """The network with guidance and transform, for one run on states like x."""
         batch, guidance = x.shape[0], self.guidance
         twice = guidance is not None and guidance.batched
+        path = None
+        if self._increments:
+            path = Path(self._increments, x.shape, seeds, sample_ids, self.backend)
         return Evaluation(
             self.model,
             self.plan,
@@ -197,6 +213,7 @@ class Sampler:
             net_kwargs,
             check_finite,
             _progress_bar(self.plan, progress),
+            path,
         )
 
     def _weights(self, t: float, scale: float = 2.0) -> tuple[float, ...]:
@@ -241,6 +258,7 @@ class Sampler:
         if key not in self._programs:
             self._programs[key] = self.plan.lower(
                 self.parametrisation,
+                brownian=self.noise == "brownian",
                 cast=self.dtypes[0] != self.dtypes[1],
                 observe=observe,
                 keep_states=keep,
@@ -273,10 +291,11 @@ class Sampler:
         return InPlaceRun(self._program(observe, keep), tables, key, self.backend)
 
     def _network_times(self, batch: int, device: torch.device) -> list[tuple[Tensor, ...]]:
+        """Times of one run: a copy, as a network may scale its times in place."""
         key = batch, device
         if key not in self._times:
-            self._times[key] = self.model.times(self.plan.evaluations, batch, device)
-        return self._times[key]
+            self._times[key] = self.model.time_table(self.plan.evaluations, batch, device)
+        return time_rows(self._times[key].clone())
 
 
 def _reports(program: Program, plan: Plan) -> dict[int, list[tuple[int, float, int]]]:
@@ -314,6 +333,7 @@ def sample(
     sample_ids: Sequence[int] | Tensor | None = None,
     guidance: Guidance | None = None,
     transform: Transform | None = None,
+    noise: str = "draws",
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     backend: str | None = None,
@@ -339,12 +359,12 @@ def sample(
         steps: number of steps.
         seed, sample_ids, device, trajectory, callback, progress, check_finite, differentiable,
             checkpoint: as in `Sampler.__call__`.
-        guidance, transform, dtype, backend: see `Sampler`.
+        guidance, transform, noise, dtype, backend: see `Sampler`.
         net_kwargs: keyword arguments for the network.
         **plan_options: see `fastgen.plan`.
 
     Returns:
-        The sample [B, ...], or (sample, states [steps + 1, B, ...]) with ``trajectory``.
+        The sample [B, ...], or (sample, states [n + 1, B, ...]) with ``trajectory``.
 
     Raises:
         TypeError: for an unknown option, naming the nearest one.
@@ -356,9 +376,16 @@ def sample(
         if option not in known:
             raise TypeError(f"unknown option {option!r}: {nearest(option, known)}")
     program = plan(solver, model.schedule, steps, predicts=model.predicts, **plan_options)
-    return Sampler(
-        model, program, guidance=guidance, transform=transform, dtype=dtype, backend=backend
-    )(
+    sampler = Sampler(
+        model,
+        program,
+        guidance=guidance,
+        transform=transform,
+        noise=noise,
+        dtype=dtype,
+        backend=backend,
+    )
+    return sampler(
         shape_or_x,
         seed=seed,
         sample_ids=sample_ids,

@@ -2,6 +2,6 @@
 
 from fastgen.kernels.backend import BACKENDS, implementation
 from fastgen.kernels.contract import Noise, Stream
-from fastgen.kernels.ops import combine, normals
+from fastgen.kernels.ops import brownian, combine, normals
 
-__all__ = ["BACKENDS", "Noise", "Stream", "combine", "implementation", "normals"]
+__all__ = ["BACKENDS", "Noise", "Stream", "brownian", "combine", "implementation", "normals"]

@@ -14,7 +14,10 @@ DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.floa
 
 
 class Stream(IntEnum):
-    """Families of draws that must never share numbers (counter word 3, bits 0..7)."""
+    """Families of draws that must never share numbers (counter word 3, bits 0..7).
+
+    128 and above belong to Brownian motions, one to each tree id.
+    """
 
     INITIAL = 0
     SOLVER = 1
@@ -22,6 +25,11 @@ class Stream(IntEnum):
     PROBE = 3
     PLAN = 4
     USER = 5
+
+
+# The virtual Brownian tree: levels of bisection, the first of its streams, and their number.
+BROWNIAN_DEPTH = 24
+BROWNIAN_STREAM, BROWNIAN_TREES = 128, 128
 
 
 class Noise(NamedTuple):
@@ -109,3 +117,22 @@ def check_noise(noise: Noise, rows: int, device: torch.device) -> None:
             raise ValueError(f"noise.{name}: expected device {device}, got {tensor.device}")
     if not 0 <= noise.stream < 256:
         raise ValueError(f"noise.stream: expected 0 to 255, got {noise.stream}")
+
+
+def check_brownian(seeds: Tensor, sample_ids: Tensor, tree: int, times: Tensor) -> None:
+    """Raise a ValueError that names the argument where a `brownian` call is malformed."""
+    rows, device = sample_ids.shape[0], sample_ids.device
+    nothing = torch.empty(0, dtype=torch.int64, device=device)
+    check_noise(Noise(seeds, sample_ids, nothing), rows, device)
+    if not 0 <= tree < BROWNIAN_TREES:
+        raise ValueError(f"tree={tree}: expected 0 <= tree < {BROWNIAN_TREES}")
+    if (
+        times.dtype != torch.float64
+        or times.ndim not in (1, 2)
+        or (times.ndim == 2 and times.shape[1] != rows)
+    ):
+        raise ValueError(
+            f"times: expected float64 [T] or [T, {rows}], got {times.dtype} {list(times.shape)}"
+        )
+    if times.device != device:
+        raise ValueError(f"times: expected device {device}, got {times.device}")

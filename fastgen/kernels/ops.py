@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from fastgen.kernels import backend
-from fastgen.kernels.contract import DTYPE_CODES, MAX_OUTPUTS, Noise, check_combine, check_noise
+from fastgen.kernels.contract import (
+    DTYPE_CODES,
+    MAX_OUTPUTS,
+    Noise,
+    check_brownian,
+    check_combine,
+    check_noise,
+)
 
 _LIBRARY = torch.library.Library("fastgen", "DEF")
 _LIBRARY.define(
@@ -21,6 +28,9 @@ _LIBRARY.define(
 )
 _LIBRARY.define(
     "normals(int elements, Tensor seeds, Tensor sample_ids, Tensor draw, int stream) -> Tensor"
+)
+_LIBRARY.define(
+    "brownian(int elements, Tensor seeds, Tensor sample_ids, int tree, Tensor times) -> Tensor"
 )
 
 
@@ -76,6 +86,27 @@ def normals(elements: int, seeds: Tensor, sample_ids: Tensor, draw: Tensor, stre
     return result
 
 
+def brownian(elements: int, seeds: Tensor, sample_ids: Tensor, tree: int, times: Tensor) -> Tensor:
+    """Brownian motions at given times, [T, rows, elements], float64.
+
+    See `fastgen.kernels.reference.brownian` for the exact contract. Times outside [0, 1] give
+    NaN: to find them on a device would need a synchronisation.
+
+    Args:
+        elements: number of elements per sample.
+        seeds: int64 [1] or [rows].
+        sample_ids: int64 [rows].
+        tree: which of the sample's independent motions, 0 <= tree < 128.
+        times: float64 [T], or [T, rows].
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+    check_brownian(seeds, sample_ids, tree, times)
+    result: Tensor = torch.ops.fastgen.brownian(elements, seeds, sample_ids, tree, times)
+    return result
+
+
 def _noise(
     seeds: Tensor | None, ids: Tensor | None, draws: Tensor | None, stream: int
 ) -> Noise | None:
@@ -126,6 +157,19 @@ def _normals_fake(
     )
 
 
+def _brownian(elements: int, seeds: Tensor, sample_ids: Tensor, tree: int, times: Tensor) -> Tensor:
+    kernels = backend.implementation(sample_ids.device)
+    result: Tensor = kernels.brownian(elements, seeds, sample_ids, tree, times)
+    return result
+
+
+def _brownian_fake(
+    elements: int, seeds: Tensor, sample_ids: Tensor, tree: int, times: Tensor
+) -> Tensor:
+    shape = times.shape[0], sample_ids.shape[0], elements
+    return torch.empty(shape, dtype=torch.float64, device=sample_ids.device)
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     tensors, table, _, clip = inputs[:4]
     ctx.count, ctx.clip = len(tensors), clip
@@ -162,6 +206,8 @@ def _backward(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
 for _key in ("CPU", "CUDA"):
     _LIBRARY.impl("combine", _combine, _key)
     _LIBRARY.impl("normals", _normals, _key)
+    _LIBRARY.impl("brownian", _brownian, _key)
 torch.library.register_fake("fastgen::combine", _combine_fake, lib=_LIBRARY)
 torch.library.register_fake("fastgen::normals", _normals_fake, lib=_LIBRARY)
+torch.library.register_fake("fastgen::brownian", _brownian_fake, lib=_LIBRARY)
 torch.library.register_autograd("fastgen::combine", _backward, setup_context=_setup, lib=_LIBRARY)

@@ -46,7 +46,16 @@ class Computed:
     numbers: tuple[float, ...]
 
 
-Symbol: TypeAlias = Value | Prediction | Normal | Computed
+@dataclass(frozen=True, order=True)
+class Increment:
+    """What noise ``draw`` is on a Brownian path: its unit increment over [end, start]."""
+
+    draw: int
+    start: float
+    end: float
+
+
+Symbol: TypeAlias = Value | Prediction | Normal | Computed | Increment
 
 
 class Form:

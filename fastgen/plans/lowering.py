@@ -21,6 +21,7 @@ from fastgen.plans.forms import (
     Computed,
     Evaluate,
     Form,
+    Increment,
     Instruction,
     Let,
     Normal,
@@ -54,7 +55,8 @@ class NetworkInput:
     evaluation: int
 
 
-Atom: TypeAlias = Value | Prediction | Normal | Computed | Raw | Clipped | NetworkInput
+Given: TypeAlias = Computed | Increment  # tensors of the state's dtype that a run provides
+Atom: TypeAlias = Value | Prediction | Normal | Given | Raw | Clipped | NetworkInput
 Terms: TypeAlias = dict[Atom, float]
 Weights: TypeAlias = Callable[[float], tuple[float, ...]]
 CLIPPED = Clipped()
@@ -64,11 +66,11 @@ CLIPPED = Clipped()
 class Stage:
     """One kernel call; ``table``, ``clip`` as in `fastgen.kernels.combine`.
 
-    inputs: buffer numbers, raw network outputs, or tensors computed from those; outputs: buffer
+    inputs: buffer numbers, raw network outputs, or tensors that the run provides; outputs: buffer
     numbers; normals: the noises of the table's last columns.
     """
 
-    inputs: tuple[int | Raw | Computed, ...]
+    inputs: tuple[int | Raw | Given, ...]
     outputs: tuple[int, ...]
     table: np.ndarray
     clip: tuple[float, float] | None
@@ -108,7 +110,7 @@ class Program:
     def bytes_per_element(self, state_bytes: int, network_bytes: int) -> int:
         """Bytes that all stages together read and write per element of the state."""
 
-        def size(slot: int | Raw | Computed) -> int:
+        def size(slot: int | Raw | Given) -> int:
             if isinstance(slot, int):
                 return network_bytes if self.network_buffers[slot] else state_bytes
             return network_bytes if isinstance(slot, Raw) else state_bytes
@@ -135,7 +137,7 @@ class _Node:
                 return 1, -atom.evaluation, atom.branch
             if isinstance(atom, Prediction):
                 return 1, -atom.evaluation, 0
-            if isinstance(atom, Computed):
+            if isinstance(atom, Computed | Increment):
                 return 2, atom.draw, 0
             assert isinstance(atom, Value)
             return 0, atom.index, 0
@@ -251,7 +253,7 @@ class _Lowering:
             stage = {a: self.terms(a, s) for a in outputs}
             uses_clipped = any(CLIPPED in terms for terms in stage.values())
             node = _Node(stage, self.clipped(s) if uses_clipped else {})
-            reads = {a for a in node.reads() if not isinstance(a, Computed)}
+            reads = {a for a in node.reads() if not isinstance(a, Computed | Increment)}
             own = {Raw(s - 1, branch) for branch in (0, 1)}
             needed = (needed | reads) - set(outputs) - own
             nodes.append(node)
@@ -321,7 +323,7 @@ def lower(
         for a in reads:
             if isinstance(a, Computed) and a.evaluation != s - 1:
                 raise ValueError(f"{a.kind} of evaluation {a.evaluation} is read in stage {s}")
-        slots = tuple(a if isinstance(a, Raw | Computed) else buffers[a] for a in reads)
+        slots = tuple(a if isinstance(a, Raw | Computed | Increment) else buffers[a] for a in reads)
         for atom in [a for a in buffers if last.get(a, 0) <= s]:
             number = buffers.pop(atom)
             free[network_buffers[number]].append(number)
@@ -338,24 +340,25 @@ def lower(
             e = work.evaluations[s]
             state = buffers[e.x] if s in work.reads_state else None
             calls.append(Call(buffers[work.network_input(s)], e.time, state))
-    held = tuple(
-        frozenset(a.evaluation for a in last if isinstance(a, Raw) and a.evaluation < s < last[a])
-        for s in range(len(nodes))
-    )
+    held: list[set[int]] = [set() for _ in nodes]
+    for atom, end in last.items():
+        if isinstance(atom, Raw):
+            for s in range(atom.evaluation + 1, end):
+                held[s].add(atom.evaluation)
     return Program(
         stages=tuple(stages),
         calls=tuple(calls),
         network_buffers=tuple(network_buffers),
         result=buffers[result],
         states=tuple(seen[v] for v in observed),
-        held=held,
+        held=tuple(map(frozenset, held)),
     )
 
 
 def _stage(
     s: int,
     node: _Node,
-    inputs: tuple[int | Raw | Computed, ...],
+    inputs: tuple[int | Raw | Given, ...],
     outputs: tuple[int, ...],
     clip: tuple[float, float] | None,
 ) -> Stage | None:

@@ -24,6 +24,7 @@ from fastgen.plans.forms import (
     name,
 )
 from fastgen.plans.lowering import Program, lower
+from fastgen.plans.paths import follow_path
 from fastgen.predictions import Parametrisation
 from fastgen.schedules import Schedule
 
@@ -147,9 +148,17 @@ class Plan:
         )
         return program.bytes_per_element(state_bytes, network_bytes)
 
-    def lower(self, parametrisation: Parametrisation, **options: Any) -> Program:
-        """The plan's stages for one kind of network (see `fastgen.plans.lowering.lower`)."""
-        return lower(self.instructions, self.result, parametrisation, clip=self.clip, **options)
+    def lower(
+        self, parametrisation: Parametrisation, *, brownian: bool = False, **options: Any
+    ) -> Program:
+        """The plan's stages for one kind of network (see `fastgen.plans.lowering.lower`).
+
+        brownian: noises over intervals are increments of a path, given to the stages as inputs.
+        """
+        program = self.instructions
+        if brownian:
+            program = follow_path(program, float(self.times[0]))
+        return lower(program, self.result, parametrisation, clip=self.clip, **options)
 
     def __str__(self) -> str:
         options = "".join(f", {k}={v!r}" for k, v in self.options.items())

@@ -1,0 +1,57 @@
+"""Which noises of a plan are increments of one Brownian motion, whatever the time grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastgen.plans.forms import Form, Increment, Instruction, Let, Normal, State
+
+# Solvers may find a time of the grid again through the schedule's inverse.
+_SAME_TIME = 1e-9
+
+
+def increments(instructions: Sequence[Instruction], start: float) -> dict[Normal, Increment]:
+    """The increment that each noise over an interval becomes; the other noises stay draws.
+
+    A noise belongs to the path if its interval goes down from the solver's state at most, and
+    lies in a part of the path that is still free, or shares its upper end with the others there
+    (the inner stage of a step). So noise that takes the state back up (churn, restarts), noise of
+    no interval (Langevin steps), and a second noise of the same interval are left out: the path
+    has no fresh increment for them.
+
+    Args:
+        instructions: the program.
+        start: the first time of the grid.
+    """
+    front = lowest = start
+    taken: dict[Normal, Increment] = {}
+    seen: set[Normal] = set()
+    for i in instructions:
+        if isinstance(i, State):
+            front = min(front, i.time)
+        if not isinstance(i, Let):
+            continue
+        for z in sorted(s for s in i.form.terms if isinstance(s, Normal) and s not in seen):
+            seen.add(z)
+            if not (0 <= z.end < z.start <= 1 and z.start <= front + _SAME_TIME):
+                continue
+            if z.start <= lowest + _SAME_TIME or all(
+                z.start == other.start and z.end != other.end
+                for other in taken
+                if z.end < other.start - _SAME_TIME and other.end < z.start - _SAME_TIME
+            ):
+                taken[z] = Increment(z.draw, z.start, z.end)
+                lowest = min(lowest, z.end)
+    return taken
+
+
+def follow_path(instructions: Sequence[Instruction], start: float) -> tuple[Instruction, ...]:
+    """The program with those noises replaced."""
+    found = increments(instructions, start)
+
+    def replaced(form: Form) -> Form:
+        return Form(
+            {found.get(s, s) if isinstance(s, Normal) else s: c for s, c in form.terms.items()}
+        )
+
+    return tuple(Let(i.value, replaced(i.form)) if isinstance(i, Let) else i for i in instructions)
