@@ -115,7 +115,8 @@ def combine_into(
     """`reference.combine_into`; raises a ValueError for outputs that are not contiguous."""
     _check_outputs(outputs, inputs[0].shape)
     if noise is not None:
-        noise = Noise(*(x.contiguous() for x in noise[:3]), noise.stream)
+        seeds, sample_ids, draws = (x.contiguous() for x in noise[:3])
+        noise = Noise(seeds, sample_ids, draws, noise.stream)
     inputs, table = [x.contiguous() for x in inputs], table.contiguous()
     run = _describe([(x, x.dtype) for x in inputs], outputs, table, clip, noise)
     run(_threads(outputs[0].numel()), [])
