@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 import fastgen
-from fastgen import schedules, solvers
+from fastgen import schedules
 from fastgen.errors import nearest
 from fastgen.schedules import Schedule
+from fastgen.solvers import table as solver_table
 
 EXTRAS = {  # what is imported: what is installed
     "matplotlib": "matplotlib",
@@ -97,6 +98,7 @@ def _arguments() -> argparse.ArgumentParser:
     sample.set_defaults(run=_sample)
 
     listing = commands.add_parser("solvers", help="list the solvers")
+    listing.add_argument("--markdown", action="store_true", help="as the page docs/solvers.md")
     listing.set_defaults(run=_solvers)
 
     plan = commands.add_parser("plan", help="print a solver's program")
@@ -199,14 +201,10 @@ def _sample(arguments: argparse.Namespace) -> None:
 def _solvers(arguments: argparse.Namespace) -> None:
     from fastgen.demo.report import table
 
-    rows = []
-    for solver in map(solvers.get, solvers.names()):
-        options = ", ".join(f"{k}={v!r}" for k, v in solver.options.items())
-        stochastic = "yes" if solver.stochastic else "eta > 0" if "eta" in solver.options else "no"
-        order = "-" if solver.order is None else solver.order
-        rows.append((solver.name, order, solver.evaluations, stochastic, solver.source, options))
-    headers = ("solver", "order", "evaluations/step", "stochastic", "source", "options")
-    print(table(headers, rows))
+    if arguments.markdown:
+        print(solver_table.markdown(), end="")
+    else:
+        print(table(solver_table.HEADERS, [row.cells() for row in solver_table.rows()]))
 
 
 def _plan(arguments: argparse.Namespace) -> None:

@@ -222,6 +222,11 @@ def with_churn(step: Step) -> Callable[..., Form]:
         s_tmax: float = inf,
         s_noise: float = 1.0,
     ) -> Form:
+        """Raise the noise level r = sigma / alpha to (1 + gamma) r, then step from there to t.
+
+        gamma = min(s_churn / steps, sqrt(2) - 1) where s_tmin <= r <= s_tmax, else 0; the fresh
+        noise is multiplied by s_noise. s_churn = 0 is the deterministic solver.
+        """
         check_nonnegative("s_churn", s_churn)
         check_nonnegative("s_noise", s_noise)
         gamma = min(s_churn / (len(times) - 1), sqrt(2) - 1)

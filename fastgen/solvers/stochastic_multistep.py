@@ -8,12 +8,13 @@ first order; an earlier prediction infinitely far away in lambda has no weight.
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from math import exp, expm1, factorial, inf, isfinite, log
+from math import exp, expm1, inf, isfinite, log
 
 import numpy as np
 
 from fastgen.errors import nearest
 from fastgen.plans import Builder, Form
+from fastgen.solvers import exponential_rk
 from fastgen.solvers.exponential import check_nonnegative
 from fastgen.solvers.registry import register
 from fastgen.solvers.stochastic import (
@@ -28,19 +29,8 @@ from fastgen.solvers.stochastic import (
 
 
 def moments(z: float, count: int) -> list[float]:
-    """M_k = integral over [0, 1] of z e^{-z (1 - u)} u^k du, k < count: z k! phi_{k+1}(-z).
-
-    M_k = 1 - k M_{k-1} / z loses digits for small z, where the series is summed instead.
-    """
-    if z > max(1, count):
-        result = [-expm1(-z)]
-        for k in range(1, count):
-            result.append(1 - k * result[-1] / z)
-        return result
-    return [
-        z * factorial(k) * sum((-z) ** n / factorial(n + k + 1) for n in range(60))
-        for k in range(count)
-    ]
+    """M_k = integral over [0, 1] of z e^{-z (1 - u)} u^k du, k < count: z k! phi_{k+1}(-z)."""
+    return [z * moment for moment in exponential_rk.moments(-z, count)]
 
 
 @register(

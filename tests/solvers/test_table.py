@@ -1,0 +1,67 @@
+"""The solver table is true: read off the plans, and the page in the docs is the current one."""
+
+from pathlib import Path
+
+import pytest
+
+import fastgen
+from fastgen import schedules
+from fastgen.cli import main
+from fastgen.solvers import table
+
+
+def test_page_in_the_docs_is_current():
+    page = Path(__file__).parents[2] / "docs" / "solvers.md"
+    assert page.read_text() == table.markdown(), "run: fastgen solvers --markdown > docs/solvers.md"
+
+
+def test_rows_of_known_solvers():
+    row = table.row("ddim")
+    assert (row.order, row.evaluations, row.history, row.bytes) == (1, 1, 0, 12)
+    assert row.stochastic == "eta > 0"
+    assert table.row("heun").evaluations == 2
+    assert table.row("ddpm").stochastic == "yes"
+    assert table.row("rk4").stochastic == "no"
+    assert table.row("mean_flow").cells()[1] == "-"
+
+
+@pytest.mark.parametrize("name", fastgen.solvers.names())
+def test_every_solver_has_a_docstring_and_a_source(name):
+    entry = fastgen.solvers.get(name)
+    assert entry.source
+    assert entry.build.__doc__
+    assert len(entry.build.__doc__.split()) > 5
+
+
+@pytest.mark.parametrize("name", fastgen.solvers.names())
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        schedules.Rectified(),
+        schedules.LinearVP(),
+        schedules.CosineVP(),
+        schedules.EDM(),
+        schedules.VE(),
+        schedules.DiscreteVP.linear(100).rescale_zero_terminal_snr(),
+    ],
+    ids=lambda s: type(s).__name__,
+)
+def test_one_and_two_steps_to_data_on_every_schedule(name, steps, schedule):
+    """With a network that is determined everywhere: velocity on flows, v elsewhere."""
+    predicts = "velocity" if isinstance(schedule, schedules.Rectified) else "v"
+    entry = fastgen.solvers.get(name)
+    if entry.two_times:
+        predicts = "average_velocity"
+    needs_alpha = schedule.alpha(schedule.t_max) == 0 and name == "annealed_langevin"
+    model = fastgen.Model(lambda x, t, *_: 0.3 * x, schedule, predicts)
+    options = {"start": 0.95} if needs_alpha else {}
+    x = fastgen.sample(model, (2, 3), name, steps, check_finite=True, **options)
+    assert x.isfinite().all()
+
+
+def test_command_line_prints_the_table(capsys):
+    assert main(["solvers"]) == 0
+    printed = capsys.readouterr().out
+    for name in fastgen.solvers.names():
+        assert f"\n{name} " in printed
