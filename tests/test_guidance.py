@@ -1,5 +1,7 @@
 """Guidance inside the fused stage equals guidance around the network."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -121,8 +123,7 @@ def test_cfgpp_renoises_with_the_unconditional_prediction(batched):
     guided = sampler(Guidance(0.6, {"label": NULL}, batched=batched), solver="ddim_cfgpp")
     z = fastgen.randn((3, 4), seed=1, dtype=torch.float64)
     x = SCHEDULE.sigma(0.9) * z
-    times = guided.plan.times.tolist()
-    for s, t in zip(times[:-1], times[1:], strict=True):
+    for s, t in pairwise(guided.plan.times.tolist()):
         time = torch.full((3,), s, dtype=torch.float64)
         c, u = network(x, time, LABEL), network(x, time, NULL.expand(3))
         data = (x - SCHEDULE.sigma(s) * (u + 0.6 * (c - u))) / SCHEDULE.alpha(s)
