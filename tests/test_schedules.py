@@ -279,7 +279,9 @@ def test_gradients_in_t(schedule):
     torch.testing.assert_close(gradient, wanted.detach(), rtol=1e-8, atol=0)
 
 
-@pytest.mark.parametrize("schedule", [s for s in ALL if s.alpha(1.0) == 0], ids=repr)
+@pytest.mark.parametrize(
+    "schedule", [s for s in ALL if s.alpha(1.0) == 0], ids=lambda s: repr(s)[:25]
+)
 def test_gradients_at_the_noise_end_are_finite(schedule):
     t = torch.ones(2, dtype=torch.float64, requires_grad=True)
     for name in ("alpha", "sigma"):

@@ -157,7 +157,8 @@ CONSTANT = [
 
 def named(case):
     name, options = case[:2]
-    return "-".join([name, *(f"{k}={v}" for k, v in options.items())])
+    shown = {k: "function" if callable(v) else v for k, v in options.items()}
+    return "-".join([name, *(f"{k}={v}" for k, v in shown.items())])
 
 
 @pytest.mark.parametrize("setting", settings("linear_vp"))
