@@ -30,6 +30,8 @@ from fastgen.solvers.stochastic import (
 
 def moments(z: float, count: int) -> list[float]:
     """M_k = integral over [0, 1] of z e^{-z (1 - u)} u^k du, k < count: z k! phi_{k+1}(-z)."""
+    if z == inf:
+        return [1.0] * count
     return [z * moment for moment in exponential_rk.moments(-z, count)]
 
 
