@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint types bench clean
+.PHONY: demo test slow lint types kernels bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/fastgen demo
@@ -20,6 +20,10 @@ lint: $(VENV)/ready
 
 types: $(VENV)/ready
 	$(BIN)/mypy
+
+# The Triton kernels compiled ahead of time for NVIDIA and AMD GPUs, with a gate on the code.
+kernels: $(VENV)/ready
+	$(BIN)/python -m fastgen.kernels.triton.aot
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks

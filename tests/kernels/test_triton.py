@@ -1,0 +1,400 @@
+"""Triton kernels equal the reference bit for bit: under the interpreter, or on a real device.
+
+Where there is no GPU, Triton's interpreter runs them on CPU tensors. Where there is one (and
+TRITON_INTERPRET is not set), the same tests run on it and carry the mark `gpu`.
+"""
+
+import math
+import os
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastgen.kernels import reference
+from fastgen.kernels.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS, Noise
+
+pytest.importorskip("triton")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
+with pytest.MonkeyPatch.context() as patch:  # Triton looks when the kernels are defined
+    if INTERPRETED:
+        patch.setenv("TRITON_INTERPRET", "1")
+    import triton.language as tl
+    from triton import jit
+
+    from fastgen.kernels import triton
+    from fastgen.kernels.triton import geometry as geometries
+    from fastgen.kernels.triton import launch
+    from fastgen.kernels.triton.noise import four_normals, philox
+
+    @jit
+    def philox_kernel(given, found, COUNT: tl.constexpr):
+        i = tl.arange(0, COUNT)
+        c0, c1 = tl.load(given + i).to(tl.uint32), tl.load(given + COUNT + i).to(tl.uint32)
+        given += 2 * COUNT
+        c2, c3 = tl.load(given + i).to(tl.uint32), tl.load(given + COUNT + i).to(tl.uint32)
+        given += 2 * COUNT
+        k0, k1 = tl.load(given + i).to(tl.uint32), tl.load(given + COUNT + i).to(tl.uint32)
+        w0, w1, w2, w3 = philox(c0, c1, c2, c3, k0, k1)
+        tl.store(found + i, w0.to(tl.int64))
+        tl.store(found + COUNT + i, w1.to(tl.int64))
+        tl.store(found + 2 * COUNT + i, w2.to(tl.int64))
+        tl.store(found + 3 * COUNT + i, w3.to(tl.int64))
+
+    @jit
+    def four_normals_kernel(blocks, keys, found):
+        i = tl.arange(0, 4)
+        draw, stream = tl.load(keys + 2).to(tl.uint32), tl.load(keys + 3).to(tl.uint32)
+        sample, seed = tl.load(keys), tl.load(keys + 1)
+        z0, z1, z2, z3 = four_normals(tl.load(blocks + i), sample, seed, draw, stream)
+        tl.store(found + 4 * i, z0)
+        tl.store(found + 4 * i + 1, z1)
+        tl.store(found + 4 * i + 2, z2)
+        tl.store(found + 4 * i + 3, z3)
+
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
+# The interpreter takes a millisecond for every ten operations of a program.
+EXAMPLES = 20 if INTERPRETED else 300
+
+F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
+DTYPES = [F32, F64, BF16, F16]
+SPECIAL = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, 1e-40, 6e-8, 65520.0, 3e38])
+TINY = [0.0, 0.0, 0.0, 1.0, -1.0, 1e-50, 1e-3]
+INT64 = st.integers(-(2**63), 2**63 - 1)
+SAMPLE = st.one_of(st.integers(0, 100), st.integers(2**32 - 5, 2**48 - 1))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def interpreter_that_rounds():
+    """Triton 3.7's interpreter cuts float32 down to bfloat16; devices round to nearest even."""
+    if not INTERPRETED:
+        yield
+        return
+    from triton.language import bfloat16, float32
+    from triton.runtime import interpreter
+
+    before = interpreter._convert_float
+
+    def convert(array, source, target, rounding_mode):
+        if (source, target) == (float32, bfloat16):
+            rounded = torch.from_numpy(array.copy()).bfloat16().view(torch.int16)
+            return rounded.numpy().view("uint16")
+        if (source, target) == (bfloat16, float32):
+            return (array.astype("uint32") << 16).reshape(array.shape)
+        return before(array, source, target, rounding_mode)
+
+    interpreter._convert_float = convert
+    yield
+    interpreter._convert_float = before
+
+
+def to_device(x):
+    if isinstance(x, Noise):
+        return Noise(*(y.to(DEVICE) for y in x[:3]), x.stream)
+    return x if x is None else x.to(DEVICE)
+
+
+def same(a, b):
+    a = a.cpu()
+    equal = (a == b) | (a.isnan() & b.isnan())
+    return a.dtype == b.dtype and a.shape == b.shape and bool(equal.all())
+
+
+def poisoned(shape, dtypes):
+    return [torch.full(shape, math.nan, dtype=dtype, device=DEVICE) for dtype in dtypes]
+
+
+def check(inputs, table, dtypes, clip=None, noise=None, bound=True):
+    """`combine_into`, and `bind` twice (the second call takes the lean path on a device)."""
+    expected = reference.combine(inputs, table, dtypes, clip, noise)
+    inputs, table, noise = [to_device(x) for x in inputs], to_device(table), to_device(noise)
+    outputs = poisoned(inputs[0].shape, dtypes)
+    triton.combine_into(inputs, outputs, table, clip, noise)
+    for j, (got, want) in enumerate(zip(outputs, expected, strict=True)):
+        assert same(got, want), f"output {j}"
+    if not bound:
+        return
+    outputs = poisoned(inputs[0].shape, dtypes)
+    run = triton.bind([None, *(x.contiguous() for x in inputs[1:])], outputs, table, clip, noise)
+    for _ in range(1 if INTERPRETED else 2):
+        for y in outputs:
+            y.fill_(math.nan)
+        run(inputs[:1])
+        for j, (got, want) in enumerate(zip(outputs, expected, strict=True)):
+            assert same(got, want), f"output {j}, bound"
+
+
+def make(generator, shape, dtype, special=False):
+    x = torch.randn(shape, generator=generator)
+    if special:
+        places = torch.rand(shape, generator=generator) < 0.2
+        x = torch.where(places, SPECIAL[torch.randint(len(SPECIAL), shape, generator=generator)], x)
+    return x.to(dtype)
+
+
+@st.composite
+def calls(draw):
+    rows, columns = draw(
+        st.tuples(st.integers(0, 5), st.integers(1, 70))
+        | st.sampled_from([(130, 1), (130, 2), (40, 5), (1, 1027), (2, 516), (2, 1024), (3, 8)])
+    )
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    kinds = draw(st.sampled_from([[F32], [F64], [BF16], [F16], [F32, BF16, F16], DTYPES]))
+    inputs = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=6))
+    outputs = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3))
+    clip = draw(st.sampled_from([None, None, (-1.0, 1.0), (0.5, 0.5), (-math.inf, 0.1)]))
+    noises = draw(st.sampled_from([0, 0, 1, 2]))
+    special = draw(st.booleans())
+    shape = (len(outputs) + (clip is not None), len(inputs) + (clip is not None) + noises)
+    tables = rows if draw(st.booleans()) and rows else 1
+    table = torch.randn(tables, *shape, generator=generator, dtype=F64)
+    table *= torch.tensor(TINY)[torch.randint(len(TINY), table.shape, generator=generator)]
+    noise = None
+    if noises:
+        seeds = rows if draw(st.booleans()) and rows else 1
+        limits = torch.iinfo(torch.int64)
+        noise = Noise(
+            torch.randint(limits.min, limits.max, (seeds,), generator=generator),
+            torch.randint(0, 2**48, (rows,), generator=generator),
+            torch.randint(0, 2**32, (noises,), generator=generator),
+            draw(st.integers(0, 255)),
+        )
+    tensors = [make(generator, (rows, columns), dtype, special) for dtype in inputs]
+    return tensors, table, outputs, clip, noise
+
+
+@settings(max_examples=2 * EXAMPLES)
+@given(calls())
+def test_combine_equals_reference(call):
+    check(*call, bound=call[0][0].numel() < 100)
+
+
+@settings(max_examples=EXAMPLES)
+@given(
+    rows=st.integers(0, 9),
+    elements=st.integers(0, 70) | st.sampled_from([2, 512, 1027]),
+    per_row=st.booleans(),
+    draw=st.one_of(st.integers(0, 3), st.integers(2**32 - 3, 2**32 - 1)),
+    stream=st.integers(0, 255),
+    dtype=st.sampled_from(DTYPES),
+    data=st.data(),
+)
+def test_normals_equal_reference(rows, elements, per_row, draw, stream, dtype, data):
+    seeds = torch.tensor(data.draw(st.lists(INT64, min_size=rows, max_size=rows)))
+    seeds = seeds.long() if per_row and rows else torch.tensor([data.draw(INT64)])
+    ids = torch.tensor(data.draw(st.lists(SAMPLE, min_size=rows, max_size=rows))).long()
+    expected = reference.normals(elements, seeds, ids, draw, stream).to(dtype)
+    number = torch.tensor(draw, device=DEVICE) if data.draw(st.booleans()) else draw
+    z = triton.normals(elements, to_device(seeds), to_device(ids), number, stream, dtype=dtype)
+    assert z.dtype == dtype
+    assert torch.equal(z.cpu(), expected)
+
+
+def test_many_normals_equal_reference():
+    seeds, ids = torch.tensor([-5]), torch.arange(64) + 2**40
+    elements = 2**14
+    expected = reference.normals(elements, seeds, ids, 11, 2)
+    before = geometries.THREADS
+    try:
+        geometries.THREADS = 2**14 if INTERPRETED else before
+        z = triton.normals(elements, to_device(seeds), to_device(ids), 11, 2)
+    finally:
+        geometries.THREADS = before
+    assert torch.equal(z.cpu(), expected)
+
+
+def test_philox_words_equal_reference():
+    words = torch.randint(0, 2**32, (6, 256), generator=torch.Generator().manual_seed(1))
+    words[:, 0], words[:, 1] = 0, 2**32 - 1  # two of Random123's known-answer vectors
+    found = torch.empty(4, 256, dtype=torch.int64, device=DEVICE)
+    philox_kernel[(1,)](words.to(DEVICE), found, 256)
+    expected = reference.noise.philox(tuple(words[:4]), tuple(words[4:]))
+    assert torch.equal(found.cpu(), torch.stack(expected))
+    assert found[0, 0] == 0x6627E8D5
+
+
+def test_blocks_beyond_32_bits():
+    blocks = torch.tensor([2**32 - 1, 2**32, 2**40 - 1, 7 * 2**33 + 5])
+    sample, seed, draw, stream = 2**48 - 2, -(2**62), 2**32 - 1, 255
+    counter = (
+        blocks & reference.noise.MASK,
+        torch.tensor(sample & reference.noise.MASK),
+        torch.tensor(draw),
+        stream | ((blocks >> 32) & 0xFF) << 8 | (sample >> 32) << 16,
+    )
+    key = torch.tensor(seed & reference.noise.MASK), torch.tensor((seed >> 32) & 0xFFFFFFFF)
+    words = reference.noise.philox(counter, key)
+    found = torch.empty(4, 4, device=DEVICE)
+    keys = torch.tensor([sample, seed, draw, stream], device=DEVICE)
+    four_normals_kernel[(1,)](blocks.to(DEVICE), keys, found, **launch.OPTIONS)
+    assert torch.equal(found.cpu(), reference.noise.normals_from_words(words))
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_all_limits(dtype):
+    generator = torch.Generator().manual_seed(3)
+    inputs = [make(generator, (2, 33), dtype) for _ in range(MAX_INPUTS)]
+    noise = Noise(torch.arange(2), torch.arange(2), torch.arange(MAX_NOISES))
+    shape = (2, MAX_OUTPUTS + 1, MAX_INPUTS + 1 + MAX_NOISES)
+    table = torch.randn(shape, generator=generator, dtype=F64)
+    check(inputs, table, [dtype] * MAX_OUTPUTS, (-1.0, 1.0), noise, bound=False)
+
+
+@pytest.mark.parametrize("columns", [3, 100])
+@pytest.mark.parametrize("tables", [1, 2])
+def test_zero_coefficients_hide_infinities(columns, tables):
+    inputs = [torch.ones(2, columns), torch.full((2, columns), math.inf)]
+    table = torch.tensor([[[2.0, 0.0], [1e-60, 1e-60], [-0.0, -1.0]]], dtype=F64)
+    check(inputs, table.repeat(tables, 1, 1), [F32, F32, F32])
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+def test_clip_lets_nan_through_and_keeps_float64_bounds(dtype):
+    x = torch.tensor([[math.nan, -math.inf, math.inf, 0.1, 5.0]], dtype=dtype)
+    table = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]], dtype=F64)
+    check([x], table, [dtype], (-0.1, 0.1))
+    check([x], table, [dtype], (-math.inf, math.inf))
+
+
+@pytest.mark.parametrize("dtype", [BF16, F16])
+def test_every_half_precision_value(dtype):
+    before = geometries.THREADS
+    try:
+        geometries.THREADS = 2**13 if INTERPRETED else before
+        values = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)[None]
+        check([values], torch.ones(1, 1, 1, dtype=F64), [F32])
+        exact = values.float()
+        middle = (exact + exact.roll(1)) / 2
+        near = [torch.nextafter(middle, torch.tensor(x)) for x in (-math.inf, math.inf)]
+        check([torch.cat([exact, middle, *near])], torch.ones(1, 1, 1, dtype=F64), [dtype])
+    finally:
+        geometries.THREADS = before
+
+
+@pytest.mark.parametrize("columns", [2, 45, 600])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_outputs_may_be_inputs(columns, dtype):
+    generator = torch.Generator().manual_seed(5)
+    start = [make(generator, (3, columns), dtype) for _ in range(3)]
+    table = torch.randn(3, 4, 3, generator=generator, dtype=F64)
+    expected = reference.combine(start, table, [dtype, F32, dtype, dtype])
+    a, b, c = (to_device(x.clone()) for x in start)
+    other = poisoned(a.shape, [F32])[0]
+    # Outputs 0 and 2 overwrite inputs that later outputs still read.
+    triton.combine_into([a, b, c], [b, other, a, c], to_device(table))
+    for got, want in zip([b, other, a, c], expected, strict=True):
+        assert same(got, want)
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0), (0, 0)])
+def test_empty_tensors(shape):
+    noise = Noise(torch.tensor([1]), torch.arange(shape[0]), torch.tensor([0]))
+    table = torch.ones(max(shape[0], 1), 1, 2, dtype=F64)
+    check([torch.empty(shape)], table, [BF16], None, noise)
+    z = triton.normals(shape[1], *map(to_device, noise[:2]), 0, 1)
+    assert z.shape == shape
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_sample_is_independent_of_its_batch(shared):
+    generator = torch.Generator().manual_seed(9)
+    x = torch.randn(11, 30, generator=generator)
+    table = torch.randn(1 if shared else 11, 1, 2, generator=generator, dtype=F64)
+    ids, draws, seed = torch.arange(11) * 3, torch.tensor([4]), torch.tensor([8])
+    x, table, ids, draws, seed = (to_device(y) for y in (x, table, ids, draws, seed))
+    (batch,) = triton.combine([x], table, [F32], None, Noise(seed, ids, draws))
+    for i in (0, 6, 10):
+        rows = slice(i, i + 1)
+        noise = Noise(seed, ids[rows], draws)
+        own = table if shared else table[rows]
+        (alone,) = triton.combine([x[rows]], own, [F32], None, noise)
+        assert torch.equal(alone[0], batch[i])
+
+
+def test_layouts():
+    x = torch.randn(2, 3, 8, 8).to(memory_format=torch.channels_last)
+    y = torch.randn(2, 3, 8, 16)[..., ::2]
+    table = torch.tensor([[[0.5, -2.0]]], dtype=F64)
+    check([x, y], table, [F32])
+    x, y, table = to_device(x), to_device(y), to_device(table)
+    with pytest.raises(ValueError, match=r"outputs\[0\]"):
+        triton.combine_into([x, y], [torch.empty_like(x)], table)
+    with pytest.raises(ValueError, match=r"outputs\[0\]"):
+        triton.combine_into([x, y], [torch.empty(2, 3, device=DEVICE)], table)
+    with pytest.raises(ValueError, match=r"inputs\[1\]"):
+        triton.bind([None, y], [torch.empty(2, 3, 8, 8, device=DEVICE)], table)
+
+
+def test_misaligned_tensors():
+    memory = torch.randn(3, 700, device=DEVICE)
+    x, y, out = (row[1:641].view(2, 320) for row in memory)
+    table = torch.tensor([[[0.5, -2.0]]], dtype=F64, device=DEVICE)
+    expected = reference.combine([x.cpu(), y.cpu()], table.cpu(), [F32])[0]
+    bound = triton.bind([x, None], [out], table)
+    for _ in range(2):
+        out.fill_(math.nan)
+        bound([y])
+        assert same(out, expected)
+    aligned, fresh = (z.clone() for z in (x, y)), torch.empty(2, 320, device=DEVICE)
+    x, z = aligned
+    bound = triton.bind([x, None], [fresh], table)
+    for other in (z, z, y, z):
+        fresh.fill_(math.nan)
+        bound([other])
+        assert same(fresh, expected)
+
+
+def test_bound_reads_buffers_when_called():
+    x, out = torch.randn(4, 9, device=DEVICE), torch.empty(4, 9, device=DEVICE)
+    table = torch.randn(1, 1, 3, dtype=F64, device=DEVICE)
+    noise = to_device(Noise(torch.tensor([1]), torch.arange(4), torch.tensor([0])))
+    bound = triton.bind([x, None], [out], table, None, noise)
+    host = Noise(*(y.cpu() for y in noise[:3]), noise.stream)
+    for step in range(3):
+        table.normal_()
+        x.normal_()
+        for keys in (noise, host):
+            keys.draws.fill_(step)
+            keys.seeds.fill_(-step)
+        supplied = torch.randn(9, 4, device=DEVICE).T.to(BF16 if step == 2 else F32)
+        bound([supplied])
+        expected = reference.combine([x.cpu(), supplied.cpu()], table.cpu(), [F32], None, host)
+        assert same(out, expected[0])
+    with pytest.raises(ValueError, match="expected 1 tensors"):
+        bound([])
+    with pytest.raises(ValueError, match="shape"):
+        bound([torch.randn(4, 8, device=DEVICE)])
+    with pytest.raises(ValueError, match="table"):
+        triton.bind([x, None], [out], torch.zeros(1, 1, 2, dtype=F64, device=DEVICE), None, noise)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="needs 10 GiB of a device")
+def test_more_than_2_to_the_31_elements():
+    x = torch.full((1, 2**31 + 2**20), 2.0, dtype=BF16, device=DEVICE)
+    table = torch.tensor([[[0.5, 1.0]]], dtype=F64, device=DEVICE)
+    noise = to_device(Noise(torch.tensor([1]), torch.tensor([3]), torch.tensor([0])))
+    triton.combine_into([x], [x], table, None, noise)
+    tail = x[0, -4096:].clone()
+    assert (tail != 2).any()
+    assert abs(tail.double().mean() - 1) < 0.1
+
+
+@pytest.mark.skipif(INTERPRETED, reason="launches are asynchronous on devices only")
+def test_no_synchronisation():
+    x, out = torch.randn(64, 3072, device=DEVICE), torch.empty(64, 3072, device=DEVICE)
+    table = torch.ones(1, 1, 2, dtype=F64, device=DEVICE)
+    noise = to_device(Noise(torch.tensor([1]), torch.arange(64), torch.tensor([0])))
+    bound = triton.bind([None], [out], table, None, noise)
+    bound([x])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            bound([x])
+        triton.combine([x], table, [F32], None, noise)
+        triton.normals(7, noise.seeds, noise.sample_ids, 3, 1)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert bound._launch.ready()
