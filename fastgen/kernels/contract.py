@@ -99,6 +99,38 @@ def check_combine(
         check_noise(noise, rows, first.device)
 
 
+def check_bound(
+    inputs: list[Tensor | None],
+    outputs: list[Tensor],
+    table: Tensor,
+    noise: Noise | None,
+    device: torch.device,
+) -> None:
+    """Raise a ValueError that names a tensor which cannot be held by address on the device."""
+    named = {"table": table}
+    named |= {f"inputs[{i}]": x for i, x in enumerate(inputs) if x is not None}
+    named |= {f"outputs[{j}]": y for j, y in enumerate(outputs)}
+    if noise is not None:
+        named |= {f"noise.{name}": getattr(noise, name) for name in noise._fields[:3]}
+    for name, tensor in named.items():
+        if tensor.device != device or not tensor.is_contiguous():
+            raise ValueError(
+                f"{name}: expected a contiguous tensor on {device}, got strides "
+                f"{tensor.stride()} on {tensor.device}"
+            )
+    check_outputs(outputs, outputs[0].shape)
+
+
+def check_outputs(outputs: list[Tensor], shape: torch.Size) -> None:
+    """Raise a ValueError that names an output which cannot be written."""
+    for j, y in enumerate(outputs):
+        if y.shape != shape or not y.is_contiguous():
+            raise ValueError(
+                f"outputs[{j}]: expected a contiguous tensor of shape {tuple(shape)}, "
+                f"got shape {tuple(y.shape)} with strides {y.stride()}"
+            )
+
+
 def check_noise(noise: Noise, rows: int, device: torch.device) -> None:
     """Raise a ValueError that names the field where a noise description does not fit."""
     for name, tensor, sizes in (

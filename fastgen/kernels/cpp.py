@@ -11,7 +11,9 @@ from fastgen.kernels.contract import (
     BROWNIAN_STREAM,
     DTYPE_CODES,
     Noise,
+    check_bound,
     check_combine,
+    check_outputs,
 )
 
 # Below this many elements a second thread costs more than it brings.
@@ -90,18 +92,7 @@ def bind(
         ValueError: a tensor does not fit (see `fastgen.kernels.contract.check_combine`), or one
             given here is not contiguous or not on the CPU.
     """
-    named = {"table": table}
-    named |= {f"inputs[{i}]": x for i, x in enumerate(inputs) if x is not None}
-    named |= {f"outputs[{j}]": y for j, y in enumerate(outputs)}
-    if noise is not None:
-        named |= {f"noise.{name}": getattr(noise, name) for name in noise._fields[:3]}
-    for name, tensor in named.items():
-        if not (tensor.is_cpu and tensor.is_contiguous()):
-            raise ValueError(
-                f"{name}: expected a contiguous tensor on the CPU, got strides "
-                f"{tensor.stride()} on {tensor.device}"
-            )
-    _check_outputs(outputs, outputs[0].shape)
+    check_bound(inputs, outputs, table, noise, torch.device("cpu"))
     return Bound(inputs, outputs, table, clip, noise)
 
 
@@ -113,7 +104,7 @@ def combine_into(
     noise: Noise | None = None,
 ) -> None:
     """`reference.combine_into`; raises a ValueError for outputs that are not contiguous."""
-    _check_outputs(outputs, inputs[0].shape)
+    check_outputs(outputs, inputs[0].shape)
     if noise is not None:
         seeds, sample_ids, draws = (x.contiguous() for x in noise[:3])
         noise = Noise(seeds, sample_ids, draws, noise.stream)
@@ -208,12 +199,3 @@ def _address(seeds: Tensor, sample_ids: Tensor, stream: int) -> tuple[int, int, 
 
 def _threads(elements: int) -> int:
     return torch.get_num_threads() if elements >= PARALLEL_FROM else 1
-
-
-def _check_outputs(outputs: list[Tensor], shape: torch.Size) -> None:
-    for j, y in enumerate(outputs):
-        if y.shape != shape or not y.is_contiguous():
-            raise ValueError(
-                f"outputs[{j}]: expected a contiguous tensor of shape {tuple(shape)}, "
-                f"got shape {tuple(y.shape)} with strides {y.stride()}"
-            )

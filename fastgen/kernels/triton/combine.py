@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgen.kernels.contract import Noise, check_combine
+from fastgen.kernels.contract import Noise, check_bound, check_combine, check_outputs
 from fastgen.kernels.triton.launch import ALIGNMENT, Launch, describe, launch_normals
 
 
@@ -105,19 +105,7 @@ def bind(
         ValueError: a tensor does not fit (see `fastgen.kernels.contract.check_combine`), or one
             given here is not contiguous or not on the outputs' device.
     """
-    device = outputs[0].device
-    named = {"table": table}
-    named |= {f"inputs[{i}]": x for i, x in enumerate(inputs) if x is not None}
-    named |= {f"outputs[{j}]": y for j, y in enumerate(outputs)}
-    if noise is not None:
-        named |= {f"noise.{name}": getattr(noise, name) for name in noise._fields[:3]}
-    for name, tensor in named.items():
-        if tensor.device != device or not tensor.is_contiguous():
-            raise ValueError(
-                f"{name}: expected a contiguous tensor on {device}, got strides "
-                f"{tensor.stride()} on {tensor.device}"
-            )
-    _check_outputs(outputs, outputs[0].shape)
+    check_bound(inputs, outputs, table, noise, outputs[0].device)
     return Bound(inputs, outputs, table, clip, noise)
 
 
@@ -129,7 +117,7 @@ def combine_into(
     noise: Noise | None = None,
 ) -> None:
     """`reference.combine_into`; raises a ValueError for outputs that are not contiguous."""
-    _check_outputs(outputs, inputs[0].shape)
+    check_outputs(outputs, inputs[0].shape)
     if outputs[0].numel() == 0:
         return
     if noise is not None:
@@ -195,12 +183,3 @@ def _launch(
     keys = (None, None, None) if noise is None else noise[:3]
     stream = 0 if noise is None else int(noise.stream)
     return Launch(stage, tuple(kinds), (tuple(outputs), table, *keys), clip, stream)
-
-
-def _check_outputs(outputs: list[Tensor], shape: torch.Size) -> None:
-    for j, y in enumerate(outputs):
-        if y.shape != shape or not y.is_contiguous():
-            raise ValueError(
-                f"outputs[{j}]: expected a contiguous tensor of shape {tuple(shape)}, "
-                f"got shape {tuple(y.shape)} with strides {y.stride()}"
-            )

@@ -8,7 +8,7 @@ over them unroll. Coefficients, keys and draw ids are read from device memory: n
 between the stages or runs of a sampler is an argument by value.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-decorators, disable-error-code="assignment"
+# mypy: disable-error-code="assignment"
 import triton
 import triton.language as tl
 

@@ -5,7 +5,6 @@ in ``csrc/noise.h``: powers of two move through products, and -2 goes into the c
 logarithm. Kernels that call these functions must be compiled with ``enable_fp_fusion=False``.
 """
 
-# mypy: allow-untyped-defs, allow-untyped-decorators
 import triton
 import triton.language as tl
 
