@@ -75,7 +75,8 @@ def _diffusers(
         scheduler.set_timesteps(STEPS)
         state = x
         for t in timesteps:
-            scheduler.scale_model_input(state, t) if hasattr(scheduler, "sigmas") else None
+            if hasattr(scheduler, "scale_model_input"):
+                scheduler.scale_model_input(state, t)
             state = scheduler.step(net(), t, state, return_dict=False, **eta)[0]
         return state
 
