@@ -85,6 +85,12 @@ class InPlaceRun:
             [] if s is None else [i for i in s.inputs if not isinstance(i, int)]
             for s in program.stages
         ]
+        # Most stages read the one output of their own evaluation: no look-ups in the loop then.
+        self.only_own = [reads == [Raw(k - 1)] for k, reads in enumerate(self.reads)]
+        self.points = [
+            (self.slots[c.input], None if c.state is None else self.slots[c.state])
+            for c in program.calls
+        ]
         self.raws: dict[int, tuple[Tensor, ...]] = {}
         noise = tables.noise(self.seeds, self.ids)
         self.calls = [
@@ -110,23 +116,29 @@ class InPlaceRun:
         """Evaluation k (none for -1) and the stage after it."""
         outputs: tuple[Tensor, ...] = ()
         state: Tensor | None = None
+        raws = self.raws
         if k >= 0:
-            call = self.program.calls[k]
-            state = None if call.state is None else self.slots[call.state]
-            outputs = evaluate(k, self.slots[call.input], state)
-            self.raws[k] = tuple([self._own(output) for output in outputs])
+            network_input, state = self.points[k]
+            outputs = evaluate(k, network_input, state)
+            raws[k] = tuple([self._own(output) for output in outputs])
         stage = self.calls[k + 1]
         if stage is not None:
-            stage(
-                [
-                    self.raws[i.evaluation][i.branch]
-                    if isinstance(i, Raw)
-                    else evaluate.provide(i, outputs, state, self.key.dtypes[0])
-                    for i in self.reads[k + 1]
-                ]
-            )
-        if len(self.raws) > len(self.program.held[k + 1]):
-            self.raws = {i: self.raws[i] for i in self.program.held[k + 1]}
+            if self.only_own[k + 1]:
+                stage([raws[k][0]])
+            else:
+                stage(
+                    [
+                        raws[i.evaluation][i.branch]
+                        if isinstance(i, Raw)
+                        else evaluate.provide(i, outputs, state, self.key.dtypes[0])
+                        for i in self.reads[k + 1]
+                    ]
+                )
+        held = self.program.held[k + 1]
+        if not held:
+            raws.clear()
+        elif len(raws) > len(held):
+            self.raws = {i: raws[i] for i in held}
 
     def _own(self, output: Tensor) -> Tensor:
         """The output, safe from what the run writes.
