@@ -119,8 +119,8 @@ def sampled_log_probability(
     size = math.prod(shape[1:])
     on_path = increments(plan.instructions, float(plan.times[0])) if noise == "brownian" else {}
     path = Path(list(on_path.values()), (batch, size), seeds, ids)
-    rows = []
-    for transition in transitions(plan):
+    steps, rows = transitions(plan), []
+    for transition in steps:
         z = torch.zeros((batch, size), dtype=torch.float64, device=device)
         for normal, c in transition.normals.items():
             if normal in on_path:
@@ -136,7 +136,7 @@ def sampled_log_probability(
                 device=device,
             )
         rows.append(_log_density(z, transition.std))
-    return LogProbability(torch.stack(rows), tuple(t.step for t in transitions(plan)))
+    return LogProbability(torch.stack(rows), tuple(t.step for t in steps))
 
 
 def _log_density(deviation: Tensor, std: float) -> Tensor:

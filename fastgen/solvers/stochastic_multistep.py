@@ -7,6 +7,7 @@ first order; an earlier prediction infinitely far away in lambda has no weight.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import cache
 from itertools import pairwise
 from math import exp, expm1, inf, isfinite, log
 
@@ -125,14 +126,9 @@ def correction(past: Sequence[tuple[float, Form]], h: float, weight: Sequence[fl
     """
     finite = [(node, d) for node, d in past if isfinite(node)]
     nodes = [(node - finite[0][0]) / h for node, _ in finite]
-    total = Form({})
-    for j, (_, d) in enumerate(finite[1:], start=1):
-        lagrange = np.polynomial.Polynomial([1.0])
-        for k, other in enumerate(nodes):
-            if k != j:
-                lagrange *= np.polynomial.Polynomial([-other, 1.0]) / (nodes[j] - other)
-        total = total + float(np.dot(lagrange.coef, weight[: len(nodes)])) * (d - finite[0][1])
-    return total
+    weights = exponential_rk.lagrange_weights(nodes, weight[: len(nodes)])
+    later = zip(weights[1:], finite[1:], strict=True)
+    return sum((w * (d - finite[0][1]) for w, (_, d) in later), Form({}))
 
 
 LOG_SCALES: dict[str, Callable[[float], float]] = {
@@ -141,7 +137,12 @@ LOG_SCALES: dict[str, Callable[[float], float]] = {
     "sde": lambda r: log(r) if r > 0 else -inf,
     "ode": lambda r: 0.0,
 }
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(32)
+
+
+@cache
+def gauss_legendre() -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of the 32-point rule on [-1, 1]."""
+    return np.polynomial.legendre.leggauss(32)
 
 
 def _er_sde(
@@ -191,9 +192,10 @@ def er_integrals(
     By 32-point Gauss-Legendre quadrature in log r (the authors use 200 rectangles in r).
     """
     width = log(r_s / r_t) / 2
-    r = r_t * np.exp(width * (1 + NODES))
+    nodes, weights = gauss_legendre()
+    r = r_t * np.exp(width * (1 + nodes))
     inverse = np.array([exp(log_scale(r_t) - log_scale(float(v))) for v in r])
-    weights = WEIGHTS * width * r_t * inverse
+    weights = weights * width * r_t * inverse
     return float(weights.sum()), float(np.dot(weights, r - r_s))
 
 

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
 
-import numpy as np
-
 from fastgen.plans import Builder, Form
 from fastgen.solvers.exponential import exponential_step
+from fastgen.solvers.exponential_rk import lagrange_weights
 from fastgen.solvers.registry import register
 
 
@@ -106,14 +105,9 @@ def adams_weights(nodes: list[float], s: float, t: float) -> list[float]:
 
     Nodes are shifted to s and scaled by t - s, so the polynomials are well conditioned.
     """
-    tau = (np.array(nodes) - s) / (t - s)
-    weights = []
-    for j, node in enumerate(tau):
-        lagrange = np.polynomial.Polynomial([t - s])
-        for other in np.delete(tau, j):
-            lagrange *= np.polynomial.Polynomial([-other, 1.0]) / (node - other)
-        weights.append(float(lagrange.integ()(1.0)))
-    return weights
+    tau = [(node - s) / (t - s) for node in nodes]
+    means = [1 / (k + 1) for k in range(len(nodes))]
+    return [(t - s) * w for w in lagrange_weights(tau, means)]
 
 
 @register("adams_bashforth", order=2, source="Bashforth and Adams 1883, variable steps")
