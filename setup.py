@@ -27,26 +27,33 @@ FLAGS = [
 # The kernels are long chains of dependent operations: scheduled before registers are assigned,
 # noise is a fifth faster (GCC; Clang schedules so anyway and ignores the flag).
 KERNEL_FLAGS = ["-fschedule-insns"]
-KERNELS = {"kernels_baseline": []}
+# A source named *_baseline, *_avx2 or *_avx512 is compiled for that instruction set.
+ISAS = {"baseline": []}
+FOREIGN = {"avx2", "avx512"}
 MACROS = []
 if platform.machine().lower() in ("x86_64", "amd64") and sys.platform != "win32":
     MACROS = [("FASTGEN_X86", None)]
-    KERNELS["kernels_avx2"] = ["-mavx2", "-mf16c"]
-    KERNELS["kernels_avx512"] = [f"-mavx512{part}" for part in ("f", "dq", "vl", "bw")]
+    FOREIGN = set()
+    ISAS["avx2"] = ["-mavx2", "-mf16c"]
+    ISAS["avx512"] = [f"-mavx512{part}" for part in ("f", "dq", "vl", "bw")]
     # GCC's own AVX-512 headers set off the two warnings.
-    KERNELS["kernels_avx512"] += ["-mf16c", "-mprefer-vector-width=512"]
-    KERNELS["kernels_avx512"] += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+    ISAS["avx512"] += ["-mf16c", "-mprefer-vector-width=512"]
+    ISAS["avx512"] += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
 
 
+def isa_of(source):
+    return source.stem.rpartition("_")[2]
+
+
 class BuildKernels(build_ext):
-    """Compiles each kernels_*.cpp for its instruction set; a failed build is only a warning."""
+    """Compiles each kernel source for its instruction set; a failed build is only a warning."""
 
     def build_extension(self, ext):
         compile_sources = self.compiler.compile
 
         def compile_one(source, extra_postargs, **options):
-            flags = KERNELS.get(Path(source).stem)
+            flags = ISAS.get(isa_of(Path(source)))
             extra = [] if flags is None else KERNEL_FLAGS + flags
             return compile_sources([source], extra_postargs=extra_postargs + extra, **options)
 
@@ -73,8 +80,9 @@ setup(
     ext_modules=[
         Extension(
             "fastgen._C",
-            [f"csrc/{name}.cpp" for name in ("bindings", "dispatch", *KERNELS)],
-            depends=[str(header) for header in Path("csrc").glob("*.h")],
+            sorted(str(s) for s in Path("csrc").rglob("*.cpp") if isa_of(s) not in FOREIGN),
+            depends=[str(header) for header in Path("csrc").rglob("*.h")],
+            include_dirs=["csrc"],
             define_macros=MACROS,
             extra_compile_args=FLAGS + OPENMP,
             extra_link_args=OPENMP,

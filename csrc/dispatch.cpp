@@ -72,6 +72,8 @@ std::vector<std::string> supported_isas() {
 
 const char* isa() { return active().load()->name; }
 
+Isa isa_level() { return active().load()->isa; }
+
 void set_isa(const std::string& name) { active() = find(name); }
 
 void combine(const Combine& op, int threads) { run(active().load()->combine, op, threads); }

@@ -10,6 +10,8 @@ namespace fastgen {
 // Levels this CPU can run, plainest first.
 std::vector<std::string> supported_isas();
 const char* isa();
+// For families of kernels with tables of their own.
+Isa isa_level();
 // Throws std::invalid_argument, with the levels there are, for any other name.
 void set_isa(const std::string& name);
 

@@ -1,4 +1,5 @@
 #include "brownian.h"
 #include "combine.h"
 
-const fastgen::Kernels fastgen::avx512_kernels{"avx512", combine, normals, brownian, philox_words};
+const fastgen::Kernels fastgen::avx512_kernels{"avx512", Isa::avx512, combine, normals,
+                                           brownian, philox_words};

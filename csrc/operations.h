@@ -60,8 +60,11 @@ struct Brownian {
 
 // The ranges [begin, end) count elements of the flattened tensors; with tables per row and rows
 // shorter than a tile, they begin and end where rows do.
+enum class Isa { baseline, avx2, avx512 };
+
 struct Kernels {
   const char* name;
+  Isa isa;
   void (*combine)(const Combine&, int64_t begin, int64_t end);
   void (*normals)(const Normals&, int64_t begin, int64_t end);
   void (*brownian)(const Brownian&, int64_t begin, int64_t end);
