@@ -11,6 +11,7 @@ from fastgen.solvers import (
     seeds,
     stochastic,
     stochastic_multistep,
+    stork,
     velocity,
     velocity_rk,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "seeds",
     "stochastic",
     "stochastic_multistep",
+    "stork",
     "velocity",
     "velocity_rk",
     "with_churn",

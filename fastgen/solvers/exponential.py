@@ -12,6 +12,7 @@ from itertools import pairwise
 from math import expm1, sqrt
 
 from fastgen.plans import Builder, Form
+from fastgen.solvers.options import check_nonnegative
 from fastgen.solvers.registry import register
 
 
@@ -161,9 +162,3 @@ def dpmpp_2m(p: Builder, times: list[float]) -> Form:
         x = p.state(exponential_step(p, x, extrapolated, s, t), t)
         older, h_last = d, h
     return x
-
-
-def check_nonnegative(name: str, value: float) -> None:
-    """Raise a ValueError for an option that must be a finite number >= 0."""
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name}={value!r}: expected a finite number >= 0")

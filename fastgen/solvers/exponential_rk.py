@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from fastgen.errors import nearest
 from fastgen.plans import Builder, Form
 from fastgen.solvers.exponential import exponential_step
+from fastgen.solvers.options import check_choice
 from fastgen.solvers.registry import register
 
 PREDICTIONS = ("data", "noise")
@@ -105,13 +105,6 @@ def predict(p: Builder, x: Form, t: float, prediction: str) -> Form:
 def finite(p: Builder, *times: float) -> bool:
     """Whether the log-SNR is finite at all of these times."""
     return all(math.isfinite(p.half_log_snr(t)) for t in times)
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> str:
-    """The value, or a ValueError that names the nearest choice."""
-    if value not in choices:
-        raise ValueError(f"{name}={value!r}: {nearest(str(value), choices)}")
-    return value
 
 
 Row = Callable[[float], tuple[float, ...]]

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from itertools import pairwise
 from math import cos, isfinite, pi, sin, sqrt
 
-from fastgen.errors import nearest
 from fastgen.plans import Builder, Form
-from fastgen.solvers.exponential import ancestral_step, check_nonnegative
+from fastgen.solvers.exponential import ancestral_step
+from fastgen.solvers.options import check_choice, check_nonnegative
 from fastgen.solvers.registry import register
 from fastgen.solvers.stochastic import fresh_noise
 
@@ -80,8 +80,7 @@ def heun_maruyama_step(
 def _solve(
     p: Builder, times: list[float], diffusion: Diffusion, last_step: str, heun: bool
 ) -> Form:
-    if last_step not in LAST_STEPS:
-        raise ValueError(f"last_step={last_step!r}: {nearest(str(last_step), LAST_STEPS)}")
+    check_choice("last_step", last_step, LAST_STEPS)
     x = p.initial()
     for s, t in pairwise(times):
         eps = diffusion(s)
@@ -100,9 +99,7 @@ def _form(p: Builder, diffusion: str | Diffusion, norm: float) -> Diffusion:
     if callable(diffusion):
         function = diffusion
         return lambda t: norm * function(t)
-    if diffusion not in FORMS:
-        raise ValueError(f"diffusion={diffusion!r}: {nearest(str(diffusion), FORMS)}")
-    form = FORMS[diffusion]
+    form = FORMS[check_choice("diffusion", diffusion, FORMS)]
     return lambda t: form(p, t, norm) if norm or diffusion == "decreasing" else 0.0
 
 

@@ -4,7 +4,8 @@ from itertools import pairwise
 from math import sqrt
 
 from fastgen.plans import Builder, Form
-from fastgen.solvers.exponential import ancestral_step, check_nonnegative
+from fastgen.solvers.exponential import ancestral_step
+from fastgen.solvers.options import check_nonnegative, check_whole
 from fastgen.solvers.registry import register
 
 
@@ -30,7 +31,7 @@ def annealed_langevin(
     x is multiplied by the ratio of the alphas (1 for variance-exploding processes). The step to
     t = 0 is the data prediction (Jolicoeur-Martineau et al. 2021, arXiv 2009.05475).
     """
-    check_steps("corrector_steps", corrector_steps, 1)
+    check_whole("corrector_steps", corrector_steps, 1)
     if not 0 < step_size < 1:
         raise ValueError(f"step_size={step_size!r}: expected 0 < step_size < 1 (stability)")
     x = p.initial()
@@ -73,7 +74,7 @@ def predictor_corrector(
         raise ValueError(f"step_rule={step_rule!r}: expected 'sigma' or 'norm'")
     check_nonnegative("snr", snr)
     check_nonnegative("eta", eta)
-    check_steps("corrector_steps", corrector_steps, 0)
+    check_whole("corrector_steps", corrector_steps, 0)
     x = p.initial()
     for s, t in pairwise(times):
         x = ancestral_step(p, x, p.denoise(x, s), s, t, eta)
@@ -85,9 +86,3 @@ def predictor_corrector(
                 x = langevin_step(p, x, t, 2 * (snr * p.sigma(t)) ** 2)
         x = p.state(x, t)
     return x
-
-
-def check_steps(name: str, value: int, least: int) -> None:
-    """Raise a ValueError for a count below ``least``."""
-    if not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r}: expected a whole number >= {least}")

@@ -22,12 +22,12 @@ from fastgen.solvers.exponential import exponential_step
 from fastgen.solvers.exponential_rk import (
     PREDICTIONS,
     SECOND,
-    check_choice,
     finite,
     interval,
     lagrange_weights,
     moments,
 )
+from fastgen.solvers.options import check_choice, check_whole
 from fastgen.solvers.registry import register
 from fastgen.solvers.velocity import RK4, adams_weights
 from fastgen.solvers.velocity_rk import ratio_combine
@@ -41,13 +41,6 @@ CONSTANT_STEP = (
     (23 / 12, -16 / 12, 5 / 12),
     (55 / 24, -59 / 24, 37 / 24, -9 / 24),
 )
-
-
-def check_order(order: int, most: int = 8) -> int:
-    """The order, or a ValueError if it is not a whole number from 1 to ``most``."""
-    if not isinstance(order, int) or not 1 <= order <= most:
-        raise ValueError(f"order={order!r}: expected a whole number from 1 to {most}")
-    return order
 
 
 def exponential_adams(
@@ -194,7 +187,7 @@ def unipc(
     "vary_coeff", with exact weights there too. The first p - 1 steps have lower orders,
     with lower_order_final the last ones as well.
     """
-    check_order(order)
+    check_whole("order", order, 1, 8)
     check_choice("prediction", prediction, PREDICTIONS)
     rule = {"vary_coeff": "exact"}.get(
         check_choice("variant", variant, ("bh1", "bh2", "vary_coeff")), variant
@@ -229,7 +222,7 @@ def deis(
     paper's tAB of degree order - 1), in sigma / alpha ("rho": rhoAB) or in its logarithm
     ("log_rho": diffusers' DEIS; `dpm_solver_2m` or 3m with exact weights).
     """
-    check_order(order)
+    check_whole("order", order, 1, 8)
     if check_choice("variable", variable, ("t", "rho", "log_rho")) == "log_rho":
         return exponential_multistep(p, times, order, "noise", "heun", lower_order_final)
     ratio = p.schedule.ratio
@@ -293,7 +286,7 @@ def ipndm_v(p: Builder, times: list[float], *, order: int = 4) -> Form:
     (1 - h / (3 (h + h_1))) B, B = h (h + h_1) / (h_1 (h_1 + h_2)); on uneven grids it does not
     integrate linear functions. These are the integrals.
     """
-    return deis(p, times, order=check_order(order, 4), variable="rho")
+    return deis(p, times, order=check_whole("order", order, 1, 4), variable="rho")
 
 
 def constant_step(past: list[Form]) -> tuple[list[float], list[Form]]:
@@ -309,7 +302,7 @@ def ipndm(p: Builder, times: list[float], *, order: int = 4) -> Form:
     y_t = y_s + (r_t - r_s) sum_j b_j eps_j, y = x / alpha, r = sigma / alpha, with the constant
     weights b of even steps; where these are not even in r only the second order is left.
     """
-    check_order(order, 4)
+    check_whole("order", order, 1, 4)
     x, past = p.initial(), deque[Form](maxlen=order)
     for s, t in pairwise(times):
         past.append(p.epsilon(x, s))
@@ -365,7 +358,7 @@ def adams_bashforth_moulton(
     sum v_j u_j, both integrals of Lagrange polynomials in t through the last order - 1
     velocities. "PECE" evaluates again at x_t, for the history; "PEC" keeps u*_t there.
     """
-    check_order(order)
+    check_whole("order", order, 1, 8)
     pece = check_choice("mode", mode, ("PEC", "PECE")) == "PECE"
     x, past = p.initial(), Past()
     for s, t in pairwise(times):

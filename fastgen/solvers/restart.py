@@ -5,8 +5,8 @@ from itertools import pairwise
 from math import log
 
 from fastgen import timesteps
-from fastgen.errors import nearest
 from fastgen.plans import Builder, Form
+from fastgen.solvers.options import check_choice
 from fastgen.solvers.registry import register
 from fastgen.solvers.stochastic import Step, dpm_2_step, euler_step, heun_step, renoise
 
@@ -42,9 +42,7 @@ def restart(
     The default interval is the paper's for CIFAR-10 with 18 steps; its [N, K] are [3, 2], N
     counting both ends.
     """
-    if base not in STEPS:
-        raise ValueError(f"base={base!r}: {nearest(str(base), STEPS)}")
-    step, levels = STEPS[base], placed(p, times, intervals)
+    step, levels = STEPS[check_choice("base", base, STEPS)], placed(p, times, intervals)
     x = p.initial()
     for s, t in pairwise(times):
         x = step(p, x, s, t)

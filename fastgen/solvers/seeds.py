@@ -21,10 +21,9 @@ from itertools import pairwise
 from math import exp, expm1, sqrt
 
 from fastgen.plans import Builder, Form
-from fastgen.solvers.exponential import check_nonnegative
+from fastgen.solvers.options import check_fraction, check_nonnegative
 from fastgen.solvers.registry import register
 from fastgen.solvers.stochastic import (
-    check_fraction,
     constant_decay,
     first_order_only,
     length,

@@ -19,7 +19,8 @@ from itertools import pairwise
 from math import exp, expm1, inf, isfinite, log1p, sqrt
 
 from fastgen.plans import Builder, Form
-from fastgen.solvers.exponential import check_nonnegative, exponential_step
+from fastgen.solvers.exponential import exponential_step
+from fastgen.solvers.options import check_fraction, check_nonnegative
 from fastgen.solvers.registry import register
 
 Step = Callable[[Builder, Form, float, float], Form]
@@ -260,9 +261,3 @@ heun_churn = register("heun_churn", order=2, evaluations="2", source=CHURN)(with
 dpm_2_churn = register(
     "dpm_2_churn", order=2, evaluations="2", source=f"k-diffusion (sample_dpm_2); {CHURN}"
 )(with_churn(dpm_2_step))
-
-
-def check_fraction(name: str, value: float) -> None:
-    """Raise a ValueError for an option that must lie in (0, 1]."""
-    if not 0 < value <= 1:
-        raise ValueError(f"{name}={value!r}: expected 0 < {name} <= 1")

@@ -13,10 +13,9 @@ from math import exp, expm1, inf, isfinite, log
 
 import numpy as np
 
-from fastgen.errors import nearest
 from fastgen.plans import Builder, Form
 from fastgen.solvers import exponential_rk
-from fastgen.solvers.exponential import check_nonnegative
+from fastgen.solvers.options import check_choice, check_nonnegative, check_whole
 from fastgen.solvers.registry import register
 from fastgen.solvers.stochastic import (
     constant_decay,
@@ -179,9 +178,7 @@ def _log_scale(noise_scale: str | Callable[[float], float]) -> Callable[[float],
     if callable(noise_scale):
         function = noise_scale
         return lambda r: log(function(r)) if function(r) > 0 else -inf
-    if noise_scale not in LOG_SCALES:
-        raise ValueError(f"noise_scale={noise_scale!r}: {nearest(str(noise_scale), LOG_SCALES)}")
-    return LOG_SCALES[noise_scale]
+    return LOG_SCALES[check_choice("noise_scale", noise_scale, LOG_SCALES)]
 
 
 def er_integrals(
@@ -325,13 +322,8 @@ def _check_sa(
     predictor_order: int, corrector_order: int, tau: float, mode: str, compat: str | None
 ) -> None:
     check_nonnegative("tau", tau)
-    for name, value, least in (
-        ("predictor_order", predictor_order, 1),
-        ("corrector_order", corrector_order, 0),
-    ):
-        if not isinstance(value, int) or not least <= value <= 4:
-            raise ValueError(f"{name}={value!r}: expected a whole number from {least} to 4")
-    if mode not in ("PEC", "PECE"):
-        raise ValueError(f"mode={mode!r}: expected 'PEC' or 'PECE'")
+    check_whole("predictor_order", predictor_order, 1, 4)
+    check_whole("corrector_order", corrector_order, 0, 4)
+    check_choice("mode", mode, ("PEC", "PECE"))
     if compat not in (None, "diffusers"):
         raise ValueError(f"compat={compat!r}: expected None or 'diffusers'")

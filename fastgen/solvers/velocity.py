@@ -13,6 +13,7 @@ from math import isfinite
 from fastgen.plans import Builder, Form
 from fastgen.solvers.exponential import exponential_step
 from fastgen.solvers.exponential_rk import lagrange_weights
+from fastgen.solvers.options import check_choice, check_whole
 from fastgen.solvers.registry import register
 
 
@@ -73,10 +74,8 @@ def euler(p: Builder, times: list[float], *, variable: str = "t") -> Form:
     variable: "t", or for y = x / alpha "sigma": dy = eps d(sigma / alpha), which is DDIM, or
     "log_snr": dy = -(sigma / alpha) eps d lambda, lambda = log(alpha / sigma).
     """
-    if variable == "t":
+    if check_choice("variable", variable, ("t", "sigma", "log_snr")) == "t":
         return runge_kutta(EULER)(p, times)
-    if variable not in ("sigma", "log_snr"):
-        raise ValueError(f"variable={variable!r}: expected 't', 'sigma' or 'log_snr'")
     x = p.initial()
     for s, t in pairwise(times):
         h = p.half_log_snr(t) - p.half_log_snr(s)
@@ -117,8 +116,7 @@ def adams_bashforth(p: Builder, times: list[float], *, order: int = 2) -> Form:
     The first steps use the orders 1, 2, ... that their history allows; a first step of order 1
     leaves order 2 in all, and the error constants of a higher ``order``.
     """
-    if not isinstance(order, int) or not 1 <= order <= 8:
-        raise ValueError(f"order={order!r}: expected a whole number from 1 to 8")
+    check_whole("order", order, 1, 8)
     x = p.initial()
     past: deque[tuple[float, Form]] = deque(maxlen=order)
     for s, t in pairwise(times):

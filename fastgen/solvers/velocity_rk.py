@@ -12,7 +12,8 @@ from math import sqrt
 
 from fastgen.plans import Builder, Form
 from fastgen.solvers.exponential import exponential_step
-from fastgen.solvers.exponential_rk import PREDICTIONS, check_choice, finite, predict
+from fastgen.solvers.exponential_rk import PREDICTIONS, finite, predict
+from fastgen.solvers.options import check_choice, check_nonnegative
 from fastgen.solvers.registry import register
 from fastgen.solvers.velocity import EULER, HEUN, RK4, Tableau, runge_kutta
 
@@ -157,8 +158,7 @@ def gradient_estimation(p: Builder, times: list[float], *, gamma: float = 2.0) -
     gamma = 1 is DDIM and gamma = 3/2 the two-step Adams-Bashforth formula in sigma / alpha with
     constant coefficients; the paper's gamma = 2 is of first order.
     """
-    if not 0 <= gamma < float("inf"):
-        raise ValueError(f"gamma={gamma!r}: expected a finite number >= 0")
+    check_nonnegative("gamma", gamma)
     x, older = p.initial(), None
     for s, t in pairwise(times):
         if not finite(p, s):

@@ -52,6 +52,7 @@ FULL_ORDER = {
     "midpoint": 3,  # on the hyperbolas of a Gaussian under EDM and Rectified, see below
     "pndm": 4,
     "res_3m": 3,
+    "stork": 3,
 }
 
 MIDPOINT = Tableau((0.0, 0.5), ((), (0.5,)), (0.0, 1.0))
