@@ -1,37 +1,88 @@
-"""Run suites and write one CSV: `python -m benchmarks [suite ...] [--quick] [--out FILE]`."""
+"""Run suites: `python -m benchmarks [suite ...] [--quick]` writes a CSV, plots and a report."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 
-from benchmarks import kernels, loops, quality, startup
-from benchmarks.harness import Row, write
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-SUITES = {m.__name__.split(".")[-1]: m.rows for m in (kernels, loops, startup, quality)}
+from benchmarks import compare, harness, pages, report
+
+# What each measures; the module of that name has `rows(quick)`.
+SUITES = {
+    "kernels": "the kernels alone, beside preallocated PyTorch and torch.compile",
+    "loops": "microseconds per step of whole sampling loops around a network that costs nothing",
+    "networks": "whole loops with real networks of several sizes, and the solver's share",
+    "quality": "quality against network evaluations with exact scores and trained networks",
+    "memory": "peak memory of a sampling run",
+    "startup": "time of `import fastgen`",
+}
+
+
+def run(names: list[str], quick: bool, path: Path, resume: bool) -> list[harness.Row]:
+    """Run suites under a progress bar; every finished row is in the CSV at once."""
+    console = Console()
+    columns = TextColumn("{task.description:10}"), BarColumn(), MofNCompleteColumn()
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        suites = progress.add_task("suites", total=len(names))
+        cases = progress.add_task("cases", total=None)
+
+        def report_progress(done: int, total: int) -> None:
+            progress.update(cases, completed=done, total=total)
+
+        harness.journal = harness.Journal(path, resume, report_progress)
+        for name in names:
+            progress.reset(cases, total=None, description=name)
+            for row in importlib.import_module(f"benchmarks.{name}").rows(quick):
+                harness.journal.add(row)
+                console.print(line(row), highlight=False, soft_wrap=True)
+            progress.advance(suites)
+    return harness.journal.rows
+
+
+def line(row: harness.Row) -> str:
+    """A row as it is printed while the suites run."""
+    what = f"{row.suite:8} {row.case:34} {row.shape:12} {row.provider:22} {row.metric:10}"
+    if row.note and not row.repeats:
+        return f"{what} {row.note}"
+    return f"{what} {row.median:10.5g} {row.unit:3} [{row.p20:.5g}, {row.p80:.5g}]"
 
 
 def main() -> None:
-    """Run the chosen suites, print a line per row and write the CSV after each."""
+    """Read the command line, run the suites, write the report."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("suites", nargs="*", metavar="suite", help=f"of {', '.join(SUITES)}")
-    parser.add_argument("--quick", action="store_true", help="fewer cases and repeats")
-    parser.add_argument("--out", type=Path, default=Path("out/benchmarks.csv"))
+    parser.add_argument("suites", nargs="*", metavar="suite", help=f"of {', '.join(SUITES)}; all")
+    parser.add_argument("--list", action="store_true", help="say what the suites measure")
+    parser.add_argument("--quick", action="store_true", help="fewer cases and repeats: 5 minutes")
+    parser.add_argument("--out", type=Path, default=Path("out/benchmarks/benchmarks.csv"))
+    parser.add_argument("--resume", action="store_true", help="keep the rows that --out has")
+    parser.add_argument("--compare", type=Path, metavar="OLD", help="print what changed since OLD")
+    parser.add_argument("--report", action="store_true", help="only the report on --out's rows")
+    parser.add_argument(
+        "--docs", action="store_true", help="only docs/benchmarks.md, from results/"
+    )
     arguments = parser.parse_args()
     for name in arguments.suites:
         if name not in SUITES:
             parser.error(f"unknown suite {name!r}: there are {', '.join(SUITES)}")
-    found: list[Row] = []
-    for name in arguments.suites or SUITES:
-        for row in SUITES[name](arguments.quick):
-            found.append(row)
-            print(
-                f"{row.suite:8} {row.case:34} {row.shape:12} {row.provider:22} {row.metric:10} "
-                f"{row.median:10.5g} {row.unit:3} [{row.p20:.5g}, {row.p80:.5g}]",
-                flush=True,
-            )
-            write(found, arguments.out)
-    print(f"{len(found)} rows in {arguments.out}")
+    if arguments.list:
+        print("\n".join(f"{name:16} {what}" for name, what in SUITES.items()))
+        return
+    if arguments.docs:
+        pages.PAGE.write_text(pages.markdown())
+        return
+    if arguments.report:
+        rows = harness.read(arguments.out)
+    else:
+        names = arguments.suites or list(SUITES)
+        rows = run(names, arguments.quick, arguments.out, arguments.resume)
+        print(f"{len(rows)} rows in {arguments.out}")
+    print(f"report: {report.write(rows, arguments.out.parent)}")
+    if arguments.compare:
+        print(compare.changes(harness.read(arguments.compare), rows))
 
 
 if __name__ == "__main__":

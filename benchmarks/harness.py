@@ -1,4 +1,8 @@
-"""Fair timing: providers alternate in one run, are checked before they are timed, rows are CSV."""
+"""Fair timing: providers alternate in one run, are checked before they are timed, rows are CSV.
+
+A suite is a module with ``rows(quick)``, a generator of `Row`. It asks `recorded` before it does
+the work of a row, so that an interrupted run goes on where it stopped.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,8 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 
@@ -72,6 +76,62 @@ class Row:
     floor: float
     date: str
     commit: str
+    note: str = ""
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What the row is about, whoever measured it when."""
+        return self.suite, self.case, self.provider, self.dtype, self.shape, self.metric
+
+
+class Journal:
+    """The rows of a run, on disk as soon as they are there.
+
+    Args:
+        path: the CSV; None keeps the rows in memory only.
+        resume: go on with what the file has; otherwise it is begun anew.
+        progress: called with (cases done, cases in all) of the suite that runs.
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        resume: bool = False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        self.path, self.progress = path, progress
+        self.rows = read(path) if path is not None and resume and path.exists() else []
+        self._done = {(r.suite, r.case, r.provider, r.shape) for r in self.rows}
+        if path is not None:
+            write(self.rows, path)
+
+    def add(self, row: Row) -> None:
+        """Keep a row."""
+        self.rows.append(row)
+        if self.path is not None:
+            with self.path.open("a", newline="") as file:
+                csv.writer(file).writerow(getattr(row, f.name) for f in fields(Row))
+
+    def recorded(self, suite: str, case: str, provider: str, shape: Sequence[int]) -> bool:
+        """Whether any row of this is there."""
+        return (suite, case, provider, _shape(shape)) in self._done
+
+
+journal = Journal()
+
+
+def recorded(suite: str, case: str, provider: str, shape: Sequence[int]) -> bool:
+    """Whether the run that goes on here has this already."""
+    return journal.recorded(suite, case, provider, shape)
+
+
+def show_progress(done: int, total: int) -> None:
+    """Move the bar of the suite that runs."""
+    journal.progress(done, total)
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
 
 
 @cache
@@ -176,10 +236,24 @@ def measure(case: Case, bandwidth: float, rounds: int = 30, budget: float = 4.0)
 
 
 def measured(cases: list[Case], quick: bool) -> Iterator[Row]:
-    """The rows of timed cases."""
+    """The rows of timed cases that the journal does not have."""
     bandwidth = copy_bandwidth()
-    for case in cases:
-        yield from measure(case, bandwidth, *((10, 1.0) if quick else (30, 3.0)))
+    for done, case in enumerate(cases):
+        show_progress(done, len(cases))
+        if not all(recorded(case.suite, case.name, p.name, case.shape) for p in case.providers):
+            yield from measure(case, bandwidth, *((10, 1.0) if quick else (30, 3.0)))
+    show_progress(len(cases), len(cases))
+
+
+def skipped(suite: str, case: str, provider: str, shape: Sequence[int], reason: str) -> Row:
+    """The row of a provider that cannot run here: no figure, and why."""
+    nothing = float("nan")
+    return replace(
+        row(suite, case, provider, "fastgen-torch", shape, torch.float32, "skipped", "", [nothing]),
+        version="",
+        repeats=0,
+        note=reason,
+    )
 
 
 def row(
@@ -187,7 +261,7 @@ def row(
     case: str,
     provider: str,
     package: str,
-    shape: tuple[int, ...],
+    shape: Sequence[int],
     dtype: torch.dtype,
     metric: str,
     unit: str,
@@ -195,6 +269,7 @@ def row(
     *,
     threads: int = 1,
     floor: float = 0.0,
+    note: str = "",
 ) -> Row:
     """A row from all measured values."""
     cuts = statistics.quantiles(values, n=10) if len(values) > 1 else values * 9
@@ -207,7 +282,7 @@ def row(
         device=device_name(),
         threads=threads,
         dtype=str(dtype).removeprefix("torch."),
-        shape="x".join(map(str, shape)),
+        shape=_shape(shape),
         metric=metric,
         unit=unit,
         median=float(f"{median:.5g}"),
@@ -217,10 +292,11 @@ def row(
         floor=float(f"{floor:.5g}"),
         date=datetime.date.today().isoformat(),
         commit=commit(),
+        note=note,
     )
 
 
-def write(rows: list[Row], path: Path) -> None:
+def write(rows: Sequence[Row], path: Path) -> None:
     """Write the rows as CSV."""
     path.parent.mkdir(parents=True, exist_ok=True)
     names = [f.name for f in fields(Row)]
@@ -228,3 +304,21 @@ def write(rows: list[Row], path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(names)
         writer.writerows([getattr(row, name) for name in names] for row in rows)
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a CSV.
+
+    Raises:
+        ValueError: naming the file and line, if it is not a CSV of rows.
+    """
+    kinds = {"threads": int, "repeats": int}
+    kinds |= dict.fromkeys(("median", "p20", "p80", "floor"), float)
+    found = []
+    with path.open(newline="") as file:
+        for number, line in enumerate(csv.DictReader(file), 2):
+            try:
+                found.append(Row(**{k: kinds.get(k, str)(v) for k, v in line.items()}))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{path}, line {number}: not a row of a benchmark") from error
+    return found

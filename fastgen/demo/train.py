@@ -69,7 +69,7 @@ def train(
     start = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        features = _classifier(digits, min(CLASSIFIER_STEPS, 10 * steps))
+        features = classifier(digits, min(CLASSIFIER_STEPS, 10 * steps))
         left = 60 * minutes - (time.perf_counter() - start)
         network, done = _velocity_field(digits, DigitFlow(width), steps, left, progress)
     seconds = round(time.perf_counter() - start, 2)
@@ -114,7 +114,7 @@ def _velocity_field(
     return average.eval(), done
 
 
-def _classifier(digits: Part, steps: int) -> DigitFeatures:
+def classifier(digits: Part, steps: int) -> DigitFeatures:
     """Cross-entropy on slightly noisy digits."""
     network = DigitFeatures()
     optimiser = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=0.05, fused=True)
