@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -100,17 +101,23 @@ class Journal:
         progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> None:
         self.path, self.progress = path, progress
-        self.rows = read(path) if path is not None and resume and path.exists() else []
-        self._done = {(r.suite, r.case, r.provider, r.shape) for r in self.rows}
+        self.rows: list[Row] = []
+        self._done: set[tuple[str, str, str, str]] = set()
+        found = read(path) if path is not None and resume and path.exists() else []
         if path is not None:
-            write(self.rows, path)
+            write([], path)
+        for row in found:
+            self.add(row)
 
     def add(self, row: Row) -> None:
         """Keep a row."""
         self.rows.append(row)
+        self._done.add((row.suite, row.case, row.provider, row.shape))
         if self.path is not None:
             with self.path.open("a", newline="") as file:
-                csv.writer(file).writerow(getattr(row, f.name) for f in fields(Row))
+                csv.writer(file, lineterminator="\n").writerow(
+                    getattr(row, f.name) for f in fields(Row)
+                )
 
     def recorded(self, suite: str, case: str, provider: str, shape: Sequence[int]) -> bool:
         """Whether any row of this is there."""
@@ -161,11 +168,19 @@ def commit() -> str:
 def copy_bandwidth(elements: int = 2**24) -> float:
     """Bytes per microsecond that a copy of float32 reads and writes, one thread, best of 20."""
     source, target = torch.ones(elements), torch.empty(elements)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    best = min(_seconds(lambda: target.copy_(source), 1) for _ in range(20))
-    torch.set_num_threads(threads)
+    with _threads(1):
+        best = min(_seconds(lambda: target.copy_(source), 1) for _ in range(20))
     return 8 * elements / best / 1e6
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _seconds(run: Callable[[], object], calls: int) -> float:
@@ -203,20 +218,18 @@ def measure(case: Case, bandwidth: float, rounds: int = 30, budget: float = 4.0)
         rounds: how often each provider is timed.
         budget: seconds for one provider, which sets the number of calls per timing.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(case.threads)
-    check(case)
-    calls = {}
-    for provider in case.providers:
-        provider.run()
-        once = min(_seconds(provider.run, 1) for _ in range(3))
-        calls[provider.name] = max(1, min(1000, int(budget / rounds / max(once, 1e-7))))
-    times: dict[str, list[float]] = {p.name: [] for p in case.providers}
-    for _ in range(rounds):
-        for p in case.providers:
-            each = _seconds(p.run, calls[p.name]) / calls[p.name] / p.units
-            times[p.name].append(each * 1e6)
-    torch.set_num_threads(before)
+    with _threads(case.threads):
+        check(case)
+        calls = {}
+        for provider in case.providers:
+            provider.run()
+            once = min(_seconds(provider.run, 1) for _ in range(3))
+            calls[provider.name] = max(1, min(1000, int(budget / rounds / max(once, 1e-7))))
+        times: dict[str, list[float]] = {p.name: [] for p in case.providers}
+        for _ in range(rounds):
+            for p in case.providers:
+                each = _seconds(p.run, calls[p.name]) / calls[p.name] / p.units
+                times[p.name].append(each * 1e6)
     return [
         row(
             case.suite,
@@ -301,7 +314,7 @@ def write(rows: Sequence[Row], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     names = [f.name for f in fields(Row)]
     with path.open("w", newline="") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(names)
         writer.writerows([getattr(row, name) for name in names] for row in rows)
 

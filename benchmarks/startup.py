@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import torch
 
-from benchmarks.harness import Row, row
+from benchmarks.harness import Row, recorded, row
 
 PROGRAM = """
 import sys, time, torch
@@ -36,6 +36,8 @@ def import_seconds() -> float:
 
 def rows(quick: bool) -> Iterator[Row]:
     """The suite."""
+    if recorded("startup", "import after torch", "fastgen", ()):
+        return
     import_seconds()
     times = [import_seconds() * 1e6 for _ in range(3 if quick else 10)]
     yield row(

@@ -1,0 +1,23 @@
+"""The kernel suite for pytest-benchmark: `pytest benchmarks --benchmark-only`."""
+
+import pytest
+import torch
+
+from benchmarks import harness, kernels
+
+CASES = {f"{case.name}, {case.shape[-1]}": case for case in kernels.cases(quick=True)}
+PAIRS = [(case, p.name) for case in CASES for p in CASES[case].providers]
+
+
+@pytest.mark.parametrize(("case", "provider"), PAIRS, ids=str)
+def test_kernel(benchmark, case, provider):
+    """Time one provider of a case, after the check that it computes the same."""
+    work = CASES[case]
+    harness.check(work)
+    before = torch.get_num_threads()
+    torch.set_num_threads(work.threads)
+    try:
+        benchmark.group = case
+        benchmark(next(p.run for p in work.providers if p.name == provider))
+    finally:
+        torch.set_num_threads(before)
