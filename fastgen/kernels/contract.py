@@ -46,7 +46,7 @@ class Noise(NamedTuple):
     stream: int = Stream.SOLVER
 
     @property
-    def count(self) -> int:
+    def noises(self) -> int:
         """K, the number of draws of each row."""
         return self.draws.shape[-1]
 
@@ -81,7 +81,7 @@ def check_combine(
         for i, kind in enumerate(kinds):
             if kind not in DTYPE_CODES:
                 raise ValueError(f"{name}[{i}]: expected one of {list(DTYPE_CODES)}, got {kind}")
-    noises = 0 if noise is None else noise.count
+    noises = 0 if noise is None else noise.noises
     if noises > MAX_NOISES:
         raise ValueError(f"noise.draws: expected at most {MAX_NOISES} draws, got {noises}")
     rows = first.shape[0]

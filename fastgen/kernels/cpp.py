@@ -190,7 +190,7 @@ def _describe(
         noise=None if noise is None else _address(noise.seeds, noise.sample_ids, noise.stream),
         draws=0 if noise is None else noise.draws.data_ptr(),
         draws_per_row=noise is not None and noise.draws.ndim == 2,
-        noises=0 if noise is None else noise.count,
+        noises=0 if noise is None else noise.noises,
     )
 
 
