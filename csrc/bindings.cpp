@@ -110,7 +110,7 @@ py::object describe_combine(const py::tuple& shape, int64_t rows, int64_t elemen
                             const Outputs& outputs, uintptr_t table, bool table_per_row,
                             std::optional<std::pair<double, double>> clip,
                             std::optional<NoiseArguments> noise_arguments, uintptr_t draws,
-                            int noises) {
+                            bool draws_per_row, int noises) {
   if (inputs.size() > fastgen::MAX_INPUTS || outputs.size() > fastgen::MAX_OUTPUTS ||
       noises < 0 || noises > fastgen::MAX_NOISES)
     throw std::invalid_argument("too many inputs, outputs or noises");
@@ -135,6 +135,7 @@ py::object describe_combine(const py::tuple& shape, int64_t rows, int64_t elemen
   if (clip) std::tie(op.low, op.high) = *clip;
   if (noise_arguments) op.noise = noise(*noise_arguments);
   op.draws = pointer<const int64_t>(draws);
+  op.draws_per_row = draws_per_row;
   op.noises = noises;
 
   if (description->missing.size() != missing.size())
@@ -181,7 +182,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("describe_combine", &describe_combine, "A function run(threads, tensors) -> bool.",
         py::arg("shape"), py::arg("rows"), py::arg("elements"), py::arg("inputs"),
         py::arg("missing"), py::arg("outputs"), py::arg("table"), py::arg("table_per_row"),
-        py::arg("clip"), py::arg("noise"), py::arg("draws"), py::arg("noises"));
+        py::arg("clip"), py::arg("noise"), py::arg("draws"),
+        py::arg("draws_per_row"), py::arg("noises"));
   m.def("normals", &normals, py::arg("rows"), py::arg("elements"), py::arg("noise"),
         py::arg("draw"), py::arg("output"), py::arg("dtype"), py::arg("threads"));
   m.def("brownian", &brownian, py::arg("rows"), py::arg("elements"), py::arg("noise"),

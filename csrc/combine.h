@@ -159,7 +159,7 @@ class Stage {
     for (int k = 0; k < op.noises; ++k) {
       if (!reads(noise + k)) continue;
       Real* z = source_tile[noise + k];
-      const uint32_t draw = static_cast<uint32_t>(op.draws[k]);
+      const Draw draw{op.draws + k, op.draws_per_row ? op.noises : 0};
       if constexpr (sizeof(Real) == sizeof(float)) {
         fill_normals(z, first, count, op.elements, draw, op.noise);
       } else {
@@ -244,7 +244,7 @@ void normals(const Normals& op, int64_t begin, int64_t end) {
     const int64_t count = at + TILE < end ? TILE : end - at;
     const bool direct = op.output_type == DType::float32;
     float* z = direct ? static_cast<float*>(op.output) + at : tile;
-    fill_normals(z, at, count, op.elements, op.draw, op.noise);
+    fill_normals(z, at, count, op.elements, {&op.draw, 0}, op.noise);
     if (!direct) store(op.output, op.output_type, at, tile, count);
   }
 }

@@ -121,19 +121,19 @@ __attribute__((noinline)) void draw_words(GroupWords* words, int64_t groups, uin
 // Blocks of four that belong to several rows, or of which only a part is wanted, one to a lane.
 // Returns the number of elements written: it stops where whole groups of one row are to be had.
 int64_t fill_mixed(float* to, int64_t count, int64_t row, int64_t element, int64_t elements,
-                   uint32_t draw, const Noise& noise) {
+                   Draw draw, const Noise& noise) {
   GroupWords words[BATCH];
   int skip[BATCH * W], end[BATCH * W], groups = 0, blocks = 0, written = 0;
-  const U64 w2 = splat(draw);
   bool more = true;
   for (; groups < BATCH && more; ++groups) {
-    Lanes w0{}, w1{}, w3{}, k0{}, k1{};
+    Lanes w0{}, w1{}, w2{}, w3{}, k0{}, k1{};
     for (int i = 0; i < W && more; ++i, ++blocks) {
       const Row r = noise_row(noise, row);
       const uint64_t block = static_cast<uint64_t>(element) / 4;
       const int at = slot(i);
       w0.at[at] = block;
       w1.at[at] = r.sample;
+      w2.at[at] = draw.of(row);
       w3.at[at] = last_word(noise.stream, block, r.sample);
       k0.at[at] = r.seed;
       k1.at[at] = r.seed >> 32;
@@ -148,8 +148,9 @@ int64_t fill_mixed(float* to, int64_t count, int64_t row, int64_t element, int64
                                                                : count - written;
       more = left > 0 && (left < 4 * GROUP || element % 4 != 0);
     }
-    words[groups] = {philox({w0.pair[0], w1.pair[0], w2, w3.pair[0]}, k0.pair[0], k1.pair[0]),
-                     philox({w0.pair[1], w1.pair[1], w2, w3.pair[1]}, k0.pair[1], k1.pair[1])};
+    words[groups] = {
+        philox({w0.pair[0], w1.pair[0], w2.pair[0], w3.pair[0]}, k0.pair[0], k1.pair[0]),
+        philox({w0.pair[1], w1.pair[1], w2.pair[1], w3.pair[1]}, k0.pair[1], k1.pair[1])};
   }
   float normals[BATCH * GROUP + 4];
   store_normals(normals, words, groups);
@@ -164,7 +165,7 @@ int64_t fill_mixed(float* to, int64_t count, int64_t row, int64_t element, int64
 }
 
 // Normals number first .. first + count - 1 of the flattened [rows, elements].
-void fill_normals(float* to, int64_t first, int64_t count, int64_t elements, uint32_t draw,
+void fill_normals(float* to, int64_t first, int64_t count, int64_t elements, Draw draw,
                   const Noise& noise) {
   while (count > 0) {
     const int64_t row = first / elements, element = first % elements, block = element / 4;
@@ -176,7 +177,7 @@ void fill_normals(float* to, int64_t first, int64_t count, int64_t elements, uin
     int64_t written = groups * GROUP;
     if (groups > 0) {
       GroupWords words[BATCH];
-      draw_words(words, groups, block, noise_row(noise, row), draw, noise.stream);
+      draw_words(words, groups, block, noise_row(noise, row), draw.of(row), noise.stream);
       store_normals(to, words, groups);
     } else {
       written = fill_mixed(to, count, row, element, elements, draw, noise);

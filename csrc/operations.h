@@ -18,6 +18,14 @@ struct Noise {
   uint32_t stream;
 };
 
+// The number of a draw: one for all rows (stride 0), or one for each.
+struct Draw {
+  const int64_t* first;
+  int64_t stride;
+
+  uint32_t of(int64_t row) const { return static_cast<uint32_t>(first[row * stride]); }
+};
+
 // out_j = sum_i C[j, i] x_i + C[j, N] clip(sum_i A[i] x_i) + sum_k C[j, N + 1 + k] z_k
 struct Combine {
   int64_t rows, elements;  // of each tensor, contiguous; elements are those of one row
@@ -32,6 +40,7 @@ struct Combine {
   bool table_per_row;
   Noise noise;
   const int64_t* draws;
+  bool draws_per_row;
 
   int64_t size() const { return rows * elements; }
   int columns() const { return inputs + clip + noises; }
@@ -40,7 +49,7 @@ struct Combine {
 struct Normals {
   int64_t rows, elements;
   Noise noise;
-  uint32_t draw;
+  int64_t draw;
   void* output;
   DType output_type;
 

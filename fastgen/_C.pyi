@@ -20,6 +20,7 @@ def describe_combine(
     clip: tuple[float, float] | None,
     noise: _Noise | None,
     draws: int,
+    draws_per_row: bool,
     noises: int,
 ) -> Callable[[int, list[Tensor]], bool]: ...
 def normals(

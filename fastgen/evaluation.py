@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,10 +15,31 @@ from fastgen.kernels import Stream
 from fastgen.kernels.contract import DTYPE_CODES
 from fastgen.model import Model
 from fastgen.noise import randn
-from fastgen.paths import Path
+from fastgen.paths import Path, PathTable
 from fastgen.plans import Plan
 from fastgen.plans.forms import Computed, Increment
 from fastgen.predictions import Parametrisation
+
+
+@dataclass(frozen=True)
+class TimeTables:
+    """What the evaluations of a plan read of its times, on the device.
+
+    times: what the network is fed, [1 or 2, evaluations, B]; doubled: the same for 2 B rows, for
+    guidance in one call; path: the increments of a Brownian path.
+    """
+
+    times: Tensor
+    doubled: Tensor | None
+    path: PathTable | None
+
+    def load(self, other: TimeTables) -> None:
+        """Take the values of tables of the same structure, in place."""
+        self.times.copy_(other.times)
+        if self.doubled is not None and other.doubled is not None:
+            self.doubled.copy_(other.doubled)
+        if self.path is not None and other.path is not None:
+            self.path.load(other.path)
 
 
 class Evaluation:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
 from fastgen import kernels
+from fastgen.devices import integers, upload
 from fastgen.evaluation import Evaluation
 from fastgen.kernels import Noise, Stream
 from fastgen.plans import Program, Stage
@@ -28,7 +30,7 @@ class BufferKey:
 
 
 class Tables:
-    """Coefficients and draw ids of every stage, on the device.
+    """Coefficients and draw ids of every stage, on the device: one block of memory for each.
 
     With a guidance scale per sample [B] there is one table per row. Coefficients are affine in
     the scale, so they follow from two programs that were lowered for the scales 2 and 3.
@@ -41,28 +43,40 @@ class Tables:
         scale: Tensor | None = None,
         at_three: Program | None = None,
     ) -> None:
-        stages = program.stages
-        self.coefficients = [
-            None if s is None else torch.from_numpy(s.table[None]).to(device) for s in stages
-        ]
+        rows = 1 if scale is None else scale.shape[0]
+        tables = [None if s is None else s.table for s in program.stages]
+        sizes = [0 if table is None else rows * table.size for table in tables]
+        counts = [0 if s is None else len(s.normals) for s in program.stages]
+        self.packed = _pack(program, device)
         if scale is not None and at_three is not None:
-            offset = scale.to(device=device, dtype=torch.float64).reshape(-1, 1, 1) - 2.0
-            self.coefficients = [
-                None
-                if two is None or three is None
-                else two + offset * (torch.from_numpy(three.table[None]).to(device) - two)
-                for two, three in zip(self.coefficients, at_three.stages, strict=True)
-            ]
-        self.draws = [
-            torch.tensor([n.draw for n in s.normals], dtype=torch.int64, device=device)
-            if s is not None and s.normals
-            else None
-            for s in stages
+            offset = upload(scale.double(), device)[:, None] - 2.0
+            spread = self.packed + offset * (_pack(at_three, device) - self.packed)
+            parts = torch.split(spread, [0 if t is None else t.size for t in tables], 1)
+            self.packed = torch.cat([part.reshape(-1) for part in parts])
+        draws = [n.draw for s in program.stages if s is not None for n in s.normals]
+        self.packed_draws = integers(draws, device)
+        self.coefficients = [
+            None if table is None else part.view(rows, *table.shape)
+            for table, part in zip(tables, torch.split(self.packed, sizes), strict=True)
         ]
+        self.draws = [
+            part if count else None
+            for part, count in zip(torch.split(self.packed_draws, counts), counts, strict=True)
+        ]
+
+    def load(self, other: Tables) -> None:
+        """Take the values of tables of the same sizes, in place: bound kernels then use them."""
+        self.packed.copy_(other.packed)
+        self.packed_draws.copy_(other.packed_draws)
 
     def noise(self, seeds: Tensor, ids: Tensor) -> list[Noise | None]:
         """What each stage draws."""
         return [None if d is None else Noise(seeds, ids, d, Stream.SOLVER) for d in self.draws]
+
+
+def _pack(program: Program, device: torch.device) -> Tensor:
+    tables = [s.table.reshape(-1) for s in program.stages if s is not None]
+    return upload(torch.from_numpy(np.concatenate([np.empty(0), *tables])), device)
 
 
 class InPlaceRun:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.devices import upload
+
 Network = Callable[..., Tensor]
 # Data prediction [B, ...] and time to data prediction.
 Transform = Callable[[Tensor, float], Tensor]
@@ -42,6 +44,9 @@ class Guidance:
     network: Network | None = None
     rescale: float = 0.0
     batched: bool = True
+    _scales: dict[tuple[torch.device, torch.dtype], Tensor] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.interval[0] <= self.interval[1] <= 1:
@@ -64,14 +69,20 @@ class Guidance:
 
     def merge(self, c: Tensor, u: Tensor) -> Tensor:
         """The guided output g, and g (phi std(c) / std(g) + 1 - phi) for rescale phi."""
-        scale = torch.as_tensor(self.scale, dtype=c.dtype, device=c.device)
-        scale = scale.reshape(-1, *[1] * (c.ndim - 1))
-        guided = u + scale * (c - u)
+        guided = u + self._factor(c) * (c - u)
         if not self.rescale:
             return guided
         axes = tuple(range(1, c.ndim))
         ratio = c.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
         return guided * (self.rescale * ratio + (1 - self.rescale))
+
+    def _factor(self, c: Tensor) -> float | Tensor:
+        if not isinstance(self.scale, Tensor):
+            return self.scale  # as a tensor, it would have to be copied to c's device
+        if (c.device, c.dtype) not in self._scales:
+            scale = upload(self.scale.to(dtype=c.dtype), c.device)
+            self._scales[c.device, c.dtype] = scale
+        return self._scales[c.device, c.dtype].reshape(-1, *[1] * (c.ndim - 1))
 
     def joined(self, batch: int, net_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Keyword arguments for one call on c's and u's rows.

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from fastgen.errors import nearest
 from fastgen.kernels import Stream
 from fastgen.noise import id_tensor, randn, seed_tensor
-from fastgen.paths import Path
+from fastgen.paths import Path, PathTable
 from fastgen.plans import Plan
 from fastgen.plans.forms import Computed, Evaluate, Form, Let, Normal, Prediction, State, Value
 from fastgen.plans.paths import increments
@@ -118,7 +118,7 @@ def sampled_log_probability(
     seeds, ids = seed_tensor(seed, batch, device), id_tensor(sample_ids, batch, device)
     size = math.prod(shape[1:])
     on_path = increments(plan.instructions, float(plan.times[0])) if noise == "brownian" else {}
-    path = Path(list(on_path.values()), (batch, size), seeds, ids)
+    path = Path(PathTable(list(on_path.values()), device), (batch, size), seeds, ids)
     steps, rows = transitions(plan), []
     for transition in steps:
         z = torch.zeros((batch, size), dtype=torch.float64, device=device)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgen.devices import upload
 from fastgen.errors import nearest
 from fastgen.plans.forms import Evaluate, Value
 from fastgen.predictions import Parametrisation
@@ -137,7 +138,7 @@ class Model:
             pairs = zip(ends, columns[0], strict=True)
             steps = [abs(end - start) for end, start in pairs]
             columns.append(ends if self.second_time == "end" else steps)
-        values = torch.tensor(columns, dtype=torch.float64).to(device, self.time_dtype)
+        values = upload(torch.tensor(columns, dtype=torch.float64).to(self.time_dtype), device)
         return values[..., None].expand(-1, -1, batch).contiguous()
 
     def times(

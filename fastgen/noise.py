@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen import kernels
+from fastgen.devices import integers, upload
 from fastgen.kernels import Stream
 
 
@@ -50,7 +51,7 @@ def randn(
         size[1:].numel(),
         seed_tensor(seed, size[0], device),
         id_tensor(sample_ids, size[0], device),
-        torch.tensor([draw], dtype=torch.int64, device=device),
+        torch.full((1,), draw, dtype=torch.int64, device=device),
         stream,
     )
     return z.reshape(size).to(dtype)
@@ -99,7 +100,7 @@ def brownian(
         seed_tensor(seed, size[0], device),
         id_tensor(sample_ids, size[0], device),
         tree,
-        asked.to(device),
+        upload(asked, device),
     )
     return w.reshape(w.shape[0], *size).to(dtype)
 
@@ -118,7 +119,7 @@ def seed_tensor(seed: int | Sequence[int] | Tensor, batch: int, device: torch.de
             if not -(2**63) <= value < 2**64:
                 raise ValueError(f"seed={value}: expected a 64-bit integer")
         signed = [v - 2**64 if v >= 2**63 else v for v in values]
-        tensor = torch.tensor(signed, dtype=torch.int64, device=device)
+        tensor = integers(signed, device)
     if tensor.numel() not in (1, batch):
         raise ValueError(f"seed: expected 1 or {batch} seeds, got {tensor.numel()}")
     return tensor
@@ -138,7 +139,9 @@ def id_tensor(
         for value in sample_ids:
             if not 0 <= int(value) < 2**48:
                 raise ValueError(f"sample_ids: expected 0 <= id < 2^48, got {value}")
-    ids = torch.as_tensor(sample_ids, dtype=torch.int64, device=device).reshape(-1)
+        ids = integers([int(value) for value in sample_ids], device)
+    else:
+        ids = sample_ids.to(device=device, dtype=torch.int64).reshape(-1)
     if ids.numel() != batch:
         raise ValueError(f"sample_ids: expected {batch} ids for a batch of {batch}, got {len(ids)}")
     return ids

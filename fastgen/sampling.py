@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgen.capture import Captured
 from fastgen.errors import nearest
-from fastgen.evaluation import Evaluation
+from fastgen.evaluation import Evaluation, TimeTables
 from fastgen.execution import BufferKey, InPlaceRun, RecordedRun, Tables
 from fastgen.guidance import Guidance, Transform
 from fastgen.model import Model, time_rows
 from fastgen.noise import id_tensor, randn, seed_tensor
-from fastgen.paths import Path
+from fastgen.paths import Path, PathTable
 from fastgen.plans import Plan, Program
 from fastgen.plans.forms import Computed, Increment, Let, Prediction
 from fastgen.solvers.registry import known_options, plan
@@ -87,7 +88,7 @@ class Sampler:
         self._idle: deque[InPlaceRun] = deque(maxlen=4)
         self._programs: dict[tuple[bool, bool, float], Program] = {}
         self._tables: dict[tuple[bool, bool, torch.device], Tables] = {}
-        self._times: dict[tuple[int, torch.device], Tensor] = {}
+        self._times: dict[tuple[int, torch.device], TimeTables] = {}
         if transform is not None and any(
             isinstance(s, Prediction) and s.unconditional
             for i in plan.instructions
@@ -109,7 +110,7 @@ class Sampler:
                 f"plan: {plan.solver!r} wants the network's variance; pass "
                 "Model(..., learned_variance=True) for a network with twice the channels"
             )
-        program = self._program(observe=False, keep=False)  # conversion errors belong here
+        program = self.program(observe=False, keep=False)  # conversion errors belong here
         stages = [s for s in program.stages if s is not None]
         self._increments = [i for s in stages for i in s.inputs if isinstance(i, Increment)]
         model.time_table(plan.evaluations, 1, torch.device("cpu"))
@@ -154,12 +155,12 @@ class Sampler:
         """
         if checkpoint and not differentiable:
             raise ValueError("checkpoint=True has a meaning with differentiable=True only")
-        x, seeds, ids = self._initial(shape_or_x, seed, sample_ids, device)
+        x, seeds, ids = self.initial(shape_or_x, seed, sample_ids, device)
         evaluate = self.evaluation(
             x, seeds, ids, net_kwargs, check_finite=check_finite, progress=progress
         )
         observe, keep = callback is not None, trajectory
-        program = self._program(observe, keep)
+        program = self.program(observe, keep)
         run: InPlaceRun | RecordedRun
         if differentiable:
             run = RecordedRun(
@@ -184,6 +185,36 @@ class Sampler:
             self._idle.append(run)
         return result if stacked is None else (result, stacked)
 
+    def capture(
+        self,
+        shape: Sequence[int],
+        *,
+        device: torch.device | str | None = None,
+        warmup: int = 3,
+        **net_kwargs: Any,
+    ) -> Captured:
+        """The whole run, network included, as one CUDA graph.
+
+        The graph reads the initial state, seeds, sample ids, conditioning tensors, network times
+        and coefficients from memory of its own, so that ``captured(seed=8, label=other)`` and,
+        after ``captured.exchange(plan)``, another plan of the same structure give what an eager
+        run gives, bit for bit. Networks compiled by `torch.compile` can be captured, except in
+        mode "reduce-overhead", which captures on its own. Without a GPU, or with a warning if
+        the network cannot be captured, the same object runs the loop eagerly.
+
+        Built in, not in tables: bounds of the clip, and the times of solvers whose noise depends
+        on the data ("ddpm" with learned variance, Langevin steps) and of runs with a transform.
+
+        Args:
+            shape: [B, ...] of the states.
+            device: where to run; the default is the network's device.
+            warmup: eager runs before the capture.
+            **net_kwargs: passed to the network. Tensors, also nested in lists and dictionaries,
+                may be replaced by others of the same shape at each call.
+        """
+        place = torch.device(device) if device is not None else _device(self.model)
+        return Captured(self, shape, place, warmup, net_kwargs)
+
     def evaluation(
         self,
         x: Tensor,
@@ -193,22 +224,27 @@ class Sampler:
         *,
         check_finite: bool = False,
         progress: bool = False,
+        tables: TimeTables | None = None,
     ) -> Evaluation:
         """The network with guidance and transform, for one run on states like x."""
-        batch, guidance = x.shape[0], self.guidance
-        twice = guidance is not None and guidance.batched
+        if tables is None:
+            key = x.shape[0], x.device
+            if key not in self._times:
+                self._times[key] = self.time_tables(*key)
+            tables = self._times[key]
         path = None
-        if self._increments:
-            path = Path(self._increments, x.shape, seeds, sample_ids, self.backend)
+        if tables.path is not None:
+            path = Path(tables.path, x.shape, seeds, sample_ids, self.backend)
         return Evaluation(
             self.model,
             self.plan,
             x,
             seeds,
             sample_ids,
-            self._network_times(batch, x.device),
-            self._network_times(2 * batch, x.device) if twice else (),
-            guidance,
+            # Copies, as a network may scale its times in place.
+            time_rows(tables.times.clone()),
+            () if tables.doubled is None else time_rows(tables.doubled.clone()),
+            self.guidance,
             self.transform,
             net_kwargs,
             check_finite,
@@ -223,7 +259,7 @@ class Sampler:
         own = self.guidance.scale
         return self.guidance.weights(t, scale if isinstance(own, Tensor) else own)
 
-    def _initial(
+    def initial(
         self,
         shape_or_x: Sequence[int] | Tensor,
         seed: int | Sequence[int] | Tensor,
@@ -253,7 +289,8 @@ class Sampler:
         z = randn(shape, seed=seeds, sample_ids=ids, dtype=self.dtype, device=device)
         return z.mul_(self.model.schedule.sigma(float(self.plan.times[0]))), seeds, ids
 
-    def _program(self, observe: bool, keep: bool, scale: float = 2.0) -> Program:
+    def program(self, observe: bool = False, keep: bool = False, scale: float = 2.0) -> Program:
+        """The lowered plan; ``scale`` stands for guidance scales that differ between samples."""
         key = observe, keep, scale
         if key not in self._programs:
             self._programs[key] = self.plan.lower(
@@ -270,11 +307,15 @@ class Sampler:
     def _table(self, observe: bool, keep: bool, device: torch.device) -> Tables:
         key = observe, keep, device
         if key not in self._tables:
-            scale = None if self.guidance is None else self.guidance.scale
-            rows = scale if isinstance(scale, Tensor) else None
-            other = None if rows is None else self._program(observe, keep, 3.0)
-            self._tables[key] = Tables(self._program(observe, keep), device, rows, other)
+            self._tables[key] = self.tables(device, observe, keep)
         return self._tables[key]
+
+    def tables(self, device: torch.device, observe: bool = False, keep: bool = False) -> Tables:
+        """The coefficients of all stages."""
+        scale = None if self.guidance is None else self.guidance.scale
+        rows = scale if isinstance(scale, Tensor) else None
+        other = None if rows is None else self.program(observe, keep, 3.0)
+        return Tables(self.program(observe, keep), device, rows, other)
 
     def _workspace(self, observe: bool, keep: bool, x: Tensor, seeds: Tensor) -> InPlaceRun:
         """Buffers and prepared calls for a run: those of an earlier one where they fit."""
@@ -288,14 +329,17 @@ class Sampler:
                 return workspace
             self._idle.append(workspace)
         tables = self._table(observe, keep, x.device)
-        return InPlaceRun(self._program(observe, keep), tables, key, self.backend)
+        return InPlaceRun(self.program(observe, keep), tables, key, self.backend)
 
-    def _network_times(self, batch: int, device: torch.device) -> list[tuple[Tensor, ...]]:
-        """Times of one run: a copy, as a network may scale its times in place."""
-        key = batch, device
-        if key not in self._times:
-            self._times[key] = self.model.time_table(self.plan.evaluations, batch, device)
-        return time_rows(self._times[key].clone())
+    def time_tables(self, batch: int, device: torch.device) -> TimeTables:
+        """What evaluations of B states read of the plan's times."""
+        twice = self.guidance is not None and self.guidance.batched
+        evaluations = self.plan.evaluations
+        return TimeTables(
+            self.model.time_table(evaluations, batch, device),
+            self.model.time_table(evaluations, 2 * batch, device) if twice else None,
+            PathTable(self._increments, device) if self._increments else None,
+        )
 
 
 def _reports(program: Program, plan: Plan) -> dict[int, list[tuple[int, float, int]]]:

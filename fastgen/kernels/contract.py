@@ -36,13 +36,19 @@ class Noise(NamedTuple):
     """Which standard normals a kernel call draws.
 
     seeds: int64 [1] or [rows], the keys; sample_ids: int64 [rows]; draws: int64 [K], one draw id
-    per noise column of the coefficient table; stream: the family of draws.
+    per noise column of the coefficient table, or [rows, K] for rows at different steps of their
+    runs; stream: the family of draws.
     """
 
     seeds: Tensor
     sample_ids: Tensor
     draws: Tensor
     stream: int = Stream.SOLVER
+
+    @property
+    def noises(self) -> int:
+        """K, the number of draws of each row."""
+        return self.draws.shape[-1]
 
 
 def compute_dtype(dtypes: list[torch.dtype]) -> torch.dtype:
@@ -75,7 +81,7 @@ def check_combine(
         for i, kind in enumerate(kinds):
             if kind not in DTYPE_CODES:
                 raise ValueError(f"{name}[{i}]: expected one of {list(DTYPE_CODES)}, got {kind}")
-    noises = 0 if noise is None else noise.draws.numel()
+    noises = 0 if noise is None else noise.noises
     if noises > MAX_NOISES:
         raise ValueError(f"noise.draws: expected at most {MAX_NOISES} draws, got {noises}")
     rows = first.shape[0]
@@ -136,9 +142,9 @@ def check_noise(noise: Noise, rows: int, device: torch.device) -> None:
     for name, tensor, sizes in (
         ("seeds", noise.seeds, {1, rows}),
         ("sample_ids", noise.sample_ids, {rows}),
-        ("draws", noise.draws, None),
+        ("draws", noise.draws, {rows} if noise.draws.ndim == 2 else None),
     ):
-        if tensor.dtype != torch.int64 or tensor.ndim != 1:
+        if tensor.dtype != torch.int64 or not 1 <= tensor.ndim <= 1 + (name == "draws"):
             raise ValueError(f"noise.{name}: expected a 1-D int64 tensor, got {tensor}")
         if sizes is not None and tensor.shape[0] not in sizes:
             raise ValueError(

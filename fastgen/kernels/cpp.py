@@ -189,7 +189,8 @@ def _describe(
         clip=clip,
         noise=None if noise is None else _address(noise.seeds, noise.sample_ids, noise.stream),
         draws=0 if noise is None else noise.draws.data_ptr(),
-        noises=0 if noise is None else noise.draws.numel(),
+        draws_per_row=noise is not None and noise.draws.ndim == 2,
+        noises=0 if noise is None else noise.noises,
     )
 
 

@@ -117,6 +117,25 @@ class Program:
 
         return sum(size(slot) for s in self.stages if s for slot in (*s.inputs, *s.outputs))
 
+    def signature(self) -> tuple[object, ...]:
+        """All but the numbers: programs of one signature can share buffers and captured graphs.
+
+        Bounds of the clip and what computed inputs depend on are built into calls, so they count.
+        """
+        stages = [
+            None
+            if s is None
+            else (
+                *("increment" if isinstance(i, Increment) else i for i in s.inputs),
+                s.outputs,
+                s.table.shape,
+                s.clip,
+            )
+            for s in self.stages
+        ]
+        calls = [(c.input, c.state) for c in self.calls]
+        return tuple(stages), tuple(calls), self.network_buffers, self.result, self.held
+
 
 @dataclass
 class _Node:

@@ -82,12 +82,13 @@ def calls(draw):
     table *= torch.tensor(TINY)[torch.randint(len(TINY), table.shape, generator=generator)]
     noise = None
     if noises:
+        numbers = [(noises,), (rows, noises)]
         seeds = rows if draw(st.booleans()) and rows else 1
         high = torch.iinfo(torch.int64)
         noise = Noise(
             torch.randint(high.min, high.max, (seeds,), generator=generator),
             torch.randint(0, 2**48, (rows,), generator=generator),
-            torch.randint(0, 2**32, (noises,), generator=generator),
+            torch.randint(0, 2**32, draw(st.sampled_from(numbers)), generator=generator),
             draw(st.integers(0, 255)),
         )
     tensors = [make(generator, (rows, columns), dtype, special) for dtype in inputs]

@@ -135,6 +135,17 @@ def make(generator, shape, dtype, special=False):
     return x.to(dtype)
 
 
+def strided(x, kind):
+    """The same values in other memory: as they are, transposed, every second, from an offset."""
+    if kind == 1:
+        return x.T.contiguous().T
+    if kind == 2:
+        return x.repeat_interleave(2, dim=1)[:, ::2]
+    if kind == 3:
+        return torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
+    return x
+
+
 @st.composite
 def calls(draw):
     rows, columns = draw(
@@ -154,15 +165,18 @@ def calls(draw):
     table *= torch.tensor(TINY)[torch.randint(len(TINY), table.shape, generator=generator)]
     noise = None
     if noises:
+        numbers = [(noises,), (rows, noises)]
         seeds = rows if draw(st.booleans()) and rows else 1
         limits = torch.iinfo(torch.int64)
         noise = Noise(
             torch.randint(limits.min, limits.max, (seeds,), generator=generator),
             torch.randint(0, 2**48, (rows,), generator=generator),
-            torch.randint(0, 2**32, (noises,), generator=generator),
+            torch.randint(0, 2**32, draw(st.sampled_from(numbers)), generator=generator),
             draw(st.integers(0, 255)),
         )
     tensors = [make(generator, (rows, columns), dtype, special) for dtype in inputs]
+    if draw(st.booleans()):
+        tensors = [strided(x, draw(st.integers(0, 3))) for x in tensors]
     return tensors, table, outputs, clip, noise
 
 

@@ -67,12 +67,12 @@ def test_integers_do_not_specialise():
 x, keys, table = torch.zeros(16), torch.zeros(16, dtype=torch.int64), torch.zeros(16).double()
 for value in (0, 1, 3, 16, 2**31, 2**33 + 1, -1, 2**62):
     tail = (value,) * 5
-    constants = (1, 1, False, False, triton.language.float32, 4, 128, False, False, True)
+    constants = (1, 1, False, False, False, triton.language.float32, 4, 128, False, False, True)
     source.combine_kernel.warmup(
         (x, x), (x,), table, keys, keys, keys, *tail, *constants, grid=(1,), **launch.OPTIONS
     )
     source.normals_kernel.warmup(
-        x, keys, keys, keys, value, value, value, *constants[3:4], *constants[5:],
+        x, keys, keys, keys, value, value, value, *constants[3:4], *constants[6:],
         grid=(1,), **launch.OPTIONS
     )
 assert compiled() == 1, compiled()

@@ -59,8 +59,9 @@ def combine(
         first = 1
     if noise is not None:
         elements = inputs[0].numel() // max(rows, 1)
-        for draw in noise.draws:
-            z = normals(elements, noise.seeds, noise.sample_ids, draw, noise.stream)
+        for draw in noise.draws.unbind(-1):  # one number, or one for each row
+            number = draw[:, None] if draw.ndim else draw
+            z = normals(elements, noise.seeds, noise.sample_ids, number, noise.stream)
             terms.append(z.reshape(shape).to(dtype))
     return [weighted_sum(first + j).to(kind) for j, kind in enumerate(dtypes)]
 

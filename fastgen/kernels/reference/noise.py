@@ -130,7 +130,7 @@ def normals(
         elements: number of elements per sample.
         seeds: int64, [1] or [rows]; the 64-bit keys.
         sample_ids: int64, [rows].
-        draw: which draw of the run, 0 <= draw < 2^32.
+        draw: which draw of the run, 0 <= draw < 2^32; [rows, 1] gives each row its own.
         stream: which family of draws, 0 <= stream < 256 (see ``fastgen.noise``).
     """
     device = sample_ids.device

@@ -55,6 +55,7 @@ class Variant:
     clip: bool = False
     by_row: bool = False
     seed_per_row: bool = False
+    draws_per_row: bool = False
     ceiling: int = 64  # registers of a thread; 64 let 1024 threads run on a multiprocessor
 
     def source(self) -> tuple[ASTSource, Geometry]:
@@ -73,6 +74,7 @@ class Variant:
             self.clip,
             self.noises,
             rows if self.seed_per_row else 1,
+            self.draws_per_row,
         )
         tensors = [tuple(POINTERS[d] for d in kinds) for kinds in (self.inputs, self.outputs)]
         keys = ["*i64" if self.noises else "constexpr"] * 3
@@ -120,8 +122,10 @@ VARIANTS = [
     Variant("noise, points, all by row", STEP, (F32, BF16), POINTS, 1, True, True, True),
     Variant("noise, scalars", (F32, F32), (F32,), (4096, 1), noises=1),
     Variant("noise, odd rows", (F32, BF16), (F32,), ODD, noises=1),
-    Variant("limits fp32", (F32,) * 24, (F32,) * 8, IMAGES, 8, True, True, True, ceiling=255),
-    Variant("limits fp64", (F64,) * 24, (F64,) * 8, IMAGES, 8, True, True, True, ceiling=255),
+    Variant("serving, images", STEP, (F32, BF16), IMAGES, 1, True, True, True, True),
+    Variant("serving, points", STEP, (F32, BF16), POINTS, 1, True, True, True, True),
+    Variant("limits fp32", (F32,) * 24, (F32,) * 8, IMAGES, 8, True, True, True, True, ceiling=255),
+    Variant("limits fp64", (F64,) * 24, (F64,) * 8, IMAGES, 8, True, True, True, True, ceiling=255),
     Variant("12 to 4, points", (*STEP,) * 4, (F32,) * 4, POINTS, 2, True, True, True, ceiling=128),
     Variant("normals fp32", (), (F32,), noises=1),
     Variant("normals bf16", (), (BF16,), noises=1, seed_per_row=True),

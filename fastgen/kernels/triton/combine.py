@@ -168,7 +168,7 @@ def _launch(
     noise: Noise | None,
 ) -> Launch:
     rows = outputs[0].shape[0]
-    if noise is not None and noise.draws.numel() == 0:
+    if noise is not None and noise.noises == 0:
         noise = None
     stage = describe(
         rows,
@@ -177,8 +177,9 @@ def _launch(
         [y.dtype for y in outputs],
         table.shape[0],
         clip is not None,
-        0 if noise is None else noise.draws.numel(),
+        0 if noise is None else noise.noises,
         1 if noise is None else noise.seeds.numel(),
+        noise is not None and noise.draws.ndim == 2,
     )
     keys = (None, None, None) if noise is None else noise[:3]
     stream = 0 if noise is None else int(noise.stream)

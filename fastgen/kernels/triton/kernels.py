@@ -115,6 +115,7 @@ def combine_kernel(
     CLIP: tl.constexpr,
     TABLE_PER_ROW: tl.constexpr,
     SEED_PER_ROW: tl.constexpr,
+    DRAWS_PER_ROW: tl.constexpr,
     REAL: tl.constexpr,
     WIDTH: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -149,8 +150,12 @@ def combine_kernel(
         known = row < rows
         seed = tl.load(seeds + row, mask=known, other=0) if SEED_PER_ROW else tl.load(seeds)
         sample = tl.load(sample_ids + row, mask=known, other=0)
+        numbers = draws + row * NOISES if DRAWS_PER_ROW else draws
         for k in tl.static_range(NOISES):
-            draw = tl.load(draws + k).to(tl.uint32)
+            if DRAWS_PER_ROW:
+                draw = tl.load(numbers + k, mask=known, other=0).to(tl.uint32)
+            else:
+                draw = tl.load(numbers + k).to(tl.uint32)
             z = group_normals(group, sample, seed, draw, stream.to(tl.uint32), WIDTH)
             terms = terms + (z.to(REAL),)  # noqa: RUF005
     for j in tl.static_range(len(outputs)):

@@ -39,12 +39,13 @@ class Stage(NamedTuple):
     clip: bool
     table_per_row: bool
     seed_per_row: bool
+    draws_per_row: bool
     wide: bool
 
     def constants(self) -> tuple[Any, ...]:
         """The kernel's constexpr arguments, in order."""
         real = tl.float64 if self.wide else tl.float32
-        flags = int(self.clip), self.table_per_row, self.seed_per_row
+        flags = int(self.clip), self.table_per_row, self.seed_per_row, self.draws_per_row
         return (self.noises, *flags, real, *self.geometry[2:])
 
 
@@ -57,13 +58,14 @@ def describe(
     clip: bool,
     noises: int,
     seeds: int,
+    draws_per_row: bool = False,
 ) -> Stage:
     """The stage for a call with these sizes and dtypes."""
     kinds = inputs + outputs
     by_row = table_rows > 1
     g = geometry(rows, elements, kinds, len(inputs) + clip + noises, noises, by_row)
     wide = compute_dtype(kinds) == torch.float64
-    return Stage(g, noises, clip, by_row, bool(noises) and seeds > 1, wide)
+    return Stage(g, noises, clip, by_row, bool(noises) and seeds > 1, draws_per_row, wide)
 
 
 def bits(x: float) -> int:

@@ -1,0 +1,85 @@
+"""What a CUDA graph does, on the CPU: a stand-in for `fastgen.capture.Graph`.
+
+The tape notes every operation of the recorded work with the very tensors and numbers it was given,
+and repeats them without calling Python code of the work again. So whatever the work has built in by
+value stays as it was, as in a graph; whatever reads a value back is refused, as in a capture.
+"""
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastgen import kernels
+
+# Operations that make the host wait on a GPU, or read what only the host knows.
+WAITING = {
+    "aten::_local_scalar_dense",
+    "aten::item",
+    "aten::is_nonzero",
+    "aten::equal",
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::lift_fresh",
+}
+
+
+class _Noted(TorchDispatchMode):
+    def __init__(self, tape):
+        super().__init__()
+        self.tape = tape
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if operation._schema.name in WAITING:
+            raise RuntimeError(f"operation not permitted while recording: {operation}")
+        result = operation(*args, **kwargs)
+        self.tape.entries.append((operation, args, kwargs, result))
+        return result
+
+
+class Tape:
+    """A `fastgen.capture.Recording` for the CPU."""
+
+    graphed = True
+
+    def __init__(self, device=None):
+        self.entries = []
+
+    def record(self, work):
+        self.entries.clear()
+        with _Noted(self):
+            work()
+
+    def replay(self):
+        for operation, args, kwargs, result in self.entries:
+            again = operation(*args, **kwargs)
+            new, old = pytree.tree_leaves(again), pytree.tree_leaves(result)
+            for x, y in zip(new, old, strict=True):
+                # Views, and arguments that were written, are the same memory as before.
+                if isinstance(y, torch.Tensor) and x.data_ptr() != y.data_ptr():
+                    y.copy_(x)
+
+
+class Noting:
+    """The C++ kernels, whose calls a running tape notes as well."""
+
+    def __init__(self, tape):
+        self.tape, self.kernel = tape, kernels.implementation(torch.device("cpu"), "cpp")
+
+    def bind(self, *args):
+        bound = self.kernel.bind(*args)
+
+        def call(missing):
+            bound(missing)
+            kept = list(missing)
+            self.tape().entries.append((bound, (kept,), {}, None))
+
+        return call
+
+    def brownian(self, *args):
+        w = self.kernel.brownian(*args)
+        self.tape().entries.append((self.kernel.brownian, args, {}, w))
+        return w
+
+    def __getattr__(self, name):
+        return getattr(self.kernel, name)
