@@ -28,8 +28,8 @@ BUDGETS = (4, 5, 6, 8, 10, 15, 20, 50)
 # All solvers on this grid; on the others too where a problem is cheap.
 GRID, OTHER_GRIDS = "log_snr", ("karras", "uniform")
 CHEAP = "mixture, d = 64"
-# They draw from a consistency function, which a denoiser is not.
-OTHER_MODELS = {"consistency", "lcm", "tcd"}
+# They draw from a consistency function or a bridge, which a denoiser is not.
+OTHER_MODELS = {"bridge_sde", "consistency", "lcm", "tcd"}
 # What diffusers' documentation recommends for few steps, on its discrete schedule.
 PEERS: dict[str, dict[str, Any]] = {
     "DDIMScheduler": {"timestep_spacing": "trailing", "clip_sample": False},

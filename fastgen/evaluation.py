@@ -85,6 +85,7 @@ class Evaluation:
         self.guided = [guidance is not None and guidance.active(e.time) for e in plan.evaluations]
         # Nothing but the network's own output: the usual case, and the quickest.
         self.plain = guidance is None and transform is None and not model.learned_variance
+        self.pair = model.parametrisation.outputs == 2
         self.joined: dict[str, Any] = {}
         if guidance is not None and guidance.batched and any(self.guided):
             self.joined = guidance.joined(self.shape[0], net_kwargs)
@@ -92,10 +93,12 @@ class Evaluation:
         self._variance: Tensor | None = None
 
     def __call__(self, k: int, network_input: Tensor, state: Tensor | None) -> tuple[Tensor, ...]:
-        """The outputs that evaluation k's stage reads: one, or with guidance two."""
+        """The outputs that evaluation k's stage reads: one; with guidance or of a pair two."""
         if self.plain:
             output = self.model.net(network_input, *self.times[k], **self.net_kwargs)
             self.tick()
+            if self.pair:
+                return self._pair(k, output)
             return (self._checked(k, output, self.shape),)
         found = self._outputs(k, network_input)
         self.tick()
@@ -128,6 +131,14 @@ class Evaluation:
             self._checked(k, net(x, *self.times[k], **self.net_kwargs), shape),
             self._checked(k, weak(x, *self.times[k], **other), shape),
         )
+
+    def _pair(self, k: int, outputs: Any) -> tuple[Tensor, ...]:
+        if not isinstance(outputs, (tuple, list)) or len(outputs) != 2:
+            raise ValueError(
+                f"net: expected (velocity, score), got {type(outputs).__name__}; wrap two "
+                "networks as lambda x, t: (flow(x, t), score(x, t))"
+            )
+        return tuple([self._checked(k, output, self.shape) for output in outputs])
 
     def _checked(self, k: int, output: Any, shape: tuple[int, ...]) -> Tensor:
         if (

@@ -164,7 +164,7 @@ class InPlaceRun:
         if storage in self.owned:  # a network may return its input, which is overwritten
             return output.clone()
         for earlier in self.raws.values():
-            if storage == earlier[0].untyped_storage().data_ptr():
+            if any(storage == e.untyped_storage().data_ptr() for e in earlier):
                 raise ValueError(
                     "net: it returned the same memory as at an earlier evaluation, which is "
                     "still needed; wrap it as Model(..., reuses_output=True)"

@@ -26,7 +26,9 @@ class Model:
         schedule: the process x_t = alpha(t) x_0 + sigma(t) eps it was trained on.
         predicts: "data", "noise", "velocity" (dx/dt), "v", "score" or "edm" (the inner network
             F of EDM's preconditioning; c_in, c_skip and c_out are applied here), or
-            "average_velocity", of a network that is called as net(x, t, r, **kwargs).
+            "average_velocity", of a network that is called as net(x, t, r, **kwargs), or
+            "velocity_and_score", of one that returns both, as a pair of [SF]2M networks does:
+            lambda x, t: (flow(x, t), score(x, t)).
         time_input: what the network is fed as t: "unit" (t itself, or 1 - t with data_at=1),
             "index" (the step of a `DiscreteVP` schedule, from 0), "sigma" (sigma / alpha),
             "log_snr" (log alpha^2/sigma^2), "edm" (log(sigma / alpha) / 4), or a function of t.
@@ -41,6 +43,8 @@ class Model:
         learned_variance: the output has twice the channels (axis 1) of x, the second half being
             the interpolation of log-variances of Improved DDPM, in [-1, 1] (used by
             ``ddpm(variance="learned")``, left alone by all other solvers).
+        score_scale: the second output of such a pair is this many times the score; networks
+            trained on [SF]2M's loss give sigma^2 / 2 times the score of a bridge of noise sigma.
         reuses_output: True for a network that overwrites its last output (CUDA graphs).
 
     Raises:
@@ -60,6 +64,7 @@ class Model:
         time_dtype: torch.dtype = torch.float32,
         second_time: str = "end",
         learned_variance: bool = False,
+        score_scale: float = 1.0,
         reuses_output: bool = False,
     ) -> None:
         if not callable(net):
@@ -77,7 +82,13 @@ class Model:
         if second_time not in ("end", "step"):
             raise ValueError(f"second_time={second_time!r}: expected 'end' or 'step'")
         self.net, self.schedule, self.second_time = net, schedule, second_time
-        self.parametrisation = Parametrisation(schedule, predicts, data_at, sigma_data)
+        self.parametrisation = Parametrisation(
+            schedule, predicts, data_at, sigma_data, score_scale=score_scale
+        )
+        if learned_variance and self.parametrisation.outputs == 2:
+            raise ValueError(
+                "learned_variance: a network of velocity and score has none; leave it out"
+            )
         self.time_input, self.dtype, self.time_dtype = time_input, dtype, time_dtype
         self.learned_variance, self.reuses_output = learned_variance, reuses_output
 
@@ -152,7 +163,10 @@ class Model:
         p, q = self.parametrisation.conversion(quantity, t)
         scaled = (x * self.parametrisation.input_scale(t)).to(self.input_dtype(x.dtype))
         (times,) = self.times([Evaluate(Value(0), t)], x.shape[0], x.device)
-        output = self.net(scaled, *times, **net_kwargs).to(x.dtype)
+        outputs = self.net(scaled, *times, **net_kwargs)
+        if self.parametrisation.outputs == 2:
+            outputs = outputs[self.parametrisation.output(quantity)]
+        output = outputs.to(x.dtype)
         output = output.chunk(2, 1)[0] if self.learned_variance else output
         return p * x + q * output if p else q * output
 

@@ -12,6 +12,9 @@ sigma eps is. State and prediction together therefore determine every other quan
 A network of two times may predict the average velocity over [t, s] (MeanFlow, Geng et al. 2025,
 arXiv 2505.13447; shortcut models, Frans et al. 2024, arXiv 2410.12557). With both times equal it
 is the velocity, so such a network serves every solver.
+
+A pair of networks may predict the velocity and the score each on its own, between any two
+distributions ([SF]2M, Tong et al. 2023, arXiv 2307.03672). Neither tells the other, nor the data.
 """
 
 import math
@@ -20,7 +23,8 @@ from dataclasses import dataclass
 from fastgen.errors import nearest
 from fastgen.schedules import Schedule
 
-QUANTITIES = ("data", "noise", "velocity", "v", "score", "edm", "average_velocity")
+PAIR = "velocity_and_score"
+QUANTITIES = ("data", "noise", "velocity", "v", "score", "edm", "average_velocity", PAIR)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Parametrisation:
     here), 1 if it has data at 1: then its velocity has the opposite sign. sigma_data: the
     standard deviation of the data that EDM's preconditioning assumes. transformed: stages are
     handed a data prediction that was transformed after the network, whatever that predicts.
+    score_scale: the second of two outputs is this many times the score.
     """
 
     schedule: Schedule
@@ -38,6 +43,7 @@ class Parametrisation:
     data_at: int = 0
     sigma_data: float = 0.5
     transformed: bool = False
+    score_scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.predicts not in QUANTITIES:
@@ -46,6 +52,17 @@ class Parametrisation:
             raise ValueError(f"data_at={self.data_at!r}: expected 0 or 1")
         if not self.sigma_data > 0:
             raise ValueError(f"sigma_data={self.sigma_data!r}: expected a positive number")
+        if not 0 < abs(self.score_scale) < math.inf:
+            raise ValueError(f"score_scale={self.score_scale!r}: expected a finite number, not 0")
+
+    @property
+    def outputs(self) -> int:
+        """How many tensors the network returns."""
+        return 2 if self.predicts == PAIR else 1
+
+    def output(self, quantity: str) -> int:
+        """Which of the network's outputs determines the quantity, from 0."""
+        return 1 if self.predicts == PAIR and quantity == "score" else 0
 
     def _row(self, quantity: str, t: float) -> tuple[float, float, float]:
         """(a, b, scale) with scale * quantity = a x_0 + b eps."""
@@ -80,10 +97,17 @@ class Parametrisation:
         """
         if self.transformed:
             return self.from_data(quantity, t)
-        velocities = ("velocity", "average_velocity")
+        velocities = ("velocity", "average_velocity", PAIR)
         sign = -1.0 if self.data_at == 1 and self.predicts in velocities else 1.0
         if quantity == self.predicts:
             return 0.0, sign
+        if self.predicts == PAIR:
+            if quantity in ("velocity", "score"):
+                return 0.0, sign if quantity == "velocity" else 1 / self.score_scale
+            raise ValueError(
+                f"predicts={PAIR!r}: the {quantity} does not follow from them; use a solver of "
+                "velocity and score alone (bridge_sde, euler, heun, rk4, adams_bashforth ...)"
+            )
         if quantity == "average_velocity":
             raise ValueError(
                 f"predicts={self.predicts!r}: this solver needs a network of two times, "

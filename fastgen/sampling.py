@@ -76,6 +76,11 @@ class Sampler:
             raise ValueError(
                 f"plan: it was made for {plan.schedule!r}, the model is on {model.schedule!r}"
             )
+        if model.parametrisation.outputs == 2 and (guidance or transform):
+            raise ValueError(
+                "guidance, transform: a network of velocity and score is run as it is; combine "
+                "conditional and unconditional outputs in net"
+            )
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype={dtype}: the state is torch.float32 or torch.float64")
         if noise not in NOISES:

@@ -52,6 +52,21 @@ class Gaussian:
         gain = schedule.alpha(t) * np.array(self.std) ** 2 / v
         return gain, np.array(self.mean) * (1 - gain * schedule.alpha(t))
 
+    def predictions(self, schedule, t, x):
+        """The exact predictions for x = c_0 + sum_j c_j z_j, given and returned as rows c."""
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        gain, offset = self.affine(schedule, t)
+        data = gain * x
+        data[0] += offset
+        noise = (x - alpha * data) / sigma
+        return {
+            "data": data,
+            "noise": noise,
+            "score": -noise / sigma,
+            "v": alpha * noise - sigma * data,
+            "velocity": schedule.d_alpha(t) * data + schedule.d_sigma(t) * noise,
+        }
+
     def data(self, schedule, x, t):
         """E[x_0 | x_t = x] for a tensor x [B, dims]."""
         gain, offset = self.affine(schedule, t)
@@ -151,10 +166,9 @@ def propagate(plan, gaussian, mean, variance):
 
     The plan is linear and the denoiser affine, so every value is c_0 + c_x x + sum_j c_j z_j.
     """
-    schedule = plan.schedule
+    schedule, dims = plan.schedule, len(gaussian.mean)
     lets = [i for i in plan.instructions if isinstance(i, Let)]
     draws = sorted({s for i in lets for s in i.form.terms if isinstance(s, Normal)})
-    dims = len(gaussian.mean)
     column = {draw: 2 + j for j, draw in enumerate(draws)}
 
     def unit(j):
@@ -164,19 +178,7 @@ def propagate(plan, gaussian, mean, variance):
 
     def quantity(symbol):
         e = plan.evaluations[symbol.evaluation]
-        alpha, sigma = schedule.alpha(e.time), schedule.sigma(e.time)
-        gain, offset = gaussian.affine(schedule, e.time)
-        x = values[e.x]
-        data = gain * x
-        data[0] += offset
-        noise = (x - alpha * data) / sigma
-        return {
-            "data": data,
-            "noise": noise,
-            "score": -noise / sigma,
-            "v": alpha * noise - sigma * data,
-            "velocity": schedule.d_alpha(e.time) * data + schedule.d_sigma(e.time) * noise,
-        }[symbol.quantity]
+        return gaussian.predictions(schedule, e.time, values[e.x])[symbol.quantity]
 
     values = {Value(0): unit(1)}
     for i in plan.instructions:

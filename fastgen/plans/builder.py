@@ -17,7 +17,7 @@ from fastgen.plans.forms import (
     Value,
     name,
 )
-from fastgen.predictions import QUANTITIES, Parametrisation
+from fastgen.predictions import PAIR, QUANTITIES, Parametrisation
 from fastgen.schedules import Schedule
 
 
@@ -27,7 +27,9 @@ class Predictions:
     def __init__(self, evaluation: int, unconditional: bool = False) -> None:
         self._evaluation = evaluation
         self.data, self.noise, self.velocity, self.v, self.score, self.average_velocity = (
-            Form({Prediction(evaluation, q, unconditional): 1.0}) for q in QUANTITIES if q != "edm"
+            Form({Prediction(evaluation, q, unconditional): 1.0})
+            for q in QUANTITIES
+            if q not in ("edm", PAIR)
         )
 
     @property

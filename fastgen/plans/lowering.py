@@ -36,7 +36,7 @@ from fastgen.predictions import Parametrisation
 class Raw:
     """One output of the network at one evaluation, as the network returned it.
 
-    branch: 0 is the network's own, 1 that of guidance.
+    branch: 0 is the network's own, 1 that of guidance or the second of a pair.
     """
 
     evaluation: int
@@ -209,7 +209,7 @@ class _Lowering:
         x, time = self.evaluations[k].x, self.evaluations[k].time
         clips = self.clip is not None and not symbol.unconditional
         p, q = self.parametrisation.conversion(quantity, time)
-        raws = self.raws(k, q, symbol.unconditional)
+        raws = self.raws(k, q, symbol.unconditional, self.parametrisation.output(quantity))
         if k == segment - 1:
             if clips:
                 p, q = self.parametrisation.from_data(quantity, time)
@@ -219,8 +219,10 @@ class _Lowering:
             return raws  # kept by reference: no copy
         return {symbol: 1.0}
 
-    def raws(self, k: int, factor: float, unconditional: bool = False) -> Terms:
+    def raws(self, k: int, factor: float, unconditional: bool = False, output: int = 0) -> Terms:
         """The network's prediction at evaluation k: one output, or the guided sum of two."""
+        if output:
+            return {Raw(k, output): factor}
         weights = self.weights(self.evaluations[k].time)
         if unconditional and len(weights) > 1:
             return {Raw(k, 1): factor}

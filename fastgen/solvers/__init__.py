@@ -1,6 +1,7 @@
 """Solvers: each a screen of mathematics on symbolic values."""
 
 from fastgen.solvers import (
+    bridge_sde,
     exponential,
     exponential_rk,
     few_step,
@@ -22,6 +23,7 @@ from fastgen.solvers.velocity import Tableau, runge_kutta
 __all__ = [
     "Solver",
     "Tableau",
+    "bridge_sde",
     "exponential",
     "exponential_rk",
     "few_step",

@@ -27,6 +27,7 @@ COUNTS = (24, 36, 54, 81, 121)
 STOCHASTIC = [n for n in solvers.names() if solvers.get(n).stochastic]
 # Stochastic solvers that do not converge in the number of steps alone, with the reason.
 EXEMPT = {
+    "bridge_sde": "its noise is that of a bridge and does not fall with t: test_bridge_sde.py",
     "annealed_langevin": "converges in step_size and corrector_steps, not in the number of levels",
     "consistency": "draws from a consistency function; a denoiser is not one",
     "lcm": "draws from a consistency function; a denoiser is not one",
