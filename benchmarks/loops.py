@@ -38,9 +38,9 @@ FLOW_PAIRS = [
 ]
 
 
-def _outputs(shape: tuple[int, ...]) -> Callable[..., torch.Tensor]:
-    # Several tensors in turn, as a network would give: solvers may hold on to one.
-    pool = itertools.cycle([torch.randn(shape) for _ in range(8)])
+def free_network(shape: tuple[int, ...], count: int = 8) -> Callable[..., torch.Tensor]:
+    """A network that hands out ``count`` tensors in turn: solvers may hold on to some of them."""
+    pool = itertools.cycle([torch.randn(shape) for _ in range(count)])
     return lambda *_: next(pool)
 
 
@@ -53,7 +53,7 @@ def _fastgen(
 ) -> Provider:
     grid = "trailing" if isinstance(schedule, DiscreteVP) else "uniform"
     plan = fastgen.plan(solver, schedule, STEPS, timesteps=grid, **options)
-    sampler = fastgen.Sampler(fastgen.Model(_outputs(shape), schedule, predicts), plan)
+    sampler = fastgen.Sampler(fastgen.Model(free_network(shape), schedule, predicts), plan)
     x = torch.randn(shape)
     return Provider("fastgen", lambda: sampler(x), units=plan.nfe)
 
@@ -68,7 +68,7 @@ def _diffusers(
     scheduler = getattr(diffusers, name)(**config)
     scheduler.set_timesteps(STEPS)
     timesteps = list(scheduler.timesteps)
-    net, x = _outputs(shape), torch.randn(shape)
+    net, x = free_network(shape), torch.randn(shape)
     eta = {"eta": options["eta"]} if "eta" in options else {}
 
     def run() -> torch.Tensor:
