@@ -14,6 +14,10 @@
 namespace py = pybind11;
 using fastgen::DType;
 
+namespace fastgen {
+void bind_bridge(py::module_& m);  // bridge/bindings.cpp
+}
+
 namespace {
 
 // Where releasing the GIL, about 0.1 us, stops being noticeable.
@@ -189,6 +193,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("brownian", &brownian, py::arg("rows"), py::arg("elements"), py::arg("noise"),
         py::arg("times"), py::arg("count"), py::arg("per_row"), py::arg("output"),
         py::arg("threads"));
+  fastgen::bind_bridge(m);
   m.def("philox", &philox, "Philox4x32-10 of one counter and key.", py::arg("counter"),
         py::arg("key"));
   m.def("isa", &fastgen::isa, "The instruction set in use.");

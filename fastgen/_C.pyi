@@ -7,6 +7,8 @@ from torch import Tensor
 
 # seeds, number of seeds, sample ids, stream
 _Noise = tuple[int, int, int, int]
+# address, dtype code, rows, address of the index or 0
+_Choice = tuple[int, int, int, int]
 
 def describe_combine(
     shape: torch.Size,
@@ -35,6 +37,35 @@ def brownian(
     per_row: bool,
     output: int,
     threads: int,
+) -> None: ...
+def bridge(
+    rows: int,
+    elements: int,
+    x0: _Choice,
+    x1: _Choice,
+    coefficients: int,
+    is_recipe: bool,
+    times: int,
+    quantiles: int,
+    cells: int,
+    sampling: int,
+    noise: _Noise,
+    time_stream: int,
+    draw: int,
+    noisy: bool,
+    outputs: list[tuple[int, int]],
+    times_out: int,
+    times_type: int,
+    threads: int,
+) -> bool: ...
+def times(
+    rows: int,
+    quantiles: int,
+    cells: int,
+    sampling: int,
+    noise: _Noise,
+    draw: int,
+    output: int,
 ) -> None: ...
 def philox(counter: list[int], key: list[int]) -> list[int]: ...
 def isa() -> str: ...

@@ -1,7 +1,20 @@
 """Fused kernels: one contract each, as PyTorch reference, C++ and torch operator."""
 
 from fastgen.kernels.backend import BACKENDS, implementation
-from fastgen.kernels.contract import Noise, Stream
+from fastgen.kernels.contract import Clock, Noise, Sampling, Stream
 from fastgen.kernels.ops import brownian, combine, normals
+from fastgen.kernels.training_ops import bridge, times
 
-__all__ = ["BACKENDS", "Noise", "Stream", "brownian", "combine", "implementation", "normals"]
+__all__ = [
+    "BACKENDS",
+    "Clock",
+    "Noise",
+    "Sampling",
+    "Stream",
+    "bridge",
+    "brownian",
+    "combine",
+    "implementation",
+    "normals",
+    "times",
+]

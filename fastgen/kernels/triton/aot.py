@@ -26,6 +26,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from fastgen.kernels.contract import compute_dtype
+from fastgen.kernels.triton.bridge import constants, cut
+from fastgen.kernels.triton.bridge_kernels import bridge_kernel
 from fastgen.kernels.triton.geometry import THREADS, Geometry, geometry
 from fastgen.kernels.triton.kernels import combine_kernel, normals_kernel
 from fastgen.kernels.triton.launch import ALIGNMENT, OPTIONS, describe
@@ -82,6 +85,33 @@ class Variant:
         return _source(combine_kernel, signature, stage.constants()), stage.geometry
 
 
+@dataclass(frozen=True)
+class Training(Variant):
+    """A `bridge`: x0 (unless there is one input only) and x1 are chosen by indices.
+
+    sampling: how t is drawn, -1 for given times with coefficients for every row.
+    """
+
+    sampling: int = 0
+
+    def source(self) -> tuple[ASTSource, Geometry]:
+        """The kernel's source with all constants, and its geometry."""
+        rows, elements = self.shape
+        kinds = [*self.inputs, *self.outputs]
+        g = cut(rows, elements, kinds, bool(self.noises))
+        drawn = self.sampling >= 0
+        tensors = [tuple(POINTERS[d] for d in kinds) for kinds in (self.inputs, self.outputs)]
+        has_x0 = len(self.inputs) > 1
+        signature: list[Any] = [*tensors, "*i64" if has_x0 else "constexpr", "*i64", "*fp64"]
+        signature += ["constexpr", "*fp64"] if drawn else ["*fp64", "constexpr"]
+        signature += [*["*i64"] * 3, "*fp32", *["i64"] * 7]
+        wide = compute_dtype(kinds) == torch.float64
+        seeds = rows if self.seed_per_row else 1
+        noisy = bool(self.noises)
+        values = constants(g, has_x0, noisy, drawn, self.sampling, seeds, wide)
+        return _source(bridge_kernel, signature, values), g
+
+
 def _source(kernel: Any, signature: list[Any], constants: tuple[Any, ...]) -> ASTSource:
     """What `kernel[grid](...)` hands to the compiler for aligned tensors."""
     first = len(signature)
@@ -130,6 +160,13 @@ VARIANTS = [
     Variant("normals fp32", (), (F32,), noises=1),
     Variant("normals bf16", (), (BF16,), noises=1, seed_per_row=True),
     Variant("normals fp64, points", (), (F64,), POINTS, noises=1),
+    Training("bridge, straight", (F32, F32), (F32, F32)),
+    Training("bridge, Brownian", (F32, F32), (F32, F32, F32), noises=1),
+    Training("bridge, bf16, antithetic", (BF16, BF16), (BF16, BF16), noises=1, sampling=2),
+    Training("bridge, noise to data", (F32,), (F32, BF16), noises=1, sampling=1),
+    Training("bridge, points", (F32, F32), (F32, F32), POINTS, 1, False, False, True),
+    Training("bridge, rows given", (F32, F32), (F32, F32, F32), noises=1, sampling=-1),
+    Training("bridge fp64, odd", (F64, F64), (F64, F64), ODD, noises=1),
 ]
 
 
@@ -218,9 +255,12 @@ def _read_amd(asm: Any, verdict: Verdict) -> None:
     verdict.stack = figure("private_segment_fixed_size")
     verdict.spills = figure("vgpr_spill_count")  # scalar registers spill to vector registers
     verdict.wide = len(re.findall(r"\b(?:global|buffer)_(?:load|store)_dwordx4\b", text))
-    # A correctly rounded square root contains two fused steps.
+    # A correctly rounded square root contains two fused steps, in float64 eight, where a correctly
+    # rounded quotient contains five.
     fused = len(re.findall(r"\bv_(?:pk_)?(?:fma|fmac|fmaak|fmamk|mad|mac)_f\d", text))
-    verdict.fused = fused - 2 * len(re.findall(r"\bv_sqrt_f32", text))
+    for step, count in (("v_sqrt_f32", 2), ("v_rsq_f64", 8), ("v_div_fixup_f64", 5)):
+        fused -= count * len(re.findall(rf"\b{step}", text))
+    verdict.fused = fused
 
 
 def _run(*command: str | os.PathLike[str]) -> str:

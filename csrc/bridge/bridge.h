@@ -1,0 +1,277 @@
+// One training batch (fastgen/kernels/reference/bridge.py): rows are taken in chunks. Times and
+// coefficients of a chunk are made first, W rows at a time; then short rows are gathered together
+// into a tile, and long ones are worked off tile by tile.
+#pragma once
+#include <cmath>
+
+#include "bridge/operation.h"
+#include "convert.h"
+#include "noise.h"
+
+namespace fastgen {
+namespace {
+
+constexpr int64_t CHUNK = 256;  // rows
+constexpr int64_t TILE = 512;   // elements
+// Rows shorter than this get their coefficients spread over a tile, one to an element.
+constexpr int64_t SHORT_ROW = 32;
+
+// u of rows [first, first + count).
+void draw_uniforms(const Noise& noise, uint32_t draw, Sampling sampling, int64_t rows,
+                   int64_t first, int64_t count, double* u) {
+  const bool paired = sampling == Sampling::antithetic;
+  const U64 w2 = splat(draw);
+  for (int64_t at = 0; at < count; at += W) {
+    Lanes w1{}, w3{}, k0{}, k1{}, high, low;
+    const int64_t lanes = count - at < W ? count - at : W;
+    for (int i = 0; i < lanes; ++i) {
+      const int64_t row = first + at + i;
+      const Row r = noise_row(noise, paired ? row & ~int64_t{1} : row);
+      const int s = slot(i);
+      w1.at[s] = r.sample;
+      w3.at[s] = last_word(noise.stream, 0, r.sample);
+      k0.at[s] = r.seed;
+      k1.at[s] = r.seed >> 32;
+    }
+    for (int half = 0; half < 2; ++half) {
+      const Words words =
+          philox({U64{}, w1.pair[half], w2, w3.pair[half]}, k0.pair[half], k1.pair[half]);
+      high.pair[half] = words.w0;
+      low.pair[half] = words.w1;
+    }
+    for (int i = 0; i < lanes; ++i) {
+      const uint64_t h = high.at[slot(i)] & 0xFFFFFFFFu, l = low.at[slot(i)] & 0xFFFFFFFFu;
+      u[at + i] = (static_cast<double>(static_cast<int64_t>(h << 20 | l >> 12)) + 0.5) * 0x1p-52;
+    }
+  }
+  if (sampling == Sampling::stratified)
+    for (int64_t i = 0; i < count; ++i)
+      u[i] = (static_cast<double>(first + i) + u[i]) / static_cast<double>(rows);
+  if (paired)
+    for (int64_t i = 0; i < count; ++i)
+      if ((first + i) % 2) u[i] = 1.0 - u[i];
+}
+
+void quantiles_of(const double* quantiles, int64_t cells, double* t, int64_t count) {
+  if (cells == 1) {
+    const double low = quantiles[0], width = quantiles[1] - quantiles[0];
+    for (int64_t i = 0; i < count; ++i) t[i] = low + t[i] * width;
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    const double p = t[i] * static_cast<double>(cells);
+    int64_t k = static_cast<int64_t>(p);
+    if (k > cells - 1) k = cells - 1;
+    t[i] = quantiles[k] + (p - static_cast<double>(k)) * (quantiles[k + 1] - quantiles[k]);
+  }
+}
+
+template <class Real>
+class Batch {
+ public:
+  explicit Batch(const Bridge& op) : op(op) {
+    for (int f = 0; f < FEATURES && op.recipe; ++f)
+      for (int i = 0; i < op.targets * TERMS; ++i) needed[f] |= op.recipe[i * FEATURES + f] != 0;
+    const bool present[TERMS] = {op.x[0].rows != nullptr, op.x[1].rows != nullptr, op.noisy};
+    for (int k = 0; k < TERMS; ++k)
+      if (present[k]) term[terms++] = k;
+  }
+
+  void run(int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row += CHUNK) {
+      const int64_t count = last - row < CHUNK ? last - row : CHUNK;
+      prepare(row, count);
+      if (op.elements == 0) continue;
+      if (op.elements < SHORT_ROW) {
+        const int64_t step = TILE / op.elements;
+        for (int64_t r = 0; r < count; r += step)
+          short_rows(row + r, r, count - r < step ? count - r : step);
+      } else {
+        for (int64_t r = 0; r < count; ++r) long_row(row + r, r);
+      }
+    }
+  }
+
+ private:
+  const Bridge& op;
+  bool needed[FEATURES] = {};
+  int terms = 0, term[TERMS];
+  double t[CHUNK], feature[FEATURES][CHUNK];
+  Real c[MAX_TARGETS][TERMS][CHUNK];
+  alignas(64) Real source[TERMS][TILE], spread[TILE], total[TILE];
+
+  void prepare(int64_t row, int64_t count) {
+    if (op.times) {
+      std::memcpy(t, op.times + row, count * sizeof(double));
+    } else {
+      Noise noise = op.noise;
+      noise.stream = op.time_stream;
+      draw_uniforms(noise, op.draw, op.sampling, op.rows, row, count, t);
+      quantiles_of(op.quantiles, op.cells, t, count);
+    }
+    store(op.times_out, op.times_type, row, t, count);
+    if (op.recipe) {
+      evaluate(count);
+    } else {
+      const double* from = op.table + row * op.targets * TERMS;
+      for (int64_t r = 0; r < count; ++r)
+        for (int j = 0; j < op.targets; ++j)
+          for (int k = 0; k < TERMS; ++k) c[j][k][r] = static_cast<Real>(*from++);
+    }
+  }
+
+  void evaluate(int64_t count) {
+    for (int64_t r = 0; r < count; ++r) {
+      const bool inside = t[r] >= 0 && t[r] <= 1;
+      feature[0][r] = 1.0;
+      feature[1][r] = inside ? t[r] : NAN;
+    }
+    if (needed[2] || needed[3] || needed[4])
+      for (int64_t r = 0; r < count; ++r)
+        feature[2][r] = std::sqrt(feature[1][r] * (1.0 - feature[1][r]));
+    if (needed[3])
+      for (int64_t r = 0; r < count; ++r)
+        feature[3][r] = (1.0 - 2.0 * feature[1][r]) / (2.0 * feature[2][r]);
+    if (needed[4])
+      for (int64_t r = 0; r < count; ++r) feature[4][r] = 1.0 / feature[2][r];
+    const double* recipe = op.recipe;
+    double sum[CHUNK];
+    for (int j = 0; j < op.targets; ++j)
+      for (int k = 0; k < TERMS; ++k, recipe += FEATURES) {
+        for (int64_t r = 0; r < count; ++r) sum[r] = 0;
+        for (int f = 0; f < FEATURES; ++f)
+          if (recipe[f] != 0)
+            for (int64_t r = 0; r < count; ++r) sum[r] += recipe[f] * feature[f][r];
+        for (int64_t r = 0; r < count; ++r) c[j][k][r] = static_cast<Real>(sum[r]);
+      }
+  }
+
+  // The row of choice k that belongs to row `row` of the batch, or -1.
+  int64_t chosen(int k, int64_t row) const {
+    const Choice& x = op.x[k];
+    const int64_t i = x.index ? x.index[row] : row;
+    if (i >= 0 && i < x.count) return i;
+    op.bad_index->store(true, std::memory_order_relaxed);
+    return -1;
+  }
+
+  void draw_noise(int64_t first, int64_t count) {
+    if constexpr (sizeof(Real) == sizeof(float)) {
+      fill_normals(source[2], first, count, op.elements, op.draw, op.noise);
+    } else {
+      alignas(64) float normals[TILE];
+      fill_normals(normals, first, count, op.elements, op.draw, op.noise);
+      convert(source[2], normals, count);
+    }
+  }
+
+  void short_rows(int64_t row, int64_t at, int64_t rows) {
+    const int64_t elements = op.elements, count = rows * elements;
+    for (int n = 0; n < terms; ++n) {
+      const int k = term[n];
+      if (k == 2) {
+        draw_noise(row * elements, count);
+      } else if (!op.x[k].index) {
+        load(source[k], op.x[k].rows, op.x[k].type, row * elements, count);
+      } else if (op.x[k].type == dtype_of<Real>) {
+        const Real* from = static_cast<const Real*>(op.x[k].rows);
+        for (int64_t r = 0; r < rows; ++r) {
+          const int64_t i = chosen(k, row + r);
+          if (i < 0) return;
+          for (int64_t e = 0; e < elements; ++e) source[k][r * elements + e] = from[i * elements + e];
+        }
+      } else {
+        for (int64_t r = 0; r < rows; ++r) {
+          const int64_t i = chosen(k, row + r);
+          if (i < 0) return;
+          load(source[k] + r * elements, op.x[k].rows, op.x[k].type, i * elements, elements);
+        }
+      }
+    }
+    for (int j = 0; j < op.targets; ++j) {
+      for (int64_t i = 0; i < count; ++i) total[i] = 0;
+      for (int n = 0; n < terms; ++n) {
+        const Real* x = source[term[n]];
+        const Real* each = spread_over(c[j][term[n]] + at, rows);
+        for (int64_t i = 0; i < count; ++i) {
+          const Real sum = total[i] + each[i] * x[i];
+          total[i] = each[i] == 0 ? total[i] : sum;
+        }
+      }
+      store(op.output[j], op.output_type[j], row * elements, total, count);
+    }
+  }
+
+  const Real* spread_over(const Real* coefficient, int64_t rows) {
+    const int64_t elements = op.elements;
+    if (elements == 1) return coefficient;
+    if (elements == 2) {
+      for (int64_t r = 0; r < rows; ++r) spread[2 * r] = spread[2 * r + 1] = coefficient[r];
+      return spread;
+    }
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t e = 0; e < elements; ++e) spread[r * elements + e] = coefficient[r];
+    return spread;
+  }
+
+  void long_row(int64_t row, int64_t at) {
+    int64_t from[2] = {};
+    for (int k = 0; k < 2; ++k)
+      if (op.x[k].rows && (from[k] = chosen(k, row) * op.elements) < 0) return;
+    for (int64_t e = 0; e < op.elements; e += TILE) {
+      const int64_t count = op.elements - e < TILE ? op.elements - e : TILE;
+      const Real* value[TERMS] = {source[0], source[1], source[2]};
+      for (int k = 0; k < 2; ++k) {
+        if (!op.x[k].rows) continue;
+        if (op.x[k].type == dtype_of<Real>)
+          value[k] = static_cast<const Real*>(op.x[k].rows) + from[k] + e;
+        else
+          load(source[k], op.x[k].rows, op.x[k].type, from[k] + e, count);
+      }
+      if (op.noisy) draw_noise(row * op.elements + e, count);
+      for (int j = 0; j < op.targets; ++j) {
+        const bool direct = op.output_type[j] == dtype_of<Real>;
+        Real* to = direct ? static_cast<Real*>(op.output[j]) + row * op.elements + e : total;
+        sum(j, at, value, to, count);
+        if (!direct) store(op.output[j], op.output_type[j], row * op.elements + e, to, count);
+      }
+    }
+  }
+
+  void sum(int j, int64_t at, const Real* const* value, Real* to, int64_t count) const {
+    int present = 0;
+    const Real* x[TERMS];
+    Real w[TERMS];
+    for (int n = 0; n < terms; ++n) {
+      const Real coefficient = c[j][term[n]][at];
+      if (coefficient == 0) continue;
+      x[present] = value[term[n]];
+      w[present++] = coefficient;
+    }
+    if (present == 3) {
+      for (int64_t i = 0; i < count; ++i) to[i] = (w[0] * x[0][i] + w[1] * x[1][i]) + w[2] * x[2][i];
+    } else if (present == 2) {
+      for (int64_t i = 0; i < count; ++i) to[i] = w[0] * x[0][i] + w[1] * x[1][i];
+    } else if (present == 1) {
+      for (int64_t i = 0; i < count; ++i) to[i] = w[0] * x[0][i];
+    } else {
+      std::memset(to, 0, count * sizeof(Real));
+    }
+  }
+};
+
+void bridge(const Bridge& op, int64_t first, int64_t last) {
+  if (op.float64)
+    Batch<double>(op).run(first, last);
+  else
+    Batch<float>(op).run(first, last);
+}
+
+void times(const Times& op, int64_t first, int64_t last) {
+  const int64_t count = last - first;
+  draw_uniforms(op.noise, op.draw, op.sampling, op.rows, first, count, op.output + first);
+  quantiles_of(op.quantiles, op.cells, op.output + first, count);
+}
+
+}  // namespace
+}  // namespace fastgen

@@ -1,0 +1,3 @@
+#include "bridge/bridge.h"
+
+const fastgen::BridgeKernels fastgen::bridge_avx2{bridge, times};
