@@ -2,6 +2,7 @@
 
 from fastgen import kernels, schedules, solvers, timesteps
 from fastgen.guidance import Guidance
+from fastgen.integrate import odeint
 from fastgen.inversion import Inversion, invert
 from fastgen.log_probability import sampled_log_probability, trajectory_log_probability
 from fastgen.model import Model
@@ -20,6 +21,7 @@ __all__ = [
     "brownian",
     "invert",
     "kernels",
+    "odeint",
     "plan",
     "randn",
     "sample",
