@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from fastgen.integrate.problem import Field
 from fastgen.integrate.tableaus import Tableau
@@ -35,6 +36,10 @@ class Observer(Protocol):
 
     def moved(self, w: Workspace, rows: int) -> None:
         """After accepted rows have moved."""
+
+
+class NeedsGradientError(Exception):
+    """Raised by a solve that watches for it: f's value requires gradients."""
 
 
 @dataclass
@@ -69,6 +74,7 @@ def integrate(
     backend: str | None = None,
     observer: Observer | None = None,
     check_every: int | None = None,
+    watch: bool = False,
 ) -> Raw:
     """Solve from times[..., 0] to times[..., -1]; see `fastgen.odeint`.
 
@@ -83,6 +89,10 @@ def integrate(
         backend: as in `fastgen.kernels.implementation`.
         observer: sees every step.
         check_every: steps between two looks at the rows' states.
+        watch: evaluate f for the first time with gradients enabled.
+
+    Raises:
+        NeedsGradientError: if that value requires gradients.
     """
     w = Workspace.allocate(
         y,
@@ -104,9 +114,9 @@ def integrate(
         if y.shape[0] == 0:
             calls, rows = 0, 0
         elif observer is None and hasattr(ops, "advance"):
-            calls, rows = _run_fused(field, w, ops)
+            calls, rows = _run_fused(field, w, ops, watch)
         else:
-            calls, rows = _run(field, w, ops, observer, check_every)
+            calls, rows = _run(field, w, ops, observer, check_every, watch)
     return _finish(w, calls, rows)
 
 
@@ -132,7 +142,15 @@ def _rows(w: Workspace, rows: int) -> Tensor | None:
     return w.count[Count.ROW, :rows].clone()
 
 
-def _run_fused(field: Field, w: Workspace, ops: Any) -> tuple[int, int]:
+def _watched(call: Callable[..., Any], *arguments: Any) -> Any:
+    with torch.enable_grad():
+        value = call(*arguments)
+    if any(isinstance(x, Tensor) and x.requires_grad for x in pytree.tree_leaves(value)):
+        raise NeedsGradientError
+    return value
+
+
+def _run_fused(field: Field, w: Workspace, ops: Any, watch: bool) -> tuple[int, int]:
     """One C++ call between two evaluations."""
     advance, rows = ops.advance, ops.rows
     if ops.compacted() == FINISHED:
@@ -144,22 +162,30 @@ def _run_fused(field: Field, w: Workspace, ops: Any) -> tuple[int, int]:
             stage.copy_(w.y[:rows])
             times.copy_(w.control[Control.TIME, :rows])
         f, t, y = field.bound(times, stage, _rows(w, rows) if field.told else None)
-        ops.expect(y.shape if field.state.single else stage.shape)
-        code = 0
-        while code == 0:
-            slope = f(t, y)
+        shape = y.shape if field.state.single else stage.shape
+        ops.expect(shape)
+        slope = _watched(f, t, y) if watch else f(t, y)
+        watch = False
+        while True:
             code = advance(slope)
             if code == -1:
                 fixed = field.checked(slope, stage) if field.state.single else slope
-                fixed = fixed.to(w.y.dtype).contiguous()
-                code = advance(fixed.reshape(y.shape if field.state.single else stage.shape))
+                code = advance(fixed.to(w.y.dtype).contiguous().reshape(shape))
+            if code:
+                break
+            slope = f(t, y)
         if code == FINISHED:
             return ops.evaluated
         assert code == FEWER_ROWS
 
 
 def _run(
-    field: Field, w: Workspace, ops: Operations, observer: Observer | None, check_every: int
+    field: Field,
+    w: Workspace,
+    ops: Operations,
+    observer: Observer | None,
+    check_every: int,
+    watch: bool,
 ) -> tuple[int, int]:
     """The same, operation by operation."""
     calls = evaluated = 0
@@ -168,7 +194,8 @@ def _run(
 
     def evaluate(i: int) -> None:
         nonlocal calls, evaluated
-        w.k[i, :rows] = field.checked(call(), w.stage[:rows]) if field.state.single else call()
+        value = _watched(call) if watch and not calls else call()
+        w.k[i, :rows] = field.checked(value, w.stage[:rows]) if field.state.single else value
         calls, evaluated = calls + 1, evaluated + rows
 
     def bind() -> Callable[[], Any]:

@@ -56,7 +56,7 @@ class State:
         """A state as [R, N]; with ``lead`` one with these axes in front of a sample's, [*lead, N]."""
         leaves = self.leaves if value is None else pytree.tree_leaves(value)
         lead = (self.rows,) if lead is None else lead
-        parts = [x.reshape(*lead, n) for x, n in zip(leaves, self.sizes, strict=True)]
+        parts = [x.reshape((*lead, n)) for x, n in zip(leaves, self.sizes, strict=True)]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def tree(self, rows: Tensor) -> Any:
@@ -64,9 +64,9 @@ class State:
         lead = rows.shape[:-2] if self.joint else rows.shape[:-1]
         flat = rows.squeeze(-2) if self.joint else rows
         if self.single:
-            return flat.reshape(*lead, *self.shapes[0])
+            return flat.reshape((*lead, *self.shapes[0]))
         parts = flat.split(self.sizes, -1)
-        leaves = [x.reshape(*lead, *s) for x, s in zip(parts, self.shapes, strict=True)]
+        leaves = [x.reshape((*lead, *s)) for x, s in zip(parts, self.shapes, strict=True)]
         return pytree.tree_unflatten(leaves, self.spec)
 
 

@@ -15,7 +15,7 @@ from fastgen.integrate import controller as controllers
 from fastgen.integrate import tableaus
 from fastgen.integrate.adjoint import AdjointOptions, solve_adjoint
 from fastgen.integrate.controller import Controller
-from fastgen.integrate.engine import Raw, integrate
+from fastgen.integrate.engine import NeedsGradientError, Raw, integrate
 from fastgen.integrate.events import Event, EventObserver
 from fastgen.integrate.fixed import solve_fixed
 from fastgen.integrate.problem import STEPS, Field, State, parameters_of, times_of, tolerance
@@ -179,16 +179,8 @@ def odeint(
     y = state.flat()
     tolerances = tolerance("rtol", rtol, state), tolerance("atol", atol, state)
     found = parameters_of(f, parameters)
-    needed = torch.is_grad_enabled() and gradient != "none"
-    # A closure over tensors that need gradients shows in its value.
-    if needed and not (y.requires_grad or times.requires_grad or found) and state.rows:
-        probe = field.call(times[..., 0].detach().expand(state.rows).to(y.dtype), y, None)
-        needed = probe.requires_grad
-        if needed and gradient == "adjoint":
-            raise ValueError(
-                "parameters: f depends on tensors that need gradients and is no module; pass "
-                "parameters=(...), or gradient='through'"
-            )
+    wanted = torch.is_grad_enabled() and gradient != "none"
+    needed = wanted and (y.requires_grad or times.requires_grad or bool(found))
     if event is not None and (needed or not adaptive):
         raise ValueError(
             "event: found for methods of varying steps and without gradients; use "
@@ -200,7 +192,7 @@ def odeint(
                 f"method={method!r}: the adjoint takes a method of varying steps; use "
                 "gradient='through'"
             )
-        with torch.set_grad_enabled(needed):
+        with torch.set_grad_enabled(wanted):
             ys, steps = solve_fixed(field, y, times, tableau, step_size)
         return _packed(state, ys, _fixed_raw(ys, times, steps, tableau), (), return_solution)
     assert tableau is not None
@@ -210,8 +202,17 @@ def odeint(
         observer = EventObserver(event, state, terminal, event_tolerance)
     elif needed and gradient == "through":
         observer = Recorder()
-    arguments = field, y.detach(), times, tableau, *tolerances, sizes
-    raw = integrate(*arguments, first_step, backend, observer, check_every)
+    arguments = field, y.detach(), times, tableau, *tolerances, sizes, first_step, backend
+    try:
+        raw = integrate(*arguments, observer, check_every, wanted and not needed)
+    except NeedsGradientError:  # a closure over tensors that need gradients shows in its value
+        if gradient == "adjoint" or event is not None:
+            raise ValueError(
+                "f depends on tensors that need gradients and is no module: for the adjoint pass "
+                "parameters=(...); with an event use gradient='none'"
+            ) from None
+        needed, observer = True, Recorder()
+        raw = integrate(*arguments, observer, check_every)
     if on_failure == "raise":
         check(raw, max_steps)
     ys = raw.ys

@@ -58,6 +58,12 @@ def lane_sum(x: Tensor) -> Tensor:
     return total[:, 0]
 
 
+def power(x: Tensor, exponent: float) -> Tensor:
+    """x^exponent of float64 [R], of each number alone: vector code rounds it otherwise."""
+    found = [math.nan if math.isnan(v) else math.pow(v, exponent) for v in x.tolist()]
+    return torch.tensor(found, dtype=torch.float64, device=x.device)
+
+
 class ReferenceOperations:
     """See `fastgen.kernels.integrate`."""
 
@@ -107,10 +113,10 @@ class ReferenceOperations:
         finite = torch.isfinite(error)
         taken = finite & ((error <= 1) | (h.abs() <= s.min_step)) & running
         e0 = error.clamp(min=1e-10)
-        factor = s.safety * e0 ** -s.beta[0]
+        factor = s.safety * power(e0, -s.beta[0])
         for beta, row in zip(s.beta[1:], (Control.ERROR_1, Control.ERROR_2), strict=True):
             if beta:
-                factor = factor * control[row] ** -beta
+                factor = factor * power(control[row], -beta)
         grown = torch.where(control[Control.PROPOSAL] < 0, 1.0, s.max_factor)
         ceiling = torch.where(taken, grown, s.safety)
         factor = torch.minimum(factor.clamp(min=s.min_factor), ceiling)
@@ -227,7 +233,7 @@ class ReferenceOperations:
         h0, d1 = control[Control.PROPOSAL], control[Control.ERROR_1]
         d2 = self._norm(k[1] - k[0], self.w.y[: self.rows]) / h0
         d = torch.where(d2 > d1, d2, d1)
-        h = torch.where(d <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), (0.01 / d) ** (1 / s.order))
+        h = torch.where(d <= 1e-15, (h0 * 1e-3).clamp(min=1e-6), power(0.01 / d, 1 / s.order))
         h = torch.minimum(100 * h0, h)
         h = torch.where(torch.isfinite(h), h, h0)
         h = h.clamp(min=s.min_step).clamp(max=s.max_step)
