@@ -2,13 +2,16 @@
 
 from fastgen import kernels, schedules, solvers, timesteps
 from fastgen.guidance import Guidance
+from fastgen.integrate import odeint
 from fastgen.inversion import Inversion, invert
+from fastgen.likelihood import log_likelihood
 from fastgen.log_probability import sampled_log_probability, trajectory_log_probability
 from fastgen.model import Model
 from fastgen.noise import brownian, randn
 from fastgen.plans import Plan
 from fastgen.sampling import Sampler, Step, sample
 from fastgen.solvers import plan
+from fastgen.variational_bound import variational_bound
 
 __all__ = [
     "Guidance",
@@ -20,6 +23,8 @@ __all__ = [
     "brownian",
     "invert",
     "kernels",
+    "log_likelihood",
+    "odeint",
     "plan",
     "randn",
     "sample",
@@ -28,5 +33,6 @@ __all__ = [
     "solvers",
     "timesteps",
     "trajectory_log_probability",
+    "variational_bound",
 ]
 __version__ = "0.1.0"

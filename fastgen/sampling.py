@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgen import adaptive
 from fastgen.capture import Captured
 from fastgen.errors import nearest
 from fastgen.evaluation import Evaluation, TimeTables
@@ -404,7 +405,9 @@ def sample(
     Args:
         model: the network and what it means.
         shape_or_x: [B, ...], or the initial state.
-        solver: a name from `fastgen.solvers.names()`.
+        solver: a name from `fastgen.solvers.names()`, or for steps of its own choice in every
+            sample one of `fastgen.adaptive.SOLVERS` ("dopri5", "dpm_adaptive", ...), with the
+            options of `fastgen.adaptive.sample_adaptive` (``rtol``, ``atol``, ...).
         steps: number of steps.
         seed, sample_ids, device, trajectory, callback, progress, check_finite, differentiable,
             checkpoint: as in `Sampler.__call__`.
@@ -419,6 +422,10 @@ def sample(
         TypeError: for an unknown option, naming the nearest one.
         ValueError: for an argument out of range.
     """
+    if solver in adaptive.SOLVERS:
+        given = dict(locals())
+        defaults = {n: q.default for n, q in inspect.signature(sample).parameters.items()}
+        return adaptive.sample_by_name(model, shape_or_x, solver, given, defaults, plan_options)
     own = [n for n, q in inspect.signature(sample).parameters.items() if q.kind is q.KEYWORD_ONLY]
     known = [*own, *known_options(solver, model.schedule, plan_options.get("timesteps"))]
     for option in plan_options:

@@ -1,0 +1,196 @@
+"""From what the user gives (any state, any times, any function) to rows of numbers and back."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+STEPS = ("per_sample", "joint")
+
+
+class State:
+    """How a state of tensors is laid out in rows [R, N].
+
+    With per-sample steps row r holds sample r of every tensor, with joint steps the one row holds
+    all. segment_ends: where each tensor's part of a row ends.
+
+    Raises:
+        TypeError: for a state without tensors, or with others than float32 or float64.
+        ValueError: where the tensors' batch axes differ.
+    """
+
+    def __init__(self, y0: Any, joint: bool) -> None:
+        leaves, self.spec = pytree.tree_flatten(y0)
+        self.joint, self.single = joint, isinstance(y0, Tensor)
+        if not leaves:
+            raise TypeError("y0: expected at least one tensor")
+        for leaf in leaves:
+            if not isinstance(leaf, Tensor):
+                raise TypeError(f"y0: expected tensors, got {type(leaf).__name__}")
+            if leaf.dtype not in (torch.float32, torch.float64):
+                remedy = "torch.view_as_real(y0)" if leaf.is_complex() else "y0.float()"
+                raise TypeError(f"y0: expected float32 or float64, got {leaf.dtype}; use {remedy}")
+            if leaf.dtype != leaves[0].dtype or leaf.device != leaves[0].device:
+                raise TypeError("y0: its tensors differ in dtype or device; convert them first")
+            if not joint and (leaf.ndim == 0 or leaf.shape[0] != leaves[0].shape[0]):
+                raise ValueError(
+                    f"y0: per-sample steps need one batch axis, the first, for all tensors, got "
+                    f"{[tuple(x.shape) for x in leaves]}; use step='joint' for one step size"
+                )
+        self.shapes = [leaf.shape if joint else leaf.shape[1:] for leaf in leaves]
+        self.sizes = [shape.numel() for shape in self.shapes]
+        ends = torch.tensor(self.sizes).cumsum(0)
+        self.segment_ends = ends.to(torch.int64)
+        self.leaves: list[Tensor] = leaves
+        self.rows = 1 if joint else leaves[0].shape[0]
+        self.dtype, self.device = leaves[0].dtype, leaves[0].device
+
+    def flat(self, value: Any = None, lead: tuple[int, ...] | None = None) -> Tensor:
+        """A state as [R, N]; with ``lead`` one with these axes in front of a sample's, [*lead, N]."""
+        leaves = self.leaves if value is None else pytree.tree_leaves(value)
+        lead = (self.rows,) if lead is None else lead
+        parts = [x.reshape((*lead, n)) for x, n in zip(leaves, self.sizes, strict=True)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def tree(self, rows: Tensor) -> Any:
+        """[*lead, R, N] as the user's state, with the leading axes in front."""
+        lead = rows.shape[:-2] if self.joint else rows.shape[:-1]
+        flat = rows.squeeze(-2) if self.joint else rows
+        if self.single:
+            return flat.reshape((*lead, *self.shapes[0]))
+        parts = flat.split(self.sizes, -1)
+        leaves = [x.reshape((*lead, *s)) for x, s in zip(parts, self.shapes, strict=True)]
+        return pytree.tree_unflatten(leaves, self.spec)
+
+
+class Field:
+    """The vector field on rows.
+
+    compact: whether f may be called with some of the samples. A function with a keyword argument
+    ``rows`` is told which, as an int64 tensor.
+    """
+
+    def __init__(self, f: Callable[..., Any], state: State, compact: bool | None) -> None:
+        if not callable(f):
+            raise TypeError(f"f: expected a callable f(t, y), got {f!r}")
+        self.f, self.state = f, state
+        self.told = not state.joint and _accepts_rows(f)
+        self.compact = (self.told if compact is None else compact) and not state.joint
+
+    def call(self, t: Tensor, y: Tensor, rows: Tensor | None) -> Tensor:
+        """f at times [A] and rows [A, N]: [A, N]."""
+        state = self.state
+        value = self._at(rows)(t[0] if state.joint else t, state.tree(y))
+        return self.checked(value, y)
+
+    def _at(self, rows: Tensor | None) -> Callable[..., Any]:
+        return functools.partial(self.f, rows=rows) if self.told else self.f
+
+    def bound(
+        self, t: Tensor, y: Tensor, rows: Tensor | None
+    ) -> tuple[Callable[..., Any], Tensor, Any]:
+        """(f, time, state) such that f(time, state) evaluates on these buffers, again and again."""
+        f, state = self._at(rows), self.state
+        time = t[0] if state.joint else t
+        if state.single:
+            return f, time, state.tree(y)
+        lead = (y.shape[0],)
+
+        def flattened(time: Tensor, tree: Any) -> Tensor:
+            found = f(time, tree)
+            if pytree.tree_structure(found) != state.spec:
+                return self.checked(found, y)  # says what is wrong
+            return state.flat(found, lead)
+
+        return flattened, time, state.tree(y)
+
+    def checked(self, value: Any, y: Tensor) -> Tensor:
+        """What f returned as [A, N], like y, or an error that says what it should have been."""
+        state = self.state
+        leaves, spec = pytree.tree_flatten(value)
+        if spec != state.spec and not (state.single and isinstance(value, Tensor)):
+            raise TypeError(f"f: expected the state's structure, {state.spec}, got {spec}")
+        lead = () if state.joint else (y.shape[0],)
+        for leaf, shape in zip(leaves, state.shapes, strict=True):
+            if not isinstance(leaf, Tensor):
+                raise TypeError(f"f: expected tensors, got {type(leaf).__name__}")
+            if leaf.shape != (*lead, *shape) or leaf.is_complex() or leaf.device != y.device:
+                raise ValueError(
+                    f"f: expected a real tensor of shape {(*lead, *shape)} on {y.device}, got "
+                    f"{leaf.dtype} {tuple(leaf.shape)} on {leaf.device}"
+                )
+        return state.flat(value, (y.shape[0],)).to(y.dtype).contiguous()
+
+
+def _accepts_rows(f: Callable[..., Any]) -> bool:
+    target = f.forward if isinstance(f, nn.Module) else f
+    try:
+        return "rows" in inspect.signature(target).parameters
+    except (TypeError, ValueError):  # builtins have no signature
+        return False
+
+
+def parameters_of(
+    f: Callable[..., Any], given: Iterable[Tensor] | nn.Module | None
+) -> tuple[Tensor, ...]:
+    """The tensors that f's value depends on and whose gradients are wanted."""
+    if isinstance(given, nn.Module):
+        given = given.parameters()
+    if given is None:
+        owner = f
+        while isinstance(owner, functools.partial):
+            owner = owner.func
+        owner = getattr(owner, "__self__", owner)
+        given = owner.parameters() if isinstance(owner, nn.Module) else ()
+    found = tuple(given)
+    for p in found:
+        if not isinstance(p, Tensor):
+            raise TypeError(f"parameters: expected tensors, got {type(p).__name__}")
+    return tuple(p for p in found if p.requires_grad)
+
+
+def times_of(t: Sequence[float] | Tensor, rows: int, joint: bool, device: torch.device) -> Tensor:
+    """The times as float64 [T] or [R, T]; differentiable in t.
+
+    Raises:
+        ValueError: naming the sample whose times are empty, not finite or not in order.
+    """
+    times = torch.as_tensor(t).to(device=device, dtype=torch.float64)
+    if times.ndim not in (1, 2) or times.shape[-1] == 0:
+        raise ValueError(f"t: expected [T] or [B, T] with T >= 1 times, got {tuple(times.shape)}")
+    if times.ndim == 2:
+        if joint or times.shape[0] != rows:
+            wanted = "[T] with step='joint'" if joint else f"[T] or [{rows}, T]"
+            raise ValueError(f"t: expected {wanted}, got {tuple(times.shape)}")
+    known = times.detach()
+    steps = known.diff()
+    ordered = (steps >= 0).all(-1) | (steps <= 0).all(-1)
+    good = ordered & torch.isfinite(known).all(-1)
+    if not bool(good.all()):
+        where = "" if known.ndim == 1 else f" of sample {int((~good).nonzero()[0])}"
+        worst = known if known.ndim == 1 else known[~good][0]
+        raise ValueError(
+            f"t: the times{where} must be finite and increase or decrease throughout, got "
+            f"{worst.tolist()[:8]}"
+        )
+    return times
+
+
+def tolerance(name: str, value: float | Tensor, state: State) -> Tensor:
+    """A tolerance as float64 [R]."""
+    found = torch.as_tensor(value, dtype=torch.float64, device=state.device).detach()
+    if found.ndim > 1 or (found.ndim == 1 and found.shape[0] != state.rows):
+        raise ValueError(
+            f"{name}: expected a number or one for each of {state.rows} samples, got shape "
+            f"{tuple(found.shape)}"
+        )
+    if not bool((found >= 0).all()) or not bool((found < math.inf).all()):
+        raise ValueError(f"{name}={value!r}: expected 0 <= {name} < inf")
+    return found.expand(state.rows)

@@ -1,0 +1,89 @@
+"""Events are found to their tolerance, each sample's its own."""
+
+import math
+
+import pytest
+import torch
+
+import fastgen
+from fastgen.integrate import Status
+
+Y0 = torch.tensor([[0.0, 1.0], [0.5, 0.0], [0.0, -2.0]], dtype=torch.float64)
+TIGHT = {"rtol": 1e-10, "atol": 1e-12, "return_solution": True, "max_step": 0.4}
+
+
+def oscillator(t, y):
+    return torch.stack([y[:, 1], -y[:, 0]], 1)
+
+
+@pytest.mark.parametrize("compact", [False, True])
+def test_terminal(compact, backend):
+    """y'' = -y: the first zero of y0 cos t + v0 sin t + 0.25."""
+    found = fastgen.odeint(
+        oscillator,
+        Y0,
+        torch.linspace(0, 10, 21).double(),
+        event=lambda t, y: y[:, 0] + 0.25,
+        compact=compact,
+        backend=backend,
+        **TIGHT,
+    )
+    exact = [
+        math.pi + math.asin(0.25),
+        math.acos(-0.5),
+        math.asin(0.125),
+    ]
+    assert found.reached.tolist() == pytest.approx(exact, abs=1e-8)
+    assert found.status.tolist() == [Status.EVENT] * 3
+    assert found.success.all()
+    assert sorted(e.sample for e in found.events) == [0, 1, 2]
+    for e in found.events:
+        assert e.time == pytest.approx(exact[e.sample], abs=1e-8)
+        assert e.state[0].item() == pytest.approx(-0.25, abs=1e-8)
+        late = torch.linspace(0, 10, 21).double() > e.time
+        assert torch.equal(found.ys[late, e.sample], e.state.expand(int(late.sum()), 2))
+    early = found.ys[3, 0]
+    assert early.tolist() == pytest.approx([math.sin(1.5), math.cos(1.5)], abs=1e-8)
+
+
+def test_all_crossings_backwards():
+    found = fastgen.odeint(
+        oscillator, Y0[:1], [0.0, -10.0], event=lambda t, y: y, terminal=False, **TIGHT
+    )
+    assert found.status.tolist() == [Status.DONE]
+    zeros = {0: [-k * math.pi for k in (1, 2, 3)], 1: [-(k + 0.5) * math.pi for k in range(3)]}
+    for index, expected in zeros.items():
+        times = [e.time for e in found.events if e.index == index]
+        assert times == pytest.approx(expected, abs=1e-8)
+
+
+def test_event_that_depends_on_time_and_never_comes():
+    found = fastgen.odeint(
+        oscillator, Y0, [0.0, 2.0], event=lambda t, y: t - 1.25 + 0 * y[:, 0], **TIGHT
+    )
+    assert found.reached.tolist() == pytest.approx([1.25] * 3, abs=1e-9)
+    found = fastgen.odeint(oscillator, Y0, [0.0, 2.0], event=lambda t, y: y[:, 0] + 9, **TIGHT)
+    assert found.events == ()
+    assert found.reached.tolist() == [2.0] * 3
+
+
+def test_joint_steps_and_nested_states():
+    found = fastgen.odeint(
+        lambda t, y: {"x": y["v"], "v": -9.81 * torch.ones(())},
+        {"x": torch.tensor(10.0).double(), "v": torch.tensor(0.0).double()},
+        [0.0, 5.0],
+        step="joint",
+        event=lambda t, y: y["x"],
+        **TIGHT,
+    )
+    assert found.reached.item() == pytest.approx(math.sqrt(20 / 9.81), abs=1e-8)
+    assert found.events[0].state["v"].item() == pytest.approx(-math.sqrt(20 * 9.81), abs=1e-7)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="varying steps"):
+        fastgen.odeint(oscillator, Y0, [0.0, 1.0], method="rk4", event=lambda t, y: y)
+    with pytest.raises(ValueError, match="event: expected values"):
+        fastgen.odeint(oscillator, Y0, [0.0, 1.0], event=lambda t, y: y[0, 0])
+    with pytest.raises(ValueError, match="gradient='none'"):
+        fastgen.odeint(oscillator, Y0.clone().requires_grad_(), [0.0, 1.0], event=lambda t, y: y)
