@@ -37,6 +37,8 @@ class FusedScheduler:
     """
 
     _kind: ClassVar[Kind] = "promoted"
+    _noise_in_kernel: ClassVar[bool] = True
+    _grids: ClassVar[tuple[str, ...]] = ()
     _family: ClassVar[dict[str, type]] = {}
     _run: Run | None = None
     _noise: tuple[str, int | None] = ("torch", None)
@@ -123,6 +125,9 @@ class FusedScheduler:
             run.contract = Contract(self._noise[1])
         if keep is not None:
             run.held, run.data = keep.held, keep.data
+        for name in self._grids:  # here, where reading from a device is no surprise
+            if name in self.__dict__:
+                self._grid(run, name)
         self._run = run
         return run
 
@@ -135,6 +140,21 @@ class FusedScheduler:
             return self._begin(run)
         return run
 
+    def _grid(self, run: Run, name: str) -> list[float]:
+        """Another table of the grid than sigmas, as host numbers."""
+        if name not in run.grids:
+            run.grids[name] = getattr(self, name).tolist()
+        return run.grids[name]
+
+    def _at(self, timestep: float | Tensor) -> int:
+        """The position of this step; counted from the first step on."""
+        k = self._step_index
+        if k is None:
+            self._init_step_index(timestep)
+            k = self._step_index
+            assert k is not None
+        return k
+
     def _transform(self) -> Transform:
         """What happens to the data prediction before it is used."""
         return None
@@ -143,7 +163,8 @@ class FusedScheduler:
         """The step's forms: the mathematics of the scheduler."""
         raise NotImplementedError
 
-    def _row(self, run: Run, key: Any) -> Row:
+    def _row(self, run: Run, key: Any, given: bool) -> Row:
+        """The row of a step; ``given``: its noise comes from the caller, whatever makes others."""
         try:
             update = self._update(run, key)
         except ZeroDivisionError as error:
@@ -151,8 +172,9 @@ class FusedScheduler:
                 f"{type(self).__name__}: the step divides by zero with this configuration "
                 f"(alpha or sigma is 0 there); diffusers returns NaN or infinity"
             ) from error
-        row = Row(update, self._transform(), run.contract is not None)
-        run.rows[key] = row
+        in_kernel = run.contract is not None and self._noise_in_kernel and not given
+        row = Row(update, self._transform(), in_kernel)
+        run.rows[key, given] = row
         return row
 
     def _advance(
@@ -167,8 +189,9 @@ class FusedScheduler:
         z: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The step that ``key`` names; the noise of it is ``z``, or drawn as number ``draw``."""
-        row = run.rows.get(key) or self._row(run, key)
-        if row.draws and z is None:
+        given = z is not None
+        row = run.rows.get((key, given)) or self._row(run, key, given)
+        if row.draws and not given:
             if run.contract is None:
                 z = normal(output.shape, generator, output.device, dtype or output.dtype)
             else:

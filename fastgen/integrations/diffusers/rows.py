@@ -25,7 +25,7 @@ def symbol(index: int) -> Form:
 
 
 x, out, data, noise = (symbol(i) for i in (SAMPLE, OUTPUT, DATA, NOISE))
-r = [symbol(FIRST_REGISTER + i) for i in range(8)]  # registers r[0], r[1], ...
+r = [symbol(FIRST_REGISTER + i) for i in range(16)]  # registers r[0], r[1], ...
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,14 @@ class Row:
     """An `Update` as one `combine`: which tensors in which order, and the table.
 
     inputs: indices of the tensors it reads. keep: (register, index it takes over or None if it is
-    written). before: the row that computes what a "threshold" transforms, read here as DATA.
+    written). before: the row that computes what a "threshold" transforms, read here as DATA; it
+    is no step, so ``steps`` is False and the registers stay.
     """
 
-    def __init__(self, update: Update, transform: Transform, contract: bool) -> None:
+    def __init__(
+        self, update: Update, transform: Transform, contract: bool, steps: bool = True
+    ) -> None:
+        self.steps = steps
         forms = [update.sample]
         if update.returned is not None:
             forms.append(update.returned)
@@ -71,7 +75,7 @@ class Row:
             )
             forms = [update.sample, *(_substitute(f, raw) for f in forms[1:])]
         elif transform == "threshold":
-            self.before = Row(Update(update.raw), None, contract)
+            self.before = Row(Update(update.raw), None, contract, steps=False)
         keep: list[tuple[int, int | None]] = []
         for register, form in update.keep.items():
             source = _renamed(form)

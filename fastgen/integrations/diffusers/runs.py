@@ -71,6 +71,7 @@ class Run:
             self.positions.setdefault(t, []).append(i)
         self.rows: dict[Any, Row] = {}
         self.layouts: dict[Any, tuple[Any, torch.dtype, torch.dtype, int]] = {}
+        self.grids: dict[str, list[float]] = {}
         self.contract: Contract | None = None
         self.held: dict[int, Held] = {}
         self.free: list[Held] = []
@@ -143,7 +144,7 @@ class Run:
         if not run(row.address, threads, inputs, outputs):
             self._start_over(shape)  # other shapes or dtypes
             return self.advance(row, kind, sample, output, z)
-        if held or row.keep:
+        if row.steps and (held or row.keep):
             self._keep(row, given, buffers)
         return result, second
 
@@ -217,9 +218,9 @@ class Run:
             clip=row.clip,
             noise=self.contract.noise if row.noise and self.contract is not None else None,
         )
-        kept = results[1 + row.returns :]
-        self._keep(row, given, [(t, t) for t in kept])
-        self.recorded = any(t.requires_grad for t, _ in self.held.values())
+        if row.steps:
+            self._keep(row, given, [(t, t) for t in results[1 + row.returns :]])
+            self.recorded = any(t.requires_grad for t, _ in self.held.values())
         return results[0], results[1] if row.returns else None
 
 
