@@ -181,6 +181,8 @@ FourWords philox(const FourWords& counter, const std::array<uint32_t, 2>& key) {
 
 }  // namespace
 
+void bind_steps(py::module_& m);
+
 PYBIND11_MODULE(_C, m) {
   m.doc() = "CPU kernels on raw addresses; nothing is checked here. Use fastgen.kernels.cpp.";
   fastgen::isa();  // an unusable FASTGEN_ISA is reported on import
@@ -201,4 +203,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("isa", &fastgen::isa, "The instruction set in use.");
   m.def("set_isa", &fastgen::set_isa, "Use another instruction set, for tests and benchmarks.");
   m.def("supported_isas", &fastgen::supported_isas, "Instruction sets this CPU can run.");
+  bind_steps(m);
 }

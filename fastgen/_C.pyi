@@ -25,6 +25,17 @@ def describe_combine(
     draws_per_row: bool,
     noises: int,
 ) -> Callable[[int, list[Tensor]], bool]: ...
+def describe_layout(
+    type: type[Tensor],
+    shape: torch.Size,
+    rows: int,
+    elements: int,
+    dtypes: tuple[torch.dtype, ...],
+    inputs: list[int],
+    outputs: list[int],
+    clip: tuple[float, float] | None,
+    noise: tuple[int, int, int, int, int, int] | None,
+) -> Callable[[int, int, list[Tensor | int], list[Tensor | int]], bool]: ...
 def normals(
     rows: int, elements: int, noise: _Noise, draw: int, output: int, dtype: int, threads: int
 ) -> None: ...

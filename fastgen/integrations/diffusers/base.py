@@ -1,0 +1,266 @@
+"""What all schedulers here share: diffusers' configuration and grids, this library's steps."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from typing import Any, ClassVar
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from torch import Tensor
+
+from fastgen.errors import nearest
+from fastgen.integrations.diffusers.rows import Row, Transform, Update, out, x
+from fastgen.integrations.diffusers.runs import Contract, Generators, Kind, Run
+from fastgen.plans.forms import Form
+
+NOISES = ("torch", "contract")
+# Tables of that many grids are kept: a program that alternates between a few pays for none.
+GRIDS = 8
+
+
+class FusedScheduler:
+    """Runs every `step` of a diffusers scheduler as one kernel call on a table made beforehand.
+
+    A class here derives from this one and from diffusers' class of the same name. Options, grids,
+    saving, loading, `add_noise` and `get_velocity` are diffusers' own; the step's coefficients are
+    computed in float64 on the host from its float32 tables, when a step is first taken, and kept
+    for later runs on the same grid.
+
+    Args:
+        noise: "torch" takes noise from the generator exactly as diffusers does; "contract" makes
+            it in the kernel, a function of (seed, sample, step, element) alone (`fastgen.randn`),
+            with the generators' initial seeds.
+        seed: for "contract" where a step is given no generator; by default one is drawn for each
+            run from torch's global generator.
+    """
+
+    _kind: ClassVar[Kind] = "promoted"
+    _noise_in_kernel: ClassVar[bool] = True
+    _grids: ClassVar[tuple[str, ...]] = ()
+    _family: ClassVar[dict[str, type]] = {}
+    _run: Run | None = None
+    _noise: tuple[str, int | None] = ("torch", None)
+    _known: tuple[Any, dict[Any, dict[Any, Row]]] = (None, {})
+    _begin_index: int | None = None
+    _step_index: int | None = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        """Pipelines save where a class comes from: say diffusers, so that it can load them."""
+        self = super().__new__(cls)
+        self.__dict__["__module__"] = _peer(cls).__module__
+        return self
+
+    def __init_subclass__(cls) -> None:
+        """Wrap what diffusers inspects by its signature."""
+        super().__init_subclass__()
+        peer = _peer(cls)
+        if peer is None or cls.__name__ != peer.__name__:
+            return  # what several schedulers share, or a user's subclass
+        FusedScheduler._family[cls.__name__] = cls
+        cls.__init__ = _initialiser(peer.__init__)  # type: ignore[method-assign]
+        cls.set_timesteps = _timesteps_setter(peer.set_timesteps)  # type: ignore[attr-defined]
+
+    @classmethod
+    def _get_compatibles(cls) -> list[type]:
+        peers: list[type] = super()._get_compatibles()  # type: ignore[misc]
+        return [FusedScheduler._family.get(c.__name__, c) for c in peers]
+
+    def set_noise(self, noise: str = "torch", seed: int | None = None) -> None:
+        """Where the steps' noise comes from; see the class.
+
+        Raises:
+            ValueError: for another name, or a seed where the noise is torch's.
+        """
+        if noise not in NOISES:
+            raise ValueError(f"noise={noise!r}: expected one of {NOISES}{nearest(noise, NOISES)}")
+        if noise == "torch" and seed is not None:
+            raise ValueError(
+                f"seed={seed}: with noise='torch' the generator given to step() has the seed; "
+                "use noise='contract'"
+            )
+        self._noise = noise, seed
+        self._known = (None, {})
+        if self._run is not None:
+            self._begin()
+
+    def index_for_timestep(
+        self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None
+    ) -> int:
+        """Position of a timestep in the grid, found among host numbers.
+
+        Raises:
+            IndexError: if it is not there.
+        """
+        run = self._current()
+        if schedule_timesteps is not None and schedule_timesteps is not run.timesteps:
+            peer: Any = super()
+            return int(peer.index_for_timestep(timestep, schedule_timesteps))
+        index = run.index(timestep)
+        return self._missing(run, timestep) if index is None else index
+
+    def _missing(self, run: Run, timestep: float | Tensor) -> int:
+        raise IndexError(
+            f"timestep={run.value(timestep)}: not in scheduler.timesteps, which set_timesteps made"
+        )
+
+    def _init_step_index(self, timestep: float | Tensor) -> None:
+        begin = self._begin_index
+        self._step_index = self.index_for_timestep(timestep) if begin is None else begin
+
+    def _begin(self, keep: Run | None = None) -> Run:
+        """Take over the grid that diffusers has set; ``keep``: with the history of that run."""
+        me: Any = self
+        run = Run(me.timesteps, me.__dict__.get("sigmas"), me._internal_dict)
+        config, grids = self._known
+        if config is not run.config:
+            grids = {}
+            self._known = (run.config, grids)
+        key = (*run.host_timesteps, None, *run.host_sigmas)
+        if key not in grids and len(grids) >= GRIDS:
+            grids.clear()
+        run.rows = grids.setdefault(key, {})
+        if self._noise[0] == "contract":
+            run.contract = Contract(self._noise[1])
+        if keep is not None:
+            run.held, run.data = keep.held, keep.data
+        for name in self._grids:  # here, where reading from a device is no surprise
+            if name in self.__dict__:
+                self._grid(run, name)
+        self._run = run
+        return run
+
+    def _current(self) -> Run:
+        """The run, also after someone has assigned other timesteps or sigmas."""
+        run, own = self._run, self.__dict__
+        if run is None or run.config is not own["_internal_dict"]:
+            return self._begin()
+        if run.timesteps is not own["timesteps"] or run.sigmas is not own.get("sigmas"):
+            return self._begin(run)
+        return run
+
+    def _grid(self, run: Run, name: str) -> list[float]:
+        """Another table of the grid than sigmas, as host numbers."""
+        if name not in run.grids:
+            run.grids[name] = getattr(self, name).tolist()
+        return run.grids[name]
+
+    def _at(self, timestep: float | Tensor) -> int:
+        """The position of this step; counted from the first step on."""
+        k = self._step_index
+        if k is None:
+            self._init_step_index(timestep)
+            k = self._step_index
+            assert k is not None
+        return k
+
+    def _transform(self) -> Transform:
+        """What happens to the data prediction before it is used."""
+        return None
+
+    def _update(self, run: Run, key: Any) -> Update:
+        """The step's forms: the mathematics of the scheduler."""
+        raise NotImplementedError
+
+    def _row(self, run: Run, key: Any, given: bool) -> Row:
+        """The row of a step; ``given``: its noise comes from the caller, whatever makes others."""
+        try:
+            update = self._update(run, key)
+        except ZeroDivisionError as error:
+            raise ValueError(
+                f"{type(self).__name__}: the step divides by zero with this configuration "
+                f"(alpha or sigma is 0 there); diffusers returns NaN or infinity"
+            ) from error
+        in_kernel = run.contract is not None and self._noise_in_kernel and not given
+        row = Row(update, self._transform(), in_kernel)
+        run.rows[key, given] = row
+        return row
+
+    def _advance(
+        self,
+        run: Run,
+        key: Any,
+        sample: Tensor,
+        output: Tensor,
+        generator: Generators = None,
+        draw: int = 0,
+        dtype: torch.dtype | None = None,
+        z: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The step that ``key`` names; the noise of it is ``z``, or drawn as number ``draw``."""
+        given = z is not None
+        row = run.rows.get((key, given)) or self._row(run, key, given)
+        if row.draws and not given:
+            if run.contract is None:
+                z = normal(output.shape, generator, output.device, dtype or output.dtype)
+            else:
+                run.use_contract(generator, output, draw)
+        if row.before is not None:
+            raw, _ = run.advance(row.before, "promoted", sample, output, z)
+            me: Any = self
+            run.data = me._threshold_sample(raw)
+        return run.advance(row, self._kind, sample, output, z)
+
+
+def _peer(cls: type) -> Any:
+    """diffusers' class behind one of ours."""
+    return next((c for c in cls.__mro__ if c.__module__.startswith("diffusers.")), None)
+
+
+def normal(
+    shape: torch.Size, generator: Generators, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """diffusers' noise, bit for bit: `randn_tensor`, with a short way for the usual case."""
+    if device.type == "cpu" and not isinstance(generator, list):
+        return torch.randn(shape, generator=generator, dtype=dtype)
+    z: Tensor = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
+    return z
+
+
+def prediction(kind: str, alpha: float, sigma: float, allowed: tuple[str, ...], name: str) -> Form:
+    """The data prediction x0 of a model output, x = alpha x0 + sigma eps.
+
+    Raises:
+        ValueError: for a kind that the scheduler does not know.
+    """
+    if kind not in allowed:
+        raise ValueError(f"prediction_type={kind!r}: {name} knows {', '.join(allowed)}")
+    if kind == "epsilon":
+        return (x - sigma * out) / alpha
+    if kind == "v_prediction":
+        return alpha * x - sigma * out
+    if kind == "flow_prediction":
+        return x - sigma * out
+    return out
+
+
+def _initialiser(original: Any) -> Any:
+    @functools.wraps(original)
+    def __init__(  # noqa: N807
+        self: FusedScheduler, *args: Any, noise: str = "torch", seed: int | None = None, **kwargs: Any
+    ) -> None:
+        self.set_noise(noise, seed)
+        original(self, *args, **kwargs)
+
+    signature = inspect.signature(original)
+    parameters = list(signature.parameters.values())
+    named = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    rest = [p for p in parameters if p.kind is p.VAR_KEYWORD]
+    own = [
+        inspect.Parameter("noise", inspect.Parameter.KEYWORD_ONLY, default="torch"),
+        inspect.Parameter("seed", inspect.Parameter.KEYWORD_ONLY, default=None),
+    ]
+    __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[*named, *own, *rest]
+    )
+    return __init__
+
+
+def _timesteps_setter(original: Any) -> Any:
+    @functools.wraps(original)
+    def set_timesteps(self: FusedScheduler, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self._begin()
+
+    return set_timesteps

@@ -1,0 +1,249 @@
+"""Schedulers on the discrete chain: a step from training index t to an earlier one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
+from diffusers.schedulers.scheduling_ddim_inverse import (
+    DDIMSchedulerOutput as DDIMInverseSchedulerOutput,
+)
+from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
+from torch import Tensor
+
+from fastgen.integrations.diffusers.base import FusedScheduler, normal, prediction
+from fastgen.integrations.diffusers.rows import Transform, Update, data, noise, out, x
+from fastgen.integrations.diffusers.runs import Generators, Run
+from fastgen.plans.forms import Form
+
+KINDS = ("epsilon", "sample", "v_prediction")
+
+
+class Chain(FusedScheduler):
+    """Alphas of the chain as host numbers, and the options that DDPM, DDIM and LCM share."""
+
+    _alphas: tuple[Tensor | None, list[float]] = (None, [])
+
+    def _alpha_bar(self, t: float) -> float:
+        """alpha_bar at a training index; -1 and below: at the data."""
+        me: Any = self
+        if self._alphas[0] is not me.alphas_cumprod:
+            self._alphas = (me.alphas_cumprod, me.alphas_cumprod.tolist())
+        return self._alphas[1][int(t)]
+
+    def _final(self) -> float:
+        """alpha_bar at the data."""
+        me: Any = self
+        return float(me.final_alpha_cumprod)
+
+    def _transform(self) -> Transform:
+        config: Any = self.__dict__["_internal_dict"]
+        if config.get("thresholding"):
+            return "threshold"
+        bound = config["clip_sample_range"]
+        return (-bound, bound) if config["clip_sample"] else None
+
+    def _raw(self, alpha_bar: float) -> Form:
+        config: Any = self.__dict__["_internal_dict"]
+        return prediction(
+            config["prediction_type"],
+            math.sqrt(alpha_bar),
+            math.sqrt(1 - alpha_bar),
+            KINDS,
+            type(self).__name__,
+        )
+
+    def _epsilon(self, alpha_bar: float, *, clipped: bool = False) -> Form:
+        """The noise prediction; ``clipped``: of the data prediction after its transform."""
+        config: Any = self.__dict__["_internal_dict"]
+        kind, a, s = config["prediction_type"], math.sqrt(alpha_bar), math.sqrt(1 - alpha_bar)
+        if clipped:
+            return (x - a * data) / s
+        if kind == "sample":
+            return (x - a * out) / s
+        return out if kind == "epsilon" else a * out + s * x
+
+
+class DDPMScheduler(Chain, diffusers.DDPMScheduler):
+    """Ancestral sampling of the chain (Ho et al. 2020, arXiv 2006.11239, Algorithm 2).
+
+    x_prev = c_0 x0 + c_t x_t + sqrt(var) z with the posterior's weights
+    c_0 = sqrt(ab_prev) beta / (1 - ab), c_t = sqrt(1 - beta) (1 - ab_prev) / (1 - ab), where
+    1 - beta = ab / ab_prev. Learned variances as Nichol and Dhariwal 2021, arXiv 2102.09672.
+    """
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
+        """The previous sample and the data prediction; as diffusers' step."""
+        run = self._current()
+        t = run.value(timestep)
+        learned, output = None, model_output
+        if self.variance_type in ("learned", "learned_range") and (
+            model_output.shape[1] == 2 * sample.shape[1]
+        ):
+            output, learned = (part.contiguous() for part in model_output.chunk(2, dim=1))
+        z = None
+        if learned is not None and t > 0:
+            if run.contract is not None:
+                raise ValueError(
+                    f"noise='contract' with variance_type={self.variance_type!r}: the deviation is "
+                    "a tensor there; use noise='torch'"
+                )
+            z = normal(output.shape, generator, output.device, output.dtype)
+            z = self._deviation(run, t, learned) * z
+        key = (t, self.variance_type, learned is not None)
+        prev, data = self._advance(run, key, sample, output, generator, int(t) + 1, z=z)
+        assert data is not None
+        if not return_dict:
+            return prev, data
+        return DDPMSchedulerOutput(prev_sample=prev, pred_original_sample=data)
+
+    def _previous(self, run: Run, t: float) -> float:
+        """The index before t in the grid; -1 after the last."""
+        if not (self.custom_timesteps or self.num_inference_steps):
+            return t - 1
+        index = run.positions.get(t)
+        if index is None:
+            self._missing(run, t)
+        at = index[0] + 1
+        return run.host_timesteps[at] if at < len(run.host_timesteps) else -1
+
+    def _variances(self, run: Run, t: float) -> tuple[float, float, float, float]:
+        """ab_t, ab_prev, beta, and the posterior's variance, which is kept above 1e-20."""
+        previous = self._previous(run, t)
+        here = self._alpha_bar(t)
+        there = self._alpha_bar(previous) if previous >= 0 else 1.0
+        beta = 1 - here / there
+        return here, there, beta, max((1 - there) / (1 - here) * beta, 1e-20)
+
+    def _deviation(self, run: Run, t: float, learned: Tensor) -> Tensor:
+        """sqrt(var) where the network predicts it, or where between its bounds it lies."""
+        if self.variance_type == "learned":
+            return learned**0.5
+        _, _, beta, small = self._variances(run, t)
+        fraction = (learned + 1) / 2
+        return torch.exp(0.5 * (fraction * math.log(beta) + (1 - fraction) * math.log(small)))
+
+    def _update(self, run: Run, key: Any) -> Update:
+        t, kind, learned = key
+        here, there, beta, small = self._variances(run, t)
+        mean = (
+            math.sqrt(there) * beta / (1 - here) * data
+            + math.sqrt(here / there) * (1 - there) / (1 - here) * x
+        )
+        raw = self._raw(here)
+        if t <= 0:
+            return Update(mean, raw, data)
+        deviation = {
+            "fixed_small": math.sqrt(small),
+            "fixed_small_log": math.sqrt(small),
+            "fixed_large": math.sqrt(beta),
+            # Its root of the logarithm of beta is the peer's, and so no number below beta = 1.
+            "fixed_large_log": math.nan if beta < 1 else 0.0,
+        }
+        scale = 1.0 if learned else deviation[kind] if kind in deviation else None
+        if scale is None or math.isnan(scale):
+            raise ValueError(
+                f"variance_type={kind!r}: "
+                + (
+                    "diffusers takes the root of log(beta) < 0 there, which is NaN; use "
+                    "'fixed_large'"
+                    if kind in deviation
+                    else "expected a model output with twice the channels of the sample"
+                    if kind in ("learned", "learned_range")
+                    else f"expected one of {', '.join(deviation)}, learned, learned_range"
+                )
+            )
+        return Update(mean + scale * noise, raw, data, draws=True)
+
+
+class DDIMScheduler(Chain, diffusers.DDIMScheduler):
+    """Song et al. 2021, arXiv 2010.02502, eq. 12, in strides of num_train_timesteps // steps.
+
+    x_prev = sqrt(ab_prev) x0 + sqrt(1 - ab_prev - std^2) eps + std z,
+    std^2 = eta^2 (1 - ab_prev) / (1 - ab) (1 - ab / ab_prev).
+    """
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        eta: float = 0.0,
+        use_clipped_model_output: bool = False,
+        generator: Generators = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
+        """The previous sample and the data prediction; as diffusers' step."""
+        steps = self.num_inference_steps
+        if steps is None:
+            raise ValueError("num_inference_steps=None: call set_timesteps before step")
+        if variance_noise is not None and generator is not None and eta > 0:
+            raise ValueError("variance_noise and generator: give one of the two")
+        run = self._current()
+        t = run.value(timestep)
+        key = (t, eta, use_clipped_model_output, variance_noise is not None, steps)
+        prev, data = self._advance(
+            run, key, sample, model_output, generator, int(t) + 1, z=variance_noise
+        )
+        assert data is not None
+        if not return_dict:
+            return prev, data
+        return DDIMSchedulerOutput(prev_sample=prev, pred_original_sample=data)
+
+    def _update(self, run: Run, key: Any) -> Update:
+        t, eta, clipped, _, steps = key
+        previous = t - self.config.num_train_timesteps // steps
+        here = self._alpha_bar(t)
+        there = self._alpha_bar(previous) if previous >= 0 else self._final()
+        variance = (1 - there) / (1 - here) * (1 - here / there)
+        deviation = eta * math.sqrt(variance) if eta else 0.0
+        direction = math.sqrt(max(1 - there - deviation**2, 0.0))
+        raw = self._raw(here)
+        mean = math.sqrt(there) * data + direction * self._epsilon(here, clipped=clipped)
+        return Update(mean + deviation * noise, raw, data, draws=eta > 0)
+
+
+class DDIMInverseScheduler(Chain, diffusers.DDIMInverseScheduler):
+    """DDIM run backwards, from data to noise (Song et al. 2021, arXiv 2010.02502, section 4.3)."""
+
+    def _final(self) -> float:
+        return float(self.initial_alpha_cumprod)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        return_dict: bool = True,
+    ) -> DDIMInverseSchedulerOutput | tuple[Tensor, Tensor]:
+        """The noisier sample and the data prediction; as diffusers' step."""
+        run = self._current()
+        steps = self.num_inference_steps
+        if steps is None:
+            raise ValueError("num_inference_steps=None: call set_timesteps before step")
+        key = (run.value(timestep), steps)
+        prev, data = self._advance(run, key, sample, model_output)
+        assert data is not None
+        if not return_dict:
+            return prev, data
+        return DDIMInverseSchedulerOutput(prev_sample=prev, pred_original_sample=data)
+
+    def _update(self, run: Run, key: Any) -> Update:
+        there, steps = key
+        length = self.config.num_train_timesteps
+        here = min(there - length // steps, length - 1)
+        ab = self._alpha_bar(here) if here >= 0 else self._final()
+        ab_next = self._alpha_bar(there)
+        raw, eps = self._raw(ab), self._epsilon(ab)
+        return Update(math.sqrt(ab_next) * data + math.sqrt(1 - ab_next) * eps, raw, data)

@@ -1,0 +1,378 @@
+"""Exponential integrators in log-SNR: DPM-Solver (++), multistep and singlestep, and DEIS.
+
+With lambda = log(alpha / sigma), h = lambda_t - lambda_s, and m the data prediction ("++") or the
+noise prediction, a step of first order is x_t = (sigma_t / sigma_s) x - alpha_t (e^-h - 1) m, or
+x_t = (alpha_t / alpha_s) x - sigma_t (e^h - 1) m; higher orders add divided differences of m.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import diffusers
+import torch
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
+from torch import Tensor
+
+from fastgen.integrations.diffusers.base import FusedScheduler, prediction
+from fastgen.integrations.diffusers.rows import Transform, Update, data, noise, out, r, x
+from fastgen.integrations.diffusers.runs import Generators, Run
+from fastgen.integrations.diffusers.sigmas import edm_denoised
+from fastgen.plans.forms import Form
+
+KINDS = ("epsilon", "sample", "v_prediction", "flow_prediction")
+# D0, D1 as the midpoint rule weights it, D1 as Heun's does, D2.
+Terms: TypeAlias = "tuple[Form, Form | None, Form | None, Form | None]"
+START = 15  # register of the state that a singlestep method started from
+
+
+class Exponential(FusedScheduler):
+    """Half log-SNR, conversions and the updates of DPM-Solver's papers."""
+
+    def _missing(self, run: Run, timestep: float | Tensor) -> int:
+        return len(run.host_timesteps) - 1
+
+    def _transform(self) -> Transform:
+        return "threshold" if self.__dict__["_internal_dict"]["thresholding"] else None
+
+    def _scales(self, sigma: float) -> tuple[float, float]:
+        """alpha and sigma of the process where the grid says sigma."""
+        if self.__dict__["_internal_dict"].get("use_flow_sigmas"):
+            return 1 - sigma, sigma
+        alpha = 1 / math.sqrt(sigma**2 + 1)
+        return alpha, sigma * alpha
+
+    def _log_snr(self, sigma: float) -> float:
+        alpha, sigma = self._scales(sigma)
+        if sigma == 0:
+            return math.inf
+        return math.log(alpha) - math.log(sigma) if alpha > 0 else -math.inf
+
+    def _value(self, sigma: float, data_prediction: bool) -> tuple[Form, Form | None]:
+        """What the multistep formula is of, and the data prediction behind it if it is that."""
+        config: Any = self.__dict__["_internal_dict"]
+        kind, (a, s) = config["prediction_type"], self._scales(sigma)
+        kinds = KINDS if data_prediction else KINDS[:3]
+        raw = prediction(kind, a, s, kinds, f"{type(self).__name__} with this algorithm_type")
+        if data_prediction:
+            return data, raw
+        if config["thresholding"]:
+            return (x - a * data) / s, raw
+        return self._epsilon(kind, a, s), None
+
+    def _epsilon(self, kind: str, a: float, s: float) -> Form:
+        if kind == "epsilon":
+            return out
+        if kind == "sample":
+            return (x - a * out) / s
+        if kind == "v_prediction":
+            return a * out + s * x
+        return ((1 - a) * x + a * s * out) / s  # a flow's: of x0 = x - sigma v
+
+    def _output(self, model_output: Tensor) -> Tensor:
+        """The model's output without a learned variance, which these solvers have no use for."""
+        config: Any = self.__dict__["_internal_dict"]
+        learned = config.get("variance_type") in ("learned", "learned_range")
+        if learned and config["prediction_type"] == "epsilon":
+            return model_output[:, :3].contiguous()
+        return model_output
+
+    def _solve(
+        self, algorithm: str, at: Form, start: float, end: float, terms: Terms
+    ) -> Form:
+        """x_t of DPM-Solver from ``at``, with D0, D1 (midpoint's), D1 and D2 (heun's) as terms.
+
+        "dpmsolver++": (sigma_t / sigma_s) x - alpha_t [E D0 + E/2 D1 or -(E/h + 1) D1 +
+        ((E + h) / h^2 - 1/2) D2], E = e^-h - 1; "dpmsolver": sigma_t and e^h - 1 in place of
+        alpha_t and E, (alpha_t / alpha_s) x; the SDE's forms are those with e^-2h and noise.
+        """
+        (a_s, s_s), (a_t, s_t) = self._scales(start), self._scales(end)
+        h = self._log_snr(end) - self._log_snr(start)
+        zeroth, middle, first, second = terms
+        if algorithm.endswith("++"):
+            # The SDE's form has -2h for -h, and other signs of D2's coefficient.
+            z = -h if algorithm == "dpmsolver++" else -2 * h
+            linear, weight, sign = s_t / s_s, a_t, -0.5 if z == -h else 0.5
+            if z != -h:
+                linear *= math.exp(-h)
+        else:
+            z, linear, sign = h, a_t / a_s, -0.5
+            weight = s_t if algorithm == "dpmsolver" else 2 * s_t
+        e = math.expm1(z)
+        result = linear * at - weight * e * zeroth
+        if middle is not None:
+            result = result - 0.5 * weight * e * middle
+        if first is not None:
+            result = result - weight * (e / z - 1) * first
+        if second is not None:
+            result = result - weight * ((e - z) / z**2 + sign) * second
+        if algorithm == "sde-dpmsolver++":
+            result = result + s_t * math.sqrt(-e) * noise
+        elif algorithm == "sde-dpmsolver":
+            result = result + s_t * math.sqrt(math.expm1(2 * h)) * noise
+        return result
+
+
+class Multistep(Exponential):
+    """Order and history of DPM-Solver's multistep methods (Lu et al. 2022, arXiv 2211.01095)."""
+
+    def _order(self, run: Run, k: int) -> int:
+        """1, 2 or 3: lower at the start and, with lower_order_final, in the last steps."""
+        me, config = self.__dict__, self.__dict__["_internal_dict"]
+        left, few = len(run.host_timesteps) - k, len(run.host_timesteps) < 15
+        known = min(me["lower_order_nums"], len(run.held))
+        final = left == 1 and (
+            config.get("euler_at_final", False)
+            or (config["lower_order_final"] and few)
+            or config.get("final_sigmas_type") == "zero"
+        )
+        if config["solver_order"] == 1 or known < 1 or final:
+            return 1
+        second = left == 2 and config["lower_order_final"] and few
+        return 2 if config["solver_order"] == 2 or known < 2 or second else 3
+
+    def _multistep(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        generator: Generators = None,
+        variance_noise: Tensor | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        own = self.__dict__
+        if own["num_inference_steps"] is None:
+            raise ValueError("num_inference_steps=None: call set_timesteps before step")
+        run = self._current()
+        k = self._at(timestep)
+        order = own["_internal_dict"]["solver_order"]
+        known = own["lower_order_nums"]
+        key = (k, min(known, order - 1))
+        output = self._output(model_output)
+        prev, _ = self._advance(
+            run, key, sample, output, generator, k + 1, dtype=dtype, z=variance_noise
+        )
+        if known < order:
+            self.lower_order_nums = known + 1
+        self._step_index = k + 1
+        return prev
+
+    def _history(self, run: Run, current: Form) -> dict[int, Form]:
+        """The registers after the step: this value and the ones before, as many as are read."""
+        size = self.__dict__["_internal_dict"]["solver_order"] - 1
+        values = [current, *r[: min(len(run.held), size - 1)]]
+        return dict(enumerate(values[:size]))
+
+    def _update(self, run: Run, key: Any) -> Update:
+        k, _ = key
+        config: Any = self.__dict__["_internal_dict"]
+        algorithm, kind = config["algorithm_type"], config["solver_type"]
+        s, t = run.host_sigmas[k : k + 2]
+        value, raw = self._value(s, algorithm.endswith("++"))
+        order = self._order(run, k)
+        middle = first = second = None
+        if order > 1:
+            lam = [self._log_snr(run.host_sigmas[i]) for i in range(k + 1, k - order, -1)]
+            h, h0 = lam[0] - lam[1], lam[1] - lam[2]
+            slope = h / h0 * (value - r[0])
+            if order == 2:
+                middle, first = (slope, None) if kind == "midpoint" else (None, slope)
+            else:
+                if algorithm == "sde-dpmsolver" or not self._third(algorithm):
+                    raise ValueError(
+                        f"solver_order=3 with algorithm_type={algorithm!r}: "
+                        f"{type(self).__name__} has no such step; use order 2"
+                    )
+                h1 = lam[2] - lam[3]
+                older = h / h1 * (r[0] - r[1])
+                difference = slope - older
+                first = slope + h0 / (h0 + h1) * difference
+                second = h / (h0 + h1) * difference
+        step = self._solve(algorithm, x, s, t, (value, middle, first, second))
+        draws = algorithm.startswith("sde")
+        return Update(step, raw, keep=self._history(run, value), draws=draws)
+
+    def _third(self, algorithm: str) -> bool:
+        return True
+
+
+class DPMSolverMultistepScheduler(Multistep, diffusers.DPMSolverMultistepScheduler):
+    """DPM-Solver and DPM-Solver++ multistep, ODE and SDE, orders 1 to 3 (arXiv 2211.01095)."""
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        generator: Generators = None,
+        variance_noise: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """The previous sample; as diffusers' step."""
+        prev = self._multistep(
+            model_output, timestep, sample, generator, variance_noise, torch.float32
+        )
+        return SchedulerOutput(prev_sample=prev) if return_dict else (prev,)
+
+
+class EDMDPMSolverMultistepScheduler(Multistep, diffusers.EDMDPMSolverMultistepScheduler):
+    """DPM-Solver++ multistep on EDM's preconditioned network, alpha = 1 (arXiv 2206.00364)."""
+
+    def _scales(self, sigma: float) -> tuple[float, float]:
+        return 1.0, sigma
+
+    def _value(self, sigma: float, data_prediction: bool) -> tuple[Form, Form | None]:
+        return data, edm_denoised(self, x, sigma)
+
+    def _third(self, algorithm: str) -> bool:
+        return algorithm == "dpmsolver++"
+
+    def scale_model_input(self, sample: Tensor, timestep: float | Tensor) -> Tensor:
+        """The network's input for the state ``sample``."""
+        run = self._current()
+        sigma = run.host_sigmas[self._at(timestep)]
+        self.is_scale_input_called = True
+        return sample / math.sqrt(sigma**2 + self.config.sigma_data**2)
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """The previous sample; as diffusers' step."""
+        prev = self._multistep(model_output, timestep, sample, generator)
+        return SchedulerOutput(prev_sample=prev) if return_dict else (prev,)
+
+
+class DEISMultistepScheduler(Multistep, diffusers.DEISMultistepScheduler):
+    """Exponential Adams-Bashforth in log rho, rho = sigma / alpha (DEIS, arXiv 2204.13902).
+
+    x_t = alpha_t (x / alpha_s + sum_j c_j eps_j), c_j the integral over rho of the Lagrange
+    polynomial in log rho. The end of a Karras grid is its last sigma again, as in diffusers.
+    """
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """The previous sample; as diffusers' step."""
+        prev = self._multistep(model_output, timestep, sample)
+        return SchedulerOutput(prev_sample=prev) if return_dict else (prev,)
+
+    def _value(self, sigma: float, data_prediction: bool) -> tuple[Form, Form | None]:
+        config: Any = self.__dict__["_internal_dict"]
+        kind, (a, s) = config["prediction_type"], self._scales(sigma)
+        raw = prediction(kind, a, s, KINDS, type(self).__name__)
+        if config["thresholding"]:
+            return (x - a * data) / s, raw
+        return self._epsilon(kind, a, s), None
+
+    def _update(self, run: Run, key: Any) -> Update:
+        k, _ = key
+        s, t = run.host_sigmas[k : k + 2]
+        value, raw = self._value(s, False)
+        (a_s, s_s), (a_t, s_t) = self._scales(s), self._scales(t)
+        order = self._order(run, k)
+        keep = self._history(run, value)
+        if order == 1:
+            h = self._log_snr(t) - self._log_snr(s)
+            return Update(a_t / a_s * x - s_t * math.expm1(h) * value, raw, keep=keep)
+        logs = [-self._log_snr(run.host_sigmas[k - i]) for i in range(order)]
+        weights = log_adams(logs, s_s / a_s, s_t / a_t)
+        values = [value, *r[: order - 1]]
+        step = sum((c * m for c, m in zip(weights, values, strict=True)), x / a_s)
+        return Update(a_t * step, raw, keep=keep)
+
+
+def log_adams(nodes: list[float], start: float, end: float) -> list[float]:
+    """Integrals of the Lagrange polynomials in log rho, d rho from start to end, 2 or 3 nodes.
+
+    The antiderivatives of 1, log rho and log^2 rho are rho, rho (log rho - 1) and
+    rho (log^2 rho - 2 log rho + 2).
+    """
+    log_end, log_start = math.log(end), math.log(start)
+    moments = [
+        end - start,
+        end * (log_end - 1) - start * (log_start - 1),
+        end * (log_end**2 - 2 * log_end + 2) - start * (log_start**2 - 2 * log_start + 2),
+    ]
+    result = []
+    for j, own in enumerate(nodes):
+        others = [n for i, n in enumerate(nodes) if i != j]
+        if len(others) == 1:
+            result.append((moments[1] - others[0] * moments[0]) / (own - others[0]))
+        else:
+            b, c = others
+            area = moments[2] - (b + c) * moments[1] + b * c * moments[0]
+            result.append(area / ((own - b) * (own - c)))
+    return result
+
+
+class DPMSolverSinglestepScheduler(Exponential, diffusers.DPMSolverSinglestepScheduler):
+    """DPM-Solver and DPM-Solver++ singlestep (Lu et al. 2022, arXiv 2206.00927, 2211.01095).
+
+    Groups of 2 or 3 steps that go to each of their ends from the group's start.
+    """
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: int | Tensor,
+        sample: Tensor,
+        generator: Generators = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """The previous sample; as diffusers' step."""
+        if self.num_inference_steps is None:
+            raise ValueError("num_inference_steps=None: call set_timesteps before step")
+        run = self._current()
+        k = self._at(timestep)
+        known = len(run.held) - 1 if run.held else 0
+        order = min(self.order_list[k], known + 1)
+        key = (k, order, known)
+        output = self._output(model_output)
+        dtype = torch.promote_types(sample.dtype, output.dtype)
+        prev, _ = self._advance(run, key, sample, output, generator, k + 1, dtype=dtype)
+        self._step_index = k + 1
+        return SchedulerOutput(prev_sample=prev) if return_dict else (prev,)
+
+    def _update(self, run: Run, key: Any) -> Update:
+        k, order, known = key
+        config: Any = self.__dict__["_internal_dict"]
+        algorithm, kind = config["algorithm_type"], config["solver_type"]
+        if config["thresholding"] and algorithm == "dpmsolver":
+            raise ValueError(
+                "thresholding=True with algorithm_type='dpmsolver': diffusers' singlestep "
+                "scheduler indexes its tables with None there; use algorithm_type='dpmsolver++'"
+            )
+        value, raw = self._value(run.host_sigmas[k], algorithm.endswith("++"))
+        # m[j]: the value j steps ago; the group starts at the oldest, from which D0 is taken.
+        m = [value, *r[: order - 1]]
+        sigmas = run.host_sigmas[k + 1 - order : k + 2]
+        start, end = sigmas[0], sigmas[-1]
+        middle = first = second = None
+        if order > 1:
+            lam = [self._log_snr(sigma) for sigma in reversed(sigmas)]  # end, newest, ..., start
+            h = lam[0] - lam[-1]
+            newest = h / (lam[1] - lam[-1]) * (m[0] - m[-1])
+            if order == 2:
+                middle, first = (newest, None) if kind == "midpoint" else (None, newest)
+            elif kind == "midpoint":
+                first = newest
+            else:
+                r0, r1 = (lam[1] - lam[-1]) / h, (lam[2] - lam[-1]) / h
+                inner = (m[1] - m[-1]) / r1
+                first = (r0 * inner - r1 * newest) / (r0 - r1)
+                second = 2 * (newest - inner) / (r0 - r1)
+        at = x if order == 1 else r[START]
+        step = self._solve(algorithm, at, start, end, (m[-1], middle, first, second))
+        size = config["solver_order"] - 1
+        keep = dict(enumerate([value, *r[:known]][:size])) | {START: at}
+        return Update(step, raw, keep=keep, draws=algorithm.startswith("sde"))

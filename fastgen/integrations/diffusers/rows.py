@@ -1,0 +1,135 @@
+"""A scheduler's step as data: linear forms of the tensors it reads, lowered to one kernel call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fastgen.plans.forms import Form, Value
+
+# What a step may read. From FIRST_REGISTER on: what the scheduler kept from earlier steps.
+SAMPLE, OUTPUT, DATA, NOISE = range(4)
+FIRST_REGISTER = 4
+
+# The data prediction as it enters the step: as it is, clipped, or through a function of a tensor.
+Transform: TypeAlias = tuple[float, float] | Literal["threshold"] | None
+
+
+def symbol(index: int) -> Form:
+    """The tensor with this index as a form."""
+    return Form({Value(index): 1.0})
+
+
+x, out, data, noise = (symbol(i) for i in (SAMPLE, OUTPUT, DATA, NOISE))
+r = [symbol(FIRST_REGISTER + i) for i in range(16)]  # registers r[0], r[1], ...
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one step computes.
+
+    sample: the next state. raw: the data prediction before the transform; ``data`` stands for it
+    afterwards in every other form. returned: a second result. keep: register number -> form, all
+    that the next steps may read. draws: the step takes a noise from the caller's generator, even
+    if no form reads it.
+    """
+
+    sample: Form
+    raw: Form | None = None
+    returned: Form | None = None
+    keep: Mapping[int, Form] = field(default_factory=dict)
+    draws: bool = False
+
+
+class Row:
+    """An `Update` as one `combine`: which tensors in which order, and the table.
+
+    inputs: indices of the tensors it reads. keep: (register, index it takes over or None if it is
+    written). before: the row that computes what a "threshold" transforms, read here as DATA; it
+    is no step, so ``steps`` is False and the registers stay.
+    """
+
+    def __init__(
+        self, update: Update, transform: Transform, contract: bool, steps: bool = True
+    ) -> None:
+        self.steps = steps
+        forms = [update.sample]
+        if update.returned is not None:
+            forms.append(update.returned)
+        self.returns = update.returned is not None
+        self.draws = update.draws
+        self.before: Row | None = None
+        self.clip = transform if isinstance(transform, tuple) else None
+        reads = {s for f in (*forms, *update.keep.values()) for s in f.terms}
+        if update.raw is None or Value(DATA) not in reads:
+            self.clip = None
+        elif transform is None:
+            raw = update.raw
+            update = Update(
+                _substitute(update.sample, raw),
+                keep={k: _substitute(f, raw) for k, f in update.keep.items()},
+            )
+            forms = [update.sample, *(_substitute(f, raw) for f in forms[1:])]
+        elif transform == "threshold":
+            self.before = Row(Update(update.raw), None, contract, steps=False)
+        keep: list[tuple[int, int | None]] = []
+        for register, form in update.keep.items():
+            source = _renamed(form)
+            if (source == DATA and self.clip is not None) or (source == NOISE and contract):
+                source = None  # it exists inside the kernel only
+            if source is None:
+                forms.append(form)
+            keep.append((FIRST_REGISTER + register, source))
+        self.keep = tuple(keep)
+        self.taken = frozenset(source for _, source in keep if source is not None)
+        self.written = sum(source is None for _, source in keep)
+
+        clipped = [] if self.clip is None or update.raw is None else [update.raw]
+        read = {s.index for f in forms + clipped for s in f.terms if isinstance(s, Value)}
+        if self.clip is not None:
+            read.discard(DATA)
+        self.noise = contract and NOISE in read
+        if self.noise:
+            read.discard(NOISE)
+        self.inputs = tuple(sorted(read)) or (SAMPLE,)
+        columns = [*self.inputs, *([DATA] if clipped else []), *([NOISE] if self.noise else [])]
+        self.table = torch.tensor(
+            [[[f.terms.get(Value(c), 0.0) for c in columns] for f in clipped + forms]],
+            dtype=torch.float64,
+        )
+        self.address = self.table.data_ptr()
+        self.signature = (self.inputs, len(forms), self.clip, self.noise)
+        self._tables: dict[torch.device, Tensor] = {}
+
+    @property
+    def outputs(self) -> int:
+        """How many tensors the row computes."""
+        return 1 + self.returns + self.written
+
+    def table_on(self, device: torch.device) -> Tensor:
+        """The table on a device; it is sent once, without waiting for the device."""
+        if device.type == "cpu":
+            return self.table
+        if device not in self._tables:
+            source = self.table.pin_memory() if device.type == "cuda" else self.table
+            self._tables[device] = source.to(device, non_blocking=True)
+        return self._tables[device]
+
+
+def _substitute(form: Form, raw: Form) -> Form:
+    weight = form.terms.get(Value(DATA), 0.0)
+    rest = Form({s: c for s, c in form.terms.items() if s != Value(DATA)})
+    return rest + weight * raw
+
+
+def _renamed(form: Form) -> int | None:
+    """The tensor that the form is, if it is just that."""
+    if len(form.terms) == 1:
+        ((s, c),) = form.terms.items()
+        if c == 1.0 and isinstance(s, Value):
+            return s.index
+    return None

@@ -1,0 +1,254 @@
+"""What a scheduler holds between two steps, and how one row runs on the caller's tensors."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from fastgen import kernels
+from fastgen.integrations.diffusers.rows import FIRST_REGISTER, Row
+from fastgen.kernels import Noise, Stream
+from fastgen.noise import id_tensor, seed_tensor
+
+# Dtype of the next state: that of the model's output, of the sample, or what both promote to.
+Kind: TypeAlias = Literal["output", "sample", "promoted"]
+Generators: TypeAlias = "torch.Generator | list[torch.Generator] | None"
+# A register: the tensor, and what C++ is given for it: the tensor, or the address of our buffer.
+Held: TypeAlias = "tuple[Tensor, Tensor | int]"
+
+
+class Contract:
+    """The library's reproducible noise for a run: seeds, sample ids and the current draw.
+
+    The seeds are those of the generators; a list of generators makes every sample number 0 of its
+    own seed, so that one image of a batch can be made again alone.
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        self.seed = seed
+        self.noise: Noise | None = None
+        self.key: object = None
+
+    def begin(self) -> None:
+        """A new run: without seed and generator another one is drawn from torch's own."""
+        self.key = None
+
+    def use(self, generator: Generators, rows: int, device: torch.device, draw: int) -> bool:
+        """Point at a draw; True if that needed new tensors, at other addresses."""
+        generators = generator if isinstance(generator, list) else [generator]
+        seeds = tuple(None if g is None else g.initial_seed() for g in generators)
+        key = (seeds, rows, device)
+        fresh = key != self.key
+        if fresh:
+            self.key = key
+            own = [self._own() if s is None else s for s in seeds]
+            ids = [0] * rows if len(own) > 1 else None
+            self.noise = Noise(
+                seed_tensor(own, rows, device),
+                id_tensor(ids, rows, device),
+                torch.zeros(1, dtype=torch.int64, device=device),
+                Stream.SOLVER,
+            )
+        assert self.noise is not None
+        self.noise.draws.fill_(draw)
+        return fresh
+
+    def _own(self) -> int:
+        return int(torch.randint(2**63 - 1, ()).item()) if self.seed is None else self.seed
+
+
+class Run:
+    """Tables, layouts, history and noise of one scheduler on one grid of timesteps."""
+
+    def __init__(self, timesteps: Tensor | None, sigmas: Tensor | None, config: object) -> None:
+        self.timesteps, self.sigmas, self.config = timesteps, sigmas, config
+        self.host_timesteps: list[float] = [] if timesteps is None else timesteps.tolist()
+        self.host_sigmas: list[float] = [] if sigmas is None else sigmas.tolist()
+        self.positions: dict[float, list[int]] = {}
+        for i, t in enumerate(self.host_timesteps):
+            self.positions.setdefault(t, []).append(i)
+        self.rows: dict[Any, Row] = {}
+        self.layouts: dict[Any, tuple[Any, torch.dtype, torch.dtype, int]] = {}
+        self.grids: dict[str, list[float]] = {}
+        self.contract: Contract | None = None
+        self.held: dict[int, Held] = {}
+        self.free: list[Held] = []
+        self.shape: torch.Size | None = None
+        self.recorded = False  # a register has a gradient
+        self.data: Tensor | None = None  # the data prediction after "threshold"
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles: tables and layouts, which hold addresses, are made again."""
+        held = {k: v for k, (v, _) in self.held.items()}
+        return _restored, (self.timesteps, self.sigmas, self.config, held, self.contract)
+
+    def index(self, timestep: float | Tensor) -> int | None:
+        """Position of a timestep in the grid; the second of several, as diffusers has it."""
+        found = self.positions.get(self.value(timestep))
+        return None if found is None else found[min(1, len(found) - 1)]
+
+    def value(self, timestep: float | Tensor) -> float:
+        """The timestep as a number.
+
+        A view into ``scheduler.timesteps``, which is what loops over it give, is placed by its
+        offset; only another tensor on a device must be read from there.
+        """
+        if not isinstance(timestep, Tensor):
+            return timestep
+        grid = self.timesteps
+        if (
+            timestep.device.type != "cpu"
+            and grid is not None
+            and timestep.device == grid.device
+            and timestep.untyped_storage().data_ptr() == grid.untyped_storage().data_ptr()
+        ):
+            return self.host_timesteps[timestep.storage_offset() - grid.storage_offset()]
+        return timestep.item()
+
+    def use_contract(self, generator: Generators, output: Tensor, draw: int) -> None:
+        """Set what rows with noise of their own draw next."""
+        assert self.contract is not None
+        if self.contract.use(generator, output.shape[0], output.device, draw):
+            self.layouts.clear()
+
+    def advance(
+        self, row: Row, kind: Kind, sample: Tensor, output: Tensor, z: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run a row: the next state and the second result; registers change as the row says.
+
+        z: what the row reads as noise.
+        """
+        given = (sample, output, self.data, z)
+        layout = self.layouts.get(row.signature)
+        if layout is None:
+            layout = self._describe(row, kind, given)
+        if layout is None or sample.requires_grad or output.requires_grad or self.recorded:
+            return self._general(row, kind, given)
+        run, dtype, wide, threads = layout
+        held, shape = self.held, sample.shape
+        inputs = [held[i][1] if i >= FIRST_REGISTER else given[i] for i in row.inputs]
+        same = dtype is sample.dtype
+        result = torch.empty_like(sample) if same else torch.empty(shape, dtype=dtype)
+        outputs: list[Tensor | int] = [result]
+        second = None
+        if row.returns:
+            second = torch.empty(shape, dtype=wide)
+            outputs.append(second)
+        buffers: list[Held] = []
+        for _ in range(row.written):
+            buffer = self.free.pop() if self.free else self._buffer(shape, wide)
+            buffers.append(buffer)
+            outputs.append(buffer[1])
+        if not run(row.address, threads, inputs, outputs):
+            self._start_over(shape)  # other shapes or dtypes
+            return self.advance(row, kind, sample, output, z)
+        if row.steps and (held or row.keep):
+            self._keep(row, given, buffers)
+        return result, second
+
+    def _start_over(self, shape: torch.Size) -> None:
+        """Addresses are trusted for one shape only: for another, nothing is."""
+        self.shape = shape
+        self.layouts.clear()
+        self.free = []
+        self.held = {k: (t, t) for k, (t, _) in self.held.items()}
+
+    def _buffer(self, shape: torch.Size, dtype: torch.dtype) -> Held:
+        tensor = torch.empty(shape, dtype=dtype)
+        return tensor, tensor.data_ptr() if dtype is torch.float32 else tensor
+
+    def _keep(self, row: Row, given: tuple[Tensor | None, ...], written: list[Held]) -> None:
+        held, rest = self.held, iter(written)
+        new: dict[int, Held] = {}
+        for register, source in row.keep:
+            if source is None:
+                new[register] = next(rest)
+            elif source >= FIRST_REGISTER:
+                new[register] = held[source]
+            else:
+                tensor = given[source]
+                assert tensor is not None
+                new[register] = (tensor, tensor)
+        for register, entry in held.items():
+            if register not in row.taken and entry[1].__class__ is int:
+                self.free.append(entry)
+        self.held = new
+
+    def _tensors(self, row: Row, given: tuple[Tensor | None, ...]) -> list[Tensor]:
+        found = [self.held[i][0] if i >= FIRST_REGISTER else given[i] for i in row.inputs]
+        return [t for t in found if t is not None]
+
+    def _describe(
+        self, row: Row, kind: Kind, given: tuple[Tensor | None, ...]
+    ) -> tuple[Any, torch.dtype, torch.dtype, int] | None:
+        """The C++ layout for these tensors, or None where only the operator can run them."""
+        tensors = self._tensors(row, given)
+        sample = given[0]
+        assert sample is not None
+        if sample.shape != self.shape:
+            self._start_over(sample.shape)
+        plain = all(
+            t.__class__ is Tensor and t.is_cpu and t.is_contiguous() and t.shape == sample.shape
+            for t in tensors
+        )
+        module = kernels.implementation(sample.device).__name__
+        if not plain or sample.ndim == 0 or not module.endswith(".cpp"):
+            return None
+        from fastgen.kernels import steps
+
+        dtypes = _dtypes(row, kind, tensors, given)
+        noise = self.contract.noise if row.noise and self.contract is not None else None
+        run = steps.describe(tensors, dtypes, row.table, row.clip, noise)
+        wide = _wide(tensors)
+        layout = (run, dtypes[0], wide, steps.threads(sample.numel()))
+        self.layouts[row.signature] = layout
+        return layout
+
+    def _general(
+        self, row: Row, kind: Kind, given: tuple[Tensor | None, ...]
+    ) -> tuple[Tensor, Tensor | None]:
+        """The same by the operator: any device, any strides, differentiable."""
+        tensors = self._tensors(row, given)
+        results = kernels.combine(
+            tensors,
+            row.table_on(tensors[0].device),
+            _dtypes(row, kind, tensors, given),
+            clip=row.clip,
+            noise=self.contract.noise if row.noise and self.contract is not None else None,
+        )
+        if row.steps:
+            self._keep(row, given, [(t, t) for t in results[1 + row.returns :]])
+            self.recorded = any(t.requires_grad for t, _ in self.held.values())
+        return results[0], results[1] if row.returns else None
+
+
+def _wide(tensors: list[Tensor]) -> torch.dtype:
+    """What arithmetic and history are in."""
+    return torch.float64 if any(t.dtype is torch.float64 for t in tensors) else torch.float32
+
+
+def _dtypes(
+    row: Row, kind: Kind, tensors: list[Tensor], given: tuple[Tensor | None, ...]
+) -> list[torch.dtype]:
+    sample, output = given[:2]
+    assert sample is not None
+    assert output is not None
+    kinds = {"output": output.dtype, "sample": sample.dtype}
+    first = kinds.get(kind) or torch.promote_types(sample.dtype, output.dtype)
+    return [first] + [_wide(tensors)] * (row.outputs - 1)
+
+
+def _restored(
+    timesteps: Tensor | None,
+    sigmas: Tensor | None,
+    config: object,
+    held: dict[int, Tensor],
+    contract: Contract | None,
+) -> Run:
+    run = Run(timesteps, sigmas, config)
+    run.held = {k: (v, v) for k, v in held.items()}
+    run.recorded = any(v.requires_grad for v in held.values())
+    run.contract = contract
+    return run
