@@ -3,6 +3,7 @@
 Without a working compiler the package still installs: the PyTorch reference then does the work.
 """
 
+import os
 import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,13 @@ def isa_of(source):
     return source.stem.rpartition("_")[2]
 
 
+def is_current(built, source):
+    """Whether an object is newer than its source, the headers that it may include, and this."""
+    headers = [*Path("csrc").glob("*.h"), *source.parent.glob("*.h")]
+    inputs = [source, Path(__file__), *headers]
+    return built.exists() and built.stat().st_mtime > max(p.stat().st_mtime for p in inputs)
+
+
 class BuildKernels(build_ext):
     """Compiles each kernel source for its instruction set; a failed build is only a warning."""
 
@@ -53,12 +61,15 @@ class BuildKernels(build_ext):
         compile_sources = self.compiler.compile
 
         def compile_one(source, extra_postargs, **options):
+            (built,) = self.compiler.object_filenames([source], output_dir=options["output_dir"])
+            if is_current(Path(built), Path(source)):
+                return [built]
             flags = ISAS.get(isa_of(Path(source)))
             extra = [] if flags is None else KERNEL_FLAGS + flags
             return compile_sources([source], extra_postargs=extra_postargs + extra, **options)
 
         def compile_in_parallel(sources, **options):
-            with ThreadPoolExecutor() as pool:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
                 objects = pool.map(lambda source: compile_one(source, **options), sources)
                 return [path for paths in objects for path in paths]
 
