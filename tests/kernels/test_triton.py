@@ -9,7 +9,7 @@ import os
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from fastgen.kernels import reference
@@ -64,6 +64,7 @@ DTYPES = [F32, F64, BF16, F16]
 SPECIAL = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, 1e-40, 6e-8, 65520.0, 3e38])
 TINY = [0.0, 0.0, 0.0, 1.0, -1.0, 1e-50, 1e-3]
 INT64 = st.integers(-(2**63), 2**63 - 1)
+TIME = st.floats(0, 1) | st.integers(0, 2**24).map(lambda k: k * 2.0**-24)
 SAMPLE = st.one_of(st.integers(0, 100), st.integers(2**32 - 5, 2**48 - 1))
 
 
@@ -205,6 +206,37 @@ def test_normals_equal_reference(rows, elements, per_row, draw, stream, dtype, d
     z = triton.normals(elements, to_device(seeds), to_device(ids), number, stream, dtype=dtype)
     assert z.dtype == dtype
     assert torch.equal(z.cpu(), expected)
+
+
+@settings(max_examples=6 if INTERPRETED else 300, phases=[Phase.generate])
+@given(
+    rows=st.integers(0, 3),
+    elements=st.integers(0, 9) | st.just(512),
+    per_row=st.booleans(),
+    own_times=st.booleans(),
+    tree=st.integers(0, 127),
+    data=st.data(),
+)
+def test_brownian_equals_reference(rows, elements, per_row, own_times, tree, data):
+    if elements == 512:  # a program for each row and time takes the interpreter 0.2 s
+        rows = min(rows, 1)
+    seeds = torch.tensor(data.draw(st.lists(INT64, min_size=rows, max_size=rows))).long()
+    seeds = seeds if per_row and rows else torch.tensor([data.draw(INT64)])
+    ids = torch.tensor(data.draw(st.lists(SAMPLE, min_size=rows, max_size=rows))).long()
+    count = data.draw(st.integers(1, 2))
+    size = count * rows if own_times else count
+    times = torch.tensor(data.draw(st.lists(TIME, min_size=size, max_size=size))).double()
+    times = times.reshape(count, rows) if own_times else times
+    expected = reference.brownian(elements, seeds, ids, tree, times)
+    w = triton.brownian(elements, *map(to_device, (seeds, ids)), tree, to_device(times))
+    assert same(w, expected)
+
+
+def test_brownian_at_special_times():
+    times = torch.tensor([0.0, 1.0, 0.5, 1 - 2**-53, 2**-25, math.nan, -1e-300, math.inf]).double()
+    seeds, ids = torch.tensor([-3]), torch.tensor([2**40 + 1, 7])
+    expected = reference.brownian(5, seeds, ids, 1, times)
+    assert same(triton.brownian(5, *map(to_device, (seeds, ids)), 1, to_device(times)), expected)
 
 
 def test_many_normals_equal_reference():

@@ -1,6 +1,6 @@
 """The kernels in Triton, for CUDA and ROCm devices."""
 
-from fastgen.kernels.reference.brownian import brownian
 from fastgen.kernels.triton.combine import bind, combine, combine_into, normals
+from fastgen.kernels.triton.tree import brownian
 
 __all__ = ["bind", "brownian", "combine", "combine_into", "normals"]

@@ -26,6 +26,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from fastgen.kernels.contract import BROWNIAN_DEPTH
+from fastgen.kernels.triton import tree
 from fastgen.kernels.triton.geometry import THREADS, Geometry, geometry
 from fastgen.kernels.triton.kernels import combine_kernel, normals_kernel
 from fastgen.kernels.triton.launch import ALIGNMENT, OPTIONS, describe
@@ -56,11 +58,17 @@ class Variant:
     by_row: bool = False
     seed_per_row: bool = False
     draws_per_row: bool = False
+    tree: bool = False  # the Brownian tree, [times * rows, elements]
     ceiling: int = 64  # registers of a thread; 64 let 1024 threads run on a multiprocessor
 
     def source(self) -> tuple[ASTSource, Geometry]:
         """The kernel's source with all constants, and its geometry."""
         rows, elements = self.shape
+        if self.tree:
+            g = tree.describe(rows, elements)
+            constants = (self.seed_per_row, self.by_row, *g[3:], BROWNIAN_DEPTH)
+            pointers = ["*fp64", "*i64", "*i64", "*fp64"]
+            return _source(tree.brownian_kernel, [*pointers, *["i64"] * 3], constants), g
         if not self.inputs:
             g = geometry(rows, elements, list(self.outputs), 1, 1, False)
             signature: list[Any] = [POINTERS[self.outputs[0]], *["*i64"] * 3, *["i64"] * 3]
@@ -130,6 +138,12 @@ VARIANTS = [
     Variant("normals fp32", (), (F32,), noises=1),
     Variant("normals bf16", (), (BF16,), noises=1, seed_per_row=True),
     Variant("normals fp64, points", (), (F64,), POINTS, noises=1),
+    Variant("brownian", (), (F64,), tree=True, ceiling=128),
+    Variant("brownian, one row", (), (F64,), WHOLE, tree=True, ceiling=128),
+    Variant(
+        "brownian, points, by row", (), (F64,), POINTS, 0, False, True, True, tree=True, ceiling=128
+    ),
+    Variant("brownian, odd", (), (F64,), ODD, 0, False, True, True, tree=True, ceiling=128),
 ]
 
 
@@ -218,9 +232,10 @@ def _read_amd(asm: Any, verdict: Verdict) -> None:
     verdict.stack = figure("private_segment_fixed_size")
     verdict.spills = figure("vgpr_spill_count")  # scalar registers spill to vector registers
     verdict.wide = len(re.findall(r"\b(?:global|buffer)_(?:load|store)_dwordx4\b", text))
-    # A correctly rounded square root contains two fused steps.
+    # A correctly rounded square root contains two fused steps, one of float64 eight.
     fused = len(re.findall(r"\bv_(?:pk_)?(?:fma|fmac|fmaak|fmamk|mad|mac)_f\d", text))
-    verdict.fused = fused - 2 * len(re.findall(r"\bv_sqrt_f32", text))
+    roots = 2 * len(re.findall(r"\bv_sqrt_f32", text)) + 8 * len(re.findall(r"\bv_rsq_f64", text))
+    verdict.fused = fused - roots
 
 
 def _run(*command: str | os.PathLike[str]) -> str:
