@@ -22,6 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import fastgen
+
 
 @dataclass(frozen=True)
 class Provider:
@@ -161,8 +163,20 @@ def best_isa() -> str:
 def commit() -> str:
     """The commit, with + if the tree is not clean."""
     command = ["git", "describe", "--always", "--dirty=+", "--abbrev=9"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
     return result.stdout.strip()
+
+
+@cache
+def version_of(package: str) -> str:
+    """A distribution's version; fastgen may run from its source without being installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return fastgen.__version__ if package == "fastgen-torch" else "unknown"
 
 
 def copy_bandwidth(elements: int = 2**24) -> float:
@@ -291,7 +305,7 @@ def row(
         suite=suite,
         case=case,
         provider=provider,
-        version=f"{package} {importlib.metadata.version(package)}",
+        version=f"{package} {version_of(package)}",
         device=device_name(),
         threads=threads,
         dtype=str(dtype).removeprefix("torch."),

@@ -1,129 +1,124 @@
-"""Whole sampling loops with real networks: what share of the time is the solver's.
-
-Where the network dominates no solver library can make sampling faster; where it is small the
-loop around it is what users wait for. Every network runs once with fastgen and once with
-diffusers' scheduler of the same solver; "network alone" is the same number of calls of it.
-"""
+"""Small networks of the kinds that samplers meet: points, action chunks, images, latents."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import pairwise
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-
-import fastgen
-from benchmarks.harness import Case, Provider, Row, measured
-from fastgen.schedules import DiscreteVP
-
-STEPS = 10
+from torch.nn import functional
 
 
-class Policy(nn.Module):
-    """An MLP on [B, D], time as one more feature: robot policies, two-dimensional toys."""
+def embedding(t: Tensor, width: int) -> Tensor:
+    """Sines and cosines of times [B], [B, width]."""
+    rates = torch.exp(torch.arange(width // 2, device=t.device) * (-math.log(1e4) / (width // 2)))
+    angles = 1000.0 * t[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], 1)
 
-    def __init__(self, dimension: int, width: int, depth: int = 3) -> None:
+
+class Mlp(nn.Module):
+    """Points [B, 2]: three hidden layers of 64."""
+
+    def __init__(self, size: int = 2, width: int = 64) -> None:
         super().__init__()
-        sizes = [dimension + 1] + [width] * depth
-        layers = [
-            layer for a, b in pairwise(sizes)
-            for layer in (nn.Linear(a, b), nn.SiLU())
-        ]  # fmt: skip
-        self.layers = nn.Sequential(*layers, nn.Linear(width, dimension))
+        layers: list[nn.Module] = [nn.Linear(size + 1, width), nn.SELU()]
+        for _ in range(2):
+            layers += [nn.Linear(width, width), nn.SELU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, size))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """The noise prediction [B, D]."""
-        result: Tensor = self.layers(torch.cat([x, t.to(x.dtype)[:, None]], dim=1))
-        return result
+        """[B, 2]."""
+        y: Tensor = self.layers(torch.cat([x, t[:, None].to(x.dtype)], 1))
+        return y
 
 
-class Convolutions(nn.Module):
-    """A residual convolutional network on images, without attention."""
+class Block(nn.Module):
+    """Two convolutions around a shift by the time."""
 
-    def __init__(self, channels: int, width: int, depth: int) -> None:
+    def __init__(self, inside: int, outside: int, time: int, axes: int) -> None:
         super().__init__()
-        self.inward = nn.Conv2d(channels, width, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1))
-            for _ in range(depth)
+        convolution = nn.Conv1d if axes == 1 else nn.Conv2d
+        self.first = convolution(inside, outside, 3, padding=1)
+        self.second = convolution(outside, outside, 3, padding=1)
+        self.skip = convolution(inside, outside, 1)
+        self.norm, self.time = nn.GroupNorm(8, outside), nn.Linear(time, outside)
+
+    def forward(self, x: Tensor, e: Tensor) -> Tensor:
+        """[B, outside, ...]."""
+        h = functional.silu(self.norm(self.first(x)))
+        h = h + self.time(e).reshape(*h.shape[:2], *[1] * (h.ndim - 2))
+        y: Tensor = self.second(functional.silu(h)) + self.skip(x)
+        return y
+
+
+class UNet(nn.Module):
+    """Two levels and a skip. axes 1: actions [B, length, size]; 2: images [B, size, H, W]."""
+
+    def __init__(self, size: int, width: int, axes: int) -> None:
+        super().__init__()
+        self.axes, time = axes, 4 * width
+        self.time = nn.Sequential(nn.Linear(width, time), nn.SiLU(), nn.Linear(time, time))
+        self.width = width
+        self.down = Block(size, width, time, axes)
+        self.middle = Block(width, 2 * width, time, axes)
+        self.up = Block(3 * width, width, time, axes)
+        self.out = (nn.Conv1d if axes == 1 else nn.Conv2d)(width, size, 1)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Of x's shape."""
+        h = x.transpose(1, 2) if self.axes == 1 else x
+        e = self.time(embedding(t, self.width).to(x.dtype))
+        high = self.down(h, e)
+        pool = functional.avg_pool1d if self.axes == 1 else functional.avg_pool2d
+        low = self.middle(pool(high, 2), e)
+        joined = torch.cat([functional.interpolate(low, scale_factor=2.0), high], 1)
+        y: Tensor = self.out(self.up(joined, e))
+        return y.transpose(1, 2).contiguous() if self.axes == 1 else y
+
+
+class Transformer(nn.Module):
+    """Patches of 2 x 2 latents, adaptive layer norms, as in DiT (Peebles and Xie 2022)."""
+
+    def __init__(self, channels: int = 4, width: int = 192, depth: int = 4, heads: int = 3) -> None:
+        super().__init__()
+        self.heads, self.channels = heads, channels
+        self.patch = nn.Conv2d(channels, width, 2, 2)
+        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU())
+        self.shifts = nn.ModuleList([nn.Linear(width, 6 * width) for _ in range(depth)])
+        self.attends = nn.ModuleList([nn.Linear(width, 3 * width) for _ in range(depth)])
+        self.joins = nn.ModuleList([nn.Linear(width, width) for _ in range(depth)])
+        self.layers = nn.ModuleList(
+            [
+                nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+                for _ in range(depth)
+            ]
         )
-        self.outward = nn.Conv2d(width, channels, 3, padding=1)
+        self.out = nn.ConvTranspose2d(width, channels, 2, 2)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """The noise prediction [B, C, H, W]."""
-        h = self.inward(x) + t.to(x.dtype)[:, None, None, None]
-        for block in self.blocks:
-            h = h + block(h)
-        result: Tensor = self.outward(h)
-        return result
+        """Of x's shape."""
+        h = self.patch(x)
+        batch, width, rows, columns = h.shape
+        h = h.flatten(2).transpose(1, 2)
+        e = self.time(embedding(t, width).to(x.dtype))
+        for shift, attend, join, layer in zip(
+            self.shifts, self.attends, self.joins, self.layers, strict=True
+        ):
+            a, b, c, d, g, k = shift(e)[:, None].chunk(6, 2)
+            q = attend(functional.layer_norm(h, (width,)) * (1 + a) + b)
+            parts = q.reshape(batch, -1, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+            joined = functional.scaled_dot_product_attention(*parts.unbind(0))
+            h = h + c * join(joined.transpose(1, 2).reshape(batch, -1, width))
+            h = h + k * layer(functional.layer_norm(h, (width,)) * (1 + d) + g)
+        y: Tensor = self.out(h.transpose(1, 2).reshape(batch, width, rows, columns))
+        return y
 
 
-NETWORKS = [
-    ("MLP 2-64", lambda: Policy(2, 64), (256, 2)),
-    ("MLP 14-256", lambda: Policy(14, 256), (1, 14)),
-    ("MLP 784-1024", lambda: Policy(784, 1024), (64, 784)),
-    ("convolutions 32 x 4", lambda: Convolutions(3, 32, 4), (16, 3, 32, 32)),
-    ("convolutions 64 x 8", lambda: Convolutions(3, 64, 8), (4, 3, 64, 64)),
-]
-
-
-def cases(quick: bool) -> list[Case]:
-    """One case for each network: DPM-Solver++(2M), whose loop diffusers has too."""
-    found = []
-    for name, make, shape in NETWORKS[:3] if quick else NETWORKS:
-        torch.manual_seed(0)
-        network = make().eval()
-        found.append(
-            Case(
-                "networks", f"{name}, dpmpp_2m", shape, torch.float32,
-                [_fastgen(network, shape), *_diffusers(network, shape), _alone(network, shape)],
-                threads=torch.get_num_threads(),
-            )
-        )  # fmt: skip
-    return found
-
-
-def _fastgen(network: nn.Module, shape: tuple[int, ...]) -> Provider:
-    schedule = DiscreteVP.linear()
-    plan = fastgen.plan("dpmpp_2m", schedule, STEPS, timesteps="trailing")
-    sampler = fastgen.Sampler(fastgen.Model(network, schedule, "noise"), plan)
-    x = torch.randn(shape)
-    return Provider("fastgen", lambda: sampler(x), units=plan.nfe)
-
-
-def _diffusers(network: nn.Module, shape: tuple[int, ...]) -> list[Provider]:
-    try:
-        import diffusers
-    except ImportError:
-        return []
-    scheduler = diffusers.DPMSolverMultistepScheduler(timestep_spacing="trailing")
-    scheduler.set_timesteps(STEPS)
-    steps = list(scheduler.timesteps)
-    start = torch.randn(shape)
-
-    @torch.inference_mode()
-    def run() -> Tensor:
-        scheduler.set_timesteps(STEPS)
-        x = start
-        for t in steps:
-            x = scheduler.step(network(x, t.expand(shape[0])), t, x, return_dict=False)[0]
-        return x
-
-    return [Provider("diffusers", run, "diffusers", units=len(steps))]
-
-
-def _alone(network: nn.Module, shape: tuple[int, ...]) -> Provider:
-    x, t = torch.randn(shape), torch.full(shape[:1], 0.5)
-
-    @torch.inference_mode()
-    def run() -> None:
-        for _ in range(STEPS):
-            network(x, t)
-
-    return Provider("network alone", run, "torch", units=STEPS)
-
-
-def rows(quick: bool) -> Iterator[Row]:
-    """The suite."""
-    return measured(cases(quick), quick)
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "MLP 256": (Mlp, (256, 2)),
+    "MLP 65536": (Mlp, (65536, 2)),
+    "policy": (lambda: UNet(14, 64, 1), (1, 16, 14)),
+    "U-Net": (lambda: UNet(3, 64, 2), (64, 3, 32, 32)),
+    "transformer": (Transformer, (16, 4, 32, 32)),
+}

@@ -8,8 +8,9 @@ from fastgen.likelihood import log_likelihood
 from fastgen.log_probability import sampled_log_probability, trajectory_log_probability
 from fastgen.model import Model
 from fastgen.noise import brownian, randn
+from fastgen.observation import Step
 from fastgen.plans import Plan
-from fastgen.sampling import Sampler, Step, sample
+from fastgen.sampling import Sampler, sample
 from fastgen.solvers import plan
 from fastgen.variational_bound import variational_bound
 

@@ -17,7 +17,7 @@ from fastgen.model import Model
 from fastgen.noise import randn
 from fastgen.paths import Path, PathTable
 from fastgen.plans import Plan
-from fastgen.plans.forms import Computed, Increment
+from fastgen.plans.forms import Computed, Increment, Let, Prediction
 from fastgen.predictions import Parametrisation
 
 
@@ -59,6 +59,7 @@ class Evaluation:
         check_finite: see `Sampler.__call__`.
         tick: called after each evaluation.
         path: the Brownian motion whose increments stages read, if they do.
+        guided: whether each evaluation is guided; the default is what guidance says of its time.
     """
 
     def __init__(
@@ -76,13 +77,16 @@ class Evaluation:
         check_finite: bool,
         tick: Callable[[], object],
         path: Path | None = None,
+        guided: Sequence[bool] | None = None,
     ) -> None:
         self.model, self.plan, self.guidance, self.transform = model, plan, guidance, transform
         self.shape, self.device = tuple(x.shape), x.device
         self.seeds, self.sample_ids = seeds, sample_ids
         self.times, self.doubled = times, doubled
         self.net_kwargs, self.check_finite, self.tick = net_kwargs, check_finite, tick
-        self.guided = [guidance is not None and guidance.active(e.time) for e in plan.evaluations]
+        if guided is None:
+            guided = [guidance is not None and guidance.active(e.time) for e in plan.evaluations]
+        self.guided = guided
         # Nothing but the network's own output: the usual case, and the quickest.
         self.plain = guidance is None and transform is None and not model.learned_variance
         self.pair = model.parametrisation.outputs == 2
@@ -205,6 +209,31 @@ class Evaluation:
         step: Tensor = 2 * (snr * ratio) ** 2
         move: Tensor = step * score + (2 * step).sqrt() * z
         return move
+
+
+def check_plan(plan: Plan, model: Model, transform: Transform | None) -> None:
+    """Raise a ValueError if the plan reads what the model or the transform does not give."""
+    if transform is not None and any(
+        isinstance(s, Prediction) and s.unconditional
+        for i in plan.instructions
+        if isinstance(i, Let)
+        for s in i.form.terms
+    ):
+        raise ValueError(
+            f"transform: solver {plan.solver!r} reads the unconditional output on its own, "
+            "which a transform of the guided data prediction does not leave"
+        )
+    learned = any(
+        isinstance(s, Computed) and s.kind == "learned_noise"
+        for i in plan.instructions
+        if isinstance(i, Let)
+        for s in i.form.terms
+    )
+    if learned and not model.learned_variance:
+        raise ValueError(
+            f"plan: {plan.solver!r} wants the network's variance; pass "
+            "Model(..., learned_variance=True) for a network with twice the channels"
+        )
 
 
 def _converted(

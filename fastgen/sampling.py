@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,26 +15,19 @@ from torch import Tensor, nn
 from fastgen import adaptive
 from fastgen.capture import Captured
 from fastgen.errors import nearest
-from fastgen.evaluation import Evaluation, TimeTables
+from fastgen.evaluation import Evaluation, TimeTables, check_plan
 from fastgen.execution import BufferKey, InPlaceRun, RecordedRun, Tables
 from fastgen.guidance import Guidance, Transform
 from fastgen.model import Model, time_rows
 from fastgen.noise import id_tensor, randn, seed_tensor
+from fastgen.observation import Step, progress_bar, reports_of
 from fastgen.paths import Path, PathTable
 from fastgen.plans import Plan, Program
-from fastgen.plans.forms import Computed, Increment, Let, Prediction
+from fastgen.plans.forms import Increment
+from fastgen.serving import Batch
 from fastgen.solvers.registry import known_options, plan
 
 NOISES = ("draws", "brownian")
-
-
-@dataclass(frozen=True)
-class Step:
-    """What a callback sees after each step; ``state`` is a live buffer: clone it to keep it."""
-
-    index: int
-    time: float
-    state: Tensor
 
 
 class Sampler:
@@ -95,27 +88,7 @@ class Sampler:
         self._programs: dict[tuple[bool, bool, float], Program] = {}
         self._tables: dict[tuple[bool, bool, torch.device], Tables] = {}
         self._times: dict[tuple[int, torch.device], TimeTables] = {}
-        if transform is not None and any(
-            isinstance(s, Prediction) and s.unconditional
-            for i in plan.instructions
-            if isinstance(i, Let)
-            for s in i.form.terms
-        ):
-            raise ValueError(
-                f"transform: solver {plan.solver!r} reads the unconditional output on its own, "
-                "which a transform of the guided data prediction does not leave"
-            )
-        learned = any(
-            isinstance(s, Computed) and s.kind == "learned_noise"
-            for i in plan.instructions
-            if isinstance(i, Let)
-            for s in i.form.terms
-        )
-        if learned and not model.learned_variance:
-            raise ValueError(
-                f"plan: {plan.solver!r} wants the network's variance; pass "
-                "Model(..., learned_variance=True) for a network with twice the channels"
-            )
+        check_plan(plan, model, transform)
         program = self.program(observe=False, keep=False)  # conversion errors belong here
         stages = [s for s in program.stages if s is not None]
         self._increments = [i for s in stages for i in s.inputs if isinstance(i, Increment)]
@@ -176,7 +149,7 @@ class Sampler:
             run = self._workspace(observe, keep, x, seeds)
         run.start(x, seeds, ids)
         states = [x] if trajectory else []
-        reports = _reports(program, self.plan) if trajectory or callback else {}
+        reports = reports_of(program, self.plan) if trajectory or callback else {}
         with torch.inference_mode(not differentiable):
             for k in range(-1, self.plan.nfe):
                 run.advance(k, evaluate)
@@ -221,6 +194,34 @@ class Sampler:
         place = torch.device(device) if device is not None else _device(self.model)
         return Captured(self, shape, place, warmup, net_kwargs)
 
+    def serve(
+        self,
+        shape: Sequence[int],
+        *,
+        plans: Sequence[Plan] = (),
+        device: torch.device | str | None = None,
+        capture: bool | None = None,
+        **net_kwargs: Any,
+    ) -> Batch:
+        """A batch whose rows are admitted, stepped and retired one by one.
+
+        Args:
+            shape: [B, ...]: room for B requests of one sample each.
+            plans: plans that requests may ask for beside the sampler's own; any other will do
+                that needs no more buffers, outputs, noises and steps than one of these.
+            device: where to run; the default is the network's device.
+            capture: replay each step as a CUDA graph; the default is whether there is a GPU.
+            **net_kwargs: the network's arguments. Tensors whose first axis is B have a row for
+                every request, which `Batch.admit` sets; everything else is shared.
+
+        Raises:
+            ValueError: for solvers and options that are not in tables: noise that depends on the
+                data, Brownian paths, transforms, rescaled guidance.
+        """
+        place = torch.device(device) if device is not None else _device(self.model)
+        wanted = place.type == "cuda" if capture is None else capture
+        return Batch(self, shape, plans, place, wanted, net_kwargs)
+
     def evaluation(
         self,
         x: Tensor,
@@ -254,7 +255,7 @@ class Sampler:
             self.transform,
             net_kwargs,
             check_finite,
-            _progress_bar(self.plan, progress),
+            progress_bar(self.plan, progress),
             path,
         )
 
@@ -348,29 +349,11 @@ class Sampler:
         )
 
 
-def _reports(program: Program, plan: Plan) -> dict[int, list[tuple[int, float, int]]]:
-    """For every stage the plan's states that it completes: (step, time, buffer)."""
-    reports: dict[int, list[tuple[int, float, int]]] = {}
-    states = zip(program.states, plan.states, strict=True)
-    for index, ((stage, buffer), state) in enumerate(states):
-        reports.setdefault(stage, []).append((index, state.time, buffer))
-    return reports
-
-
 def _device(model: Model) -> torch.device:
     if isinstance(model.net, nn.Module):
         for parameter in model.net.parameters():
             return parameter.device
     return torch.device("cpu")
-
-
-def _progress_bar(plan: Plan, wanted: bool) -> Callable[[], object]:
-    if not wanted:
-        return lambda: None
-    from tqdm.auto import tqdm
-
-    bar = tqdm(total=plan.nfe, desc=plan.solver, unit="evaluation")
-    return lambda: bar.update()
 
 
 def sample(

@@ -67,7 +67,8 @@ class Stage:
     """One kernel call; ``table``, ``clip`` as in `fastgen.kernels.combine`.
 
     inputs: buffer numbers, raw network outputs, or tensors that the run provides; outputs: buffer
-    numbers; normals: the noises of the table's last columns.
+    numbers; ranks: the order in which later stages add these up; normals: the noises of the table's
+    last columns.
     """
 
     inputs: tuple[int | Raw | Given, ...]
@@ -75,6 +76,7 @@ class Stage:
     table: np.ndarray
     clip: tuple[float, float] | None
     normals: tuple[Normal, ...]
+    ranks: tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,20 @@ class Program:
         return tuple(stages), tuple(calls), self.network_buffers, self.result, self.held
 
 
+def _order(atom: Atom) -> tuple[int, int, int]:
+    """The place of a term in a sum. It must not depend on what else is computed, nor on buffers."""
+    if isinstance(atom, Value):
+        return 0, atom.index, 0
+    if isinstance(atom, Prediction):
+        return 1, -atom.evaluation, 0
+    if isinstance(atom, Raw):
+        return 2, -atom.evaluation, atom.branch
+    if isinstance(atom, Computed | Increment):
+        return 3, atom.draw, 0
+    assert isinstance(atom, NetworkInput)
+    return 4, atom.evaluation, 0
+
+
 @dataclass
 class _Node:
     """A stage before its buffers are known: outputs and the clipped value over its inputs."""
@@ -148,20 +164,9 @@ class _Node:
         return [*([self.clipped] if self.clipped else []), *self.outputs.values()]
 
     def reads(self) -> list[Atom]:
-        """Inputs: states in order, then predictions from the newest to the oldest."""
+        """Inputs: states in order, then predictions from the newest to the oldest: stored, held."""
         atoms = {a for row in self.rows() for a in row if not isinstance(a, Normal | Clipped)}
-
-        def order(atom: Atom) -> tuple[int, int, int]:
-            if isinstance(atom, Raw):
-                return 1, -atom.evaluation, atom.branch
-            if isinstance(atom, Prediction):
-                return 1, -atom.evaluation, 0
-            if isinstance(atom, Computed | Increment):
-                return 2, atom.draw, 0
-            assert isinstance(atom, Value)
-            return 0, atom.index, 0
-
-        return sorted(atoms, key=order)
+        return sorted(atoms, key=_order)
 
     def normals(self) -> list[Normal]:
         return sorted({a for row in self.rows() for a in row if isinstance(a, Normal)})
@@ -397,4 +402,5 @@ def _stage(
         raise ValueError(f"stage {s} reads no state or prediction, only noise")
     columns: list[Atom] = [*reads, *([CLIPPED] if node.clipped else []), *normals]
     table = np.array([[row.get(a, 0.0) for a in columns] for row in node.rows()])
-    return Stage(inputs, outputs, table, clip if node.clipped else None, tuple(normals))
+    bounds, ranks = clip if node.clipped else None, tuple(map(_order, node.outputs))
+    return Stage(inputs, outputs, table, bounds, tuple(normals), ranks)

@@ -49,6 +49,54 @@ def test_opcheck_normals():
     torch.library.opcheck(torch.ops.fastgen.normals, (7, z.seeds, z.sample_ids, z.draws[:1], 1))
 
 
+@pytest.mark.parametrize("own_times", [False, True])
+def test_opcheck_brownian(own_times):
+    z = noise(4)
+    times = torch.tensor([0.25, 0.7], dtype=torch.float64)
+    times = times[:, None].repeat(1, 4) if own_times else times
+    torch.library.opcheck(torch.ops.fastgen.brownian, (7, z.seeds, z.sample_ids, 3, times))
+
+
+def test_opcheck_draws_of_each_row():
+    tensors, table, z = example(draws=2)
+    draws = torch.arange(6).reshape(3, 2)
+    torch.library.opcheck(
+        torch.ops.fastgen.combine,
+        (tensors, table, [1, 0], None, z.seeds, z.sample_ids, draws, 1),
+    )
+
+
+def loop(x, weight, tables, seeds, ids, times):
+    """Every stage of a run with a network, noise and a motion, as operators."""
+    for k, table in enumerate(tables):
+        data = torch.tanh(x @ weight)
+        draws = torch.full((ids.shape[0], 1), k, dtype=torch.int64)
+        z = Noise(seeds, ids, draws)
+        x, old = kernels.combine([x, data], table, [x.dtype] * 2, clip=(-0.9, 0.9), noise=z)
+        w = kernels.brownian(x.shape[1], seeds, ids, 0, times[k : k + 1])[0]
+        x = x + 0.1 * w.to(x.dtype) + 0.1 * kernels.normals(x.shape[1], seeds, ids, draws[0], 1)
+        x = x + 0.5 * old
+    return x
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_whole_loop_compiles_into_one_graph_and_differentiates(backend):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(3, 4, generator=generator).requires_grad_()
+    weight = torch.randn(4, 4, generator=generator).requires_grad_()
+    tables = list(torch.randn(4, 1, 3, 4, generator=generator, dtype=torch.float64))
+    times = torch.linspace(0.9, 0.1, 4, dtype=torch.float64)
+    arguments = tables, torch.tensor([5]), torch.arange(3), times
+    expected = loop(x, weight, *arguments)
+    result = torch.compile(loop, fullgraph=True, backend=backend)(x, weight, *arguments)
+    torch.testing.assert_close(result, expected)
+    if backend == "aot_eager":
+        assert torch.equal(result, expected)
+    gradients = torch.autograd.grad(result.square().sum(), [x, weight])
+    wanted = torch.autograd.grad(expected.square().sum(), [x, weight])
+    torch.testing.assert_close(gradients, wanted)
+
+
 @pytest.mark.parametrize("clip", [None, (-0.5, 0.8)])
 @pytest.mark.parametrize("per_row", [False, True])
 @pytest.mark.parametrize("inputs", [1, 3, 11])

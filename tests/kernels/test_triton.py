@@ -6,12 +6,15 @@ TRITON_INTERPRET is not set), the same tests run on it and carry the mark `gpu`.
 
 import math
 import os
+import random
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from fastgen import kernels
+from fastgen.kernels import backend as backends
 from fastgen.kernels import reference
 from fastgen.kernels.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS, Noise
 
@@ -64,6 +67,7 @@ DTYPES = [F32, F64, BF16, F16]
 SPECIAL = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, 1e-40, 6e-8, 65520.0, 3e38])
 TINY = [0.0, 0.0, 0.0, 1.0, -1.0, 1e-50, 1e-3]
 INT64 = st.integers(-(2**63), 2**63 - 1)
+TIME = st.floats(0, 1) | st.integers(0, 2**24).map(lambda k: k * 2.0**-24)
 SAMPLE = st.one_of(st.integers(0, 100), st.integers(2**32 - 5, 2**48 - 1))
 
 
@@ -207,6 +211,37 @@ def test_normals_equal_reference(rows, elements, per_row, draw, stream, dtype, d
     assert torch.equal(z.cpu(), expected)
 
 
+@settings(max_examples=4 if INTERPRETED else 300, phases=[Phase.generate])
+@given(
+    rows=st.integers(0, 3),
+    elements=st.integers(0, 9) | st.just(512),
+    per_row=st.booleans(),
+    own_times=st.booleans(),
+    tree=st.integers(0, 127),
+    data=st.data(),
+)
+def test_brownian_equals_reference(rows, elements, per_row, own_times, tree, data):
+    if elements == 512:  # a program for each row and time takes the interpreter 0.2 s
+        rows = min(rows, 1)
+    seeds = torch.tensor(data.draw(st.lists(INT64, min_size=rows, max_size=rows))).long()
+    seeds = seeds if per_row and rows else torch.tensor([data.draw(INT64)])
+    ids = torch.tensor(data.draw(st.lists(SAMPLE, min_size=rows, max_size=rows))).long()
+    count = data.draw(st.integers(1, 2))
+    size = count * rows if own_times else count
+    times = torch.tensor(data.draw(st.lists(TIME, min_size=size, max_size=size))).double()
+    times = times.reshape(count, rows) if own_times else times
+    expected = reference.brownian(elements, seeds, ids, tree, times)
+    w = triton.brownian(elements, *map(to_device, (seeds, ids)), tree, to_device(times))
+    assert same(w, expected)
+
+
+def test_brownian_at_special_times():
+    times = torch.tensor([0.0, 1.0, 1 - 2**-53, 2**-25, math.nan, -1e-300]).double()
+    seeds, ids = torch.tensor([-3]), torch.tensor([2**40 + 1, 7])
+    expected = reference.brownian(5, seeds, ids, 1, times)
+    assert same(triton.brownian(5, *map(to_device, (seeds, ids)), 1, to_device(times)), expected)
+
+
 def test_many_normals_equal_reference():
     seeds, ids = torch.tensor([-5]), torch.arange(64) + 2**40
     elements = 2**14
@@ -218,6 +253,41 @@ def test_many_normals_equal_reference():
     finally:
         geometries.THREADS = before
     assert torch.equal(z.cpu(), expected)
+
+
+@pytest.mark.parametrize("seed", range(3 if INTERPRETED else 60))
+def test_random_calls_equal_reference(seed):
+    """What the property test does, where hypothesis is not installed."""
+    chance, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    rows, columns = chance.choice([(1, 1027), (3, 8), (130, 2), (5, 70), (64, 1), (2, 512)])
+    if not INTERPRETED:
+        rows, columns = chance.choice([(64, 3072), (65536, 2), (1, 2**20 + 3), (7, 35), (1000, 14)])
+    kinds = chance.choice([[F32], [F64], [BF16], [F16], [F32, BF16], DTYPES])
+    tensors = [
+        make(generator, (rows, columns), chance.choice(kinds), seed % 2 == 0)
+        for _ in range(chance.randint(1, 6))
+    ]
+    dtypes = [chance.choice(kinds) for _ in range(chance.randint(1, 3))]
+    clip, noises = chance.choice([None, (-1.0, 1.0)]), chance.randint(0, 2)
+    clipped = clip is not None
+    tables = chance.choice([1, rows])
+    shape = (tables, len(dtypes) + clipped, len(tensors) + clipped + noises)
+    table = torch.randn(shape, generator=generator, dtype=F64)
+    table *= torch.tensor(TINY)[torch.randint(len(TINY), shape, generator=generator)]
+    noise = None
+    if noises:
+        draws = torch.randint(0, 2**32, chance.choice([(noises,), (rows, noises)]))
+        seeds = torch.randint(-(2**63), 2**63 - 1, (chance.choice([1, rows]),))
+        noise = Noise(seeds, torch.randint(0, 2**48, (rows,)), draws, seed)
+    check(tensors, table, dtypes, clip, noise, bound=not INTERPRETED)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="16 million normals")
+def test_many_normals_equal_cpp():
+    cpp = pytest.importorskip("fastgen.kernels.cpp")
+    keys = torch.tensor([2**63 - 5]), torch.arange(64) + 2**33
+    expected = cpp.normals(2**18, *keys, 3, 1)
+    assert torch.equal(triton.normals(2**18, *map(to_device, keys), 3, 1).cpu(), expected)
 
 
 def test_philox_words_equal_reference():
@@ -359,6 +429,39 @@ def test_misaligned_tensors():
         fresh.fill_(math.nan)
         bound([other])
         assert same(fresh, expected)
+
+
+@pytest.mark.parametrize("clip", [None, (-0.5, 0.8)])
+def test_gradients_are_transposed_stages(clip, monkeypatch):
+    """Through the operator, whose forward and backward then are Triton kernels."""
+    calls = []
+    counted = launch.combine_kernel.__class__.__getitem__
+    monkeypatch.setattr(
+        launch.combine_kernel.__class__,
+        "__getitem__",
+        lambda kernel, grid: calls.append(kernel) or counted(kernel, grid),
+    )
+    if INTERPRETED:
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+        monkeypatch.setenv("FASTGEN_BACKEND", "triton")
+        backends._triton.cache_clear()
+    generator = torch.Generator().manual_seed(2)
+    draws = torch.tensor([[3], [9]])
+    noise = Noise(torch.tensor([4]), torch.arange(2), draws)
+    table = torch.randn(1, 2 + (clip is not None), 4 + (clip is not None), generator=generator)
+    host = [make(generator, (2, 5), F64).requires_grad_() for _ in range(3)]
+    device = [x.detach().to(DEVICE).requires_grad_() for x in host]
+
+    def run(tensors, table, noise):
+        first, second = kernels.combine(tensors, table, [F64, F32], clip=clip, noise=noise)
+        return (first.sin() + second.square().double()).sum()
+
+    found = torch.autograd.grad(run(device, to_device(table.double()), to_device(noise)), device)
+    assert len(calls) >= (2 if INTERPRETED else 1)
+    monkeypatch.setenv("FASTGEN_BACKEND", "reference")
+    wanted = torch.autograd.grad(run(host, table.double(), noise), host)
+    for got, want in zip(found, wanted, strict=True):
+        torch.testing.assert_close(got.cpu(), want)
 
 
 def test_bound_reads_buffers_when_called():

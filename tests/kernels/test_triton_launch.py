@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from fastgen.kernels import triton as kernels
 from fastgen.kernels.contract import Noise
-from fastgen.kernels.triton import kernels as source, launch
+from fastgen.kernels.triton import kernels as source, launch, tree
 
 launches = []
 
@@ -75,8 +75,13 @@ for value in (0, 1, 3, 16, 2**31, 2**33 + 1, -1, 2**62):
         x, keys, keys, keys, value, value, value, *constants[3:4], *constants[6:],
         grid=(1,), **launch.OPTIONS
     )
+    tree.brownian_kernel.warmup(
+        table, keys, keys, table, value, value, value,
+        False, False, 128, False, False, True, 24, grid=(1, 1), **launch.OPTIONS
+    )
 assert compiled() == 1, compiled()
 assert compiled(source.normals_kernel) == 1
+assert compiled(tree.brownian_kernel) == 1
 """
     run(STAND_IN + script)
 

@@ -26,7 +26,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastgen.kernels.contract import compute_dtype
+from fastgen.kernels.contract import BROWNIAN_DEPTH, compute_dtype
+from fastgen.kernels.triton import tree
 from fastgen.kernels.triton.bridge import constants, cut
 from fastgen.kernels.triton.bridge_kernels import bridge_kernel
 from fastgen.kernels.triton.geometry import THREADS, Geometry, geometry
@@ -59,11 +60,17 @@ class Variant:
     by_row: bool = False
     seed_per_row: bool = False
     draws_per_row: bool = False
+    tree: bool = False  # the Brownian tree, [times * rows, elements]
     ceiling: int = 64  # registers of a thread; 64 let 1024 threads run on a multiprocessor
 
     def source(self) -> tuple[ASTSource, Geometry]:
         """The kernel's source with all constants, and its geometry."""
         rows, elements = self.shape
+        if self.tree:
+            g = tree.describe(rows, elements)
+            constants = (self.seed_per_row, self.by_row, *g[3:], BROWNIAN_DEPTH)
+            pointers = ["*fp64", "*i64", "*i64", "*fp64"]
+            return _source(tree.brownian_kernel, [*pointers, *["i64"] * 3], constants), g
         if not self.inputs:
             g = geometry(rows, elements, list(self.outputs), 1, 1, False)
             signature: list[Any] = [POINTERS[self.outputs[0]], *["*i64"] * 3, *["i64"] * 3]
@@ -167,6 +174,12 @@ VARIANTS = [
     Training("bridge, points", (F32, F32), (F32, F32), POINTS, 1, False, False, True),
     Training("bridge, rows given", (F32, F32), (F32, F32, F32), noises=1, sampling=-1),
     Training("bridge fp64, odd", (F64, F64), (F64, F64), ODD, noises=1),
+    Variant("brownian", (), (F64,), tree=True, ceiling=128),
+    Variant("brownian, one row", (), (F64,), WHOLE, tree=True, ceiling=128),
+    Variant(
+        "brownian, points, by row", (), (F64,), POINTS, 0, False, True, True, tree=True, ceiling=128
+    ),
+    Variant("brownian, odd", (), (F64,), ODD, 0, False, True, True, tree=True, ceiling=128),
 ]
 
 

@@ -123,7 +123,7 @@ class Launch:
     def ordinary(self, inputs: tuple[Tensor, ...]) -> None:
         """Launch on tensors, compiling at need."""
         scalars = self._after[len(self._tensors) :]
-        with _on(inputs[0]):
+        with on_device(inputs[0]):
             kernel = combine_kernel[(self._programs,)](inputs, *self._tensors, *scalars, **OPTIONS)
         # The interpreter returns no kernel.
         aligned = self._aligned and not any(x.data_ptr() % ALIGNMENT for x in inputs)
@@ -168,10 +168,10 @@ def launch_normals(
     g = geometry(rows, elements, [output.dtype], 1, 1, False)
     arguments = (output, seeds, sample_ids, draw, rows, elements, int(stream))
     constants = (seeds.shape[0] > 1, *g[2:])
-    with _on(output):
+    with on_device(output):
         normals_kernel[(g.programs,)](*arguments, *constants, **OPTIONS)
 
 
-def _on(x: Tensor) -> Any:
+def on_device(x: Tensor) -> Any:
     """Make x's device the current one. On CPU tensors the interpreter runs."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()

@@ -1,0 +1,38 @@
+"""Watching a run: what callbacks and trajectories see, and the progress bar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fastgen.plans import Plan, Program
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a callback sees after each step; ``state`` is a live buffer: clone it to keep it."""
+
+    index: int
+    time: float
+    state: Tensor
+
+
+def reports_of(program: Program, plan: Plan) -> dict[int, list[tuple[int, float, int]]]:
+    """For every stage the plan's states that it completes: (step, time, buffer)."""
+    reports: dict[int, list[tuple[int, float, int]]] = {}
+    states = zip(program.states, plan.states, strict=True)
+    for index, ((stage, buffer), state) in enumerate(states):
+        reports.setdefault(stage, []).append((index, state.time, buffer))
+    return reports
+
+
+def progress_bar(plan: Plan, wanted: bool) -> Callable[[], object]:
+    """What to call after each evaluation."""
+    if not wanted:
+        return lambda: None
+    from tqdm.auto import tqdm
+
+    bar = tqdm(total=plan.nfe, desc=plan.solver, unit="evaluation")
+    return lambda: bar.update()

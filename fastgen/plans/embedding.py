@@ -1,0 +1,186 @@
+"""Programs of different structure as tables for one and the same kernel call.
+
+In a batch whose rows are at different steps of different plans, every row needs the same inputs
+and outputs in each call. So a call reads all state buffers and the newest outputs of the network,
+and writes all state buffers and the next network input. What a row's own stage does not read has
+the coefficient zero (which hides infinities and NaN); what it keeps is copied (coefficient one,
+exact), and in copying the values are put in the order in which sums add them up: every row gets
+the bits of a run of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from fastgen.kernels.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
+from fastgen.plans.lowering import Program, Raw, Stage
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes that all rows share.
+
+    slots: state buffers; ages: outputs of how many evaluations a stage reads; branches: 2 with
+    guidance; noises: draws of a stage; evaluations: of the longest program; clip: bounds of the
+    clipped data prediction.
+    """
+
+    slots: int
+    ages: int
+    branches: int
+    noises: int
+    evaluations: int
+    clip: tuple[float, float] | None
+
+    @staticmethod
+    def of(program: Program) -> Layout:
+        """What one program needs.
+
+        Raises:
+            ValueError: if one of its stages reads what is no buffer, output or draw.
+        """
+        stages = [(k, s) for k, s in enumerate(program.stages) if s is not None]
+        raws = []
+        for k, stage in stages:
+            for i in stage.inputs:
+                if isinstance(i, Raw):
+                    raws.append((k - 1 - i.evaluation, i.branch))
+                elif not isinstance(i, int):
+                    raise ValueError(
+                        f"stage {k} reads {type(i).__name__}: noise that depends on the data, or "
+                        "follows a Brownian path, is not in tables"
+                    )
+        return Layout(
+            slots=max(map(len, arrangements(program))),
+            ages=1 + max((age for age, _ in raws), default=0),
+            branches=1 + max((branch for _, branch in raws), default=0),
+            noises=max((len(s.normals) for _, s in stages), default=0),
+            evaluations=len(program.calls),
+            clip=next((s.clip for _, s in stages if s.clip is not None), None),
+        )
+
+    def join(self, other: Layout) -> Layout:
+        """The smallest layout for both.
+
+        Raises:
+            ValueError: if their bounds differ, or a call would exceed the kernel's limits.
+        """
+        if self.clip is not None and other.clip is not None and self.clip != other.clip:
+            raise ValueError(f"clip: {self.clip} and {other.clip} cannot share a batch")
+        joined = Layout(
+            slots=max(self.slots, other.slots),
+            ages=max(self.ages, other.ages),
+            branches=max(self.branches, other.branches),
+            noises=max(self.noises, other.noises),
+            evaluations=max(self.evaluations, other.evaluations),
+            clip=self.clip if other.clip is None else other.clip,
+        )
+        inputs, outputs = joined.inputs, joined.slots + 1
+        if inputs > MAX_INPUTS or outputs > MAX_OUTPUTS or joined.noises > MAX_NOISES:
+            raise ValueError(
+                f"a call for these plans has {inputs} inputs, {outputs} outputs and "
+                f"{joined.noises} noises; the kernels take at most {MAX_INPUTS}, {MAX_OUTPUTS} "
+                f"and {MAX_NOISES}"
+            )
+        return joined
+
+    @property
+    def inputs(self) -> int:
+        """Number of tensors that a call reads."""
+        return self.slots + self.ages * self.branches
+
+    @property
+    def table(self) -> tuple[int, int]:
+        """Shape of a row's table."""
+        clip = self.clip is not None
+        return self.slots + 1 + clip, self.inputs + clip + self.noises
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A program as tables of a layout.
+
+    first: of what is done before the first evaluation; tables [evaluations + 1, ...]: of the call
+    after each evaluation, then zeros; draws [evaluations + 1, noises]. The result is in slot 0.
+    """
+
+    first: np.ndarray
+    first_draws: np.ndarray
+    tables: np.ndarray
+    draws: np.ndarray
+
+
+def arrangements(program: Program) -> list[list[int]]:
+    """The state buffers that are still needed before stage 0, 1, ... and after the last one.
+
+    Each in the order in which sums add up what is in them.
+    """
+    live = {program.result}
+    needed = [live]
+    for k in reversed(range(len(program.stages))):
+        stage = program.stages[k]
+        outputs = set() if stage is None else set(stage.outputs)
+        reads = set() if stage is None else {i for i in stage.inputs if isinstance(i, int)}
+        if k < len(program.calls) and not program.network_buffers[program.calls[k].input]:
+            reads |= {program.calls[k].input} - outputs
+        live = (live - outputs) | reads
+        needed.append(live)
+    rank = {0: (0, 0, 0)}
+    ordered = [[0]]
+    for stage, live in zip(program.stages, needed[-2::-1], strict=True):
+        if stage is not None:
+            rank |= dict(zip(stage.outputs, stage.ranks, strict=True))
+        ordered.append(sorted(live, key=lambda buffer: rank[buffer]))
+    return ordered
+
+
+def embed(program: Program, layout: Layout) -> Embedded:
+    """A program in a layout that is at least its own."""
+    places = arrangements(program)
+    tables = np.zeros((layout.evaluations + 2, *layout.table))
+    draws = np.zeros((layout.evaluations + 2, layout.noises), dtype=np.int64)
+    for k, stage in enumerate(program.stages):
+        following = [program.calls[k].input] if k < len(program.calls) else []
+        tables[k] = _table(k, stage, places[k], places[k + 1], following, layout)
+        if stage is not None:
+            draws[k, : len(stage.normals)] = [n.draw for n in stage.normals]
+    return Embedded(tables[0], draws[0], tables[1:], draws[1:])
+
+
+def _table(
+    k: int,
+    stage: Stage | None,
+    before: list[int],
+    after: list[int],
+    following: list[int],
+    layout: Layout,
+) -> np.ndarray:
+    """Stage k's table: before, after: buffers by slot; following: what is evaluated next."""
+    clip = layout.clip is not None
+    table = np.zeros(layout.table)
+    rows = {}
+    if stage is not None:
+        columns = []
+        for i in stage.inputs:
+            if isinstance(i, Raw):
+                age = k - 1 - i.evaluation
+                columns.append(layout.slots + age * layout.branches + i.branch)
+            else:
+                assert isinstance(i, int)
+                columns.append(before.index(i))
+        own = stage.table
+        if stage.clip is not None:
+            table[0, columns] = own[0, : len(columns)]
+            columns.append(layout.inputs)
+            own = own[1:]
+        columns += [layout.inputs + clip + n for n in range(len(stage.normals))]
+        rows = dict(zip(stage.outputs, own, strict=True))
+    targets = [*enumerate(after), *((layout.slots, buffer) for buffer in following)]
+    for slot, buffer in targets:
+        if buffer in rows:
+            table[clip + slot, columns] = rows[buffer]
+        else:
+            table[clip + slot, before.index(buffer)] = 1.0
+    return table
