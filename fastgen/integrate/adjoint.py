@@ -185,7 +185,9 @@ class _WayBack:
                 )
         if self.summed:
             self.graphs.append((value, a))
-        pieces = [torch.zeros_like(p) if g is None else g for p, g in zip(inputs, found, strict=True)]
+        pieces = [
+            torch.zeros_like(p) if g is None else g for p, g in zip(inputs, found, strict=True)
+        ]
         flat = [value.detach(), -pieces[0], *(-g.reshape(1, -1).to(a.dtype) for g in pieces[1:])]
         return torch.cat(flat, 1)
 
@@ -202,7 +204,9 @@ class _WayBack:
             self.graphs = []
             state = w.y[:rows]
             time = control[Control.TIME].to(state.dtype)
-            self._slope(time[0] if self.field.state.joint else time, state, count[Count.ROW].clone())
+            self._slope(
+                time[0] if self.field.state.joint else time, state, count[Count.ROW].clone()
+            )
             graphs = [*self.graphs, *graphs]
             for weight, (value, a) in zip(weights, graphs, strict=True):
                 if weight and value.requires_grad:
@@ -215,5 +219,3 @@ class _WayBack:
 
     def moved(self, w: Workspace, rows: int) -> None:
         """Nothing is left to do."""
-
-

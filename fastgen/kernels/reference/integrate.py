@@ -257,5 +257,3 @@ class ReferenceOperations:
         k[0] = k[0][order]
         self.rows = left
         return FEWER_ROWS
-
-
