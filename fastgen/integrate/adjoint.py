@@ -50,7 +50,7 @@ def solve_adjoint(
             "adjoint_seminorm=False: parameters have one gradient for all samples, which samples' "
             "own steps cannot control; use step='joint'"
         )
-    result: Tensor = _Adjoint.apply(field, options, ys, times, y, *parameters)  # type: ignore
+    result: Tensor = _Adjoint.apply(field, options, ys, times, y, *parameters)
     return result
 
 
@@ -138,7 +138,7 @@ class _WayBack:
                 proposal = raw.proposal
             a = raw.y[:, size : 2 * size] + gradients[j - 1]
             if extra:
-                pieces = raw.y[0, 2 * size :].split([p.numel() for p in self.parameters])
+                pieces = torch.split(raw.y[0, 2 * size :], [p.numel() for p in self.parameters])
                 self.totals = [
                     x.reshape(p.shape) for x, p in zip(pieces, self.parameters, strict=True)
                 ]

@@ -63,7 +63,8 @@ class Solution:
 
 
 REASONS = {
-    Status.MAX_STEPS: "max_steps={max_steps} steps were not enough; allow more, or loosen rtol, atol",
+    Status.MAX_STEPS: "max_steps={max_steps} steps were not enough; allow more, or loosen rtol and "
+    "atol",
     Status.UNDERFLOW: "the step became too small for its time; loosen rtol and atol, use float64, "
     "or look for a discontinuity or stiffness there",
     Status.NON_FINITE: "f is not finite there, however short the step",

@@ -1,4 +1,4 @@
-"""Gradients: through the accepted steps and by the adjoint, against finite differences and truth."""
+"""Gradients: through the accepted steps and by the adjoint, against differences and truth."""
 
 import math
 

@@ -6,12 +6,15 @@ import torch
 import triton
 from torch import Tensor
 
-from fastgen.kernels.integrate import LANES, Workspace
+from fastgen.kernels.integrate import Workspace
 from fastgen.kernels.reference.integrate import ReferenceOperations
 from fastgen.kernels.triton.integrate_kernels import commit_kernel, control_kernel, stage_kernel
 from fastgen.kernels.triton.launch import OPTIONS, _on
 
-MAX_BLOCK = LANES
+# Elements of a row that a program takes at a time: more would not fit the registers.
+MAX_BLOCK = 256
+# Size of a launch grid's second axis.
+MAX_TILES = 65535
 
 
 def used(weights: list[float]) -> int:
@@ -38,6 +41,8 @@ class TritonOperations(ReferenceOperations):
         self._used_dense = used([row[0] or row[1] for row in w.dense.tolist()])
         elements = w.y.shape[1]
         self._block = min(MAX_BLOCK, triton.next_power_of_2(max(elements, 1)))
+        if elements > MAX_TILES * MAX_BLOCK:
+            raise ValueError(f"y0: at most {MAX_TILES * MAX_BLOCK} elements a row, got {elements}")
         self._sizes = w.y.shape[0], elements
 
     def stage(self, i: int) -> None:
@@ -48,7 +53,7 @@ class TritonOperations(ReferenceOperations):
         if not self.rows * tiles:
             return
         with _on(w.y):
-            stage_kernel[(self.rows * tiles,)](
+            stage_kernel[(self.rows, tiles)](
                 w.y,
                 w.k,
                 w.stage,

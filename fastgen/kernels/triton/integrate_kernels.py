@@ -72,9 +72,7 @@ def stage_kernel(
     BLOCK: tl.constexpr,
 ):
     """stage = y + h sum_j a_j k_j, stage_times = t + c h; a and c are those of the stage."""
-    tiles = (elements + BLOCK - 1) // BLOCK
-    r = tl.program_id(0).to(tl.int64) // tiles
-    tile = tl.program_id(0).to(tl.int64) % tiles
+    r, tile = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
     h = tl.load(control + STEP * capacity + r)
     e = tile * BLOCK + tl.arange(0, BLOCK)
     mask = e < elements
