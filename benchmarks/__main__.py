@@ -18,6 +18,7 @@ SUITES = {
     "stages": "microseconds per stage of every solver at (256, 2)",
     "end_to_end": "whole loops with real networks of several sizes, and the solver's share",
     "quality": "quality against network evaluations with exact scores and trained networks",
+    "integrate": "error-controlled ODE steps, and a continuous normalizing flow",
     "memory": "peak memory of a sampling run",
     "startup": "time of `import fastgen`",
 }

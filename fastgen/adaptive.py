@@ -56,7 +56,7 @@ class Prediction:
             scaled = x * expand(1 / norm, x)
         scaled = scaled.to(model.input_dtype(x.dtype))
         time = self.network_time(t)
-        times = (time,)
+        times: tuple[Tensor, ...] = (time,)
         if model.predicts == "average_velocity":
             times = (time, time if model.second_time == "end" else torch.zeros_like(time))
         found = self._call(model.net, scaled, times, self.kwargs, rows)

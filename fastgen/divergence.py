@@ -117,9 +117,9 @@ class Divergence:
                 basis = torch.zeros(len(place), len(x), size, dtype=v.dtype, device=x.device)
                 basis[torch.arange(len(place), device=x.device), :, place] = 1.0
                 rows = products(basis)
-                total = total + rows.gather(
-                    2, place[:, None, None].expand(-1, len(x), 1)
-                ).squeeze(2).sum(0)
+                total = total + rows.gather(2, place[:, None, None].expand(-1, len(x), 1)).squeeze(
+                    2
+                ).sum(0)
             return total[:, None]
         if self.kind == "hutchinson":
             each = [(single(e) * e).sum(1) for e in probes.unbind(1)]

@@ -163,4 +163,5 @@ def _uniform(
         dtype=torch.float64,
         device=x.device,
     )
-    return (torch.special.ndtr(z) - 0.5).to(x.dtype)
+    uniform: Tensor = torch.special.ndtr(z) - 0.5
+    return uniform.to(x.dtype)

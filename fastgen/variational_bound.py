@@ -148,9 +148,7 @@ def _predict(
     return p * x.double() + q * output, spread
 
 
-def _reconstruction(
-    data: Tensor, mean: Tensor, log_variance: Tensor, levels: int | None
-) -> Tensor:
+def _reconstruction(data: Tensor, mean: Tensor, log_variance: Tensor, levels: int | None) -> Tensor:
     """-log p(x_0 | x_1), by density or summed over the cell of each level."""
     z = (data - mean) * torch.exp(-log_variance / 2)
     if levels is None:

@@ -50,7 +50,7 @@ def solve_adjoint(
             "adjoint_seminorm=False: parameters have one gradient for all samples, which samples' "
             "own steps cannot control; use step='joint'"
         )
-    result: Tensor = _Adjoint.apply(field, options, ys, times, y, *parameters)  # type: ignore
+    result: Tensor = _Adjoint.apply(field, options, ys, times, y, *parameters)
     return result
 
 
@@ -138,7 +138,7 @@ class _WayBack:
                 proposal = raw.proposal
             a = raw.y[:, size : 2 * size] + gradients[j - 1]
             if extra:
-                pieces = raw.y[0, 2 * size :].split([p.numel() for p in self.parameters])
+                pieces = torch.split(raw.y[0, 2 * size :], [p.numel() for p in self.parameters])
                 self.totals = [
                     x.reshape(p.shape) for x, p in zip(pieces, self.parameters, strict=True)
                 ]
@@ -185,7 +185,9 @@ class _WayBack:
                 )
         if self.summed:
             self.graphs.append((value, a))
-        pieces = [torch.zeros_like(p) if g is None else g for p, g in zip(inputs, found, strict=True)]
+        pieces = [
+            torch.zeros_like(p) if g is None else g for p, g in zip(inputs, found, strict=True)
+        ]
         flat = [value.detach(), -pieces[0], *(-g.reshape(1, -1).to(a.dtype) for g in pieces[1:])]
         return torch.cat(flat, 1)
 
@@ -202,7 +204,9 @@ class _WayBack:
             self.graphs = []
             state = w.y[:rows]
             time = control[Control.TIME].to(state.dtype)
-            self._slope(time[0] if self.field.state.joint else time, state, count[Count.ROW].clone())
+            self._slope(
+                time[0] if self.field.state.joint else time, state, count[Count.ROW].clone()
+            )
             graphs = [*self.graphs, *graphs]
             for weight, (value, a) in zip(weights, graphs, strict=True):
                 if weight and value.requires_grad:
@@ -215,5 +219,3 @@ class _WayBack:
 
     def moved(self, w: Workspace, rows: int) -> None:
         """Nothing is left to do."""
-
-

@@ -50,9 +50,7 @@ class Controller:
         p, i, d = self.proportional, self.integral, self.derivative
         return (p + i + d) / order, -(p + 2 * d) / order, d / order
 
-    def step_size(
-        self, order: int, min_step: float, max_step: float, max_steps: int
-    ) -> StepSize:
+    def step_size(self, order: int, min_step: float, max_step: float, max_steps: int) -> StepSize:
         """What the kernels need to know."""
         beta = self.exponents(order)
         bounds = self.safety, self.min_factor, self.max_factor, min_step, max_step

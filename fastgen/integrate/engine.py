@@ -175,7 +175,8 @@ def _run_fused(field: Field, w: Workspace, ops: Any, watch: bool) -> tuple[int, 
                 break
             slope = f(t, y)
         if code == FINISHED:
-            return ops.evaluated
+            calls, evaluated = ops.evaluated
+            return calls, evaluated
         assert code == FEWER_ROWS
 
 

@@ -75,9 +75,7 @@ class EventObserver:
             self._locate(w, rows, crossed, old, new)
         self._before[sample] = torch.where(taken[:, None] & (new != 0), new, old)
 
-    def _locate(
-        self, w: Workspace, rows: int, crossed: Tensor, old: Tensor, new: Tensor
-    ) -> None:
+    def _locate(self, w: Workspace, rows: int, crossed: Tensor, old: Tensor, new: Tensor) -> None:
         interpolate = ReferenceOperations(w)
         interpolate.rows = rows
         t, h = w.control[Control.TIME, :rows], w.control[Control.STEP, :rows]

@@ -53,7 +53,7 @@ class State:
         self.dtype, self.device = leaves[0].dtype, leaves[0].device
 
     def flat(self, value: Any = None, lead: tuple[int, ...] | None = None) -> Tensor:
-        """A state as [R, N]; with ``lead`` one with these axes in front of a sample's, [*lead, N]."""
+        """A state as [R, N]; with ``lead`` one with these axes before a sample's, [*lead, N]."""
         leaves = self.leaves if value is None else pytree.tree_leaves(value)
         lead = (self.rows,) if lead is None else lead
         parts = [x.reshape((*lead, n)) for x, n in zip(leaves, self.sizes, strict=True)]
@@ -65,7 +65,7 @@ class State:
         flat = rows.squeeze(-2) if self.joint else rows
         if self.single:
             return flat.reshape((*lead, *self.shapes[0]))
-        parts = flat.split(self.sizes, -1)
+        parts = torch.split(flat, self.sizes, -1)
         leaves = [x.reshape((*lead, *s)) for x, s in zip(parts, self.shapes, strict=True)]
         return pytree.tree_unflatten(leaves, self.spec)
 
@@ -165,10 +165,9 @@ def times_of(t: Sequence[float] | Tensor, rows: int, joint: bool, device: torch.
     times = torch.as_tensor(t).to(device=device, dtype=torch.float64)
     if times.ndim not in (1, 2) or times.shape[-1] == 0:
         raise ValueError(f"t: expected [T] or [B, T] with T >= 1 times, got {tuple(times.shape)}")
-    if times.ndim == 2:
-        if joint or times.shape[0] != rows:
-            wanted = "[T] with step='joint'" if joint else f"[T] or [{rows}, T]"
-            raise ValueError(f"t: expected {wanted}, got {tuple(times.shape)}")
+    if times.ndim == 2 and (joint or times.shape[0] != rows):
+        wanted = "[T] with step='joint'" if joint else f"[T] or [{rows}, T]"
+        raise ValueError(f"t: expected {wanted}, got {tuple(times.shape)}")
     known = times.detach()
     steps = known.diff()
     ordered = (steps >= 0).all(-1) | (steps <= 0).all(-1)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as checkpointed
 
 from fastgen.integrate.engine import Raw
-from fastgen.integrate.fixed import combined, evaluate, runge_kutta_step
+from fastgen.integrate.fixed import combined, runge_kutta_step
 from fastgen.integrate.problem import Field
 from fastgen.integrate.tableaus import Tableau
 from fastgen.kernels.integrate import Control, Count, Status, Workspace
@@ -75,6 +75,7 @@ def replay(
     own_times = times.expand(rows, -1)
     start = own_times[:, 0]
     varying = times.requires_grad
+    everyone = torch.arange(rows, device=y.device)
     places: list[tuple[Tensor, Tensor]] = []
     for move in moves:
         passed = move.last_output - move.first_output
@@ -86,9 +87,7 @@ def replay(
     def step(n: int, y: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(y, k_0) after move n, and the outputs passed."""
         move, (row, output) = moves[n], places[n]
-        whole = len(move.samples) == rows and bool(
-            (move.samples == torch.arange(rows, device=y.device)).all()
-        )
+        whole = len(move.samples) == rows and bool((move.samples == everyone).all())
         only = whole or f.compact
         part, k, h, t = y, slope, move.step, move.time
         if not whole and only:
@@ -96,8 +95,11 @@ def replay(
         elif not only:
             h = torch.zeros(rows, dtype=h.dtype, device=h.device)
             t = known.expand(rows, -1)[:, -1].clone()
-            h, t = h.index_copy(0, move.samples, move.step), t.index_copy(0, move.samples, move.time)
-        samples = move.samples if only else torch.arange(rows, device=y.device)
+            h, t = (
+                h.index_copy(0, move.samples, move.step),
+                t.index_copy(0, move.samples, move.time),
+            )
+        samples = move.samples if only else everyone
         if varying:  # the start's shift moves every later time
             t = t + (start - start.detach())[samples]
         new, slopes = _step(f, tableau, t, h, part, k, samples if f.told else None)
@@ -130,8 +132,8 @@ def replay(
         outputs.update({begin + i: x for i, x in enumerate(done[2:])})
         return done[0], done[1]
 
-    slope = evaluate(f, start, y) if moves else y
-    at_start = y
+    slope = f.call(start.to(y.dtype), y, everyone if f.told else None) if moves or varying else y
+    at_start, first_slope = y, slope
     if checkpoint == "none":
         y, slope = keep(0, run(0, len(moves), y, slope))
     elif checkpoint == "step":
@@ -139,7 +141,11 @@ def replay(
             y, slope = keep(n, _saved(run, n, n + 1, y, slope))
     else:
         y, slope = keep(0, _binomial(run, 0, len(moves), y, slope, snapshots))
-    return _assembled(at_start, y, known, raw, places, moves, outputs)
+    ys = _assembled(at_start, y, known, raw, places, moves, outputs)
+    if varying:  # an output at the start is y0 + (t - t_0) f
+        shift = torch.where(own_times == start[:, None], own_times - start[:, None], 0.0)
+        ys = ys + shift.T.to(y.dtype)[:, :, None] * first_slope
+    return ys
 
 
 def _saved(run: Callable[..., Any], *arguments: Any) -> tuple[Tensor, ...]:

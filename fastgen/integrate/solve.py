@@ -63,7 +63,8 @@ class Solution:
 
 
 REASONS = {
-    Status.MAX_STEPS: "max_steps={max_steps} steps were not enough; allow more, or loosen rtol, atol",
+    Status.MAX_STEPS: "max_steps={max_steps} steps were not enough; allow more, or loosen rtol and "
+    "atol",
     Status.UNDERFLOW: "the step became too small for its time; loosen rtol and atol, use float64, "
     "or look for a discontinuity or stiffness there",
     Status.NON_FINITE: "f is not finite there, however short the step",
@@ -221,8 +222,12 @@ def odeint(
     elif needed:
         options = AdjointOptions(
             tableaus.find(adjoint_method or method),
-            tolerances[0] if adjoint_rtol is None else tolerance("adjoint_rtol", adjoint_rtol, state),
-            tolerances[1] if adjoint_atol is None else tolerance("adjoint_atol", adjoint_atol, state),
+            tolerances[0]
+            if adjoint_rtol is None
+            else tolerance("adjoint_rtol", adjoint_rtol, state),
+            tolerances[1]
+            if adjoint_atol is None
+            else tolerance("adjoint_atol", adjoint_atol, state),
             controllers.find(controller),
             (min_step, max_step, max_steps),
             adjoint_seminorm,
@@ -304,6 +309,8 @@ def _packed(
         return tree
     attempts = raw.accepted + raw.rejected
     begun = attempts > 0
-    evaluations = (per_step * attempts + first * begun) if per_step else torch.full_like(attempts, raw.calls)
+    evaluations = (
+        (per_step * attempts + first * begun) if per_step else torch.full_like(attempts, raw.calls)
+    )
     stats = Statistics(evaluations, raw.accepted, raw.rejected, raw.calls, raw.rows)
     return Solution(tree, raw.status, raw.time, stats, events)

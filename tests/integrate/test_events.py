@@ -69,7 +69,7 @@ def test_event_that_depends_on_time_and_never_comes():
 
 def test_joint_steps_and_nested_states():
     found = fastgen.odeint(
-        lambda t, y: {"x": y["v"], "v": -9.81 * torch.ones(())},
+        lambda t, y: {"x": y["v"], "v": -9.81 * torch.ones((), dtype=torch.float64)},
         {"x": torch.tensor(10.0).double(), "v": torch.tensor(0.0).double()},
         [0.0, 5.0],
         step="joint",

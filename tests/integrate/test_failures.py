@@ -33,7 +33,7 @@ def test_underflow(backend):
 
 
 def test_exhausted_steps(backend):
-    with pytest.raises(RuntimeError, match="sample 0 .* max_steps=5 steps were not enough"):
+    with pytest.raises(RuntimeError, match=r"sample 0 .* max_steps=5 steps were not enough"):
         fastgen.odeint(
             lambda t, y: -50 * (y - t.cos()[:, None]), Y0, [0.0, 5.0], max_steps=5, backend=backend
         )
@@ -70,7 +70,7 @@ def test_nan_in_one_sample_spares_the_others(compact, backend):
     assert found.status.tolist() == [Status.DONE, Status.NON_FINITE, Status.DONE]
     assert found.reached[1].item() == pytest.approx(0.3, abs=1e-6)
     assert torch.allclose(found.ys[-1, [0, 2]], Y0[[0, 2]] * math.exp(-0.1), rtol=1e-5)
-    with pytest.raises(RuntimeError, match="sample 1 .* f is not finite"):
+    with pytest.raises(RuntimeError, match=r"sample 1 .* f is not finite"):
         fastgen.odeint(f, Y0, [0.0, 1.0], backend=backend)
 
 

@@ -122,7 +122,9 @@ def test_order_of_dense_output(method):
     for h in steps:
         pinned = {"min_step": h, "max_step": h, "first_step": h, "method": method}
         ys = fastgen.odeint(f, y0, theta * h, **pinned)
-        exact = fastgen.odeint(f, y0, theta * h, rtol=1e-13, atol=1e-13, method="dopri8", max_step=h / 8)
+        exact = fastgen.odeint(
+            f, y0, theta * h, rtol=1e-13, atol=1e-13, method="dopri8", max_step=h / 8
+        )
         errors.append((ys - exact)[1:-1].abs().max().item())
     order = slope([1 / h for h in steps], errors)
     assert order > tableaus.ADAPTIVE[method].dense_order + 1 - 0.5
@@ -312,5 +314,7 @@ def test_tolerances_by_sample():
     assert counts == sorted(counts)
     assert counts[0] < counts[2]
     for i in range(3):
-        alone = fastgen.odeint(linear, y0[:1], [0.0, 3.0], rtol=rtol[i].double(), atol=rtol[i].double())
+        alone = fastgen.odeint(
+            linear, y0[:1], [0.0, 3.0], rtol=rtol[i].double(), atol=rtol[i].double()
+        )
         assert torch.equal(alone[:, 0], found.ys[:, i])

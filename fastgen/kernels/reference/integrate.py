@@ -47,9 +47,9 @@ def error_norm(
 def lane_sum(x: Tensor) -> Tensor:
     """The sum over axis 1 in the order of the contract."""
     lanes = min(LANES, 1 << max(x.shape[1] - 1, 0).bit_length())
-    pieces = list(x.split(lanes, 1))
+    pieces = list(torch.split(x, lanes, 1))
     pieces[-1] = torch.nn.functional.pad(pieces[-1], (0, lanes - pieces[-1].shape[1]))
-    total = pieces[0]
+    total: Tensor = pieces[0]
     for piece in pieces[1:]:
         total = total + piece
     while lanes > 1:
@@ -208,7 +208,7 @@ class ReferenceOperations:
         control[Control.STEP] = torch.where(bad, 0.0, control[Control.STEP])
 
     def probe(self) -> None:
-        """h_0 = 0.01 |y| / |f|, and the input at t + h_0 (Hairer, Norsett and Wanner 1993, II.4)."""
+        """h_0 = 0.01 |y| / |f|, and the input at t + h_0 (Hairer, Norsett, Wanner 1993, II.4)."""
         w = self.w
         control, count, k = self._view()
         running = count[Count.STATUS] == Status.RUNNING
@@ -257,5 +257,3 @@ class ReferenceOperations:
         k[0] = k[0][order]
         self.rows = left
         return FEWER_ROWS
-
-

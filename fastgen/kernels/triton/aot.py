@@ -31,6 +31,12 @@ from fastgen.kernels.triton import tree
 from fastgen.kernels.triton.bridge import constants, cut
 from fastgen.kernels.triton.bridge_kernels import bridge_kernel
 from fastgen.kernels.triton.geometry import THREADS, Geometry, geometry
+from fastgen.kernels.triton.integrate_kernels import (
+    SCALARS,
+    commit_kernel,
+    control_kernel,
+    stage_kernel,
+)
 from fastgen.kernels.triton.kernels import combine_kernel, normals_kernel
 from fastgen.kernels.triton.launch import ALIGNMENT, OPTIONS, describe
 
@@ -62,6 +68,7 @@ class Variant:
     draws_per_row: bool = False
     tree: bool = False  # the Brownian tree, [times * rows, elements]
     ceiling: int = 64  # registers of a thread; 64 let 1024 threads run on a multiprocessor
+    library: bool = False  # calls of exp and log, or divisions, in float64: these hold fused steps
 
     def source(self) -> tuple[ASTSource, Geometry]:
         """The kernel's source with all constants, and its geometry."""
@@ -183,6 +190,63 @@ VARIANTS = [
 ]
 
 
+STEP_KERNELS = {"stage": stage_kernel, "control": control_kernel, "commit": commit_kernel}
+
+
+@dataclass(frozen=True)
+class StepVariant(Variant):
+    """A kernel of error-controlled steps, for dopri5: its name, the state's dtype, row length."""
+
+    kernel: str = "stage"
+    block: int = 256
+
+    def source(self) -> tuple[ASTSource, Geometry]:
+        """The kernel's source with all constants; no accesses are promised to be wide."""
+        kernel, kind = STEP_KERNELS[self.kernel], POINTERS[self.inputs[0]]
+        tables = {"a", "c", "error", "dense", "control", "numbers", "times"}
+        types: dict[str, Any] = dict.fromkeys(kernel.arg_names, kind)
+        for name in types:
+            if name in tables:
+                types[name] = "*fp64"
+            elif name in ("count", "segment_ends"):
+                types[name] = "*i64"
+            elif name in SCALARS:
+                types[name] = "i64"
+        # Of dopri5: seven stages, of which the second has no weight in error and interpolant.
+        constants = {
+            "COUNT": 5 if self.kernel == "stage" else 7,
+            "USED": 0b11111 if self.kernel == "stage" else 0b1111101,
+            "LAST": False,
+            "BLOCK": self.block,
+            "DEGREE": 4,
+        }
+        values: dict[tuple[int, ...], Any] = {}
+        attributes: dict[tuple[int, ...], Any] = {}
+        for i, name in enumerate(kernel.arg_names):
+            if name in constants:
+                types[name], values[i,] = "constexpr", constants[name]
+            elif name in ("y", "k", "stage", "y_new", "ys"):
+                attributes[i,] = DIVISIBLE
+        source = ASTSource(kernel, types, values, attributes)
+        return source, geometry(2, 3, [self.inputs[0]], 1, 0, True)._replace(exact=False)
+
+
+VARIANTS += [
+    StepVariant(
+        f"{name} {POINTERS[kind][1:]} {block}",
+        (kind,),
+        (),
+        ceiling=ceiling,
+        library=name != "stage",
+        kernel=name,
+        block=block,
+    )
+    for name, ceiling in (("stage", 64), ("control", 128), ("commit", 128))
+    for kind in (F32, F64)
+    for block in (2, 256)
+]
+
+
 @dataclass
 class Verdict:
     """Figures of one compiled kernel, and what is wrong with it."""
@@ -234,7 +298,8 @@ def judge(variant: Variant, target: str) -> Verdict:
     # rows are shared out one by one: these alone may exchange values between threads.
     exchange = not verdict.promised or F64 in variant.inputs + variant.outputs
     for name in ("stack", "spills", "shared", "fused"):
-        if getattr(verdict, name) and not (name == "shared" and exchange):
+        allowed = (name == "shared" and exchange) or (name == "fused" and variant.library)
+        if getattr(verdict, name) and not allowed:
             verdict.faults.append(f"{name} {getattr(verdict, name)}")
     if verdict.registers > variant.ceiling:
         verdict.faults.append(f"more than {variant.ceiling} registers")

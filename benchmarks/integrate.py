@@ -1,0 +1,255 @@
+"""Error-controlled integration beside torchdiffeq and torchode, one thread.
+
+Solver time is a solve's time without the vector field's: f is replaced by a table of its values,
+made beforehand, so that what remains is the solver. The protocol is that of the torchode paper
+(Lienen and Guennemann 2022, arXiv 2210.12375): Van der Pol, B = 256, mu = 2, tolerance 1e-5, 200
+output points, dopri5, float32; diffrax's figure there, 900 us on another machine, stands for
+scale only. Work is counted as rows of network evaluations, on phase-shifted Van der Pol, mu = 25,
+where a joint step follows the fastest sample. The CNF is FFJORD's on 2-D data: samples, and
+likelihoods with one Hutchinson probe, held against torchdiffeq at the same tolerance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastgen
+from benchmarks.harness import Case, Provider, Row, measured, row
+from fastgen.schedules import Rectified
+
+TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def _torchdiffeq() -> Any:
+    try:
+        import torchdiffeq
+    except ImportError:
+        return None
+    return torchdiffeq
+
+
+def _torchode() -> Any:
+    try:
+        import torchode
+    except ImportError:
+        return None
+    return torchode
+
+
+def van_der_pol(mu: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """x'' = mu (1 - x^2) x' - x."""
+
+    def f(t: Tensor, y: Tensor) -> Tensor:
+        x, v = y.unbind(-1)
+        return torch.stack([v, mu * (1 - x * x) * v - x], -1)
+
+    return f
+
+
+class Replayed:
+    """f's values in the order of a first run, at no cost."""
+
+    def __init__(self, f: Callable[..., Tensor]) -> None:
+        self.f, self.values, self.at = f, [], -1
+        self.values: list[Tensor]
+
+    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
+        """The next value."""
+        if self.at < 0:
+            self.values.append(self.f(t, y).clone())
+            return self.values[-1]
+        self.at += 1
+        return self.values[self.at - 1]
+
+    def rewound(self, run: Callable[[], Any]) -> Callable[[], None]:
+        """run, from the first value on; a run before it has recorded them."""
+        run()
+
+        def again() -> None:
+            self.at = 0
+            run()
+
+        return again
+
+
+def _torchode_solver(term: Any, torchode: Any) -> Any:
+    method = torchode.Dopri5(term=term)
+    controller = torchode.IntegralController(atol=1e-5, rtol=1e-5, term=term)
+    return torchode.AutoDiffAdjoint(method, controller)
+
+
+def overhead() -> Case:
+    """Solver time per attempted step."""
+    generator = torch.Generator().manual_seed(0)
+    y0 = torch.randn(256, 2, generator=generator)
+    t = torch.linspace(0, 10, 200)
+    providers = []
+
+    def add(name: str, package: str, solve: Callable[[Any], Any], starting: int) -> None:
+        f = Replayed(van_der_pol(2.0))
+        again = f.rewound(lambda: solve(f))
+        steps = (len(f.values) - starting) // 6
+        providers.append(Provider(name, lambda: again(), package, units=steps))
+
+    add("fastgen", "fastgen-torch", lambda f: fastgen.odeint(f, y0, t, **TOLERANCE), 2)
+    peer = _torchdiffeq()
+    if peer is not None:
+        add(
+            "torchdiffeq",
+            "torchdiffeq",
+            lambda f: peer.odeint(f, y0, t, method="dopri5", **TOLERANCE),
+            2,
+        )
+    other = _torchode()
+    if other is not None:
+        times = t.expand(256, -1).contiguous()
+
+        def solve(f: Any) -> Any:
+            solver = _torchode_solver(other.ODETerm(f), other)
+            return solver.solve(other.InitialValueProblem(y0=y0, t_eval=times))
+
+        add("torchode", "torchode", solve, 2)
+    return Case(
+        "integrate", "dopri5 step, van der pol", (256, 2), torch.float32, providers, threads=1
+    )
+
+
+def work(batch: int) -> Iterator[Row]:
+    """Rows of the vector field evaluated for phase-shifted Van der Pol, mu = 25."""
+    f, mu = van_der_pol(25.0), 25.0
+    with torch.no_grad():
+        # One orbit, and starts spread over a period of about (3 - 2 log 2) mu + 2 pi / mu^(1/3).
+        period = (3 - 2 * math.log(2)) * mu + 2 * math.pi / mu ** (1 / 3)
+        phases = torch.linspace(0, period, batch + 1, dtype=torch.float64)[:batch]
+        settled = fastgen.odeint(
+            f, torch.tensor([[2.0, 0.0]]).double(), [0.0, 3 * period], rtol=1e-8, atol=1e-8
+        )[-1]
+        y0 = fastgen.odeint(f, settled, [*phases.tolist(), period], rtol=1e-8, atol=1e-8)[:-1, 0]
+        t = torch.tensor([0.0, period]).double()
+        kinds: dict[str, dict[str, Any]] = {
+            "fastgen": {"compact": True},
+            "fastgen, whole batch": {},
+            "fastgen, joint steps": {"step": "joint"},
+        }
+        for name, options in kinds.items():
+            found = fastgen.odeint(f, y0, t, return_solution=True, **TOLERANCE, **options)
+            rows = found.stats.rows * (batch if "step" in options else 1)
+            yield _count(name, "fastgen-torch", batch, rows)
+        peer = _torchdiffeq()
+        if peer is not None:
+            seen = []
+
+            def counted(t: Tensor, y: Tensor) -> Tensor:
+                seen.append(len(y))
+                return f(t, y)
+
+            peer.odeint(counted, y0, t, method="dopri5", **TOLERANCE)
+            yield _count("torchdiffeq", "torchdiffeq", batch, sum(seen))
+
+
+def _count(name: str, package: str, batch: int, rows: int) -> Row:
+    shape = (batch, 2)
+    return row(
+        "integrate", "rows, van der pol mu=25", name, package, shape, torch.float64, "rows", "",
+        [float(rows)],
+    )  # fmt: skip
+
+
+class Velocity(nn.Module):
+    """The 3 x 64 network of the 2-D experiments, time as a third input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(3, 64), nn.SELU(), nn.Linear(64, 64), nn.SELU(),
+            nn.Linear(64, 64), nn.SELU(), nn.Linear(64, 2),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """The velocity at x [B, 2], t [B]."""
+        return self.layers(torch.cat([x, t[:, None]], 1))
+
+
+def trained() -> Velocity:
+    """A flow from 8 gaussians to noise after a short training: its trajectories bend."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    net = Velocity()
+    optimiser = torch.optim.AdamW(net.parameters(), 2e-3)
+    for _ in range(400):
+        angle = torch.randint(8, (512,), generator=generator) * (math.pi / 4)
+        data = 2 * torch.stack([angle.cos(), angle.sin()], 1)
+        data = data + 0.2 * torch.randn(512, 2, generator=generator)
+        noise, t = torch.randn(512, 2, generator=generator), torch.rand(512, generator=generator)
+        state = (1 - t[:, None]) * data + t[:, None] * noise
+        loss = (net(state, t) - (noise - data)).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return net.requires_grad_(False)
+
+
+def cnf() -> list[Case]:
+    """Samples and likelihoods of a flow-matching model."""
+    net = trained()
+    model = fastgen.Model(net, Rectified(), "velocity")
+    generator = torch.Generator().manual_seed(1)
+    z, x = torch.randn(2, 512, 2, generator=generator).unbind(0)
+    probe = torch.sign(fastgen.randn((512, 2), stream=3))
+    peer = _torchdiffeq()
+    options = {"rtol": 1e-5, "atol": 1e-5}
+
+    def draw() -> Tensor:
+        return fastgen.sample(model, z, solver="dopri5", **options)
+
+    def likelihood() -> Tensor:
+        return fastgen.log_likelihood(model, x, divergence="hutchinson", **options).float()
+
+    samples = [Provider("fastgen", draw)]
+    likelihoods = [Provider("fastgen", likelihood)]
+    if peer is not None:
+
+        def peer_field(t: Tensor, x: Tensor) -> Tensor:
+            return net(x, t.expand(len(x)))
+
+        def peer_draw() -> Tensor:
+            with torch.no_grad():
+                t = torch.tensor([1.0, 0.0])
+                return peer.odeint(peer_field, z, t, method="dopri5", **options)[-1]
+
+        def both(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            with torch.enable_grad():
+                x = state[0].detach().requires_grad_()
+                v = peer_field(t, x)
+                (g,) = torch.autograd.grad(v, x, probe)
+            return v.detach(), (g * probe).sum(1)
+
+        def peer_likelihood() -> Tensor:
+            with torch.no_grad():
+                t = torch.tensor([0.0, 1.0])
+                state = (x, torch.zeros(512))
+                xs, totals = peer.odeint(both, state, t, method="dopri5", **options)
+                normal = -0.5 * xs[-1].square().sum(1) - math.log(2 * math.pi)
+                return normal + totals[-1]
+
+        samples.append(Provider("torchdiffeq", peer_draw, "torchdiffeq"))
+        likelihoods.append(Provider("torchdiffeq", peer_likelihood, "torchdiffeq"))
+    shape = (512, 2)
+    return [
+        Case("integrate", "cnf samples", shape, torch.float32, samples, tolerance=1e-4),
+        Case("integrate", "cnf likelihood", shape, torch.float32, likelihoods, tolerance=1e-4),
+    ]
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """The suite."""
+    with torch.no_grad():
+        yield from measured([overhead()], quick)
+    for batch in (1, 16) if quick else (1, 4, 16, 64, 256, 1024):
+        yield from work(batch)
+    yield from measured(cnf(), quick)

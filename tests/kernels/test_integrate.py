@@ -1,0 +1,225 @@
+"""The operations of error-controlled steps: C++ and Triton against the reference, one by one."""
+
+import math
+import os
+
+import pytest
+import torch
+
+from fastgen.integrate import tableaus
+from fastgen.integrate.controller import CONTROLLERS
+from fastgen.kernels.integrate import FEWER_ROWS, FINISHED, Control, Count, Status, Workspace
+from fastgen.kernels.reference.integrate import ReferenceOperations, lane_sum
+
+ROWS = 6
+
+
+def triton_operations():
+    pytest.importorskip("triton")
+    if torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("the interpreter's run; devices have one of their own")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        from fastgen.kernels.triton.integrate import TritonOperations
+    return TritonOperations
+
+
+def operations(name):
+    if name == "triton":
+        return triton_operations()
+    from fastgen.kernels.cpp_integrate import CppOperations
+
+    return CppOperations
+
+
+def workspace(method, elements, dtype, controller="pid", segments=None, by_row=False, **options):
+    """A workspace in the middle of a solve: some rows about to be refused, one ended, one NaN."""
+    generator = torch.Generator().manual_seed(elements)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    tableau = tableaus.ADAPTIVE[method]
+    times = torch.linspace(0, 1, 5).double()
+    if by_row:
+        times = times * torch.tensor([1, 1, -1, 1, 1, -1.0]).double()[:, None]
+    sizes = CONTROLLERS[controller].step_size(tableau.order, 1e-9, 0.5, 100)
+    w = Workspace.allocate(
+        normal(ROWS, elements).to(dtype),
+        tableau.matrix,
+        tableau.nodes,
+        tableau.errors,
+        tableau.polynomials,
+        torch.tensor([elements] if segments is None else segments),
+        times,
+        sizes,
+        **options,
+    )
+    w.k.copy_(normal(*w.k.shape))
+    for buffer in (w.y_new, w.stage, w.ys):
+        buffer.fill_(math.nan)
+    end = times[..., -1].expand(ROWS)
+    w.control[Control.TIME] = 0.1 * end
+    w.control[Control.END] = end
+    w.control[Control.RTOL] = torch.tensor([1e-1, 1e-3, 1e-2, 1e-1, 1e-1, 1.0])
+    w.control[Control.ATOL] = torch.tensor([1e-1, 1e-4, 1e-2, 1e-1, 1e-1, 1.0])
+    w.control[Control.STEP] = torch.tensor([0.3, 0.2, 0.5, 0.0, 0.9, 0.6]) * end
+    w.control[Control.PROPOSAL] = torch.tensor([0.3, -0.2, 0.5, 0.1, 0.9, -0.6])
+    w.control[Control.ERROR] = 1.0
+    w.control[Control.ERROR_1] = torch.tensor([0.5, 0.9, 0.1, 1.0, 1.0, 0.7])
+    w.control[Control.ERROR_2] = torch.tensor([0.2, 1.0, 0.3, 1.0, 1.0, 0.6])
+    w.count[Count.STATUS, 3] = Status.DONE
+    w.count[Count.ACCEPTED] = torch.tensor([3, 0, 98, 7, 2, 1])
+    w.count[Count.CURSOR] = 1
+    w.count[Count.ROW] = torch.tensor([2, 0, 1, 3, 5, 4])
+    return w
+
+
+TABLES = ("y", "y_new", "k", "stage", "stage_times", "ys", "control", "count")
+
+
+def twin(w):
+    changed = {name: getattr(w, name).clone() for name in TABLES}
+    return Workspace(**{**vars(w), **changed})
+
+
+def agree(a, b, exact):
+    for name in TABLES:
+        x, y = getattr(a, name), getattr(b, name)
+        if exact or name not in ("control", "stage_times", "ys", "stage", "y", "y_new"):
+            assert torch.equal(torch.nan_to_num(x, 7.0), torch.nan_to_num(y, 7.0)), name
+        else:
+            tolerance = 1e-12 if x.dtype == torch.float64 else 1e-6
+            assert torch.allclose(x, y, rtol=tolerance, atol=tolerance, equal_nan=True), name
+
+
+def steps(ops, stages):
+    """One attempted step, with the slopes that are there."""
+    for i in range(1, stages):
+        ops.stage(i)
+    ops.control()
+    ops.commit()
+
+
+CASES = [
+    ("dopri5", 1, torch.float32, {}),
+    ("dopri5", 7, torch.float64, {"by_row": True}),
+    ("tsit5", 8, torch.float32, {"controller": "pi"}),
+    ("dopri8", 33, torch.float64, {"segments": [1, 1, 20, 33]}),
+    ("bosh3", 1025, torch.float32, {"segments": [1024, 1025], "by_row": True}),
+    ("fehlberg45", 2500, torch.float64, {"controller": "i"}),
+]
+
+
+@pytest.mark.parametrize("name", ["cpp", "triton"])
+@pytest.mark.parametrize(
+    ("method", "elements", "dtype", "options"), CASES, ids=[f"{c[0]}-{c[1]}" for c in CASES]
+)
+def test_a_step_is_that_of_the_reference(name, method, elements, dtype, options):
+    reference = workspace(method, elements, dtype, **options)
+    reference.k[:, 4] = math.nan
+    other = twin(reference)
+    expected, found = ReferenceOperations(reference), operations(name)(other)
+    stages = len(reference.c)
+    for i in range(1, stages):
+        expected.stage(i)
+        found.stage(i)
+    # The C++ kernel writes the error over the stage's input, which has been read.
+    agree(reference, other, exact=True)
+    expected.control()
+    found.control()
+    taken = reference.count[Count.TAKEN]
+    assert 0 < int(taken.sum()) < ROWS - 1
+    assert taken[3] == taken[4] == 0
+    other.stage.copy_(reference.stage)
+    # Sums in another order and exponentials differ in the last bits on GPUs.
+    agree(reference, other, exact=name == "cpp")
+    expected.commit()
+    found.commit()
+    agree(reference, other, exact=name == "cpp")
+
+
+@pytest.mark.parametrize("name", ["cpp", "triton"])
+def test_the_first_step(name):
+    for given in (True, False):
+        reference = workspace("dopri5", 9, torch.float64, first_step_given=given)
+        reference.k[0, 2, 5] = math.inf
+        reference.control[Control.PROPOSAL] = 0.07
+        other = twin(reference)
+        for ops in (ReferenceOperations(reference), operations(name)(other)):
+            if given:
+                ops.start()
+            else:
+                ops.probe()
+                ops.first()
+        agree(reference, other, exact=True)
+        assert reference.count[Count.STATUS, 2] == Status.NON_FINITE
+        assert (reference.control[Control.STEP, [0, 1, 4, 5]] != 0).all()
+
+
+@pytest.mark.parametrize("name", ["reference", "cpp", "triton"])
+def test_compaction_puts_running_rows_first(name):
+    w = workspace("bosh3", 5, torch.float32, compact=True)
+    w.count[Count.STATUS] = torch.tensor([0, 1, 0, 3, 0, 1])
+    before = {int(r): (w.y[i].clone(), w.k[0, i].clone()) for i, r in enumerate(w.count[Count.ROW])}
+    ops = ReferenceOperations(w) if name == "reference" else operations(name)(w)
+    assert ops.compacted() == FEWER_ROWS
+    assert ops.rows == 3
+    assert sorted(w.count[Count.ROW, :3].tolist()) == [1, 2, 5]
+    assert sorted(w.count[Count.ROW].tolist()) == list(range(6))
+    assert (w.count[Count.STATUS, :3] == Status.RUNNING).all()
+    assert (w.count[Count.STATUS, 3:] != Status.RUNNING).all()
+    for i, r in enumerate(w.count[Count.ROW, :3].tolist()):
+        assert torch.equal(w.y[i], before[r][0])
+        assert torch.equal(w.k[0, i], before[r][1])
+    assert ops.compacted() == 0
+    w.count[Count.STATUS] = Status.DONE
+    assert ops.compacted() == FINISHED
+
+
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+def test_instruction_sets_agree_to_the_bit(isa):
+    from fastgen import _C
+
+    if isa not in _C.supported_isas():
+        pytest.skip(f"this CPU has no {isa}")
+    before = _C.isa()
+    try:
+        _C.set_isa(isa)
+        reference = workspace("dopri5", 300, torch.float32)
+        other = twin(reference)
+        steps(ReferenceOperations(reference), len(reference.c))
+        steps(operations("cpp")(other), len(reference.c))
+    finally:
+        _C.set_isa(before)
+    other.stage.copy_(reference.stage)
+    agree(reference, other, exact=True)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1024, 1025, 5000])
+def test_sum_by_lanes_is_a_sum(size):
+    x = torch.rand(3, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert torch.allclose(lane_sum(x), x.sum(1), rtol=1e-14)
+    assert torch.equal(lane_sum(x)[1:2], lane_sum(x[1:2]))
+
+
+def test_a_whole_solve_on_triton():
+    import fastgen
+
+    triton_operations()
+    y0 = torch.randn(2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    t = torch.tensor([0.0, 0.2, 0.25, 0.4]).double()
+    options = {"method": "bosh3", "rtol": 1e-2, "return_solution": True}
+
+    def f(t, y):
+        return torch.sin(3 * y) - t[:, None]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        found = [
+            fastgen.odeint(f, y0, t, backend=b, compact=c, check_every=e, **options)
+            for b, c, e in (("cpp", False, 1), ("triton", False, 3), ("triton", True, 1))
+        ]
+    for other in found[1:]:
+        assert torch.allclose(other.ys, found[0].ys, rtol=0, atol=1e-11)
+        assert torch.equal(other.stats.accepted, found[0].stats.accepted)
