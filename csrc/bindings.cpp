@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "assignment/bindings.h"
 #include "dispatch.h"
 
 namespace py = pybind11;
@@ -192,4 +193,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("isa", &fastgen::isa, "The instruction set in use.");
   m.def("set_isa", &fastgen::set_isa, "Use another instruction set, for tests and benchmarks.");
   m.def("supported_isas", &fastgen::supported_isas, "Instruction sets this CPU can run.");
+  fastgen::bind_assignment(m);
 }

@@ -39,3 +39,26 @@ def philox(counter: list[int], key: list[int]) -> list[int]: ...
 def isa() -> str: ...
 def set_isa(name: str) -> None: ...
 def supported_isas() -> list[str]: ...
+def assign(
+    problems: int,
+    float64: bool,
+    rows: int,
+    columns: int,
+    matrix: int,
+    stride: int,
+    overwrite: bool,
+    row_points: int,
+    column_points: int,
+    dims: int,
+    root: bool,
+    epsilon: float,
+    tolerance: float,
+    warm_prices: int,
+    match: int,
+    row_duals: int,
+    column_duals: int,
+    costs: int,
+    gaps: int,
+    threads: int,
+) -> None: ...
+def paired_cost(a: int, b: int, match: int, count: int, dims: int, float64: bool) -> float: ...
