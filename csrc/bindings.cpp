@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "assignment/bindings.h"
 #include "dispatch.h"
 #include "integrate/bindings.h"
 
@@ -204,4 +205,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", &fastgen::set_isa, "Use another instruction set, for tests and benchmarks.");
   m.def("supported_isas", &fastgen::supported_isas, "Instruction sets this CPU can run.");
   bind_steps(m);
+  fastgen::bind_assignment(m);
 }

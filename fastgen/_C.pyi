@@ -121,3 +121,26 @@ class Stepper:
     def evaluated(self) -> int: ...
     @property
     def advance(self) -> Callable[[Tensor], int]: ...
+def assign(
+    problems: int,
+    float64: bool,
+    rows: int,
+    columns: int,
+    matrix: int,
+    stride: int,
+    overwrite: bool,
+    row_points: int,
+    column_points: int,
+    dims: int,
+    root: bool,
+    epsilon: float,
+    tolerance: float,
+    warm_prices: int,
+    match: int,
+    row_duals: int,
+    column_duals: int,
+    costs: int,
+    gaps: int,
+    threads: int,
+) -> None: ...
+def paired_cost(a: int, b: int, match: int, count: int, dims: int, float64: bool) -> float: ...

@@ -1,0 +1,415 @@
+#include "assignment/assign.h"
+
+#include <algorithm>
+#include <climits>
+#include <cmath>
+#include <cstdlib>
+#include <memory>
+#include <numeric>
+#include <stdexcept>
+
+#include "assignment/points.h"
+
+namespace fastgen::assignment {
+namespace {
+
+static double tune(const char* name, double otherwise) {
+  const char* v = std::getenv(name);
+  return v ? std::atof(v) : otherwise;
+}
+
+// From this many columns on points are not made a matrix, and up to so many dimensions far ones
+// are left out by boxes.
+constexpr int64_t POINTS_FROM = 513, BOXED_DIMS = 8;
+// Prices of points start from those of every SAMPLE_STEP-th, from so many columns on.
+constexpr int64_t SAMPLE_STEP = 8;
+// More levels than this in a matrix (1 GiB) are not made for a refinement.
+constexpr int64_t MOST_LEVELS = int64_t{1} << 28;
+constexpr int MOST_ROUNDS = 4;
+// Levels are below RANGE by more than rounding.
+constexpr double LEVELS = RANGE * 0.999;
+
+class MatrixRows : public Rows {
+ public:
+  MatrixRows(const int32_t* levels, int64_t stride) : levels_(levels), stride_(stride) {}
+  const int32_t* row(int64_t i, int32_t*) const override { return levels_ + i * stride_; }
+
+ private:
+  const int32_t* levels_;
+  const int64_t stride_;
+};
+
+using Prices = std::vector<int32_t>;
+
+class Assignment {
+ public:
+  Assignment(const Problem& problem, const Options& options, Team& team, Control& control,
+             int thread)
+      : problem_(problem),
+        options_(options),
+        team_(team),
+        control_(control),
+        thread_(thread),
+        kernels_(kernels()),
+        rows_(problem.rows),
+        columns_(problem.columns),
+        stride_(padded(problem.columns)),
+        overwritten_(problem.overwrite),
+        match_(rows_),
+        u_(rows_),
+        matched_(rows_),
+        v_(columns_),
+        reduced_(team.size()) {
+    std::iota(match_.begin(), match_.end(), 0);
+  }
+
+  void run(Solution* solution) {
+    if (problem_.form == Form::points)
+      first_round_of_points();
+    else
+      first_round_of_matrix();
+    for (int round = 1; round < MOST_ROUNDS && inexact() && refine(); ++round) {
+    }
+    write(solution);
+  }
+
+ private:
+  void first_round_of_points();
+  void first_round_of_matrix();
+  bool refine();
+  void solve(const Rows& rows, int64_t row_count, Prices* prices, double first, double scale);
+  Prices sample_prices(int64_t step);
+  bool warm(Prices* prices, double scale) const;
+  int32_t* allocate_levels(bool extended);
+  void certify();
+  void certify_levels(const Prices& prices);
+  bool inexact() const;
+  void write(Solution* solution) const;
+  // Rows no longer than columns are made as many by rows of costs 0, if that is not much more.
+  bool extend() const {
+    return rows_ < columns_ && 2 * rows_ > columns_ && columns_ * stride_ <= MOST_LEVELS / 4;
+  }
+  const float* floats(int64_t i) const {
+    return static_cast<const float*>(problem_.matrix) + i * problem_.stride;
+  }
+  const double* doubles(int64_t i) const {
+    return static_cast<const double*>(problem_.matrix) + i * problem_.stride;
+  }
+  // The row's costs in float64 (of points: centred, sorted), in place or in `scratch`.
+  const double* costs(int64_t i, std::vector<double>& scratch) const;
+
+  template <class Function>
+  void each_row(int64_t count, Function&& function) {
+    const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 15) / stride_);
+    team_.each(count, grain, [&](int64_t begin, int64_t end, int thread) {
+      control_.poll(thread_ + thread);
+      for (int64_t i = begin; i < end; ++i) function(i, thread);
+    });
+  }
+
+  const Problem& problem_;
+  const Options& options_;
+  Team& team_;
+  Control& control_;
+  const int thread_;
+  const Kernels& kernels_;
+  const int64_t rows_, columns_, stride_;
+  const bool overwritten_;
+  double range_ = 0;  // of the costs, or the greatest of those of rows
+  std::unique_ptr<Clouds> clouds_;
+  std::unique_ptr<ExactPoints> exact_;
+  std::unique_ptr<int32_t[]> levels_;
+  std::vector<double> low_;
+  std::vector<int32_t> match_;
+  // Dual variables and costs of pairs, as in the matrix or the centred clouds.
+  std::vector<double> u_, matched_, v_;
+  std::vector<std::vector<double>> reduced_;  // of each thread
+  double cost_ = 0, gap_ = 0;
+};
+
+const double* Assignment::costs(int64_t i, std::vector<double>& scratch) const {
+  if (problem_.form == Form::matrix && problem_.float64) return doubles(i);
+  scratch.resize(columns_);
+  if (problem_.form == Form::points)
+    exact_->row(i, scratch.data());
+  else
+    std::copy_n(floats(i), columns_, scratch.begin());
+  return scratch.data();
+}
+
+void Assignment::solve(const Rows& rows, int64_t row_count, Prices* prices, double first,
+                       double scale) {
+  Solver solver(rows, row_count, columns_, team_, control_, thread_);
+  const double last = options_.epsilon * range_ * scale;
+  const bool single_phase = row_count < columns_;
+  // Without as many rows, unassigned columns must keep the price that they start with.
+  if (single_phase) std::fill(prices->begin(), prices->end(), 0);
+  const int32_t end = std::max(1, static_cast<int32_t>(std::min(last, RANGE * 0.25)));
+  solver.solve(*prices, single_phase ? end : static_cast<int32_t>(RANGE * first), end);
+  std::copy_n(solver.matches().begin(), rows_, match_.begin());
+  if (std::getenv("TRACE")) { auto& st=solver.statistics(); std::fprintf(stderr,"n %ld phases %ld bids/n %.1f rebuilds/n %.2f paths %ld path_rows %ld\n",row_count,st.phases,st.bids/(double)row_count,st.rebuilds/(double)row_count,st.paths,st.path_rows);}
+  for (int64_t j = 0; j < columns_; ++j) v_[j] += (*prices)[j] / scale;
+  if (row_count == rows_) return;
+  // The columns of the added rows, whose dual variables are left out, have the highest price: 0.
+  const double highest = *std::max_element(v_.begin(), v_.end());
+  for (double& price : v_) price -= highest;
+}
+
+bool Assignment::warm(Prices* prices, double scale) const {
+  if (!options_.warm_prices || rows_ < columns_) return false;
+  std::vector<double> start(columns_);
+  for (int64_t j = 0; j < columns_; ++j) {
+    start[j] = options_.warm_prices[clouds_ ? clouds_->column_order()[j] : j];
+    for (int64_t k = 0; clouds_ && k < clouds_->dims(); ++k)
+      start[j] += 2 * clouds_->shift()[k] * clouds_->column(j)[k];
+  }
+  const double highest = *std::max_element(start.begin(), start.end());
+  for (int64_t j = 0; j < columns_; ++j)
+    (*prices)[j] = static_cast<int32_t>(std::max((start[j] - highest) * scale, -1.0 * RANGE));
+  return true;
+}
+
+int32_t* Assignment::allocate_levels(bool extended) {
+  const int64_t count = extended ? columns_ : rows_;
+  if (!levels_) levels_.reset(new int32_t[count * stride_]);
+  return levels_.get();
+}
+
+// Prices of the points at `step` of the sorted clouds, from a coarser sample's: there
+// v_j = min_i (c_ij - u_i) over the sample's rows.
+Prices Assignment::sample_prices(int64_t step) {
+  const double scale = LEVELS / range_;
+  const PointRows fine(*clouds_, step, scale, false);
+  const int64_t stride = padded(fine.columns());
+  Prices prices(stride, INT_MAX);
+  std::vector<int32_t> scratch(stride);
+  if (fine.columns() < SAMPLE_STEP * 64) {
+    for (int64_t i = 0; i < fine.rows(); ++i)
+      kernels_.lower(fine.row(i, scratch.data()), 0, stride, prices.data());
+    return prices;
+  }
+  const PointRows coarse(*clouds_, step * SAMPLE_STEP, scale, fine.columns() / SAMPLE_STEP >= 512);
+  Prices coarse_prices = sample_prices(step * SAMPLE_STEP);
+  Solver solver(coarse, coarse.rows(), coarse.columns(), team_, control_, thread_);
+  solver.solve(coarse_prices, static_cast<int32_t>(RANGE * tune("FIRSTC", .02)), static_cast<int32_t>(RANGE * tune("LASTC", 1e-4)));
+  if (std::getenv("TRACE")) { auto& st=solver.statistics(); std::fprintf(stderr,"n %ld phases %ld bids/n %.1f rebuilds/n %.2f paths %ld path_rows %ld\n",coarse.rows(),st.phases,st.bids/(double)coarse.rows(),st.rebuilds/(double)coarse.rows(),st.paths,st.path_rows);}
+  std::vector<int32_t> coarse_costs(padded(coarse.columns()));
+  for (int64_t i = 0; i < coarse.rows(); ++i) {
+    const int32_t offset = kernels_.best_two(coarse.row(i, coarse_costs.data()),
+                                             coarse_prices.data(), coarse_costs.size()).first;
+    kernels_.lower(fine.row(i * SAMPLE_STEP, scratch.data()), offset, stride, prices.data());
+  }
+  return prices;
+}
+
+void Assignment::first_round_of_points() {
+  clouds_ = std::make_unique<Clouds>(problem_.row_points, problem_.column_points,
+                                     problem_.float64, rows_, columns_, problem_.dims,
+                                     problem_.root);
+  exact_ = std::make_unique<ExactPoints>(*clouds_);
+  range_ = clouds_->range();
+  if (range_ > 0) {
+    const double scale = LEVELS / range_;
+    const bool extended = extend(), dense = extended || columns_ < POINTS_FROM;
+    const PointRows points(*clouds_, 1, scale, !dense && problem_.dims <= BOXED_DIMS);
+    Prices prices(stride_, INT_MAX);
+    double first = tune("FIRSTD", .05);
+    if (dense) {
+      int32_t* levels = allocate_levels(extended);
+      for (int64_t i = 0; i < rows_; ++i) {
+        points.row(i, levels + i * stride_);
+        kernels_.lower(levels + i * stride_, 0, stride_, prices.data());
+      }
+      for (int64_t i = rows_; i < (extended ? columns_ : rows_); ++i) {
+        std::fill_n(levels + i * stride_, columns_, 0);
+        std::fill_n(levels + i * stride_ + columns_, stride_ - columns_, PADDING_COST);
+      }
+      if (extended) std::fill(prices.begin(), prices.end(), 0);
+      if (warm(&prices, scale)) first = 1e-3;
+      solve(MatrixRows(levels, stride_), extended ? columns_ : rows_, &prices, first, scale);
+    } else {
+      if (warm(&prices, scale)) {
+        first = 1e-3;
+      } else if (rows_ == columns_) {
+        prices = sample_prices(1);
+        first = tune("FIRSTP", 1e-3);
+      }
+      solve(points, rows_, &prices, first, scale);
+    }
+  }
+  certify();
+}
+
+void Assignment::first_round_of_matrix() {
+  low_.resize(rows_);
+  std::vector<double> high(rows_);
+  each_row(rows_, [&](int64_t i, int) {
+    bool finite;
+    if (problem_.float64) {
+      finite = kernels_.range_double(doubles(i), columns_, &low_[i], &high[i]);
+    } else {
+      float low, high_float;
+      finite = kernels_.range_float(floats(i), columns_, &low, &high_float);
+      low_[i] = low;
+      high[i] = high_float;
+    }
+    if (!finite) throw std::domain_error("cost: expected finite numbers");
+  });
+  for (int64_t i = 0; i < rows_; ++i) range_ = std::max(range_, high[i] - low_[i]);
+  const bool extended = !overwritten_ && extend();
+  if (range_ > 0) {
+    const double scale = LEVELS / range_;
+    const float float_scale = static_cast<float>(scale);
+    // Float32 would lose its range or its precision: as good as float64.
+    const bool plain = !problem_.float64 && float_scale > 1e-30f && float_scale < 1e30f;
+    int32_t* levels =
+        overwritten_ ? static_cast<int32_t*>(problem_.matrix) : allocate_levels(extended);
+    Prices prices(stride_, INT_MAX);
+    std::vector<Prices> lowest(team_.size(), prices);
+    each_row(rows_, [&](int64_t i, int thread) {
+      int32_t* out = levels + i * stride_;
+      if (plain)
+        kernels_.quantise_float(floats(i), columns_, static_cast<float>(low_[i]), float_scale, out,
+                                lowest[thread].data());
+      else
+        kernels_.quantise_double(costs(i, reduced_[thread]), v_.data(), columns_, low_[i], scale,
+                                 out, lowest[thread].data());
+      std::fill(out + columns_, out + stride_, PADDING_COST);
+    });
+    for (const Prices& part : lowest) kernels_.lower(part.data(), 0, stride_, prices.data());
+    for (int64_t i = rows_; i < (extended ? columns_ : rows_); ++i) {
+      std::fill_n(levels + i * stride_, columns_, 0);
+      std::fill_n(levels + i * stride_ + columns_, stride_ - columns_, PADDING_COST);
+    }
+    if (extended) std::fill(prices.begin(), prices.end(), 0);
+    const double first = warm(&prices, scale) ? 1e-3 : tune("FIRST", .05);
+    solve(MatrixRows(levels, stride_), extended ? columns_ : rows_, &prices, first, scale);
+    if (overwritten_) return certify_levels(prices);
+  } else if (overwritten_) {
+    for (int64_t i = 0; i < rows_; ++i) matched_[i] = u_[i] = low_[i];
+    cost_ = std::accumulate(low_.begin(), low_.end(), 0.0);
+    return;
+  }
+  certify();
+}
+
+// Solves what is left of the costs when the prices are taken off, in finer levels. No pair whose
+// reduced cost exceeds the gap is part of an optimal assignment: levels end there.
+bool Assignment::refine() {
+  const int64_t count = rows_ < columns_ ? columns_ : rows_;
+  if (overwritten_ || count * stride_ > MOST_LEVELS) return false;
+  if (rows_ < columns_ && levels_) levels_.reset();
+  int32_t* levels = allocate_levels(true);
+  const double scale = LEVELS / std::min(range_, gap_), gap = gap_;
+  Prices prices(stride_, INT_MAX);
+  std::vector<Prices> lowest(team_.size(), prices);
+  const std::vector<double> zeros(columns_);
+  each_row(count, [&](int64_t i, int thread) {
+    int32_t* out = levels + i * stride_;
+    const double* row = i < rows_ ? costs(i, reduced_[thread]) : zeros.data();
+    kernels_.quantise_double(row, v_.data(), columns_, i < rows_ ? u_[i] : 0.0, scale, out,
+                             lowest[thread].data());
+    std::fill(out + columns_, out + stride_, PADDING_COST);
+  });
+  for (const Prices& part : lowest) kernels_.lower(part.data(), 0, stride_, prices.data());
+  const std::vector<int32_t> match = match_;
+  const std::vector<double> v = v_;
+  solve(MatrixRows(levels, stride_), count, &prices, tune("FIRSTR", .05), scale);
+  certify();
+  if (gap_ < gap) return true;
+  match_ = match;
+  v_ = v;
+  certify();
+  return false;
+}
+
+// Dual variables of rows are what makes those of columns feasible: u_i = min_j (c_ij - v_j).
+void Assignment::certify() {
+  each_row(rows_, [&](int64_t i, int thread) {
+    if (problem_.form == Form::matrix && !problem_.float64) {
+      u_[i] = kernels_.lowest_float(floats(i), v_.data(), columns_);
+      matched_[i] = floats(i)[match_[i]];
+    } else {
+      const double* row = costs(i, reduced_[thread]);
+      u_[i] = kernels_.lowest_double(row, v_.data(), columns_);
+      matched_[i] = row[match_[i]];
+    }
+  });
+  cost_ = gap_ = 0;
+  for (int64_t i = 0; i < rows_; ++i) {
+    cost_ += matched_[i];
+    gap_ += (matched_[i] - v_[match_[i]]) - u_[i];
+  }
+  if (rows_ == columns_) return;
+  // Prices of unassigned columns are not above zero.
+  for (const double price : v_) gap_ -= price;
+  for (const int32_t j : match_) gap_ += v_[j];
+}
+
+// The same where only the levels are left, with their rounding on the safe side.
+void Assignment::certify_levels(const Prices& prices) {
+  const double scale = LEVELS / range_;
+  const auto* levels = static_cast<const int32_t*>(problem_.matrix);
+  std::vector<int32_t> lowest(rows_);
+  each_row(rows_, [&](int64_t i, int) {
+    lowest[i] = kernels_.lowest_levels(levels + i * stride_, prices.data(), stride_);
+  });
+  cost_ = gap_ = 0;
+  for (int64_t i = 0; i < rows_; ++i) {
+    const int64_t level = levels[i * stride_ + match_[i]];
+    const int64_t above = level + (level >> ROUNDING) + 2;
+    u_[i] = low_[i] + lowest[i] / scale;
+    matched_[i] = low_[i] + level / scale;
+    cost_ += matched_[i];
+    gap_ += (above - prices[match_[i]] - lowest[i]) / scale;
+  }
+  if (rows_ == columns_) return;
+  for (const double price : v_) gap_ -= price;
+  for (const int32_t j : match_) gap_ += v_[j];
+}
+
+bool Assignment::inexact() const {
+  return options_.epsilon == 0 && gap_ > options_.tolerance * std::abs(cost_) &&
+         gap_ > 1e-15 * range_ * rows_;
+}
+
+void Assignment::write(Solution* solution) const {
+  solution->cost = cost_;
+  solution->gap = std::max(gap_, 0.0);
+  if (!clouds_) {
+    std::copy(match_.begin(), match_.end(), solution->match);
+    std::copy(u_.begin(), u_.end(), solution->rows);
+    std::copy(v_.begin(), v_.end(), solution->columns);
+    return;
+  }
+  // Back to the given order and origin: |a - b + s|^2 = |a - b|^2 + (2 s.a + |s|^2) - 2 s.b.
+  const std::vector<double>& shift = clouds_->shift();
+  const auto along = [&](const double* x) {
+    double sum = 0;
+    for (size_t k = 0; k < shift.size(); ++k) sum += shift[k] * x[k];
+    return sum;
+  };
+  const double square = along(shift.data());
+  for (int64_t i = 0; i < rows_; ++i) {
+    const int64_t at = clouds_->row_order()[i];
+    solution->match[at] = clouds_->column_order()[match_[i]];
+    solution->rows[at] = u_[i] + 2 * along(clouds_->row(i)) + square;
+    solution->cost += 2 * (along(clouds_->row(i)) - along(clouds_->column(match_[i]))) + square;
+  }
+  for (int64_t j = 0; j < columns_; ++j)
+    solution->columns[clouds_->column_order()[j]] = v_[j] - 2 * along(clouds_->column(j));
+}
+
+}  // namespace
+
+void assign(const Problem& problem, const Options& options, Team& team, Control& control,
+            int thread, Solution* solution) {
+  solution->cost = solution->gap = 0;
+  if (problem.rows == 0) {
+    std::fill_n(solution->columns, problem.columns, 0.0);
+    return;
+  }
+  Assignment(problem, options, team, control, thread).run(solution);
+}
+
+}  // namespace fastgen::assignment

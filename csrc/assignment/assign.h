@@ -1,0 +1,44 @@
+// One assignment problem from floating-point costs or points to a certified solution.
+#pragma once
+#include <cstdint>
+
+#include "assignment/solver.h"
+
+namespace fastgen::assignment {
+
+enum class Form { matrix, points };
+
+// rows <= columns. A matrix is [rows, stride]; points are [rows, dims] and [columns, dims].
+struct Problem {
+  Form form;
+  bool float64;
+  int64_t rows, columns;
+  // The matrix. Where `overwrite`, it is float32, stride is padded(columns), and it is destroyed.
+  void* matrix;
+  int64_t stride;
+  bool overwrite;
+  // The points, and whether the cost is their distance rather than its square.
+  const void *row_points, *column_points;
+  int64_t dims;
+  bool root;
+};
+
+struct Options {
+  // Each pair costs at most `epsilon` of the costs' range more than in an optimal assignment;
+  // 0: exact.
+  double epsilon;
+  // Exact means a gap of at most this part of the cost, or of rounding.
+  double tolerance;
+  const double* warm_prices;  // [columns], or null
+};
+
+struct Solution {
+  int64_t* match;  // [rows]
+  double *rows, *columns;  // dual variables
+  double cost, gap;
+};
+
+void assign(const Problem& problem, const Options& options, Team& team, Control& control,
+            int thread, Solution* solution);
+
+}  // namespace fastgen::assignment

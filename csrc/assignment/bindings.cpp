@@ -1,0 +1,129 @@
+#include "assignment/bindings.h"
+
+#include <atomic>
+#include <chrono>
+#include <stdexcept>
+
+#include "assignment/assign.h"
+
+namespace py = pybind11;
+using namespace fastgen::assignment;
+
+namespace {
+
+struct Interrupted {};
+
+// Asks Python for signals, in the calling thread; the others stop when it does.
+class Signals : public Control {
+ public:
+  void poll(int thread) override {
+    if (stop_.load(std::memory_order_relaxed)) throw Interrupted{};
+    if (thread != 0) return;
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last_ < std::chrono::milliseconds(50)) return;
+    last_ = now;
+    const py::gil_scoped_acquire acquire;
+    if (PyErr_CheckSignals() == 0) return;
+    stop_ = true;
+    throw Interrupted{};
+  }
+
+ private:
+  std::atomic<bool> stop_{false};
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+template <class T>
+T* at(uintptr_t address, int64_t bytes) {
+  return address ? reinterpret_cast<T*>(address + bytes) : nullptr;
+}
+
+// One problem with all threads, or many with one thread each; arrays follow one another.
+void solve(int64_t problems, Problem first, const Options& options, const Solution& solution,
+           double* costs, double* gaps, int threads) {
+  Signals signals;
+  const int64_t number = first.float64 ? 8 : 4;
+  const auto one = [&](int64_t k, Team& team, int thread) {
+    Problem problem = first;
+    const auto offset = [&](const void* base, int64_t elements) {
+      return const_cast<char*>(static_cast<const char*>(base)) + k * elements * number;
+    };
+    if (first.matrix) problem.matrix = offset(first.matrix, first.rows * first.stride);
+    if (first.row_points) {
+      problem.row_points = offset(first.row_points, first.rows * first.dims);
+      problem.column_points = offset(first.column_points, first.columns * first.dims);
+    }
+    Options own = options;
+    if (own.warm_prices) own.warm_prices += k * first.columns;
+    Solution found{solution.match + k * first.rows, solution.rows + k * first.rows,
+                   solution.columns + k * first.columns, 0, 0};
+    assign(problem, own, team, signals, thread, &found);
+    costs[k] = found.cost;
+    gaps[k] = found.gap;
+  };
+  Team team(threads);
+  if (problems == 1) return one(0, team, 0);
+  team.each(problems, 1, [&](int64_t begin, int64_t, int thread) {
+    Team alone(1);
+    signals.poll(thread);
+    one(begin, alone, thread);
+  });
+}
+
+void assign_many(int64_t problems, bool float64, int64_t rows, int64_t columns, uintptr_t matrix,
+                 int64_t stride, bool overwrite, uintptr_t row_points, uintptr_t column_points,
+                 int64_t dims, bool root, double epsilon, double tolerance,
+                 uintptr_t warm_prices, uintptr_t match, uintptr_t row_duals,
+                 uintptr_t column_duals, uintptr_t costs, uintptr_t gaps, int threads) {
+  const Problem problem{matrix ? Form::matrix : Form::points,
+                        float64,
+                        rows,
+                        columns,
+                        at<void>(matrix, 0),
+                        stride,
+                        overwrite,
+                        at<void>(row_points, 0),
+                        at<void>(column_points, 0),
+                        dims,
+                        root};
+  const Options options{epsilon, tolerance, at<const double>(warm_prices, 0)};
+  const Solution solution{at<int64_t>(match, 0), at<double>(row_duals, 0),
+                          at<double>(column_duals, 0), 0, 0};
+  try {
+    const py::gil_scoped_release release;
+    solve(problems, problem, options, solution, at<double>(costs, 0), at<double>(gaps, 0),
+          threads);
+  } catch (const Interrupted&) {
+    throw py::error_already_set();
+  }
+}
+
+// sum_i |a_i - b_match(i)|^2 in float64, of pairs with match(i) >= 0
+double paired_cost(uintptr_t a, uintptr_t b, uintptr_t match, int64_t count, int64_t dims,
+                   bool float64) {
+  const py::gil_scoped_release release;
+  const int64_t bytes = dims * (float64 ? 8 : 4);
+  const int64_t* to = at<const int64_t>(match, 0);
+  double sum = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    if (to[i] < 0) continue;
+    sum += float64 ? kernels().squared_distance_double(at<double>(a, i * bytes),
+                                                       at<double>(b, to[i] * bytes), dims)
+                   : kernels().squared_distance_float(at<float>(a, i * bytes),
+                                                      at<float>(b, to[i] * bytes), dims);
+  }
+  return sum;
+}
+
+}  // namespace
+
+void fastgen::bind_assignment(py::module_& m) {
+  m.def("assign", &assign_many, "Solves assignment problems; see csrc/assignment/assign.h.",
+        py::arg("problems"), py::arg("float64"), py::arg("rows"), py::arg("columns"),
+        py::arg("matrix"), py::arg("stride"), py::arg("overwrite"), py::arg("row_points"),
+        py::arg("column_points"), py::arg("dims"), py::arg("root"), py::arg("epsilon"),
+        py::arg("tolerance"), py::arg("warm_prices"), py::arg("match"), py::arg("row_duals"),
+        py::arg("column_duals"), py::arg("costs"), py::arg("gaps"), py::arg("threads"));
+  m.def("paired_cost", &paired_cost, py::arg("a"), py::arg("b"), py::arg("match"),
+        py::arg("count"), py::arg("dims"), py::arg("float64"));
+}

@@ -1,0 +1,102 @@
+// Lists of near columns: those below a bound when the list was made. Prices only fall, so that the
+// columns left out stay at the bound or above.
+#include <algorithm>
+#include <climits>
+
+#include "assignment/solver.h"
+
+namespace fastgen::assignment {
+namespace {
+
+// Groups of columns whose lowest one is surely on a list: 16 from this many columns on, else 8.
+#include <cstdlib>
+static double tune(const char* name, double otherwise) {
+  const char* v = std::getenv(name);
+  return v ? std::atof(v) : otherwise;
+}
+
+// Keeps the LIST nearest of `count` positions in `reduced`; the others are at `bound` or above.
+int64_t nearest(const int32_t* reduced, int32_t* near, int64_t count, int32_t* bound) {
+  if (count <= LIST) return count;
+  std::nth_element(near, near + LIST, near + count, [&](int32_t a, int32_t b) {
+    return reduced[a] != reduced[b] ? reduced[a] < reduced[b] : a < b;
+  });
+  *bound = reduced[near[LIST]];
+  return LIST;
+}
+
+}  // namespace
+
+void Solver::build(int64_t row, int thread) {
+  int32_t* columns = &list_columns_[row * LIST];
+  int32_t* costs = &list_costs_[row * LIST];
+  int64_t count = rows_.boxes() ? list_from_boxes(row, thread, columns, costs)
+                                : list_from_row(row, thread, columns, costs);
+  for (; count % 16; ++count) {
+    columns[count] = 0;
+    costs[count] = PADDING_COST + 4 * RANGE;
+  }
+  list_counts_[row] = static_cast<int32_t>(count);
+}
+
+int64_t Solver::list_from_row(int64_t row, int thread, int32_t* columns, int32_t* list_costs) {
+  Scratch& scratch = scratch_[thread];
+  static const double wide0 = tune("WIDE", 2048);
+  int32_t *reduced = scratch.reduced.data(), *near = scratch.near.data();
+  const int32_t* costs = rows_.row(row, scratch.costs.data());
+  const int32_t highest = kernels_.reduce(costs, price_, padded_, padded_ >= wide0, reduced);
+  list_bounds_[row] = highest + 1;
+  int64_t count = kernels_.collect(reduced, padded_, highest, near);
+  count = nearest(reduced, near, count, &list_bounds_[row]);
+  for (int64_t k = 0; k < count; ++k) {
+    columns[k] = near[k];
+    list_costs[k] = costs[near[k]];
+  }
+  return count;
+}
+
+int64_t Solver::list_from_boxes(int64_t row, int thread, int32_t* columns, int32_t* list_costs) {
+  Scratch& scratch = scratch_[thread];
+  static const double wide0 = tune("WIDEBOX", 2048);
+  const BoxedPoints& boxed = *rows_.boxes();
+  const int64_t boxes = boxed.boxes.stride;
+  const float* at = boxed.rows + row * boxed.points.dims;
+  int32_t* bounds = scratch.bounds.data();
+  kernels_.box_bounds(boxed.boxes, boxed.points.dims, at, boxed.root, boxed.scale,
+                      box_prices_.data(), bounds);
+  // Costs and reduced costs are compact, in the order of the visits.
+  int32_t *costs = scratch.costs.data(), *reduced = scratch.reduced.data();
+  int32_t *near = scratch.near.data(), *visited = scratch.visited.data();
+  int32_t lowest[BOX];
+  std::fill_n(lowest, BOX, INT_MAX);
+  int32_t highest = INT_MAX;
+  int64_t visits = 0;
+  const auto visit = [&](int32_t box) {
+    const int64_t begin = box * BOX, seen = visits * BOX;
+    highest = kernels_.visit_box(boxed.points, at, boxed.root, boxed.scale, begin,
+                                 std::min(BOX, columns_ - begin), price_, padded_ >= wide0,
+                                 costs + seen, reduced + seen, lowest);
+    visited[visits++] = box;
+    bounds[box] = INT_MAX;
+  };
+  // The most promising boxes first; soon the bound is good enough to try the rest in order.
+  for (int first = 0; first < 3; ++first) {
+    const Nearest box = kernels_.lowest_bound(bounds, boxes);
+    if (box.dist > highest) break;
+    visit(box.column);
+  }
+  const int64_t rest = kernels_.collect(bounds, boxes, highest, near);
+  for (int64_t k = 0; k < rest; ++k)
+    if (bounds[near[k]] <= highest) visit(near[k]);
+
+  list_bounds_[row] = highest + 1;
+  int64_t count = kernels_.collect(reduced, visits * BOX, highest, near);
+  count = nearest(reduced, near, count, &list_bounds_[row]);
+  for (int64_t k = 0; k < count; ++k) {
+    columns[k] = static_cast<int32_t>(visited[near[k] / BOX] * BOX + near[k] % BOX);
+    list_costs[k] = costs[near[k]];
+  }
+  return count;
+}
+
+}  // namespace fastgen::assignment

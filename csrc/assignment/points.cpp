@@ -1,0 +1,151 @@
+#include "assignment/points.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace fastgen::assignment {
+namespace {
+
+std::vector<double> mean_of(const double* points, int64_t count, int64_t dims) {
+  std::vector<double> mean(dims);
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t k = 0; k < dims; ++k) mean[k] += points[i * dims + k];
+  for (double& x : mean) x /= count;
+  return mean;
+}
+
+std::vector<double> in_double(const void* points, bool float64, int64_t count) {
+  std::vector<double> out(count);
+  if (float64)
+    std::copy_n(static_cast<const double*>(points), count, out.begin());
+  else
+    std::copy_n(static_cast<const float*>(points), count, out.begin());
+  return out;
+}
+
+// Splits the widest side at the median until a part fits in a box, parts being whole boxes.
+void sort_spatially(int32_t* order, int64_t count, const double* points, int64_t dims) {
+  if (count <= BOX) return;
+  int64_t widest = 0;
+  double width = -1;
+  for (int64_t k = 0; k < dims; ++k) {
+    double low = points[order[0] * dims + k], high = low;
+    for (int64_t i = 1; i < count; ++i) {
+      const double x = points[order[i] * dims + k];
+      low = std::min(low, x);
+      high = std::max(high, x);
+    }
+    if (high - low > width) {
+      width = high - low;
+      widest = k;
+    }
+  }
+  const int64_t boxes = (count + BOX - 1) / BOX, middle = boxes / 2 * BOX;
+  std::nth_element(order, order + middle, order + count, [&](int32_t a, int32_t b) {
+    const double x = points[a * dims + widest], y = points[b * dims + widest];
+    return x != y ? x < y : a < b;
+  });
+  sort_spatially(order, middle, points, dims);
+  sort_spatially(order + middle, count - middle, points, dims);
+}
+
+std::vector<int32_t> spatial_order(std::vector<double>& points, int64_t count, int64_t dims) {
+  std::vector<int32_t> order(count);
+  std::iota(order.begin(), order.end(), 0);
+  sort_spatially(order.data(), count, points.data(), dims);
+  std::vector<double> sorted(points.size());
+  for (int64_t i = 0; i < count; ++i)
+    std::copy_n(&points[order[i] * dims], dims, &sorted[i * dims]);
+  points.swap(sorted);
+  return order;
+}
+
+}  // namespace
+
+Clouds::Clouds(const void* rows, const void* columns, bool float64, int64_t row_count,
+               int64_t column_count, int64_t dims, bool root)
+    : dims_(dims), root_(root) {
+  rows_ = in_double(rows, float64, row_count * dims);
+  columns_ = in_double(columns, float64, column_count * dims);
+  // If each cloud is centred by itself, squared distances change by constants of rows and columns,
+  // which matter only where a column may be left over.
+  const std::vector<double> row_mean = mean_of(rows_.data(), row_count, dims);
+  const std::vector<double> column_mean =
+      root || row_count < column_count ? row_mean : mean_of(columns_.data(), column_count, dims);
+  double squares = 0;
+  shift_.resize(dims);
+  for (int64_t k = 0; k < dims; ++k) shift_[k] = row_mean[k] - column_mean[k];
+  for (int64_t k = 0; k < dims; ++k) {
+    double low = 0, high = 0;
+    for (int64_t i = 0; i < row_count; ++i) {
+      double& x = rows_[i * dims + k];
+      x -= row_mean[k];
+      low = std::min(low, x);
+      high = std::max(high, x);
+    }
+    for (int64_t j = 0; j < column_count; ++j) {
+      double& x = columns_[j * dims + k];
+      x -= column_mean[k];
+      low = std::min(low, x);
+      high = std::max(high, x);
+    }
+    squares += (high - low) * (high - low);
+  }
+  range_ = root ? std::sqrt(squares) : squares;
+  row_order_ = spatial_order(rows_, row_count, dims);
+  column_order_ = spatial_order(columns_, column_count, dims);
+}
+
+PointRows::PointRows(const Clouds& clouds, int64_t step, double scale, bool boxed)
+    : kernels_(kernels()),
+      boxed_(boxed),
+      row_count_((clouds.rows() + step - 1) / step),
+      column_count_((clouds.columns() + step - 1) / step),
+      rows_(row_count_ * clouds.dims()) {
+  const int64_t dims = clouds.dims(), stride = padded(column_count_);
+  // sqrt(scale) is folded into the coordinates: costs come out as levels, whatever the units.
+  const double unit = clouds.root() ? scale : std::sqrt(scale);
+  for (int64_t i = 0; i < row_count_; ++i)
+    for (int64_t k = 0; k < dims; ++k)
+      rows_[i * dims + k] = static_cast<float>(clouds.row(i * step)[k] * unit);
+  columns_.resize(dims * stride);
+  for (int64_t j = 0; j < column_count_; ++j)
+    for (int64_t k = 0; k < dims; ++k)
+      columns_[k * stride + j] = static_cast<float>(clouds.column(j * step)[k] * unit);
+  points_ = {{dims, stride, columns_.data(), nullptr}, {}, rows_.data(), clouds.root(), 1.0f};
+  if (!boxed) return;
+  const int64_t boxes = (column_count_ + BOX - 1) / BOX, box_stride = (boxes + 15) / 16 * 16;
+  low_.assign(dims * box_stride, 0.0f);
+  high_.assign(dims * box_stride, 0.0f);
+  for (int64_t k = 0; k < dims; ++k)
+    for (int64_t b = 0; b < boxes; ++b) {
+      const float* begin = &columns_[k * stride + b * BOX];
+      const auto [low, high] =
+          std::minmax_element(begin, begin + std::min(BOX, column_count_ - b * BOX));
+      low_[k * box_stride + b] = *low;
+      high_[k * box_stride + b] = *high;
+    }
+  points_.boxes = {box_stride, low_.data(), high_.data()};
+}
+
+const int32_t* PointRows::row(int64_t i, int32_t* scratch) const {
+  kernels_.points_row(points_.points, &rows_[i * points_.points.dims], points_.root, 0.0f,
+                      points_.scale, column_count_, scratch);
+  std::fill(scratch + column_count_, scratch + padded(column_count_), PADDING_COST);
+  return scratch;
+}
+
+ExactPoints::ExactPoints(const Clouds& clouds)
+    : kernels_(kernels()), clouds_(clouds), columns_(clouds.dims() * clouds.columns()) {
+  for (int64_t j = 0; j < clouds.columns(); ++j)
+    for (int64_t k = 0; k < clouds.dims(); ++k)
+      columns_[k * clouds.columns() + j] = clouds.column(j)[k];
+  points_ = {clouds.dims(), clouds.columns(), nullptr, columns_.data()};
+}
+
+void ExactPoints::row(int64_t i, double* costs) const {
+  kernels_.points_row_double(points_, clouds_.row(i), clouds_.root(), clouds_.columns(), costs);
+}
+
+}  // namespace fastgen::assignment

@@ -1,0 +1,482 @@
+// The loops over the columns of one row. Included by one translation unit per ISA; everything has
+// internal linkage (see lanes.h).
+#pragma once
+#include <algorithm>
+#include <climits>
+#include <cmath>
+
+#include "assignment/problem.h"
+#include "lanes.h"
+
+namespace fastgen::assignment {
+namespace {
+
+using fastgen::F32;
+using fastgen::I32;
+using fastgen::W;
+
+FASTGEN_INLINE I32 load(const int32_t* from) {
+  I32 x;
+  std::memcpy(&x, from, sizeof x);
+  return x;
+}
+FASTGEN_INLINE void store(int32_t* to, I32 x) { std::memcpy(to, &x, sizeof x); }
+FASTGEN_INLINE I32 fill(int32_t x) { return I32{} + x; }
+FASTGEN_INLINE I32 lanes() {
+  I32 lane;
+  for (int i = 0; i < W; ++i) lane[i] = i;
+  return lane;
+}
+
+#if FASTGEN_INTRINSICS && defined(__AVX512F__)
+FASTGEN_INLINE I32 smaller(I32 a, I32 b) {
+  return (I32)_mm512_min_epi32((__m512i)a, (__m512i)b);
+}
+FASTGEN_INLINE I32 larger(I32 a, I32 b) { return (I32)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+FASTGEN_INLINE uint32_t bits(I32 mask) { return _mm512_movepi32_mask((__m512i)mask); }
+FASTGEN_INLINE I32 gather(const int32_t* from, I32 at) {
+  return (I32)_mm512_i32gather_epi32((__m512i)at, from, 4);
+}
+// Writes the lanes of x where the mask is set, and rubbish after them; returns how many.
+FASTGEN_INLINE int pack(int32_t* to, I32 x, I32 mask) {
+  const uint32_t set = bits(mask);
+  store(to, (I32)_mm512_maskz_compress_epi32(set, (__m512i)x));
+  return __builtin_popcount(set);
+}
+#elif FASTGEN_INTRINSICS && defined(__AVX2__)
+FASTGEN_INLINE I32 smaller(I32 a, I32 b) {
+  return (I32)_mm256_min_epi32((__m256i)a, (__m256i)b);
+}
+FASTGEN_INLINE I32 larger(I32 a, I32 b) { return (I32)_mm256_max_epi32((__m256i)a, (__m256i)b); }
+FASTGEN_INLINE uint32_t bits(I32 mask) { return _mm256_movemask_ps((__m256)mask); }
+FASTGEN_INLINE I32 gather(const int32_t* from, I32 at) {
+  return (I32)_mm256_i32gather_epi32(from, (__m256i)at, 4);
+}
+
+// Entry s: the places of the bits set in s, a byte each.
+struct Places {
+  uint64_t of[256];
+  constexpr Places() : of() {
+    for (int set = 0; set < 256; ++set) {
+      int count = 0;
+      for (uint64_t i = 0; i < 8; ++i)
+        if (set >> i & 1) of[set] |= i << 8 * count++;
+    }
+  }
+};
+constexpr Places PLACES;
+
+// Writes the lanes of x where the mask is set, and rubbish after them; returns how many.
+FASTGEN_INLINE int pack(int32_t* to, I32 x, I32 mask) {
+  const uint32_t set = bits(mask);
+  const __m256i from = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)&PLACES.of[set]));
+  store(to, (I32)_mm256_permutevar8x32_epi32((__m256i)x, from));
+  return __builtin_popcount(set);
+}
+#else
+FASTGEN_INLINE I32 smaller(I32 a, I32 b) { return a < b ? a : b; }
+FASTGEN_INLINE I32 larger(I32 a, I32 b) { return a > b ? a : b; }
+#if FASTGEN_INTRINSICS
+FASTGEN_INLINE uint32_t bits(I32 mask) { return _mm_movemask_ps((__m128)mask); }
+#else
+FASTGEN_INLINE uint32_t bits(I32 mask) {
+  uint32_t all = 0;
+  for (int i = 0; i < W; ++i) all |= (mask[i] & 1u) << i;
+  return all;
+}
+#endif
+FASTGEN_INLINE int pack(int32_t* to, I32 x, I32 mask) {
+  int count = 0;
+  for (uint32_t left = bits(mask); left; left &= left - 1) to[count++] = x[__builtin_ctz(left)];
+  return count;
+}
+#endif
+
+FASTGEN_INLINE int32_t horizontal_min(I32 x) {
+  int32_t lowest = x[0];
+  for (int i = 1; i < W; ++i) lowest = std::min(lowest, x[i]);
+  return lowest;
+}
+
+FASTGEN_INLINE int32_t horizontal_max(I32 x) {
+  int32_t highest = x[0];
+  for (int i = 1; i < W; ++i) highest = std::max(highest, x[i]);
+  return highest;
+}
+
+template <int DISTANCE>
+FASTGEN_INLINE I32 swap(I32 x) {
+  I32 from;
+  for (int i = 0; i < W; ++i) from[i] = i ^ DISTANCE;
+  return __builtin_shuffle(x, from);
+}
+
+// The D is a template argument where it is small, so that the coordinates stay in registers.
+template <int D>
+FASTGEN_INLINE void points_row_of(const Points& points, const float* row, bool root, float low,
+                                  float scale, int64_t columns, int32_t* out) {
+  const int64_t dims = D ? D : points.dims;
+  for (int64_t j = 0; j < columns; ++j) {
+    float sum = 0;
+    for (int64_t k = 0; k < dims; ++k) {
+      const float difference = row[k] - points.columns[k * points.stride + j];
+      sum += difference * difference;
+    }
+    if (root) sum = __builtin_sqrtf(sum);
+    // Not below zero by the rounding of `low`.
+    out[j] = static_cast<int32_t>(std::max((sum - low) * scale, 0.0f));
+  }
+}
+
+void points_row(const Points& points, const float* row, bool root, float low, float scale,
+                int64_t columns, int32_t* out) {
+#define FASTGEN_CASE(D) \
+  if (points.dims == D && !root) \
+    return points_row_of<D>(points, row, false, low, scale, columns, out)
+  FASTGEN_CASE(1);
+  FASTGEN_CASE(2);
+  FASTGEN_CASE(3);
+  FASTGEN_CASE(4);
+#undef FASTGEN_CASE
+  // Dimension by dimension over a strip that stays in the first cache.
+  constexpr int64_t STRIP = 256;
+  float sums[STRIP];
+  for (int64_t begin = 0; begin < columns; begin += STRIP) {
+    const int64_t count = std::min(STRIP, columns - begin);
+    for (int64_t j = 0; j < count; ++j) sums[j] = 0;
+    for (int64_t k = 0; k < points.dims; ++k) {
+      const float* column = points.columns + k * points.stride + begin;
+      const float x = row[k];
+      for (int64_t j = 0; j < count; ++j) {
+        const float difference = x - column[j];
+        sums[j] += difference * difference;
+      }
+    }
+    if (root)
+      for (int64_t j = 0; j < count; ++j) sums[j] = __builtin_sqrtf(sums[j]);
+    for (int64_t j = 0; j < count; ++j)
+      out[begin + j] = static_cast<int32_t>(std::max((sums[j] - low) * scale, 0.0f));
+  }
+}
+
+void points_row_double(const Points& points, const double* row, bool root, int64_t columns,
+                       double* out) {
+  for (int64_t j = 0; j < columns; ++j) out[j] = 0;
+  for (int64_t k = 0; k < points.dims; ++k) {
+    const double* column = points.columns_double + k * points.stride;
+    const double x = row[k];
+    for (int64_t j = 0; j < columns; ++j) out[j] += (x - column[j]) * (x - column[j]);
+  }
+  if (root)
+    for (int64_t j = 0; j < columns; ++j) out[j] = __builtin_sqrt(out[j]);
+}
+
+void box_bounds(const Boxes& boxes, int64_t dims, const float* row, bool root, float scale,
+                const int32_t* highest_price, int32_t* bounds) {
+  // Below the rounding of both this bound and the costs.
+  const float shrunk = scale * 0.9999f;
+  for (int64_t b = 0; b < boxes.stride; ++b) {
+    float sum = 0;
+    for (int64_t k = 0; k < dims; ++k) {
+      const float low = boxes.low[k * boxes.stride + b] - row[k];
+      const float high = row[k] - boxes.high[k * boxes.stride + b];
+      float outside = low > high ? low : high;
+      outside = outside > 0.0f ? outside : 0.0f;
+      sum += outside * outside;
+    }
+    if (root) sum = __builtin_sqrtf(sum);
+    bounds[b] = static_cast<int32_t>(sum * shrunk) - highest_price[b];
+  }
+}
+
+// The highest of the lowest of 8 or 16 groups of classes.
+template <int PARTS>
+FASTGEN_INLINE int32_t bound_of(I32 (&lowest)[PARTS], bool wide) {
+  const int groups = wide ? 16 : 8;
+  for (int width = PARTS; width * W > groups && width > 1; width /= 2)
+    for (int c = 0; c < width / 2; ++c) lowest[c] = smaller(lowest[c], lowest[c + width / 2]);
+  if (W == 16 && !wide) lowest[0] = smaller(lowest[0], swap<W / 2>(lowest[0]));
+  I32 highest = lowest[0];
+  for (int c = 1; c * W < groups; ++c) highest = larger(highest, lowest[c]);
+  return horizontal_max(highest);
+}
+
+int32_t visit_box(const Points& points, const float* row, bool root, float scale, int64_t begin,
+                  int64_t count, const int32_t* prices, bool wide, int32_t* costs,
+                  int32_t* reduced, int32_t* lowest) {
+  const Points box{points.dims, points.stride, points.columns + begin, nullptr};
+  if (count == BOX) {
+    points_row(box, row, root, 0.0f, scale, BOX, costs);
+  } else {
+    points_row(box, row, root, 0.0f, scale, count, costs);
+    std::fill(costs + count, costs + BOX, PADDING_COST);
+  }
+  I32 least[BOX / W];
+  for (int64_t c = 0; c < BOX / W; ++c) {
+    const I32 x = load(costs + c * W) - load(prices + begin + c * W);
+    store(reduced + c * W, x);
+    least[c] = smaller(load(lowest + c * W), x);
+    store(lowest + c * W, least[c]);
+  }
+  return bound_of(least, wide);
+}
+
+// As many independent chains as hide the latency. A number that is not finite, times zero, is NaN.
+template <class T>
+FASTGEN_INLINE bool range(const T* row, int64_t columns, T* low, T* high) {
+  constexpr int64_t LANES = 4 * W;
+  T lows[LANES], highs[LANES], zeros[LANES] = {};
+  for (int64_t k = 0; k < LANES; ++k) lows[k] = highs[k] = row[0];
+  int64_t j = 0;
+  for (; j + LANES <= columns; j += LANES)
+    for (int64_t k = 0; k < LANES; ++k) {
+      lows[k] = row[j + k] < lows[k] ? row[j + k] : lows[k];
+      highs[k] = row[j + k] > highs[k] ? row[j + k] : highs[k];
+      zeros[k] += row[j + k] * T{0};
+    }
+  for (; j < columns; ++j) {
+    lows[0] = std::min(lows[0], row[j]);
+    highs[0] = std::max(highs[0], row[j]);
+    zeros[0] += row[j] * T{0};
+  }
+  *low = *std::min_element(lows, lows + LANES);
+  *high = *std::max_element(highs, highs + LANES);
+  T sum = 0;
+  for (const T zero : zeros) sum += zero;
+  return sum == 0;
+}
+bool range_float(const float* row, int64_t columns, float* low, float* high) {
+  return range(row, columns, low, high);
+}
+bool range_double(const double* row, int64_t columns, double* low, double* high) {
+  return range(row, columns, low, high);
+}
+
+void quantise_float(const float* row, int64_t columns, float low, float scale, int32_t* out,
+                    int32_t* lowest) {
+  int64_t j = 0;
+  for (; j + W <= columns; j += W) {
+    F32 x;
+    std::memcpy(&x, row + j, sizeof x);
+    const I32 level = __builtin_convertvector((x - low) * scale, I32);
+    store(out + j, level);
+    store(lowest + j, smaller(load(lowest + j), level));
+  }
+  for (; j < columns; ++j) {
+    const float x = row[j];
+    out[j] = static_cast<int32_t>((x - low) * scale);
+    lowest[j] = std::min(lowest[j], out[j]);
+  }
+}
+
+void quantise_double(const double* row, const double* prices, int64_t columns, double low,
+                     double scale, int32_t* out, int32_t* lowest) {
+  for (int64_t j = 0; j < columns; ++j) {
+    double level = ((row[j] - prices[j]) - low) * scale;
+    level = level < RANGE ? level : RANGE;
+    out[j] = static_cast<int32_t>(level > 0 ? level : 0);
+    lowest[j] = std::min(lowest[j], out[j]);
+  }
+}
+
+void lower(const int32_t* row, int32_t offset, int64_t padded, int32_t* lowest) {
+  for (int64_t j = 0; j < padded; j += W)
+    store(lowest + j, smaller(load(lowest + j), load(row + j) - offset));
+}
+
+// Lanes of partial results: the lowest reduced cost, the lowest column that has it, the next.
+struct Candidates {
+  I32 first, second, column;
+};
+
+FASTGEN_INLINE Candidates merge(const Candidates& a, const Candidates& b) {
+  const I32 wins = (b.first < a.first) | ((b.first == a.first) & (b.column < a.column));
+  return {smaller(a.first, b.first),
+          smaller(larger(a.first, b.first), smaller(a.second, b.second)),
+          wins ? b.column : a.column};
+}
+
+template <int DISTANCE = W / 2>
+FASTGEN_INLINE Best best_of(const Candidates& x) {
+  if constexpr (DISTANCE == 0) {
+    return {x.column[0], x.first[0], x.second[0]};
+  } else {
+    const Candidates y{swap<DISTANCE>(x.first), swap<DISTANCE>(x.second),
+                       swap<DISTANCE>(x.column)};
+    return best_of<DISTANCE / 2>(merge(x, y));
+  }
+}
+
+Best best_two(const int32_t* costs, const int32_t* prices, int64_t padded) {
+  constexpr int CHAINS = 4;
+  Candidates part[CHAINS];
+  for (Candidates& x : part) x = {fill(INT_MAX), fill(INT_MAX), I32{}};
+  I32 at = lanes();
+  for (int64_t j = 0; j < padded; j += CHAINS * W)
+    for (int c = 0; c < CHAINS; ++c) {
+      const I32 reduced = load(costs + j + c * W) - load(prices + j + c * W);
+      part[c].second = smaller(part[c].second, larger(part[c].first, reduced));
+      part[c].column = reduced < part[c].first ? at : part[c].column;
+      part[c].first = smaller(part[c].first, reduced);
+      at += W;
+    }
+  return best_of(merge(merge(part[0], part[1]), merge(part[2], part[3])));
+}
+
+Best best_listed(const int32_t* columns, const int32_t* costs, const int32_t* prices,
+                 int64_t count) {
+#if FASTGEN_INTRINSICS && defined(__AVX2__)
+  Candidates best{fill(INT_MAX), fill(INT_MAX), I32{}};
+  for (int64_t k = 0; k < count; k += W) {
+    const I32 at = load(columns + k), reduced = load(costs + k) - gather(prices, at);
+    best.second = smaller(best.second, larger(best.first, reduced));
+    best.column = reduced < best.first ? at : best.column;
+    best.first = smaller(best.first, reduced);
+  }
+  return best_of(best);
+#else
+  Best best{INT_MAX, INT_MAX, INT_MAX};
+  for (int64_t k = 0; k < count; ++k) {
+    const int32_t reduced = costs[k] - prices[columns[k]];
+    best.second = std::min(best.second, std::max(best.first, reduced));
+    if (reduced < best.first || (reduced == best.first && columns[k] < best.column))
+      best.column = columns[k];
+    best.first = std::min(best.first, reduced);
+  }
+  return best;
+#endif
+}
+
+int32_t reduce(const int32_t* costs, const int32_t* prices, int64_t padded, bool wide,
+               int32_t* reduced) {
+  constexpr int PARTS = CLASSES / W;
+  I32 lowest[PARTS];
+  for (int c = 0; c < PARTS; ++c) lowest[c] = fill(INT_MAX);
+  for (int64_t j = 0; j < padded; j += CLASSES)
+    for (int c = 0; c < PARTS; ++c) {
+      const I32 x = load(costs + j + c * W) - load(prices + j + c * W);
+      store(reduced + j + c * W, x);
+      lowest[c] = smaller(lowest[c], x);
+    }
+  return bound_of(lowest, wide);
+}
+
+int64_t collect(const int32_t* reduced, int64_t padded, int32_t bound, int32_t* columns) {
+  int64_t count = 0;
+  I32 at = lanes();
+  for (int64_t j = 0; j < padded; j += W) {
+    count += pack(columns + count, at, load(reduced + j) <= bound);
+    at += W;
+  }
+  return count;
+}
+
+Nearest lowest_bound(const int32_t* bounds, int64_t count) {
+  Candidates best{fill(INT_MAX), fill(INT_MAX), I32{}};
+  I32 at = lanes();
+  for (int64_t b = 0; b < count; b += W) {
+    const I32 bound = load(bounds + b);
+    best.column = bound < best.first ? at : best.column;
+    best.first = smaller(best.first, bound);
+    at += W;
+  }
+  const Best found = best_of(best);
+  return {found.first, found.column};
+}
+
+Nearest relax(const int32_t* costs, const int32_t* prices, int64_t padded, int32_t offset,
+              int32_t base, int32_t row, int32_t* dist, int32_t* parent) {
+  constexpr int CHAINS = 2;
+  I32 best[CHAINS], column[CHAINS], at = lanes();
+  for (int c = 0; c < CHAINS; ++c) {
+    best[c] = fill(INT_MAX);
+    column[c] = I32{};
+  }
+  const I32 zero{};
+  for (int64_t j = 0; j < padded; j += CHAINS * W)
+    for (int c = 0; c < CHAINS; ++c) {
+      const int64_t k = j + c * W;
+      const I32 slack = (load(costs + k) - load(prices + k)) - offset;
+      const I32 through = larger(slack, zero) + base, old = load(dist + k);
+      const I32 shorter = through < old;
+      // Most vectors change nothing.
+      if (bits(shorter)) {
+        store(parent + k, shorter ? fill(row) : load(parent + k));
+        store(dist + k, smaller(through, old));
+      }
+      const I32 now = smaller(through, old), open = now < 0 ? fill(INT_MAX) : now;
+      column[c] = open < best[c] ? at : column[c];
+      best[c] = smaller(best[c], open);
+      at += W;
+    }
+  const Best found = best_of(merge({best[0], best[0], column[0]}, {best[1], best[1], column[1]}));
+  return {found.first, found.column};
+}
+
+// Chains of minima, so that the compiler may use vectors.
+template <class T>
+FASTGEN_INLINE double lowest_of(const T* row, const double* prices, int64_t columns) {
+  constexpr int64_t LANES = 2 * W;
+  double lowest[LANES];
+  for (int64_t k = 0; k < LANES; ++k) lowest[k] = row[0] - prices[0];
+  int64_t j = 0;
+  for (; j + LANES <= columns; j += LANES)
+    for (int64_t k = 0; k < LANES; ++k) {
+      const double x = static_cast<double>(row[j + k]) - prices[j + k];
+      lowest[k] = x < lowest[k] ? x : lowest[k];
+    }
+  for (; j < columns; ++j) lowest[0] = std::min(lowest[0], row[j] - prices[j]);
+  return *std::min_element(lowest, lowest + LANES);
+}
+double lowest_float(const float* row, const double* prices, int64_t columns) {
+  return lowest_of(row, prices, columns);
+}
+double lowest_double(const double* row, const double* prices, int64_t columns) {
+  return lowest_of(row, prices, columns);
+}
+
+int32_t lowest_levels(const int32_t* costs, const int32_t* prices, int64_t padded) {
+  I32 low[4];
+  for (I32& x : low) x = fill(INT_MAX);
+  for (int64_t j = 0; j < padded; j += 4 * W)
+    for (int c = 0; c < 4; ++c) {
+      const I32 cost = load(costs + j + c * W);
+      low[c] = smaller(low[c], (cost - (cost >> ROUNDING)) - load(prices + j + c * W));
+    }
+  return horizontal_min(smaller(smaller(low[0], low[1]), smaller(low[2], low[3]))) - 1;
+}
+
+template <class T>
+FASTGEN_INLINE double squared_distance(const T* a, const T* b, int64_t count) {
+  constexpr int64_t LANES = 32;  // on every ISA: the order of the sum is part of the result
+  double sums[LANES] = {};
+  int64_t j = 0;
+  for (; j + LANES <= count; j += LANES)
+    for (int64_t k = 0; k < LANES; ++k) {
+      const double difference = static_cast<double>(a[j + k]) - static_cast<double>(b[j + k]);
+      sums[k] += difference * difference;
+    }
+  for (; j < count; ++j) {
+    const double difference = static_cast<double>(a[j]) - static_cast<double>(b[j]);
+    sums[0] += difference * difference;
+  }
+  double sum = 0;
+  for (const double part : sums) sum += part;
+  return sum;
+}
+double squared_distance_float(const float* a, const float* b, int64_t count) {
+  return squared_distance(a, b, count);
+}
+double squared_distance_double(const double* a, const double* b, int64_t count) {
+  return squared_distance(a, b, count);
+}
+
+#define FASTGEN_ASSIGNMENT_KERNELS                                                              \
+  {                                                                                             \
+    points_row, points_row_double, box_bounds, visit_box, lowest_bound, range_float, range_double, quantise_float, quantise_double,  \
+        lower, best_two, best_listed, reduce, collect, relax, lowest_float, lowest_double,      \
+        lowest_levels, squared_distance_float, squared_distance_double                          \
+  }
+
+}  // namespace
+}  // namespace fastgen::assignment

@@ -1,0 +1,187 @@
+#include "assignment/solver.h"
+
+#include <algorithm>
+#include <climits>
+#include <cstdio>
+#include <cstdlib>
+
+namespace fastgen::assignment {
+namespace {
+
+// A price war would take more: the paths do the rest.
+constexpr int64_t MOST_BIDS = 100;
+constexpr int64_t MOST_AHEAD = 128;
+static double tune(const char* name, double otherwise) {
+  const char* v = std::getenv(name);
+  return v ? std::atof(v) : otherwise;
+}
+
+// Between two questions to Control: some ten milliseconds.
+constexpr int64_t POLL_ELEMENTS = int64_t{1} << 25;
+
+}  // namespace
+
+Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, Team& team,
+               Control& control, int thread)
+    : kernels_(kernels()),
+      rows_(rows),
+      row_count_(row_count),
+      columns_(columns),
+      padded_(padded(columns)),
+      lists_(columns >= tune("LISTS", 512)),
+      team_(team),
+      control_(control),
+      thread_(thread),
+      match_(row_count, -1),
+      owner_(padded_, -1),
+      match_cost_(row_count),
+      queue_(row_count),
+      scratch_(lists_ ? team.size() : 1) {
+  for (Scratch& scratch : scratch_) scratch.costs.resize(padded_);
+  parent_.resize(padded_);
+  parent_cost_.resize(padded_);
+  if (!lists_) return;
+  list_columns_.resize(row_count * LIST);
+  list_costs_.resize(row_count * LIST);
+  list_counts_.assign(row_count, 0);
+  list_bounds_.assign(row_count, INT_MIN);
+  for (Scratch& scratch : scratch_) {
+    scratch.reduced.resize(padded_);
+    scratch.near.resize(padded_ + 16);
+  }
+  if (!rows.boxes()) return;
+  for (Scratch& scratch : scratch_) scratch.bounds.resize(rows.boxes()->boxes.stride);
+  for (Scratch& scratch : scratch_) scratch.visited.resize(padded_ / BOX);
+  box_prices_.resize(rows.boxes()->boxes.stride);
+}
+
+void Solver::work(int64_t elements) {
+  elements_ += elements;
+  if (elements_ < POLL_ELEMENTS) return;
+  elements_ = 0;
+  control_.poll(thread_);
+}
+
+void Solver::solve(std::vector<int32_t>& prices, int32_t first, int32_t last) {
+  price_ = prices.data();
+  std::fill(price_ + columns_, price_ + padded_, PADDING_PRICE);
+  const double factor = tune("FACTOR", 6);
+  for (int32_t epsilon = std::max(first, last);;) {
+    rebase();
+    raise_boxes();
+    release(epsilon);
+    phase(epsilon);
+    if (std::getenv("TRACE")) std::fprintf(stderr, "eps %d bids %.2f rebuilds %.2f  left %ld\n", epsilon, statistics_.bids/(double)row_count_, statistics_.rebuilds/(double)row_count_, waiting_);
+    ++statistics_.phases;
+    if (epsilon == last) break;
+    epsilon = std::max(last, static_cast<int32_t>(epsilon / factor));
+  }
+  for (; waiting_; --waiting_, head_ = (head_ + 1) % row_count_) augment(queue_[head_]);
+}
+
+// The highest price of each box; boxes of padding are never looked at.
+void Solver::raise_boxes() {
+  for (size_t b = 0; b < box_prices_.size(); ++b) {
+    const int64_t begin = b * BOX, end = std::min(begin + BOX, columns_);
+    box_prices_[b] = begin < end ? *std::max_element(price_ + begin, price_ + end) : -8 * RANGE;
+  }
+}
+
+void Solver::rebase() {
+  const auto [low, high] = std::minmax_element(price_, price_ + columns_);
+  if (*low >= -2 * RANGE) return;
+  const int32_t shift = *high;
+  for (int64_t j = 0; j < columns_; ++j) price_[j] -= shift;
+  for (int32_t& bound : list_bounds_)
+    if (bound != INT_MIN && bound != INT_MAX) bound += shift;
+}
+
+// Frees the rows that could do better by more than epsilon, as far as their lists tell.
+void Solver::release(int32_t epsilon) {
+  head_ = waiting_ = 0;
+  for (int64_t i = 0; i < row_count_; ++i) {
+    if (match_[i] >= 0) {
+      int32_t lowest;
+      if (lists_) {
+        lowest = std::min(listed(i).first, list_bounds_[i]);
+      } else {
+        work(padded_);
+        lowest = kernels_.best_two(rows_.row(i, scratch_[0].costs.data()), price_, padded_).first;
+      }
+      if (match_cost_[i] - price_[match_[i]] - lowest <= epsilon) continue;
+      owner_[match_[i]] = -1;
+      match_[i] = -1;
+    }
+    queue_[waiting_++] = static_cast<int32_t>(i);
+  }
+}
+
+void Solver::phase(int32_t epsilon) {
+  const int64_t stop = static_cast<int64_t>(row_count_ * tune("STOP", .003));
+  for (int64_t left = MOST_BIDS * row_count_; waiting_ > stop && left > 0; --left) {
+    const int32_t row = queue_[head_];
+    head_ = head_ + 1 == row_count_ ? 0 : head_ + 1;
+    --waiting_;
+    const Best found = best(row, epsilon / 2);
+    const int32_t j = found.column;
+    match_cost_[row] = found.first + price_[j];
+    price_[j] -= found.second - found.first + epsilon;
+    const int32_t previous = owner_[j];
+    owner_[j] = row;
+    match_[row] = j;
+    if (previous >= 0) {
+      match_[previous] = -1;
+      const int64_t tail = head_ + waiting_++;
+      queue_[tail >= row_count_ ? tail - row_count_ : tail] = previous;
+    }
+    ++statistics_.bids;
+  }
+}
+
+Best Solver::listed(int64_t row) const {
+  return kernels_.best_listed(&list_columns_[row * LIST], &list_costs_[row * LIST], price_,
+                              list_counts_[row]);
+}
+
+// Whether some column left out may be better than the best one listed by more than `slack`.
+bool Solver::stale(int64_t row, const Best& best, int32_t slack) const {
+  return static_cast<int64_t>(best.first) - slack > list_bounds_[row];
+}
+
+// The best column up to `slack`, and a lower bound of what the others cost.
+Best Solver::best(int64_t row, int32_t slack) {
+  if (!lists_) {
+    work(padded_);
+    return kernels_.best_two(rows_.row(row, scratch_[0].costs.data()), price_, padded_);
+  }
+  Best found = listed(row);
+  if (stale(row, found, slack)) {
+    build_ahead(row, slack);
+    found = listed(row);
+  }
+  work(LIST);
+  found.second = std::min(found.second, list_bounds_[row]);
+  return found;
+}
+
+// Builds the list of `row` and, together on all threads, those of rows soon to bid that need it.
+// How far to look ahead does not depend on the number of threads, so neither does the result.
+void Solver::build_ahead(int64_t row, int32_t slack) {
+  stale_.assign(1, static_cast<int32_t>(row));
+  const int64_t look = std::min(ahead_, waiting_);
+  for (int64_t k = 0; k < look; ++k) {
+    const int64_t at = head_ + k;
+    const int32_t next = queue_[at >= row_count_ ? at - row_count_ : at];
+    if (stale(next, listed(next), slack)) stale_.push_back(next);
+  }
+  const int64_t count = stale_.size();
+  ahead_ = 2 * count > ahead_ ? std::min<int64_t>(2 * ahead_, MOST_AHEAD)
+                              : std::max<int64_t>(ahead_ / 2, 1);
+  team_.each(count, 4, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t k = begin; k < end; ++k) build(stale_[k], thread);
+  });
+  statistics_.rebuilds += count;
+  work(count * padded_);
+}
+
+}  // namespace fastgen::assignment

@@ -1,0 +1,109 @@
+// Assignment of n rows to m >= n columns with integer costs: an auction with a falling epsilon
+// (Bertsekas 1979, 1988) until few rows are left, then shortest augmenting paths (Jonker and
+// Volgenant 1987) for those. Prices only fall, so a row's list of near columns stays good until
+// its best two prices have fallen to the list's bound.
+//
+// Bounds. At the start of a phase prices span at most 2 RANGE (`rebase` sees to that). No column
+// is bid for whose reduced cost exceeds that of a column without a bid: prices fall at most
+// RANGE + epsilon below, so reduced costs stay under 5 RANGE, distances under 4 RANGE, and their
+// sums with padding (6 RANGE) under 16 RANGE = 2^31.
+#pragma once
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+#include "assignment/problem.h"
+#include "assignment/team.h"
+
+namespace fastgen::assignment {
+
+// Points whose columns are sorted into boxes; cost = levels of |row - column|^2 or its root.
+struct BoxedPoints {
+  Points points;
+  Boxes boxes;
+  const float* rows;  // [row, dims]
+  bool root;
+  float scale;
+};
+
+// Rows of integer costs in [0, RANGE], PADDING_COST in padding.
+class Rows {
+ public:
+  virtual ~Rows() = default;
+  // The row, in place or written to `scratch` [padded columns].
+  virtual const int32_t* row(int64_t i, int32_t* scratch) const = 0;
+  // Points in boxes, or null.
+  virtual const BoxedPoints* boxes() const { return nullptr; }
+};
+
+// Asked from time to time whether to go on; throws to stop.
+class Control {
+ public:
+  virtual ~Control() = default;
+  virtual void poll(int thread) = 0;
+};
+
+struct Statistics {
+  int64_t phases = 0, bids = 0, rebuilds = 0, paths = 0, path_rows = 0;
+};
+
+class Solver {
+ public:
+  Solver(const Rows& rows, int64_t row_count, int64_t columns, Team& team, Control& control,
+         int thread);
+
+  // Final prices are within epsilon of optimal: every row's column costs at most `last` levels
+  // more than its best one. Starts from `prices`, which needs room for padded columns.
+  void solve(std::vector<int32_t>& prices, int32_t first, int32_t last);
+
+  const std::vector<int32_t>& matches() const { return match_; }  // column of each row
+  const Statistics& statistics() const { return statistics_; }
+
+ private:
+  void rebase();
+  void phase(int32_t epsilon);
+  void release(int32_t epsilon);
+  Best listed(int64_t row) const;
+  bool stale(int64_t row, const Best& best, int32_t slack) const;
+  Best best(int64_t row, int32_t slack);
+  void build_ahead(int64_t row, int32_t slack);
+  void build(int64_t row, int thread);
+  int64_t list_from_row(int64_t row, int thread, int32_t* columns, int32_t* costs);
+  int64_t list_from_boxes(int64_t row, int thread, int32_t* columns, int32_t* costs);
+  void raise_boxes();
+  Nearest search_rows(int32_t root);
+  Nearest search_lists(int32_t root);
+  void augment(int32_t root);
+  void work(int64_t elements);
+
+  const Kernels& kernels_;
+  const Rows& rows_;
+  const int64_t row_count_, columns_, padded_;
+  const bool lists_;
+  Team& team_;
+  Control& control_;
+  const int thread_;
+  int32_t* price_ = nullptr;
+  std::vector<int32_t> match_, owner_, match_cost_;
+  // A queue in a ring.
+  std::vector<int32_t> queue_;
+  int64_t head_ = 0, waiting_ = 0;
+  std::vector<int32_t> list_columns_, list_costs_, list_counts_, list_bounds_;
+  std::vector<int32_t> stale_;
+  int64_t ahead_ = 1;
+  // Of each thread.
+  struct Scratch {
+    std::vector<int32_t> costs, reduced, near, bounds, visited;
+  };
+  std::vector<Scratch> scratch_;
+  std::vector<int32_t> box_prices_;  // the highest in each box, or above it
+  // Of a path: distances, the row before each column and the cost there, columns done.
+  std::vector<int32_t> dist_, parent_, parent_cost_;
+  std::vector<Nearest> done_;
+  // Columns (>= 0) by distance, and ~index of rows by the distance of what their list leaves out.
+  std::vector<std::pair<int32_t, int32_t>> heap_;
+  int64_t elements_ = 0;
+  Statistics statistics_;
+};
+
+}  // namespace fastgen::assignment
