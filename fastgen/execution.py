@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,10 +12,29 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from fastgen import kernels
 from fastgen.devices import integers, upload
-from fastgen.evaluation import Evaluation
 from fastgen.kernels import Noise, Stream
 from fastgen.plans import Program, Stage
+from fastgen.plans.forms import Computed, Increment
 from fastgen.plans.lowering import Raw
+
+
+class Evaluations(Protocol):
+    """One run's network calls (`fastgen.evaluation.Evaluation`, or a drop-in's own)."""
+
+    def __call__(
+        self, k: int, network_input: Tensor, state: Tensor | None, /
+    ) -> tuple[Tensor, ...]:
+        """The outputs that evaluation k's stage reads."""
+
+    def provide(
+        self,
+        symbol: Computed | Increment,
+        outputs: tuple[Tensor, ...],
+        state: Tensor | None,
+        dtype: torch.dtype,
+        /,
+    ) -> Tensor:
+        """A stage's input that is neither a buffer nor an output."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +146,7 @@ class InPlaceRun:
         self.seeds.copy_(seeds)
         self.ids.copy_(ids)
 
-    def advance(self, k: int, evaluate: Evaluation) -> None:
+    def advance(self, k: int, evaluate: Evaluations) -> None:
         """Evaluation k (none for -1) and the stage after it."""
         outputs: tuple[Tensor, ...] = ()
         state: Tensor | None = None
@@ -196,7 +216,7 @@ class RecordedRun:
         self.slots = [x] * len(self.dtypes)
         self.noise = self.tables.noise(seeds, ids)
 
-    def advance(self, k: int, evaluate: Evaluation) -> None:
+    def advance(self, k: int, evaluate: Evaluations) -> None:
         """Evaluation k (none for -1) and the stage after it."""
         stage, older = self.program.stages[k + 1], dict(self.raws)
 
