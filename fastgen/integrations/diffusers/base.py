@@ -18,6 +18,8 @@ from fastgen.plans.forms import Form
 NOISES = ("torch", "contract")
 # Tables of that many grids are kept: a program that alternates between a few pays for none.
 GRIDS = 8
+# Marks the row of a step whose noise the caller gives.
+GIVEN = "given"
 
 
 class FusedScheduler:
@@ -62,6 +64,15 @@ class FusedScheduler:
         cls.__init__ = _initialiser(peer.__init__)  # type: ignore[method-assign]
         cls.set_timesteps = _timesteps_setter(peer.set_timesteps)  # type: ignore[attr-defined]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles make their tables, which C++ holds by address, again."""
+        return {k: v for k, v in vars(self).items() if k != "_known"}
+
+    @staticmethod
+    def family() -> dict[str, type]:
+        """The schedulers there are, by diffusers' names."""
+        return dict(FusedScheduler._family)
+
     @classmethod
     def _get_compatibles(cls) -> list[type]:
         peers: list[type] = super()._get_compatibles()  # type: ignore[misc]
@@ -74,7 +85,7 @@ class FusedScheduler:
             ValueError: for another name, or a seed where the noise is torch's.
         """
         if noise not in NOISES:
-            raise ValueError(f"noise={noise!r}: expected one of {NOISES}{nearest(noise, NOISES)}")
+            raise ValueError(f"noise={noise!r}: {nearest(noise, NOISES)}")
         if noise == "torch" and seed is not None:
             raise ValueError(
                 f"seed={seed}: with noise='torch' the generator given to step() has the seed; "
@@ -124,7 +135,9 @@ class FusedScheduler:
         if self._noise[0] == "contract":
             run.contract = Contract(self._noise[1])
         if keep is not None:
-            run.held, run.data = keep.held, keep.data
+            run.held, run.data, run.recorded = keep.held, keep.data, keep.recorded
+        if self._run is not None:  # layouts stay good as long as shapes do
+            run.epoch, run.shape, run.free = self._run.epoch, self._run.shape, self._run.free
         for name in self._grids:  # here, where reading from a device is no surprise
             if name in self.__dict__:
                 self._grid(run, name)
@@ -174,7 +187,7 @@ class FusedScheduler:
             ) from error
         in_kernel = run.contract is not None and self._noise_in_kernel and not given
         row = Row(update, self._transform(), in_kernel)
-        run.rows[key, given] = row
+        run.rows[(key, GIVEN) if given else key] = row
         return row
 
     def _advance(
@@ -187,19 +200,22 @@ class FusedScheduler:
         draw: int = 0,
         dtype: torch.dtype | None = None,
         z: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """The step that ``key`` names; the noise of it is ``z``, or drawn as number ``draw``."""
-        given = z is not None
-        row = run.rows.get((key, given)) or self._row(run, key, given)
-        if row.draws and not given:
-            if run.contract is None:
-                z = normal(output.shape, generator, output.device, dtype or output.dtype)
-            else:
-                run.use_contract(generator, output, draw)
+        if z is None:
+            row = run.rows.get(key) or self._row(run, key, False)
+            if row.draws:
+                if run.contract is None:
+                    z = normal(output.shape, generator, output.device, dtype or output.dtype)
+                else:
+                    run.use_contract(generator, output, draw)
+        else:
+            row = run.rows.get((key, GIVEN)) or self._row(run, key, True)
         if row.before is not None:
-            raw, _ = run.advance(row.before, "promoted", sample, output, z)
             me: Any = self
-            run.data = me._threshold_sample(raw)
+            run.data = me._threshold_sample(
+                run.advance(row.before, "promoted", sample, output, z)[0]
+            )
         return run.advance(row, self._kind, sample, output, z)
 
 
@@ -238,7 +254,11 @@ def prediction(kind: str, alpha: float, sigma: float, allowed: tuple[str, ...], 
 def _initialiser(original: Any) -> Any:
     @functools.wraps(original)
     def __init__(  # noqa: N807
-        self: FusedScheduler, *args: Any, noise: str = "torch", seed: int | None = None, **kwargs: Any
+        self: FusedScheduler,
+        *args: Any,
+        noise: str = "torch",
+        seed: int | None = None,
+        **kwargs: Any,
     ) -> None:
         self.set_noise(noise, seed)
         original(self, *args, **kwargs)

@@ -78,9 +78,7 @@ class Exponential(FusedScheduler):
             return model_output[:, :3].contiguous()
         return model_output
 
-    def _solve(
-        self, algorithm: str, at: Form, start: float, end: float, terms: Terms
-    ) -> Form:
+    def _solve(self, algorithm: str, at: Form, start: float, end: float, terms: Terms) -> Form:
         """x_t of DPM-Solver from ``at``, with D0, D1 (midpoint's), D1 and D2 (heun's) as terms.
 
         "dpmsolver++": (sigma_t / sigma_s) x - alpha_t [E D0 + E/2 D1 or -(E/h + 1) D1 +
@@ -140,7 +138,7 @@ class Multistep(Exponential):
         generator: Generators = None,
         variance_noise: Tensor | None = None,
         dtype: torch.dtype | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         own = self.__dict__
         if own["num_inference_steps"] is None:
             raise ValueError("num_inference_steps=None: call set_timesteps before step")
@@ -150,13 +148,13 @@ class Multistep(Exponential):
         known = own["lower_order_nums"]
         key = (k, min(known, order - 1))
         output = self._output(model_output)
-        prev, _ = self._advance(
+        results = self._advance(
             run, key, sample, output, generator, k + 1, dtype=dtype, z=variance_noise
         )
         if known < order:
             self.lower_order_nums = known + 1
         self._step_index = k + 1
-        return prev
+        return results
 
     def _history(self, run: Run, current: Form) -> dict[int, Form]:
         """The registers after the step: this value and the ones before, as many as are read."""
@@ -208,12 +206,12 @@ class DPMSolverMultistepScheduler(Multistep, diffusers.DPMSolverMultistepSchedul
         generator: Generators = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
-        prev = self._multistep(
+        results = self._multistep(
             model_output, timestep, sample, generator, variance_noise, torch.float32
         )
-        return SchedulerOutput(prev_sample=prev) if return_dict else (prev,)
+        return SchedulerOutput(*results) if return_dict else results
 
 
 class EDMDPMSolverMultistepScheduler(Multistep, diffusers.EDMDPMSolverMultistepScheduler):
@@ -242,10 +240,10 @@ class EDMDPMSolverMultistepScheduler(Multistep, diffusers.EDMDPMSolverMultistepS
         sample: Tensor,
         generator: Generators = None,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
-        prev = self._multistep(model_output, timestep, sample, generator)
-        return SchedulerOutput(prev_sample=prev) if return_dict else (prev,)
+        results = self._multistep(model_output, timestep, sample, generator)
+        return SchedulerOutput(*results) if return_dict else results
 
 
 class DEISMultistepScheduler(Multistep, diffusers.DEISMultistepScheduler):
@@ -261,10 +259,10 @@ class DEISMultistepScheduler(Multistep, diffusers.DEISMultistepScheduler):
         timestep: int | Tensor,
         sample: Tensor,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
-        prev = self._multistep(model_output, timestep, sample)
-        return SchedulerOutput(prev_sample=prev) if return_dict else (prev,)
+        results = self._multistep(model_output, timestep, sample)
+        return SchedulerOutput(*results) if return_dict else results
 
     def _value(self, sigma: float, data_prediction: bool) -> tuple[Form, Form | None]:
         config: Any = self.__dict__["_internal_dict"]
@@ -328,7 +326,7 @@ class DPMSolverSinglestepScheduler(Exponential, diffusers.DPMSolverSinglestepSch
         sample: Tensor,
         generator: Generators = None,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
         if self.num_inference_steps is None:
             raise ValueError("num_inference_steps=None: call set_timesteps before step")
@@ -339,9 +337,9 @@ class DPMSolverSinglestepScheduler(Exponential, diffusers.DPMSolverSinglestepSch
         key = (k, order, known)
         output = self._output(model_output)
         dtype = torch.promote_types(sample.dtype, output.dtype)
-        prev, _ = self._advance(run, key, sample, output, generator, k + 1, dtype=dtype)
+        results = self._advance(run, key, sample, output, generator, k + 1, dtype=dtype)
         self._step_index = k + 1
-        return SchedulerOutput(prev_sample=prev) if return_dict else (prev,)
+        return SchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, order, known = key
