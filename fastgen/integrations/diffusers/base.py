@@ -20,6 +20,8 @@ NOISES = ("torch", "contract")
 GRIDS = 8
 # Marks the row of a step whose noise the caller gives.
 GIVEN = "given"
+# In place of alpha = 0: bounds make x0 what they make of infinity, and without them it is refused.
+INFINITESIMAL = 1e-30
 
 
 class FusedScheduler:
@@ -179,12 +181,15 @@ class FusedScheduler:
     def _row(self, run: Run, key: Any, given: bool) -> Row:
         """The row of a step; ``given``: its noise comes from the caller, whatever makes others."""
         try:
-            update = self._update(run, key)
-        except ZeroDivisionError as error:
+            update: Update | None = self._update(run, key)
+        except ZeroDivisionError:
+            update = None
+        unbounded = self._transform() is None
+        if update is None or (unbounded and update.raw is not None and _infinite(update.raw)):
             raise ValueError(
                 f"{type(self).__name__}: the step divides by zero with this configuration "
                 f"(alpha or sigma is 0 there); diffusers returns NaN or infinity"
-            ) from error
+            )
         in_kernel = run.contract is not None and self._noise_in_kernel and not given
         row = Row(update, self._transform(), in_kernel)
         run.rows[(key, GIVEN) if given else key] = row
@@ -224,6 +229,10 @@ def _peer(cls: type) -> Any:
     return next((c for c in cls.__mro__ if c.__module__.startswith("diffusers.")), None)
 
 
+def _infinite(raw: Form) -> bool:
+    return any(abs(c) >= 0.5 / INFINITESIMAL for c in raw.terms.values())
+
+
 def normal(
     shape: torch.Size, generator: Generators, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
@@ -243,7 +252,7 @@ def prediction(kind: str, alpha: float, sigma: float, allowed: tuple[str, ...], 
     if kind not in allowed:
         raise ValueError(f"prediction_type={kind!r}: {name} knows {', '.join(allowed)}")
     if kind == "epsilon":
-        return (x - sigma * out) / alpha
+        return (x - sigma * out) / (alpha or INFINITESIMAL)
     if kind == "v_prediction":
         return alpha * x - sigma * out
     if kind == "flow_prediction":

@@ -54,21 +54,29 @@ class Exponential(FusedScheduler):
         config: Any = self.__dict__["_internal_dict"]
         kind, (a, s) = config["prediction_type"], self._scales(sigma)
         kinds = KINDS if data_prediction else KINDS[:3]
-        raw = prediction(kind, a, s, kinds, f"{type(self).__name__} with this algorithm_type")
+        name = f"{type(self).__name__} with this algorithm_type"
+        raw = self._data(kind, sigma, kinds, name)
         if data_prediction:
             return data, raw
         if config["thresholding"]:
             return (x - a * data) / s, raw
-        return self._epsilon(kind, a, s), None
+        return self._epsilon(kind, sigma), None
 
-    def _epsilon(self, kind: str, a: float, s: float) -> Form:
+    def _data(self, kind: str, sigma: float, kinds: tuple[str, ...], name: str) -> Form:
+        """The data prediction; of a flow with the grid's own sigma, whatever the process."""
+        own = sigma if kind == "flow_prediction" else None
+        a, s = self._scales(sigma)
+        return prediction(kind, a, s if own is None else own, kinds, name)
+
+    def _epsilon(self, kind: str, sigma: float) -> Form:
+        a, s = self._scales(sigma)
         if kind == "epsilon":
             return out
         if kind == "sample":
             return (x - a * out) / s
         if kind == "v_prediction":
             return a * out + s * x
-        return ((1 - a) * x + a * s * out) / s  # a flow's: of x0 = x - sigma v
+        return ((1 - a) * x + a * sigma * out) / sigma
 
     def _output(self, model_output: Tensor) -> Tensor:
         """The model's output without a learned variance, which these solvers have no use for."""
@@ -267,10 +275,10 @@ class DEISMultistepScheduler(Multistep, diffusers.DEISMultistepScheduler):
     def _value(self, sigma: float, data_prediction: bool) -> tuple[Form, Form | None]:
         config: Any = self.__dict__["_internal_dict"]
         kind, (a, s) = config["prediction_type"], self._scales(sigma)
-        raw = prediction(kind, a, s, KINDS, type(self).__name__)
+        raw = self._data(kind, sigma, KINDS, type(self).__name__)
         if config["thresholding"]:
-            return (x - a * data) / s, raw
-        return self._epsilon(kind, a, s), None
+            return (x - a * data) / (sigma if kind == "flow_prediction" else s), raw
+        return self._epsilon(kind, sigma), None
 
     def _update(self, run: Run, key: Any) -> Update:
         k, _ = key
@@ -345,11 +353,6 @@ class DPMSolverSinglestepScheduler(Exponential, diffusers.DPMSolverSinglestepSch
         k, order, known = key
         config: Any = self.__dict__["_internal_dict"]
         algorithm, kind = config["algorithm_type"], config["solver_type"]
-        if config["thresholding"] and algorithm == "dpmsolver":
-            raise ValueError(
-                "thresholding=True with algorithm_type='dpmsolver': diffusers' singlestep "
-                "scheduler indexes its tables with None there; use algorithm_type='dpmsolver++'"
-            )
         value, raw = self._value(run.host_sigmas[k], algorithm.endswith("++"))
         # m[j]: the value j steps ago; the group starts at the oldest, from which D0 is taken.
         m = [value, *r[: order - 1]]

@@ -132,8 +132,9 @@ class EulerDiscreteScheduler(Churned, Scaled, diffusers.EulerDiscreteScheduler):
 
     def _denoised(self, at: Form, sigma: float, sigma_hat: float) -> Form:
         raw = self._raw(sigma_hat if self.config.prediction_type == "epsilon" else sigma, ALL)
-        weight: float = raw.terms.get(_X, 0.0)
-        return raw + weight * (at - x)
+        weight = float(raw.terms.get(_X, 0.0))
+        moved: Form = raw + weight * (at - x)
+        return moved
 
 
 (_X,) = x.terms

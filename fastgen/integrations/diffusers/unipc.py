@@ -95,6 +95,8 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
         (a_s, s_s), (a_t, s_t) = self._scales(nodes[0]), self._scales(end)
         start = self._log_snr(nodes[0])
         h = self._log_snr(end) - start
+        if h == 0:  # some grids end with the same sigma twice
+            return at
         z = -h if data_prediction else h
         first = math.expm1(z)
         linear, weight = (s_t / s_s, a_t) if data_prediction else (a_t / a_s, s_t)
