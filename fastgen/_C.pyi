@@ -27,15 +27,18 @@ def describe_combine(
 ) -> Callable[[int, list[Tensor]], bool]: ...
 def describe_layout(
     type: type[Tensor],
+    empty_like: Callable[..., Tensor],
     shape: torch.Size,
     rows: int,
     elements: int,
+    source: list[int],
     dtypes: tuple[torch.dtype, ...],
     inputs: list[int],
     outputs: list[int],
+    made: list[torch.dtype | None],
     clip: tuple[float, float] | None,
     noise: tuple[int, int, int, int, int, int] | None,
-) -> Callable[[int, int, list[Tensor | int], list[Tensor | int]], bool]: ...
+) -> Callable[..., tuple[Tensor, ...] | None]: ...
 def normals(
     rows: int, elements: int, noise: _Noise, draw: int, output: int, dtype: int, threads: int
 ) -> None: ...

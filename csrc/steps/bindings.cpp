@@ -1,5 +1,7 @@
 // One `combine` on tensors that change with every call, as schedulers outside this library make
-// it: the layout is described once, the table and every tensor come with the call.
+// it: the layout is described once, the table and every tensor come with the call, and the results
+// are new tensors. Everything between Python's call and the kernel is here, because at the sizes
+// of latents and actions it is what a step costs.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -19,65 +21,98 @@ namespace {
 
 // Where releasing the GIL, about 0.1 us, stops being noticeable.
 constexpr int64_t RELEASE_GIL_FROM = 16384;
-
-struct Layout {
-  fastgen::Combine op{};
-  py::object type;   // torch.Tensor: its subclasses may have no memory, or mean something else
-  py::tuple dtypes;  // of the inputs, Python objects
-  py::tuple shape;
-};
+// Positions of the tensors that a call brings; an input from GIVEN on is of the caller's own.
+constexpr int GIVEN = 4;
 
 // seeds, number of seeds, sample ids, stream, draws, number of draws
 using NoiseArguments = std::tuple<uintptr_t, int64_t, uintptr_t, uint32_t, uintptr_t, int>;
 
-py::object attribute(PyObject* object, PyObject* name) {
-  PyObject* value = PyObject_GetAttr(object, name);
+struct Layout {
+  fastgen::Combine op{};
+  std::vector<int> source;  // of each input: its position, below GIVEN or in the caller's list
+  py::object type;          // torch.Tensor: its subclasses may have no memory
+  py::tuple dtypes;         // of the inputs, Python objects
+  py::tuple shape;
+  py::object empty_like;
+  std::vector<py::object> made;  // dtypes of the new tensors; None for that of the first given
+};
+
+struct Names {
+  PyObject* dtype = PyUnicode_InternFromString("dtype");
+  PyObject* shape = PyUnicode_InternFromString("shape");
+  PyObject* is_cpu = PyUnicode_InternFromString("is_cpu");
+  PyObject* requires_grad = PyUnicode_InternFromString("requires_grad");
+  PyObject* is_contiguous = PyUnicode_InternFromString("is_contiguous");
+  PyObject* data_ptr = PyUnicode_InternFromString("data_ptr");
+  PyObject* dtype_keyword = PyTuple_Pack(1, dtype);
+};
+
+const Names& names() {
+  static const Names all;
+  return all;
+}
+
+py::object owned(PyObject* value) {
   if (!value) throw py::error_already_set();
   return py::reinterpret_steal<py::object>(value);
 }
 
-py::object call(PyObject* object, PyObject* method) {
-  PyObject* value = PyObject_CallMethodNoArgs(object, method);
-  if (!value) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(value);
+bool is(PyObject* tensor, PyObject* flag, PyObject* expected) {
+  return owned(PyObject_GetAttr(tensor, flag)).ptr() == expected;
 }
 
-bool fits(PyObject* tensor, PyObject* type, PyObject* dtype, PyObject* shape) {
-  if (reinterpret_cast<PyObject*>(Py_TYPE(tensor)) != type) return false;
-  static PyObject* const DTYPE = PyUnicode_InternFromString("dtype");
-  static PyObject* const SHAPE = PyUnicode_InternFromString("shape");
-  static PyObject* const IS_CPU = PyUnicode_InternFromString("is_cpu");
-  static PyObject* const IS_CONTIGUOUS = PyUnicode_InternFromString("is_contiguous");
-  return attribute(tensor, DTYPE).ptr() == dtype && attribute(tensor, IS_CPU).ptr() == Py_True &&
-         PyObject_RichCompareBool(attribute(tensor, SHAPE).ptr(), shape, Py_EQ) == 1 &&
-         call(tensor, IS_CONTIGUOUS).ptr() == Py_True;
+bool fits(PyObject* tensor, PyObject* dtype, const Layout& layout) {
+  const Names& n = names();
+  return reinterpret_cast<PyObject*>(Py_TYPE(tensor)) == layout.type.ptr() &&
+         is(tensor, n.dtype, dtype) && is(tensor, n.is_cpu, Py_True) &&
+         is(tensor, n.requires_grad, Py_False) &&
+         PyObject_RichCompareBool(owned(PyObject_GetAttr(tensor, n.shape)).ptr(),
+                                  layout.shape.ptr(), Py_EQ) == 1 &&
+         owned(PyObject_CallMethodNoArgs(tensor, n.is_contiguous)).ptr() == Py_True;
 }
 
-// A tensor, or its address where the caller owns it and needs no check.
+// Of a tensor, or of what the caller owns and knows to be float32 of the layout's shape.
 void* address(PyObject* item) {
-  static PyObject* const DATA_PTR = PyUnicode_InternFromString("data_ptr");
-  return PyLong_AsVoidPtr(PyLong_Check(item) ? item : call(item, DATA_PTR).ptr());
+  if (PyLong_Check(item)) return PyLong_AsVoidPtr(item);
+  return PyLong_AsVoidPtr(owned(PyObject_CallMethodNoArgs(item, names().data_ptr)).ptr());
 }
 
-// run(table, threads, inputs, outputs) -> whether the inputs fitted, so that it ran. Addresses
-// are of float32, and the caller answers for their shape.
+py::object make(const Layout& layout, PyObject* like, const py::object& dtype) {
+  PyObject* const arguments[] = {like, dtype.ptr()};
+  PyObject* const keywords = dtype.is_none() ? nullptr : names().dtype_keyword;
+  return owned(PyObject_Vectorcall(layout.empty_like.ptr(), arguments, 1, keywords));
+}
+
+// run(table, threads, own, written, given...) -> the new tensors, or None if an input did not fit.
 PyObject* run_layout(PyObject* self, PyObject* const* args, Py_ssize_t count) try {
   const auto& layout = *static_cast<Layout*>(PyCapsule_GetPointer(self, nullptr));
-  if (count != 4 || !PyList_Check(args[2]) || !PyList_Check(args[3])) {
-    PyErr_SetString(PyExc_TypeError, "expected run(table, threads, inputs, outputs)");
+  if (count != 4 + GIVEN || !PyTuple_Check(args[2]) || !PyTuple_Check(args[3])) {
+    PyErr_SetString(PyExc_TypeError, "expected run(table, threads, own, written, 4 tensors)");
     return nullptr;
   }
+  PyObject *const own = args[2], *const written = args[3], *const* given = args + 4;
   fastgen::Combine op = layout.op;
-  if (PyList_GET_SIZE(args[2]) != op.inputs || PyList_GET_SIZE(args[3]) != op.outputs)
-    Py_RETURN_FALSE;
+  const int made = static_cast<int>(layout.made.size());
+  if (PyTuple_GET_SIZE(written) != op.outputs - made) Py_RETURN_NONE;
   for (int i = 0; i < op.inputs; ++i) {
-    PyObject* item = PyList_GET_ITEM(args[2], i);
-    if (PyLong_Check(item) ? op.input_type[i] != DType::float32
-                           : !fits(item, layout.type.ptr(), layout.dtypes[i].ptr(), layout.shape.ptr()))
-      Py_RETURN_FALSE;
+    const int at = layout.source[i];
+    if (at >= GIVEN && at - GIVEN >= PyTuple_GET_SIZE(own)) Py_RETURN_NONE;
+    PyObject* item = at < GIVEN ? given[at] : PyTuple_GET_ITEM(own, at - GIVEN);
+    const bool good = PyLong_Check(item) ? op.input_type[i] == DType::float32
+                                         : fits(item, layout.dtypes[i].ptr(), layout);
+    if (!good) Py_RETURN_NONE;
     op.input[i] = address(item);
   }
-  for (int j = 0; j < op.outputs; ++j) op.output[j] = address(PyList_GET_ITEM(args[3], j));
+  // New tensors are like the first given one, so that must be plain even if no sum reads it.
+  if (layout.source[0] != 0 && !fits(given[0], layout.dtypes[op.inputs].ptr(), layout))
+    Py_RETURN_NONE;
+  py::tuple results(made);
+  for (int j = 0; j < made; ++j) {
+    results[j] = make(layout, given[0], layout.made[j]);
+    op.output[j] = address(PyTuple_GET_ITEM(results.ptr(), j));
+  }
+  for (int j = made; j < op.outputs; ++j)
+    op.output[j] = address(PyTuple_GET_ITEM(written, j - made));
   op.table = static_cast<const double*>(PyLong_AsVoidPtr(args[0]));
   const int threads = static_cast<int>(PyLong_AsLong(args[1]));
   if (PyErr_Occurred()) return nullptr;
@@ -87,7 +122,7 @@ PyObject* run_layout(PyObject* self, PyObject* const* args, Py_ssize_t count) tr
     py::gil_scoped_release release;
     fastgen::combine(op, threads);
   }
-  Py_RETURN_TRUE;
+  return results.release().ptr();
 } catch (py::error_already_set& error) {
   error.restore();
   return nullptr;
@@ -98,14 +133,17 @@ DType dtype(int code) {
   return static_cast<DType>(code);
 }
 
-py::object describe_layout(const py::object& type, const py::tuple& shape, int64_t rows, int64_t elements,
-                           const py::tuple& dtypes, const std::vector<int>& inputs,
-                           const std::vector<int>& outputs,
+py::object describe_layout(const py::object& type, const py::object& empty_like,
+                           const py::tuple& shape, int64_t rows, int64_t elements,
+                           const std::vector<int>& source, const py::tuple& dtypes,
+                           const std::vector<int>& inputs, const std::vector<int>& outputs,
+                           const std::vector<py::object>& made,
                            std::optional<std::pair<double, double>> clip,
                            std::optional<NoiseArguments> noise) {
   if (inputs.size() > fastgen::MAX_INPUTS || outputs.size() > fastgen::MAX_OUTPUTS ||
-      inputs.size() != dtypes.size())
-    throw std::invalid_argument("too many inputs or outputs, or not a dtype for each input");
+      inputs.empty() || inputs.size() != source.size() || inputs.size() + 1 != dtypes.size() ||
+      made.size() > outputs.size())
+    throw std::invalid_argument("inputs, outputs and their dtypes do not match");
   auto layout = std::make_unique<Layout>();
   fastgen::Combine& op = layout->op;
   op.rows = rows;
@@ -128,21 +166,24 @@ py::object describe_layout(const py::object& type, const py::tuple& shape, int64
     op.draws = reinterpret_cast<const int64_t*>(draws);
     op.noises = noises;
   }
+  layout->source = source;
   layout->type = type;
   layout->dtypes = dtypes;
   layout->shape = shape;
+  layout->empty_like = empty_like;
+  layout->made = made;
   static PyMethodDef method{
       "run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(run_layout)),
-      METH_FASTCALL, "run(table, threads, inputs, outputs) -> bool"};
-  const py::capsule owner(layout.release(), [](void* owned) { delete static_cast<Layout*>(owned); });
+      METH_FASTCALL, "run(table, threads, own, written, 4 tensors) -> tuple or None"};
+  const py::capsule owner(layout.release(), [](void* p) { delete static_cast<Layout*>(p); });
   return py::reinterpret_steal<py::object>(PyCFunction_New(&method, owner.ptr()));
 }
 
 }  // namespace
 
 void bind_steps(py::module_& m) {
-  m.def("describe_layout", &describe_layout,
-        "A function run(table, threads, inputs, outputs) -> bool.", py::arg("type"), py::arg("shape"),
-        py::arg("rows"), py::arg("elements"), py::arg("dtypes"), py::arg("inputs"),
-        py::arg("outputs"), py::arg("clip"), py::arg("noise"));
+  m.def("describe_layout", &describe_layout, "A function run; see fastgen.kernels.steps.",
+        py::arg("type"), py::arg("empty_like"), py::arg("shape"), py::arg("rows"),
+        py::arg("elements"), py::arg("source"), py::arg("dtypes"), py::arg("inputs"),
+        py::arg("outputs"), py::arg("made"), py::arg("clip"), py::arg("noise"));
 }

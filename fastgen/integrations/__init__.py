@@ -1,1 +1,1 @@
-"""Drop-ins for other libraries: each is imported by its own name and needs what it stands in for."""
+"""Drop-ins for other libraries, each imported by its own name."""

@@ -4,6 +4,7 @@ Change ``from diffusers import DDIMScheduler`` to
 ``from fastgen.integrations.diffusers import DDIMScheduler``, or call `accelerate` on a pipeline.
 """
 
+from fastgen.integrations.diffusers.accelerate import accelerate
 from fastgen.integrations.diffusers.ddpm import (
     DDIMInverseScheduler,
     DDIMScheduler,
@@ -76,4 +77,5 @@ __all__ = [
     "ScoreSdeVpScheduler",
     "TCDScheduler",
     "UniPCMultistepScheduler",
+    "accelerate",
 ]

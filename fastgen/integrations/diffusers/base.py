@@ -18,6 +18,10 @@ from fastgen.plans.forms import Form
 NOISES = ("torch", "contract")
 # Tables of that many grids are kept: a program that alternates between a few pays for none.
 GRIDS = 8
+# Marks the row of a step whose noise the caller gives.
+GIVEN = "given"
+# In place of alpha = 0: bounds make x0 what they make of infinity, and without them it is refused.
+INFINITESIMAL = 1e-30
 
 
 class FusedScheduler:
@@ -62,6 +66,15 @@ class FusedScheduler:
         cls.__init__ = _initialiser(peer.__init__)  # type: ignore[method-assign]
         cls.set_timesteps = _timesteps_setter(peer.set_timesteps)  # type: ignore[attr-defined]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles make their tables, which C++ holds by address, again."""
+        return {k: v for k, v in vars(self).items() if k != "_known"}
+
+    @staticmethod
+    def family() -> dict[str, type]:
+        """The schedulers there are, by diffusers' names."""
+        return dict(FusedScheduler._family)
+
     @classmethod
     def _get_compatibles(cls) -> list[type]:
         peers: list[type] = super()._get_compatibles()  # type: ignore[misc]
@@ -74,7 +87,7 @@ class FusedScheduler:
             ValueError: for another name, or a seed where the noise is torch's.
         """
         if noise not in NOISES:
-            raise ValueError(f"noise={noise!r}: expected one of {NOISES}{nearest(noise, NOISES)}")
+            raise ValueError(f"noise={noise!r}: {nearest(noise, NOISES)}")
         if noise == "torch" and seed is not None:
             raise ValueError(
                 f"seed={seed}: with noise='torch' the generator given to step() has the seed; "
@@ -124,7 +137,9 @@ class FusedScheduler:
         if self._noise[0] == "contract":
             run.contract = Contract(self._noise[1])
         if keep is not None:
-            run.held, run.data = keep.held, keep.data
+            run.held, run.data, run.recorded = keep.held, keep.data, keep.recorded
+        if self._run is not None:  # layouts stay good as long as shapes do
+            run.epoch, run.shape, run.free = self._run.epoch, self._run.shape, self._run.free
         for name in self._grids:  # here, where reading from a device is no surprise
             if name in self.__dict__:
                 self._grid(run, name)
@@ -166,15 +181,18 @@ class FusedScheduler:
     def _row(self, run: Run, key: Any, given: bool) -> Row:
         """The row of a step; ``given``: its noise comes from the caller, whatever makes others."""
         try:
-            update = self._update(run, key)
-        except ZeroDivisionError as error:
+            update: Update | None = self._update(run, key)
+        except ZeroDivisionError:
+            update = None
+        unbounded = self._transform() is None
+        if update is None or (unbounded and update.raw is not None and _infinite(update.raw)):
             raise ValueError(
                 f"{type(self).__name__}: the step divides by zero with this configuration "
                 f"(alpha or sigma is 0 there); diffusers returns NaN or infinity"
-            ) from error
+            )
         in_kernel = run.contract is not None and self._noise_in_kernel and not given
         row = Row(update, self._transform(), in_kernel)
-        run.rows[key, given] = row
+        run.rows[(key, GIVEN) if given else key] = row
         return row
 
     def _advance(
@@ -187,25 +205,32 @@ class FusedScheduler:
         draw: int = 0,
         dtype: torch.dtype | None = None,
         z: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """The step that ``key`` names; the noise of it is ``z``, or drawn as number ``draw``."""
-        given = z is not None
-        row = run.rows.get((key, given)) or self._row(run, key, given)
-        if row.draws and not given:
-            if run.contract is None:
-                z = normal(output.shape, generator, output.device, dtype or output.dtype)
-            else:
-                run.use_contract(generator, output, draw)
+        if z is None:
+            row = run.rows.get(key) or self._row(run, key, False)
+            if row.draws:
+                if run.contract is None:
+                    z = normal(output.shape, generator, output.device, dtype or output.dtype)
+                else:
+                    run.use_contract(generator, output, draw)
+        else:
+            row = run.rows.get((key, GIVEN)) or self._row(run, key, True)
         if row.before is not None:
-            raw, _ = run.advance(row.before, "promoted", sample, output, z)
             me: Any = self
-            run.data = me._threshold_sample(raw)
+            run.data = me._threshold_sample(
+                run.advance(row.before, "promoted", sample, output, z)[0]
+            )
         return run.advance(row, self._kind, sample, output, z)
 
 
 def _peer(cls: type) -> Any:
     """diffusers' class behind one of ours."""
     return next((c for c in cls.__mro__ if c.__module__.startswith("diffusers.")), None)
+
+
+def _infinite(raw: Form) -> bool:
+    return any(abs(c) >= 0.5 / INFINITESIMAL for c in raw.terms.values())
 
 
 def normal(
@@ -227,7 +252,7 @@ def prediction(kind: str, alpha: float, sigma: float, allowed: tuple[str, ...], 
     if kind not in allowed:
         raise ValueError(f"prediction_type={kind!r}: {name} knows {', '.join(allowed)}")
     if kind == "epsilon":
-        return (x - sigma * out) / alpha
+        return (x - sigma * out) / (alpha or INFINITESIMAL)
     if kind == "v_prediction":
         return alpha * x - sigma * out
     if kind == "flow_prediction":
@@ -238,7 +263,11 @@ def prediction(kind: str, alpha: float, sigma: float, allowed: tuple[str, ...], 
 def _initialiser(original: Any) -> Any:
     @functools.wraps(original)
     def __init__(  # noqa: N807
-        self: FusedScheduler, *args: Any, noise: str = "torch", seed: int | None = None, **kwargs: Any
+        self: FusedScheduler,
+        *args: Any,
+        noise: str = "torch",
+        seed: int | None = None,
+        **kwargs: Any,
     ) -> None:
         self.set_noise(noise, seed)
         original(self, *args, **kwargs)

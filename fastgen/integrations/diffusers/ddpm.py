@@ -82,7 +82,7 @@ class DDPMScheduler(Chain, diffusers.DDPMScheduler):
         sample: Tensor,
         generator: Generators = None,
         return_dict: bool = True,
-    ) -> DDPMSchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> DDPMSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample and the data prediction; as diffusers' step."""
         run = self._current()
         t = run.value(timestep)
@@ -101,20 +101,15 @@ class DDPMScheduler(Chain, diffusers.DDPMScheduler):
             z = normal(output.shape, generator, output.device, output.dtype)
             z = self._deviation(run, t, learned) * z
         key = (t, self.variance_type, learned is not None)
-        prev, data = self._advance(run, key, sample, output, generator, int(t) + 1, z=z)
-        assert data is not None
-        if not return_dict:
-            return prev, data
-        return DDPMSchedulerOutput(prev_sample=prev, pred_original_sample=data)
+        results = self._advance(run, key, sample, output, generator, int(t) + 1, z=z)
+        return DDPMSchedulerOutput(*results) if return_dict else results
 
     def _previous(self, run: Run, t: float) -> float:
         """The index before t in the grid; -1 after the last."""
         if not (self.custom_timesteps or self.num_inference_steps):
             return t - 1
         index = run.positions.get(t)
-        if index is None:
-            self._missing(run, t)
-        at = index[0] + 1
+        at = (self._missing(run, t) if index is None else index[0]) + 1
         return run.host_timesteps[at] if at < len(run.host_timesteps) else -1
 
     def _variances(self, run: Run, t: float) -> tuple[float, float, float, float]:
@@ -150,7 +145,7 @@ class DDPMScheduler(Chain, diffusers.DDPMScheduler):
             # Its root of the logarithm of beta is the peer's, and so no number below beta = 1.
             "fixed_large_log": math.nan if beta < 1 else 0.0,
         }
-        scale = 1.0 if learned else deviation[kind] if kind in deviation else None
+        scale = 1.0 if learned else deviation.get(kind)
         if scale is None or math.isnan(scale):
             raise ValueError(
                 f"variance_type={kind!r}: "
@@ -183,7 +178,7 @@ class DDIMScheduler(Chain, diffusers.DDIMScheduler):
         generator: Generators = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
-    ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> DDIMSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample and the data prediction; as diffusers' step."""
         steps = self.num_inference_steps
         if steps is None:
@@ -193,13 +188,10 @@ class DDIMScheduler(Chain, diffusers.DDIMScheduler):
         run = self._current()
         t = run.value(timestep)
         key = (t, eta, use_clipped_model_output, variance_noise is not None, steps)
-        prev, data = self._advance(
+        results = self._advance(
             run, key, sample, model_output, generator, int(t) + 1, z=variance_noise
         )
-        assert data is not None
-        if not return_dict:
-            return prev, data
-        return DDIMSchedulerOutput(prev_sample=prev, pred_original_sample=data)
+        return DDIMSchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         t, eta, clipped, _, steps = key
@@ -226,18 +218,15 @@ class DDIMInverseScheduler(Chain, diffusers.DDIMInverseScheduler):
         timestep: int | Tensor,
         sample: Tensor,
         return_dict: bool = True,
-    ) -> DDIMInverseSchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> DDIMInverseSchedulerOutput | tuple[Tensor, ...]:
         """The noisier sample and the data prediction; as diffusers' step."""
         run = self._current()
         steps = self.num_inference_steps
         if steps is None:
             raise ValueError("num_inference_steps=None: call set_timesteps before step")
         key = (run.value(timestep), steps)
-        prev, data = self._advance(run, key, sample, model_output)
-        assert data is not None
-        if not return_dict:
-            return prev, data
-        return DDIMInverseSchedulerOutput(prev_sample=prev, pred_original_sample=data)
+        results = self._advance(run, key, sample, model_output)
+        return DDIMInverseSchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         there, steps = key

@@ -54,21 +54,29 @@ class Exponential(FusedScheduler):
         config: Any = self.__dict__["_internal_dict"]
         kind, (a, s) = config["prediction_type"], self._scales(sigma)
         kinds = KINDS if data_prediction else KINDS[:3]
-        raw = prediction(kind, a, s, kinds, f"{type(self).__name__} with this algorithm_type")
+        name = f"{type(self).__name__} with this algorithm_type"
+        raw = self._data(kind, sigma, kinds, name)
         if data_prediction:
             return data, raw
         if config["thresholding"]:
             return (x - a * data) / s, raw
-        return self._epsilon(kind, a, s), None
+        return self._epsilon(kind, sigma), None
 
-    def _epsilon(self, kind: str, a: float, s: float) -> Form:
+    def _data(self, kind: str, sigma: float, kinds: tuple[str, ...], name: str) -> Form:
+        """The data prediction; of a flow with the grid's own sigma, whatever the process."""
+        own = sigma if kind == "flow_prediction" else None
+        a, s = self._scales(sigma)
+        return prediction(kind, a, s if own is None else own, kinds, name)
+
+    def _epsilon(self, kind: str, sigma: float) -> Form:
+        a, s = self._scales(sigma)
         if kind == "epsilon":
             return out
         if kind == "sample":
             return (x - a * out) / s
         if kind == "v_prediction":
             return a * out + s * x
-        return ((1 - a) * x + a * s * out) / s  # a flow's: of x0 = x - sigma v
+        return ((1 - a) * x + a * sigma * out) / sigma
 
     def _output(self, model_output: Tensor) -> Tensor:
         """The model's output without a learned variance, which these solvers have no use for."""
@@ -78,9 +86,7 @@ class Exponential(FusedScheduler):
             return model_output[:, :3].contiguous()
         return model_output
 
-    def _solve(
-        self, algorithm: str, at: Form, start: float, end: float, terms: Terms
-    ) -> Form:
+    def _solve(self, algorithm: str, at: Form, start: float, end: float, terms: Terms) -> Form:
         """x_t of DPM-Solver from ``at``, with D0, D1 (midpoint's), D1 and D2 (heun's) as terms.
 
         "dpmsolver++": (sigma_t / sigma_s) x - alpha_t [E D0 + E/2 D1 or -(E/h + 1) D1 +
@@ -140,7 +146,7 @@ class Multistep(Exponential):
         generator: Generators = None,
         variance_noise: Tensor | None = None,
         dtype: torch.dtype | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         own = self.__dict__
         if own["num_inference_steps"] is None:
             raise ValueError("num_inference_steps=None: call set_timesteps before step")
@@ -150,13 +156,13 @@ class Multistep(Exponential):
         known = own["lower_order_nums"]
         key = (k, min(known, order - 1))
         output = self._output(model_output)
-        prev, _ = self._advance(
+        results = self._advance(
             run, key, sample, output, generator, k + 1, dtype=dtype, z=variance_noise
         )
         if known < order:
             self.lower_order_nums = known + 1
         self._step_index = k + 1
-        return prev
+        return results
 
     def _history(self, run: Run, current: Form) -> dict[int, Form]:
         """The registers after the step: this value and the ones before, as many as are read."""
@@ -208,12 +214,12 @@ class DPMSolverMultistepScheduler(Multistep, diffusers.DPMSolverMultistepSchedul
         generator: Generators = None,
         variance_noise: Tensor | None = None,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
-        prev = self._multistep(
+        results = self._multistep(
             model_output, timestep, sample, generator, variance_noise, torch.float32
         )
-        return SchedulerOutput(prev_sample=prev) if return_dict else (prev,)
+        return SchedulerOutput(*results) if return_dict else results
 
 
 class EDMDPMSolverMultistepScheduler(Multistep, diffusers.EDMDPMSolverMultistepScheduler):
@@ -242,10 +248,10 @@ class EDMDPMSolverMultistepScheduler(Multistep, diffusers.EDMDPMSolverMultistepS
         sample: Tensor,
         generator: Generators = None,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
-        prev = self._multistep(model_output, timestep, sample, generator)
-        return SchedulerOutput(prev_sample=prev) if return_dict else (prev,)
+        results = self._multistep(model_output, timestep, sample, generator)
+        return SchedulerOutput(*results) if return_dict else results
 
 
 class DEISMultistepScheduler(Multistep, diffusers.DEISMultistepScheduler):
@@ -261,18 +267,18 @@ class DEISMultistepScheduler(Multistep, diffusers.DEISMultistepScheduler):
         timestep: int | Tensor,
         sample: Tensor,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
-        prev = self._multistep(model_output, timestep, sample)
-        return SchedulerOutput(prev_sample=prev) if return_dict else (prev,)
+        results = self._multistep(model_output, timestep, sample)
+        return SchedulerOutput(*results) if return_dict else results
 
     def _value(self, sigma: float, data_prediction: bool) -> tuple[Form, Form | None]:
         config: Any = self.__dict__["_internal_dict"]
         kind, (a, s) = config["prediction_type"], self._scales(sigma)
-        raw = prediction(kind, a, s, KINDS, type(self).__name__)
+        raw = self._data(kind, sigma, KINDS, type(self).__name__)
         if config["thresholding"]:
-            return (x - a * data) / s, raw
-        return self._epsilon(kind, a, s), None
+            return (x - a * data) / (sigma if kind == "flow_prediction" else s), raw
+        return self._epsilon(kind, sigma), None
 
     def _update(self, run: Run, key: Any) -> Update:
         k, _ = key
@@ -328,7 +334,7 @@ class DPMSolverSinglestepScheduler(Exponential, diffusers.DPMSolverSinglestepSch
         sample: Tensor,
         generator: Generators = None,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
         if self.num_inference_steps is None:
             raise ValueError("num_inference_steps=None: call set_timesteps before step")
@@ -339,19 +345,14 @@ class DPMSolverSinglestepScheduler(Exponential, diffusers.DPMSolverSinglestepSch
         key = (k, order, known)
         output = self._output(model_output)
         dtype = torch.promote_types(sample.dtype, output.dtype)
-        prev, _ = self._advance(run, key, sample, output, generator, k + 1, dtype=dtype)
+        results = self._advance(run, key, sample, output, generator, k + 1, dtype=dtype)
         self._step_index = k + 1
-        return SchedulerOutput(prev_sample=prev) if return_dict else (prev,)
+        return SchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, order, known = key
         config: Any = self.__dict__["_internal_dict"]
         algorithm, kind = config["algorithm_type"], config["solver_type"]
-        if config["thresholding"] and algorithm == "dpmsolver":
-            raise ValueError(
-                "thresholding=True with algorithm_type='dpmsolver': diffusers' singlestep "
-                "scheduler indexes its tables with None there; use algorithm_type='dpmsolver++'"
-            )
         value, raw = self._value(run.host_sigmas[k], algorithm.endswith("++"))
         # m[j]: the value j steps ago; the group starts at the oldest, from which D0 is taken.
         m = [value, *r[: order - 1]]

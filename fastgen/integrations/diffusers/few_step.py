@@ -26,7 +26,7 @@ class Counted(Chain):
         sample: Tensor,
         generator: Generators,
         *options: float,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         own = self.__dict__
         steps = own["num_inference_steps"]
         if steps is None:
@@ -35,10 +35,9 @@ class Counted(Chain):
         k = self._at(timestep)
         key = (k, run.value(timestep), steps, *options)
         dtype = torch.promote_types(sample.dtype, model_output.dtype)
-        prev, second = self._advance(run, key, sample, model_output, generator, k + 1, dtype)
+        results = self._advance(run, key, sample, model_output, generator, k + 1, dtype)
         self._step_index = k + 1
-        assert second is not None
-        return prev, second
+        return results
 
     def _next(self, run: Run, k: int, last: float) -> float:
         return run.host_timesteps[k + 1] if k + 1 < len(run.host_timesteps) else last
@@ -59,12 +58,10 @@ class LCMScheduler(Counted, diffusers.LCMScheduler):
         sample: Tensor,
         generator: Generators = None,
         return_dict: bool = True,
-    ) -> LCMSchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> LCMSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample and the denoised one; as diffusers' step."""
-        prev, denoised = self._counted(model_output, timestep, sample, generator)
-        if not return_dict:
-            return prev, denoised
-        return LCMSchedulerOutput(prev_sample=prev, denoised=denoised)
+        results = self._counted(model_output, timestep, sample, generator)
+        return LCMSchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, t, steps = key
@@ -99,14 +96,12 @@ class TCDScheduler(Counted, diffusers.TCDScheduler):
         eta: float = 0.3,
         generator: Generators = None,
         return_dict: bool = True,
-    ) -> TCDSchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> TCDSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample and the one at s; as diffusers' step."""
         if not 0 <= eta <= 1:
             raise AssertionError(f"eta={eta}: expected 0 <= eta <= 1")
-        prev, noised = self._counted(model_output, timestep, sample, generator, eta)
-        if not return_dict:
-            return prev, noised
-        return TCDSchedulerOutput(prev_sample=prev, pred_noised_sample=noised)
+        results = self._counted(model_output, timestep, sample, generator, eta)
+        return TCDSchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, t, steps, eta = key

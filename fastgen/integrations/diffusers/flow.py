@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import diffusers
 import torch
@@ -29,7 +29,7 @@ class FlowMatchEulerDiscreteScheduler(OnSigmas, diffusers.FlowMatchEulerDiscrete
     sigma_next z.
     """
 
-    _kind: Kind = "output"
+    _kind: ClassVar[Kind] = "output"
 
     def step(
         self,
@@ -43,7 +43,7 @@ class FlowMatchEulerDiscreteScheduler(OnSigmas, diffusers.FlowMatchEulerDiscrete
         generator: Generators = None,
         per_token_timesteps: Tensor | None = None,
         return_dict: bool = True,
-    ) -> FlowMatchEulerDiscreteSchedulerOutput | tuple[Tensor]:
+    ) -> FlowMatchEulerDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step, which ignores s_churn and its companions."""
         self._check_timestep(timestep)
         run = self._current()
@@ -59,13 +59,9 @@ class FlowMatchEulerDiscreteScheduler(OnSigmas, diffusers.FlowMatchEulerDiscrete
                 return_dict=return_dict,
             )
             return result
-        prev, _ = self._advance(
-            run, k, sample, model_output, generator, k + 1, dtype=torch.float32
-        )
+        results = self._advance(run, k, sample, model_output, generator, k + 1, dtype=torch.float32)
         self._step_index = k + 1
-        if not return_dict:
-            return (prev,)
-        return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=prev)
+        return FlowMatchEulerDiscreteSchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         sigma, following = run.host_sigmas[key : key + 2]
@@ -78,6 +74,8 @@ class FlowMatchEulerDiscreteScheduler(OnSigmas, diffusers.FlowMatchEulerDiscrete
 class FlowMatchHeunDiscreteScheduler(Churned, diffusers.FlowMatchHeunDiscreteScheduler):
     """Heun's method for the flow in two calls: x + (sigma_next - sigma) (v + v') / 2."""
 
+    dt: Any
+
     def step(
         self,
         model_output: Tensor,
@@ -89,7 +87,7 @@ class FlowMatchHeunDiscreteScheduler(Churned, diffusers.FlowMatchHeunDiscreteSch
         s_noise: float = 1.0,
         generator: Generators = None,
         return_dict: bool = True,
-    ) -> FlowMatchHeunDiscreteSchedulerOutput | tuple[Tensor]:
+    ) -> FlowMatchHeunDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The next state; as diffusers' step."""
         self._check_timestep(timestep)
         run = self._current()
@@ -97,13 +95,11 @@ class FlowMatchHeunDiscreteScheduler(Churned, diffusers.FlowMatchHeunDiscreteSch
         first = self.dt is None
         start = k if first else k - 1
         churn = self._churned_key(run, start, s_churn, s_tmin, s_tmax, s_noise)
-        prev, _ = self._advance(run, (first, churn), sample, model_output, generator, k + 1)
+        results = self._advance(run, (first, churn), sample, model_output, generator, k + 1)
         # What diffusers' own property looks at; the values themselves are in the registers.
         self.dt = run.host_sigmas[k + 1] - run.host_sigmas[k] if first else None
         self._step_index = k + 1
-        if not return_dict:
-            return (prev,)
-        return FlowMatchHeunDiscreteSchedulerOutput(prev_sample=prev)
+        return FlowMatchHeunDiscreteSchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         first, churn = key

@@ -9,8 +9,8 @@ import diffusers
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from fastgen.integrations.diffusers.ddpm import Chain
 from fastgen.integrations.diffusers.base import FusedScheduler
+from fastgen.integrations.diffusers.ddpm import Chain
 from fastgen.integrations.diffusers.rows import Transform, Update, out, r, x
 from fastgen.integrations.diffusers.runs import Run
 from fastgen.plans.forms import Form
@@ -43,7 +43,7 @@ class PNDMScheduler(Chain, diffusers.PNDMScheduler):
         timestep: int | Tensor,
         sample: Tensor,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
         if self.num_inference_steps is None:
             raise ValueError("num_inference_steps=None: call set_timesteps before step")
@@ -57,7 +57,7 @@ class PNDMScheduler(Chain, diffusers.PNDMScheduler):
         timestep: int | Tensor,
         sample: Tensor,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         """One of the four stages of a Runge-Kutta step; as diffusers' step_prk."""
         return self._counted("prk", model_output, timestep, sample, return_dict)
 
@@ -67,7 +67,7 @@ class PNDMScheduler(Chain, diffusers.PNDMScheduler):
         timestep: int | Tensor,
         sample: Tensor,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         """One multistep step; as diffusers' step_plms."""
         known = len([k for k in self._current().held if k < 4 + SUM])
         if not self.config.skip_prk_steps and known < 3:
@@ -84,14 +84,14 @@ class PNDMScheduler(Chain, diffusers.PNDMScheduler):
         timestep: int | Tensor,
         sample: Tensor,
         return_dict: bool,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         if self.num_inference_steps is None:
             raise ValueError("num_inference_steps=None: call set_timesteps before step")
         run = self._current()
         key = (mode, self.counter, run.value(timestep), tuple(sorted(run.held)))
-        prev, _ = self._advance(run, key, sample, model_output)
+        results = self._advance(run, key, sample, model_output)
         self.counter += 1
-        return SchedulerOutput(prev_sample=prev) if return_dict else (prev,)
+        return SchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         mode, count, t, held = key
@@ -155,15 +155,15 @@ class IPNDMScheduler(FusedScheduler, diffusers.IPNDMScheduler):
         timestep: float | Tensor,
         sample: Tensor,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
         if self.num_inference_steps is None:
             raise ValueError("num_inference_steps=None: call set_timesteps before step")
         run = self._current()
         k = self._at(timestep)
-        prev, _ = self._advance(run, (k, len(run.held)), sample, model_output)
+        results = self._advance(run, (k, len(run.held)), sample, model_output)
         self._step_index = k + 1
-        return SchedulerOutput(prev_sample=prev) if return_dict else (prev,)
+        return SchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, known = key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -75,6 +75,7 @@ class Row:
             )
             forms = [update.sample, *(_substitute(f, raw) for f in forms[1:])]
         elif transform == "threshold":
+            assert update.raw is not None
             self.before = Row(Update(update.raw), None, contract, steps=False)
         keep: list[tuple[int, int | None]] = []
         for register, form in update.keep.items():
@@ -102,7 +103,15 @@ class Row:
             dtype=torch.float64,
         )
         self.address = self.table.data_ptr()
-        self.signature = (self.inputs, len(forms), self.clip, self.noise)
+        # Which registers it reads, in order, and where C++ finds each input.
+        self.registers = tuple(i for i in self.inputs if i >= FIRST_REGISTER)
+        self.source = tuple(
+            FIRST_REGISTER + self.registers.index(i) if i >= FIRST_REGISTER else i
+            for i in self.inputs
+        )
+        # The layout, for as long as the run's epoch is this one.
+        self.layout: Any = None
+        self.epoch: object = None
         self._tables: dict[torch.device, Tensor] = {}
 
     @property

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
 from fastgen import kernels
 from fastgen.integrations.diffusers.rows import FIRST_REGISTER, Row
 from fastgen.kernels import Noise, Stream
+from fastgen.kernels.contract import compute_dtype
 from fastgen.noise import id_tensor, seed_tensor
 
 # Dtype of the next state: that of the model's output, of the sample, or what both promote to.
@@ -70,12 +71,12 @@ class Run:
         for i, t in enumerate(self.host_timesteps):
             self.positions.setdefault(t, []).append(i)
         self.rows: dict[Any, Row] = {}
-        self.layouts: dict[Any, tuple[Any, torch.dtype, torch.dtype, int]] = {}
         self.grids: dict[str, list[float]] = {}
         self.contract: Contract | None = None
         self.held: dict[int, Held] = {}
         self.free: list[Held] = []
         self.shape: torch.Size | None = None
+        self.epoch = object()
         self.recorded = False  # a register has a gradient
         self.data: Tensor | None = None  # the data prediction after "threshold"
 
@@ -111,52 +112,62 @@ class Run:
         """Set what rows with noise of their own draw next."""
         assert self.contract is not None
         if self.contract.use(generator, output.shape[0], output.device, draw):
-            self.layouts.clear()
+            self.epoch = object()
 
     def advance(
         self, row: Row, kind: Kind, sample: Tensor, output: Tensor, z: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Run a row: the next state and the second result; registers change as the row says.
+    ) -> tuple[Tensor, ...]:
+        """Run a row: the next state and perhaps a second result; registers change as it says.
 
         z: what the row reads as noise.
         """
-        given = (sample, output, self.data, z)
-        layout = self.layouts.get(row.signature)
-        if layout is None:
-            layout = self._describe(row, kind, given)
-        if layout is None or sample.requires_grad or output.requires_grad or self.recorded:
-            return self._general(row, kind, given)
-        run, dtype, wide, threads = layout
-        held, shape = self.held, sample.shape
-        inputs = [held[i][1] if i >= FIRST_REGISTER else given[i] for i in row.inputs]
-        same = dtype is sample.dtype
-        result = torch.empty_like(sample) if same else torch.empty(shape, dtype=dtype)
-        outputs: list[Tensor | int] = [result]
-        second = None
-        if row.returns:
-            second = torch.empty(shape, dtype=wide)
-            outputs.append(second)
-        buffers: list[Held] = []
+        if row.epoch is not self.epoch or self.recorded:
+            return self._first(row, kind, (sample, output, self.data, z))
+        held, (run, threads) = self.held, row.layout
+        if not held and not row.keep:
+            results: tuple[Tensor, ...] | None = run(
+                row.address, threads or get_num_threads(), (), (), sample, output, self.data, z
+            )
+            if results is None:
+                return self._first(row, kind, (sample, output, self.data, z))
+            return results
+        own = tuple([held[i][1] for i in row.registers])
+        written: list[Held] = []
         for _ in range(row.written):
-            buffer = self.free.pop() if self.free else self._buffer(shape, wide)
-            buffers.append(buffer)
-            outputs.append(buffer[1])
-        if not run(row.address, threads, inputs, outputs):
-            self._start_over(shape)  # other shapes or dtypes
-            return self.advance(row, kind, sample, output, z)
-        if row.steps and (held or row.keep):
-            self._keep(row, given, buffers)
-        return result, second
+            written.append(self.free.pop() if self.free else self._buffer(sample))
+        results = run(
+            row.address,
+            threads or get_num_threads(),
+            own,
+            tuple([item for _, item in written]),
+            sample,
+            output,
+            self.data,
+            z,
+        )
+        if results is None:
+            return self._first(row, kind, (sample, output, self.data, z))
+        if row.steps:
+            self._keep(row, (sample, output, self.data, z), written)
+        return results
 
-    def _start_over(self, shape: torch.Size) -> None:
-        """Addresses are trusted for one shape only: for another, nothing is."""
-        self.shape = shape
-        self.layouts.clear()
-        self.free = []
-        self.held = {k: (t, t) for k, (t, _) in self.held.items()}
+    def _first(self, row: Row, kind: Kind, given: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
+        """`advance` for tensors that the row has no layout for yet, or can have none."""
+        sample, output, _, z = given
+        assert sample is not None
+        assert output is not None
+        if sample.shape != self.shape or row.epoch is self.epoch:
+            # Addresses are trusted for one shape only: for another, nothing is.
+            self.shape, self.epoch, self.free = sample.shape, object(), []
+            self.held = {k: (t, t) for k, (t, _) in self.held.items()}
+        if self.recorded or not self._describe(row, kind, given):
+            return self._general(row, kind, given)
+        return self.advance(row, kind, sample, output, z)
 
-    def _buffer(self, shape: torch.Size, dtype: torch.dtype) -> Held:
-        tensor = torch.empty(shape, dtype=dtype)
+    def _buffer(self, sample: Tensor) -> Held:
+        """A register's memory; of float64, which C++ is not to take on trust, the tensor."""
+        dtype = torch.float64 if sample.dtype is torch.float64 else torch.float32
+        tensor = torch.empty_like(sample, dtype=dtype)
         return tensor, tensor.data_ptr() if dtype is torch.float32 else tensor
 
     def _keep(self, row: Row, given: tuple[Tensor | None, ...], written: list[Held]) -> None:
@@ -180,35 +191,43 @@ class Run:
         found = [self.held[i][0] if i >= FIRST_REGISTER else given[i] for i in row.inputs]
         return [t for t in found if t is not None]
 
-    def _describe(
-        self, row: Row, kind: Kind, given: tuple[Tensor | None, ...]
-    ) -> tuple[Any, torch.dtype, torch.dtype, int] | None:
-        """The C++ layout for these tensors, or None where only the operator can run them."""
-        tensors = self._tensors(row, given)
-        sample = given[0]
+    def _describe(self, row: Row, kind: Kind, given: tuple[Tensor | None, ...]) -> bool:
+        """Give the row a layout for these tensors, if C++ can run them; else the operator must."""
+        tensors, sample = self._tensors(row, given), given[0]
         assert sample is not None
-        if sample.shape != self.shape:
-            self._start_over(sample.shape)
-        plain = all(
-            t.__class__ is Tensor and t.is_cpu and t.is_contiguous() and t.shape == sample.shape
-            for t in tensors
+        # Buffers are float64 where the sample is, so nothing else may be.
+        plain = sample.ndim > 0 and all(
+            t.__class__ is Tensor
+            and t.is_cpu
+            and t.is_contiguous()
+            and not t.requires_grad
+            and t.shape == sample.shape
+            and (t.dtype is torch.float64) <= (sample.dtype is torch.float64)
+            for t in [sample, *tensors]
         )
         module = kernels.implementation(sample.device).__name__
-        if not plain or sample.ndim == 0 or not module.endswith(".cpp"):
-            return None
+        if not plain or not module.endswith(".cpp"):
+            return False
         from fastgen.kernels import steps
 
         dtypes = _dtypes(row, kind, tensors, given)
-        noise = self.contract.noise if row.noise and self.contract is not None else None
-        run = steps.describe(tensors, dtypes, row.table, row.clip, noise)
-        wide = _wide(tensors)
-        layout = (run, dtypes[0], wide, steps.threads(sample.numel()))
-        self.layouts[row.signature] = layout
-        return layout
+        made = 1 + row.returns
+        run = steps.describe(
+            sample,
+            row.source,
+            tensors,
+            dtypes[:made],
+            dtypes[made:],
+            row.table,
+            row.clip,
+            self.contract.noise if row.noise and self.contract is not None else None,
+        )
+        row.layout, row.epoch = (run, steps.threads(sample.numel())), self.epoch
+        return True
 
     def _general(
         self, row: Row, kind: Kind, given: tuple[Tensor | None, ...]
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, ...]:
         """The same by the operator: any device, any strides, differentiable."""
         tensors = self._tensors(row, given)
         results = kernels.combine(
@@ -221,12 +240,7 @@ class Run:
         if row.steps:
             self._keep(row, given, [(t, t) for t in results[1 + row.returns :]])
             self.recorded = any(t.requires_grad for t, _ in self.held.values())
-        return results[0], results[1] if row.returns else None
-
-
-def _wide(tensors: list[Tensor]) -> torch.dtype:
-    """What arithmetic and history are in."""
-    return torch.float64 if any(t.dtype is torch.float64 for t in tensors) else torch.float32
+        return tuple(results[: 1 + row.returns])
 
 
 def _dtypes(
@@ -237,7 +251,8 @@ def _dtypes(
     assert output is not None
     kinds = {"output": output.dtype, "sample": sample.dtype}
     first = kinds.get(kind) or torch.promote_types(sample.dtype, output.dtype)
-    return [first] + [_wide(tensors)] * (row.outputs - 1)
+    wide = compute_dtype([sample.dtype, *(t.dtype for t in tensors)])
+    return [first] + [wide] * (row.outputs - 1)
 
 
 def _restored(

@@ -33,7 +33,7 @@ class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
         sample: Tensor,
         generator: Generators = None,
         return_dict: bool = True,
-    ) -> SdeVeOutput | tuple[Tensor, Tensor]:
+    ) -> SdeVeOutput | tuple[Tensor, ...]:
         """x_prev = x + g^2 score + g z, g^2 = sigma_t^2 - sigma_prev^2; and its mean."""
         if self.timesteps is None:
             raise ValueError("timesteps=None: call set_timesteps before step_pred")
@@ -44,13 +44,10 @@ class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
         run = self._current()
         # As the peer rounds: in float32, towards zero.
         position = int(np.float32(run.value(timestep)) * np.float32(len(run.host_timesteps) - 1))
-        prev, mean = self._advance(
+        results = self._advance(
             run, position, sample, model_output, generator, position + 1, sample.dtype
         )
-        assert mean is not None
-        if not return_dict:
-            return prev, mean
-        return SdeVeOutput(prev_sample=prev, prev_sample_mean=mean)
+        return SdeVeOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         sigmas = self._grid(run, "discrete_sigmas")
@@ -64,7 +61,7 @@ class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
         sample: Tensor,
         generator: Generators = None,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         """x + e score + sqrt(2 e) z, e = 2 (snr |z| / |score|)^2 with norms averaged."""
         if self.timesteps is None:
             raise ValueError("timesteps=None: call set_timesteps before step_correct")
@@ -75,8 +72,8 @@ class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
         # The step size stays on its device: it goes into the table there.
         table = torch.stack([torch.ones_like(size), size, (2 * size).sqrt()]).reshape(1, 1, 3)
         dtype = torch.promote_types(sample.dtype, z.dtype)
-        (prev,) = kernels.combine([sample, model_output, z], table, [dtype])
-        return SchedulerOutput(prev_sample=prev) if return_dict else (prev,)
+        results = kernels.combine([sample, model_output, z], table, [dtype])
+        return SchedulerOutput(*results) if return_dict else tuple(results)
 
 
 class ScoreSdeVpScheduler(FusedScheduler, PeerScoreSdeVpScheduler):
@@ -92,9 +89,10 @@ class ScoreSdeVpScheduler(FusedScheduler, PeerScoreSdeVpScheduler):
         if self.timesteps is None:
             raise ValueError("timesteps=None: call set_timesteps before step_pred")
         low, high, steps = self.config.beta_min, self.config.beta_max, len(self.timesteps)
-        time = t.reshape(-1).double()
-        beta = low + time * (high - low)
-        std = torch.sqrt(-torch.expm1(-0.5 * time**2 * (high - low) - time * low))
+        # The deviation has the peer's roundings: in float32 they are felt at small times.
+        mean_log = -0.25 * t**2 * (high - low) - 0.5 * t * low
+        std = torch.sqrt(1 - torch.exp(2 * mean_log)).reshape(-1).double()
+        beta = low + t.reshape(-1).double() * (high - low)
         ones = torch.ones_like(beta)
         mean = torch.stack([ones + 0.5 * beta / steps, -beta / (steps * std), 0 * ones], dim=1)
         step = torch.cat([mean[:, :2], (beta / steps).sqrt()[:, None]], dim=1)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import diffusers
 import numpy as np
-
 from diffusers.schedulers.scheduling_consistency_models import CMStochasticIterativeSchedulerOutput
 from diffusers.schedulers.scheduling_edm_euler import EDMEulerSchedulerOutput
 from diffusers.schedulers.scheduling_euler_ancestral_discrete import (
@@ -82,7 +81,7 @@ class Churned(OnSigmas):
     (x_hat - x0) / sigma_hat.
     """
 
-    _kind: Kind = "output"
+    _kind: ClassVar[Kind] = "output"
 
     def _denoised(self, at: Form, sigma: float, sigma_hat: float) -> Form:
         """The data prediction at the state ``at``."""
@@ -121,22 +120,21 @@ class EulerDiscreteScheduler(Churned, Scaled, diffusers.EulerDiscreteScheduler):
         s_noise: float = 1.0,
         generator: Generators = None,
         return_dict: bool = True,
-    ) -> EulerDiscreteSchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> EulerDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample and the data prediction; as diffusers' step."""
         self._check_timestep(timestep)
         run = self._current()
         k = self._at(timestep)
         key = k if s_churn == 0 else self._churned_key(run, k, s_churn, s_tmin, s_tmax, s_noise)
-        prev, data = self._advance(run, key, sample, model_output, generator, k + 1)
+        results = self._advance(run, key, sample, model_output, generator, k + 1)
         self._step_index = k + 1
-        assert data is not None
-        if not return_dict:
-            return prev, data
-        return EulerDiscreteSchedulerOutput(prev_sample=prev, pred_original_sample=data)
+        return EulerDiscreteSchedulerOutput(*results) if return_dict else results
 
     def _denoised(self, at: Form, sigma: float, sigma_hat: float) -> Form:
         raw = self._raw(sigma_hat if self.config.prediction_type == "epsilon" else sigma, ALL)
-        return raw + raw.terms.get(_X, 0.0) * (at - x)
+        weight = float(raw.terms.get(_X, 0.0))
+        moved: Form = raw + weight * (at - x)
+        return moved
 
 
 (_X,) = x.terms
@@ -160,7 +158,7 @@ class EDMEulerScheduler(Churned, Scaled, diffusers.EDMEulerScheduler):
         generator: Generators = None,
         return_dict: bool = True,
         pred_original_sample: Tensor | None = None,
-    ) -> EDMEulerSchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> EDMEulerSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample and the data prediction; as diffusers' step."""
         self._check_timestep(timestep)
         run = self._current()
@@ -168,13 +166,11 @@ class EDMEulerScheduler(Churned, Scaled, diffusers.EDMEulerScheduler):
         key = self._churned_key(run, k, s_churn, s_tmin, s_tmax, s_noise)
         if pred_original_sample is not None:
             key, model_output = (key, "given"), pred_original_sample.to(model_output.dtype)
-        prev, data = self._advance(run, key, sample, model_output, generator, k + 1)
+        results = self._advance(run, key, sample, model_output, generator, k + 1)
         self._step_index = k + 1
-        data = data if pred_original_sample is None else pred_original_sample
-        assert data is not None
-        if not return_dict:
-            return prev, data
-        return EDMEulerSchedulerOutput(prev_sample=prev, pred_original_sample=data)
+        if pred_original_sample is not None:
+            results = (results[0], pred_original_sample)
+        return EDMEulerSchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         if isinstance(key, tuple) and key[-1] == "given":
@@ -200,10 +196,10 @@ def edm_denoised(scheduler: Any, at: Form, sigma: float) -> Form:
 class EulerAncestralDiscreteScheduler(Scaled, diffusers.EulerAncestralDiscreteScheduler):
     """Euler's step to sigma_down, then noise of sigma_up (k-diffusion's sample_euler_ancestral).
 
-    sigma_up^2 = sigma_t^2 (sigma_s^2 - sigma_t^2) / sigma_s^2, sigma_down^2 = sigma_t^2 - sigma_up^2.
+    sigma_up^2 = sigma_t^2 (sigma_s^2 - sigma_t^2) / sigma_s^2, sigma_down = sigma_t^2 / sigma_s.
     """
 
-    _kind: Kind = "output"
+    _kind: ClassVar[Kind] = "output"
 
     def step(
         self,
@@ -212,17 +208,14 @@ class EulerAncestralDiscreteScheduler(Scaled, diffusers.EulerAncestralDiscreteSc
         sample: Tensor,
         generator: Generators = None,
         return_dict: bool = True,
-    ) -> EulerAncestralDiscreteSchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> EulerAncestralDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample and the data prediction; as diffusers' step."""
         self._check_timestep(timestep)
         run = self._current()
         k = self._at(timestep)
-        prev, data = self._advance(run, k, sample, model_output, generator, k + 1)
+        results = self._advance(run, k, sample, model_output, generator, k + 1)
         self._step_index = k + 1
-        assert data is not None
-        if not return_dict:
-            return prev, data
-        return EulerAncestralDiscreteSchedulerOutput(prev_sample=prev, pred_original_sample=data)
+        return EulerAncestralDiscreteSchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         sigma, to = run.host_sigmas[key : key + 2]
@@ -246,19 +239,16 @@ class LMSDiscreteScheduler(Scaled, diffusers.LMSDiscreteScheduler):
         sample: Tensor,
         order: int = 4,
         return_dict: bool = True,
-    ) -> LMSDiscreteSchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> LMSDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample and the data prediction; as diffusers' step."""
         run = self._current()
         k = self._at(timestep)
         if not 1 <= order <= 8:
             raise ValueError(f"order={order}: expected a whole number from 1 to 8")
         key = (k, order, min(len(run.held), order - 1))
-        prev, data = self._advance(run, key, sample, model_output)
+        results = self._advance(run, key, sample, model_output)
         self._step_index = k + 1
-        assert data is not None
-        if not return_dict:
-            return prev, data
-        return LMSDiscreteSchedulerOutput(prev_sample=prev, pred_original_sample=data)
+        return LMSDiscreteSchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, order, held = key
@@ -305,16 +295,14 @@ class CMStochasticIterativeScheduler(Scaled, diffusers.CMStochasticIterativeSche
         sample: Tensor,
         generator: Generators = None,
         return_dict: bool = True,
-    ) -> CMStochasticIterativeSchedulerOutput | tuple[Tensor]:
+    ) -> CMStochasticIterativeSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
         self._check_timestep(timestep)
         run = self._current()
         k = self._at(timestep)
-        prev, _ = self._advance(run, k, sample, model_output, generator, k + 1)
+        results = self._advance(run, k, sample, model_output, generator, k + 1)
         self._step_index = k + 1
-        if not return_dict:
-            return (prev,)
-        return CMStochasticIterativeSchedulerOutput(prev_sample=prev)
+        return CMStochasticIterativeSchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         sigmas, config = run.host_sigmas, self.config

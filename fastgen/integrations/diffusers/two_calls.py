@@ -26,7 +26,15 @@ from fastgen.noise import brownian
 START, SLOPE = 0, 1  # registers: the state and the slope of the first call
 
 
-class HeunDiscreteScheduler(Scaled, diffusers.HeunDiscreteScheduler):
+class TwoCalls(Scaled):
+    """What diffusers' own properties look at; the values themselves are in the registers."""
+
+    dt: Any  # not None, or
+    sample: Any  # not None: the next call is the second of a step
+    noise_sampler: Any
+
+
+class HeunDiscreteScheduler(TwoCalls, diffusers.HeunDiscreteScheduler):
     """Heun's method in sigma (Karras et al. 2022, arXiv 2206.00364, Algorithm 1).
 
     First call: Euler's step with d = (x - x0) / sigma. Second call, at its end: from the same
@@ -43,19 +51,15 @@ class HeunDiscreteScheduler(Scaled, diffusers.HeunDiscreteScheduler):
         timestep: float | Tensor,
         sample: Tensor,
         return_dict: bool = True,
-    ) -> HeunDiscreteSchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> HeunDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The next state and the data prediction; as diffusers' step."""
         run = self._current()
         k = self._at(timestep)
         first = self.dt is None
-        prev, data = self._advance(run, (k, first), sample, model_output)
-        # What diffusers' own properties look at; the values themselves are in the registers.
+        results = self._advance(run, (k, first), sample, model_output)
         self.dt = run.host_sigmas[k + 1] - run.host_sigmas[k] if first else None
         self._step_index = k + 1
-        assert data is not None
-        if not return_dict:
-            return prev, data
-        return HeunDiscreteSchedulerOutput(prev_sample=prev, pred_original_sample=data)
+        return HeunDiscreteSchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, first = key
@@ -68,7 +72,7 @@ class HeunDiscreteScheduler(Scaled, diffusers.HeunDiscreteScheduler):
         return Update(r[START] + (to - sigma) * slope, self._raw(to, ALL[:3]), data)
 
 
-class KDPM2DiscreteScheduler(Scaled, diffusers.KDPM2DiscreteScheduler):
+class KDPM2DiscreteScheduler(TwoCalls, diffusers.KDPM2DiscreteScheduler):
     """The midpoint rule in log sigma (Karras et al. 2022; k-diffusion's sample_dpm_2).
 
     First call: Euler's step to the middle. Second call, there: from the start with its slope.
@@ -85,18 +89,15 @@ class KDPM2DiscreteScheduler(Scaled, diffusers.KDPM2DiscreteScheduler):
         timestep: float | Tensor,
         sample: Tensor,
         return_dict: bool = True,
-    ) -> KDPM2DiscreteSchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> KDPM2DiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The next state and the data prediction; as diffusers' step."""
         run = self._current()
         k = self._at(timestep)
         first = self.sample is None
-        prev, data = self._advance(run, (k, first), sample, model_output)
+        results = self._advance(run, (k, first), sample, model_output)
         self.sample = sample if first else None
         self._step_index = k + 1
-        assert data is not None
-        if not return_dict:
-            return prev, data
-        return KDPM2DiscreteSchedulerOutput(prev_sample=prev, pred_original_sample=data)
+        return KDPM2DiscreteSchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, first = key
@@ -110,7 +111,7 @@ class KDPM2DiscreteScheduler(Scaled, diffusers.KDPM2DiscreteScheduler):
         return Update(step, self._raw(middle), data)
 
 
-class KDPM2AncestralDiscreteScheduler(Scaled, diffusers.KDPM2AncestralDiscreteScheduler):
+class KDPM2AncestralDiscreteScheduler(TwoCalls, diffusers.KDPM2AncestralDiscreteScheduler):
     """`KDPM2DiscreteScheduler` to sigma_down, then noise of sigma_up (sample_dpm_2_ancestral)."""
 
     _grids = ("sigmas_interpol", "sigmas_up", "sigmas_down")
@@ -127,18 +128,15 @@ class KDPM2AncestralDiscreteScheduler(Scaled, diffusers.KDPM2AncestralDiscreteSc
         sample: Tensor,
         generator: Generators = None,
         return_dict: bool = True,
-    ) -> KDPM2AncestralDiscreteSchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> KDPM2AncestralDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The next state and the data prediction; as diffusers' step."""
         run = self._current()
         k = self._at(timestep)
         first = self.sample is None
-        prev, data = self._advance(run, (k, first), sample, model_output, generator, k + 1)
+        results = self._advance(run, (k, first), sample, model_output, generator, k + 1)
         self.sample = sample if first else None
         self._step_index = k + 1
-        assert data is not None
-        if not return_dict:
-            return prev, data
-        return KDPM2AncestralDiscreteSchedulerOutput(prev_sample=prev, pred_original_sample=data)
+        return KDPM2AncestralDiscreteSchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, first = key
@@ -171,7 +169,7 @@ class BrownianPath:
         return ((w[1] - w[0]) / math.sqrt(ends[1] - ends[0])).to(torch.float32)
 
 
-class DPMSolverSDEScheduler(Scaled, diffusers.DPMSolverSDEScheduler):
+class DPMSolverSDEScheduler(TwoCalls, diffusers.DPMSolverSDEScheduler):
     """DPM-Solver++ SDE in two calls on a Brownian path (k-diffusion's sample_dpmpp_sde, r = 1/2).
 
     Each call goes from the start to sigma_to (the middle, then the end) by
@@ -196,7 +194,7 @@ class DPMSolverSDEScheduler(Scaled, diffusers.DPMSolverSDEScheduler):
         sample: Tensor,
         return_dict: bool = True,
         s_noise: float = 1.0,
-    ) -> DPMSolverSDESchedulerOutput | tuple[Tensor, Tensor]:
+    ) -> DPMSolverSDESchedulerOutput | tuple[Tensor, ...]:
         """The next state and the data prediction; as diffusers' step."""
         run = self._current()
         k = self._at(timestep)
@@ -208,7 +206,9 @@ class DPMSolverSDEScheduler(Scaled, diffusers.DPMSolverSDEScheduler):
         if self.noise_sampler is None:
             positive = [s for s in run.host_sigmas if s > 0]
             path: Any = BrownianTreeNoiseSampler if run.contract is None else BrownianPath
-            seed = self.noise_sampler_seed if self.noise_sampler_seed is not None else self._noise[1]
+            seed = (
+                self.noise_sampler_seed if self.noise_sampler_seed is not None else self._noise[1]
+            )
             self.noise_sampler = path(sample, min(positive), max(positive), seed)
         if not last:
             # The path has the bits it has at just these times, rounded as the peer rounds them.
@@ -216,15 +216,12 @@ class DPMSolverSDEScheduler(Scaled, diffusers.DPMSolverSDEScheduler):
             t_to = t + (t_end - t) * 0.5 if first else t_end
             z = self.noise_sampler((-t).exp(), (-t_to).exp())
         key = (k, first, s_noise)
-        prev, data = self._advance(run, key, sample, model_output, None, k + 1, z=z)
+        results = self._advance(run, key, sample, model_output, None, k + 1, z=z)
         if not last:
             self.sample = sample if first else None
             self.mid_point_sigma = torch.tensor(self._middle(run, start)) if first else None
         self._step_index = k + 1
-        assert data is not None
-        if not return_dict:
-            return prev, data
-        return DPMSolverSDESchedulerOutput(prev_sample=prev, pred_original_sample=data)
+        return DPMSolverSDESchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, first, s_noise = key

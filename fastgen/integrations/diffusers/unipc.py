@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import diffusers
 import numpy as np
-import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
@@ -28,7 +27,8 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
     x_t = (sigma_t / sigma_s) x - alpha_t (h phi_1 m_0 + B(h) sum_j rho_j D_j).
     """
 
-    _kind: Kind = "sample"
+    _kind: ClassVar[Kind] = "sample"
+    this_order: int
 
     def step(
         self,
@@ -36,7 +36,7 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
         timestep: int | Tensor,
         sample: Tensor,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
         if self.num_inference_steps is None:
             raise ValueError("num_inference_steps=None: call set_timesteps before step")
@@ -51,14 +51,15 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
         this = min(order, left) if self.config.lower_order_final else order
         this = min(this, self.lower_order_nums + 1)
         key = (k, this, last_order, max(len(held) - 1, 0), self.predict_x0, self.solver_p is None)
-        prev, _ = self._advance(run, key, sample, model_output)
+        results = self._advance(run, key, sample, model_output)
         if self.solver_p is not None:  # the row stops at the corrected state
-            prev = self.solver_p.step(model_output, timestep, prev).prev_sample
+            solved = self.solver_p.step(model_output, timestep, results[0])
+            results = (solved.prev_sample,)
         self.this_order = this
         if self.lower_order_nums < order:
             self.lower_order_nums += 1
         self._step_index = k + 1
-        return SchedulerOutput(prev_sample=prev) if return_dict else (prev,)
+        return SchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, order, last_order, known, data_prediction, predict = key
@@ -66,7 +67,9 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
         value, raw = self._value(sigmas[k], data_prediction)
         past, at = r[:known], x
         if last_order:
-            start = sigmas[k - 1 : k - 1 - last_order : -1] if k > last_order else sigmas[k - 1 :: -1]
+            start = (
+                sigmas[k - 1 : k - 1 - last_order : -1] if k > last_order else sigmas[k - 1 :: -1]
+            )
             at = self._unified(r[LAST], start, sigmas[k], past[:last_order], value, data_prediction)
         values = [value, *past]
         keep = dict(enumerate(values[: self.config.solver_order])) | {LAST: at}
@@ -92,6 +95,8 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
         (a_s, s_s), (a_t, s_t) = self._scales(nodes[0]), self._scales(end)
         start = self._log_snr(nodes[0])
         h = self._log_snr(end) - start
+        if h == 0:  # some grids end with the same sigma twice
+            return at
         z = -h if data_prediction else h
         first = math.expm1(z)
         linear, weight = (s_t / s_s, a_t) if data_prediction else (a_t / a_s, s_t)
@@ -104,10 +109,7 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
         if not differences:
             return result
         scale = z if self.config.solver_type == "bh1" else first
-        if len(differences) == 1:
-            rho = [0.5]
-        else:
-            rho = unified_weights(ratios, z, scale)
+        rho = [0.5] if len(differences) == 1 else unified_weights(ratios, z, scale)
         total = sum((c * d for c, d in zip(rho, differences, strict=True)), Form({}))
         return result - weight * scale * total
 
@@ -127,11 +129,13 @@ class SASolverScheduler(Exponential, diffusers.SASolverScheduler):
     """SA-Solver (Xue et al. 2023, arXiv 2309.05019): stochastic Adams, predictor and corrector.
 
     Data prediction, with a = 1 + tau^2: x_t = e^(-tau^2 h) (sigma_t / sigma_s) x + a sigma_t
-    e^(-tau^2 lambda_t) sum_j m_j int e^(a lambda) L_j d lambda + sigma_t sqrt(1 - e^(-2 tau^2 h)) z;
-    at order 2 with the second moment replaced as in the authors' code.
+    e^(-tau^2 lambda_t) sum_j m_j int e^(a lambda) L_j d lambda +
+    sigma_t sqrt(1 - e^(-2 tau^2 h)) z; at order 2 the second moment is that of the authors' code.
     """
 
-    _kind: Kind = "sample"
+    _kind: ClassVar[Kind] = "sample"
+    this_corrector_order: int
+    _last_tau: float
 
     def step(
         self,
@@ -140,7 +144,7 @@ class SASolverScheduler(Exponential, diffusers.SASolverScheduler):
         sample: Tensor,
         generator: Generators = None,
         return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor]:
+    ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step. tau_func is given host numbers."""
         if self.num_inference_steps is None:
             raise ValueError("num_inference_steps=None: call set_timesteps before step")
@@ -160,12 +164,12 @@ class SASolverScheduler(Exponential, diffusers.SASolverScheduler):
         known = sum(i < LAST_NOISE + 4 for i in held)
         key = (k, self.this_predictor_order, tau, last, known)
         output = self._output(model_output)
-        prev, _ = self._advance(run, key, sample, output, generator, k + 1)
+        results = self._advance(run, key, sample, output, generator, k + 1)
         self._last_tau = tau
         if self.lower_order_nums < size:
             self.lower_order_nums += 1
         self._step_index = k + 1
-        return SchedulerOutput(prev_sample=prev) if return_dict else (prev,)
+        return SchedulerOutput(*results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, order, tau, last, known = key
@@ -228,7 +232,7 @@ def lagrange_integrals(
     relative: of e^(rate (u - end)). By parts, from u = end + v with v in [start - end, 0].
     """
     h, n = end - start, len(nodes)
-    moments = []  # of e^(rate v) v^i over [-h, 0]
+    moments: list[float] = []  # of e^(rate v) v^i over [-h, 0]
     for i in range(n):
         boundary = -((-h) ** i) * math.exp(-rate * h) + (1.0 if i == 0 else 0.0)
         moments.append((boundary - (i * moments[-1] if i else 0.0)) / rate)
