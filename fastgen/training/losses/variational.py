@@ -191,12 +191,12 @@ def _bound(
     error = weight * (data - guess)
     divergence = (log_variance - lower + (lower - log_variance).exp() - 1) / 2
     divergence = divergence + error.square() * (-log_variance).exp() / 2
-    likelihood = -_discretised(data, keep * x + weight * guess, log_variance / 2)
+    likelihood = -discretised(data, keep * x + weight * guess, log_variance / 2)
     nats = torch.where(_wide(index == 0, x) != 0, likelihood, divergence)
     return nats.flatten(1).mean(1) / math.log(2)
 
 
-def _discretised(data: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+def discretised(data: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
     """log of the Gaussian's mass in each level's cell; the two outer cells are infinite."""
     scale, half = (-log_std).exp(), 1 / (LEVELS - 1)
     above, below = (data - mean + half) * scale, (data - mean - half) * scale
