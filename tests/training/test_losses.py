@@ -63,9 +63,7 @@ class TestFlows:
         both = nn.ModuleList([velocity, score])
         minimise(
             both,
-            lambda: losses.score_and_flow_matching(
-                velocity(sample.x_t), score(sample.x_t), sample
-            ),
+            lambda: losses.score_and_flow_matching(velocity(sample.x_t), score(sample.x_t), sample),
         )
         c = {k: float(v[0]) for k, v in path.coefficients(t[:1]).items()}
         variance = c["a"] ** 2 + (c["b"] * STD) ** 2 + c["s"] ** 2
@@ -194,9 +192,7 @@ class TestDenoising:
                 return torch.stack(rows)
 
             model = fastgen.Model(net, schedule, predicts, time_dtype=F64)
-            found.append(
-                losses.denoising(model, data, t, weighting=weighting, reduction="none")
-            )
+            found.append(losses.denoising(model, data, t, weighting=weighting, reduction="none"))
         for other in found[1:]:
             assert torch.allclose(other, found[0], rtol=1e-6)
 
