@@ -88,6 +88,12 @@ def bridge(
         if isinstance(times, Clock)
         else (times, None, 0)
     )
+    if _plain(x0, x1):
+        kernel = backend.implementation(x1.device)
+        plain: list[Tensor] = kernel.bridge(
+            x0, x1, index0, index1, coefficients, times, noise, noisy, dtypes, time_dtype
+        )
+        return plain
     codes = [DTYPE_CODES[kind] for kind in dtypes]
     result: list[Tensor] = torch.ops.fastgen.bridge(
         x0,
@@ -105,6 +111,19 @@ def bridge(
         DTYPE_CODES[time_dtype],
     )
     return result
+
+
+def _plain(x0: Tensor | None, x1: Tensor) -> bool:
+    """Whether there is nothing to trace or to differentiate, so that no operator is needed.
+
+    That saves more than the kernel takes on small batches.
+    """
+    if torch.compiler.is_compiling() or type(x1) is not Tensor:
+        return False
+    if x0 is not None and type(x0) is not Tensor:
+        return False
+    needed = x1.requires_grad or (x0 is not None and x0.requires_grad)
+    return not (needed and torch.is_grad_enabled())
 
 
 def _times(

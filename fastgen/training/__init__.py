@@ -1,0 +1,22 @@
+"""Training: probability paths, losses, times, a small trainer, reflow."""
+
+from fastgen.training import losses, paths, times
+from fastgen.training.objectives import Denoising, Flow, Trained, describe, load
+from fastgen.training.reflow import Pairs, reflow
+from fastgen.training.trainer import Batch, Settings, Trainer
+
+__all__ = [
+    "Batch",
+    "Denoising",
+    "Flow",
+    "Pairs",
+    "Settings",
+    "Trained",
+    "Trainer",
+    "describe",
+    "load",
+    "losses",
+    "paths",
+    "reflow",
+    "times",
+]

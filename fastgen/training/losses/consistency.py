@@ -1,0 +1,97 @@
+"""Consistency training: neighbouring points of one path have the same end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgen import kernels
+from fastgen.training.keys import training_noise
+from fastgen.training.losses.reduction import mean_square, reduced, same_shape, sum_square
+
+
+class Boundary(nn.Module):
+    """f(x, sigma) = c_skip x + c_out F(c_in x, log(sigma) / 4), which is x at sigma_min.
+
+    c_skip = d^2 / ((sigma - sigma_min)^2 + d^2), c_in = 1 / sqrt(sigma^2 + d^2) and
+    c_out = (sigma - sigma_min) d c_in, d = sigma_data: Song et al. 2023 (arXiv 2303.01469). Sample
+    with `Model(f, fastgen.schedules.EDM(...), "data", time_input="sigma")`.
+    """
+
+    def __init__(self, net: nn.Module, sigma_data: float = 0.5, sigma_min: float = 0.002) -> None:
+        super().__init__()
+        if not (sigma_data > 0 and sigma_min > 0):
+            raise ValueError(
+                f"sigma_data={sigma_data!r}, sigma_min={sigma_min!r}: expected positive numbers"
+            )
+        self.net, self.sigma_data, self.sigma_min = net, sigma_data, sigma_min
+
+    def forward(self, x: Tensor, sigma: Tensor, **net_kwargs: Any) -> Tensor:
+        """The data [B, ...] at the end of the path through x [B, ...] at sigma [B]."""
+        level = sigma.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+        apart, d = level - self.sigma_min, self.sigma_data
+        norm = (level.square() + d**2).sqrt()
+        inner: Tensor = self.net(x / norm, sigma.log() / 4, **net_kwargs)
+        return d**2 / (apart.square() + d**2) * x + apart * d / norm * inner
+
+
+def consistency(
+    net: Callable[..., Tensor],
+    data: Tensor,
+    low: Tensor,
+    high: Tensor,
+    *,
+    teacher: Callable[..., Tensor] | None = None,
+    metric: str = "pseudo_huber",
+    weight: Tensor | None = None,
+    seed: int | Tensor = 0,
+    step: int = 0,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    reduction: str = "mean",
+    **net_kwargs: Any,
+) -> Tensor:
+    """d(f(x + high z, high), f(x + low z, low)) with the second held constant.
+
+    Song et al. 2023 (arXiv 2303.01469), algorithm 3; without a teacher, with the pseudo-Huber
+    metric sqrt(|e|^2 + c^2) - c, c = 0.00054 sqrt(elements), and weights 1 / (high - low), it is
+    the improved training of Song and Dhariwal 2024 (2310.14189).
+
+    Args:
+        net: f, called as f(x, sigma, **net_kwargs), the identity at the lowest sigma (`Boundary`).
+        data: [B, ...].
+        low, high: neighbouring noise levels [B], low < high.
+        teacher: an average of f's weights; f itself if None.
+        metric: "pseudo_huber" or "square" (the mean over elements).
+        weight: [B]; the default is 1 / (high - low) for pseudo_huber, 1 for square.
+        seed, step, sample_ids: of the noise.
+        reduction: "mean", or "none" for [B].
+        net_kwargs: handed to the network.
+    """
+    rows, device = len(data), data.device
+    if low.shape != (rows,) or high.shape != (rows,):
+        raise ValueError(
+            f"low, high: expected [{rows}] each, got {list(low.shape)} and {list(high.shape)}"
+        )
+    if device.type == "cpu" and not bool(((low > 0) & (low < high)).all()):
+        raise ValueError("low, high: expected 0 < low < high in every row")
+    if metric not in ("pseudo_huber", "square"):
+        raise ValueError(f"metric={metric!r}: expected 'pseudo_huber' or 'square'")
+    key = training_noise(rows, device, seed, step, sample_ids)
+    levels = [low.to(torch.float64), high.to(torch.float64)]
+    zero, one = torch.zeros_like(levels[0]), torch.ones_like(levels[0])
+    columns = [zero, one, levels[0], zero, one, levels[1]]
+    table = torch.stack(columns, -1).reshape(-1, 2, 3)
+    _, near, far = kernels.bridge(None, data, table, zero, key)
+    output = net(far, high.to(far.dtype), **net_kwargs)
+    with torch.no_grad():
+        end = (teacher if teacher is not None else net)(near, low.to(near.dtype), **net_kwargs)
+    same_shape("net", output, end)
+    if metric == "square":
+        return reduced(mean_square(output - end), weight, reduction)
+    c = 0.00054 * math.sqrt(data[0].numel())
+    loss = (sum_square(output - end) + c**2).sqrt() - c
+    return reduced(loss, 1 / (high - low) if weight is None else weight, reduction)

@@ -1,0 +1,250 @@
+"""Denoising: networks of any prediction on any schedule, with the field's weightings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgen import kernels
+from fastgen.errors import nearest
+from fastgen.kernels import Clock, Noise
+from fastgen.model import Model
+from fastgen.schedules import DiscreteVP
+from fastgen.training.keys import training_noise
+from fastgen.training.losses.reduction import mean_square, reduced, same_shape, sum_square
+from fastgen.training.times import Times, uniform
+
+Weighting = Callable[[Model, Tensor], Tensor]
+
+
+def network_times(model: Model, s: Tensor) -> Tensor:
+    """What a model's network is fed at internal times s [B] (1 = noise), in the model's dtype."""
+    schedule, kind = model.schedule, model.time_input
+    if callable(kind):
+        fed = torch.tensor([float(kind(float(u))) for u in s], device=s.device)
+    elif kind == "unit":
+        fed = 1 - s if model.parametrisation.data_at == 1 else s
+    elif kind == "index":
+        assert isinstance(schedule, DiscreteVP)
+        fed = schedule.index_of_time(s)
+    elif kind == "sigma":
+        fed = schedule.ratio(s)
+    elif kind == "log_snr":
+        fed = schedule.log_snr(s)
+    else:
+        fed = -schedule.half_log_snr(s) / 4
+    return fed.to(model.time_dtype)
+
+
+def prediction_rows(model: Model, s: Tensor) -> tuple[Tensor, Tensor]:
+    """(a, b) with the network's target = a data + b noise at internal times s [B], float64."""
+    schedule, kind = model.schedule, model.predicts
+    alpha, sigma = schedule.alpha(s), schedule.sigma(s)
+    zero = torch.zeros_like(s)
+    if kind == "data":
+        return zero + 1, zero
+    if kind == "noise":
+        return zero, zero + 1
+    if kind == "v":
+        return -sigma, alpha
+    if kind == "score":
+        return zero, -1 / sigma
+    if kind == "velocity":
+        sign = -1.0 if model.parametrisation.data_at == 1 else 1.0
+        return sign * schedule.d_alpha(s), sign * schedule.d_sigma(s)
+    if kind == "edm":
+        deviation = model.parametrisation.sigma_data
+        norm = torch.hypot(sigma, alpha * deviation)
+        return sigma / (deviation * norm), -alpha * deviation / norm
+    raise ValueError(f"predicts={kind!r}: for networks of two times use mean_flow or shortcut")
+
+
+def _noise_error_squared(model: Model, s: Tensor) -> Tensor:
+    """(d noise / d target)^2 at a given state: what turns the target's error into the noise's."""
+    a, b = prediction_rows(model, s)
+    alpha, sigma = model.schedule.alpha(s), model.schedule.sigma(s)
+    return (alpha / (alpha * b - sigma * a)) ** 2
+
+
+def simple(model: Model, s: Tensor) -> Tensor:
+    """1 for the mean square of whatever is predicted (Ho et al. 2020, arXiv 2006.11239)."""
+    return torch.ones_like(s)
+
+
+def likelihood(model: Model, s: Tensor) -> Tensor:
+    """g^2 for the score's error: a bound of the likelihood (Song et al. 2021, arXiv 2101.09258)."""
+    g2, sigma = model.schedule.diffusion_squared(s), model.schedule.sigma(s)
+    return g2 / sigma**2 * _noise_error_squared(model, s)
+
+
+def min_snr(gamma: float = 5.0) -> Weighting:
+    """min(SNR, gamma) for the error in data (Hang et al. 2023, arXiv 2303.09556)."""
+    if not gamma > 0:
+        raise ValueError(f"gamma={gamma!r}: expected a positive number")
+
+    def weighting(model: Model, s: Tensor) -> Tensor:
+        snr = model.schedule.log_snr(s).exp()
+        return (gamma / snr).clamp(max=1) * _noise_error_squared(model, s)
+
+    return weighting
+
+
+def edm(model: Model, s: Tensor) -> Tensor:
+    """(r^2 + sigma_data^2) / (r sigma_data)^2 for the error in data, r = sigma / alpha.
+
+    1 for the inner network of EDM's preconditioning (Karras et al. 2022, arXiv 2206.00364).
+    """
+    r, deviation = model.schedule.ratio(s), model.parametrisation.sigma_data
+    # The error of data is r times that of noise.
+    return (r**2 + deviation**2) / deviation**2 * _noise_error_squared(model, s)
+
+
+def sigmoid(bias: float = 2.0) -> Weighting:
+    """1 / (1 + exp(log SNR - bias)) for the error in noise.
+
+    Kingma and Gao 2023 (arXiv 2303.00848), Hoogeboom et al. 2024 (2410.19324).
+    """
+
+    def weighting(model: Model, s: Tensor) -> Tensor:
+        return torch.sigmoid(bias - model.schedule.log_snr(s)) * _noise_error_squared(model, s)
+
+    return weighting
+
+
+WEIGHTINGS: dict[str, Weighting] = {
+    "simple": simple,
+    "likelihood": likelihood,
+    "min_snr": min_snr(),
+    "edm": edm,
+    "sigmoid": sigmoid(),
+}
+
+
+def denoising(
+    model: Model,
+    data: Tensor,
+    t: Tensor | None = None,
+    *,
+    noise: Tensor | None = None,
+    seed: int | Tensor = 0,
+    step: int = 0,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    times: Times | None = None,
+    weighting: str | Weighting = "simple",
+    reduction: str = "mean",
+    **net_kwargs: Any,
+) -> Tensor:
+    """w(t) |net(x_t, t) - target|^2 with x_t = alpha data + sigma noise, the mean over elements.
+
+    The target is what the model predicts: noise, data, v, velocity, score, or EDM's inner network
+    (which is fed c_in x_t). Whatever it is, the minimiser is the conditional expectation, so that
+    `fastgen.sample(model, ...)` samples what was trained. Vincent 2011; Ho et al. 2020 (arXiv
+    2006.11239); Salimans and Ho 2022 (2202.00512).
+
+    Args:
+        model: network, schedule and prediction.
+        data: [B, ...].
+        t: times [B] in [0, 1] of the model (data at ``data_at``); drawn from ``times`` if None.
+        noise: standard normal [B, ...]; drawn if None.
+        seed, step, sample_ids: of the times and the noise; see `Path.sample`.
+        times: distribution of t; the default is uniform but for the 1e-5 next to the data, where
+            scores are infinite.
+        weighting: a name ("simple", "likelihood", "min_snr", "edm", "sigmoid") or a function of
+            (model, internal times [B]) that multiplies the square of the target's error.
+        reduction: "mean", or "none" for [B].
+        net_kwargs: handed to the network.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+    if isinstance(weighting, str):
+        if weighting not in WEIGHTINGS:
+            raise ValueError(f"weighting={weighting!r}: {nearest(weighting, WEIGHTINGS)}")
+        weighting = WEIGHTINGS[weighting]
+    rows, device, data_at = len(data), data.device, model.parametrisation.data_at
+    key = training_noise(rows, device, seed, step, sample_ids)
+    if t is None:
+        times = times or (uniform(1e-5, 1.0) if data_at == 0 else uniform(0.0, 1 - 1e-5))
+        t = kernels.times(key, times.clock(device))
+    elif tuple(t.shape) != (rows,):
+        raise ValueError(f"t: expected [{rows}], got {list(t.shape)}")
+    elif t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
+        raise ValueError(f"t: expected times in [0, 1], got {t}")
+    s = t.to(torch.float64)
+    s = 1 - s if data_at == 1 else s
+    state, target = _noised(model, data, noise, key, s)
+    output = _output(model, state, s, net_kwargs).to(target.dtype)
+    same_shape("net", output, target)
+    return reduced(mean_square(output - target), weighting(model, s), reduction)
+
+
+def _noised(
+    model: Model, data: Tensor, noise: Tensor | None, key: Noise, s: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The network's input, with EDM's scale, and its target."""
+    if noise is not None and noise.shape != data.shape:
+        raise ValueError(f"noise: expected shape {tuple(data.shape)}, got {tuple(noise.shape)}")
+    alpha, sigma, zero = model.schedule.alpha(s), model.schedule.sigma(s), torch.zeros_like(s)
+    a, b = prediction_rows(model, s)
+    if model.predicts == "edm":
+        scale = 1 / torch.hypot(sigma, alpha * model.parametrisation.sigma_data)
+        alpha, sigma = alpha * scale, sigma * scale
+    columns = (
+        [sigma, alpha, zero, b, a, zero] if noise is not None else [zero, alpha, sigma, zero, a, b]
+    )
+    table = torch.stack(columns, -1).reshape(-1, 2, 3)
+    _, state, target = kernels.bridge(noise, data, table, s, key, noisy=noise is None)
+    return state, target
+
+
+def _output(model: Model, state: Tensor, s: Tensor, net_kwargs: dict[str, Any]) -> Tensor:
+    fed = state.to(model.input_dtype(state.dtype))
+    output: Tensor = model.net(fed, network_times(model, s), **net_kwargs)
+    return output.chunk(2, 1)[0] if model.learned_variance else output
+
+
+def annealed(
+    net: Callable[..., Tensor],
+    data: Tensor,
+    sigmas: Tensor,
+    *,
+    condition: str = "sigma",
+    seed: int | Tensor = 0,
+    step: int = 0,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    reduction: str = "mean",
+    **net_kwargs: Any,
+) -> Tensor:
+    """NCSN: sigma_i^2 / 2 |s(x + sigma_i z, i) + z / sigma_i|^2 at one random level i for each row.
+
+    Summed over elements. Song and Ermon 2019 (arXiv 1907.05600), equation 6.
+
+    Args:
+        net: score network, called as net(x, c, **net_kwargs).
+        data: [B, ...].
+        sigmas: the noise levels [L], all positive.
+        condition: what it is fed as c [B]: the "sigma", or its "index" (int64).
+        seed, step, sample_ids: of levels and noise.
+        reduction: "mean", or "none" for [B].
+        net_kwargs: handed to the network.
+    """
+    if sigmas.ndim != 1 or len(sigmas) == 0 or not bool((sigmas > 0).all()):
+        raise ValueError(f"sigmas: expected positive noise levels [L], got {sigmas}")
+    if condition not in ("sigma", "index"):
+        raise ValueError(f"condition={condition!r}: expected 'sigma' or 'index'")
+    rows, device = len(data), data.device
+    key = training_noise(rows, device, seed, step, sample_ids)
+    clock = Clock(torch.tensor([0.0, 1.0], dtype=torch.float64, device=device))
+    u = kernels.times(key, clock)
+    index = (u * len(sigmas)).long().clamp(max=len(sigmas) - 1)
+    sigma = sigmas.to(device, torch.float64)[index]
+    zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
+    table = torch.stack([zero, one, sigma, zero, zero, one], -1).reshape(-1, 2, 3)
+    _, x, z = kernels.bridge(None, data, table, u, key)
+    score = net(x, index if condition == "index" else sigma.to(x.dtype), **net_kwargs)
+    same_shape("net", score, z)
+    level = sigma.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    return reduced(sum_square(level * score + z) / 2, None, reduction)

@@ -1,0 +1,304 @@
+"""Probability paths between two samples: x_t = a(t) x0 + b(t) x1 + s(t) z, z ~ N(0, 1).
+
+Time runs from the source x0 at t = 0 to the data x1 at t = 1 in everything that is trained here, as
+in the papers of flow matching: give `Model(..., data_at=1)` to `fastgen.sample`, whose own time
+runs from 1 (noise) to 0 (data). With ``data_at=0`` a path is run through backwards: x1 is still the
+data, now at t = 0, and velocities, always dx_t/dt, have the other sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from fastgen import kernels
+from fastgen.errors import nearest
+from fastgen.kernels import Clock, Noise
+from fastgen.kernels.contract import TERMS
+from fastgen.kernels.reference.bridge import rows_of
+from fastgen.training.keys import training_noise
+from fastgen.training.times import Times, uniform
+
+UNIFORM = uniform()
+TARGETS = ("velocity", "noise", "score", "data", "source")
+# A function of time as a sum of the kernel's features: 1, t, r = sqrt(t (1 - t)), r' and 1 / r.
+Recipe = tuple[float, float, float, float, float]
+NOTHING: Recipe = (0.0, 0.0, 0.0, 0.0, 0.0)
+ONE: Recipe = (1.0, 0.0, 0.0, 0.0, 0.0)
+
+
+class Coupling(Protocol):
+    """Which rows of two samples belong together: the protocol of `fastgen.couplings`."""
+
+    def __call__(
+        self,
+        x0: Tensor,
+        x1: Tensor,
+        labels0: Tensor | None = None,
+        labels1: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Indices (i, j), each int64 [B]: x0[i[b]] is paired with x1[j[b]]."""
+
+
+class PathSample:
+    """States x_t [B, ...] at times t [B], and the targets that were asked for as attributes.
+
+    velocity: dx_t/dt; noise: z; score: of x_t given its end points, -z / s(t); data, source: the
+    end points themselves, as they were paired.
+    """
+
+    def __init__(self, path: Path, t: Tensor, x_t: Tensor, targets: dict[str, Tensor]) -> None:
+        self.path, self.t, self.x_t, self.targets = path, t, x_t, targets
+
+    def __getattr__(self, name: str) -> Tensor:
+        if name in TARGETS:
+            targets: dict[str, Tensor] = self.__dict__.get("targets", {})
+            if name in targets:
+                return targets[name]
+            raise AttributeError(
+                f"{name}: this sample has the targets {tuple(targets)}; ask for more, "
+                f"path.sample(..., targets=(..., {name!r}))"
+            )
+        raise AttributeError(f"PathSample has no attribute {name!r}")
+
+
+class Path:
+    """What all paths share: times, pairs, noise, one kernel call, and clear errors.
+
+    Subclasses set noise_source (x0 is N(0, 1) noise, drawn where it is not given; such a path has
+    no z beside it), and give either `recipe` or `coefficients`, both with data at t = 1.
+    """
+
+    noise_source = False
+
+    def __init__(self, data_at: int = 1) -> None:
+        if data_at not in (0, 1):
+            raise ValueError(f"data_at={data_at!r}: expected 0 or 1")
+        self.data_at = data_at
+        self._tables: dict[tuple[object, ...], tuple[Tensor | None, bool]] = {}
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether s is not identically 0."""
+        return False
+
+    def recipe(self) -> dict[str, Recipe] | None:
+        """a, b, s and their derivatives da, db, ds, and 1 / s, as sums of features.
+
+        None if they are not such sums. 1 / s (1 / a where x0 is the noise) is left out where there
+        is no score, or where it is no such sum.
+        """
+        return None
+
+    def coefficients(self, t: Tensor) -> dict[str, Tensor]:
+        """a, b, s, da, db, ds and the standard deviation `std` at times t [B], float64."""
+        found = self.recipe()
+        assert found is not None, f"{type(self).__name__} gives neither recipe nor coefficients"
+        names = ("a", "b", "s", "da", "db", "ds")
+        table = torch.tensor([[found[n] for n in names]], dtype=torch.float64, device=t.device)
+        values = rows_of(table, t)[:, 0].unbind(-1)
+        result = dict(zip(names, values, strict=True))
+        return {**result, "std": result["a"] if self.noise_source else result["s"]}
+
+    def standard_deviation(self, t: Tensor) -> Tensor:
+        """That of x_t given its end points (given the data alone where x0 is noise), [B]."""
+        u = t.to(torch.float64)
+        u = u if self.data_at == 1 else 1 - u
+        return self.coefficients(u)["std"].to(t.dtype)
+
+    def sample(
+        self,
+        x0: Tensor | None,
+        x1: Tensor,
+        t: Tensor | None = None,
+        *,
+        seed: int | Tensor = 0,
+        step: int = 0,
+        sample_ids: Sequence[int] | Tensor | None = None,
+        targets: Sequence[str] = ("velocity",),
+        times: Times = UNIFORM,
+        coupling: Coupling | None = None,
+        pairs: tuple[Tensor | None, Tensor | None] = (None, None),
+        labels: tuple[Tensor | None, Tensor | None] = (None, None),
+    ) -> PathSample:
+        """A batch of states and targets, in one pass over x0 and x1; differentiable in both.
+
+        Times and noise are functions of (seed, step, sample id) alone: see `fastgen.noise`.
+
+        Args:
+            x0: source [N, ...]; None on paths whose source is noise: then it is drawn.
+            x1: data [N', ...].
+            t: times [B] in [0, 1]; drawn from ``times`` if None. On a GPU, where looking at them
+                would take a synchronisation, times out of range give NaN.
+            seed: one 64-bit seed, or a tensor with one for each row.
+            step: number of the training step, 0 <= step < 2^32.
+            sample_ids: of the B rows; the default is 0 .. B - 1.
+            targets: of "velocity", "noise", "score", "data" and "source".
+            times: the distribution of t (`fastgen.training.times`).
+            coupling: called as coupling(x0, x1, labels0, labels1) for the pairs.
+            pairs: indices (i, j): row b is x0[i[b]] with x1[j[b]]; None: row b itself.
+            labels: handed to the coupling.
+
+        Raises:
+            ValueError: naming the argument that does not fit.
+        """
+        pairs = self._paired(x0, x1, coupling, pairs, labels)
+        rows = (x1 if pairs[1] is None else pairs[1]).shape[0]
+        if x0 is not None and (x0 if pairs[0] is None else pairs[0]).shape[0] != rows:
+            raise ValueError(
+                f"x0: expected as many rows (or indices) as x1, {rows}, got "
+                f"{(x0 if pairs[0] is None else pairs[0]).shape[0]}"
+            )
+        for name in targets:
+            if name not in TARGETS:
+                raise ValueError(f"targets: {name!r}: {nearest(name, TARGETS)}")
+        device = x1.device
+        noise = training_noise(rows, device, seed, step, sample_ids)
+        when = times.clock(device) if t is None else _checked(t, rows)
+        return self._batch(x0, x1, when, noise, tuple(targets), pairs)
+
+    def _paired(
+        self,
+        x0: Tensor | None,
+        x1: Tensor,
+        coupling: Coupling | None,
+        pairs: tuple[Tensor | None, Tensor | None],
+        labels: tuple[Tensor | None, Tensor | None],
+    ) -> tuple[Tensor | None, Tensor | None]:
+        if x1.ndim == 0 or not x1.is_floating_point():
+            raise ValueError(f"x1: expected floating [N, ...], got {x1.dtype} {list(x1.shape)}")
+        if x0 is None and not self.noise_source:
+            raise ValueError(f"x0: {type(self).__name__} starts from samples; give them")
+        if x0 is not None and x0.shape[1:] != x1.shape[1:]:
+            raise ValueError(
+                f"x0: expected rows of shape {tuple(x1.shape[1:])} like x1, got {tuple(x0.shape)}"
+            )
+        if coupling is None:
+            if labels != (None, None):
+                raise ValueError("labels: only a coupling reads them; give one")
+            return pairs
+        if pairs != (None, None):
+            raise ValueError("pairs: give either these or a coupling")
+        if x0 is None:
+            raise ValueError("coupling: give x0, whose rows are to be paired")
+        if labels == (None, None):
+            return coupling(x0, x1)
+        for name, y, x in zip(("labels[0]", "labels[1]"), labels, (x0, x1), strict=True):
+            if y is None or y.shape[:1] != x.shape[:1]:
+                got = "None" if y is None else str(tuple(y.shape))
+                raise ValueError(f"{name}: expected one label for each of {len(x)} rows, got {got}")
+        return coupling(x0, x1, *labels)
+
+    def _batch(
+        self,
+        x0: Tensor | None,
+        x1: Tensor,
+        when: Tensor | Clock,
+        noise: Noise,
+        targets: tuple[str, ...],
+        pairs: tuple[Tensor | None, Tensor | None],
+    ) -> PathSample:
+        drawn = x0 is None
+        key = targets, drawn, x1.device
+        if key not in self._tables:
+            self._tables[key] = self._recipes(targets, drawn, x1.device)
+        table, noisy = self._tables[key]
+        if table is None:
+            when = kernels.times(noise, when) if isinstance(when, Clock) else when
+            table = self._rows(when, targets, drawn)
+        time_dtype = torch.float64 if x1.dtype == torch.float64 else torch.float32
+        kind = x1.dtype if x0 is None else torch.promote_types(x0.dtype, x1.dtype)
+        t, x_t, *found = kernels.bridge(
+            x0,
+            x1,
+            table,
+            when,
+            noise,
+            index0=pairs[0],
+            index1=pairs[1],
+            noisy=noisy,
+            dtypes=[kind] * (1 + len(targets)),
+            time_dtype=time_dtype,
+        )
+        return PathSample(self, t, x_t, dict(zip(targets, found, strict=True)))
+
+    def _names(self, targets: tuple[str, ...], drawn: bool) -> list[tuple[str, str, str]]:
+        """The coefficients of x0, x1 and z for the state and each target, by name."""
+        noise = 0 if self.noise_source else 2
+        result = []
+        for name in ("state", *targets):
+            if name in ("noise", "score") and not (self.noise_source or self.has_noise):
+                raise ValueError(
+                    f"targets: {name!r}: there is no noise on {self!r}; give sigma > 0"
+                )
+            row = {
+                "state": ["a", "b", "s"],
+                "velocity": ["da", "db", "ds"],
+                "data": ["", "one", ""],
+                "source": ["one", "", ""],
+            }.get(name, ["", "", ""])
+            if name in ("noise", "score"):
+                row[noise] = "one" if name == "noise" else "minus_inverse"
+            if drawn:  # the noise that x0 stands for is in the place of z
+                row = ["", row[1], row[0]]
+            result.append((row[0], row[1], row[2]))
+        return result
+
+    def _recipes(
+        self, targets: tuple[str, ...], drawn: bool, device: torch.device
+    ) -> tuple[Tensor | None, bool]:
+        """The kernel's recipes [M, 3, 5], if there are, and whether z is drawn."""
+        names = self._names(targets, drawn)
+        noisy = drawn or self.has_noise
+        found = self.recipe()
+        if found is None or ("score" in targets and "inverse" not in found):
+            return None, noisy
+        known = {"": NOTHING, "one": ONE, **found}
+        known["minus_inverse"] = scaled(found.get("inverse", NOTHING), -1.0)
+        if self.data_at == 0:
+            known = {
+                name: scaled(_reversed(row), -1.0 if name in ("da", "db", "ds") else 1.0)
+                for name, row in known.items()
+            }
+        rows = [[known[n] for n in row] for row in names]
+        return torch.tensor(rows, dtype=torch.float64, device=device), noisy
+
+    def _rows(self, t: Tensor, targets: tuple[str, ...], drawn: bool) -> Tensor:
+        """The coefficients of every row, [B, M, 3]."""
+        backwards = self.data_at == 0
+        found = self.coefficients(1 - t if backwards else t)
+        zero = torch.zeros_like(t)
+        known = {"": zero, "one": zero + 1, "minus_inverse": -1 / found["std"], **found}
+        if backwards:
+            known |= {name: -found[name] for name in ("da", "db", "ds")}
+        rows = [known[n] for row in self._names(targets, drawn) for n in row]
+        return torch.stack(rows, -1).reshape(len(t), -1, TERMS)
+
+    def __repr__(self) -> str:
+        shown = {k: v for k, v in vars(self).items() if not k.startswith("_")}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+
+def scaled(row: Recipe, factor: float) -> Recipe:
+    """factor times a function of time."""
+    a, b, c, d, e = (factor * x if x else 0.0 for x in row)
+    return a, b, c, d, e
+
+
+def _reversed(row: Recipe) -> Recipe:
+    """The same function of 1 - t."""
+    one, t, r, slope, inverse = row
+    return one + t, -t, r, -slope, inverse
+
+
+def _checked(t: Tensor, rows: int) -> Tensor:
+    if tuple(t.shape) != (rows,) or not t.is_floating_point():
+        raise ValueError(f"t: expected floating [{rows}], got {t.dtype} {list(t.shape)}")
+    t = t.detach().to(torch.float64)
+    if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
+        bad = t[~((t >= 0) & (t <= 1))][0].item()
+        raise ValueError(f"t: expected times in [0, 1], got {bad}")
+    return t

@@ -1,0 +1,95 @@
+"""Stochastic interpolants with functions of the user's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from fastgen.errors import nearest
+from fastgen.training.paths.base import Path
+from fastgen.training.paths.gaussian import not_negative
+
+Function = Callable[[Tensor], Tensor]
+
+
+def _encoding(t: Tensor) -> Tensor:
+    return torch.where(t < 0.5, torch.cos(math.pi * t).square(), 0.0)
+
+
+def _decoding(t: Tensor) -> Tensor:
+    return torch.where(t > 0.5, torch.cos(math.pi * t).square(), 0.0)
+
+
+INTERPOLATIONS: dict[str, tuple[Function, Function]] = {
+    "linear": (lambda t: 1 - t, lambda t: t),
+    "trigonometric": (
+        lambda t: torch.cos(math.pi / 2 * t),
+        lambda t: torch.sin(math.pi / 2 * t),
+    ),
+    "encoder_decoder": (_encoding, _decoding),
+}
+GAMMAS: dict[str, Function] = {
+    "brownian": lambda t: torch.sqrt(2 * t * (1 - t)),
+    "quadratic": lambda t: t * (1 - t),
+    "sine_squared": lambda t: torch.sin(math.pi * t).square(),
+}
+
+
+class Interpolant(Path):
+    """Stochastic interpolant x_t = a(t) x0 + b(t) x1 + gamma(t) z.
+
+    interpolation: "linear", "trigonometric" (with sigma below Tong's variance-preserving path),
+    "encoder_decoder" (cos^2(pi t) of x0 in the first half, of x1 in the second), or a pair of
+    functions of a float64 tensor t, differentiated by autograd, with a(0) = b(1) = 1 and
+    a(1) = b(0) = 0. gamma: None, a number (the same at all times), "brownian" (sqrt(2 t (1 - t))),
+    "quadratic" (t (1 - t)), "sine_squared", or a function.
+    Albergo, Boffi and Vanden-Eijnden 2023 (arXiv 2303.08797), table 4.
+    """
+
+    def __init__(
+        self,
+        interpolation: str | tuple[Function, Function] = "linear",
+        gamma: str | float | Function | None = None,
+        *,
+        data_at: int = 1,
+    ) -> None:
+        super().__init__(data_at)
+        if isinstance(interpolation, str) and interpolation not in INTERPOLATIONS:
+            known = nearest(interpolation, INTERPOLATIONS)
+            raise ValueError(f"interpolation={interpolation!r}: {known}")
+        if isinstance(gamma, str) and gamma not in GAMMAS:
+            raise ValueError(f"gamma={gamma!r}: {nearest(gamma, GAMMAS)}")
+        if isinstance(gamma, int | float):
+            not_negative("gamma", gamma)
+        self.interpolation, self.gamma = interpolation, gamma
+
+    @property
+    def has_noise(self) -> bool:
+        """Whether there is a gamma."""
+        return self.gamma is not None and self.gamma != 0
+
+    def coefficients(self, t: Tensor) -> dict[str, Tensor]:
+        """The functions, with derivatives by autograd."""
+        pair = self.interpolation
+        a, b = INTERPOLATIONS[pair] if isinstance(pair, str) else pair
+        found: dict[str, Tensor] = {}
+        for name, function in (("a", a), ("b", b), ("s", self._gamma())):
+            with torch.enable_grad():
+                u = t.detach().requires_grad_()
+                value = function(u)
+                slope = torch.zeros_like(t)
+                if value.requires_grad:
+                    (slope,) = torch.autograd.grad(value.sum(), u)
+            found |= {name: value.detach(), f"d{name}": slope}
+        return {**found, "std": found["s"]}
+
+    def _gamma(self) -> Function:
+        gamma = self.gamma
+        if isinstance(gamma, str):
+            return GAMMAS[gamma]
+        if gamma is None or isinstance(gamma, int | float):
+            return lambda t: torch.full_like(t, gamma or 0.0)
+        return gamma

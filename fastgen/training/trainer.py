@@ -1,0 +1,323 @@
+"""A small trainer: AdamW, an average of the weights, clipping, bfloat16, exact resumption.
+
+Nothing random has a state: the order of the data and the noise are functions of (seed, step), as
+`fastgen.noise` says, so that a run which was killed goes on from its checkpoint with the very
+losses it would have had.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastgen import kernels
+from fastgen.kernels import Clock, Noise
+from fastgen.training.files import load_strictly, read_safetensors, replacing
+
+FORMAT, VERSION = "fastgen_training", "1"
+# Ids of data items in the stream of times: apart from those of a batch's rows.
+ITEMS = 1 << 40
+FIELDS = ("exp_avg", "exp_avg_sq", "step")
+
+
+class Batch(NamedTuple):
+    """data [B, ...]; labels [B] or None; step: its number, for `Path.sample`; seed of the run."""
+
+    data: Tensor
+    labels: Tensor | None
+    step: int
+    seed: int
+
+
+Loss = Callable[[nn.Module, Batch], Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    steps: number of gradient steps; batch: samples in each. learning_rate: rises linearly over
+    ``warm_up`` steps and, with decay="cosine", falls to 0 at the end ("constant" does not).
+    weight_decay, betas: of AdamW. clip: largest norm of the gradient, or None. average: decay of
+    the moving average of the weights (0: the weights themselves), smaller at first. bfloat16:
+    autocast of the network and the loss. label_dropout: share of labels replaced by "none given",
+    so that one network serves classifier-free guidance. seed: of data order, times and noise.
+    """
+
+    steps: int = 1000
+    batch: int = 128
+    learning_rate: float = 1e-3
+    warm_up: int = 100
+    decay: str = "cosine"
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float | None = None
+    average: float = 0.998
+    bfloat16: bool = False
+    label_dropout: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        positive = {"steps": self.steps, "batch": self.batch, "learning_rate": self.learning_rate}
+        for name, value in positive.items():
+            if not value > 0:
+                raise ValueError(f"{name}={value!r}: expected a positive number")
+        for name, share in {"average": self.average, "label_dropout": self.label_dropout}.items():
+            if not 0 <= share < 1:
+                raise ValueError(f"{name}={share!r}: expected 0 <= {name} < 1")
+        if self.decay not in ("cosine", "constant"):
+            raise ValueError(f"decay={self.decay!r}: expected 'cosine' or 'constant'")
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip={self.clip!r}: expected a positive number or None")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed={self.seed!r}: expected 0 <= seed < 2^31")
+        if self.warm_up < 0 or self.weight_decay < 0:
+            raise ValueError("warm_up, weight_decay: expected 0 or more")
+
+
+class Trainer:
+    """Trains a network on a loss, step by step.
+
+    Args:
+        network: trained in place; ``trainer.average`` is the average to sample with.
+        loss: function of (network, `Batch`) that returns a scalar.
+        data: all samples [N, ...], on the device of the network.
+        labels: [N] or None.
+        settings: see `Settings`.
+        description: JSON-able facts stored with checkpoints (`checkpoint.describe`).
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: Loss,
+        data: Tensor,
+        settings: Settings,
+        labels: Tensor | None = None,
+        description: Mapping[str, Any] | None = None,
+    ) -> None:
+        if data.ndim == 0 or len(data) == 0 or not data.is_floating_point():
+            raise ValueError(f"data: expected floating [N, ...], got {data.dtype} {data.shape}")
+        if labels is not None and labels.shape != (len(data),):
+            raise ValueError(
+                f"labels: expected one for each of {len(data)} samples, got {list(labels.shape)}"
+            )
+        classes = getattr(network, "classes", 0)
+        if labels is not None and classes and int(labels.max()) >= classes:
+            raise ValueError(
+                f"labels: expected 0 .. {classes - 1}, got {int(labels.max())}; make the network "
+                "with more classes"
+            )
+        self.network, self.loss, self.settings = network.train(), loss, settings
+        self.data, self.labels, self.step = data, labels, 0
+        self.description = dict(description or {})
+        self.average = copy.deepcopy(network).requires_grad_(False).eval()
+        self.optimiser = torch.optim.AdamW(
+            network.parameters(),
+            settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self._order: tuple[int, Tensor] | None = None
+
+    def batch(self, step: int) -> Batch:
+        """The samples of a step: permutations of all data, one after another."""
+        seed, size, count = self.settings.seed, self.settings.batch, len(self.data)
+        first, parts = step * size, []
+        while size:
+            epoch, at = divmod(first, count)
+            taken = min(size, count - at)
+            parts.append(self._permutation(epoch)[at : at + taken])
+            first, size = first + taken, size - taken
+        chosen = torch.cat(parts)
+        labels = None if self.labels is None else self._dropped(self.labels[chosen], step)
+        return Batch(self.data[chosen], labels, step, seed)
+
+    def _uniform(self, first_id: int, count: int, draw: int) -> Tensor:
+        device = self.data.device
+        ids = torch.arange(first_id, first_id + count, device=device)
+        seed = torch.tensor([self.settings.seed], device=device)
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=device)
+        return kernels.times(Noise(seed, ids, torch.tensor([draw], device=device)), Clock(ends))
+
+    def _permutation(self, epoch: int) -> Tensor:
+        if self._order is None or self._order[0] != epoch:
+            u = self._uniform(ITEMS, len(self.data), epoch)
+            self._order = epoch, u.argsort(stable=True)
+        return self._order[1]
+
+    def _dropped(self, labels: Tensor, step: int) -> Tensor:
+        classes = getattr(self.network, "classes", 0)
+        if not (classes and self.settings.label_dropout):
+            return labels
+        u = self._uniform(2 * ITEMS, len(labels), step)
+        return labels.masked_fill(u < self.settings.label_dropout, classes)
+
+    def run(
+        self,
+        steps: int | None = None,
+        *,
+        checkpoint: Path | None = None,
+        every: int = 500,
+        minutes: float | None = None,
+        progress: bool = False,
+        on_step: Callable[[int, Tensor], None] | None = None,
+    ) -> list[float]:
+        """Train up to a step, by default to the end; the losses of the steps made.
+
+        Args:
+            steps: the step to stop after.
+            checkpoint: file to save to every ``every`` steps and at the end.
+            every: see ``checkpoint``.
+            minutes: time limit; as it comes near, the learning rate falls early, so that such a run
+                is not repeatable. One step is always made.
+            progress: show a bar with the loss (needs tqdm).
+            on_step: called as on_step(step, loss) after every step.
+
+        Raises:
+            FloatingPointError: if a loss is not finite, which is looked at every 50 steps and
+                before saving; the last checkpoint is left as it was.
+        """
+        last = self.settings.steps if steps is None else min(steps, self.settings.steps)
+        bar = _bar(last, self.step) if progress else None
+        start, losses = time.perf_counter(), []
+        with torch.random.fork_rng(devices=[]):
+            while self.step < last:
+                spent = 0.0 if minutes is None else (time.perf_counter() - start) / (60 * minutes)
+                if spent >= 1 and losses:
+                    break
+                loss = self._advance(spent)
+                losses.append(loss)
+                if on_step is not None:
+                    on_step(self.step - 1, loss)
+                if bar is not None:
+                    bar.update()
+                    if self.step % 50 == 0:
+                        bar.set_postfix(loss=f"{loss.item():.4g}", refresh=False)
+                if checkpoint is not None and (self.step % every == 0 or self.step == last):
+                    _check_finite(self.step - 1, loss)
+                    self.save(checkpoint)
+        if bar is not None:
+            bar.close()
+        return torch.stack(losses).tolist() if losses else []
+
+    def _advance(self, spent: float) -> Tensor:
+        settings, step = self.settings, self.step
+        torch.manual_seed((settings.seed << 32) ^ step)  # for networks that draw numbers themselves
+        rate = settings.learning_rate * min(1.0, (step + 1) / max(1, settings.warm_up))
+        if settings.decay == "cosine":
+            rate *= (1 + math.cos(math.pi * min(1.0, max(step / settings.steps, spent)))) / 2
+        self.optimiser.param_groups[0]["lr"] = rate
+        device = self.data.device.type
+        mixed = torch.autocast(device, torch.bfloat16) if settings.bfloat16 else nullcontext()
+        with mixed:
+            loss = self.loss(self.network, self.batch(step))
+        if step % 50 == 0:
+            _check_finite(step, loss)
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if settings.clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        self.optimiser.step()
+        decay = min(settings.average, (1 + step) / (10 + step)) if settings.average else 0.0
+        weights, averages = list(self.network.parameters()), list(self.average.parameters())
+        torch._foreach_lerp_(averages, [p.detach() for p in weights], 1 - decay)
+        for ours, theirs in zip(self.average.buffers(), self.network.buffers(), strict=True):
+            ours.copy_(theirs)
+        self.step += 1
+        return loss.detach()
+
+    def save(self, path: Path) -> None:
+        """Write everything that is needed to go on, whole or not at all."""
+        from safetensors.torch import save
+
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        for name, p in self.network.named_parameters():
+            state = self.optimiser.state.get(p, {})
+            tensors |= {f"optimiser.{field}.{name}": state[field] for field in FIELDS if state}
+        metadata = {
+            FORMAT: VERSION,
+            "step": str(self.step),
+            "settings": json.dumps(dataclasses.asdict(self.settings)),
+            "description": json.dumps(self.description),
+        }
+        with replacing(path) as temporary:
+            temporary.write_bytes(save({k: v.contiguous() for k, v in tensors.items()}, metadata))
+
+    def resume(self, path: Path) -> None:
+        """Go on where `save` stopped.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is damaged, or of other settings or another network.
+        """
+        tensors, metadata = read_safetensors(path)
+        settings, _ = read_metadata(path, metadata)
+        if settings != self.settings:
+            ours, theirs = dataclasses.asdict(self.settings), dataclasses.asdict(settings)
+            other = [k for k in ours if ours[k] != theirs[k]]
+            shown = ", ".join(f"{k} ({theirs[k]} there, {ours[k]} here)" for k in other)
+            raise ValueError(f"{path}: other settings: {shown}")
+        for part, module in (("network", self.network), ("average", self.average)):
+            load_strictly(module, _part(tensors, part), path)
+        fields = {field: _part(tensors, f"optimiser.{field}") for field in FIELDS}
+        self.step = int(metadata["step"])
+        self.optimiser.state.clear()
+        for name, p in self.network.named_parameters():
+            if self.step == 0:
+                continue
+            if any(name not in fields[field] for field in FIELDS):
+                raise ValueError(f"{path}: the optimiser's state of {name} is missing")
+            self.optimiser.state[p] = {f: fields[f][name].to(p.device) for f in FIELDS}
+
+
+def read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[Settings, dict[str, Any]]:
+    """The settings and the description in a checkpoint's metadata.
+
+    Raises:
+        ValueError: if they are not those of a trainer.
+    """
+    if metadata.get(FORMAT) != VERSION:
+        raise ValueError(f"{path}: not a checkpoint of fastgen.training (version {VERSION})")
+    try:
+        values = json.loads(metadata["settings"])
+        settings = Settings(**{**values, "betas": tuple(values["betas"])})
+        description: dict[str, Any] = json.loads(metadata["description"])
+        int(metadata["step"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: damaged metadata ({error})") from error
+    return settings, description
+
+
+def _check_finite(step: int, loss: Tensor) -> None:
+    value = loss.item()
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"the loss of step {step} is {value}; give a smaller learning_rate, or clip"
+        )
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    start = prefix + "."
+    return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
+
+
+def _bar(total: int, done: int) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(total=total, initial=done, desc="training", unit="step")
