@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "dispatch.h"
+#include "stochastic/bindings.h"
 
 namespace py = pybind11;
 using fastgen::DType;
@@ -191,6 +192,7 @@ PYBIND11_MODULE(_C, m) {
         py::arg("threads"));
   m.def("philox", &philox, "Philox4x32-10 of one counter and key.", py::arg("counter"),
         py::arg("key"));
+  bind_stochastic(m);
   m.def("isa", &fastgen::isa, "The instruction set in use.");
   m.def("set_isa", &fastgen::set_isa, "Use another instruction set, for tests and benchmarks.");
   m.def("supported_isas", &fastgen::supported_isas, "Instruction sets this CPU can run.");

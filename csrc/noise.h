@@ -188,7 +188,7 @@ void fill_normals(float* to, int64_t first, int64_t count, int64_t elements, Dra
   }
 }
 
-void philox_words(const uint32_t counter[4], const uint32_t key[2], uint32_t words[4]) {
+[[maybe_unused]] void philox_words(const uint32_t counter[4], const uint32_t key[2], uint32_t words[4]) {
   const Words c = philox({splat(counter[0]), splat(counter[1]), splat(counter[2]),
                           splat(counter[3])}, splat(key[0]), splat(key[1]));
   const U32 joined[4] = {join(c.w0, c.w0), join(c.w1, c.w1), join(c.w2, c.w2), join(c.w3, c.w3)};

@@ -8,9 +8,11 @@ from fastgen.model import Model
 from fastgen.noise import brownian, randn
 from fastgen.plans import Plan
 from fastgen.sampling import Sampler, Step, sample
+from fastgen.sde import BrownianPath, sdeint
 from fastgen.solvers import plan
 
 __all__ = [
+    "BrownianPath",
     "Guidance",
     "Inversion",
     "Model",
@@ -25,6 +27,7 @@ __all__ = [
     "sample",
     "sampled_log_probability",
     "schedules",
+    "sdeint",
     "solvers",
     "timesteps",
     "trajectory_log_probability",
