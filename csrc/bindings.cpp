@@ -12,6 +12,7 @@
 #include "assignment/bindings.h"
 #include "dispatch.h"
 #include "integrate/bindings.h"
+#include "stochastic/bindings.h"
 
 namespace py = pybind11;
 using fastgen::DType;
@@ -201,6 +202,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("philox", &philox, "Philox4x32-10 of one counter and key.", py::arg("counter"),
         py::arg("key"));
   bind_integrate(m);
+  bind_stochastic(m);
   m.def("isa", &fastgen::isa, "The instruction set in use.");
   m.def("set_isa", &fastgen::set_isa, "Use another instruction set, for tests and benchmarks.");
   m.def("supported_isas", &fastgen::supported_isas, "Instruction sets this CPU can run.");

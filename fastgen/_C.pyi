@@ -81,6 +81,23 @@ def times(
     draw: int,
     output: int,
 ) -> None: ...
+def describe_stochastic(
+    *,
+    shape: torch.Size,
+    rows: int,
+    elements: int,
+    inputs: list[tuple[int | None, int]],
+    missing: tuple[torch.dtype, ...],
+    outputs: list[tuple[int, int]],
+    tables: int,
+    steps: int,
+    table_per_row: bool,
+    given: list[tuple[int | None, int]],
+    noise: _Noise | None,
+    draws: int,
+    draws_per_row: bool,
+    noises: int,
+) -> Callable[[int, int, list[Tensor]], bool]: ...
 def philox(counter: list[int], key: list[int]) -> list[int]: ...
 def isa() -> str: ...
 def set_isa(name: str) -> None: ...

@@ -11,10 +11,12 @@ from fastgen.noise import brownian, randn
 from fastgen.observation import Step
 from fastgen.plans import Plan
 from fastgen.sampling import Sampler, sample
+from fastgen.sde import BrownianPath, sdeint
 from fastgen.solvers import plan
 from fastgen.variational_bound import variational_bound
 
 __all__ = [
+    "BrownianPath",
     "Guidance",
     "Inversion",
     "Model",
@@ -31,6 +33,7 @@ __all__ = [
     "sample",
     "sampled_log_probability",
     "schedules",
+    "sdeint",
     "solvers",
     "timesteps",
     "trajectory_log_probability",

@@ -1,0 +1,3 @@
+#include "tiles.h"
+
+const fastgen::StochasticKernels fastgen::stochastic_avx512{Isa::avx512, combine_tiles};

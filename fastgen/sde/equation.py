@@ -1,0 +1,153 @@
+"""What the user gives, checked: drift, diffusion, state, times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+
+class Equation:
+    """dy = f(t, y) dt + g(t, y) dW for states [B, ...].
+
+    matrix: g is [B, ..., m]; otherwise like y. noise_shape: that of the motion: like y where each
+    element has its own, [B, 1] for scalar noise, [B, m] for a matrix.
+    """
+
+    def __init__(
+        self, f: Callable[..., Any], g: Callable[..., Any], y0: Tensor, noise_type: str
+    ) -> None:
+        for name, function in (("f", f), ("g", g)):
+            if not callable(function):
+                raise TypeError(f"{name}: expected a function of (t, y), got {function!r}")
+        if not isinstance(y0, Tensor) or y0.ndim == 0:
+            raise TypeError(f"y0: expected a tensor with a batch axis, got {y0!r}")
+        if y0.dtype not in (torch.float32, torch.float64):
+            raise TypeError(f"y0: expected float32 or float64, got {y0.dtype}")
+        if not bool(torch.isfinite(y0).all()):
+            raise ValueError(f"y0: sample {_first_bad(y0)} is not finite")
+        self.f, self.g, self.noise_type = f, g, noise_type
+        self.shape, self.dtype, self.device = y0.shape, y0.dtype, y0.device
+        self.matrix, self.scalar = False, noise_type == "scalar"
+        self.noise_shape = self.shape[:1] + (1,) if self.scalar else self.shape
+
+    def probe(self, t: Tensor, y: Tensor, drift: bool) -> bool:
+        """Find the noise's shape from g; whether values require gradients."""
+        value = self._tensor("g", self.g(t, y))
+        if self.noise_type in ("additive", "general") and (
+            self.noise_type == "general" or value.shape != self.shape
+        ):
+            if value.shape[:-1] != self.shape:
+                raise ValueError(
+                    f"g: expected {self._expected()} for noise_type={self.noise_type!r}, "
+                    f"got {tuple(value.shape)}"
+                )
+            self.matrix, self.noise_shape = True, self.shape[:1] + value.shape[-1:]
+        needed = value.requires_grad
+        if drift:
+            needed |= self.drift(t, y).requires_grad
+        return needed
+
+    def drift(self, t: Tensor, y: Tensor) -> Tensor:
+        """F(t, y), like y."""
+        value = self._tensor("f", self.f(t, y))
+        if value.shape != self.shape:
+            raise ValueError(
+                f"f: expected a value of shape {tuple(self.shape)} like y, got {tuple(value.shape)}"
+            )
+        return value
+
+    def diffusion(self, t: Tensor, y: Tensor) -> Tensor:
+        """G(t, y): like y, or [B, ..., m] for a matrix."""
+        value = self._tensor("g", self.g(t, y))
+        if self.scalar and value.shape == self.shape + (1,):
+            value = value[..., 0]
+        shape = self.shape + self.noise_shape[1:] if self.matrix else self.shape
+        if value.shape != shape:
+            raise ValueError(
+                f"g: expected {self._expected()} for noise_type={self.noise_type!r}, "
+                f"got {tuple(value.shape)}"
+            )
+        return value
+
+    def derivative(self, t: Tensor, y: Tensor, g: Tensor) -> Tensor:
+        """(dg/dy) g by forward-mode differentiation."""
+        with forward_ad.dual_level():
+            dual = self.diffusion(t, forward_ad.make_dual(y, g.to(y.dtype)))
+            tangent = forward_ad.unpack_dual(dual).tangent
+        return torch.zeros_like(y) if tangent is None else tangent
+
+    def product(self, g: Tensor, z: Tensor) -> Tensor:
+        """G z, like y: of a matrix, one number per sample, or one per element."""
+        if self.matrix:
+            flat = g.reshape(g.shape[0], -1, g.shape[-1])
+            return torch.bmm(flat, z[:, :, None].to(g.dtype)).reshape(self.shape)
+        return g * self.spread(z)
+
+    def spread(self, z: Tensor) -> Tensor:
+        """Noise that broadcasts with y."""
+        return z.reshape(-1, *[1] * (len(self.shape) - 1)) if self.scalar else z
+
+    def transposed(self, x: Tensor, z: Tensor) -> Tensor:
+        """The gradient of g in x . (G z)."""
+        if self.matrix:
+            return x[..., None] * z.reshape(z.shape[0], *[1] * (x.ndim - 1), z.shape[1])
+        return x * self.spread(z)
+
+    def _expected(self) -> str:
+        like = ", ".join(map(str, self.shape))
+        return {
+            "diagonal": f"[{like}] like y",
+            "scalar": f"[{like}] or [{like}, 1]",
+            "additive": f"[{like}] or [{like}, m]",
+            "general": f"[{like}, m]",
+        }[self.noise_type]
+
+    @staticmethod
+    def _tensor(name: str, value: Any) -> Tensor:
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"{name}: expected a tensor of floating-point numbers, got {kind}")
+        return value
+
+
+def times_of(t: Sequence[float] | Tensor) -> Tensor:
+    """Output times, float64 [T] on the CPU, strictly up or down."""
+    times = torch.as_tensor(t).detach().to("cpu", torch.float64)
+    if times.ndim != 1 or len(times) < 2:
+        raise ValueError(f"t: expected two or more times, got shape {tuple(times.shape)}")
+    steps = times.diff()
+    if not bool(torch.isfinite(times).all()):
+        raise ValueError(f"t: expected finite times, got {times.tolist()}")
+    if not (bool((steps > 0).all()) or bool((steps < 0).all())):
+        raise ValueError(f"t: expected strictly increasing or decreasing times, got {t}")
+    return times
+
+
+def parameters_of(*functions: Any) -> list[Tensor]:
+    """Parameters that need gradients of modules, and of modules whose methods are given."""
+    found: dict[int, Tensor] = {}
+    for function in functions:
+        owner = getattr(function, "__self__", function)
+        if isinstance(owner, nn.Module):
+            found |= {id(p): p for p in owner.parameters() if p.requires_grad}
+    return list(found.values())
+
+
+def check_finite(ys: Tensor, times: Tensor) -> None:
+    """Raise a RuntimeError that names the first sample and time that are not finite."""
+    finite = torch.isfinite(ys.detach()).flatten(2).all(2) if ys.ndim > 2 else torch.isfinite(ys)
+    if not bool(finite.all()):
+        place, sample = (~finite).nonzero()[0].tolist()
+        raise RuntimeError(
+            f"sample {sample} is not finite at t={times[place]:.9g} (it was at "
+            f"t={times[place - 1]:.9g}; {int((~finite[-1]).sum())} of {finite.shape[1]} samples "
+            "are not finite at the end): use shorter steps, or look at f and g there"
+        )
+
+
+def _first_bad(y: Tensor) -> int:
+    return int((~torch.isfinite(y)).reshape(len(y), -1).any(1).nonzero()[0])

@@ -1,0 +1,314 @@
+"""`sdeint`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgen.errors import nearest
+from fastgen.noise import id_tensor, seed_tensor
+from fastgen.sde import methods
+from fastgen.sde.adaptive import SHORTEST, Control, solve_adaptive
+from fastgen.sde.equation import Equation, check_finite, parameters_of, times_of
+from fastgen.sde.fixed import solve_fixed
+from fastgen.sde.methods import NOISE_TYPES, SDE_TYPES
+from fastgen.sde.motion import (
+    BrownianPath,
+    CallableIncrements,
+    Draws,
+    PathIncrements,
+    Source,
+    grid_of,
+)
+from fastgen.sde.program import lower
+from fastgen.sde.reversible import Leap, solve_reversible
+
+NOISES = ("draws", "brownian")
+GRADIENTS = ("through", "adjoint", "none")
+FAILURES = ("raise", "return")
+
+
+def sdeint(
+    f: Callable[..., Tensor],
+    g: Callable[..., Tensor],
+    y0: Tensor,
+    t: Sequence[float] | Tensor,
+    *,
+    method: str | None = None,
+    noise_type: str = "diagonal",
+    sde_type: str = "ito",
+    steps: int | None = None,
+    dt: float | None = None,
+    adaptive: bool = False,
+    rtol: float = 1e-3,
+    atol: float = 1e-4,
+    first_step: float | None = None,
+    min_step: float | None = None,
+    max_step: float = math.inf,
+    max_steps: int = 100_000,
+    seed: int | Sequence[int] | Tensor = 0,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    noise: str | BrownianPath | Callable[..., Tensor] | None = None,
+    gradient: str = "through",
+    parameters: Iterable[Tensor] | nn.Module | None = None,
+    on_failure: str = "raise",
+    backend: str | None = None,
+) -> Tensor:
+    """Solve dy = f(t, y) dt + g(t, y) dW, y(t_0) = y0, and return y at all times t: [T, B, ...].
+
+    What becomes of a sample is a function of its seed, its sample id and the equation: not, in a
+    single bit, of what else is in the batch (where f and g treat samples separately).
+
+    Diffusions by ``noise_type``:
+
+        "diagonal"  g [B, ...] like y: element i has its own motion, and g_i reads only y_i
+        "scalar"    g [B, ...] or [B, ..., 1]: one motion for all elements of a sample
+        "additive"  g [B, ...] or [B, ..., m], a function of the time alone
+        "general"   g [B, ..., m]: m motions for each sample
+
+    Methods, with their strong orders (general noise in brackets): for Ito equations
+    "euler_maruyama" 0.5 (0.5), for additive noise 1; "srk" 1.5 (not general). For both kinds
+    "milstein" and "milstein_derivative_free" 1 (not general). For Stratonovich equations "heun",
+    "euler_heun", "midpoint" 1 (0.5); "reversible_heun" 0.5 (0.5), for additive noise 1.
+    `fastgen.sde.methods` has their formulas and sources.
+
+    Args:
+        f, g: called as f(t, y) with t [B] and y [B, ...]. The tensors are buffers: clone what is
+            to be kept.
+        y0: [B, ...], float32 or float64.
+        t: T >= 2 times, strictly increasing or decreasing. Each is hit exactly. Backwards in time
+            the motion's increments are those of the path run backwards; an Ito equation is then
+            that of reversed time, with the drift -f.
+        method: its name; None takes the highest strong order that the noise allows.
+        noise_type, sde_type: see above; sde_type is "ito" or "stratonovich".
+        steps: steps over the whole interval, each at most 1 / steps of it; or
+        dt: the longest step. Steps between two times are of equal lengths.
+        adaptive: error-controlled steps instead, each sample its own, along a Brownian path. A
+            step's error is its difference from two of half the length, and
+            sqrt(mean((error / (atol + rtol |y|))^2)) <= 1 is accepted. For methods that need W
+            alone. Of strong order 1 they converge to the equation's solution (Gaines and Lyons
+            1997); "euler_maruyama" does for additive noise, without guarantee for other.
+        rtol, atol: tolerances of adaptive steps.
+        first_step: of adaptive steps; None is 1 / 100 of the interval.
+        min_step: shortest adaptive step, accepted whatever its error; None is 2^-20 of the path's
+            interval, as a path's increments are independent down to 2^-24 of it.
+        max_step: longest adaptive step.
+        max_steps: most attempts of one sample.
+        seed: one 64-bit seed, or one per sample.
+        sample_ids: B ids, 0 <= id < 2^48; the default is 0 .. B - 1.
+        noise: "draws" (the default for fixed steps): step n has draws of its own, the cheapest.
+            "brownian" (for adaptive ones): increments of the motion of `fastgen.brownian` on the
+            solve's interval, so that smaller steps follow the same path. A `BrownianPath` with
+            shape [B, ...], or [B, m]: the same on an interval of its own. Any function (s, t) of
+            times s < t that returns W(t) - W(s); "srk" also needs its method ``with_area(s, t)``,
+            which returns W(t) - W(s) and the space-time Levy area H = (1 / h) times the integral
+            of W_u - W_s - (u - s) / h (W_t - W_s) over [s, t].
+        gradient: "through" the steps by autograd; "adjoint" for "reversible_heun", in the memory
+            of one step; or "none". Only where gradients are enabled and something needs them.
+        parameters: for the adjoint what f and g depend on, a module or tensors; those of modules
+            are found.
+        on_failure: "raise" where a sample is not finite, or "return" it as it is.
+        backend: "auto", "reference", "cpp" or "triton"; None reads FASTGEN_BACKEND.
+
+    Returns:
+        The states, [T, B, ...]; the first is y0.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
+        RuntimeError: naming the first sample that failed, and its time.
+    """
+    for name, value, known in (
+        ("noise_type", noise_type, NOISE_TYPES),
+        ("sde_type", sde_type, SDE_TYPES),
+        ("gradient", gradient, GRADIENTS),
+        ("on_failure", on_failure, FAILURES),
+    ):
+        if value not in known:
+            raise ValueError(f"{name}={value!r}: {nearest(str(value), known)}")
+    if noise is None:
+        noise = "brownian" if adaptive else "draws"
+    elif isinstance(noise, str) and noise not in NOISES:
+        raise ValueError(f"noise={noise!r}: {nearest(noise, NOISES)}")
+    area = not adaptive and (noise == "draws" or hasattr(noise, "with_area"))
+    chosen = methods.find(method or methods.default(noise_type, sde_type, area))
+    chosen.check(noise_type, sde_type)
+    if chosen.area and not area:
+        raise ValueError(
+            f"method={chosen.name!r} reads the motion's space-time Levy area, which "
+            "adaptive steps and Brownian paths do not have: use noise='draws' with fixed steps, "
+            "a noise with a method with_area(s, t), or method='milstein_derivative_free'"
+        )
+    times = times_of(t)
+    equation = Equation(f, g, y0, noise_type)
+    needed = _probe(equation, times, y0, gradient)
+    if adaptive:
+        control = _control(
+            times, rtol, atol, first_step, min_step, max_step, max_steps, steps, dt, chosen
+        )
+        path = _path(noise, equation, times, seed, sample_ids, adaptive)
+        if not isinstance(path, BrownianPath) or chosen.formula is None:
+            raise ValueError(
+                f"adaptive=True: takes a Brownian path and a method of one state, got "
+                f"noise={noise!r}, method={chosen.name!r}"
+            )
+        if gradient == "adjoint":
+            raise ValueError("gradient='adjoint': needs fixed steps and method='reversible_heun'")
+        program = lower(chosen.formula, noise_type, sde_type, _direction(times), equation.matrix)
+        with torch.set_grad_enabled(needed):
+            result = solve_adaptive(equation, program, path, times, y0, control).ys
+    else:
+        grid, places = grid_of(times, _longest(times, steps, dt))
+        source = _source(noise, equation, grid, times, seed, sample_ids)
+        if chosen.formula is None:
+            leap = Leap(equation, source, grid)
+            if gradient == "adjoint":
+                result = solve_reversible(leap, y0, places, _parameters(f, g, parameters))
+            else:
+                with torch.set_grad_enabled(needed):
+                    result = leap.run(y0, places)[0]
+        else:
+            if gradient == "adjoint":
+                raise ValueError(
+                    f"gradient='adjoint': is that of method='reversible_heun', got "
+                    f"{chosen.name!r}; use gradient='through'"
+                )
+            program = lower(
+                chosen.formula, noise_type, sde_type, _direction(times), equation.matrix
+            )
+            with torch.set_grad_enabled(needed):
+                result = solve_fixed(equation, program, source, grid, places, y0, needed, backend)
+    if on_failure == "raise":
+        check_finite(result, times)
+    return result
+
+
+def _direction(times: Tensor) -> float:
+    return 1.0 if times[-1] > times[0] else -1.0
+
+
+def _probe(equation: Equation, times: Tensor, y0: Tensor, gradient: str) -> bool:
+    """Whether the solve has to be differentiable; finds the noise's shape where g tells."""
+    wanted = torch.is_grad_enabled() and gradient == "through"
+    needed = wanted and (y0.requires_grad or bool(parameters_of(equation.f, equation.g)))
+    start = times[:1].to(equation.dtype).to(equation.device).expand(equation.shape[0])
+    look = wanted and not needed  # closures show in the values what they depend on
+    if look or equation.noise_type in ("additive", "general"):
+        with torch.set_grad_enabled(look):
+            found = equation.probe(start, y0.detach(), drift=look)
+        needed |= look and found
+    return needed
+
+
+def _longest(times: Tensor, steps: int | None, dt: float | None) -> float:
+    if (steps is None) == (dt is None):
+        raise ValueError(f"steps={steps}, dt={dt}: expected one of the two")
+    span = float((times[-1] - times[0]).abs())
+    if steps is not None:
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps={steps!r}: expected a positive integer")
+        return span / steps
+    assert dt is not None
+    if not 0 < float(dt) < math.inf:
+        raise ValueError(f"dt={dt!r}: expected a positive number; backwards in time too")
+    return float(dt)
+
+
+def _control(
+    times: Tensor,
+    rtol: float,
+    atol: float,
+    first_step: float | None,
+    min_step: float | None,
+    max_step: float,
+    max_steps: int,
+    steps: int | None,
+    dt: float | None,
+    method: methods.Method,
+) -> Control:
+    if steps is not None or dt is not None:
+        raise ValueError(f"steps={steps}, dt={dt}: adaptive steps take first_step and max_step")
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name}={value!r}: expected a finite number >= 0")
+    if rtol == 0 == atol:
+        raise ValueError("rtol=0, atol=0: one of them must be positive")
+    if first_step is not None and not 0 < first_step < math.inf:
+        raise ValueError(f"first_step={first_step!r}: expected a positive number")
+    span = float((times[-1] - times[0]).abs())
+    smallest = SHORTEST * span if min_step is None else min_step
+    if not 0 < smallest <= max_step:
+        raise ValueError(
+            f"min_step={min_step!r}, max_step={max_step!r}: expected 0 < min_step <= max_step"
+        )
+    if max_steps < 1:
+        raise ValueError(f"max_steps={max_steps!r}: expected at least 1")
+    order = min(method.strong.values())
+    return Control(rtol, atol, first_step, smallest, max_step, max_steps, order)
+
+
+def _path(
+    noise: Any,
+    equation: Equation,
+    times: Tensor,
+    seed: int | Sequence[int] | Tensor,
+    sample_ids: Sequence[int] | Tensor | None,
+    adaptive: bool,
+) -> Any:
+    low, high = sorted((float(times[0]), float(times[-1])))
+    if noise == "brownian":
+        return BrownianPath(
+            equation.noise_shape,
+            low,
+            high,
+            seed=seed,
+            sample_ids=sample_ids,
+            dtype=equation.dtype,
+            device=equation.device,
+        )
+    if noise == "draws" and adaptive:
+        raise ValueError("noise='draws': has no values between steps; use noise='brownian'")
+    if isinstance(noise, BrownianPath):
+        if noise.shape != equation.noise_shape:
+            raise ValueError(
+                f"noise: expected a path of shape {tuple(equation.noise_shape)}, "
+                f"got {tuple(noise.shape)}"
+            )
+        if not (noise.t0 <= low and high <= noise.t1):
+            raise ValueError(
+                f"noise: the path is on [{noise.t0}, {noise.t1}], t on [{low}, {high}]"
+            )
+    elif not callable(noise):
+        raise TypeError(f"noise: expected a name, a path or a function (s, t), got {noise!r}")
+    return noise
+
+
+def _source(
+    noise: Any,
+    equation: Equation,
+    grid: Tensor,
+    times: Tensor,
+    seed: int | Sequence[int] | Tensor,
+    sample_ids: Sequence[int] | Tensor | None,
+) -> Source:
+    if noise == "draws":
+        rows, device = equation.shape[0], equation.device
+        seeds, ids = seed_tensor(seed, rows, device), id_tensor(sample_ids, rows, device)
+        return Draws(equation.noise_shape, seeds, ids, equation.dtype)
+    path = _path(noise, equation, times, seed, sample_ids, False)
+    if isinstance(path, BrownianPath):
+        return PathIncrements(path, grid, equation.dtype)
+    like = torch.empty(0, dtype=equation.dtype, device=equation.device)
+    return CallableIncrements(path, grid, equation.noise_shape, like)
+
+
+def _parameters(
+    f: Any, g: Any, parameters: Iterable[Tensor] | nn.Module | None
+) -> list[Tensor]:
+    if parameters is None:
+        return parameters_of(f, g)
+    given = parameters.parameters() if isinstance(parameters, nn.Module) else parameters
+    return [p for p in given if p.requires_grad]
