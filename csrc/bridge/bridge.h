@@ -156,11 +156,12 @@ class Batch {
   }
 
   void draw_noise(int64_t first, int64_t count) {
+    const int64_t draw = op.draw;
     if constexpr (sizeof(Real) == sizeof(float)) {
-      fill_normals(source[2], first, count, op.elements, op.draw, op.noise);
+      fill_normals(source[2], first, count, op.elements, {&draw, 0}, op.noise);
     } else {
       alignas(64) float normals[TILE];
-      fill_normals(normals, first, count, op.elements, op.draw, op.noise);
+      fill_normals(normals, first, count, op.elements, {&draw, 0}, op.noise);
       convert(source[2], normals, count);
     }
   }
