@@ -23,7 +23,7 @@ for name in ("torch", "triton", "numpy", "pybind11", "setuptools", "pytest", "hy
 PY
 
 echo "== build"
-if timeout 150 "$PYTHON" setup.py build_ext --inplace > "$OUT/build.log" 2>&1 &&
+if timeout 90 "$PYTHON" setup.py build_ext --inplace > "$OUT/build.log" 2>&1 &&
     "$PYTHON" -c "import torch, fastgen._C" 2>> "$OUT/build.log"; then
     echo "C++ kernels built"
 else
@@ -39,13 +39,13 @@ elif ! "$PYTHON" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"
     "$PYTHON" -m pytest -q -m gpu --collect-only tests/kernels/test_triton.py tests/test_capture.py \
         tests/test_synchronisation.py tests/test_serving.py | tail -1
 else
-    timeout "${TEST_SECONDS:-200}" "$PYTHON" -m pytest -q -m "gpu and not slow" -p no:cacheprovider \
+    timeout -s INT -k 10 "${TEST_SECONDS:-180}" "$PYTHON" -m pytest -q -m "gpu and not slow" -p no:cacheprovider \
         tests/kernels/test_triton.py tests/test_synchronisation.py tests/test_capture.py \
         tests/test_serving.py --durations=5 > "$OUT/tests.log" 2>&1 || failed=1
     tail -25 "$OUT/tests.log"
 fi
 
 echo "== benchmarks"
-timeout "${BENCH_SECONDS:-380}" "$PYTHON" -m benchmarks.gpu --seconds 300 --out "$OUT/gpu.csv" "$@" \
+timeout -s INT -k 10 "${BENCH_SECONDS:-310}" "$PYTHON" -m benchmarks.gpu --seconds 260 --out "$OUT/gpu.csv" "$@" \
     2> "$OUT/bench.log" || { failed=1; tail -20 "$OUT/bench.log"; }
 exit $failed

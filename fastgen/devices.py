@@ -13,7 +13,7 @@ def upload(host: Tensor, device: torch.device) -> Tensor:
 
     The allocator of pinned memory keeps the block until the copy is done.
     """
-    if device.type == "cuda" and host.device.type == "cpu":
+    if device.type == "cuda" and host.device.type == "cpu" and host.numel():
         return host.pin_memory().to(device, non_blocking=True)
     return host.to(device)
 

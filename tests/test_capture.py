@@ -16,6 +16,7 @@ from fastgen.guidance import dynamic_threshold
 SCHEDULE = schedules.LinearVP()
 SOLVERS = [n for n in fastgen.solvers.names() if not fastgen.solvers.get(n).two_times]
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+ON_DEVICES = ("ddim", "ddpm", "euler", "heun", "dpmpp_2m", "unipc", "rk4", "predictor_corrector")
 SHAPE = (3, 2, 5)
 
 
@@ -53,6 +54,8 @@ def make(solver="ddpm", steps=4, net=network, predicts="noise", schedule=SCHEDUL
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_replay_with_another_seed_state_and_grid_equals_an_eager_run(solver, device):
+    if device.type == "cuda" and solver not in ON_DEVICES:
+        pytest.skip("a device compiles for a second; its graphs differ in nothing else")
     sampler = make(solver)
     captured = sampler.capture(SHAPE, device=device)
     assert captured.graphed

@@ -10,6 +10,8 @@ class Anything:
     """Strategies, and whatever is made of them."""
 
     def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
         return self
 
     def __call__(self, *args, **kwargs):
@@ -27,5 +29,5 @@ def install():
     module.given = lambda *_, **__: pytest.mark.skip(reason="hypothesis is not installed")
     module.settings = lambda *_, **__: lambda test: test
     module.assume = module.example = module.note = anything
-    strategies.__getattr__ = lambda name: anything
+    strategies.__getattr__ = lambda name: getattr(anything, name)
     sys.modules |= {"hypothesis": module, "hypothesis.strategies": strategies}
