@@ -202,9 +202,9 @@ def cnf() -> list[Case]:
     z, x = torch.randn(2, 512, 2, generator=generator).unbind(0)
     probe = torch.sign(fastgen.randn((512, 2), stream=3))
     peer = _torchdiffeq()
-    # The mean over a batch hides a sample's error: torchdiffeq needs a tenth of the tolerance to
-    # come within 1e-4 of the truth, as asked of both (at 1e-5 it is off by 1e-3).
-    options, peer_options = {"rtol": 1e-5, "atol": 1e-5}, {"rtol": 1e-6, "atol": 1e-6}
+    # The mean over a batch hides a sample's error: torchdiffeq comes within 1e-4 of the truth at
+    # 1e-6 (at 1e-5 it is off by 1e-3), fastgen at 5e-5.
+    options, peer_options = {"rtol": 5e-5, "atol": 5e-5}, {"rtol": 1e-6, "atol": 1e-6}
 
     def draw() -> Tensor:
         return fastgen.sample(model, z, solver="dopri5", **options)
