@@ -6,7 +6,7 @@ made beforehand, so that what remains is the solver. The protocol is that of the
 output points, dopri5, float32; diffrax's figure there, 900 us on another machine, stands for
 scale only. Work is counted as rows of network evaluations, on phase-shifted Van der Pol, mu = 25,
 where a joint step follows the fastest sample. The CNF is FFJORD's on 2-D data: samples, and
-likelihoods with one Hutchinson probe, held against torchdiffeq at the same tolerance.
+likelihoods with one Hutchinson probe, held against torchdiffeq at the same accuracy.
 """
 
 from __future__ import annotations
@@ -166,8 +166,8 @@ class Velocity(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(3, 64), nn.SELU(), nn.Linear(64, 64), nn.SELU(),
-            nn.Linear(64, 64), nn.SELU(), nn.Linear(64, 2),
+            nn.Linear(3, 64), nn.SiLU(), nn.Linear(64, 64), nn.SiLU(),
+            nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, 2),
         )  # fmt: skip
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -202,7 +202,9 @@ def cnf() -> list[Case]:
     z, x = torch.randn(2, 512, 2, generator=generator).unbind(0)
     probe = torch.sign(fastgen.randn((512, 2), stream=3))
     peer = _torchdiffeq()
-    options = {"rtol": 1e-5, "atol": 1e-5}
+    # The mean over a batch hides a sample's error: torchdiffeq comes within 1e-4 of the truth at
+    # 1e-6 (at 1e-5 it is off by 1e-3), fastgen at 5e-5.
+    options, peer_options = {"rtol": 5e-5, "atol": 5e-5}, {"rtol": 1e-6, "atol": 1e-6}
 
     def draw() -> Tensor:
         return fastgen.sample(model, z, solver="dopri5", **options)
@@ -220,7 +222,7 @@ def cnf() -> list[Case]:
         def peer_draw() -> Tensor:
             with torch.no_grad():
                 t = torch.tensor([1.0, 0.0])
-                return peer.odeint(peer_field, z, t, method="dopri5", **options)[-1]
+                return peer.odeint(peer_field, z, t, method="dopri5", **peer_options)[-1]
 
         def both(t: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
@@ -233,7 +235,7 @@ def cnf() -> list[Case]:
             with torch.no_grad():
                 t = torch.tensor([0.0, 1.0])
                 state = (x, torch.zeros(512))
-                xs, totals = peer.odeint(both, state, t, method="dopri5", **options)
+                xs, totals = peer.odeint(both, state, t, method="dopri5", **peer_options)
                 normal = -0.5 * xs[-1].square().sum(1) - math.log(2 * math.pi)
                 return normal + totals[-1]
 
@@ -250,6 +252,6 @@ def rows(quick: bool) -> Iterator[Row]:
     """The suite."""
     with torch.no_grad():
         yield from measured([overhead()], quick)
+    yield from measured(cnf(), quick)
     for batch in (1, 16) if quick else (1, 4, 16, 64, 256, 1024):
         yield from work(batch)
-    yield from measured(cnf(), quick)

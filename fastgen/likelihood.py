@@ -135,6 +135,8 @@ def log_likelihood(
         log_prob = log_prior + integral.mean(1)
         if divergence == "exact":
             error = torch.zeros_like(log_prob)
+        elif integral.shape[1] == 1:
+            error = torch.full_like(log_prob, math.nan)
         else:
             error = integral.std(1) / math.sqrt(integral.shape[1])
         bits = -log_prob / (dims * math.log(2))

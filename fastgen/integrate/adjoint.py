@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from fastgen.integrate.controller import Controller
 from fastgen.integrate.engine import integrate
 from fastgen.integrate.problem import Field, State
-from fastgen.integrate.tableaus import Tableau
+from fastgen.integrate.tableau import Tableau
 from fastgen.kernels.integrate import Control, Count, Status, Workspace
 
 
@@ -50,8 +51,8 @@ def solve_adjoint(
             "adjoint_seminorm=False: parameters have one gradient for all samples, which samples' "
             "own steps cannot control; use step='joint'"
         )
-    result: Tensor = _Adjoint.apply(field, options, ys, times, y, *parameters)
-    return result
+    apply: Callable[..., Tensor] = _Adjoint.apply
+    return apply(field, options, ys, times, y, *parameters)
 
 
 class _Adjoint(torch.autograd.Function):
@@ -70,7 +71,7 @@ class _Adjoint(torch.autograd.Function):
         return ys.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         ys, times, *parameters = ctx.saved_tensors
         way = _WayBack(ctx.field, ctx.options, tuple(parameters), ctx.needs_input_grad[3])

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastgen.integrate.problem import Field
-from fastgen.integrate.tableaus import Tableau
+from fastgen.integrate.tableau import Tableau
 from fastgen.kernels.integrate import (
     FEWER_ROWS,
     FINISHED,

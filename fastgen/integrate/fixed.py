@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fastgen.integrate.problem import Field
-from fastgen.integrate.tableaus import Tableau
+from fastgen.integrate.tableau import Tableau
+from fastgen.integrate.tableaus import RK4
 
 # Order of `explicit_adams` once enough slopes are known; until then RK4's 3/8 rule starts it.
 ADAMS_ORDER = 4
@@ -72,8 +73,6 @@ def _adams_step(
     field: Field, t: Tensor, h: Tensor, y: Tensor, past: list[tuple[Tensor, Tensor]]
 ) -> Tensor:
     """y + int_t^{t+h} of the polynomial through the last slopes; `past` holds them, last first."""
-    from fastgen.integrate.tableaus import RK4
-
     slope = evaluate(field, t, y)
     past.insert(0, (t, slope))
     del past[ADAMS_ORDER:]

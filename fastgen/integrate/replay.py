@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 from fastgen.integrate.engine import Raw
 from fastgen.integrate.fixed import combined, runge_kutta_step
 from fastgen.integrate.problem import Field
-from fastgen.integrate.tableaus import Tableau
+from fastgen.integrate.tableau import Tableau
 from fastgen.kernels.integrate import Control, Count, Status, Workspace
 
 CHECKPOINTS = ("none", "step", "binomial")

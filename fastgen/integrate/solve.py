@@ -20,6 +20,7 @@ from fastgen.integrate.events import Event, EventObserver
 from fastgen.integrate.fixed import solve_fixed
 from fastgen.integrate.problem import STEPS, Field, State, parameters_of, times_of, tolerance
 from fastgen.integrate.replay import CHECKPOINTS, Recorder, replay
+from fastgen.integrate.tableau import Tableau
 from fastgen.kernels.integrate import Status
 
 GRADIENTS = ("through", "adjoint", "none")
@@ -282,7 +283,7 @@ def check(raw: Raw, max_steps: int) -> None:
         )
 
 
-def _fixed_raw(ys: Tensor, times: Tensor, steps: int, tableau: tableaus.Tableau | None) -> Raw:
+def _fixed_raw(ys: Tensor, times: Tensor, steps: int, tableau: Tableau | None) -> Raw:
     rows = ys.shape[1]
     whole = torch.full((rows,), steps, dtype=torch.int64, device=ys.device)
     done = torch.full_like(whole, Status.DONE)
