@@ -1,6 +1,7 @@
 """fastgen: fast, exact samplers for score, diffusion and flow-matching models."""
 
-from fastgen import kernels, schedules, solvers, timesteps
+from fastgen import couplings, kernels, schedules, solvers, timesteps
+from fastgen.couplings import wasserstein
 from fastgen.guidance import Guidance
 from fastgen.inversion import Inversion, invert
 from fastgen.log_probability import sampled_log_probability, trajectory_log_probability
@@ -18,6 +19,7 @@ __all__ = [
     "Sampler",
     "Step",
     "brownian",
+    "couplings",
     "invert",
     "kernels",
     "plan",
@@ -28,5 +30,6 @@ __all__ = [
     "solvers",
     "timesteps",
     "trajectory_log_probability",
+    "wasserstein",
 ]
 __version__ = "0.1.0"
