@@ -1,6 +1,7 @@
 """fastgen: fast, exact samplers for score, diffusion and flow-matching models."""
 
-from fastgen import kernels, schedules, solvers, timesteps
+from fastgen import couplings, kernels, schedules, solvers, timesteps
+from fastgen.couplings import wasserstein
 from fastgen.guidance import Guidance
 from fastgen.integrate import odeint
 from fastgen.inversion import Inversion, invert
@@ -24,6 +25,7 @@ __all__ = [
     "Sampler",
     "Step",
     "brownian",
+    "couplings",
     "invert",
     "kernels",
     "log_likelihood",
@@ -38,5 +40,6 @@ __all__ = [
     "timesteps",
     "trajectory_log_probability",
     "variational_bound",
+    "wasserstein",
 ]
 __version__ = "0.1.0"

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <climits>
 #include <cmath>
-#include <cstdlib>
 #include <memory>
 #include <numeric>
 #include <stdexcept>
@@ -13,11 +12,6 @@
 namespace fastgen::assignment {
 namespace {
 
-static double tune(const char* name, double otherwise) {
-  const char* v = std::getenv(name);
-  return v ? std::atof(v) : otherwise;
-}
-
 // From this many columns on points are not made a matrix, and up to so many dimensions far ones
 // are left out by boxes.
 constexpr int64_t POINTS_FROM = 513, BOXED_DIMS = 8;
@@ -25,6 +19,8 @@ constexpr int64_t POINTS_FROM = 513, BOXED_DIMS = 8;
 constexpr int64_t SAMPLE_STEP = 8;
 // More levels than this in a matrix (1 GiB) are not made for a refinement.
 constexpr int64_t MOST_LEVELS = int64_t{1} << 28;
+// First epsilon, of the range: from scratch, from a sample's or given prices, and a sample's last.
+constexpr double COLD = 0.05, SAMPLED = 1e-3, SAMPLE_ENDS = 1e-4;
 constexpr int MOST_ROUNDS = 4;
 // Levels are below RANGE by more than rounding.
 constexpr double LEVELS = RANGE * 0.999;
@@ -147,7 +143,6 @@ void Assignment::solve(const Rows& rows, int64_t row_count, Prices* prices, doub
   const int32_t end = std::max(1, static_cast<int32_t>(std::min(last, RANGE * 0.25)));
   solver.solve(*prices, single_phase ? end : static_cast<int32_t>(RANGE * first), end);
   std::copy_n(solver.matches().begin(), rows_, match_.begin());
-  if (std::getenv("TRACE")) { auto& st=solver.statistics(); std::fprintf(stderr,"n %ld phases %ld bids/n %.1f rebuilds/n %.2f paths %ld path_rows %ld\n",row_count,st.phases,st.bids/(double)row_count,st.rebuilds/(double)row_count,st.paths,st.path_rows);}
   for (int64_t j = 0; j < columns_; ++j) v_[j] += (*prices)[j] / scale;
   if (row_count == rows_) return;
   // The columns of the added rows, whose dual variables are left out, have the highest price: 0.
@@ -191,8 +186,7 @@ Prices Assignment::sample_prices(int64_t step) {
   const PointRows coarse(*clouds_, step * SAMPLE_STEP, scale, fine.columns() / SAMPLE_STEP >= 512);
   Prices coarse_prices = sample_prices(step * SAMPLE_STEP);
   Solver solver(coarse, coarse.rows(), coarse.columns(), team_, control_, thread_);
-  solver.solve(coarse_prices, static_cast<int32_t>(RANGE * tune("FIRSTC", .02)), static_cast<int32_t>(RANGE * tune("LASTC", 1e-4)));
-  if (std::getenv("TRACE")) { auto& st=solver.statistics(); std::fprintf(stderr,"n %ld phases %ld bids/n %.1f rebuilds/n %.2f paths %ld path_rows %ld\n",coarse.rows(),st.phases,st.bids/(double)coarse.rows(),st.rebuilds/(double)coarse.rows(),st.paths,st.path_rows);}
+  solver.solve(coarse_prices, static_cast<int32_t>(RANGE * COLD), static_cast<int32_t>(RANGE * SAMPLE_ENDS));
   std::vector<int32_t> coarse_costs(padded(coarse.columns()));
   for (int64_t i = 0; i < coarse.rows(); ++i) {
     const int32_t offset = kernels_.best_two(coarse.row(i, coarse_costs.data()),
@@ -213,7 +207,7 @@ void Assignment::first_round_of_points() {
     const bool extended = extend(), dense = extended || columns_ < POINTS_FROM;
     const PointRows points(*clouds_, 1, scale, !dense && problem_.dims <= BOXED_DIMS);
     Prices prices(stride_, INT_MAX);
-    double first = tune("FIRSTD", .05);
+    double first = COLD;
     if (dense) {
       int32_t* levels = allocate_levels(extended);
       for (int64_t i = 0; i < rows_; ++i) {
@@ -225,14 +219,14 @@ void Assignment::first_round_of_points() {
         std::fill_n(levels + i * stride_ + columns_, stride_ - columns_, PADDING_COST);
       }
       if (extended) std::fill(prices.begin(), prices.end(), 0);
-      if (warm(&prices, scale)) first = 1e-3;
+      if (warm(&prices, scale)) first = SAMPLED;
       solve(MatrixRows(levels, stride_), extended ? columns_ : rows_, &prices, first, scale);
     } else {
       if (warm(&prices, scale)) {
-        first = 1e-3;
+        first = SAMPLED;
       } else if (rows_ == columns_) {
         prices = sample_prices(1);
-        first = tune("FIRSTP", 1e-3);
+        first = SAMPLED;
       }
       solve(points, rows_, &prices, first, scale);
     }
@@ -282,7 +276,7 @@ void Assignment::first_round_of_matrix() {
       std::fill_n(levels + i * stride_ + columns_, stride_ - columns_, PADDING_COST);
     }
     if (extended) std::fill(prices.begin(), prices.end(), 0);
-    const double first = warm(&prices, scale) ? 1e-3 : tune("FIRST", .05);
+    const double first = warm(&prices, scale) ? SAMPLED : COLD;
     solve(MatrixRows(levels, stride_), extended ? columns_ : rows_, &prices, first, scale);
     if (overwritten_) return certify_levels(prices);
   } else if (overwritten_) {
@@ -314,7 +308,7 @@ bool Assignment::refine() {
   for (const Prices& part : lowest) kernels_.lower(part.data(), 0, stride_, prices.data());
   const std::vector<int32_t> match = match_;
   const std::vector<double> v = v_;
-  solve(MatrixRows(levels, stride_), count, &prices, tune("FIRSTR", .05), scale);
+  solve(MatrixRows(levels, stride_), count, &prices, COLD, scale);
   certify();
   if (gap_ < gap) return true;
   match_ = match;

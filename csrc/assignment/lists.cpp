@@ -9,19 +9,31 @@ namespace fastgen::assignment {
 namespace {
 
 // Groups of columns whose lowest one is surely on a list: 16 from this many columns on, else 8.
-#include <cstdlib>
-static double tune(const char* name, double otherwise) {
-  const char* v = std::getenv(name);
-  return v ? std::atof(v) : otherwise;
-}
+constexpr int64_t WIDE_FROM = 2048;
 
-// Keeps the LIST nearest of `count` positions in `reduced`; the others are at `bound` or above.
-int64_t nearest(const int32_t* reduced, int32_t* near, int64_t count, int32_t* bound) {
+// Keeps the LIST nearest of `count` positions with reduced <= highest; the others are at `bound` or
+// above. Of those at `highest` each row takes others: with one choice for all, rows of the same
+// costs would bid for the same few columns.
+int64_t nearest(const int32_t* reduced, int32_t* near, int64_t count, int64_t row,
+                int32_t highest, int32_t* bound) {
+  *bound = highest + 1;
   if (count <= LIST) return count;
-  std::nth_element(near, near + LIST, near + count, [&](int32_t a, int32_t b) {
-    return reduced[a] != reduced[b] ? reduced[a] < reduced[b] : a < b;
-  });
-  *bound = reduced[near[LIST]];
+  const int64_t below =
+      std::partition(near, near + count, [&](int32_t at) { return reduced[at] < highest; }) - near;
+  if (below > LIST) {
+    std::nth_element(near, near + LIST, near + below, [&](int32_t a, int32_t b) {
+      return reduced[a] != reduced[b] ? reduced[a] < reduced[b] : a < b;
+    });
+    *bound = reduced[near[LIST]];
+    return LIST;
+  }
+  const int64_t equal = count - below, wanted = LIST - below;
+  const int64_t start = static_cast<uint32_t>(row) * 2654435761u % equal;
+  if (start + wanted <= equal)
+    std::copy_n(near + below + start, wanted, near + below);
+  else
+    std::rotate(near + below, near + below + start, near + count);
+  *bound = highest;
   return LIST;
 }
 
@@ -41,13 +53,11 @@ void Solver::build(int64_t row, int thread) {
 
 int64_t Solver::list_from_row(int64_t row, int thread, int32_t* columns, int32_t* list_costs) {
   Scratch& scratch = scratch_[thread];
-  static const double wide0 = tune("WIDE", 2048);
   int32_t *reduced = scratch.reduced.data(), *near = scratch.near.data();
   const int32_t* costs = rows_.row(row, scratch.costs.data());
-  const int32_t highest = kernels_.reduce(costs, price_, padded_, padded_ >= wide0, reduced);
-  list_bounds_[row] = highest + 1;
+  const int32_t highest = kernels_.reduce(costs, price_, padded_, padded_ >= WIDE_FROM, reduced);
   int64_t count = kernels_.collect(reduced, padded_, highest, near);
-  count = nearest(reduced, near, count, &list_bounds_[row]);
+  count = nearest(reduced, near, count, row, highest, &list_bounds_[row]);
   for (int64_t k = 0; k < count; ++k) {
     columns[k] = near[k];
     list_costs[k] = costs[near[k]];
@@ -57,7 +67,6 @@ int64_t Solver::list_from_row(int64_t row, int thread, int32_t* columns, int32_t
 
 int64_t Solver::list_from_boxes(int64_t row, int thread, int32_t* columns, int32_t* list_costs) {
   Scratch& scratch = scratch_[thread];
-  static const double wide0 = tune("WIDEBOX", 2048);
   const BoxedPoints& boxed = *rows_.boxes();
   const int64_t boxes = boxed.boxes.stride;
   const float* at = boxed.rows + row * boxed.points.dims;
@@ -74,7 +83,7 @@ int64_t Solver::list_from_boxes(int64_t row, int thread, int32_t* columns, int32
   const auto visit = [&](int32_t box) {
     const int64_t begin = box * BOX, seen = visits * BOX;
     highest = kernels_.visit_box(boxed.points, at, boxed.root, boxed.scale, begin,
-                                 std::min(BOX, columns_ - begin), price_, padded_ >= wide0,
+                                 std::min(BOX, columns_ - begin), price_, padded_ >= WIDE_FROM,
                                  costs + seen, reduced + seen, lowest);
     visited[visits++] = box;
     bounds[box] = INT_MAX;
@@ -89,9 +98,8 @@ int64_t Solver::list_from_boxes(int64_t row, int thread, int32_t* columns, int32
   for (int64_t k = 0; k < rest; ++k)
     if (bounds[near[k]] <= highest) visit(near[k]);
 
-  list_bounds_[row] = highest + 1;
   int64_t count = kernels_.collect(reduced, visits * BOX, highest, near);
-  count = nearest(reduced, near, count, &list_bounds_[row]);
+  count = nearest(reduced, near, count, row, highest, &list_bounds_[row]);
   for (int64_t k = 0; k < count; ++k) {
     columns[k] = static_cast<int32_t>(visited[near[k] / BOX] * BOX + near[k] % BOX);
     list_costs[k] = costs[near[k]];

@@ -2,19 +2,21 @@
 
 #include <algorithm>
 #include <climits>
-#include <cstdio>
-#include <cstdlib>
 
 namespace fastgen::assignment {
 namespace {
 
 // A price war would take more: the paths do the rest.
 constexpr int64_t MOST_BIDS = 100;
+// Lists are built together for at most so many rows.
 constexpr int64_t MOST_AHEAD = 128;
-static double tune(const char* name, double otherwise) {
-  const char* v = std::getenv(name);
-  return v ? std::atof(v) : otherwise;
-}
+// A phase ends when so few of the rows are unassigned: they would bid for long.
+constexpr double PHASE_ENDS = 0.005;
+// Epsilon falls by this factor; where a phase took fewer bids a row than QUIET, to the last value.
+constexpr int32_t FACTOR = 6;
+constexpr int64_t QUIET = 3, LONG_JUMP = 8;
+// From so many columns on rows have lists.
+constexpr int64_t LISTS_FROM = 448;
 
 // Between two questions to Control: some ten milliseconds.
 constexpr int64_t POLL_ELEMENTS = int64_t{1} << 25;
@@ -28,7 +30,7 @@ Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, Team& team,
       row_count_(row_count),
       columns_(columns),
       padded_(padded(columns)),
-      lists_(columns >= tune("LISTS", 512)),
+      lists_(columns >= LISTS_FROM),
       team_(team),
       control_(control),
       thread_(thread),
@@ -65,16 +67,24 @@ void Solver::work(int64_t elements) {
 void Solver::solve(std::vector<int32_t>& prices, int32_t first, int32_t last) {
   price_ = prices.data();
   std::fill(price_ + columns_, price_ + padded_, PADDING_PRICE);
-  const double factor = tune("FACTOR", 6);
-  for (int32_t epsilon = std::max(first, last);;) {
+  int32_t epsilon = std::max(first, last), coarser = 0;
+  bool may_jump = true;
+  for (;;) {
+    const int64_t before = statistics_.bids;
     rebase();
     raise_boxes();
     release(epsilon);
-    phase(epsilon);
-    if (std::getenv("TRACE")) std::fprintf(stderr, "eps %d bids %.2f rebuilds %.2f  left %ld\n", epsilon, statistics_.bids/(double)row_count_, statistics_.rebuilds/(double)row_count_, waiting_);
+    const bool finished = phase(epsilon, coarser ? LONG_JUMP : MOST_BIDS);
     ++statistics_.phases;
+    if (coarser && !finished) {  // back to small steps: ties make a war of prices
+      epsilon = std::max(last, std::exchange(coarser, 0) / FACTOR);
+      may_jump = false;
+      continue;
+    }
     if (epsilon == last) break;
-    epsilon = std::max(last, static_cast<int32_t>(epsilon / factor));
+    const bool quiet = statistics_.phases > 1 && statistics_.bids - before < QUIET * row_count_;
+    if (quiet && may_jump) coarser = epsilon;
+    epsilon = coarser ? last : std::max(last, epsilon / FACTOR);
   }
   for (; waiting_; --waiting_, head_ = (head_ + 1) % row_count_) augment(queue_[head_]);
 }
@@ -116,9 +126,11 @@ void Solver::release(int32_t epsilon) {
   }
 }
 
-void Solver::phase(int32_t epsilon) {
-  const int64_t stop = static_cast<int64_t>(row_count_ * tune("STOP", .003));
-  for (int64_t left = MOST_BIDS * row_count_; waiting_ > stop && left > 0; --left) {
+// False if that took too many bids.
+bool Solver::phase(int32_t epsilon, int64_t most_bids) {
+  const int64_t stop = static_cast<int64_t>(row_count_ * PHASE_ENDS);
+  for (int64_t left = most_bids * row_count_; waiting_ > stop; --left) {
+    if (left == 0) return false;
     const int32_t row = queue_[head_];
     head_ = head_ + 1 == row_count_ ? 0 : head_ + 1;
     --waiting_;
@@ -136,6 +148,7 @@ void Solver::phase(int32_t epsilon) {
     }
     ++statistics_.bids;
   }
+  return true;
 }
 
 Best Solver::listed(int64_t row) const {

@@ -61,7 +61,7 @@ class Solver {
 
  private:
   void rebase();
-  void phase(int32_t epsilon);
+  bool phase(int32_t epsilon, int64_t most_bids);
   void release(int32_t epsilon);
   Best listed(int64_t row) const;
   bool stale(int64_t row, const Best& best, int32_t slack) const;

@@ -123,7 +123,9 @@ def assign(
     if backend not in ("auto", "cpp", "reference"):
         raise ValueError(f"backend={backend!r}: {nearest(backend, ('auto', 'cpp', 'reference'))}")
     if backend != "auto" and problem.device.type != "cpu":
-        raise ValueError(f"backend={backend!r} is for CPU tensors, got {problem.device}; use 'auto'")
+        raise ValueError(
+            f"backend={backend!r} is for CPU tensors, got {problem.device}; use 'auto'"
+        )
     if backend == "cpp" and _C is None:
         raise ValueError("backend='cpp': the C++ kernels are not built; reinstall with a compiler")
     prices = _prices(warm_start, problem)
@@ -201,7 +203,9 @@ class _Reference:
         if not torch.isfinite(matrix).all():
             raise ValueError("cost: expected finite numbers")
         found = [reference.assign(one.numpy()) for one in matrix]
-        match, rows, columns = (torch.stack([torch.from_numpy(f[k]) for f in found]) for k in range(3))
+        match, rows, columns = (
+            torch.stack([torch.from_numpy(f[k]) for f in found]) for k in range(3)
+        )
         cost = matrix.gather(2, match[:, :, None])[:, :, 0].sum(1)
         gap = (cost - rows.sum(1) - columns.sum(1)).clamp(min=0)
         return _Solution(match, cost, gap, rows, columns)
@@ -222,8 +226,7 @@ class _Cpp:
             return self._run(
                 problem.sizes, x0.dtype, epsilon, prices, points=(x0, x1), root=problem.root
             )
-        # In float32 squares of very small or large numbers do not fit.
-        if x0.dtype == torch.float32 and not problem.root and 1e-12 < x0.abs().max() < 1e12:
+        if x0.dtype == torch.float32 and not problem.root:
             found, error = self._by_product(problem, x0, x1, epsilon, prices)
             if (error <= TOLERANCE[torch.float32] * found.cost / found.match.shape[1]).all():
                 return found
@@ -239,23 +242,27 @@ class _Cpp:
     ) -> tuple[_Solution, Tensor]:
         """The solution, and what rounding of the product may do to a single cost."""
         a, b, shift = costs.centred(x0, x1, problem.root)
+        norms = a.norm(dim=2), b.norm(dim=2)
+        largest = norms[0].amax(1).double() * norms[1].amax(1).double()
+        float64 = x0.dtype == torch.float64
+        if not float64 and not (largest.min() > 1e-30 and largest.max() < 1e30):
+            # In float32 squares of very small or large numbers do not fit.
+            return self._by_product(problem, x0.double(), x1.double(), epsilon, prices)
         matrix = costs.matrix_of(a, b, problem.root)
-        assert problem.x0 is not None
-        tolerance, overwrite = TOLERANCE[problem.x0.dtype], x0.dtype == torch.float32
-        squares = a.double().square().sum(2)
-        largest = squares.amax(1).sqrt() * b.norm(dim=2).amax(1).double()
         # From |b|^2 - 2 a.b of centred points to |a - b|^2 = |a - b + shift|^2 of the given ones.
-        shift = shift.double()[:, None]
-        columns = -2 * (b.double() * shift).sum(2)
+        columns = -2 * torch.bmm(b, shift[:, :, None])[:, :, 0].double()
         if prices is not None:
             prices = prices - columns
-        found = self._run(problem.sizes, x0.dtype, epsilon, prices, tolerance, matrix, overwrite)
+        assert problem.x0 is not None
+        tolerance = TOLERANCE[problem.x0.dtype]
+        found = self._run(problem.sizes, x0.dtype, epsilon, prices, tolerance, matrix, not float64)
         if not problem.root:
             found.columns += columns
-            found.rows += squares + 2 * (a.double() * shift).sum(2) + shift.square().sum(2)
-            float64 = x0.dtype == torch.float64
+            found.rows += norms[0].double().square() + shift.double().square().sum(1, keepdim=True)
+            found.rows += 2 * torch.bmm(a, shift[:, :, None])[:, :, 0].double()
             for k, pair in enumerate(zip(x0, x1, found.match, strict=True)):
-                found.cost[k] = _C.paired_cost(*(x.data_ptr() for x in pair), *x0.shape[1:], float64)
+                addresses = (x.data_ptr() for x in pair)
+                found.cost[k] = _C.paired_cost(*addresses, *x0.shape[1:], float64)
         return found, torch.finfo(x0.dtype).eps * largest
 
     def _run(

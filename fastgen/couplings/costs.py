@@ -108,7 +108,9 @@ def _check_clouds(x0: Tensor, x1: Tensor) -> None:
     if len(x0) != len(x1):
         raise ValueError(f"x1: expected {len(x0)} problems as in x0, got {len(x1)}")
     if x0.shape[2] != x1.shape[2]:
-        raise ValueError(f"x1: expected points of {x0.shape[2]} numbers as in x0, got {x1.shape[2]}")
+        raise ValueError(
+            f"x1: expected points of {x0.shape[2]} numbers as in x0, got {x1.shape[2]}"
+        )
 
 
 def _finite(name: str, x: Tensor) -> Tensor:
