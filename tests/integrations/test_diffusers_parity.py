@@ -35,6 +35,7 @@ def test_defaults(name):
     assert compare(name, fixed(config), steps=6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_once(name):
     """One option away from the defaults, all in turn; each has some value that runs."""
