@@ -15,6 +15,7 @@ from benchmarks import compare, harness, pages, report
 SUITES = {
     "kernels": "the kernels alone, beside preallocated PyTorch and torch.compile",
     "loops": "microseconds per step of whole sampling loops around a network that costs nothing",
+    "schedulers": "microseconds per step of the diffusers drop-in beside diffusers",
     "stages": "microseconds per stage of every solver at (256, 2)",
     "end_to_end": "whole loops with real networks of several sizes, and the solver's share",
     "quality": "quality against network evaluations with exact scores and trained networks",

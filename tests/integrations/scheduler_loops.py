@@ -132,7 +132,10 @@ OPTIONS = {
         {k: v for k, v in DPM.items() if k not in ("timestep_spacing", "steps_offset")},
         {},
     ),
-    "DPMSolverSDEScheduler": (SHORT | SIGMAS | {"noise_sampler_seed": [3]}, {"s_noise": [1.0, 0.8]}),
+    "DPMSolverSDEScheduler": (
+        SHORT | SIGMAS | {"noise_sampler_seed": [3]},
+        {"s_noise": [1.0, 0.8]},
+    ),
     "DEISMultistepScheduler": (SOLVERS | {"solver_order": [2, 1, 3]}, {}),
     "UniPCMultistepScheduler": (
         SOLVERS
@@ -237,7 +240,7 @@ def relative(mine, theirs):
 
 
 def compare(name, config, step_options=None, steps=8, tolerance=1e-5, **options):
-    """Compare both loops; False where diffusers has no answer, and then ours must be an error or finite."""
+    """Compare both loops; False where diffusers has no answer: ours is then an error or finite."""
     theirs, error = quietly(getattr(diffusers, name), **config)
     if error is not None:
         _, mine = quietly(getattr(drop_in, name), **config)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 pytest.importorskip("diffusers")
-import diffusers  # noqa: E402
-from scheduler_loops import drop_in, relative, run  # noqa: E402
+import diffusers
+from scheduler_loops import drop_in, relative, run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 COSINE = {"beta_schedule": "squaredcos_cap_v2"}

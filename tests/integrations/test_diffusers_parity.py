@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("diffusers")
 pytest.importorskip("torchsde")
-from scheduler_loops import OPTIONS, compare  # noqa: E402
+from scheduler_loops import OPTIONS, compare
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -35,6 +35,7 @@ def test_defaults(name):
     assert compare(name, fixed(config), steps=6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_once(name):
     """One option away from the defaults, all in turn; each has some value that runs."""

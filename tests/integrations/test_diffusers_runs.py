@@ -1,4 +1,4 @@
-"""What a scheduler may meet in use: generators, dtypes, shapes, gradients, copies, its own noise."""
+"""What a scheduler may meet in use: generators, dtypes, shapes, gradients, copies, own noise."""
 
 import copy
 import pickle
@@ -8,8 +8,8 @@ import pytest
 import torch
 
 pytest.importorskip("diffusers")
-import diffusers  # noqa: E402
-from scheduler_loops import SHAPE, drop_in, network, relative, run  # noqa: E402
+import diffusers
+from scheduler_loops import SHAPE, drop_in, network, relative, run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PLAIN = (
@@ -66,8 +66,8 @@ def test_ddim_takes_the_noise_given():
         scheduler.set_timesteps(6)
         results.append(step_through(scheduler, state(), eta=0.8, variance_noise=state(7)))
     assert relative(results[1], results[0]) < 1e-5
+    t, noise = mine.timesteps[0], state()
     with pytest.raises(ValueError, match="variance_noise and generator"):
-        t, noise = mine.timesteps[0], state()
         mine.step(noise, t, noise, eta=1.0, generator=torch.Generator(), variance_noise=noise)
 
 
@@ -99,7 +99,9 @@ def test_learned_variance(kind):
 def test_half_precision(name, dtype):
     """diffusers' dtype, and no further from its float32 loop than its own half-precision loop."""
     theirs, mine = both(name)
-    exact = run(theirs, 6, net=lambda x, t: network(x.to(dtype).float(), t).to(dtype).float())[0][-1]
+    exact = run(theirs, 6, net=lambda x, t: network(x.to(dtype).float(), t).to(dtype).float())[0][
+        -1
+    ]
     peer, own = run(theirs, 6, dtype=dtype)[0][-1], run(mine, 6, dtype=dtype)[0][-1]
     assert own.dtype == peer.dtype
     assert relative(own, exact) <= 1.5 * relative(peer, exact) + 4 * torch.finfo(dtype).eps
@@ -112,7 +114,7 @@ def test_started_in_the_middle(name):
     for scheduler in both(name):
         scheduler.set_timesteps(8)
         order = scheduler.order
-        start = 4 * order - (order - 1)
+        start = 4 * order
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(start)
         t = scheduler.timesteps[start : start + 1]
@@ -130,7 +132,7 @@ def test_started_at_a_timestep(name):
     results = []
     for scheduler, timestep in zip(both(name), (lambda t: t, lambda t: t.clone()), strict=True):
         scheduler.set_timesteps(8)
-        start = 3 * scheduler.order - (scheduler.order - 1)
+        start = 3 * scheduler.order
         x = state()
         for t in scheduler.timesteps[start:]:
             t = timestep(t)
@@ -307,7 +309,7 @@ def test_reference_backend(monkeypatch):
 
 
 def test_training_helpers():
-    """add_noise and get_velocity at times for each sample, as DreamBooth-like training calls them."""
+    """add_noise and get_velocity at times for each sample, as DreamBooth-like training has them."""
     times = torch.tensor([10, 700])
     for name in ("DDPMScheduler", "DDIMScheduler"):
         theirs, mine = both(name)

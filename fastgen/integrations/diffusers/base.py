@@ -96,6 +96,7 @@ class FusedScheduler:
         self._noise = noise, seed
         self._known = (None, {})
         if self._run is not None:
+            self._run.contract = None
             self._begin()
 
     def index_for_timestep(
@@ -135,11 +136,15 @@ class FusedScheduler:
             grids.clear()
         run.rows = grids.setdefault(key, {})
         if self._noise[0] == "contract":
-            run.contract = Contract(self._noise[1])
+            same = self._run is not None and self._run.contract is not None
+            run.contract = self._run.contract if same and self._run else Contract(self._noise[1])
+            assert run.contract is not None
+            if keep is None:
+                run.contract.begin()
         if keep is not None:
             run.held, run.data, run.recorded = keep.held, keep.data, keep.recorded
         if self._run is not None:  # layouts stay good as long as shapes do
-            run.epoch, run.shape, run.free = self._run.epoch, self._run.shape, self._run.free
+            run.epoch, run.form, run.free = self._run.epoch, self._run.form, self._run.free
         for name in self._grids:  # here, where reading from a device is no surprise
             if name in self.__dict__:
                 self._grid(run, name)

@@ -27,14 +27,20 @@ class Contract:
     own seed, so that one image of a batch can be made again alone.
     """
 
-    def __init__(self, seed: int | None) -> None:
-        self.seed = seed
+    def __init__(self, seed: int | None, drawn: int | None = None) -> None:
+        self.seed, self.drawn = seed, drawn
         self.noise: Noise | None = None
         self.key: object = None
+        self.draw: Any = None  # the draw on the host, to write without torch's overhead
 
     def begin(self) -> None:
-        """A new run: without seed and generator another one is drawn from torch's own."""
-        self.key = None
+        """A new run: where no generator and no seed said otherwise, another one is drawn."""
+        if self.drawn is not None:
+            self.key = self.drawn = None
+
+    def __reduce__(self) -> Any:
+        """Copies point at tensors of their own."""
+        return Contract, (self.seed, self.drawn)
 
     def use(self, generator: Generators, rows: int, device: torch.device, draw: int) -> bool:
         """Point at a draw; True if that needed new tensors, at other addresses."""
@@ -52,12 +58,20 @@ class Contract:
                 torch.zeros(1, dtype=torch.int64, device=device),
                 Stream.SOLVER,
             )
+            self.draw = self.noise.draws.numpy() if device.type == "cpu" else None
         assert self.noise is not None
-        self.noise.draws.fill_(draw)
+        if self.draw is not None:
+            self.draw[0] = draw
+        else:
+            self.noise.draws.fill_(draw)
         return fresh
 
     def _own(self) -> int:
-        return int(torch.randint(2**63 - 1, ()).item()) if self.seed is None else self.seed
+        if self.seed is not None:
+            return self.seed
+        if self.drawn is None:
+            self.drawn = int(torch.randint(2**63 - 1, ()).item())
+        return self.drawn
 
 
 class Run:
@@ -75,7 +89,7 @@ class Run:
         self.contract: Contract | None = None
         self.held: dict[int, Held] = {}
         self.free: list[Held] = []
-        self.shape: torch.Size | None = None
+        self.form: tuple[torch.Size, bool] | None = None
         self.epoch = object()
         self.recorded = False  # a register has a gradient
         self.data: Tensor | None = None  # the data prediction after "threshold"
@@ -156,9 +170,10 @@ class Run:
         sample, output, _, z = given
         assert sample is not None
         assert output is not None
-        if sample.shape != self.shape or row.epoch is self.epoch:
-            # Addresses are trusted for one shape only: for another, nothing is.
-            self.shape, self.epoch, self.free = sample.shape, object(), []
+        form = (sample.shape, sample.dtype is torch.float64)
+        if form != self.form or row.epoch is self.epoch:
+            # Buffers are trusted for one shape and width only: for another, nothing is.
+            self.form, self.epoch, self.free = form, object(), []
             self.held = {k: (t, t) for k, (t, _) in self.held.items()}
         if self.recorded or not self._describe(row, kind, given):
             return self._general(row, kind, given)

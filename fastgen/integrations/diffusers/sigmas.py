@@ -18,9 +18,9 @@ from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteSchedulerOut
 from torch import Tensor
 
 from fastgen.integrations.diffusers.base import FusedScheduler
-from fastgen.integrations.diffusers.rows import Transform, Update, data, noise, out, r, x
+from fastgen.integrations.diffusers.rows import SAMPLE, Transform, Update, data, noise, out, r, x
 from fastgen.integrations.diffusers.runs import Generators, Kind, Run
-from fastgen.plans.forms import Form
+from fastgen.plans.forms import Form, Value
 
 
 class OnSigmas(FusedScheduler):
@@ -131,13 +131,9 @@ class EulerDiscreteScheduler(Churned, Scaled, diffusers.EulerDiscreteScheduler):
         return EulerDiscreteSchedulerOutput(*results) if return_dict else results
 
     def _denoised(self, at: Form, sigma: float, sigma_hat: float) -> Form:
-        raw = self._raw(sigma_hat if self.config.prediction_type == "epsilon" else sigma, ALL)
-        weight = float(raw.terms.get(_X, 0.0))
-        moved: Form = raw + weight * (at - x)
-        return moved
-
-
-(_X,) = x.terms
+        raw: Form = self._raw(sigma_hat if self.config.prediction_type == "epsilon" else sigma, ALL)
+        weight = float(raw.terms.get(Value(SAMPLE), 0.0))
+        return raw + weight * (at - x)
 
 
 class EDMEulerScheduler(Churned, Scaled, diffusers.EDMEulerScheduler):
@@ -184,7 +180,8 @@ class EDMEulerScheduler(Churned, Scaled, diffusers.EDMEulerScheduler):
 
 def edm_denoised(scheduler: Any, at: Form, sigma: float) -> Form:
     """EDM's preconditioning, x0 = c_skip x + c_out F (Karras et al. 2022, table 1)."""
-    width, kind = scheduler.config.sigma_data, scheduler.config.prediction_type
+    width: float = scheduler.config.sigma_data
+    kind: str = scheduler.config.prediction_type
     if kind not in ("epsilon", "v_prediction"):
         name = type(scheduler).__name__
         raise ValueError(f"prediction_type={kind!r}: {name} knows epsilon, v_prediction")
