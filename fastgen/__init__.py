@@ -1,6 +1,6 @@
 """fastgen: fast, exact samplers for score, diffusion and flow-matching models."""
 
-from fastgen import kernels, schedules, solvers, timesteps
+from fastgen import kernels, networks, schedules, solvers, timesteps, training
 from fastgen.guidance import Guidance
 from fastgen.inversion import Inversion, invert
 from fastgen.log_probability import sampled_log_probability, trajectory_log_probability
@@ -20,6 +20,7 @@ __all__ = [
     "brownian",
     "invert",
     "kernels",
+    "networks",
     "plan",
     "randn",
     "sample",
@@ -27,6 +28,7 @@ __all__ = [
     "schedules",
     "solvers",
     "timesteps",
+    "training",
     "trajectory_log_probability",
 ]
 __version__ = "0.1.0"
