@@ -1,6 +1,6 @@
 """fastgen: fast, exact samplers for score, diffusion and flow-matching models."""
 
-from fastgen import couplings, kernels, schedules, solvers, timesteps
+from fastgen import couplings, kernels, networks, schedules, solvers, timesteps, training
 from fastgen.couplings import wasserstein
 from fastgen.guidance import Guidance
 from fastgen.integrate import odeint
@@ -29,6 +29,7 @@ __all__ = [
     "invert",
     "kernels",
     "log_likelihood",
+    "networks",
     "odeint",
     "plan",
     "randn",
@@ -38,6 +39,7 @@ __all__ = [
     "sdeint",
     "solvers",
     "timesteps",
+    "training",
     "trajectory_log_probability",
     "variational_bound",
     "wasserstein",

@@ -1,4 +1,4 @@
-"""The command line: `fastgen demo | sample | solvers | plan`."""
+"""The command line: `fastgen demo | train | sample | solvers | plan`."""
 
 from __future__ import annotations
 
@@ -83,8 +83,14 @@ def _arguments() -> argparse.ArgumentParser:
     demo.add_argument("--retrain", action="store_true", help="ignore a stored checkpoint")
     demo.set_defaults(run=_demo)
 
+    from fastgen import training_cli
+
+    training_cli.add_parser(commands)
+
     sample = commands.add_parser("sample", help="draw samples from a network")
-    sample.add_argument("source", help="a checkpoint of `demo`, or package.module:factory")
+    sample.add_argument(
+        "source", help="a checkpoint of `train` or `demo`, or package.module:factory"
+    )
     sample.add_argument("--weights", type=Path, help="safetensors for the factory's network")
     sample.add_argument("--shape", type=_shape, required=True, help="B,C,H,W")
     sample.add_argument("--out", type=Path, required=True, help=".npz, or .png for images")
@@ -222,19 +228,24 @@ def _model(arguments: argparse.Namespace) -> fastgen.Model:
     source: str = arguments.source
     if ":" not in source or Path(source).exists():
         _require("safetensors")
-        from fastgen.demo.checkpoint import Checkpoint
+        from fastgen.demo.checkpoint import FORMAT, Checkpoint
+        from fastgen.training import load
+        from fastgen.training.files import read_safetensors
 
         for name in ("weights", "schedule", "predicts"):
             if getattr(arguments, name) is not None:
                 raise ValueError(f"--{name} is for package.module:factory, not for a checkpoint")
-        return Checkpoint.load(Path(source)).model()
+        path = Path(source)
+        if FORMAT in read_safetensors(path)[1]:
+            return Checkpoint.load(path).model()
+        return load(path).model()
     made = _factory(source)()
     net = made.net if isinstance(made, fastgen.Model) else made
     if arguments.weights is not None:
         if not isinstance(net, nn.Module):
             raise ValueError(f"--weights: {source} made no torch.nn.Module but {net!r}")
         _require("safetensors")
-        from fastgen.demo.checkpoint import load_strictly, read_safetensors
+        from fastgen.training.files import load_strictly, read_safetensors
 
         load_strictly(net, read_safetensors(arguments.weights)[0], arguments.weights)
     if isinstance(net, nn.Module):
@@ -352,8 +363,8 @@ def _write_png(samples: Tensor, path: Path) -> None:
     """A square grid of images with [-1, 1] from black to white, small ones enlarged."""
     from matplotlib.image import imsave
 
-    from fastgen.demo.checkpoint import replacing
     from fastgen.demo.report import strip
+    from fastgen.training.files import replacing
 
     grid = strip(samples, columns=int(np.ceil(len(samples) ** 0.5)))
     zoom = max(1, 512 // max(grid.shape[:2]))
@@ -362,7 +373,7 @@ def _write_png(samples: Tensor, path: Path) -> None:
 
 
 def _write_npz(path: Path, **arrays: Any) -> None:
-    from fastgen.demo.checkpoint import replacing
+    from fastgen.training.files import replacing
 
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)

@@ -6,9 +6,8 @@ import torch
 from torch import nn
 
 import fastgen
-from fastgen.demo.checkpoint import Checkpoint, load_strictly, replacing
+from fastgen.demo.checkpoint import Checkpoint
 from fastgen.demo.data import CLASSES, load_digits
-from fastgen.demo.networks import DigitFlow
 from fastgen.demo.report import (
     NFES,
     SOLVERS,
@@ -21,7 +20,10 @@ from fastgen.demo.report import (
     write_csv,
     write_sheet,
 )
-from fastgen.demo.train import flow_matching_loss, train
+from fastgen.demo.train import OBJECTIVE, train
+from fastgen.networks import ModulatedMLP
+from fastgen.training import Batch
+from fastgen.training.files import load_strictly, replacing
 
 pytest.importorskip("sklearn")
 pytest.importorskip("safetensors")
@@ -105,8 +107,8 @@ class TestTraining:
         made = train(digits.train, steps=120, minutes=1, seed=0, width=32, progress=False)
         with torch.no_grad():
             losses = [
-                flow_matching_loss(network, *digits.held_out_a)
-                for network in (made.network, DigitFlow(32))
+                OBJECTIVE.loss(network, Batch(*digits.held_out_a, step=0, seed=0))
+                for network in (made.network, ModulatedMLP((1, 8, 8), 32, classes=CLASSES))
             ]
         assert losses[0] < 0.8 * losses[1]
 
@@ -130,7 +132,8 @@ class TestTraining:
 
     def test_labels_matter_and_may_be_left_out(self):
         torch.manual_seed(0)
-        net, x, t = DigitFlow(16), torch.randn(3, 1, 8, 8), torch.rand(3)
+        net = ModulatedMLP((1, 8, 8), 16, classes=CLASSES)
+        x, t = torch.randn(3, 1, 8, 8), torch.rand(3)
         none = torch.full((3,), CLASSES)
         assert torch.equal(net(x, t), net(x, t, labels=none))
         assert not torch.equal(net(x, t), net(x, t, labels=torch.zeros(3, dtype=torch.int64)))

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from fastgen import schedules
 from fastgen.demo.checkpoint import Checkpoint
 from fastgen.demo.data import CLASSES, Part
-from fastgen.demo.networks import DigitFeatures, DigitFlow
+from fastgen.demo.networks import DigitFeatures
+from fastgen.networks import ModulatedMLP
+from fastgen.training import Flow, Settings, Trainer
 
 BATCH = 128
 LEARNING_RATE = 1e-3
-WARM_UP = 100
-AVERAGE = 0.998  # decay of the moving average of the weights
-LABEL_DROPOUT = 0.1  # so that the network also knows digits of any class
 CLASSIFIER_STEPS = 800
+OBJECTIVE = Flow(data_at=0)
 
 
 @contextmanager
@@ -44,10 +41,8 @@ def train(
 ) -> Checkpoint:
     """Train the velocity field and the classifier.
 
-    Minimises E |u(x_t, t, label) - (eps - x_0)|^2 with x_t = (1 - t) x_0 + t eps, t uniform:
-    conditional flow matching of Lipman et al. 2023 (arXiv 2210.02747), noise at t = 1. AdamW,
-    learning rate up linearly and down by a cosine; the result is the exponential moving average
-    of the weights.
+    Conditional flow matching of Lipman et al. 2023 (arXiv 2210.02747), noise at t = 1, with the
+    trainer of `fastgen.training`: the result is the moving average of the weights.
 
     Args:
         digits: training images and labels.
@@ -70,48 +65,15 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         features = classifier(digits, min(CLASSIFIER_STEPS, 10 * steps))
-        left = 60 * minutes - (time.perf_counter() - start)
-        network, done = _velocity_field(digits, DigitFlow(width), steps, left, progress)
+        network = ModulatedMLP((1, 8, 8), width, classes=CLASSES)
+    left = minutes - (time.perf_counter() - start) / 60
+    settings = Settings(steps=steps, batch=BATCH, learning_rate=LEARNING_RATE, seed=seed)
+    trainer = Trainer(network, OBJECTIVE.loss, digits.images, settings, digits.labels)
+    trainer.run(minutes=max(left, 1e-6), progress=progress)
     seconds = round(time.perf_counter() - start, 2)
-    return Checkpoint(network, features, schedules.Rectified(), seed, done, seconds)
-
-
-def flow_matching_loss(network: DigitFlow, x0: Tensor, labels: Tensor) -> Tensor:
-    """Mean square of u(x_t, t) - (eps - x_0), one t per image, stratified over [0, 1]."""
-    t = (torch.arange(len(x0)) + torch.rand(len(x0))) / len(x0)
-    eps = torch.randn_like(x0)
-    s = t[:, None, None, None]
-    return functional.mse_loss(network((1 - s) * x0 + s * eps, t, labels), eps - x0)
-
-
-def _velocity_field(
-    digits: Part, network: DigitFlow, steps: int, limit: float, progress: bool
-) -> tuple[DigitFlow, int]:
-    from tqdm.auto import tqdm
-
-    average = copy.deepcopy(network).requires_grad_(False)
-    optimiser = torch.optim.AdamW(network.parameters(), LEARNING_RATE, fused=True)
-    start = time.perf_counter()
-    done = 0
-    with tqdm(total=steps, desc="training", unit="step", disable=not progress) as bar:
-        while done < steps and (done == 0 or time.perf_counter() - start < limit):
-            spent = (time.perf_counter() - start) / limit if done else 0.0
-            fall = (1 + math.cos(math.pi * min(1.0, max(done / steps, spent)))) / 2
-            rate = LEARNING_RATE * min(1.0, (done + 1) / WARM_UP) * fall
-            optimiser.param_groups[0]["lr"] = rate
-            images, labels = _batch(digits)
-            dropped = torch.rand(BATCH) < LABEL_DROPOUT
-            loss = flow_matching_loss(network, images, labels.masked_fill(dropped, CLASSES))
-            optimiser.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
-            decay = min(AVERAGE, (1 + done) / (10 + done))
-            torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-            done += 1
-            bar.update()
-            if done % 50 == 0:
-                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    return average.eval(), done
+    average = trainer.average
+    assert isinstance(average, ModulatedMLP)
+    return Checkpoint(average, features, schedules.Rectified(), seed, trainer.step, seconds)
 
 
 def classifier(digits: Part, steps: int) -> DigitFeatures:

@@ -103,5 +103,7 @@ class DiT(Network):
             h = block(h, embedding)
         scale, shift = self.modulation(embedding)[:, None].chunk(2, dim=2)
         h = self.outward(functional.layer_norm(h, h.shape[2:]) * (1 + scale) + shift)
-        pieces = h.reshape(len(x), self.tokens, self.tokens, self.out_channels, *[self.patch] * 2)
+        pieces: Tensor = h.reshape(
+            len(x), self.tokens, self.tokens, self.out_channels, *[self.patch] * 2
+        )
         return pieces.permute(0, 3, 1, 4, 2, 5).reshape(len(x), self.out_channels, side, side)

@@ -81,10 +81,10 @@ class Embedding(nn.Module):
         if (r is not None) != self.second_time:
             state = "two times" if self.second_time else "one time"
             raise ValueError(f"r: this network is called with {state}")
-        weight = self.time[0].weight
-        waves = [self._waves(t.to(weight.dtype))]
+        dtype = next(self.time.parameters()).dtype
+        waves = [self._waves(t.to(dtype))]
         if r is not None:
-            waves.append(self._waves(r.to(weight.dtype)))
+            waves.append(self._waves(r.to(dtype)))
         total: Tensor = self.time(torch.cat(waves, dim=1))
         if self.label is None:
             if labels is not None:

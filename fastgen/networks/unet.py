@@ -57,7 +57,7 @@ class Attention(nn.Module):
         split = self.inward(tokens).reshape(batch, length, 3, self.heads, -1)
         q, k, v = split.permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(q, k, v)
-        out = self.outward(mixed.transpose(1, 2).reshape(batch, length, channels))
+        out: Tensor = self.outward(mixed.transpose(1, 2).reshape(batch, length, channels))
         return x + out.transpose(1, 2).reshape(x.shape)
 
 
@@ -140,16 +140,21 @@ class UNet(Network):
         h, skips = self.inward(x), []
         for level, stack in enumerate(self.down):
             h = self.shrink[level - 1](h) if level else h
-            for block in stack:  # type: ignore[union-attr]
+            for block in _blocks(stack):
                 h = block(h, embedding)
                 skips.append(h)
         h = self.attention(self.middle(h, embedding))
         for level, stack in enumerate(self.up):
             h = functional.interpolate(h, scale_factor=2.0) if level else h
-            for block in stack:  # type: ignore[union-attr]
+            for block in _blocks(stack):
                 h = block(torch.cat([h, skips.pop()], dim=1), embedding)
         result: Tensor = self.outward(h)
         return result
+
+
+def _blocks(stack: nn.Module) -> nn.ModuleList:
+    assert isinstance(stack, nn.ModuleList)
+    return stack
 
 
 def _groups(channels: int) -> int:

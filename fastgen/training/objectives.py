@@ -74,7 +74,7 @@ class Denoising:
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The loss of a training step."""
-        kwargs = {} if batch.labels is None else {"labels": batch.labels}
+        kwargs: dict[str, Any] = {} if batch.labels is None else {"labels": batch.labels}
         return losses.denoising(
             self.model(network),
             batch.data,

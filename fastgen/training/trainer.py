@@ -194,7 +194,8 @@ class Trainer:
         """
         last = self.settings.steps if steps is None else min(steps, self.settings.steps)
         bar = _bar(last, self.step) if progress else None
-        start, losses = time.perf_counter(), []
+        start = time.perf_counter()
+        losses: list[Tensor] = []
         with torch.random.fork_rng(devices=[]):
             while self.step < last:
                 spent = 0.0 if minutes is None else (time.perf_counter() - start) / (60 * minutes)
@@ -234,8 +235,9 @@ class Trainer:
             nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         self.optimiser.step()
         decay = min(settings.average, (1 + step) / (10 + step)) if settings.average else 0.0
-        weights, averages = list(self.network.parameters()), list(self.average.parameters())
-        torch._foreach_lerp_(averages, [p.detach() for p in weights], 1 - decay)
+        weights = [p.detach() for p in self.network.parameters()]
+        averages = [p.detach() for p in self.average.parameters()]
+        torch._foreach_lerp_(averages, weights, 1 - decay)
         for ours, theirs in zip(self.average.buffers(), self.network.buffers(), strict=True):
             ours.copy_(theirs)
         self.step += 1

@@ -1,10 +1,12 @@
 """The trainer: exact resumption after a kill, sampling what was trained, checkpoints, reflow."""
 
+import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,7 +55,10 @@ with log.open("a") as file:
 class TestResume:
     def start(self, script, *arguments):
         command = [sys.executable, str(script), *map(str, arguments)]
-        return subprocess.Popen(command, stderr=subprocess.PIPE)
+        root = str(Path(fastgen.__file__).parents[1])
+        return subprocess.Popen(
+            command, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": root}
+        )
 
     def test_a_killed_run_goes_on_with_the_same_losses(self, tmp_path):
         script = tmp_path / "train.py"
@@ -182,7 +187,7 @@ class TestTrainer:
         with pytest.raises(ValueError, match="not a whole safetensors file"):
             small(Flow()).resume(path)
         save_file({"x": torch.zeros(1)}, path)
-        with pytest.raises(ValueError, match="not a checkpoint of fastgen.training"):
+        with pytest.raises(ValueError, match=r"not a checkpoint of fastgen\.training"):
             load(path)
 
 
