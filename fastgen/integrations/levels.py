@@ -1,4 +1,4 @@
-"""Running a solver on the caller's own noise levels, model, noise and callback.
+"""Running a solver on the caller's own noise levels, denoiser, noise and callback.
 
 The levels become a plan on an EDM process whose time is sigma / 2^k, a quotient without rounding.
 Plans, coefficients on a device and buffers are kept for the next call with the same levels and
@@ -21,7 +21,6 @@ from torch import Tensor
 from fastgen.devices import upload
 from fastgen.errors import nearest
 from fastgen.execution import BufferKey, InPlaceRun, Tables
-from fastgen.integrations.k_diffusion.noise import NoiseSampler
 from fastgen.kernels.contract import DTYPE_CODES
 from fastgen.noise import id_tensor, seed_tensor
 from fastgen.plans import Builder, Form
@@ -33,6 +32,7 @@ from fastgen.schedules import EDM
 Denoiser = Callable[..., Tensor]
 Callback = Callable[[dict[str, Any]], object]
 Span = tuple[float, float]
+NoiseSampler = Callable[[Any, Any], Tensor]
 Seeds = int | Sequence[int] | Tensor
 NOISES = ("torch", "comfyui", "contract")
 MARGIN = 1.5  # churn goes up to sqrt(2) times the highest level
@@ -118,6 +118,11 @@ def _with_given_noise(i: Any) -> Any:
         for s, c in i.form.terms.items()
     }
     return Let(i.value, Form(terms))
+
+
+def before_each_step(found: Recipe, levels: tuple[float, ...]) -> dict[int, Span]:
+    """Samplers with churn draw in every step, whether it churns or not."""
+    return {stage: (levels[i], levels[i + 1]) for i, stage in enumerate(found.first)}
 
 
 class Calls:
