@@ -187,7 +187,7 @@ class InPlaceRun:
             if any(storage == e.untyped_storage().data_ptr() for e in earlier):
                 raise ValueError(
                     "net: it returned the same memory as at an earlier evaluation, which is "
-                    "still needed; wrap it as Model(..., reuses_output=True)"
+                    "still needed; return a copy, or wrap it as Model(..., reuses_output=True)"
                 )
         return output
 

@@ -8,10 +8,16 @@ from torch import Tensor
 
 from fastgen.integrations.k_diffusion.noise import (
     BrownianTreeNoiseSampler,
-    NoiseSampler,
     default_noise_sampler,
 )
-from fastgen.integrations.k_diffusion.runs import Recipe, Seeds, Span, check_noise, checked_levels
+from fastgen.integrations.levels import (
+    NoiseSampler,
+    Recipe,
+    Seeds,
+    Span,
+    check_noise,
+    checked_levels,
+)
 
 
 def noise_options(
@@ -22,7 +28,7 @@ def noise_options(
     extra_args: dict[str, Any] | None,
     brownian: Any = None,
 ) -> dict[str, Any]:
-    """The keywords of `runs.run` for a sampler's choice of noise.
+    """The keywords of `fastgen.integrations.levels.run` for a sampler's choice of noise.
 
     brownian: the noise levels, where the default is a Brownian path.
     """
@@ -38,11 +44,6 @@ def noise_options(
         low, high = min(levels), max(levels)
         return chosen | {"sampler": BrownianTreeNoiseSampler(x, low, high, own_seed)}
     return chosen  # the one step goes to data
-
-
-def before_each_step(found: Recipe, levels: tuple[float, ...]) -> dict[int, Span]:
-    """Samplers with churn draw in every step, whether it churns or not."""
-    return {stage: (levels[i], levels[i + 1]) for i, stage in enumerate(found.first)}
 
 
 def after_each_step(found: Recipe, levels: tuple[float, ...]) -> dict[int, Span]:

@@ -15,14 +15,14 @@ from torch import Tensor
 from fastgen.integrations.k_diffusion import programs
 from fastgen.integrations.k_diffusion.choices import (
     after_each_step,
-    before_each_step,
     noise_options,
 )
-from fastgen.integrations.k_diffusion.noise import NoiseSampler
-from fastgen.integrations.k_diffusion.runs import (
+from fastgen.integrations.levels import (
     Callback,
     Denoiser,
+    NoiseSampler,
     Seeds,
+    before_each_step,
     checked_levels,
     run,
 )

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from fastgen.integrations.k_diffusion.adaptive import Controller, DpmAdaptive
 from fastgen.integrations.k_diffusion.choices import noise_options
-from fastgen.integrations.k_diffusion.noise import NoiseSampler
 from fastgen.integrations.k_diffusion.programs import dpm_fast
-from fastgen.integrations.k_diffusion.runs import (
+from fastgen.integrations.levels import (
     Callback,
     Denoiser,
+    NoiseSampler,
     Recipe,
     Seeds,
     Span,

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from fastgen import kernels
+from fastgen.integrations.levels import NoiseSampler
 from fastgen.noise import id_tensor, seed_tensor
 
-NoiseSampler = Callable[[Any, Any], Tensor]
 KEPT = 3  # values of W that later increments begin or end at: a step has a start, a middle, an end
 
 

@@ -19,11 +19,16 @@ from torch import Tensor
 
 from fastgen.integrations.k_diffusion.choices import (
     after_each_step,
-    before_each_step,
     noise_options,
 )
-from fastgen.integrations.k_diffusion.noise import NoiseSampler
-from fastgen.integrations.k_diffusion.runs import Callback, Denoiser, Seeds, run
+from fastgen.integrations.levels import (
+    Callback,
+    Denoiser,
+    NoiseSampler,
+    Seeds,
+    before_each_step,
+    run,
+)
 from fastgen.solvers.exponential import dpmpp_2m, euler_ancestral
 from fastgen.solvers.multistep import lms
 from fastgen.solvers.stochastic import (

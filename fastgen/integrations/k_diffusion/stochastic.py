@@ -14,9 +14,8 @@ from fastgen.integrations.k_diffusion.choices import (
     in_and_after_each_step,
     noise_options,
 )
-from fastgen.integrations.k_diffusion.noise import NoiseSampler
 from fastgen.integrations.k_diffusion.programs import compat_3m_sde
-from fastgen.integrations.k_diffusion.runs import Callback, Denoiser, Seeds, run
+from fastgen.integrations.levels import Callback, Denoiser, NoiseSampler, Seeds, run
 from fastgen.solvers.stochastic import dpmpp_sde
 from fastgen.solvers.stochastic_multistep import dpmpp_2m_sde
 

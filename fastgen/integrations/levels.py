@@ -1,4 +1,4 @@
-"""Running a solver on the caller's own noise levels, model, noise and callback.
+"""Running a solver on the caller's own noise levels, denoiser, noise and callback.
 
 The levels become a plan on an EDM process whose time is sigma / 2^k, a quotient without rounding.
 Plans, coefficients on a device and buffers are kept for the next call with the same levels and
@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgen.devices import upload
 from fastgen.errors import nearest
 from fastgen.execution import BufferKey, InPlaceRun, Tables
-from fastgen.integrations.k_diffusion.noise import NoiseSampler
 from fastgen.kernels.contract import DTYPE_CODES
 from fastgen.noise import id_tensor, seed_tensor
 from fastgen.plans import Builder, Form
@@ -32,6 +32,7 @@ from fastgen.schedules import EDM
 Denoiser = Callable[..., Tensor]
 Callback = Callable[[dict[str, Any]], object]
 Span = tuple[float, float]
+NoiseSampler = Callable[[Any, Any], Tensor]
 Seeds = int | Sequence[int] | Tensor
 NOISES = ("torch", "comfyui", "contract")
 MARGIN = 1.5  # churn goes up to sqrt(2) times the highest level
@@ -86,6 +87,15 @@ class Recipe:
                     self.spans[z.draw] = z.start * top, z.end * top
                     self.final_use[z.draw] = s
         self._tables: dict[torch.device, Tables] = {}
+        self._levels: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
+
+    def levels(self, x: Tensor) -> Tensor:
+        """What the model is given as sigma, [evaluations, B], in the dtype of x."""
+        key = x.shape[0], x.device, x.dtype
+        if key not in self._levels:
+            column = torch.from_numpy(np.array(self.evaluations))[:, None].repeat(1, key[0])
+            self._levels = {key: upload(column.to(x.dtype), x.device)}
+        return self._levels[key]
 
     def tables(self, device: torch.device) -> Tables:
         """The coefficients on a device."""
@@ -110,6 +120,11 @@ def _with_given_noise(i: Any) -> Any:
     return Let(i.value, Form(terms))
 
 
+def before_each_step(found: Recipe, levels: tuple[float, ...]) -> dict[int, Span]:
+    """Samplers with churn draw in every step, whether it churns or not."""
+    return {stage: (levels[i], levels[i + 1]) for i, stage in enumerate(found.first)}
+
+
 class Calls:
     """The model's calls and the noise of one run (`fastgen.execution.Evaluations`)."""
 
@@ -127,8 +142,7 @@ class Calls:
         self.shape, self.device = x.shape, x.device
         self.sampler, self.levels, self.report = sampler, levels, report
         # New for every run, as a model may scale its noise levels in place.
-        levels_now = torch.from_numpy(np.array(found.evaluations)).to(x.device, x.dtype)
-        self.rows = levels_now[:, None].repeat(1, x.shape[0]).unbind()
+        self.rows = found.levels(x).clone().unbind()
         self.step_of = {k: i for i, k in enumerate(found.first)} if report else {}
         self.held: dict[int, Tensor] = {}
 
@@ -187,10 +201,12 @@ def checked_levels(sigmas: Any) -> tuple[float, ...]:
     Raises:
         ValueError: if one is not finite, is negative, or is 0 before the last.
     """
-    values = sigmas.tolist() if isinstance(sigmas, Tensor) else [float(s) for s in sigmas]
-    if not isinstance(values, list) or any(isinstance(v, list) for v in values):
+    if isinstance(sigmas, Tensor) and sigmas.ndim != 1:
         raise ValueError(f"sigmas: expected noise levels [n], got shape {tuple(sigmas.shape)}")
-    for i, value in enumerate(values):
+    values = sigmas.tolist() if isinstance(sigmas, Tensor) else [float(s) for s in sigmas]
+    if len(values) > 1 and min(values[:-1]) > 0 <= values[-1] and math.isfinite(sum(values)):
+        return tuple(values)
+    for i, value in enumerate(values):  # find the one that is wrong
         least = 0.0 if 0 < i == len(values) - 1 else 2.0**-149
         if not least <= value < math.inf:
             raise ValueError(
