@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "dispatch.h"
+#include "sinkhorn/bindings.h"
 
 namespace py = pybind11;
 using fastgen::DType;
@@ -194,4 +195,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("isa", &fastgen::isa, "The instruction set in use.");
   m.def("set_isa", &fastgen::set_isa, "Use another instruction set, for tests and benchmarks.");
   m.def("supported_isas", &fastgen::supported_isas, "Instruction sets this CPU can run.");
+  fastgen::bind_sinkhorn(m);
 }

@@ -40,3 +40,25 @@ def philox(counter: list[int], key: list[int]) -> list[int]: ...
 def isa() -> str: ...
 def set_isa(name: str) -> None: ...
 def supported_isas() -> list[str]: ...
+def reduce_pairs(
+    float64: bool,
+    want: int,
+    rows: int,
+    columns: int,
+    dims: int,
+    x: int,
+    y: int,
+    bias: int,
+    scale: float,
+    values: int,
+    features: int,
+    seeds: int,
+    seed_per_row: bool,
+    sample_ids: int,
+    draw: int,
+    stream: int,
+    log_sum: int,
+    mean: int,
+    column: int,
+    threads: int,
+) -> None: ...
