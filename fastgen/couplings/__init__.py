@@ -1,5 +1,7 @@
 """Couplings: which noise is paired with which data in training."""
 
+from fastgen.couplings.entropic import Sinkhorn
+from fastgen.couplings.sampling import round_to_permutation, sample_pairs
 from fastgen.couplings.sinkhorn import (
     SinkhornError,
     SinkhornResult,
@@ -7,4 +9,12 @@ from fastgen.couplings.sinkhorn import (
     sinkhorn_divergence,
 )
 
-__all__ = ["SinkhornError", "SinkhornResult", "sinkhorn", "sinkhorn_divergence"]
+__all__ = [
+    "Sinkhorn",
+    "SinkhornError",
+    "SinkhornResult",
+    "round_to_permutation",
+    "sample_pairs",
+    "sinkhorn",
+    "sinkhorn_divergence",
+]
