@@ -34,7 +34,7 @@ def sample_pairs(
             row once, i = 0 .. n - 1 (pairs of the plan where its row marginal is uniform, and of
             the conditional plan elsewhere).
         seed: a 64-bit seed.
-        draw: number of the draw, 0 <= draw < 2^31.
+        draw: number of the draw, 0 <= draw < 2^30.
 
     Returns:
         (i, j), int64 [count] each.
@@ -42,8 +42,8 @@ def sample_pairs(
     Raises:
         ValueError: naming the argument that is out of range.
     """
-    if not 0 <= draw < 2**31:
-        raise ValueError(f"draw={draw}: expected 0 <= draw < 2^31")
+    if not 0 <= draw < 2**30:
+        raise ValueError(f"draw={draw}: expected 0 <= draw < 2^30")
     if count is not None and count < 0:
         raise ValueError(f"count={count}: expected at least 0")
     x, device = result.clouds.x, result.clouds.x.device

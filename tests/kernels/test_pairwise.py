@@ -156,9 +156,9 @@ def test_malformed_calls_name_the_argument():
     x, y, bias, values = problem(4, 5, 3, 2, torch.float32)
     with pytest.raises(ValueError, match="x: expected float32"):
         pairwise.log_sum(x.half(), y.half(), bias, 1.0)
-    with pytest.raises(ValueError, match="y: expected torch.float32"):
+    with pytest.raises(ValueError, match=r"y: expected torch\.float32"):
         pairwise.log_sum(x, y[:, :2], bias, 1.0)
-    with pytest.raises(ValueError, match="y: .*columns > 0"):
+    with pytest.raises(ValueError, match=r"y: .*columns > 0"):
         pairwise.log_sum(x, y[:0], bias[:0], 1.0)
     with pytest.raises(ValueError, match="bias: expected float64"):
         pairwise.best(x, y, bias.float(), 1.0)
