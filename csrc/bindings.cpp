@@ -13,6 +13,7 @@
 #include "dispatch.h"
 #include "integrate/bindings.h"
 #include "stochastic/bindings.h"
+#include "sinkhorn/bindings.h"
 
 namespace py = pybind11;
 using fastgen::DType;
@@ -208,4 +209,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("supported_isas", &fastgen::supported_isas, "Instruction sets this CPU can run.");
   bind_steps(m);
   fastgen::bind_assignment(m);
+  fastgen::bind_sinkhorn(m);
 }

@@ -19,7 +19,8 @@ std::vector<const Kernels*> supported_kernels() {
   // Not every compiler's __builtin_cpu_supports knows f16c: CPUID leaf 1, ecx bit 29.
   unsigned a, b, c = 0, d;
   const bool f16c = __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
-  if (f16c && __builtin_cpu_supports("avx2")) kernels.push_back(&avx2_kernels);
+  if (f16c && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    kernels.push_back(&avx2_kernels);
   if (f16c && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw"))
     kernels.push_back(&avx512_kernels);

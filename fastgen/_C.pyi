@@ -164,3 +164,25 @@ def assign(
     threads: int,
 ) -> None: ...
 def paired_cost(a: int, b: int, match: int, count: int, dims: int, float64: bool) -> float: ...
+def reduce_pairs(
+    float64: bool,
+    want: int,
+    rows: int,
+    columns: int,
+    dims: int,
+    x: int,
+    y: int,
+    bias: int,
+    scale: float,
+    values: int,
+    features: int,
+    seeds: int,
+    seed_per_row: bool,
+    sample_ids: int,
+    draw: int,
+    stream: int,
+    log_sum: int,
+    mean: int,
+    column: int,
+    threads: int,
+) -> None: ...

@@ -3,8 +3,18 @@
 from fastgen.couplings.assignment import Assignment, assign
 from fastgen.couplings.distances import wasserstein
 from fastgen.couplings.distributed import GlobalBatch
+from fastgen.couplings.entropic import Sinkhorn
+from fastgen.couplings.large import LargeCoupling
 from fastgen.couplings.loading import PairingCollate, paired_batches
 from fastgen.couplings.pairing import ByLabel, Coupling, ExactOT, Hilbert, Independent, Sorted
+from fastgen.couplings.sampling import round_to_permutation, sample_pairs
+from fastgen.couplings.semidiscrete import Semidiscrete
+from fastgen.couplings.sinkhorn import (
+    SinkhornError,
+    SinkhornResult,
+    sinkhorn,
+    sinkhorn_divergence,
+)
 
 __all__ = [
     "Assignment",
@@ -14,9 +24,18 @@ __all__ = [
     "GlobalBatch",
     "Hilbert",
     "Independent",
+    "LargeCoupling",
     "PairingCollate",
+    "Semidiscrete",
+    "Sinkhorn",
+    "SinkhornError",
+    "SinkhornResult",
     "Sorted",
     "assign",
     "paired_batches",
+    "round_to_permutation",
+    "sample_pairs",
+    "sinkhorn",
+    "sinkhorn_divergence",
     "wasserstein",
 ]

@@ -1,0 +1,47 @@
+#include "sinkhorn/bindings.h"
+
+#include "sinkhorn/stream.h"
+
+namespace py = pybind11;
+using namespace fastgen::sinkhorn;
+
+namespace {
+
+template <class T>
+T* at(uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+template <class T>
+void reduce_of(int want, int64_t rows, int64_t columns, int64_t dims, uintptr_t x, uintptr_t y,
+               uintptr_t bias, double scale, uintptr_t values, int64_t features, uintptr_t seeds,
+               bool seed_per_row, uintptr_t sample_ids, uint32_t draw, uint32_t stream,
+               uintptr_t log_sum, uintptr_t mean, uintptr_t column, int threads) {
+  const Task<T> task{static_cast<Want>(want), rows, columns, dims, at<const T>(x), at<const T>(y),
+                     at<const T>(bias), scale, at<const T>(values), features,
+                     at<const int64_t>(seeds), seed_per_row, at<const int64_t>(sample_ids), draw,
+                     stream, at<double>(log_sum), at<T>(mean), at<int64_t>(column)};
+  const py::gil_scoped_release release;
+  run(task, threads);
+}
+
+void reduce_pairs(bool float64, int want, int64_t rows, int64_t columns, int64_t dims, uintptr_t x,
+                  uintptr_t y, uintptr_t bias, double scale, uintptr_t values, int64_t features,
+                  uintptr_t seeds, bool seed_per_row, uintptr_t sample_ids, uint32_t draw,
+                  uint32_t stream, uintptr_t log_sum, uintptr_t mean, uintptr_t column,
+                  int threads) {
+  (float64 ? reduce_of<double> : reduce_of<float>)(
+      want, rows, columns, dims, x, y, bias, scale, values, features, seeds, seed_per_row,
+      sample_ids, draw, stream, log_sum, mean, column, threads);
+}
+
+}  // namespace
+
+void fastgen::bind_sinkhorn(py::module_& m) {
+  m.def("reduce_pairs", &reduce_pairs, "Reductions over all pairs; see csrc/sinkhorn/stream.h.",
+        py::arg("float64"), py::arg("want"), py::arg("rows"), py::arg("columns"), py::arg("dims"),
+        py::arg("x"), py::arg("y"), py::arg("bias"), py::arg("scale"), py::arg("values"),
+        py::arg("features"), py::arg("seeds"), py::arg("seed_per_row"), py::arg("sample_ids"),
+        py::arg("draw"), py::arg("stream"), py::arg("log_sum"), py::arg("mean"),
+        py::arg("column"), py::arg("threads"));
+}

@@ -1,0 +1,72 @@
+// Reductions over all pairs of two clouds, without the matrix: what is computed, as plain data,
+// and the table of functions each ISA provides.
+//
+// The score of row i and column j is s_ij = scale <x_i, y_j> + bias_j. Columns are read in tiles
+// of a fixed width and a fixed order, so that results depend on no number of threads. Semantics:
+// fastgen/kernels/pairwise/reference.py.
+#pragma once
+#include <cstdint>
+
+namespace fastgen::sinkhorn {
+
+// Columns of a tile. Part of the contract: a sample spends two uniforms on each tile of a row.
+constexpr int64_t TILE = 256;
+// A score that is none: no product of finite points comes near it.
+constexpr double NOWHERE = -1e30;
+
+enum class Want { log_sum, mean, best, sample };
+
+template <class T>
+struct Task {
+  Want want;
+  int64_t rows, columns, dims;
+  const T* x;        // [rows, dims]
+  const T* y;        // [columns, dims]
+  const T* bias;     // [columns]
+  double scale;
+  const T* values;   // mean: [columns, features]
+  int64_t features;
+  // sample: one key for all rows or one for each, and the counter's words.
+  const int64_t* seeds;
+  int64_t seed_stride;
+  const int64_t* sample_ids;
+  uint32_t draw, stream;
+  double* log_sum;   // [rows]: log sum_j exp(s_ij); for `best` max_j s_ij
+  T* mean;           // [rows, features]: sum_j softmax(s_i)_j values_j
+  int64_t* column;   // [rows]: the best, or the sampled column
+};
+
+// The clouds in the layout of the kernels: panels of columns, dimension by dimension.
+template <class T>
+struct Packed {
+  const T* panels;   // [panels][dims][width]
+  const T* bias;     // [tiles * TILE], in units of log 2
+  const T* values;   // [tiles * TILE][padded features]
+  int64_t tiles, padded_features;
+};
+
+struct Kernels {
+  int64_t width_float, width_double;  // columns of a panel
+  // Rows [begin, end); `begin` is a multiple of ROWS, `scratch` has scratch_size(features) places.
+  void (*run_float)(const Task<float>&, const Packed<float>&, int64_t begin, int64_t end,
+                    float* scratch);
+  void (*run_double)(const Task<double>&, const Packed<double>&, int64_t begin, int64_t end,
+                     double* scratch);
+};
+
+// Rows that share a pass over the columns. A multiple of every micro-kernel's rows.
+constexpr int64_t ROWS = 96;
+
+constexpr int64_t scratch_size(int64_t padded_features) {
+  return ROWS * (TILE + padded_features);
+}
+
+extern const Kernels baseline_kernels;
+#ifdef FASTGEN_X86
+extern const Kernels avx2_kernels, avx512_kernels;
+#endif
+
+template <class T>
+void run(const Task<T>& task, int threads);
+
+}  // namespace fastgen::sinkhorn

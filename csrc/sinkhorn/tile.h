@@ -1,0 +1,311 @@
+// Tiles of scores and what is made of them. Included by one translation unit per ISA; everything
+// has internal linkage (see lanes.h).
+#pragma once
+#include <algorithm>
+#include <cmath>
+
+#include "lanes.h"
+#include "sinkhorn/stream.h"
+
+namespace fastgen::sinkhorn {
+namespace {
+
+constexpr int BYTES = sizeof(F32);
+typedef double F64 __attribute__((vector_size(BYTES)));
+typedef int64_t I64 __attribute__((vector_size(BYTES)));
+
+// Rows of a micro-kernel: as many as leave registers for two vectors of columns.
+#if defined(__AVX512F__)
+constexpr int MR = 12;
+#else
+constexpr int MR = 6;
+#endif
+static_assert(ROWS % MR == 0);
+// Dimensions of a pass: a panel of that many stays in the first cache.
+constexpr int64_t DEPTH = 256;
+
+FASTGEN_INLINE F32 fused(F32 a, F32 b, F32 c) {
+#if FASTGEN_INTRINSICS && defined(__AVX512F__)
+  return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif FASTGEN_INTRINSICS && defined(__FMA__)
+  return (F32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+FASTGEN_INLINE F64 fused(F64 a, F64 b, F64 c) {
+#if FASTGEN_INTRINSICS && defined(__AVX512F__)
+  return (F64)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif FASTGEN_INTRINSICS && defined(__FMA__)
+  return (F64)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#else
+  return a * b + c;
+#endif
+}
+
+template <class T>
+struct Of;
+template <>
+struct Of<float> {
+  using Vector = F32;
+  using Integers = I32;
+  using Integer = int32_t;
+  static constexpr int MANTISSA = 23, DEGREE = 7;
+  static constexpr float ROUND = 0x1.8p23f, LOWEST = -126;
+};
+template <>
+struct Of<double> {
+  using Vector = F64;
+  using Integers = I64;
+  using Integer = int64_t;
+  static constexpr int MANTISSA = 52, DEGREE = 13;
+  static constexpr double ROUND = 0x1.8p52, LOWEST = -1022;
+};
+
+template <class T>
+constexpr int64_t LANES = BYTES / sizeof(T);
+template <class T>
+constexpr int64_t WIDTH = 2 * LANES<T>;
+
+template <class V, class T>
+FASTGEN_INLINE V load(const T* from) {
+  V x;
+  std::memcpy(&x, from, sizeof x);
+  return x;
+}
+template <class V, class T>
+FASTGEN_INLINE void store(T* to, V x) {
+  std::memcpy(to, &x, sizeof x);
+}
+template <class V>
+FASTGEN_INLINE V larger(V a, V b) {
+  return a > b ? a : b;
+}
+
+// 2^x for x <= 0: the Taylor series of 2^f, |f| <= 1/2, to an error of half an ulp of 1, and the
+// exponent's bits. What is below the smallest normal number becomes that number.
+template <class T>
+FASTGEN_INLINE typename Of<T>::Vector power_of_two(typename Of<T>::Vector x) {
+  using V = typename Of<T>::Vector;
+  using I = typename Of<T>::Integers;
+  x = larger(x, V{} + Of<T>::LOWEST);
+  const V shifted = x + Of<T>::ROUND;
+  const V f = x - (shifted - Of<T>::ROUND);
+  T coefficient[Of<T>::DEGREE + 1];
+  double c = 1;
+  for (int k = 0; k <= Of<T>::DEGREE; ++k) {
+    coefficient[k] = static_cast<T>(c);
+    c *= 0.693147180559945309417232121458 / (k + 1);
+  }
+  V p = V{} + coefficient[Of<T>::DEGREE];
+  for (int k = Of<T>::DEGREE - 1; k >= 0; --k) p = fused(p, f, V{} + coefficient[k]);
+  return (V)((I)p + ((I)shifted << Of<T>::MANTISSA));
+}
+
+// c[r][:] (+)= sum_k a[r][k] b[k][:], two vectors wide.
+template <class T, bool ADD>
+FASTGEN_INLINE void multiply(const T* const* a, const T* b, int64_t b_stride, int64_t depth, T* c,
+                             int64_t c_stride) {
+  using V = typename Of<T>::Vector;
+  V sum[MR][2];
+  for (int r = 0; r < MR; ++r)
+    for (int v = 0; v < 2; ++v)
+      sum[r][v] = ADD ? load<V>(c + r * c_stride + v * LANES<T>) : V{};
+  for (int64_t k = 0; k < depth; ++k, b += b_stride) {
+    const V b0 = load<V>(b), b1 = load<V>(b + LANES<T>);
+    for (int r = 0; r < MR; ++r) {
+      const V x = V{} + a[r][k];
+      sum[r][0] = fused(x, b0, sum[r][0]);
+      sum[r][1] = fused(x, b1, sum[r][1]);
+    }
+  }
+  for (int r = 0; r < MR; ++r)
+    for (int v = 0; v < 2; ++v) store(c + r * c_stride + v * LANES<T>, sum[r][v]);
+}
+
+// scores [ROWS][TILE] of some rows and one tile.
+template <class T>
+__attribute__((noinline)) void inner_products(const T* const* x, int64_t rows, const T* panels,
+                                              int64_t dims, T* scores) {
+  for (int64_t k = 0; k < dims; k += DEPTH) {
+    const int64_t depth = std::min(DEPTH, dims - k);
+    for (int64_t j = 0; j < TILE; j += WIDTH<T>)
+      for (int64_t i = 0; i < rows; i += MR) {
+        const T* a[MR];
+        for (int r = 0; r < MR; ++r) a[r] = x[i + r] + k;
+        const T* b = panels + j * dims + k * WIDTH<T>;
+        T* c = scores + i * TILE + j;
+        if (k == 0)
+          multiply<T, false>(a, b, WIDTH<T>, depth, c, TILE);
+        else
+          multiply<T, true>(a, b, WIDTH<T>, depth, c, TILE);
+      }
+  }
+}
+
+// sums [rows][features] += weights [rows][TILE] values [TILE][features]
+template <class T>
+__attribute__((noinline)) void weighted_sums(const T* weights, int64_t rows, const T* values,
+                                             int64_t features, T* sums) {
+  for (int64_t e = 0; e < features; e += WIDTH<T>)
+    for (int64_t i = 0; i < rows; i += MR) {
+      const T* a[MR];
+      for (int r = 0; r < MR; ++r) a[r] = weights + (i + r) * TILE;
+      multiply<T, true>(a, values + e, features, TILE, sums + i * features + e, features);
+    }
+}
+
+// scores = scale * scores + bias, in place; returns the largest.
+template <class T>
+FASTGEN_INLINE T finish_scores(T* scores, const T* bias, T scale) {
+  using V = typename Of<T>::Vector;
+  V high[2] = {V{} + static_cast<T>(2 * NOWHERE), V{} + static_cast<T>(2 * NOWHERE)};
+  for (int64_t j = 0; j < TILE; j += WIDTH<T>)
+    for (int v = 0; v < 2; ++v) {
+      const int64_t at = j + v * LANES<T>;
+      const V s = fused(load<V>(scores + at), V{} + scale, load<V>(bias + at));
+      store(scores + at, s);
+      high[v] = larger(high[v], s);
+    }
+  high[0] = larger(high[0], high[1]);
+  T highest = high[0][0];
+  for (int64_t l = 1; l < LANES<T>; ++l) highest = std::max(highest, high[0][l]);
+  return highest;
+}
+
+// sum_j 2^(s_j - high); the terms replace the scores where they are wanted.
+template <class T, bool KEEP>
+FASTGEN_INLINE double sum_of_powers(T* scores, T high) {
+  using V = typename Of<T>::Vector;
+  V sum[2] = {};
+  for (int64_t j = 0; j < TILE; j += WIDTH<T>)
+    for (int v = 0; v < 2; ++v) {
+      const int64_t at = j + v * LANES<T>;
+      const V p = power_of_two<T>(load<V>(scores + at) - high);
+      if (KEEP) store(scores + at, p);
+      sum[v] += p;
+    }
+  sum[0] += sum[1];
+  double total = 0;
+  for (int64_t l = 0; l < LANES<T>; ++l) total += sum[0][l];
+  return total;
+}
+
+// Words of one Philox4x32-10 block (fastgen/kernels/reference/noise.py), one row at a time.
+FASTGEN_INLINE void philox_block(uint64_t seed, uint64_t sample, uint32_t draw, uint32_t stream,
+                                 uint64_t block, uint32_t words[4]) {
+  uint32_t c[4] = {static_cast<uint32_t>(block), static_cast<uint32_t>(sample), draw,
+                   stream | static_cast<uint32_t>(block >> 32 & 0xFF) << 8 |
+                       static_cast<uint32_t>(sample >> 32) << 16};
+  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t p0 = uint64_t{0xD2511F53u} * c[0], p1 = uint64_t{0xCD9E8D57u} * c[2];
+    const uint32_t next[4] = {static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ k0,
+                              static_cast<uint32_t>(p1),
+                              static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ k1,
+                              static_cast<uint32_t>(p0)};
+    std::memcpy(c, next, sizeof c);
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  std::memcpy(words, c, sizeof c);
+}
+
+// The first j with terms_0 + .. + terms_j > u (terms_0 + ..), which is never one without weight.
+template <class T>
+FASTGEN_INLINE int64_t pick(const T* terms, double u) {
+  double total = 0;
+  for (int64_t j = 0; j < TILE; ++j) total += terms[j];
+  const double target = u * total;
+  double sum = 0;
+  int64_t last = 0;
+  for (int64_t j = 0; j < TILE; ++j) {
+    sum += terms[j];
+    if (terms[j] > 0) last = j;
+    if (sum > target) return j;
+  }
+  return last;
+}
+
+// The running state of a row: sum 2^-high of everything so far, and the column in view.
+struct State {
+  double high, sum;
+  int64_t column;
+};
+
+template <class T>
+void run_rows(const Task<T>& task, const Packed<T>& packed, int64_t begin, int64_t end,
+              T* scratch) {
+  constexpr double LN2 = 0.693147180559945309417232121458;
+  const T scale = static_cast<T>(task.scale / LN2);
+  const int64_t features = packed.padded_features;
+  T *const scores = scratch, *const sums = scratch + ROWS * TILE;
+  State state[ROWS];
+  for (int64_t first = begin; first < end; first += ROWS) {
+    const int64_t rows = std::min(ROWS, end - first), padded = (rows + MR - 1) / MR * MR;
+    const T* x[ROWS];
+    for (int64_t i = 0; i < padded; ++i)
+      x[i] = task.x + (first + std::min(i, rows - 1)) * task.dims;
+    for (State& s : state) s = {4 * NOWHERE, 0, 0};
+    for (int64_t e = 0; e < ROWS * features; ++e) sums[e] = 0;
+    for (int64_t t = 0; t < packed.tiles; ++t) {
+      inner_products<T>(x, padded, packed.panels + t * TILE * task.dims, task.dims, scores);
+      for (int64_t i = 0; i < padded; ++i) {
+        T* row = &scores[i * TILE];
+        State& s = state[i];
+        const T high = finish_scores<T>(row, packed.bias + t * TILE, scale);
+        if (task.want == Want::best) {
+          if (high > s.high) {
+            s.high = high;
+            int64_t j = 0;
+            while (row[j] != high) ++j;
+            s.column = t * TILE + j;
+          }
+          continue;
+        }
+        const double top = std::max<double>(s.high, high);
+        const double keep = std::exp2(s.high - top);
+        if (task.want == Want::mean) {
+          s.sum = s.sum * keep + sum_of_powers<T, true>(row, static_cast<T>(top));
+          s.high = top;
+          if (keep != 1)
+            for (int64_t e = 0; e < features; ++e) sums[i * features + e] *= static_cast<T>(keep);
+        } else if (task.want == Want::log_sum) {
+          s.sum = s.sum * keep + sum_of_powers<T, false>(row, static_cast<T>(top));
+          s.high = top;
+        } else if (i < rows) {
+          const double part = sum_of_powers<T, true>(row, static_cast<T>(top));
+          s.sum = s.sum * keep + part;
+          s.high = top;
+          uint32_t words[4];
+          philox_block(task.seeds[(first + i) * task.seed_stride], task.sample_ids[first + i],
+                       task.draw, task.stream, t / 2, words);
+          const uint32_t* own = words + 2 * (t % 2);
+          // Of all tiles so far this one is chosen with its share of the sum.
+          if ((own[0] + 0.5) * 0x1p-32 * s.sum < part)
+            s.column = t * TILE + pick<T>(row, (own[1] + 0.5) * 0x1p-32);
+        }
+      }
+      if (task.want == Want::mean)
+        weighted_sums<T>(scores, padded, packed.values + t * TILE * features, features,
+                         sums);
+    }
+    for (int64_t i = 0; i < rows; ++i) {
+      const State& s = state[i];
+      const int64_t to = first + i;
+      if (task.want == Want::best)
+        task.log_sum[to] = s.high * LN2;
+      else
+        task.log_sum[to] = (s.high + std::log2(s.sum)) * LN2;
+      if (task.column) task.column[to] = s.column;
+      for (int64_t e = 0; e < task.features; ++e)
+        task.mean[to * task.features + e] = static_cast<T>(sums[i * features + e] / s.sum);
+    }
+  }
+}
+
+#define FASTGEN_SINKHORN_KERNELS \
+  { WIDTH<float>, WIDTH<double>, run_rows<float>, run_rows<double> }
+
+}  // namespace
+}  // namespace fastgen::sinkhorn

@@ -1,0 +1,137 @@
+"""A coupling of whole data sets: paired once, drawn from throughout a training run."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgen.couplings import potentials
+from fastgen.couplings.stored import Points, Stored, StoredSolver
+from fastgen.kernels import Stream
+from fastgen.kernels.pairwise import Keys
+from fastgen.kernels.pairwise.reference import uniforms
+from fastgen.noise import id_tensor, seed_tensor
+
+
+@dataclass(frozen=True)
+class LargeCoupling:
+    """Pairs of two data sets: x0[i] with x1[partner[i]], int64 [n].
+
+    marginal_error: of the plan from which the partners were drawn, in L1; iterations: its sweeps.
+    """
+
+    partner: Tensor
+    marginal_error: float
+    iterations: int
+
+    @classmethod
+    def pair(
+        cls,
+        x0: Points,
+        x1: Points,
+        reg: float,
+        *,
+        tolerance: float = 1e-2,
+        max_iterations: int = 200,
+        block: int = 16384,
+        seed: int = 0,
+        backend: str | None = None,
+    ) -> LargeCoupling:
+        """Draw each x0[i] a partner from the balanced entropic plan (arXiv 2506.05526).
+
+        Blocks of both data sets are read in turn, so that files larger than memory will do; what
+        stays in memory is two float64 potentials and a block of each. A sweep visits all n m pairs
+        twice. float32 arithmetic.
+
+        Args:
+            x0: [n, ...], a tensor or a numpy array, memory-mapped for instance.
+            x1: [m, ...], of the same trailing shape.
+            reg: the regularisation as a part of the mean squared distance of the pairs of points,
+                each set centred by itself (which does not change the plan).
+            tolerance: of the marginal error.
+            max_iterations: sweeps.
+            block: points that are read at once.
+            seed: of the draws.
+            backend: as for `fastgen.kernels.implementation`.
+
+        Raises:
+            ValueError, TypeError: naming the argument that does not fit.
+            RuntimeError: the tolerance was not reached.
+        """
+        a, b = Stored("x0", x0, block), Stored("x1", x1, block)
+        if a.shape != b.shape:
+            raise ValueError(f"x1: expected points of shape {a.shape} like x0's, got {b.shape}")
+        if not 0 < reg < math.inf:
+            raise ValueError(f"reg={reg}: expected a finite number > 0")
+        a.length = b.length = math.sqrt(a.squares + b.squares) or 1.0
+        solver = StoredSolver(a, b, reg, backend)
+
+        def run(solver: potentials.Solver, start: Tensor) -> potentials.State:
+            return potentials.solve(
+                solver,
+                start,
+                tolerance=tolerance,
+                max_iterations=max_iterations,
+                relax=True,
+                check_every=1,
+            )
+
+        state = run(solver, -b.norms())
+        if not state.error <= tolerance:
+            raise RuntimeError(
+                f"LargeCoupling: the marginal error is {state.error:.3g} after {state.iterations} "
+                f"sweeps, above tolerance={tolerance:g}; raise max_iterations, tolerance or reg"
+            )
+        partner = solver.sample(state.G, seed_tensor(seed, 1, torch.device("cpu")), 0)
+        return cls(partner, state.error, state.iterations)
+
+    def batch(self, count: int, *, draw: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+        """Indices (i, j), int64 [count]: batch `draw` of passes over all pairs in random order.
+
+        Each pass visits every pair once; batches that reach over its end go on with the next. A
+        function of (seed, draw, count) alone.
+
+        Raises:
+            ValueError: naming the argument that is out of range.
+        """
+        n = len(self.partner)
+        if count < 1:
+            raise ValueError(f"count={count}: expected at least 1")
+        if draw < 0:
+            raise ValueError(f"draw={draw}: expected at least 0")
+        places = torch.arange(draw * count, (draw + 1) * count)
+        i = torch.empty_like(places)
+        for epoch in range(int(places[0]) // n, int(places[-1]) // n + 1):
+            inside = places // n == epoch
+            i[inside] = _order(n, seed, epoch)[places[inside] % n]
+        return i, self.partner[i]
+
+    def save(self, path: str | Path) -> None:
+        """Write the partners as a .npy file, which `load` can map."""
+        np.save(path, self.partner.numpy())
+
+    @classmethod
+    def load(cls, path: str | Path) -> LargeCoupling:
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file holds something else.
+        """
+        partner = np.load(path)
+        if partner.dtype != np.int64 or partner.ndim != 1:
+            raise ValueError(f"{path}: expected int64 [n], got {partner.dtype} {partner.shape}")
+        return cls(torch.from_numpy(partner), math.nan, 0)
+
+
+def _order(n: int, seed: int, epoch: int) -> Tensor:
+    """The order of a pass: 0 .. n - 1 sorted by uniforms of the noise contract."""
+    device = torch.device("cpu")
+    # Above the draws of plans, below those of the semidiscrete potential.
+    keys = Keys(seed_tensor(seed, 1, device), id_tensor(None, n, device), 2**30 + epoch)
+    u, _ = uniforms(keys._replace(stream=Stream.PLAN), n, 0)
+    return u.argsort(stable=True)

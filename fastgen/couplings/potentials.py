@@ -1,0 +1,289 @@
+"""Sinkhorn iterations in the log domain, on reductions that never form the plan.
+
+The problem, for weights a, b and costs c_ij, is the minimum over plans P >= 0 of
+
+    <P, c> + eps KL(P | a b^T) + D_0(P 1) + D_1(P^T 1),
+
+where D is nothing but a constraint (balanced), rho KL(. | weights) (unbalanced), or the bound
+P 1 <= a, P^T 1 <= b with a given total mass (partial). The plan is
+P_ij = a_i b_j exp((f_i + g_j - c_ij) / eps), and each half step maximises the dual in f or in g:
+
+    f_i = -tau eps log sum_j b_j exp((g_j - c_ij) / eps),    tau = rho / (rho + eps)  (1: balanced)
+
+(Cuturi 2013, arXiv 1306.0895; Chizat, Peyre, Schmitzer and Vialard 2016, arXiv 1607.05816). Here
+everything is in the units of `Clouds`, F = f - rows and G = g - columns, so that the sum is over
+scores (2 / eps) <x_i, y_j> + G_j / eps + log b_j.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fastgen.couplings.clouds import Clouds
+from fastgen.kernels import pairwise
+
+# Sweeps between two estimates of the rate of convergence, and the error, of at most 2, below which
+# there is a rate.
+_WINDOW, _LINEAR_BELOW = 4, 0.25
+# A sweep at each intermediate level of annealing brings the potentials near enough for the next.
+_SWEEPS_PER_LEVEL = 2
+_LEVEL_FACTOR = 0.25
+
+
+@dataclass(frozen=True)
+class Marginals:
+    """What is asked of the plan's marginals, in units of the clouds.
+
+    rho: penalties of rows and columns, infinite where the marginal is kept exactly; mass: the total
+    mass of a partial problem, or None.
+    """
+
+    rho: tuple[float, float] = (math.inf, math.inf)
+    mass: float | None = None
+
+    @property
+    def balanced(self) -> bool:
+        """Whether both marginals are kept exactly."""
+        return self.mass is None and self.rho == (math.inf, math.inf)
+
+
+@dataclass(frozen=True)
+class State:
+    """Potentials F [n], G [m] and the multiplier of the mass, float64, with what is known of them.
+
+    error: the violation of the optimality conditions, in mass and relative to the mass there is.
+    """
+
+    F: Tensor
+    G: Tensor
+    level: Tensor
+    error: float
+    iterations: int
+
+
+class Solver:
+    """The half steps of one problem at one eps, and the errors that come with them."""
+
+    def __init__(
+        self, clouds: Clouds, eps: float, marginals: Marginals, backend: str | None = None
+    ) -> None:
+        self.clouds, self.eps, self.marginals = clouds, eps, marginals
+        self.backend = backend
+        self._total = clouds.log_a.exp().sum().item()
+
+    def log_sum_rows(self, G: Tensor) -> Tensor:
+        """log sum_j exp(scores) for each row, [n]."""
+        c = self.clouds
+        bias = G / self.eps + c.log_b
+        return pairwise.log_sum(c.x, c.y, bias, 2 / self.eps, backend=self.backend)
+
+    def log_sum_columns(self, F: Tensor) -> Tensor:
+        """The same for each column, [m]."""
+        c = self.clouds
+        bias = F / self.eps + c.log_a
+        return pairwise.log_sum(c.y, c.x, bias, 2 / self.eps, backend=self.backend)
+
+    def fit(self, sums: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """The potential that maximises the dual given the other's `sums`, and the mass multiplier.
+
+        The multiplier is 0 but for partial problems, where both are found together: with
+        f = min(0, -level - eps S) the mass sum_i a_i min(1, exp(level / eps + S_i)) is the one
+        asked for.
+        """
+        offset = self.clouds.rows if side == 0 else self.clouds.columns
+        best = offset - self.eps * sums
+        zero = best.new_zeros(())
+        if self.marginals.mass is not None:
+            weights = self.clouds.log_a if side == 0 else self.clouds.log_b
+            level = _water_level(best, weights, self.eps, self.marginals.mass)
+            return (best - level).clamp(max=0) - offset, level
+        rho = self.marginals.rho[side]
+        tau = 1.0 if rho == math.inf else rho / (rho + self.eps)
+        return tau * best - offset, zero
+
+    def error(self, F: Tensor, level: Tensor, sums: Tensor, side: int = 0) -> Tensor:
+        """By how much mass one marginal misses what optimality asks of it, over the total mass.
+
+        Asked is a_i (balanced), a_i exp(-f_i / rho) (unbalanced), or at most a_i, and exactly that
+        where f_i < 0 (partial).
+        """
+        c, rho = self.clouds, self.marginals.rho[side]
+        offset, weights = (c.rows, c.log_a) if side == 0 else (c.columns, c.log_b)
+        f = F + offset
+        marginal = (weights + (F + level) / self.eps + sums).exp()
+        asked = weights.exp()
+        if self.marginals.mass is not None:
+            excess = marginal - asked
+            missed = torch.where(f < 0, excess.abs(), excess.clamp(min=0)).sum()
+            return (missed + (marginal.sum() - self.marginals.mass).abs()) / self.marginals.mass
+        if rho != math.inf:
+            asked = asked * (-f / rho).exp() if rho > 0 else marginal
+        return (marginal - asked).abs().sum() / self._total
+
+    def translate(self, F: Tensor, G: Tensor) -> Tensor:
+        """F moved by the constant that, taken from G, maximises the dual; P stays what it is.
+
+        lambda = (1 / rho_0 + 1 / rho_1)^-1 log(<a, e^{-f / rho_0}> / <b, e^{-g / rho_1}>): without
+        it large penalties converge at the rate eps / rho (Sejourne, Vialard and Peyre 2022,
+        arXiv 2201.00730).
+        """
+        r0, r1 = self.marginals.rho
+        if self.marginals.mass is not None or not (0 < r0 < math.inf and 0 < r1 < math.inf):
+            return F
+        c = self.clouds
+        a = torch.logsumexp(c.log_a - (F + c.rows) / r0, 0)
+        b = torch.logsumexp(c.log_b - (G + c.columns) / r1, 0)
+        return F + (a - b) / (1 / r0 + 1 / r1)
+
+
+def _water_level(best: Tensor, log_weights: Tensor, eps: float, mass: float) -> Tensor:
+    """The level l with sum_i a_i min(1, exp((l - best_i) / eps)) = mass.
+
+    With the `best` in order the first k saturate: exp(l / eps) = (mass - a_1 - .. - a_k) / (sum of
+    a_i exp(-best_i / eps) over the others), of which one k is consistent.
+    """
+    best, order = best.sort()
+    weights = log_weights[order]
+    tail = (weights - best / eps).flip(0).logcumsumexp(0).flip(0)
+    before = weights.exp().cumsum(0) - weights.exp()
+    room = (mass - before).clamp(min=0)
+    levels = eps * (room.log() - tail)
+    # Row k is below saturation for the first k with l_k < best_k; the last one if all saturate.
+    unsaturated = (levels <= best).nonzero()
+    return levels[unsaturated[0, 0]] if len(unsaturated) else best[-1]
+
+
+class Relaxation:
+    """Over-relaxation F <- F + omega (F* - F) whose factor follows the observed rate.
+
+    A sweep of the plain iteration reduces the error by theta = mu^2; over-relaxed by omega, by the
+    root of (r + omega - 1)^2 = r omega^2 mu^2, and best for omega = 2 / (1 + sqrt(1 - mu^2)), where
+    it is omega - 1 (Young 1954; for Sinkhorn: Thibault, Chizat, Dossal and Papadakis 2017,
+    arXiv 1711.01851; Lehmann, von Renesse, Sambale and Uschmajew 2020, arXiv 2012.12562). The rate
+    is estimated over a few sweeps; when the error grows, plain sweeps take over.
+    """
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled, self.omega = enabled, 1.0
+        self._errors: list[float] = []
+        self._best, self._trust = math.inf, 1.0
+
+    def observe(self, error: float) -> None:
+        """Learn from the error after a sweep, and choose the factor of the next."""
+        if not self.enabled:
+            return
+        if not error < 4 * self._best:
+            # Less bold for a while.
+            self.omega, self._errors, self._best = 1.0, [], math.inf
+            self._trust *= 0.5
+        self._best = min(self._best, error)
+        if not error < _LINEAR_BELOW:
+            return
+        self._errors.append(error)
+        if len(self._errors) <= _WINDOW or error <= 0:
+            return
+        rate = (error / self._errors[0]) ** (1 / _WINDOW)
+        self._errors = [error]
+        self._trust = min(1.0, 1.1 * self._trust)
+        if self.omega - 1 < rate < 1:
+            theta = (rate + self.omega - 1) ** 2 / (rate * self.omega**2)
+            best = 2 / (1 + math.sqrt(max(1 - theta, 1e-6)))
+            self.omega = max(self.omega, 1 + self._trust * (best - 1))
+
+
+def solve(
+    solver: Solver,
+    start: Tensor,
+    *,
+    tolerance: float,
+    max_iterations: int,
+    relax: bool,
+    check_every: int,
+) -> State:
+    """Sweeps from G = start until the error of the rows is below the tolerance, with exact columns.
+
+    The error costs no pass of its own: it follows from the sums by which F is fitted. The F
+    returned is fitted, so that rows are exact and the columns' error is at most the one reported
+    (half steps of the balanced problem never raise it).
+    """
+    relaxation = Relaxation(relax)
+    G = start
+    sums = solver.log_sum_rows(G)
+    F, level = solver.fit(sums, 0)
+    error, goal, confirm = math.inf, tolerance, False
+    for iteration in range(1, max_iterations + 1):
+        # Over-relaxed columns are not exact: the rows' error counts after a plain half step only.
+        omega = 1.0 if confirm or iteration == max_iterations else relaxation.omega
+        fitted, level = solver.fit(solver.log_sum_columns(solver.translate(F, G)), 1)
+        G = fitted if omega == 1 else G + omega * (fitted - G)
+        sums = solver.log_sum_rows(G)
+        due = iteration % check_every == 0 or iteration == max_iterations
+        if due:
+            error = solver.error(F, level, sums).item()
+        fitted, level = solver.fit(sums, 0)
+        if due:
+            if math.isnan(error) or (omega == 1 and error <= tolerance):
+                break
+            if confirm:
+                goal = goal / 4
+            else:
+                relaxation.observe(error)
+            confirm = error <= goal
+        F = fitted if omega == 1 else F + omega * (fitted - F)
+    return State(fitted, G, level, error, iteration)
+
+
+def solve_symmetric(
+    solver: Solver, start: Tensor, *, tolerance: float, max_iterations: int, check_every: int
+) -> State:
+    """A cloud with itself: f = g is the fixed point of F <- (F + fit(F)) / 2, one pass a sweep.
+
+    (Feydy et al. 2018, arXiv 1810.08278.)
+    """
+    F, error = start, math.inf
+    for iteration in range(1, max_iterations + 1):
+        sums = solver.log_sum_rows(F)
+        fitted, level = solver.fit(sums, 0)
+        if iteration % check_every == 0 or iteration == max_iterations:
+            error = solver.error(F, level, sums).item()
+            if math.isnan(error) or error <= tolerance:
+                return State(F, F, level, error, iteration)
+        F = (F + fitted) / 2
+    return State(F, F, level, error, max_iterations)
+
+
+def levels(eps: float, first: float) -> list[float]:
+    """Regularisations above eps, from `first` down by a factor, for annealing."""
+    found = []
+    while first > eps / _LEVEL_FACTOR**0.5:
+        found.append(first)
+        first *= _LEVEL_FACTOR
+    return found
+
+
+def annealed(
+    solver: Solver,
+    start: Tensor,
+    steps: list[float],
+    run: Callable[[Solver, Tensor], State],
+) -> State:
+    """`run` from the potentials of a few sweeps at each larger regularisation."""
+    done = 0
+    for eps in steps:
+        coarse = Solver(solver.clouds, eps, solver.marginals, solver.backend)
+        state = solve(
+            coarse,
+            start,
+            tolerance=0,
+            max_iterations=_SWEEPS_PER_LEVEL,
+            relax=False,
+            check_every=_SWEEPS_PER_LEVEL + 1,
+        )
+        start, done = state.G, done + state.iterations
+    state = run(solver, start)
+    return replace(state, iterations=done + state.iterations)

@@ -1,0 +1,144 @@
+"""Semidiscrete and out-of-core couplings: equal shares, files, and the plan of memory."""
+
+import numpy as np
+import pytest
+import torch
+
+import fastgen
+from fastgen.couplings import LargeCoupling, Semidiscrete, sinkhorn
+
+
+def data(m, d, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(m, d, generator=g) * torch.linspace(0.5, 2, d) + 1
+
+
+def share_error(coupling, m, samples=20000):
+    """L1 distance of the cells' shares of fresh noise from 1 / m."""
+    j = coupling.pair(fastgen.randn((samples, coupling.data.shape[0]), seed=99))
+    return (torch.bincount(j, minlength=m) / samples - 1 / m).abs().sum().item()
+
+
+def test_cells_get_equal_shares():
+    points = data(50, 2)
+    before = share_error(Semidiscrete(points), 50)
+    after = share_error(Semidiscrete(points).fit(600, batch=256), 50)
+    # 20000 samples of 50 equal shares deviate by about 0.04 themselves.
+    assert after < 0.1 < 0.5 < before
+
+
+def test_two_points_are_parted_at_the_median():
+    """Two cells are half-spaces; with equal shares their border passes through the noise's centre."""
+    points = torch.tensor([[0.0, 0.0], [3.0, 0.0]])
+    coupling = Semidiscrete(points).fit(400, batch=512, rate=1.0)
+    # Border at x: |x|^2 - g0 = |x - 3|^2 - g1, that is g1 - g0 = 9 for x = 0.
+    assert coupling.potential.diff().item() == pytest.approx(9, abs=0.25)
+
+
+def test_pairs_are_those_of_the_brute_force_minimum():
+    points = data(300, 5)
+    potential = torch.rand(300, dtype=torch.float64)
+    x = torch.randn(100, 5)
+    expected = (torch.cdist(x.double(), points.double()).square() - potential).argmin(1)
+    for block in (7, 128, 1000):
+        coupling = Semidiscrete(points, potential, block=block)
+        assert torch.equal(coupling.pair(x), expected)
+    i, j = Semidiscrete(points, potential)(x, points)
+    assert torch.equal(i, torch.arange(100))
+    assert torch.equal(j, expected)
+
+
+def test_mapped_files_are_as_good_as_memory(tmp_path):
+    points = data(90, 3)
+    np.save(tmp_path / "data.npy", points.numpy())
+    mapped = np.load(tmp_path / "data.npy", mmap_mode="r")
+    inside = Semidiscrete(points).fit(20, batch=64)
+    outside = Semidiscrete(mapped, block=32).fit(20, batch=64)
+    assert torch.equal(inside.potential, outside.potential)
+    outside.save(tmp_path / "potential.safetensors")
+    loaded = Semidiscrete.load(tmp_path / "potential.safetensors", points)
+    assert torch.equal(loaded.potential, inside.potential)
+    with pytest.raises(ValueError, match="data: the potential in"):
+        Semidiscrete.load(tmp_path / "potential.safetensors", points + 1)
+
+
+def test_noise_of_ones_own():
+    points = data(20, 2)
+
+    def noise(t):
+        return 3 * torch.randn(128, 2, generator=torch.Generator().manual_seed(t))
+
+    coupling = Semidiscrete(points).fit(300, noise=noise)
+    j = coupling.pair(3 * torch.randn(10000, 2))
+    assert (torch.bincount(j, minlength=20) / 10000 - 0.05).abs().sum() < 0.15
+
+
+def test_large_coupling_has_the_law_of_the_plan_in_memory(tmp_path):
+    # Every distinct row stands for 400 draws from its row of the plan.
+    x0, x1 = data(8, 2, seed=1).repeat(400, 1), data(30, 2)
+    np.save(tmp_path / "x1.npy", x1.numpy())
+    mapped = np.load(tmp_path / "x1.npy", mmap_mode="r")
+    # Centred each by itself, as `pair` defines reg.
+    spread = sum((x - x.mean(0)).square().sum(1).mean() for x in (x0, x1)).item()
+    plan = sinkhorn(x0[:8], x1, 0.2 * spread, tolerance=1e-5).plan()
+    counts = torch.zeros(8, 30, dtype=torch.float64)
+    for seed in range(2):
+        coupling = LargeCoupling.pair(
+            x0, mapped, 0.2, block=17 if seed else 1700, seed=seed, tolerance=1e-3
+        )
+        index = (torch.arange(3200) % 8) * 30 + coupling.partner
+        counts += torch.bincount(index, minlength=240).reshape(8, 30)
+    expected = plan * 8 * 800
+    big = expected > 5
+    chi = ((counts - expected)[big].square() / expected[big]).sum().item()
+    freedom = int(big.sum()) - 8
+    assert abs(chi - freedom) < 5 * (2 * freedom) ** 0.5
+
+
+def test_batches_pass_over_all_pairs(tmp_path):
+    coupling = LargeCoupling.pair(torch.randn(50, 3), data(60, 3), 0.2, block=20)
+    first = torch.cat([coupling.batch(20, draw=k, seed=5)[0] for k in range(5)])
+    assert torch.equal(first[:50].sort()[0], torch.arange(50))
+    assert torch.equal(first[50:].sort()[0], torch.arange(50))
+    assert not torch.equal(first[:50], first[50:])
+    i, j = coupling.batch(20, draw=1, seed=5)
+    assert torch.equal(i, first[20:40])
+    assert torch.equal(j, coupling.partner[i])
+    coupling.save(tmp_path / "pairs.npy")
+    assert torch.equal(LargeCoupling.load(tmp_path / "pairs.npy").partner, coupling.partner)
+
+
+def test_malformed_calls_name_the_argument(tmp_path):
+    points = data(10, 2)
+    bad = points.clone()
+    bad[7, 1] = float("nan")
+    with pytest.raises(ValueError, match="data: point 7"):
+        Semidiscrete(bad)
+    with pytest.raises(TypeError, match="data: expected a tensor or a numpy array"):
+        Semidiscrete([[1.0]])
+    with pytest.raises(ValueError, match="potential: expected finite"):
+        Semidiscrete(points, torch.zeros(3))
+    with pytest.raises(ValueError, match="x0: expected points of shape"):
+        Semidiscrete(points).pair(torch.zeros(3, 4))
+    with pytest.raises(ValueError, match="x0: point 0"):
+        Semidiscrete(points).pair(torch.full((3, 2), float("inf")))
+    with pytest.raises(ValueError, match="x1: expected None or the whole"):
+        Semidiscrete(points)(points, points[:4])
+    with pytest.raises(ValueError, match="labels1: Semidiscrete"):
+        Semidiscrete(points)(points, None, None, torch.zeros(10))
+    with pytest.raises(ValueError, match="steps=0"):
+        Semidiscrete(points).fit(0)
+    with pytest.raises(ValueError, match="rate=-1"):
+        Semidiscrete(points).fit(1, rate=-1.0)
+    with pytest.raises(ValueError, match="x1: expected points of shape"):
+        LargeCoupling.pair(points, points[:, :1], 0.1)
+    with pytest.raises(ValueError, match="reg=0"):
+        LargeCoupling.pair(points, points, 0)
+    with pytest.raises(RuntimeError, match=r"marginal error is .* after 1 sweeps"):
+        LargeCoupling.pair(torch.randn(50, 2), data(50, 2), 0.01, max_iterations=1)
+    coupling = LargeCoupling.pair(points, points, 0.5)
+    with pytest.raises(ValueError, match="count=0"):
+        coupling.batch(0, draw=0)
+    np.save(tmp_path / "other.npy", np.zeros(3))
+    with pytest.raises(ValueError, match="expected int64"):
+        LargeCoupling.load(tmp_path / "other.npy")

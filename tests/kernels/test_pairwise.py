@@ -1,0 +1,176 @@
+"""The reductions over all pairs: C++ equals the float64 reference, whatever ISA and threads."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastgen.kernels import pairwise
+from fastgen.kernels.pairwise import Keys, reference
+
+_C = pytest.importorskip("fastgen._C")
+
+
+@pytest.fixture(params=_C.supported_isas())
+def isa(request):
+    before = _C.isa()
+    _C.set_isa(request.param)
+    yield request.param
+    _C.set_isa(before)
+
+
+def problem(rows, columns, dims, features, dtype, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, dims, generator=g, dtype=torch.float64).to(dtype)
+    y = torch.randn(columns, dims, generator=g, dtype=torch.float64).to(dtype)
+    values = torch.randn(columns, features, generator=g, dtype=torch.float64).to(dtype)
+    return x, y, torch.randn(columns, generator=g, dtype=torch.float64), values
+
+
+def tolerance(dtype, dims):
+    return (64 + dims) * torch.finfo(dtype).eps
+
+
+SHAPES = [(1, 1, 1, 1), (7, 3, 2, 2), (97, 300, 5, 17), (13, 513, 300, 3), (200, 256, 16, 33)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_cpp_is_the_reference(isa, shape, dtype, poisoned_memory):
+    x, y, bias, values = problem(*shape, dtype)
+    keys = Keys(torch.tensor([11]), torch.arange(shape[0]) + 2**33, 5)
+    within = {"rtol": 0, "atol": tolerance(dtype, shape[2])}
+    expected = reference.log_sum(x, y, bias, 0.7)
+    torch.testing.assert_close(pairwise.log_sum(x, y, bias, 0.7, backend="cpp"), expected, **within)
+    sums, mean = pairwise.mean(x, y, bias, 0.7, values, backend="cpp")
+    torch.testing.assert_close(sums, expected, **within)
+    torch.testing.assert_close(mean, reference.mean(x, y, bias, 0.7, values)[1], **within)
+    high, column = pairwise.best(x, y, bias, 0.7, backend="cpp")
+    top, place = reference.best(x, y, bias, 0.7)
+    torch.testing.assert_close(high, top, **within)
+    assert torch.equal(column, place)
+    sums, column = pairwise.sample(x, y, bias, 0.7, keys, backend="cpp")
+    torch.testing.assert_close(sums, expected, **within)
+    # Rounding decides only where a uniform is within it of a step.
+    assert (column == reference.sample(x, y, bias, 0.7, keys)[1]).float().mean() > 0.98
+
+
+@given(
+    st.integers(1, 120),
+    st.integers(1, 530),
+    st.integers(1, 40),
+    st.floats(1e-3, 30),
+    st.integers(0, 9),
+)
+def test_any_shape_and_scale(rows, columns, dims, scale, seed):
+    x, y, bias, _ = problem(rows, columns, dims, 1, torch.float64, seed)
+    expected = torch.logsumexp(scale * x @ y.T + bias, 1)
+    atol = tolerance(torch.float64, dims) * (1 + scale * dims)
+    for backend in ("cpp", "reference"):
+        found = pairwise.log_sum(x, y, bias, scale, backend=backend)
+        torch.testing.assert_close(found, expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_threads_change_no_bit(dtype):
+    x, y, bias, values = problem(500, 600, 24, 24, dtype)
+    keys = Keys(torch.arange(500), torch.arange(500), 0)
+    found = []
+    before = torch.get_num_threads()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(
+            [
+                pairwise.log_sum(x, y, bias, 1.0, backend="cpp"),
+                *pairwise.mean(x, y, bias, 1.0, values, backend="cpp"),
+                *pairwise.best(x, y, bias, 1.0, backend="cpp"),
+                *pairwise.sample(x, y, bias, 1.0, keys, backend="cpp"),
+            ]
+        )
+    torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(torch.equal(p, q) for p, q in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_columns_without_weight_count_for_nothing(backend):
+    x, y, bias, values = problem(20, 700, 3, 2, torch.float64)
+    bias[:512] = -math.inf  # two whole tiles
+    bias[600] = -math.inf
+    kept = bias.isfinite()
+    sums, mean = pairwise.mean(x, y, bias, 1.0, values, backend=backend)
+    expected, rest = reference.mean(x, y[kept], bias[kept], 1.0, values[kept])
+    torch.testing.assert_close(sums, expected)
+    torch.testing.assert_close(mean, rest)
+    for draw in range(20):
+        keys = Keys(torch.tensor([1]), torch.arange(20), draw)
+        column = pairwise.sample(x, y, bias, 1.0, keys, backend=backend)[1]
+        assert kept[column].all()
+
+
+def test_ties_go_to_the_lowest_column():
+    x, y = torch.ones(3, 2), torch.ones(600, 2)
+    bias = torch.zeros(600, dtype=torch.float64)
+    bias[[300, 301, 599]] = 1
+    for backend in ("cpp", "reference"):
+        assert pairwise.best(x, y, bias, 1.0, backend=backend)[1].tolist() == [300] * 3
+
+
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_samples_have_the_softmax_as_their_law(backend):
+    """Chi squared over 700 columns in three tiles, one of them half empty."""
+    _, y, bias, _ = problem(1, 700, 2, 1, torch.float32)
+    rows = 40000 if backend == "cpp" else 10000
+    x = torch.tensor([[0.3, -0.2]]).expand(rows, 2).contiguous()
+    keys = Keys(torch.tensor([7]), torch.arange(rows), 0)
+    column = pairwise.sample(x, y, bias, 1.0, keys, backend=backend)[1]
+    p = (reference.scores(x[:1], y, bias, 1.0)[0]).softmax(0)
+    order = p.argsort()
+    bins = (p[order].cumsum(0) * 200).long().clamp(max=199)  # of about equal probability
+    expected = torch.zeros(200, dtype=torch.float64).index_add_(0, bins, p[order]) * rows
+    counts = torch.bincount(column, minlength=700).double()[order]
+    observed = torch.zeros(200, dtype=torch.float64).index_add_(0, bins, counts)
+    used = expected > 0
+    chi = ((observed - expected)[used].square() / expected[used]).sum().item()
+    freedom = int(used.sum()) - 1
+    assert abs(chi - freedom) < 4.5 * math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+def test_a_sample_does_not_depend_on_its_batch(backend):
+    x, y, bias, _ = problem(150, 400, 4, 1, torch.float32)
+    ids = torch.arange(150) + 2**40
+    whole = pairwise.sample(x, y, bias, 1.0, Keys(torch.tensor([3]), ids, 9), backend=backend)[1]
+    some = torch.tensor([149, 3, 77])
+    part = Keys(torch.tensor([3]), ids[some], 9)
+    found = pairwise.sample(x[some], y, bias, 1.0, part, backend=backend)[1]
+    assert torch.equal(found, whole[some])
+    again = Keys(torch.tensor([3]), ids, 10)
+    other = pairwise.sample(x, y, bias, 1.0, again, backend=backend)[1]
+    assert not torch.equal(other, whole)
+
+
+def test_malformed_calls_name_the_argument():
+    x, y, bias, values = problem(4, 5, 3, 2, torch.float32)
+    with pytest.raises(ValueError, match="x: expected float32"):
+        pairwise.log_sum(x.half(), y.half(), bias, 1.0)
+    with pytest.raises(ValueError, match=r"y: expected torch\.float32"):
+        pairwise.log_sum(x, y[:, :2], bias, 1.0)
+    with pytest.raises(ValueError, match=r"y: .*columns > 0"):
+        pairwise.log_sum(x, y[:0], bias[:0], 1.0)
+    with pytest.raises(ValueError, match="bias: expected float64"):
+        pairwise.best(x, y, bias.float(), 1.0)
+    with pytest.raises(ValueError, match="values"):
+        pairwise.mean(x, y, bias, 1.0, values[:4])
+    with pytest.raises(ValueError, match="sample_ids"):
+        pairwise.sample(x, y, bias, 1.0, Keys(torch.tensor([1]), torch.arange(3), 0))
+    with pytest.raises(ValueError, match="draw"):
+        pairwise.sample(x, y, bias, 1.0, Keys(torch.tensor([1]), torch.arange(4), -1))
+
+
+def test_no_rows_are_no_work():
+    x, y, bias, _ = problem(0, 5, 3, 1, torch.float32)
+    for backend in ("cpp", "reference"):
+        assert pairwise.log_sum(x, y, bias, 1.0, backend=backend).shape == (0,)
