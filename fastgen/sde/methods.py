@@ -60,7 +60,7 @@ def milstein(s: Step) -> Form:
     """y' = y + h f + g dW + (dg/dy) g (dW^2 - h) / 2; without - h for Stratonovich.
 
     Milstein 1974; Kloeden and Platen 1992, section 10.3. The derivative of g along g comes from
-    forward-mode automatic differentiation.
+    automatic differentiation.
     """
     first = euler_maruyama(s)
     if s.noise_type == "additive":
