@@ -7,52 +7,36 @@ part to the other.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 
 import fastgen
 from benchmarks.harness import Row, recorded, row, show_progress, skipped
 from benchmarks.problems import most_steps
 from fastgen.demo import data, train
-from fastgen.demo.networks import DigitFlow
 from fastgen.demo.report import frechet_distance
-from fastgen.schedules import CosineVP, Rectified, Schedule
+from fastgen.networks import ModulatedMLP
+from fastgen.schedules import CosineVP
+from fastgen.training import Denoising, Flow, Settings, Trainer
 
 SUITE = "quality"
-NETWORKS: dict[str, Schedule] = {"noise": CosineVP(), "v": CosineVP(), "velocity": Rectified()}
-STEPS, QUICK_STEPS, SEEDS, AVERAGE = 2000, 150, 2, 0.998
+OBJECTIVES = {
+    "noise": Denoising(CosineVP(), "noise"),
+    "v": Denoising(CosineVP(), "v"),
+    "velocity": Flow(data_at=0),
+}
+STEPS, QUICK_STEPS, SEEDS = 2000, 150, 2
 
 
-def trained(predicts: str, schedule: Schedule, digits: data.Part, steps: int) -> DigitFlow:
-    """The moving average of a network after ``steps`` steps of AdamW on its mean squared error."""
+def trained(objective: Denoising | Flow, digits: data.Part, steps: int) -> fastgen.Model:
+    """A network of the demonstration's kind after ``steps`` steps."""
     torch.manual_seed(0)
-    network = DigitFlow()
-    average = copy.deepcopy(network).requires_grad_(False)
-    optimiser = torch.optim.AdamW(network.parameters(), fused=True)
-    rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1e-3, total_steps=steps)
-    for step in range(steps):
-        chosen = torch.randint(len(digits.images), (train.BATCH,))
-        x0, labels = digits.images[chosen], digits.labels[chosen]
-        t = (torch.arange(train.BATCH) + torch.rand(train.BATCH)) / train.BATCH * schedule.t_max
-        eps = torch.randn_like(x0)
-        alpha, sigma = (_like(x0, f(t.double())) for f in (schedule.alpha, schedule.sigma))
-        target = {"noise": eps, "v": alpha * eps - sigma * x0, "velocity": eps - x0}[predicts]
-        loss = functional.mse_loss(network(alpha * x0 + sigma * eps, t, labels), target)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        rate.step()
-        new = 1 - min(AVERAGE, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), new)
-    return average.eval()
-
-
-def _like(x: Tensor, values: Tensor) -> Tensor:
-    return values.to(x.dtype).reshape(-1, 1, 1, 1)
+    network = ModulatedMLP((1, 8, 8), 256, classes=data.CLASSES)
+    settings = Settings(steps=steps, batch=train.BATCH, warm_up=min(100, steps // 4))
+    trainer = Trainer(network, objective.loss, digits.images, settings, digits.labels)
+    trainer.run(progress=False)
+    return objective.model(trainer.average)
 
 
 def rows(quick: bool, budgets: tuple[int, ...], solvers: list[str]) -> Iterator[Row]:
@@ -64,11 +48,11 @@ def rows(quick: bool, budgets: tuple[int, ...], solvers: list[str]) -> Iterator[
         real = [features(part.images) for part in held_out]
         floor = frechet_distance(*real)
         labels, shape = held_out[0].labels, tuple(held_out[0].images.shape)
-        for predicts, schedule in NETWORKS.items():
+        for predicts, objective in OBJECTIVES.items():
             if quick and predicts != "velocity":
                 continue
-            network = trained(predicts, schedule, digits.train, QUICK_STEPS if quick else STEPS)
-            model = fastgen.Model(network, schedule, predicts)
+            model = trained(objective, digits.train, QUICK_STEPS if quick else STEPS)
+            schedule = model.schedule
             for done, solver in enumerate(solvers):
                 show_progress(done, len(solvers))
                 for budget in budgets:
