@@ -317,3 +317,16 @@ def test_tolerances_by_sample():
             linear, y0[:1], [0.0, 3.0], rtol=rtol[i].double(), atol=rtol[i].double()
         )
         assert torch.equal(alone[:, 0], found.ys[:, i])
+
+
+def test_threads_change_nothing():
+    y0 = torch.linspace(0.1, 2, 36 * 2000).reshape(36, 2000)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(fastgen.odeint(logistic, y0, [0.0, 0.5], backend="cpp"))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
