@@ -44,8 +44,7 @@ def starts(rows=5, dtype=torch.float64):
 @pytest.mark.parametrize("method", ADAPTIVE)
 def test_linear_system_follows_its_exponential(method, backend):
     y0, t = starts(), torch.linspace(0, 3, 7).double()
-    loose = ORDER[method] <= 2
-    tolerance = 1e-5 if loose else 1e-9
+    tolerance = {2: 1e-5, 3: 1e-7}.get(ORDER[method], 1e-9)
     ys = fastgen.odeint(
         linear, y0, t, rtol=tolerance, atol=tolerance, method=method, backend=backend
     )
@@ -150,7 +149,7 @@ def test_error_is_proportional_to_tolerance(method):
 @pytest.mark.parametrize("compact", [False, True])
 def test_rows_are_the_same_alone_and_in_any_batch(controller, dtype, compact, backend):
     y0 = torch.cat([starts(6, dtype), 4 * starts(3, dtype)])[:, :2]
-    t = torch.linspace(0, 4, 9).double()
+    t = torch.linspace(0, 1.5, 5).double()
     options = {"controller": controller, "compact": compact, "backend": backend}
     batch = fastgen.odeint(van_der_pol(3.0), y0, t, return_solution=True, **options)
     assert len(set(batch.stats.accepted.tolist())) > 3
@@ -318,3 +317,16 @@ def test_tolerances_by_sample():
             linear, y0[:1], [0.0, 3.0], rtol=rtol[i].double(), atol=rtol[i].double()
         )
         assert torch.equal(alone[:, 0], found.ys[:, i])
+
+
+def test_threads_change_nothing():
+    y0 = torch.linspace(0.1, 2, 36 * 2000).reshape(36, 2000)
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(fastgen.odeint(logistic, y0, [0.0, 0.5], backend="cpp"))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
