@@ -26,7 +26,7 @@ def true_costs(x0, x1, root=False):
 
 
 def check(found: Assignment, costs: torch.Tensor, tolerance: float, rounding: float = 1e-13):
-    """A pairing of least cost, with a proof; `rounding` of single costs, relative to the largest."""
+    """A pairing of least cost, with a proof; `rounding` of single costs, of the largest."""
     costs = costs.double()
     rows, columns = linear_sum_assignment(costs.numpy())
     least = costs[rows, columns].sum().item()
@@ -122,7 +122,7 @@ def test_reference(kind):
 
 
 @pytest.mark.parametrize(
-    ("n", "m", "d"), [(600, 600, 2), (1100, 1100, 3), (500, 700, 2), (300, 900, 2), (700, 700, 12)]
+    ("n", "m", "d"), [(600, 600, 2), (650, 650, 3), (500, 700, 2), (300, 900, 2), (700, 700, 12)]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_large(n, m, d, dtype):
