@@ -138,7 +138,7 @@ def given(quick: bool) -> Iterator[Row]:
 
 
 def end_to_end(quick: bool) -> Iterator[Row]:
-    """From two batches to the paired batches; torchcfm's plan is exact up to POT's iteration cap."""
+    """From two batches to paired batches; torchcfm's plan is exact up to POT's iteration cap."""
     if importlib.util.find_spec("torchcfm") is None:
         return
     sampler = importlib.import_module("torchcfm.optimal_transport").OTPlanSampler("exact")

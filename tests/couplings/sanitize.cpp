@@ -54,7 +54,8 @@ int check(int64_t n, int64_t m, int64_t dims, bool points, bool overwrite, bool 
   }
   const bool good = found.gap <= 2 * tolerance * cost + 1e-9 &&
                     std::abs(found.cost - cost) <= 1e-4 * cost + 1e-6;
-  if (!good) std::printf("%ld x %ld: cost %g, %g, gap %g\n", long(n), long(m), cost, found.cost, found.gap);
+  if (!good)
+    std::printf("%ld x %ld: cost %g, %g, gap %g\n", long(n), long(m), cost, found.cost, found.gap);
   return !good;
 }
 
