@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow lint types kernels bench clean
+.PHONY: demo test slow sanitize lint types kernels bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/fastgen demo
@@ -13,6 +13,10 @@ test: $(VENV)/ready
 
 slow: $(VENV)/ready
 	$(BIN)/pytest -q -m slow
+
+# The assignment solver in C++ under the address, undefined-behaviour and thread sanitizers.
+sanitize: $(VENV)/ready
+	$(BIN)/pytest -q -m slow tests/couplings/test_sanitizers.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -183,7 +183,8 @@ Prices Assignment::sample_prices(int64_t step) {
       kernels_.lower(fine.row(i, scratch.data()), 0, stride, prices.data());
     return prices;
   }
-  const PointRows coarse(*clouds_, step * SAMPLE_STEP, scale, fine.columns() / SAMPLE_STEP >= 512);
+  const bool boxed = problem_.dims <= BOXED_DIMS;
+  const PointRows coarse(*clouds_, step * SAMPLE_STEP, scale, boxed);
   Prices coarse_prices = sample_prices(step * SAMPLE_STEP);
   Solver solver(coarse, coarse.rows(), coarse.columns(), team_, control_, thread_);
   solver.solve(coarse_prices, static_cast<int32_t>(RANGE * COLD), static_cast<int32_t>(RANGE * SAMPLE_ENDS));

@@ -9,6 +9,7 @@ namespace fastgen::assignment {
 namespace {
 
 // Groups of columns whose lowest one is surely on a list: 16 from this many columns on, else 8.
+// From so many columns on 16 of them are surely on a list, else 8.
 constexpr int64_t WIDE_FROM = 2048;
 
 // Keeps the LIST nearest of `count` positions with reduced <= highest; the others are at `bound` or
@@ -71,8 +72,7 @@ int64_t Solver::list_from_boxes(int64_t row, int thread, int32_t* columns, int32
   const int64_t boxes = boxed.boxes.stride;
   const float* at = boxed.rows + row * boxed.points.dims;
   int32_t* bounds = scratch.bounds.data();
-  kernels_.box_bounds(boxed.boxes, boxed.points.dims, at, boxed.root, boxed.scale,
-                      box_prices_.data(), bounds);
+  kernels_.box_bounds(boxed.boxes, boxed.points.dims, at, boxed.root, box_prices_.data(), bounds);
   // Costs and reduced costs are compact, in the order of the visits.
   int32_t *costs = scratch.costs.data(), *reduced = scratch.reduced.data();
   int32_t *near = scratch.near.data(), *visited = scratch.visited.data();
@@ -82,7 +82,7 @@ int64_t Solver::list_from_boxes(int64_t row, int thread, int32_t* columns, int32
   int64_t visits = 0;
   const auto visit = [&](int32_t box) {
     const int64_t begin = box * BOX, seen = visits * BOX;
-    highest = kernels_.visit_box(boxed.points, at, boxed.root, boxed.scale, begin,
+    highest = kernels_.visit_box(boxed.points, at, boxed.root, begin,
                                  std::min(BOX, columns_ - begin), price_, padded_ >= WIDE_FROM,
                                  costs + seen, reduced + seen, lowest);
     visited[visits++] = box;

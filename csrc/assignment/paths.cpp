@@ -9,7 +9,6 @@
 namespace fastgen::assignment {
 
 void Solver::augment(int32_t root) {
-  ++statistics_.paths;
   dist_.assign(padded_, INT_MIN);
   std::fill_n(dist_.begin(), columns_, INT_MAX);
   done_.clear();
@@ -32,7 +31,6 @@ Nearest Solver::search_rows(int32_t root) {
   int32_t offset = kernels_.best_two(costs, price_, padded_).first;
   for (;;) {
     work(padded_);
-    ++statistics_.path_rows;
     const Nearest near = kernels_.relax(costs, price_, padded_, offset, base, row, dist_.data(),
                                         parent_.data());
     if (owner_[near.column] < 0) return near;
@@ -104,13 +102,11 @@ Nearest Solver::search_lists(int32_t root) {
         scan_row(tree);
       } else {
         build(tree.row, 0);
-        ++statistics_.rebuilds;
         scan_list(~what);
       }
       continue;
     }
     if (dist != dist_[what]) continue;
-    ++statistics_.path_rows;
     work(LIST);
     done_.push_back({dist, what});
     dist_[what] = INT_MIN;

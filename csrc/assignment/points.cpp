@@ -104,7 +104,7 @@ PointRows::PointRows(const Clouds& clouds, int64_t step, double scale, bool boxe
       column_count_((clouds.columns() + step - 1) / step),
       rows_(row_count_ * clouds.dims()) {
   const int64_t dims = clouds.dims(), stride = padded(column_count_);
-  // sqrt(scale) is folded into the coordinates: costs come out as levels, whatever the units.
+  // The scale is folded into the coordinates: costs come out as levels, whatever the units.
   const double unit = clouds.root() ? scale : std::sqrt(scale);
   for (int64_t i = 0; i < row_count_; ++i)
     for (int64_t k = 0; k < dims; ++k)
@@ -113,7 +113,7 @@ PointRows::PointRows(const Clouds& clouds, int64_t step, double scale, bool boxe
   for (int64_t j = 0; j < column_count_; ++j)
     for (int64_t k = 0; k < dims; ++k)
       columns_[k * stride + j] = static_cast<float>(clouds.column(j * step)[k] * unit);
-  points_ = {{dims, stride, columns_.data(), nullptr}, {}, rows_.data(), clouds.root(), 1.0f};
+  points_ = {{dims, stride, columns_.data(), nullptr}, {}, rows_.data(), clouds.root()};
   if (!boxed) return;
   const int64_t boxes = (column_count_ + BOX - 1) / BOX, box_stride = (boxes + 15) / 16 * 16;
   low_.assign(dims * box_stride, 0.0f);
@@ -130,8 +130,8 @@ PointRows::PointRows(const Clouds& clouds, int64_t step, double scale, bool boxe
 }
 
 const int32_t* PointRows::row(int64_t i, int32_t* scratch) const {
-  kernels_.points_row(points_.points, &rows_[i * points_.points.dims], points_.root, 0.0f,
-                      points_.scale, column_count_, scratch);
+  const float* row = &rows_[i * points_.points.dims];
+  kernels_.points_row(points_.points, row, points_.root, column_count_, scratch);
   std::fill(scratch + column_count_, scratch + padded(column_count_), PADDING_COST);
   return scratch;
 }

@@ -31,11 +31,11 @@ struct Nearest {
 // Points in low dimension are sorted into boxes of this many columns: far boxes are not looked at.
 constexpr int64_t BOX = 32;
 
-// Points as structure of arrays, dimension by dimension, each padded to padded(columns).
+// Points dimension by dimension, in units in which costs are levels (float32) or their own.
 struct Points {
   int64_t dims, stride;
   const float* columns;          // [dims, stride]
-  const double* columns_double;  // the same
+  const double* columns_double;
 };
 
 // Bounding boxes of the columns, BOX at a time; [dims, stride], padded to a multiple of 16.
@@ -44,25 +44,20 @@ struct Boxes {
   const float *low, *high;
 };
 
-// The reduced costs of one row are brought to integers by floor((cost - low) * scale), clipped.
-struct Scale {
-  double low, scale;
-};
-
 struct Kernels {
   // out[j] = levels of |row - column j|^2 (or its root), padding left out.
-  void (*points_row)(const Points&, const float* row, bool root, float low, float scale,
-                     int64_t columns, int32_t* out);
+  void (*points_row)(const Points&, const float* row, bool root, int64_t columns,
+                     int32_t* out);
   // out[j] = |row - column j|^2 (or its root) in float64.
   void (*points_row_double)(const Points&, const double* row, bool root, int64_t columns,
                             double* out);
   // bounds[b] <= every reduced cost in box b, given its highest price; INT_MAX in padding.
-  void (*box_bounds)(const Boxes&, int64_t dims, const float* row, bool root, float scale,
+  void (*box_bounds)(const Boxes&, int64_t dims, const float* row, bool root,
                      const int32_t* highest_price, int32_t* bounds);
   // Costs and reduced costs of the `count` columns from `begin` on, padded to BOX. `lowest` [BOX] keeps the lowest
   // reduced cost of each class; returns a bound below which there are at least 8 or 16 columns.
-  int32_t (*visit_box)(const Points&, const float* row, bool root, float scale, int64_t begin,
-                       int64_t count, const int32_t* prices, bool wide, int32_t* costs,
+  int32_t (*visit_box)(const Points&, const float* row, bool root, int64_t begin, int64_t count,
+                       const int32_t* prices, bool wide, int32_t* costs,
                        int32_t* reduced, int32_t* lowest);
   // The lowest of the bounds of boxes and where it is.
   Nearest (*lowest_bound)(const int32_t* bounds, int64_t count);

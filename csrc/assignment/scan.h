@@ -6,115 +6,15 @@
 #include <cmath>
 
 #include "assignment/problem.h"
-#include "lanes.h"
+#include "assignment/vectors.h"
 
 namespace fastgen::assignment {
 namespace {
 
-using fastgen::F32;
-using fastgen::I32;
-using fastgen::W;
-
-FASTGEN_INLINE I32 load(const int32_t* from) {
-  I32 x;
-  std::memcpy(&x, from, sizeof x);
-  return x;
-}
-FASTGEN_INLINE void store(int32_t* to, I32 x) { std::memcpy(to, &x, sizeof x); }
-FASTGEN_INLINE I32 fill(int32_t x) { return I32{} + x; }
-FASTGEN_INLINE I32 lanes() {
-  I32 lane;
-  for (int i = 0; i < W; ++i) lane[i] = i;
-  return lane;
-}
-
-#if FASTGEN_INTRINSICS && defined(__AVX512F__)
-FASTGEN_INLINE I32 smaller(I32 a, I32 b) {
-  return (I32)_mm512_min_epi32((__m512i)a, (__m512i)b);
-}
-FASTGEN_INLINE I32 larger(I32 a, I32 b) { return (I32)_mm512_max_epi32((__m512i)a, (__m512i)b); }
-FASTGEN_INLINE uint32_t bits(I32 mask) { return _mm512_movepi32_mask((__m512i)mask); }
-FASTGEN_INLINE I32 gather(const int32_t* from, I32 at) {
-  return (I32)_mm512_i32gather_epi32((__m512i)at, from, 4);
-}
-// Writes the lanes of x where the mask is set, and rubbish after them; returns how many.
-FASTGEN_INLINE int pack(int32_t* to, I32 x, I32 mask) {
-  const uint32_t set = bits(mask);
-  store(to, (I32)_mm512_maskz_compress_epi32(set, (__m512i)x));
-  return __builtin_popcount(set);
-}
-#elif FASTGEN_INTRINSICS && defined(__AVX2__)
-FASTGEN_INLINE I32 smaller(I32 a, I32 b) {
-  return (I32)_mm256_min_epi32((__m256i)a, (__m256i)b);
-}
-FASTGEN_INLINE I32 larger(I32 a, I32 b) { return (I32)_mm256_max_epi32((__m256i)a, (__m256i)b); }
-FASTGEN_INLINE uint32_t bits(I32 mask) { return _mm256_movemask_ps((__m256)mask); }
-FASTGEN_INLINE I32 gather(const int32_t* from, I32 at) {
-  return (I32)_mm256_i32gather_epi32(from, (__m256i)at, 4);
-}
-
-// Entry s: the places of the bits set in s, a byte each.
-struct Places {
-  uint64_t of[256];
-  constexpr Places() : of() {
-    for (int set = 0; set < 256; ++set) {
-      int count = 0;
-      for (uint64_t i = 0; i < 8; ++i)
-        if (set >> i & 1) of[set] |= i << 8 * count++;
-    }
-  }
-};
-constexpr Places PLACES;
-
-// Writes the lanes of x where the mask is set, and rubbish after them; returns how many.
-FASTGEN_INLINE int pack(int32_t* to, I32 x, I32 mask) {
-  const uint32_t set = bits(mask);
-  const __m256i from = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)&PLACES.of[set]));
-  store(to, (I32)_mm256_permutevar8x32_epi32((__m256i)x, from));
-  return __builtin_popcount(set);
-}
-#else
-FASTGEN_INLINE I32 smaller(I32 a, I32 b) { return a < b ? a : b; }
-FASTGEN_INLINE I32 larger(I32 a, I32 b) { return a > b ? a : b; }
-#if FASTGEN_INTRINSICS
-FASTGEN_INLINE uint32_t bits(I32 mask) { return _mm_movemask_ps((__m128)mask); }
-#else
-FASTGEN_INLINE uint32_t bits(I32 mask) {
-  uint32_t all = 0;
-  for (int i = 0; i < W; ++i) all |= (mask[i] & 1u) << i;
-  return all;
-}
-#endif
-FASTGEN_INLINE int pack(int32_t* to, I32 x, I32 mask) {
-  int count = 0;
-  for (uint32_t left = bits(mask); left; left &= left - 1) to[count++] = x[__builtin_ctz(left)];
-  return count;
-}
-#endif
-
-FASTGEN_INLINE int32_t horizontal_min(I32 x) {
-  int32_t lowest = x[0];
-  for (int i = 1; i < W; ++i) lowest = std::min(lowest, x[i]);
-  return lowest;
-}
-
-FASTGEN_INLINE int32_t horizontal_max(I32 x) {
-  int32_t highest = x[0];
-  for (int i = 1; i < W; ++i) highest = std::max(highest, x[i]);
-  return highest;
-}
-
-template <int DISTANCE>
-FASTGEN_INLINE I32 swap(I32 x) {
-  I32 from;
-  for (int i = 0; i < W; ++i) from[i] = i ^ DISTANCE;
-  return __builtin_shuffle(x, from);
-}
-
-// The D is a template argument where it is small, so that the coordinates stay in registers.
+// D is the number of dimensions where that is small, for the coordinates to stay in registers.
 template <int D>
-FASTGEN_INLINE void points_row_of(const Points& points, const float* row, bool root, float low,
-                                  float scale, int64_t columns, int32_t* out) {
+FASTGEN_INLINE void points_row_of(const Points& points, const float* row, bool root,
+                                  int64_t columns, int32_t* out) {
   const int64_t dims = D ? D : points.dims;
   for (int64_t j = 0; j < columns; ++j) {
     float sum = 0;
@@ -123,16 +23,15 @@ FASTGEN_INLINE void points_row_of(const Points& points, const float* row, bool r
       sum += difference * difference;
     }
     if (root) sum = __builtin_sqrtf(sum);
-    // Not below zero by the rounding of `low`.
-    out[j] = static_cast<int32_t>(std::max((sum - low) * scale, 0.0f));
+    out[j] = static_cast<int32_t>(sum);
   }
 }
 
-void points_row(const Points& points, const float* row, bool root, float low, float scale,
-                int64_t columns, int32_t* out) {
+void points_row(const Points& points, const float* row, bool root, int64_t columns,
+                int32_t* out) {
 #define FASTGEN_CASE(D) \
   if (points.dims == D && !root) \
-    return points_row_of<D>(points, row, false, low, scale, columns, out)
+    return points_row_of<D>(points, row, false, columns, out)
   FASTGEN_CASE(1);
   FASTGEN_CASE(2);
   FASTGEN_CASE(3);
@@ -154,8 +53,7 @@ void points_row(const Points& points, const float* row, bool root, float low, fl
     }
     if (root)
       for (int64_t j = 0; j < count; ++j) sums[j] = __builtin_sqrtf(sums[j]);
-    for (int64_t j = 0; j < count; ++j)
-      out[begin + j] = static_cast<int32_t>(std::max((sums[j] - low) * scale, 0.0f));
+    for (int64_t j = 0; j < count; ++j) out[begin + j] = static_cast<int32_t>(sums[j]);
   }
 }
 
@@ -171,10 +69,10 @@ void points_row_double(const Points& points, const double* row, bool root, int64
     for (int64_t j = 0; j < columns; ++j) out[j] = __builtin_sqrt(out[j]);
 }
 
-void box_bounds(const Boxes& boxes, int64_t dims, const float* row, bool root, float scale,
+void box_bounds(const Boxes& boxes, int64_t dims, const float* row, bool root,
                 const int32_t* highest_price, int32_t* bounds) {
   // Below the rounding of both this bound and the costs.
-  const float shrunk = scale * 0.9999f;
+  constexpr float SHRUNK = 0.9999f;
   for (int64_t b = 0; b < boxes.stride; ++b) {
     float sum = 0;
     for (int64_t k = 0; k < dims; ++k) {
@@ -185,7 +83,7 @@ void box_bounds(const Boxes& boxes, int64_t dims, const float* row, bool root, f
       sum += outside * outside;
     }
     if (root) sum = __builtin_sqrtf(sum);
-    bounds[b] = static_cast<int32_t>(sum * shrunk) - highest_price[b];
+    bounds[b] = static_cast<int32_t>(sum * SHRUNK) - highest_price[b];
   }
 }
 
@@ -201,14 +99,14 @@ FASTGEN_INLINE int32_t bound_of(I32 (&lowest)[PARTS], bool wide) {
   return horizontal_max(highest);
 }
 
-int32_t visit_box(const Points& points, const float* row, bool root, float scale, int64_t begin,
+int32_t visit_box(const Points& points, const float* row, bool root, int64_t begin,
                   int64_t count, const int32_t* prices, bool wide, int32_t* costs,
                   int32_t* reduced, int32_t* lowest) {
   const Points box{points.dims, points.stride, points.columns + begin, nullptr};
   if (count == BOX) {
-    points_row(box, row, root, 0.0f, scale, BOX, costs);
+    points_row(box, row, root, BOX, costs);
   } else {
-    points_row(box, row, root, 0.0f, scale, count, costs);
+    points_row(box, row, root, count, costs);
     std::fill(costs + count, costs + BOX, PADDING_COST);
   }
   I32 least[BOX / W];
@@ -282,29 +180,6 @@ void quantise_double(const double* row, const double* prices, int64_t columns, d
 void lower(const int32_t* row, int32_t offset, int64_t padded, int32_t* lowest) {
   for (int64_t j = 0; j < padded; j += W)
     store(lowest + j, smaller(load(lowest + j), load(row + j) - offset));
-}
-
-// Lanes of partial results: the lowest reduced cost, the lowest column that has it, the next.
-struct Candidates {
-  I32 first, second, column;
-};
-
-FASTGEN_INLINE Candidates merge(const Candidates& a, const Candidates& b) {
-  const I32 wins = (b.first < a.first) | ((b.first == a.first) & (b.column < a.column));
-  return {smaller(a.first, b.first),
-          smaller(larger(a.first, b.first), smaller(a.second, b.second)),
-          wins ? b.column : a.column};
-}
-
-template <int DISTANCE = W / 2>
-FASTGEN_INLINE Best best_of(const Candidates& x) {
-  if constexpr (DISTANCE == 0) {
-    return {x.column[0], x.first[0], x.second[0]};
-  } else {
-    const Candidates y{swap<DISTANCE>(x.first), swap<DISTANCE>(x.second),
-                       swap<DISTANCE>(x.column)};
-    return best_of<DISTANCE / 2>(merge(x, y));
-  }
 }
 
 Best best_two(const int32_t* costs, const int32_t* prices, int64_t padded) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <climits>
+#include <utility>
 
 namespace fastgen::assignment {
 namespace {
@@ -70,19 +71,18 @@ void Solver::solve(std::vector<int32_t>& prices, int32_t first, int32_t last) {
   int32_t epsilon = std::max(first, last), coarser = 0;
   bool may_jump = true;
   for (;;) {
-    const int64_t before = statistics_.bids;
+    const int64_t before = bids_;
     rebase();
     raise_boxes();
     release(epsilon);
     const bool finished = phase(epsilon, coarser ? LONG_JUMP : MOST_BIDS);
-    ++statistics_.phases;
     if (coarser && !finished) {  // back to small steps: ties make a war of prices
       epsilon = std::max(last, std::exchange(coarser, 0) / FACTOR);
       may_jump = false;
       continue;
     }
     if (epsilon == last) break;
-    const bool quiet = statistics_.phases > 1 && statistics_.bids - before < QUIET * row_count_;
+    const bool quiet = epsilon < first && bids_ - before < QUIET * row_count_;
     if (quiet && may_jump) coarser = epsilon;
     epsilon = coarser ? last : std::max(last, epsilon / FACTOR);
   }
@@ -146,7 +146,7 @@ bool Solver::phase(int32_t epsilon, int64_t most_bids) {
       const int64_t tail = head_ + waiting_++;
       queue_[tail >= row_count_ ? tail - row_count_ : tail] = previous;
     }
-    ++statistics_.bids;
+    ++bids_;
   }
   return true;
 }
@@ -193,7 +193,6 @@ void Solver::build_ahead(int64_t row, int32_t slack) {
   team_.each(count, 4, [&](int64_t begin, int64_t end, int thread) {
     for (int64_t k = begin; k < end; ++k) build(stale_[k], thread);
   });
-  statistics_.rebuilds += count;
   work(count * padded_);
 }
 

@@ -23,7 +23,6 @@ struct BoxedPoints {
   Boxes boxes;
   const float* rows;  // [row, dims]
   bool root;
-  float scale;
 };
 
 // Rows of integer costs in [0, RANGE], PADDING_COST in padding.
@@ -43,10 +42,6 @@ class Control {
   virtual void poll(int thread) = 0;
 };
 
-struct Statistics {
-  int64_t phases = 0, bids = 0, rebuilds = 0, paths = 0, path_rows = 0;
-};
-
 class Solver {
  public:
   Solver(const Rows& rows, int64_t row_count, int64_t columns, Team& team, Control& control,
@@ -57,7 +52,6 @@ class Solver {
   void solve(std::vector<int32_t>& prices, int32_t first, int32_t last);
 
   const std::vector<int32_t>& matches() const { return match_; }  // column of each row
-  const Statistics& statistics() const { return statistics_; }
 
  private:
   void rebase();
@@ -103,7 +97,7 @@ class Solver {
   // Columns (>= 0) by distance, and ~index of rows by the distance of what their list leaves out.
   std::vector<std::pair<int32_t, int32_t>> heap_;
   int64_t elements_ = 0;
-  Statistics statistics_;
+  int64_t bids_ = 0;
 };
 
 }  // namespace fastgen::assignment

@@ -123,9 +123,7 @@ def assign(
     if backend not in ("auto", "cpp", "reference"):
         raise ValueError(f"backend={backend!r}: {nearest(backend, ('auto', 'cpp', 'reference'))}")
     if backend != "auto" and problem.device.type != "cpu":
-        raise ValueError(
-            f"backend={backend!r} is for CPU tensors, got {problem.device}; use 'auto'"
-        )
+        raise ValueError(f"backend={backend!r} is for the CPU, got {problem.device}; use 'auto'")
     if backend == "cpp" and _C is None:
         raise ValueError("backend='cpp': the C++ kernels are not built; reinstall with a compiler")
     prices = _prices(warm_start, problem)
@@ -260,9 +258,10 @@ class _Cpp:
             found.columns += columns
             found.rows += norms[0].double().square() + shift.double().square().sum(1, keepdim=True)
             found.rows += 2 * torch.bmm(a, shift[:, :, None])[:, :, 0].double()
+            _, n, dims = x0.shape
             for k, pair in enumerate(zip(x0, x1, found.match, strict=True)):
-                addresses = (x.data_ptr() for x in pair)
-                found.cost[k] = _C.paired_cost(*addresses, *x0.shape[1:], float64)
+                first, second, match = (x.data_ptr() for x in pair)
+                found.cost[k] = _C.paired_cost(first, second, match, n, dims, float64)
         return found, torch.finfo(x0.dtype).eps * largest
 
     def _run(

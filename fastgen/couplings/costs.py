@@ -77,7 +77,8 @@ def problem(x0: Tensor | None, x1: Tensor | None, cost: Cost, batched: bool) -> 
     for name, x, size in (("x0", x0, cost.shape[-2]), ("x1", x1, cost.shape[-1])):
         if x is not None and (x.ndim <= batched or x.shape[int(batched)] != size):
             raise ValueError(
-                f"{name}: expected {size} points as in cost {tuple(cost.shape)}, got {tuple(x.shape)}"
+                f"{name}: expected {size} points, as in the cost {tuple(cost.shape)}, "
+                f"got {tuple(x.shape)}"
             )
     return Problem(None, None, _number(matrix).cpu(), False, cost.device)
 
@@ -108,9 +109,7 @@ def _check_clouds(x0: Tensor, x1: Tensor) -> None:
     if len(x0) != len(x1):
         raise ValueError(f"x1: expected {len(x0)} problems as in x0, got {len(x1)}")
     if x0.shape[2] != x1.shape[2]:
-        raise ValueError(
-            f"x1: expected points of {x0.shape[2]} numbers as in x0, got {x1.shape[2]}"
-        )
+        raise ValueError(f"x1: expected points of {x0.shape[2]} numbers, got {x1.shape[2]}")
 
 
 def _finite(name: str, x: Tensor) -> Tensor:

@@ -25,9 +25,7 @@ def hilbert_index(x: Tensor) -> Tensor:
     """
     dims = x.shape[1]
     if not 1 <= dims <= MOST_DIMS:
-        raise ValueError(
-            f"x: expected at most {MOST_DIMS} dimensions, got {dims}; project it first"
-        )
+        raise ValueError(f"x: expected at most {MOST_DIMS} dimensions, got {dims}; project first")
     bits = min(16, 62 // dims)
     low = x.amin(0)
     span = (x.amax(0) - low).double()

@@ -61,8 +61,8 @@ def wasserstein(
 
 
 def _powers(x0: Tensor, x1: Tensor, p: float) -> Tensor:
-    flat = (x.reshape(len(x), -1).double() for x in (x0, x1))
-    return torch.cdist(*flat, compute_mode="donot_use_mm_for_euclid_dist").pow(p)
+    first, second = (x.reshape(len(x), -1).double() for x in (x0, x1))
+    return torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist").pow(p)
 
 
 def _sliced(x0: Tensor, x1: Tensor, p: float, directions: int, seed: int) -> float:
@@ -74,7 +74,7 @@ def _sliced(x0: Tensor, x1: Tensor, p: float, directions: int, seed: int) -> flo
     axes = randn((directions, x0.shape[1]), seed=seed, device=x0.device).double()
     axes = axes / axes.norm(dim=1, keepdim=True)
     total = 0.0
-    for part in axes.split(CHUNK):
+    for part in axes.tensor_split(-(-directions // CHUNK)):
         first, second = ((x.double() @ part.T).sort(0).values for x in (x0, x1))
         total += (first - second).abs().pow(p).sum().item()
     return float((total / (len(x0) * directions)) ** (1 / p))

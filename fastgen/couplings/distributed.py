@@ -33,7 +33,7 @@ class GlobalBatch(Coupling):
     def pair(
         self, x0: Tensor, x1: Tensor, labels0: Tensor | None = None, labels1: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        """This process's part of the pairs: equal consecutive parts, the last may be shorter.
+        """Of all pairs, the part of this process: consecutive, equal, the last may be shorter.
 
         Args:
             x0: [n, ...] of this process, the same shape on all; likewise x1 and labels.

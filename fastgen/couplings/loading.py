@@ -79,7 +79,8 @@ def _cut(
             continue
         # Pairs come sorted, and neighbours must not share a batch for that.
         order = torch.randperm(len(paired[0]), generator=generator).to(paired[0].device)
-        for part in order.split(batch_size):
+        cuts = list(range(batch_size, len(order), batch_size))
+        for part in order.tensor_split(cuts):
             yield tuple(x[part] for x in paired)
 
 

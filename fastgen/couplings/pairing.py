@@ -53,7 +53,8 @@ class Independent(Coupling):
 
 
 class ExactOT(Coupling):
-    """Minibatch optimal transport (Pooladian et al. 2023, arXiv 2304.14772; Tong et al. 2302.00482).
+    """Minibatch optimal transport (Pooladian et al. 2023, arXiv 2304.14772; Tong et al. 2023,
+    arXiv 2302.00482).
 
     Args:
         replace: False keeps each sample once. True draws pairs of the plan with replacement, as
@@ -119,7 +120,7 @@ class ByLabel(Coupling):
             if labels.shape != (len(x),):
                 raise ValueError(f"{name}: expected shape ({len(x)},), got {tuple(labels.shape)}")
         i, j = [], []
-        for label in labels1.unique():
+        for label in torch.unique(labels1):
             rows, columns = (labels0 == label).nonzero()[:, 0], (labels1 == label).nonzero()[:, 0]
             if len(rows):
                 inner_i, inner_j = self._inner(x0[rows], x1[columns])

@@ -26,7 +26,7 @@ def true_costs(x0, x1, root=False):
 
 
 def check(found: Assignment, costs: torch.Tensor, tolerance: float, rounding: float = 1e-13):
-    """A pairing of least cost, with a proof; `rounding` of single costs, relative to the largest."""
+    """A pairing of least cost, with a proof; `rounding` of single costs, of the largest."""
     costs = costs.double()
     rows, columns = linear_sum_assignment(costs.numpy())
     least = costs[rows, columns].sum().item()
@@ -53,7 +53,7 @@ def random_problem(g, kind, n, m, dtype, scale=1.0, shift=0.0):
 
     if kind == "matrix":
         matrix = g.random((n, m))
-        if g.random() < 0.2:
+        if scale < 1e20 and g.random() < 0.2:
             matrix[g.integers(n), g.integers(m)] = 1e9  # one cost far above the others
         return None, None, tensor(matrix)
     if kind == "ties":
@@ -122,7 +122,7 @@ def test_reference(kind):
 
 
 @pytest.mark.parametrize(
-    ("n", "m", "d"), [(600, 600, 2), (1100, 1100, 3), (500, 700, 2), (300, 900, 2), (700, 700, 12)]
+    ("n", "m", "d"), [(600, 600, 2), (650, 650, 3), (500, 700, 2), (300, 900, 2), (700, 700, 12)]
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_large(n, m, d, dtype):
