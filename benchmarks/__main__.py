@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import kernels, loops, quality, startup
+from benchmarks import kernels, loops, quality, startup, training
 from benchmarks.harness import Row, write
 
-SUITES = {m.__name__.split(".")[-1]: m.rows for m in (kernels, loops, startup, quality)}
+SUITES = {m.__name__.split(".")[-1]: m.rows for m in (kernels, loops, startup, training, quality)}
 
 
 def main() -> None:
