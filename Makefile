@@ -36,8 +36,8 @@ $(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,test,peers]'
-	# Only its samplers' source is read, for parity tests; its requirements are many and large.
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps k-diffusion
+	# Only parts of them are read or run, for parity tests; their requirements are many and large.
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps k-diffusion torchcfm pot
 	touch $@
 
 clean:

@@ -20,6 +20,7 @@ SUITES = {
     "end_to_end": "whole loops with real networks of several sizes, and the solver's share",
     "quality": "quality against network evaluations with exact scores and trained networks",
     "integrate": "error-controlled ODE steps, and a continuous normalizing flow",
+    "training": "one training batch beside torchcfm",
     "couplings": "exact optimal assignment beside the peers' solvers",
     "memory": "peak memory of a sampling run",
     "startup": "time of `import fastgen`",

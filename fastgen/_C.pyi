@@ -72,6 +72,23 @@ def bridge(
     times_type: int,
     threads: int,
 ) -> bool: ...
+def describe_bridge(
+    rows: int,
+    shape: torch.Size,
+    elements: int,
+    dtype: torch.dtype,
+    index_dtype: torch.dtype,
+    code: int,
+    recipe: int,
+    targets: int,
+    noisy: bool,
+    quantiles: int,
+    cells: int,
+    sampling: int,
+    stream: int,
+    time_stream: int,
+    times_type: int,
+) -> Callable[..., bool]: ...
 def times(
     rows: int,
     quantiles: int,

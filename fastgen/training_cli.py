@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def _network(text: str | None, found: Any) -> dict[str, Any]:
         config |= {"size": shape[1]} if head == "DiT" else {"dims": len(shape) - 1}
     else:
         raise ValueError(f"--network {head}: data of shape {shape} have no channels; use an MLP")
-    for part in filter(None, tail.split(",")):
+    for part in filter(None, re.split(r",(?=[a-z_]+=)", tail)):
         key, equals, value = part.partition("=")
         if not equals:
             raise ValueError(f"--network {text}: expected key=value, got {part!r}")

@@ -163,7 +163,7 @@ class TestCheckpoint:
         save_file({"x": torch.zeros(1)}, path)
         with pytest.raises(ValueError, match="not a checkpoint of `fastgen demo`"):
             Checkpoint.load(path)
-        save_file({"x": torch.zeros(1)}, path, {"fastgen_demo": "1", "network": "{"})
+        save_file({"x": torch.zeros(1)}, path, {"fastgen_demo": "2", "network": "{"})
         with pytest.raises(ValueError, match="damaged metadata"):
             Checkpoint.load(path)
         with pytest.raises(FileNotFoundError, match="no such file"):

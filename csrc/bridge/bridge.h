@@ -16,6 +16,16 @@ constexpr int64_t TILE = 512;   // elements
 // Rows shorter than this get their coefficients spread over a tile, one to an element.
 constexpr int64_t SHORT_ROW = 32;
 
+// From the numbers v that rows draw to u, see `Sampling`.
+void spread_uniforms(Sampling sampling, int64_t rows, int64_t first, int64_t count, double* u) {
+  if (sampling == Sampling::stratified)
+    for (int64_t i = 0; i < count; ++i)
+      u[i] = (static_cast<double>(first + i) + u[i]) / static_cast<double>(rows);
+  if (sampling == Sampling::antithetic)
+    for (int64_t i = 0; i < count; ++i)
+      if ((first + i) % 2) u[i] = 1.0 - u[i];
+}
+
 // u of rows [first, first + count).
 void draw_uniforms(const Noise& noise, uint32_t draw, Sampling sampling, int64_t rows,
                    int64_t first, int64_t count, double* u) {
@@ -44,12 +54,57 @@ void draw_uniforms(const Noise& noise, uint32_t draw, Sampling sampling, int64_t
       u[at + i] = (static_cast<double>(static_cast<int64_t>(h << 20 | l >> 12)) + 0.5) * 0x1p-52;
     }
   }
-  if (sampling == Sampling::stratified)
-    for (int64_t i = 0; i < count; ++i)
-      u[i] = (static_cast<double>(first + i) + u[i]) / static_cast<double>(rows);
-  if (paired)
-    for (int64_t i = 0; i < count; ++i)
-      if ((first + i) % 2) u[i] = 1.0 - u[i];
+  spread_uniforms(sampling, rows, first, count, u);
+}
+
+// Words of samples id .. id + W - 1 of one seed, block 0: even ones, then odd ones.
+FASTGEN_INLINE GroupWords words_in_order(U64 even, U64 odd, uint32_t draw, uint32_t stream,
+                                         uint64_t seed) {
+  const U64 w2 = splat(draw), w3 = splat(stream), k0 = splat(seed), k1 = splat(seed >> 32);
+  return {philox({U64{}, even, w2, w3}, k0, k1), philox({U64{}, odd, w2, w3}, k0, k1)};
+}
+
+FASTGEN_INLINE void every_second(int64_t first, U64* even, U64* odd) {
+  for (int i = 0; i < W / 2; ++i) (*even)[i] = first + 2 * i, (*odd)[i] = first + 2 * i + 1;
+}
+
+typedef double F64 __attribute__((vector_size(4 * W)));  // W / 2 lanes
+
+FASTGEN_INLINE F64 uniform(const Words& words) {
+  const U64 n = (words.w0 & 0xFFFFFFFFu) << 20 | (words.w1 & 0xFFFFFFFFu) >> 12;
+  // As the mantissa of a number in [2^52, 2^53) it is converted exactly.
+  return (((F64)(n | 0x4330000000000000u) - 0x1p52) + 0.5) * 0x1p-52;
+}
+
+// The uniforms v of rows [first, first + count) whose ids are their numbers; writes whole groups.
+__attribute__((noinline)) void draw_uniforms_in_order(uint64_t seed, uint32_t stream,
+                                                      uint32_t draw, bool paired, int64_t first,
+                                                      int64_t count, double* u) {
+  U64 even, odd;
+  every_second(first, &even, &odd);
+  for (int64_t at = 0; at < count; at += W, even += W, odd += W) {
+    const GroupWords words = words_in_order(even, paired ? even : odd, draw, stream, seed);
+    const F64 e = uniform(words.even), o = uniform(words.odd);
+    for (int i = 0; i < W / 2; ++i) u[at + 2 * i] = e[i], u[at + 2 * i + 1] = o[i];
+  }
+}
+
+// The two normals of every row of [count, 2]; writes whole groups.
+__attribute__((noinline)) void draw_pairs_in_order(uint64_t seed, uint32_t stream, uint32_t draw,
+                                                   int64_t first, int64_t count, float* to) {
+  U64 even, odd;
+  every_second(first, &even, &odd);
+  for (int64_t at = 0; at < count; at += W, even += W, odd += W) {
+    const GroupWords w = words_in_order(even, odd, draw, stream, seed);
+    F32 x, y;
+    polar(square_root(minus_two_log(join(w.even.w0, w.odd.w0))), join(w.even.w1, w.odd.w1), &x, &y);
+    const F32 low = low_pairs(x, y), high = high_pairs(x, y);
+    for (int part = 0; part < W / 4; ++part) {
+      const int from = 16 * part;
+      std::memcpy(to + 2 * at + 8 * part, reinterpret_cast<const char*>(&low) + from, 16);
+      std::memcpy(to + 2 * at + 8 * part + 4, reinterpret_cast<const char*>(&high) + from, 16);
+    }
+  }
 }
 
 void quantiles_of(const double* quantiles, int64_t cells, double* t, int64_t count) {
@@ -96,7 +151,7 @@ class Batch {
   const Bridge& op;
   bool needed[FEATURES] = {};
   int terms = 0, term[TERMS];
-  double t[CHUNK], feature[FEATURES][CHUNK];
+  double t[CHUNK], feature[FEATURES][CHUNK];  // CHUNK is a multiple of W
   Real c[MAX_TARGETS][TERMS][CHUNK];
   alignas(64) Real source[TERMS][TILE], spread[TILE], total[TILE];
 
@@ -104,9 +159,15 @@ class Batch {
     if (op.times) {
       std::memcpy(t, op.times + row, count * sizeof(double));
     } else {
-      Noise noise = op.noise;
-      noise.stream = op.time_stream;
-      draw_uniforms(noise, op.draw, op.sampling, op.rows, row, count, t);
+      if (op.in_order) {
+        const bool paired = op.sampling == Sampling::antithetic;
+        draw_uniforms_in_order(op.noise.seeds[0], op.time_stream, op.draw, paired, row, count, t);
+        spread_uniforms(op.sampling, op.rows, row, count, t);
+      } else {
+        Noise noise = op.noise;
+        noise.stream = op.time_stream;
+        draw_uniforms(noise, op.draw, op.sampling, op.rows, row, count, t);
+      }
       quantiles_of(op.quantiles, op.cells, t, count);
     }
     store(op.times_out, op.times_type, row, t, count);
@@ -157,13 +218,14 @@ class Batch {
 
   void draw_noise(int64_t first, int64_t count) {
     const int64_t draw = op.draw;
-    if constexpr (sizeof(Real) == sizeof(float)) {
-      fill_normals(source[2], first, count, op.elements, {&draw, 0}, op.noise);
-    } else {
-      alignas(64) float normals[TILE];
-      fill_normals(normals, first, count, op.elements, {&draw, 0}, op.noise);
-      convert(source[2], normals, count);
-    }
+    alignas(64) float normals[TILE];
+    float* z = normals;
+    if constexpr (sizeof(Real) == sizeof(float)) z = source[2];
+    if (op.in_order && op.elements == 2)
+      draw_pairs_in_order(op.noise.seeds[0], op.noise.stream, op.draw, first / 2, count / 2, z);
+    else
+      fill_normals(z, first, count, op.elements, {&draw, 0}, op.noise);
+    if constexpr (sizeof(Real) != sizeof(float)) convert(source[2], z, count);
   }
 
   void short_rows(int64_t row, int64_t at, int64_t rows) {

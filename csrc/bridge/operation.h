@@ -31,6 +31,7 @@ struct Bridge {
   Noise noise;
   uint32_t time_stream, draw;
   bool noisy, float64;
+  bool in_order;  // one seed, and sample ids 0, 1, 2 ...
   int targets;
   void* output[MAX_TARGETS];
   DType output_type[MAX_TARGETS];

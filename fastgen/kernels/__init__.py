@@ -1,9 +1,9 @@
 """Fused kernels: one contract each, as PyTorch reference, C++ and torch operator."""
 
-from fastgen.kernels.backend import BACKENDS, implementation
+from fastgen.kernels.backend import BACKENDS, implementation, requested
 from fastgen.kernels.contract import Clock, Noise, Sampling, Stream
 from fastgen.kernels.ops import brownian, combine, normals
-from fastgen.kernels.training_ops import bridge, times
+from fastgen.kernels.training_ops import bridge, plain, times
 
 __all__ = [
     "BACKENDS",
@@ -16,5 +16,7 @@ __all__ = [
     "combine",
     "implementation",
     "normals",
+    "plain",
+    "requested",
     "times",
 ]

@@ -88,12 +88,12 @@ def bridge(
         if isinstance(times, Clock)
         else (times, None, 0)
     )
-    if _plain(x0, x1):
+    if plain(x0, x1):
         kernel = backend.implementation(x1.device)
-        plain: list[Tensor] = kernel.bridge(
+        direct: list[Tensor] = kernel.bridge(
             x0, x1, index0, index1, coefficients, times, noise, noisy, dtypes, time_dtype
         )
-        return plain
+        return direct
     codes = [DTYPE_CODES[kind] for kind in dtypes]
     result: list[Tensor] = torch.ops.fastgen.bridge(
         x0,
@@ -113,7 +113,7 @@ def bridge(
     return result
 
 
-def _plain(x0: Tensor | None, x1: Tensor) -> bool:
+def plain(x0: Tensor | None, x1: Tensor) -> bool:
     """Whether there is nothing to trace or to differentiate, so that no operator is needed.
 
     That saves more than the kernel takes on small batches.

@@ -40,7 +40,7 @@ network = networks.ModulatedMLP((2,), 32, 2, classes=3)
 data = torch.randn(100, 2, generator=torch.Generator().manual_seed(1))
 labels = torch.arange(100) % 3
 objective = Denoising(schedules.CosineVP(), "v", "min_snr")
-settings = Settings(steps=120, batch=48, clip=1.0, warm_up=10, seed=5, bfloat16=True)
+settings = Settings(steps=60, batch=48, clip=1.0, warm_up=10, seed=5, bfloat16=True)
 trainer = Trainer(network, objective.loss, data, settings, labels, describe(network, objective))
 if path.exists():
     trainer.resume(path)
@@ -66,7 +66,7 @@ class TestResume:
         logs = [tmp_path / name for name in ("whole.log", "killed.log")]
         files = [tmp_path / name for name in ("whole.safetensors", "killed.safetensors")]
         whole = self.start(script, files[0], logs[0])
-        at = random.Random().randrange(15, 110)
+        at = random.Random().randrange(10, 55)
         killed = self.start(script, files[1], logs[1])
         while not (logs[1].exists() and logs[1].read_text().count("\n") >= at):
             assert killed.poll() is None, killed.stderr.read()
@@ -79,8 +79,8 @@ class TestResume:
             assert process.returncode == 0, error
         expected = dict(line.split() for line in logs[0].read_text().splitlines())
         lines = [line.split() for line in logs[1].read_text().splitlines() if line.count(" ")]
-        assert len(expected) == 120
-        assert len(lines) >= 120, "the second run began where the first had saved"
+        assert len(expected) == 60
+        assert len(lines) >= 60, "the second run began where the first had saved"
         assert {step for step, _ in lines} == set(expected), at
         assert all(expected[step] == loss for step, loss in lines), at
         weights = [load(path).network.state_dict() for path in files]
@@ -195,8 +195,8 @@ class TestTrainer:
     ("objective", "solver"),
     [
         (Flow(), "heun"),
-        (Flow(data_at=0), "heun"),
-        (Denoising(schedules.CosineVP(), "v"), "ddim"),
+        pytest.param(Flow(data_at=0), "heun", marks=pytest.mark.slow),
+        pytest.param(Denoising(schedules.CosineVP(), "v"), "ddim", marks=pytest.mark.slow),
     ],
 )
 def test_what_is_trained_is_sampled(objective, solver):
@@ -244,7 +244,7 @@ class TestReflow:
         with pytest.raises(ValueError, match=r"pairs-00001.*missing"):
             Pairs(tmp_path)
         again = reflow(self.model(), tmp_path, 10, (3,), shard=4, steps=5)
-        assert second.read_bytes() == held
+        assert torch.equal(again.x0, whole.x0)
         assert torch.equal(again.x1, whole.x1)
 
     def test_states_of_the_users_own(self, tmp_path):

@@ -1,0 +1,136 @@
+"""`fastgen train` from every kind of data, `fastgen sample` from its checkpoints."""
+
+import numpy as np
+import pytest
+import torch
+
+from fastgen.cli import main
+from fastgen.training import data, load
+
+for package in ("safetensors", "tqdm"):
+    pytest.importorskip(package)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def call(line):
+        code = main(line.split())
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+SMALL = "--steps 6 --batch 8 --every 2 --out c.safetensors"
+
+
+class TestTrain:
+    def test_a_built_in_set_then_samples(self, run, tmp_path):
+        code, out, _ = run(f"train 8gaussians --network MLP:widths=[8,8] {SMALL}")
+        assert code == 0
+        assert "step 6 of 6" in out
+        assert "fastgen sample c.safetensors --shape 16,2" in out
+        line = "sample c.safetensors --shape 5,2 --steps 3 --solver heun --out x.npz"
+        assert run(line)[0] == 0
+        assert np.isfinite(np.load(tmp_path / "x.npz")["samples"]).all()
+        code, out, _ = run(f"train 8gaussians --network MLP:widths=[8,8] {SMALL}")
+        assert code == 0
+        assert "all 6 steps are done" in out
+
+    def test_arrays_with_labels_and_denoising(self, run, tmp_path):
+        rng = np.random.default_rng(0)
+        arrays = {"data": rng.standard_normal((20, 1, 4, 4)), "labels": np.arange(20) % 3}
+        np.savez(tmp_path / "a.npz", **arrays)
+        options = "--predicts v --weighting min_snr --network UNet:width=8"
+        code, _, err = run(f"train a.npz {options} {SMALL}")
+        assert code == 0, err
+        trained = load(tmp_path / "c.safetensors")
+        assert trained.network.classes == 3
+        assert trained.objective.predicts == "v"
+        line = "sample c.safetensors --shape 4,1,4,4 --steps 3 --labels 0,1,2 --out x.npz"
+        assert run(line)[0] == 0
+
+    def test_going_on_is_the_same_as_one_run(self, run, tmp_path):
+        options = "--network MLP:widths=[8]"
+        assert run(f"train moons {options} {SMALL}")[0] == 0
+        whole = load(tmp_path / "c.safetensors").network.state_dict()
+        from fastgen.training import Trainer
+
+        stop = Trainer.run
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Trainer, "run", lambda self, **o: stop(self, 3, **o))
+            assert run(f"train moons {options} {SMALL} --restart")[0] == 0
+        assert load(tmp_path / "c.safetensors").step == 3
+        code, out, _ = run(f"train moons {options} {SMALL}")
+        assert code == 0
+        assert "going on from step 3" in out
+        again = load(tmp_path / "c.safetensors").network.state_dict()
+        assert all(torch.equal(whole[k], again[k]) for k in whole)
+
+    @pytest.mark.parametrize(
+        ("line", "message"),
+        [
+            ("moon", "did you mean 'moons'"),
+            ("nowhere.npy", "no such file"),
+            ("moons --network UNet", "have no channels"),
+            ("moons --network Unet", "did you mean 'UNet'"),
+            ("moons --network MLP:widths", "expected key=value"),
+            ("moons --predicts nose", "did you mean 'noise'"),
+            ("moons --predicts v --schedule CosinVP", "did you mean 'CosineVP'"),
+            ("moons --predicts v --weighting minsnr", "did you mean 'min_snr'"),
+            ("moons --batch 0", "batch=0"),
+            ("moons --out x.pt", "ends in .safetensors"),
+        ],
+    )
+    def test_mistakes_are_named(self, run, line, message, tmp_path):
+        code, out, err = run(f"train --out c.safetensors --steps 2 {line}")
+        assert (code, out) == (2, "")
+        assert message in err
+        assert not (tmp_path / "c.safetensors").exists()
+
+
+class TestData:
+    def test_folders_of_images(self, tmp_path):
+        image = pytest.importorskip("matplotlib.image")
+        for k, name in enumerate(("cat", "cat", "dog")):
+            (tmp_path / name).mkdir(exist_ok=True)
+            pixels = np.full((4, 6, 3), 255 * (k == 2), dtype=np.uint8)
+            image.imsave(tmp_path / name / f"{k}.png", pixels)
+        found = data.load(str(tmp_path))
+        assert found.samples.shape == (3, 3, 4, 6)
+        assert found.samples[:, 0, 0, 0].tolist() == [-1, -1, 1]
+        assert found.labels.tolist() == [0, 0, 1]
+        image.imsave(tmp_path / "cat" / "z.png", np.zeros((4, 5, 3), dtype=np.uint8))
+        with pytest.raises(ValueError, match="bring all images to one size"):
+            data.load(str(tmp_path))
+
+    @pytest.mark.parametrize(
+        ("arrays", "message"),
+        [
+            ({"data": np.zeros((3, 2), dtype=int)}, "expected floating data"),
+            ({"data": np.full((3, 2), np.nan)}, "NaN or infinity"),
+            ({"a": np.zeros((3, 2)), "b": np.zeros(3)}, "array named 'data'"),
+            ({"data": np.zeros((3, 2)), "labels": np.array([0.5, 1, 2])}, "whole labels"),
+            ({"data": np.zeros((3, 2)), "labels": np.zeros(2)}, "one for each of 3"),
+        ],
+    )
+    def test_bad_arrays(self, arrays, message, tmp_path):
+        np.savez(tmp_path / "a.npz", **arrays)
+        with pytest.raises(ValueError, match=message):
+            data.load(str(tmp_path / "a.npz"))
+
+    def test_a_damaged_file(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.zeros((3, 2)))
+        whole = (tmp_path / "a.npy").read_bytes()
+        (tmp_path / "a.npy").write_bytes(whole[:-8])
+        with pytest.raises(ValueError, match="not a whole array file"):
+            data.load(str(tmp_path / "a.npy"))
+
+    @pytest.mark.parametrize("name", list(data.SETS))
+    def test_sets_have_their_moments(self, name):
+        x = data.load(name).samples
+        assert x.shape == (data.SAMPLES, 2)
+        assert x.isfinite().all()
+        assert 0.5 < float(x.std()) < 5
