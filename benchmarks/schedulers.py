@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.harness import Row, row
 
-STEPS, ROUNDS = 20, 10
+ROUNDS = 8
 SHAPES = [(256, 2), (1, 4, 64, 64), (64, 3, 32, 32), (16, 3, 256, 256)]
 # Scheduler, its configuration, options of its step, and whether it draws noise.
 CASES: list[tuple[str, dict[str, object], dict[str, object], bool]] = [
@@ -52,7 +52,7 @@ CASES: list[tuple[str, dict[str, object], dict[str, object], bool]] = [
 
 
 def _loop(
-    scheduler: object, shape: tuple[int, ...], options: dict[str, object]
+    scheduler: object, shape: tuple[int, ...], options: dict[str, object], steps: int
 ) -> Callable[[], float]:
     """A function that runs one loop and returns the seconds of one step."""
     pool = itertools.cycle([torch.randn(shape) for _ in range(4)])
@@ -63,7 +63,7 @@ def _loop(
     scheduler.is_scale_input_called = True  # type: ignore[attr-defined]
 
     def run() -> float:
-        scheduler.set_timesteps(STEPS)  # type: ignore[attr-defined]
+        scheduler.set_timesteps(steps)  # type: ignore[attr-defined]
         timesteps, state = list(scheduler.timesteps), x  # type: ignore[attr-defined]
         outputs = list(itertools.islice(pool, len(timesteps)))
         start = time.thread_time()
@@ -86,7 +86,7 @@ def rows(quick: bool) -> Iterator[Row]:
     torch.set_num_threads(1)
     for shape in SHAPES[:2] if quick else SHAPES:
         big = torch.Size(shape).numel() > 2**20
-        rounds = 4 if big else ROUNDS
+        steps, rounds = (8, 4) if big else (20, ROUNDS)
         for name, config, options, noisy in CASES:
             providers = {
                 "diffusers": ("diffusers", getattr(diffusers, name)(**config)),
@@ -96,7 +96,7 @@ def rows(quick: bool) -> Iterator[Row]:
                 contract = getattr(ours, name)(**config, noise="contract")
                 providers["fastgen contract"] = ("fastgen-torch", contract)
             with torch.no_grad():
-                loops = {k: _loop(s, shape, options) for k, (_, s) in providers.items()}
+                loops = {k: _loop(s, shape, options, steps) for k, (_, s) in providers.items()}
                 times: dict[str, list[float]] = {k: [] for k in loops}
                 for run in loops.values():
                     run()

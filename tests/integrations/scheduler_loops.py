@@ -196,6 +196,21 @@ OPTIONS = {
     ),
 }
 
+# Where diffusers' coefficients, differences of large float32 numbers, are off themselves; there
+# its formulas in float64 decide (test_diffusers_float64.py). How much wider than 1e-5.
+PEER_ROUNDS = {
+    name: lambda config: 10 if config.get("rescale_betas_zero_snr") else 1  # sigma from 4096 on
+    for name in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+} | {
+    "DEISMultistepScheduler": lambda config: 100 if config.get("use_flow_sigmas") else 1,
+    "UniPCMultistepScheduler": lambda config: 10 if config.get("solver_order", 2) > 2 else 1,
+    "SASolverScheduler": lambda config: (
+        1000
+        if config.get("use_flow_sigmas") and config.get("algorithm_type") == "noise_prediction"
+        else 1
+    ),
+}
+
 
 def network(x, t):
     """A smooth network of x [B, 3, ...] and one time."""
@@ -261,8 +276,7 @@ def compare(name, config, step_options=None, steps=8, tolerance=1e-5, **options)
         assert isinstance(own, ValueError) or result is not None
         return False
     found = run(mine, steps, step_options, **options)
-    if config.get("rescale_betas_zero_snr") and name.startswith("Euler"):
-        tolerance = 1e-4  # sigma starts at 4096, and so do the roundings of both
+    tolerance *= PEER_ROUNDS.get(name, lambda config: 1)(config)
     assert len(found[0]) == len(expected[0])
     assert [x.dtype for x in found[0]] == [x.dtype for x in expected[0]]
     difference = relative(found[0][-1], expected[0][-1])

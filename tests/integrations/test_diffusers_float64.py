@@ -14,6 +14,11 @@ from scheduler_loops import drop_in, relative, run
 pytestmark = pytest.mark.filterwarnings("ignore")
 COSINE = {"beta_schedule": "squaredcos_cap_v2"}
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+FLOW_SAMPLE = {
+    "use_flow_sigmas": True,
+    "prediction_type": "sample",
+    "algorithm_type": "noise_prediction",
+}
 ORDERS = {"predictor_order": 3, "corrector_order": 4}
 
 
@@ -46,6 +51,7 @@ def in_float64(name, config):
         ("UniPCMultistepScheduler", {"solver_order": 4}, 1e-5),
         ("UniPCMultistepScheduler", {"solver_order": 3, "use_beta_sigmas": True}, 1e-5),
         ("SASolverScheduler", ORDERS | {"tau_func": calm}, 1e-5),
+        ("SASolverScheduler", FLOW_SAMPLE | {"tau_func": calm}, 5e-5),
         (
             "SASolverScheduler",
             ORDERS | {"tau_func": calm, "algorithm_type": "noise_prediction"},

@@ -391,6 +391,35 @@ def test_dynamic_shift(kind):
     assert relative(found[0][-1], expected[0][-1]) < 1e-5
 
 
+def test_ddpm_over_the_whole_chain():
+    """Before any set_timesteps the grid is the chain itself."""
+    results = []
+    for scheduler in both("DDPMScheduler", num_train_timesteps=20, beta_end=0.3):
+        x, generator = state(), torch.Generator().manual_seed(1)
+        for t in scheduler.timesteps:
+            x = scheduler.step(network(x, t), t, x, generator=generator).prev_sample
+        results.append(x)
+    assert relative(results[1], results[0]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "EulerDiscreteScheduler"])
+def test_tables_follow_what_users_change(name):
+    """Other alphas, other sigmas, or another configuration, after a first run."""
+    results = []
+    for scheduler in both(name):
+        first = run(scheduler, 5)[0][-1]
+        scheduler.set_timesteps(5)
+        if name == "DDIMScheduler":
+            scheduler.alphas_cumprod = scheduler.alphas_cumprod**0.9
+        else:
+            scheduler.sigmas = scheduler.sigmas * 0.9
+        x = step_through(scheduler, state())
+        scheduler.register_to_config(prediction_type="v_prediction")
+        results.append((first, x, run(scheduler, 5)[0][-1]))
+    for own, peer in zip(results[1], results[0], strict=True):
+        assert relative(own, peer) < 1e-5
+
+
 def test_unipc_with_a_predictor_of_its_own():
     results = []
     for module in (diffusers, drop_in):

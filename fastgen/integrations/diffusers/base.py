@@ -46,7 +46,8 @@ class FusedScheduler:
     _family: ClassVar[dict[str, type]] = {}
     _run: Run | None = None
     _noise: tuple[str, int | None] = ("torch", None)
-    _known: tuple[Any, dict[Any, dict[Any, Row]]] = (None, {})
+    # The configuration and the chain that the tables are of, and the tables of each grid.
+    _known: tuple[Any, Any, dict[Any, dict[Any, Row]]] = (None, None, {})
     _begin_index: int | None = None
     _step_index: int | None = None
 
@@ -94,7 +95,7 @@ class FusedScheduler:
                 "use noise='contract'"
             )
         self._noise = noise, seed
-        self._known = (None, {})
+        self._known = (None, None, {})
         if self._run is not None:
             self._run.contract = None
             self._begin()
@@ -127,10 +128,10 @@ class FusedScheduler:
         """Take over the grid that diffusers has set; ``keep``: with the history of that run."""
         me: Any = self
         run = Run(me.timesteps, me.__dict__.get("sigmas"), me._internal_dict)
-        config, grids = self._known
-        if config is not run.config:
+        config, chain, grids = self._known
+        if config is not run.config or chain is not self._chain():
             grids = {}
-            self._known = (run.config, grids)
+            self._known = (run.config, self._chain(), grids)
         key = (*run.host_timesteps, None, *run.host_sigmas)
         if key not in grids and len(grids) >= GRIDS:
             grids.clear()
@@ -174,6 +175,10 @@ class FusedScheduler:
             k = self._step_index
             assert k is not None
         return k
+
+    def _chain(self) -> object:
+        """The training schedule as host numbers, where steps depend on it directly."""
+        return None
 
     def _transform(self) -> Transform:
         """What happens to the data prediction before it is used."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -27,12 +28,28 @@ class Chain(FusedScheduler):
 
     _alphas: tuple[Tensor | None, list[float]] = (None, [])
 
-    def _alpha_bar(self, t: float) -> float:
-        """alpha_bar at a training index; -1 and below: at the data."""
+    def __init_subclass__(cls) -> None:
+        """diffusers moves its table to a device in these: that makes it no other table."""
+        super().__init_subclass__()
+        for name in ("add_noise", "get_velocity"):
+            if hasattr(cls, name):
+                setattr(cls, name, _keeping_the_chain(getattr(cls, name)))
+
+    def _chain(self) -> list[float]:
+        """alpha_bar of the whole chain."""
         me: Any = self
         if self._alphas[0] is not me.alphas_cumprod:
             self._alphas = (me.alphas_cumprod, me.alphas_cumprod.tolist())
-        return self._alphas[1][int(t)]
+        return self._alphas[1]
+
+    def _current(self) -> Run:
+        if self._alphas[0] is not self.__dict__["alphas_cumprod"] and self._run is not None:
+            return self._begin(self._run)
+        return super()._current()
+
+    def _alpha_bar(self, t: float) -> float:
+        """alpha_bar at a training index."""
+        return self._chain()[int(t)]
 
     def _final(self) -> float:
         """alpha_bar at the data."""
@@ -65,6 +82,18 @@ class Chain(FusedScheduler):
         if kind == "sample":
             return (x - a * out) / s
         return out if kind == "epsilon" else a * out + s * x
+
+
+def _keeping_the_chain(original: Any) -> Any:
+    @functools.wraps(original)
+    def method(self: Chain, *args: Any, **kwargs: Any) -> Any:
+        values = self._chain()
+        result = original(self, *args, **kwargs)
+        me: Any = self
+        self._alphas = (me.alphas_cumprod, values)
+        return result
+
+    return method
 
 
 class DDPMScheduler(Chain, diffusers.DDPMScheduler):

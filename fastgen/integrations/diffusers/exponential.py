@@ -113,10 +113,11 @@ class Exponential(FusedScheduler):
             result = result - weight * (e / z - 1) * first
         if second is not None:
             result = result - weight * ((e - z) / z**2 + sign) * second
+        # Two equal sigmas at the end of a grid may be so in float32 only, and h < 0 by a rounding.
         if algorithm == "sde-dpmsolver++":
-            result = result + s_t * math.sqrt(-e) * noise
+            result = result + s_t * math.sqrt(max(-e, 0.0)) * noise
         elif algorithm == "sde-dpmsolver":
-            result = result + s_t * math.sqrt(math.expm1(2 * h)) * noise
+            result = result + s_t * math.sqrt(max(math.expm1(2 * h), 0.0)) * noise
         return result
 
 

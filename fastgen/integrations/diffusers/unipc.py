@@ -208,7 +208,7 @@ class SASolverScheduler(Exponential, diffusers.SASolverScheduler):
         if not self.predict_x0:
             # The peer's gradient part is the ODE's, times 1 + tau^2.
             weights = lagrange_integrals(nodes, start, end, -1.0)
-            spread = tau * s_t * math.sqrt(math.expm1(2 * h))
+            spread = tau * s_t * math.sqrt(max(math.expm1(2 * h), 0.0))
             total = sum((w * m for w, m in zip(weights, values, strict=True)), Form({}))
             return a_t / a_s * state - a * a_t * total + spread * z
         # e^(a lambda) is taken relative to lambda_t, which the factors in front make up for.
@@ -220,7 +220,7 @@ class SASolverScheduler(Exponential, diffusers.SASolverScheduler):
         total = sum((w * m for w, m in zip(weights, values, strict=True)), Form({}))
         linear = math.exp(-(tau**2) * h) * s_t / s_s
         # sigma_t e^(-tau^2 lambda_t) e^(a lambda_t) = sigma_t e^(lambda_t) = alpha_t
-        spread = s_t * math.sqrt(-math.expm1(-2 * tau**2 * h))
+        spread = s_t * math.sqrt(max(-math.expm1(-2 * tau**2 * h), 0.0))
         return linear * state + a * a_t * total + spread * z
 
 
