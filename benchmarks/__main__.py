@@ -15,6 +15,7 @@ from benchmarks import compare, harness, pages, report
 SUITES = {
     "kernels": "the kernels alone, beside preallocated PyTorch and torch.compile",
     "loops": "microseconds per step of whole sampling loops around a network that costs nothing",
+    "drop_ins": "microseconds per evaluation of the drop-ins for k-diffusion, EDM, flow_matching",
     "networks": "whole loops with real networks of several sizes, and the solver's share",
     "quality": "quality against network evaluations with exact scores and trained networks",
     "memory": "peak memory of a sampling run",
