@@ -9,7 +9,6 @@ contract is made inside.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -20,7 +19,8 @@ from torch import Tensor
 
 from fastgen.devices import upload
 from fastgen.errors import nearest
-from fastgen.execution import BufferKey, InPlaceRun, Tables
+from fastgen.execution import BufferKey
+from fastgen.integrations.prepared import Prepared
 from fastgen.kernels.contract import DTYPE_CODES
 from fastgen.noise import id_tensor, seed_tensor
 from fastgen.plans import Builder, Form
@@ -38,7 +38,7 @@ NOISES = ("torch", "comfyui", "contract")
 MARGIN = 1.5  # churn goes up to sqrt(2) times the highest level
 
 
-class Recipe:
+class Recipe(Prepared):
     """A lowered plan on given levels, and what its run must know of k-diffusion's order of things.
 
     evaluations: the noise level of each; first: each step's first evaluation; last: the stage
@@ -69,7 +69,9 @@ class Recipe:
         (register,) = result.terms
         assert isinstance(register, Value)
         self.steps = len(sigmas) - 1
-        self.program = lower(instructions, register, Parametrisation(schedule, "data"), cast=cast)
+        super().__init__(
+            lower(instructions, register, Parametrisation(schedule, "data"), cast=cast)
+        )
         self.evaluations = [i.time * top for i in instructions if isinstance(i, Evaluate)]
         done, self.last = 0, list[int]()
         for i in instructions:
@@ -86,7 +88,6 @@ class Recipe:
                     self.added[s] += z.draw not in self.spans
                     self.spans[z.draw] = z.start * top, z.end * top
                     self.final_use[z.draw] = s
-        self._tables: dict[torch.device, Tables] = {}
         self._levels: dict[tuple[int, torch.device, torch.dtype], Tensor] = {}
 
     def levels(self, x: Tensor) -> Tensor:
@@ -97,17 +98,10 @@ class Recipe:
             self._levels = {key: upload(column.to(x.dtype), x.device)}
         return self._levels[key]
 
-    def tables(self, device: torch.device) -> Tables:
-        """The coefficients on a device."""
-        if device not in self._tables:
-            self._tables[device] = Tables(self.program, device)
-        return self._tables[device]
-
 
 recipe = lru_cache(maxsize=128)(
     lambda build, sigmas, options, given, cast: Recipe(build, sigmas, dict(options), given, cast)
 )
-_idle: deque[tuple[Recipe, InPlaceRun]] = deque(maxlen=8)
 
 
 def _with_given_noise(i: Any) -> Any:
@@ -295,7 +289,7 @@ def run(
         seed = int(torch.randint(0, 2**63 - 1, []).item())
     seeds = seed_tensor(0 if seed is None else seed, x.shape[0], x.device)
     key = BufferKey(tuple(x.shape), x.device, (state, x.dtype), seeds.numel(), False, False)
-    work = _workspace(found, key)
+    work = found.workspace(key)
     work.start(x, seeds, id_tensor(None, x.shape[0], x.device))
     bar = progress_bar(len(found.evaluations) if bar_of_evaluations else found.steps, disable)
 
@@ -337,19 +331,5 @@ def run(
     if bar is not None:
         bar.close()
     result = work.finish()
-    _idle.append((found, work))
+    found.keep(work)
     return result.to(x.dtype)
-
-
-def _workspace(found: Recipe, key: BufferKey) -> InPlaceRun:
-    """Buffers and prepared calls: those of an earlier run where they fit."""
-    for _ in range(len(_idle)):
-        try:
-            owner, work = _idle.popleft()
-        except IndexError:  # another thread took it
-            break
-        if owner is found and work.key == key:
-            return work
-        _idle.append((owner, work))
-    with torch.inference_mode(False):  # buffers for later runs in whatever mode
-        return InPlaceRun(found.program, found.tables(key.device), key, None)

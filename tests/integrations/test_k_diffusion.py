@@ -6,6 +6,8 @@ import types
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from peers import k_diffusion
 
 from fastgen.integrations import k_diffusion as K  # noqa: N812
@@ -127,6 +129,39 @@ def test_the_callers_noise_sampler_is_asked_the_same(peer, name, options):
         assert len(results[1][1]) == len(results[0][1])
         for a, b in zip(results[0][1], results[1][1], strict=True):
             assert b == pytest.approx(a, rel=1e-5)
+
+
+NAMES = sorted({name for name, _ in CASES + STOCHASTIC})
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(NAMES),
+    exponents=st.lists(st.integers(-30, 30), min_size=2, max_size=7, unique=True),
+    to_zero=st.booleans(),
+    eta=st.sampled_from([0.0, 0.3, 1.0]),
+    s_noise=st.sampled_from([0.0, 1.0, 1.1]),
+    s_churn=st.sampled_from([0.0, 1.0, 50.0]),
+    s_tmin=st.sampled_from([0.0, 0.5]),
+    solver_type=st.sampled_from(["midpoint", "heun"]),
+)
+def test_any_levels_and_options(
+    peer, name, exponents, to_zero, eta, s_noise, s_churn, s_tmin, solver_type
+):
+    """Falling levels of any kind, with and without a last one of 0, and options at random."""
+    sigmas = torch.tensor([1.2**k for k in sorted(exponents, reverse=True)], dtype=torch.float64)
+    sigmas = sampling.append_zero(sigmas) if to_zero else sigmas
+    given_options = {"eta": eta, "s_noise": s_noise, "s_churn": s_churn, "s_tmin": s_tmin}
+    given_options["solver_type"] = solver_type
+    function = peer[f"sample_{name}"]
+    known = inspect.signature(function).parameters
+    options = {k: v for k, v in given_options.items() if k in known}
+    x = start(torch.float64)
+    if "noise_sampler" in known:
+        options["noise_sampler"] = lambda sigma, sigma_next: torch.randn_like(x)
+    theirs, mine = both(peer, name, x, sigmas, **options)
+    close(mine[0], theirs[0], 1e-9)
+    assert torch.equal(mine[2], theirs[2])
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.6])

@@ -1,0 +1,107 @@
+"""`RiemannianODESolver`: fixed steps of a velocity model on a manifold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgen.errors import nearest
+from fastgen.integrations.flow_matching.solver.fixed import METHODS, grid_of
+from fastgen.integrations.flow_matching.solver.ode import _times
+from fastgen.integrations.flow_matching.utils.manifolds import Manifold
+from fastgen.solvers.velocity import RK4
+
+TABLEAUS = {"euler": METHODS["euler"], "midpoint": METHODS["midpoint"], "rk4": RK4}
+
+
+class RiemannianODESolver:
+    """dx/dt = velocity_model(x=x, t=t, **extras) on a manifold.
+
+    A step is that of the method in the surrounding space, with every point projected to the
+    manifold and every velocity to the tangent space where it was evaluated (Hairer, Lubich and
+    Wanner 2006, Geometric Numerical Integration, IV.4); it keeps the method's order.
+
+    Args:
+        manifold: where the points are.
+        velocity_model: called with x [B, D] and t without axes.
+    """
+
+    def __init__(self, manifold: Manifold, velocity_model: Callable[..., Tensor]) -> None:
+        self.manifold, self.velocity_model = manifold, velocity_model
+
+    def sample(
+        self,
+        x_init: Tensor,
+        step_size: float | None,
+        projx: bool = True,
+        proju: bool = True,
+        method: str = "euler",
+        time_grid: Tensor | Sequence[float] = (0.0, 1.0),
+        return_intermediates: bool = False,
+        verbose: bool = False,
+        enable_grad: bool = False,
+        **model_extras: Any,
+    ) -> Tensor:
+        """Integrate from the first to the last time of the grid.
+
+        Args:
+            x_init: [B, D] at the first time.
+            step_size: of the steps; None steps from time to time. The steps end at every time of
+                the grid.
+            projx: whether points are projected.
+            proju: whether velocities are.
+            method: "euler", "midpoint" or "rk4" (the classical one).
+            time_grid: T times that only rise or only fall.
+            return_intermediates: return the points at all these times, [T, B, D].
+            verbose: show a progress bar (needs tqdm).
+            enable_grad: whether the result is differentiable.
+            **model_extras: passed to the model.
+
+        Raises:
+            ValueError: naming the argument that is out of range.
+        """
+        if method not in TABLEAUS:
+            raise ValueError(f"method={method!r}: {nearest(method, TABLEAUS)}")
+        tableau, times = TABLEAUS[method], _times(time_grid)
+        grid_of(times, step_size)  # errors belong before the first evaluation
+        to_point = self.manifold.projx if projx else lambda x: x
+        to_tangent = self.manifold.proju if proju else lambda x, u: u
+        spans = [grid_of(span, step_size) for span in pairwise(times)]
+        bar = None
+        if verbose:
+            from tqdm.auto import tqdm
+
+            bar = tqdm(total=sum(len(span) - 1 for span in spans))
+        x = x_init
+        points = [x]
+        with torch.set_grad_enabled(enable_grad):
+            for span in spans:
+                for s, t in pairwise(span):
+                    h = t - s
+                    slopes: list[Tensor] = []
+                    for node, row in zip(tableau.c, tableau.a, strict=True):
+                        point = x
+                        if slopes:
+                            point = to_point(x + h * _weighted(row, slopes))
+                        at = torch.tensor(s + node * h, dtype=x.dtype, device=x.device)
+                        u = self.velocity_model(x=point, t=at, **model_extras)
+                        slopes.append(to_tangent(point, u))
+                    x = to_point(x + h * _weighted(tableau.b, slopes))
+                    if bar is not None:
+                        bar.update()
+                points.append(x)
+            if bar is not None:
+                bar.close()
+            return torch.stack(points) if return_intermediates else x
+
+
+def _weighted(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
+    terms = [w * v for w, v in zip(weights, values, strict=True) if w]
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
