@@ -31,6 +31,7 @@ class Control:
     max_step: float
     max_steps: int
     order: float
+    joint: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,7 @@ class Stepper:
                     registers[i.register] = shared[key]
                     continue
                 node = end if i.c == 1 else t + i.c * (end - t)
-                value = evaluate(
-                    equation, i, self.program, node.to(equation.dtype), registers
-                )
+                value = evaluate(equation, i, self.program, node.to(equation.dtype), registers)
                 registers[i.register] = value
                 if key is not None:
                     shared[key] = value
@@ -153,6 +152,8 @@ def solve_adaptive(
         with torch.no_grad():
             scale = control.atol + control.rtol * torch.maximum(y.abs(), two.abs())
             error = row_norm((two - full) / scale)
+            if control.joint:
+                error = row_norm(error[None]).expand(rows)
             smallest = h <= control.min_step
             taken = running & ((error <= 1) | smallest)
             bad = running & smallest & ~torch.isfinite(error)
@@ -165,7 +166,9 @@ def solve_adaptive(
             factor = (SAFETY * power(error.clamp(min=1e-12), exponent)).nan_to_num(MIN_FACTOR)
             factor = factor.clamp(MIN_FACTOR, MAX_FACTOR)
             # A step cut short by an output says little about longer ones.
-            grown = torch.where(taken & whole & (factor >= 1), torch.maximum(size, h * factor), h * factor)
+            grown = torch.where(
+                taken & whole & (factor >= 1), torch.maximum(size, h * factor), h * factor
+            )
             grown = grown.clamp(control.min_step, control.max_step)
             size = torch.where(running, grown, size)
         y = torch.where(taken.reshape(state_shape), two, y)

@@ -134,15 +134,15 @@ def sra1(s: Step) -> Form:
 
 
 def sri1(s: Step) -> Form:
-    """y' = y + h (f_1 + 2 f_2) / 3 + sum_i (b1_i dW + b2_i I11 / sqrt(h) + b3_i I10 / h
-    + b4_i I111 / h) g_i,  I11 = (dW^2 - h) / 2,  I111 = (dW^3 - 3 h dW) / 6,
+    """SRI1W1: diagonal and scalar noise.
 
-        f_2 at y + 3/4 h f_1 + 3/2 g_1 I10 / h, time t + 3/4 h,
-        g_2 at y + 1/4 h f_1 + 1/2 sqrt(h) g_1, time t + h / 4,
-        g_3 at y + h f_1 - sqrt(h) g_1, time t + h,
-        g_4 at y + 1/4 h f_1 + sqrt(h) (-5 g_1 + 3 g_2 + 1/2 g_3), time t + h / 4.
-
-    Diagonal and scalar noise (SRI1W1).
+    y' = y + h (f_1 + 2 f_2) / 3
+         + sum_i (b1_i dW + b2_i I11 / sqrt(h) + b3_i I10 / h + b4_i I111 / h) g_i,
+    I11 = (dW^2 - h) / 2,  I111 = (dW^3 - 3 h dW) / 6,
+    f_2 at y + 3/4 h f_1 + 3/2 g_1 I10 / h, time t + 3/4 h,
+    g_2 at y + 1/4 h f_1 + 1/2 sqrt(h) g_1, time t + h / 4,
+    g_3 at y + h f_1 - sqrt(h) g_1, time t + h,
+    g_4 at y + 1/4 h f_1 + sqrt(h) (-5 g_1 + 3 g_2 + 1/2 g_3), time t + h / 4.
     """
     y, h, root = s.y, s.h, s.sqrt_h
     I11, I111 = (s.dW**2 - h) / 2, (s.dW**3 - 3 * h * s.dW) / 6

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -88,8 +89,8 @@ class BrownianPath:
     def __call__(self, s: float | Tensor, t: float | Tensor) -> Tensor:
         """W(t) - W(s), [B, ...]; times are numbers, or [B]."""
         both = torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in (s, t)])
-        low, high = self.at(both)
-        return (high - low).to(self.dtype)
+        low, high = self.at(both).unbind(0)
+        return high.sub_(low).to(self.dtype)
 
 
 class Source(Protocol):
@@ -157,9 +158,7 @@ class PathIncrements:
 class CallableIncrements:
     """Increments from a user's function noise(s, t), s < t; with H from noise.with_area(s, t)."""
 
-    def __init__(
-        self, noise: Callable[..., Any], grid: Tensor, shape: torch.Size, like: Tensor
-    ) -> None:
+    def __init__(self, noise: Any, grid: Tensor, shape: torch.Size, like: Tensor) -> None:
         self.noise, self.shape, self.like = noise, shape, like
         self.grid: list[float] = grid.tolist()
         self.area = hasattr(noise, "with_area")
@@ -191,7 +190,7 @@ class CallableIncrements:
 def grid_of(times: Tensor, dt: float) -> tuple[Tensor, list[int]]:
     """Times of steps of at most dt, equal between two outputs, which are hit; where outputs are."""
     parts, places = [times[:1]], [0]
-    for start, end in _pairs(times.tolist()):
+    for start, end in pairwise(times.tolist()):
         count = max(1, math.ceil(abs(end - start) / dt * (1 - 1e-9)))
         inner = torch.arange(1, count + 1, dtype=torch.float64) / count
         part = start + inner * (end - start)
@@ -199,7 +198,3 @@ def grid_of(times: Tensor, dt: float) -> tuple[Tensor, list[int]]:
         parts.append(part)
         places.append(places[-1] + count)
     return torch.cat(parts), places
-
-
-def _pairs(values: list[float]) -> Iterator[tuple[float, float]]:
-    return zip(values[:-1], values[1:])  # noqa: B905 (one shorter by itself)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Union
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ class Polynomial:
     __radd__, __rmul__ = __add__, __mul__
 
 
-Scalar = Union[Polynomial, float, int]
+Scalar: TypeAlias = "Polynomial | float | int"
 
 
 class Form:
@@ -151,12 +151,14 @@ class Combine:
     @property
     def units(self) -> int:
         """How many unit noises it reads."""
-        used = [bool((table[..., k] != 0).any()) for table in self.powers.values() for k in (1, 2, 3)]
+        used = [
+            bool((table[..., k] != 0).any()) for table in self.powers.values() for k in (1, 2, 3)
+        ]
         second = any(bool((table[..., 4] != 0).any()) for table in self.powers.values())
         return 2 if second else int(any(used))
 
 
-Instruction = Union[Evaluate, Contract, Combine]
+Instruction: TypeAlias = Evaluate | Contract | Combine
 
 
 @dataclass(frozen=True)
@@ -296,7 +298,8 @@ def _join(step: Step) -> None:
             if earlier:
                 known = {STATE}
                 for other in kept[: earlier[-1]]:
-                    known |= set(getattr(other, "outputs", None) or [other.register])
+                    made = other.outputs if isinstance(other, Combine) else [other.register]
+                    known |= set(made)
                 call = kept[earlier[-1]]
                 assert isinstance(call, Combine)
                 if all(set(form.terms) <= known for form in instruction.forms):

@@ -132,9 +132,11 @@ class _Reversible(torch.autograd.Function):
             pairs = [(v, d) for v, d in ((f, df), (g, dg)) if v.requires_grad]
             if not pairs:
                 return torch.zeros_like(x)
-            values, cotangents = zip(*pairs, strict=True)
             found = torch.autograd.grad(
-                values, [x, *parameters], [d.to(v.dtype) for v, d in pairs], allow_unused=True
+                [v for v, _ in pairs],
+                [x, *parameters],
+                [d.to(v.dtype) for v, d in pairs],
+                allow_unused=True,
             )
             for total, part in zip(totals, found[1:], strict=True):
                 if part is not None:

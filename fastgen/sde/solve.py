@@ -30,6 +30,7 @@ from fastgen.sde.reversible import Leap, solve_reversible
 NOISES = ("draws", "brownian")
 GRADIENTS = ("through", "adjoint", "none")
 FAILURES = ("raise", "return")
+STEPS = ("per_sample", "joint")
 
 
 def sdeint(
@@ -44,6 +45,7 @@ def sdeint(
     steps: int | None = None,
     dt: float | None = None,
     adaptive: bool = False,
+    step: str = "per_sample",
     rtol: float = 1e-3,
     atol: float = 1e-4,
     first_step: float | None = None,
@@ -92,6 +94,8 @@ def sdeint(
             sqrt(mean((error / (atol + rtol |y|))^2)) <= 1 is accepted. For methods that need W
             alone. Of strong order 1 they converge to the equation's solution (Gaines and Lyons
             1997); "euler_maruyama" does for additive noise, without guarantee for other.
+        step: "per_sample", or "joint": adaptive steps that all samples share, by the root mean
+            square of their errors, for f and g that take one time for all.
         rtol, atol: tolerances of adaptive steps.
         first_step: of adaptive steps; None is 1 / 100 of the interval.
         min_step: shortest adaptive step, accepted whatever its error; None is 2^-20 of the path's
@@ -124,6 +128,7 @@ def sdeint(
     for name, value, known in (
         ("noise_type", noise_type, NOISE_TYPES),
         ("sde_type", sde_type, SDE_TYPES),
+        ("step", step, STEPS),
         ("gradient", gradient, GRADIENTS),
         ("on_failure", on_failure, FAILURES),
     ):
@@ -147,7 +152,7 @@ def sdeint(
     needed = _probe(equation, times, y0, gradient)
     if adaptive:
         control = _control(
-            times, rtol, atol, first_step, min_step, max_step, max_steps, steps, dt, chosen
+            times, rtol, atol, first_step, min_step, max_step, max_steps, steps, dt, chosen, step
         )
         path = _path(noise, equation, times, seed, sample_ids, adaptive)
         if not isinstance(path, BrownianPath) or chosen.formula is None:
@@ -228,6 +233,7 @@ def _control(
     steps: int | None,
     dt: float | None,
     method: methods.Method,
+    step: str,
 ) -> Control:
     if steps is not None or dt is not None:
         raise ValueError(f"steps={steps}, dt={dt}: adaptive steps take first_step and max_step")
@@ -247,7 +253,8 @@ def _control(
     if max_steps < 1:
         raise ValueError(f"max_steps={max_steps!r}: expected at least 1")
     order = min(method.strong.values())
-    return Control(rtol, atol, first_step, smallest, max_step, max_steps, order)
+    joint = step == "joint"
+    return Control(rtol, atol, first_step, smallest, max_step, max_steps, order, joint)
 
 
 def _path(
@@ -305,9 +312,7 @@ def _source(
     return CallableIncrements(path, grid, equation.noise_shape, like)
 
 
-def _parameters(
-    f: Any, g: Any, parameters: Iterable[Tensor] | nn.Module | None
-) -> list[Tensor]:
+def _parameters(f: Any, g: Any, parameters: Iterable[Tensor] | nn.Module | None) -> list[Tensor]:
     if parameters is None:
         return parameters_of(f, g)
     given = parameters.parameters() if isinstance(parameters, nn.Module) else parameters

@@ -27,9 +27,7 @@ def each_isa():
 
 
 def random_table(rows, outputs, inputs, monomials, generator):
-    table = torch.randn(
-        rows, outputs, inputs, MONOMIALS, dtype=torch.float64, generator=generator
-    )
+    table = torch.randn(rows, outputs, inputs, MONOMIALS, dtype=torch.float64, generator=generator)
     table *= torch.rand(table.shape, generator=generator) < 0.6
     table[..., monomials:] = 0
     return table
@@ -57,9 +55,7 @@ def test_cpp_equals_reference(
     generator = torch.Generator().manual_seed(seed)
     xs = [torch.randn(rows, elements, generator=generator).to(kind) for kind in inputs]
     monomials = {0: 1, 1: 4, 2: 5}[units]
-    table = random_table(
-        rows if by_row else 1, len(outputs), len(inputs), monomials, generator
-    )
+    table = random_table(rows if by_row else 1, len(outputs), len(inputs), monomials, generator)
     noise, tensors = None, []
     if units and drawn:
         shape = (rows, units) if draws_by_row else (units,)

@@ -167,9 +167,7 @@ def test_ito_and_stratonovich_solutions_agree_after_conversion():
             noise=path,
         )[-1]
         assert (other - ito).abs().mean() < 2e-3, method
-    wrong = fastgen.sdeint(
-        drift, g, y0, [0.0, 1.0], method="srk", steps=1024, noise=path
-    )[-1]
+    wrong = fastgen.sdeint(drift, g, y0, [0.0, 1.0], method="srk", steps=1024, noise=path)[-1]
     assert (wrong - ito).abs().mean() > 0.05
 
 

@@ -39,6 +39,8 @@ from fastgen.kernels.triton.integrate_kernels import (
 )
 from fastgen.kernels.triton.kernels import combine_kernel, normals_kernel
 from fastgen.kernels.triton.launch import ALIGNMENT, OPTIONS, describe
+from fastgen.kernels.triton.stochastic import describe_stochastic
+from fastgen.kernels.triton.stochastic_kernel import stochastic_kernel
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -69,6 +71,7 @@ class Variant:
     tree: bool = False  # the Brownian tree, [times * rows, elements]
     ceiling: int = 64  # registers of a thread; 64 let 1024 threads run on a multiprocessor
     library: bool = False  # calls of exp and log, or divisions, in float64: these hold fused steps
+    given: tuple[torch.dtype, ...] | None = None  # of `stochastic_combine`: the noises it is given
 
     def source(self) -> tuple[ASTSource, Geometry]:
         """The kernel's source with all constants, and its geometry."""
@@ -82,6 +85,8 @@ class Variant:
             g = geometry(rows, elements, list(self.outputs), 1, 1, False)
             signature: list[Any] = [POINTERS[self.outputs[0]], *["*i64"] * 3, *["i64"] * 3]
             return _source(normals_kernel, signature, (self.seed_per_row, *g[2:])), g
+        if self.given is not None:
+            return self._stochastic(self.given)
         stage = describe(
             rows,
             elements,
@@ -97,6 +102,23 @@ class Variant:
         keys = ["*i64" if self.noises else "constexpr"] * 3
         signature = [*tensors, "*fp64", *keys, *["i64"] * 5]
         return _source(combine_kernel, signature, stage.constants()), stage.geometry
+
+    def _stochastic(self, given: tuple[torch.dtype, ...]) -> tuple[ASTSource, Geometry]:
+        stage = describe_stochastic(
+            *self.shape,
+            list(self.inputs),
+            list(given),
+            list(self.outputs),
+            self.shape[0] if self.by_row else 1,
+            self.noises,
+            self.shape[0] if self.seed_per_row else 1,
+            self.draws_per_row,
+        )
+        kinds = self.inputs, given, self.outputs
+        tensors = [tuple(POINTERS[d] for d in part) for part in kinds]
+        keys = ["*i64" if self.noises else "constexpr"] * 3
+        signature = [*tensors, "*fp64", *keys, *["i64"] * 3]
+        return _source(stochastic_kernel, signature, stage.constants()), stage.geometry
 
 
 @dataclass(frozen=True)
@@ -171,6 +193,12 @@ VARIANTS = [
     Variant("limits fp32", (F32,) * 24, (F32,) * 8, IMAGES, 8, True, True, True, True, ceiling=255),
     Variant("limits fp64", (F64,) * 24, (F64,) * 8, IMAGES, 8, True, True, True, True, ceiling=255),
     Variant("12 to 4, points", (*STEP,) * 4, (F32,) * 4, POINTS, 2, True, True, True, ceiling=128),
+    Variant("SDE Euler", (F32,) * 3, (F32,), noises=1, given=()),
+    Variant("SDE Milstein, points", (F32,) * 4, (F32,), POINTS, 1, given=()),
+    Variant("SDE SRK", (F32,) * 7, (F32,), noises=2, given=(), ceiling=80),
+    Variant("SDE SRK, given", (F32,) * 7, (F32,), given=(F32, F32)),
+    Variant("SDE fp64, bf16 network", (F64, BF16, BF16), (F64,), noises=1, given=()),
+    Variant("SDE by row, given", (F32,) * 3, (F32, F32), by_row=True, given=(F32,)),
     Variant("normals fp32", (), (F32,), noises=1),
     Variant("normals bf16", (), (BF16,), noises=1, seed_per_row=True),
     Variant("normals fp64, points", (), (F64,), POINTS, noises=1),
@@ -277,7 +305,8 @@ HEADER = f"{'kernel':28}{'target':8}{'regs':>5}{'stack':>6}{'spills':>7}{'shared
 
 def promised(variant: Variant, g: Geometry) -> int:
     """128-bit accesses of a thread where whole groups are read and written, else 0."""
-    sizes = [g.width * d.itemsize for d in variant.inputs + variant.outputs]
+    tensors = variant.inputs + (variant.given or ()) + variant.outputs
+    sizes = [g.width * d.itemsize for d in tensors]
     return sum(n // ALIGNMENT * g.block // THREADS for n in sizes) if g.exact else 0
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastgen.kernels.integrate import Workspace
 from fastgen.kernels.reference.integrate import ReferenceOperations
 from fastgen.kernels.triton.integrate_kernels import commit_kernel, control_kernel, stage_kernel
-from fastgen.kernels.triton.launch import OPTIONS, _on
+from fastgen.kernels.triton.launch import OPTIONS, on_device
 
 # Elements of a row that a program takes at a time: more would not fit the registers.
 MAX_BLOCK = 256
@@ -52,7 +52,7 @@ class TritonOperations(ReferenceOperations):
         tiles = -(-elements // self._block)
         if not self.rows * tiles:
             return
-        with _on(w.y):
+        with on_device(w.y):
             stage_kernel[(self.rows, tiles)](
                 w.y,
                 w.k,
@@ -75,7 +75,7 @@ class TritonOperations(ReferenceOperations):
     def control(self) -> None:
         """Error, acceptance, next step."""
         w = self.w
-        with _on(w.y):
+        with on_device(w.y):
             control_kernel[(self.rows,)](
                 w.y,
                 w.y_new,
@@ -97,7 +97,7 @@ class TritonOperations(ReferenceOperations):
     def commit(self) -> None:
         """Outputs, new states, next steps."""
         w = self.w
-        with _on(w.y):
+        with on_device(w.y):
             commit_kernel[(self.rows,)](
                 w.y,
                 w.y_new,

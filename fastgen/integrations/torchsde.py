@@ -1,0 +1,453 @@
+"""torchsde's `sdeint` and Brownian motions, on fastgen's solvers and Brownian tree.
+
+    from fastgen.integrations import torchsde        # instead of: import torchsde
+
+docs/integrations/torchsde.md says what is identical and what differs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastgen
+from fastgen.errors import nearest
+
+# torchsde's names for methods, by the type of equation.
+METHODS = {
+    "euler": "euler_maruyama",
+    "milstein": "milstein",
+    "srk": "srk",
+    "midpoint": "midpoint",
+    "heun": "heun",
+    "euler_heun": "euler_heun",
+    "reversible_heun": "reversible_heun",
+}
+REFUSED = {
+    "log_ode": "it needs Davie's or Foster's approximation of the Levy area, which fastgen's "
+    "Brownian tree does not have; 'midpoint' has the same strong order for general noise",
+    "adjoint_reversible_heun": "it is the gradient of 'reversible_heun': use sdeint_adjoint",
+}
+NOISE_TYPES = ("general", "diagonal", "scalar", "additive")
+SDE_TYPES = ("ito", "stratonovich")
+NAMES = ("drift", "diffusion", "prior_drift")
+
+
+class BrownianInterval:
+    """Brownian motion of a size on [t0, t1]; called as bm(ta, tb) for W(tb) - W(ta).
+
+    A function of entropy and times alone: no cache, no tree of queries, no recursion. The
+    arguments dt, tol, pool_size, cache_size and halfway_tree, which tune torchsde's cache, have
+    nothing to tune.
+
+    Args:
+        t0, t1: the interval.
+        size: (batch, channels), or any other.
+        dtype, device: of what it returns.
+        entropy: the seed; None draws one from torch's generator.
+
+    Raises:
+        ValueError: for given W or H, or a Levy area: the tree has increments alone.
+    """
+
+    levy_area_approximation = "none"
+
+    def __init__(
+        self,
+        t0: float | Tensor = 0.0,
+        t1: float | Tensor = 1.0,
+        size: Sequence[int] | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        entropy: int | None = None,
+        dt: float | Tensor | None = None,
+        tol: float = 0.0,
+        pool_size: int = 8,
+        cache_size: int | None = 45,
+        halfway_tree: bool = False,
+        levy_area_approximation: str = "none",
+        W: Tensor | None = None,
+        H: Tensor | None = None,
+    ) -> None:
+        if W is not None or H is not None:
+            raise ValueError("W, H: a motion with given ends is not offered; leave them out")
+        if levy_area_approximation != "none":
+            raise ValueError(
+                f"levy_area_approximation={levy_area_approximation!r}: the tree has increments "
+                "alone; sdeint(..., bm=None) has the space-time Levy area for 'srk'"
+            )
+        if size is None:
+            raise ValueError("size: expected (batch, channels), got None")
+        self._size = torch.Size(size)
+        self._dtype = dtype or torch.get_default_dtype()
+        if entropy is None:
+            entropy = int(torch.randint(2**62, ()))
+        # torchsde's sizes may have no batch axis: the motion itself has one.
+        shape = self._size if self._size else torch.Size((1,))
+        self.entropy = entropy
+        self.path = fastgen.BrownianPath(
+            shape,
+            float(t0),
+            float(t1),
+            seed=entropy % 2**64,
+            dtype=self._dtype,
+            device=device or "cpu",
+        )
+
+    def __call__(
+        self,
+        ta: float | Tensor,
+        tb: float | Tensor | None = None,
+        return_U: bool = False,
+        return_A: bool = False,
+    ) -> Tensor:
+        """W(tb) - W(ta), or W(ta) - W(t0); times outside of the interval are its ends."""
+        if return_U or return_A:
+            raise ValueError("return_U, return_A: the tree has increments alone")
+        start, end = (self.path.t0, float(ta)) if tb is None else (float(ta), float(tb))
+        if start > end:
+            raise RuntimeError(
+                f"Query times ta={start:.3f} and tb={end:.3f} must respect ta <= tb."
+            )
+        return self.path(self._clamped(start), self._clamped(end)).reshape(self._size)
+
+    def _clamped(self, t: float) -> float:
+        inside = min(max(t, self.path.t0), self.path.t1)
+        if inside != t:
+            warnings.warn(
+                f"time {t} is outside of [{self.path.t0}, {self.path.t1}]; using {inside}",
+                stacklevel=3,
+            )
+        return inside
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(t0={self.path.t0}, t1={self.path.t1}, "
+            f"size={tuple(self._size)}, dtype={self._dtype}, entropy={self.entropy})"
+        )
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of increments."""
+        return self._dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where increments are made."""
+        return self.path.device
+
+    @property
+    def shape(self) -> torch.Size:
+        """Size of increments."""
+        return self._size
+
+
+class BrownianPath(BrownianInterval):
+    """Brownian motion from w0 at t0, on [t0, t0 + 1]; bm(t) is its value.
+
+    window_size is not used, as in torchsde.
+    """
+
+    def __init__(self, t0: float | Tensor, w0: Tensor, window_size: int = 8) -> None:
+        super().__init__(t0, float(t0) + 1, w0.shape, w0.dtype, w0.device)
+        self._w0 = w0
+
+    def __call__(
+        self,
+        t: float | Tensor,
+        tb: float | Tensor | None = None,
+        return_U: bool = False,
+        return_A: bool = False,
+    ) -> Tensor:
+        """The value at t, or the increment from t to tb."""
+        w = super().__call__(t, tb, return_U, return_A)
+        return w + self._w0 if tb is None else w
+
+
+class BrownianTree(BrownianPath):
+    """Brownian motion from w0 at t0, on [t0, t1], of a given entropy.
+
+    tol, pool_size, cache_depth and safety have nothing to tune: the tree has 24 levels. A given
+    end w1 is not offered.
+    """
+
+    def __init__(
+        self,
+        t0: float | Tensor,
+        w0: Tensor,
+        t1: float | Tensor | None = None,
+        w1: Tensor | None = None,
+        entropy: int | None = None,
+        tol: float = 1e-6,
+        pool_size: int = 24,
+        cache_depth: int = 9,
+        safety: float | None = None,
+    ) -> None:
+        end = float(t0) + 1 if t1 is None else t1
+        BrownianInterval.__init__(
+            self, t0, end, w0.shape, w0.dtype, w0.device, entropy, W=None if w1 is None else w1
+        )
+        self._w0 = w0
+
+
+class _Area:
+    """A foreign motion with a space-time Levy area, as `fastgen.sdeint` asks for it."""
+
+    def __init__(self, bm: Any) -> None:
+        self.bm = bm
+
+    def __call__(self, s: float, t: float) -> Tensor:
+        w: Tensor = self.bm(s, t)
+        return w
+
+    def with_area(self, s: float, t: float) -> tuple[Tensor, Tensor]:
+        """W and H, from U = the integral of W_u - W_s over [s, t]."""
+        w, u = self.bm(s, t, return_U=True)
+        return w, u / (t - s) - w / 2
+
+
+class _WithRatio(nn.Module):
+    """An SDE with one more element, the integral of |u|^2 / 2, g u = f - h (Li et al. 2020)."""
+
+    def __init__(
+        self, sde: Any, f: Callable[..., Tensor], g: Callable[..., Tensor], h: Any
+    ) -> None:
+        super().__init__()
+        self.sde = sde  # its parameters are found by it
+        self.drift, self.diffusion, self.prior = f, g, h
+        self.diagonal = sde.noise_type == "diagonal"
+
+    def f(self, t: Tensor, y: Tensor) -> Tensor:
+        """Drift and rate of the ratio."""
+        y = y[:, :-1]
+        f, g, h = self.drift(t, y), self.diffusion(t, y), self.prior(t, y)
+        if self.diagonal:
+            tiny = torch.where(g >= 0, 1e-7, -1e-7).to(g)
+            u = (f - h) / torch.where(g.abs() < 1e-7, tiny, g)
+        else:
+            u = torch.bmm(torch.linalg.pinv(g), (f - h)[..., None])[..., 0]
+        return torch.cat([f, u.square().sum(1, keepdim=True) / 2], 1)
+
+    def g(self, t: Tensor, y: Tensor) -> Tensor:
+        """Diffusion, none of the ratio."""
+        g = self.diffusion(t, y[:, :-1])
+        return torch.cat([g, g.new_zeros(g.shape[0], 1, *g.shape[2:])], 1)
+
+
+def sdeint(
+    sde: Any,
+    y0: Tensor,
+    ts: Sequence[float] | Tensor,
+    bm: Any = None,
+    method: str | None = None,
+    dt: float | Tensor = 1e-3,
+    adaptive: bool = False,
+    rtol: float = 1e-5,
+    atol: float = 1e-4,
+    dt_min: float = 1e-5,
+    options: dict[str, Any] | None = None,
+    names: dict[str, str] | None = None,
+    logqp: bool = False,
+    extra: bool = False,
+    extra_solver_state: Any = None,
+    *,
+    entropy: int | None = None,
+) -> Any:
+    """torchsde's `sdeint` by `fastgen.sdeint`; states [T, batch, d].
+
+    Args:
+        sde: an object with f and g (or f_and_g), noise_type and sde_type; h for logqp.
+        y0: [batch, d].
+        ts: strictly increasing times; each is hit exactly.
+        bm: a Brownian motion, torchsde's or this module's; None draws steps' noise anew, or for
+            adaptive steps takes a tree.
+        method: torchsde's name; None takes its default.
+        dt: longest step, or the first of adaptive ones.
+        adaptive, rtol, atol, dt_min: error-controlled steps, the same for all samples.
+        options: {"grad_free": True} for Milstein's method without derivatives.
+        names: other names of drift, diffusion and prior_drift.
+        logqp: also return the log-ratio's increments [T - 1, batch].
+        extra, extra_solver_state: not offered.
+        entropy: the seed where bm is None; None draws one from torch's generator.
+
+    Raises:
+        ValueError: naming what does not fit, or is not offered and why.
+    """
+    return _solve(
+        sde, y0, ts, bm, method, dt, adaptive, rtol, atol, dt_min, options, names, logqp, extra,
+        extra_solver_state, entropy, "through", None,
+    )  # fmt: skip
+
+
+def sdeint_adjoint(
+    sde: Any,
+    y0: Tensor,
+    ts: Sequence[float] | Tensor,
+    bm: Any = None,
+    method: str | None = None,
+    adjoint_method: str | None = None,
+    dt: float | Tensor = 1e-3,
+    adjoint_params: Sequence[Tensor] | None = None,
+    names: dict[str, str] | None = None,
+    logqp: bool = False,
+    *,
+    entropy: int | None = None,
+) -> Any:
+    """`sdeint` with gradients in the memory of one step, by the reversible Heun method.
+
+    Raises:
+        ValueError: for other methods than "reversible_heun" with "adjoint_reversible_heun":
+            torchsde's other adjoints approximate the gradient, and are not offered.
+    """
+    if method not in (None, "reversible_heun") or adjoint_method not in (
+        None,
+        "adjoint_reversible_heun",
+    ):
+        raise ValueError(
+            f"method={method!r}, adjoint_method={adjoint_method!r}: the exact adjoint is that of "
+            "'reversible_heun', 'adjoint_reversible_heun'; others: sdeint, and autograd"
+        )
+    return _solve(
+        sde, y0, ts, bm, "reversible_heun", dt, False, 1e-5, 1e-4, 1e-5, None, names, logqp, False,
+        None, entropy, "adjoint", adjoint_params,
+    )  # fmt: skip
+
+
+def _solve(
+    sde: Any,
+    y0: Tensor,
+    ts: Sequence[float] | Tensor,
+    bm: Any,
+    method: str | None,
+    dt: float | Tensor,
+    adaptive: bool,
+    rtol: float,
+    atol: float,
+    dt_min: float,
+    options: dict[str, Any] | None,
+    names: dict[str, str] | None,
+    logqp: bool,
+    extra: bool,
+    extra_solver_state: Any,
+    entropy: int | None,
+    gradient: str,
+    parameters: Sequence[Tensor] | None,
+) -> Any:
+    for name, known in (("noise_type", NOISE_TYPES), ("sde_type", SDE_TYPES)):
+        value = getattr(sde, name, None)
+        if value not in known:
+            raise ValueError(f"sde.{name}={value!r}: {nearest(str(value), known)}")
+    if not isinstance(y0, Tensor) or y0.ndim != 2:
+        raise ValueError("y0: expected a tensor [batch, channels]")
+    times = torch.as_tensor(ts, dtype=torch.float64).detach()
+    if not bool((times.diff() > 0).all()):
+        raise ValueError(f"ts: expected strictly increasing times, got {ts}")
+    if extra or extra_solver_state is not None:
+        raise ValueError("extra, extra_solver_state: solver states are not offered")
+    f, g, h = _functions(sde, names, logqp)
+    if logqp:
+        widened = _WithRatio(sde if isinstance(sde, nn.Module) else _Holder(sde), f, g, h)
+        widened.diagonal = sde.noise_type == "diagonal"
+        y0 = torch.cat([y0, y0.new_zeros(len(y0), 1)], 1)
+        f, g = widened.f, widened.g
+    found = _parameters(sde) if parameters is None else list(parameters)
+    seed = int(torch.randint(2**62, ())) if entropy is None else entropy % 2**64
+    chosen = _method(sde, method, bm, adaptive, options)
+    settings: dict[str, Any] = {"dt": float(dt)}
+    if adaptive:
+        settings = {"adaptive": True, "step": "joint", "rtol": rtol, "atol": atol}
+        settings |= {"first_step": float(dt), "min_step": dt_min}
+    if gradient == "adjoint":
+        settings["parameters"] = found
+    noise: Any = bm
+    if isinstance(bm, BrownianInterval):
+        noise = bm.path
+    elif bm is not None and chosen == "srk":
+        noise = _Area(bm)
+    ys = fastgen.sdeint(
+        _at_a_time(f),
+        _at_a_time(g),
+        y0,
+        times,
+        method=chosen,
+        noise_type=sde.noise_type,
+        sde_type=sde.sde_type,
+        seed=seed,
+        noise=noise,
+        gradient=gradient,
+        on_failure="return",
+        **settings,
+    )
+    if not logqp:
+        return ys
+    return ys[..., :-1], ys[..., -1].diff(dim=0)
+
+
+class _Holder(nn.Module):
+    def __init__(self, sde: Any) -> None:
+        super().__init__()
+        self.noise_type = sde.noise_type
+
+
+def _functions(sde: Any, names: dict[str, str] | None, logqp: bool) -> tuple[Any, Any, Any]:
+    """F, g and h under their own names or others."""
+    names = names or {}
+    for name in names:
+        if name not in NAMES:
+            raise ValueError(f"names[{name!r}]: {nearest(name, NAMES)}; products are not used")
+    f, g = (getattr(sde, names.get(k, d), None) for k, d in (("drift", "f"), ("diffusion", "g")))
+    both = getattr(sde, "f_and_g", None)
+    if both is not None:
+        f = f or (lambda t, y: both(t, y)[0])
+        g = g or (lambda t, y: both(t, y)[1])
+    h = getattr(sde, names.get("prior_drift", "h"), None)
+    for name, function, wanted in (("drift", f, True), ("diffusion", g, True), ("h", h, logqp)):
+        if wanted and function is None:
+            raise ValueError(
+                f"sde: has no {name}; define f and g, or f_and_g (h too for logqp), "
+                "or say their names in `names`"
+            )
+    return f, g, h
+
+
+def _parameters(sde: Any) -> list[Tensor]:
+    return [p for p in sde.parameters() if p.requires_grad] if isinstance(sde, nn.Module) else []
+
+
+def _method(
+    sde: Any, method: str | None, bm: Any, adaptive: bool, options: dict[str, Any] | None
+) -> str:
+    """The method's name in fastgen."""
+    if method is None:
+        method = "midpoint" if sde.sde_type == "stratonovich" else "srk"
+        if sde.sde_type == "ito" and sde.noise_type == "general":
+            method = "euler"
+        elif sde.sde_type == "ito" and adaptive:  # a path has no space-time Levy area
+            return "milstein_derivative_free"
+    if method in REFUSED:
+        raise ValueError(f"method={method!r}: {REFUSED[method]}")
+    if method not in METHODS:
+        raise ValueError(f"method={method!r}: {nearest(method, METHODS)}")
+    options = dict(options or {})
+    grad_free = options.pop("grad_free", False)
+    if options or (grad_free and method != "milstein"):
+        raise ValueError(
+            f"options: expected grad_free for 'milstein', got {options or 'grad_free'}"
+        )
+    if adaptive and method == "euler" and sde.noise_type != "additive":
+        warnings.warn(
+            "adaptive Euler-Maruyama steps are not sure to converge to the solution for noise "
+            "that is not additive",
+            stacklevel=4,
+        )
+    chosen = METHODS[method]
+    return "milstein_derivative_free" if grad_free else chosen
+
+
+def _at_a_time(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """With one time for all samples, as torchsde has it."""
+    return lambda t, y: function(t[0], y)

@@ -1,0 +1,75 @@
+"""The Triton kernel of `stochastic_combine` equals the reference; see `test_triton`."""
+
+import os
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastgen.kernels import Noise
+from fastgen.kernels.reference import stochastic as reference
+from fastgen.kernels.stochastic import MONOMIALS
+
+pytest.importorskip("triton")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
+with pytest.MonkeyPatch.context() as patch:  # Triton looks when the kernels are defined
+    if INTERPRETED:
+        patch.setenv("TRITON_INTERPRET", "1")
+    from fastgen.kernels.triton import stochastic
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+# Triton 3.7's interpreter cuts float32 down to bfloat16; devices round to nearest even.
+WRITTEN = tuple(d for d in DTYPES if not (INTERPRETED and d == torch.bfloat16))
+
+
+@settings(max_examples=15 if INTERPRETED else 200)
+@given(
+    rows=st.integers(0, 5),
+    elements=st.one_of(st.integers(1, 20), st.sampled_from([64, 130, 1031])),
+    inputs=st.lists(st.sampled_from(DTYPES), min_size=1, max_size=4),
+    outputs=st.lists(st.sampled_from(WRITTEN), min_size=1, max_size=2),
+    units=st.integers(0, 2),
+    drawn=st.booleans(),
+    by_row=st.booleans(),
+    draws_by_row=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_equals_reference(
+    rows, elements, inputs, outputs, units, drawn, by_row, draws_by_row, seed
+):
+    torch.manual_seed(seed)
+    xs = [torch.randn(rows, elements).to(DEVICE, kind) for kind in inputs]
+    shape = rows if by_row else 1, len(outputs), len(inputs), MONOMIALS
+    table = torch.randn(shape, dtype=torch.float64) * (torch.rand(shape) < 0.6)
+    table[..., {0: 1, 1: 4, 2: 5}[units] :] = 0
+    table = table.to(DEVICE)
+    noise, tensors = None, []
+    if units and drawn:
+        size = (rows, units) if draws_by_row else (units,)
+        draws = torch.randint(0, 2**32, size, device=DEVICE)
+        seeds = torch.randint(-(2**62), 2**62, (rows if by_row and rows else 1,), device=DEVICE)
+        noise = Noise(seeds, torch.arange(rows, device=DEVICE) + 2**40, draws)
+    elif units:
+        tensors = [torch.randn(rows, elements).to(DEVICE) for _ in range(units)]
+    expected = reference.stochastic_combine(xs, table, outputs, noise, tensors)
+    results = stochastic.stochastic_combine(xs, table, outputs, noise, tensors)
+    for result, wanted in zip(results, expected, strict=True):
+        assert torch.equal(result, wanted)
+
+
+def test_bound_calls():
+    y, f = torch.randn(3, 8, device=DEVICE), torch.randn(3, 8, device=DEVICE)
+    tables = torch.randn(2, 1, 1, 2, MONOMIALS, dtype=torch.float64, device=DEVICE)
+    tables[..., 4] = 0
+    draws = torch.arange(2, device=DEVICE)[:, None]
+    noise = Noise(torch.tensor([8], device=DEVICE), torch.arange(3, device=DEVICE), draws)
+    state, expected = y.clone(), y.clone()
+    call = stochastic.bind_stochastic([state, None], [state], tables, noise)
+    wanted = reference.bind_stochastic([expected, None], [expected], tables, noise)
+    for step in (0, 1):
+        call(step, [f])
+        wanted(step, [f])
+    assert torch.equal(state, expected)
