@@ -158,6 +158,7 @@ class Stepper:
     def evaluated(self) -> int: ...
     @property
     def advance(self) -> Callable[[Tensor], int]: ...
+
 def assign(
     problems: int,
     float64: bool,
