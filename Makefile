@@ -32,7 +32,7 @@ kernels: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks
 
-$(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/*)
+$(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/* csrc/*/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,test,peers]'

@@ -8,63 +8,25 @@ diffusers' scheduler of the same solver; "network alone" is the same number of c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 import fastgen
 from benchmarks.harness import Case, Provider, Row, measured
+from fastgen.networks import MLP, DiT, UNet
 from fastgen.schedules import DiscreteVP
 
 STEPS = 10
 
 
-class Policy(nn.Module):
-    """An MLP on [B, D], time as one more feature: robot policies, two-dimensional toys."""
-
-    def __init__(self, dimension: int, width: int, depth: int = 3) -> None:
-        super().__init__()
-        sizes = [dimension + 1] + [width] * depth
-        layers = [
-            layer for a, b in pairwise(sizes)
-            for layer in (nn.Linear(a, b), nn.SiLU())
-        ]  # fmt: skip
-        self.layers = nn.Sequential(*layers, nn.Linear(width, dimension))
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """The noise prediction [B, D]."""
-        result: Tensor = self.layers(torch.cat([x, t.to(x.dtype)[:, None]], dim=1))
-        return result
-
-
-class Convolutions(nn.Module):
-    """A residual convolutional network on images, without attention."""
-
-    def __init__(self, channels: int, width: int, depth: int) -> None:
-        super().__init__()
-        self.inward = nn.Conv2d(channels, width, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.GroupNorm(8, width), nn.SiLU(), nn.Conv2d(width, width, 3, padding=1))
-            for _ in range(depth)
-        )
-        self.outward = nn.Conv2d(width, channels, 3, padding=1)
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """The noise prediction [B, C, H, W]."""
-        h = self.inward(x) + t.to(x.dtype)[:, None, None, None]
-        for block in self.blocks:
-            h = h + block(h)
-        result: Tensor = self.outward(h)
-        return result
-
-
 NETWORKS = [
-    ("MLP 2-64", lambda: Policy(2, 64), (256, 2)),
-    ("MLP 14-256", lambda: Policy(14, 256), (1, 14)),
-    ("MLP 784-1024", lambda: Policy(784, 1024), (64, 784)),
-    ("convolutions 32 x 4", lambda: Convolutions(3, 32, 4), (16, 3, 32, 32)),
-    ("convolutions 64 x 8", lambda: Convolutions(3, 64, 8), (4, 3, 64, 64)),
+    ("MLP 2-64", lambda: MLP((2,)), (256, 2)),
+    ("MLP 14-256", lambda: MLP((14,), (256,) * 3), (1, 14)),
+    ("MLP 784-1024", lambda: MLP((784,), (1024,) * 3), (64, 784)),
+    ("U-Net 1-D 64", lambda: UNet(14, 64, dims=1), (1, 14, 16)),
+    ("U-Net 32", lambda: UNet(3, 32), (16, 3, 32, 32)),
+    ("DiT 128", lambda: DiT(4, 32), (4, 4, 32, 32)),
 ]
 
 
