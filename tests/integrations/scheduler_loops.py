@@ -202,7 +202,9 @@ PEER_ROUNDS = {
     name: lambda config: 10 if config.get("rescale_betas_zero_snr") else 1  # sigma from 4096 on
     for name in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 } | {
-    "DEISMultistepScheduler": lambda config: 100 if config.get("use_flow_sigmas") else 1,
+    "DEISMultistepScheduler": lambda config: (
+        100 if config.get("use_flow_sigmas") or config.get("use_beta_sigmas") else 2
+    ),
     "UniPCMultistepScheduler": lambda config: 10 if config.get("solver_order", 2) > 2 else 1,
     "SASolverScheduler": lambda config: (
         1000

@@ -47,6 +47,7 @@ def in_float64(name, config):
         ("LMSDiscreteScheduler", COSINE | {"prediction_type": "sample"}, 2e-4),
         ("HeunDiscreteScheduler", COSINE | {"prediction_type": "sample"}, 2e-4),
         ("DEISMultistepScheduler", FLOW, 1e-5),
+        ("DEISMultistepScheduler", FLOW | {"prediction_type": "v_prediction"}, 1e-5),
         ("DEISMultistepScheduler", FLOW | {"solver_order": 3}, 1e-5),
         ("UniPCMultistepScheduler", {"solver_order": 4}, 1e-5),
         ("UniPCMultistepScheduler", {"solver_order": 3, "use_beta_sigmas": True}, 1e-5),

@@ -279,6 +279,8 @@ class DEISMultistepScheduler(Multistep, diffusers.DEISMultistepScheduler):
         raw = self._data(kind, sigma, KINDS, type(self).__name__)
         if config["thresholding"]:
             return (x - a * data) / (sigma if kind == "flow_prediction" else s), raw
+        if kind == "v_prediction":  # of x0, which on a flow's scales is not a v + s x
+            return ((1 - a**2) * x + a * s * out) / s, None
         return self._epsilon(kind, sigma), None
 
     def _update(self, run: Run, key: Any) -> Update:

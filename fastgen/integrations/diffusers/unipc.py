@@ -61,6 +61,13 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
         self._step_index = k + 1
         return SchedulerOutput(*results) if return_dict else results
 
+    def _value(self, sigma: float, data_prediction: bool) -> tuple[Form, Form | None]:
+        value, raw = super()._value(sigma, data_prediction)
+        if data_prediction:
+            return value, raw
+        # diffusers thresholds the data prediction only where that is what is integrated.
+        return self._epsilon(self.config.prediction_type, sigma), None
+
     def _update(self, run: Run, key: Any) -> Update:
         k, order, last_order, known, data_prediction, predict = key
         sigmas = run.host_sigmas
