@@ -400,6 +400,27 @@ def test_deterministic_samplers_also_run_upwards(problem):
         close(function(denoiser, z, up.flip(0), disable=True), x, 3e-2)
 
 
+def test_levels_may_be_numbers_and_are_shown_as_tensors(problem):
+    x, sigmas = problem
+    seen = []
+
+    def sampler(sigma, sigma_next):
+        seen.append((sigma, sigma_next))
+        return Noise()(sigma, sigma_next)
+
+    given = sampling.sample_euler_ancestral(
+        denoiser, x, sigmas.tolist(), callback=lambda d: seen.append((d["sigma"], d["sigma_hat"])),
+        noise_sampler=sampler, disable=True,
+    )  # fmt: skip
+    close(
+        given,
+        sampling.sample_euler_ancestral(denoiser, x, sigmas, noise_sampler=sampler, disable=True),
+    )
+    sampling.sample_dpm_fast(denoiser, x, 0.1, 10.0, 5, noise_sampler=sampler, disable=True)
+    assert len(seen) == 9 + 2 * 8 + 2
+    assert all(isinstance(v, torch.Tensor) and v.ndim == 0 for pair in seen for v in pair)
+
+
 def test_nothing_to_do(problem):
     x, sigmas = problem
     assert sampling.sample_dpmpp_2m_sde(denoiser, x, sigmas[:1]) is x
