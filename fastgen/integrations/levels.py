@@ -266,7 +266,7 @@ def run(
         callback: called with a dictionary before each step.
         disable: the progress bar, as tqdm takes it.
         sampler: where noise comes from; None where there is none, or with noise="contract".
-        foreign: whether the sampler is the caller's, which gets levels as `sigmas` has them.
+        foreign: whether the sampler is the caller's, which gets levels as tensors.
         noise: one of ``NOISES``.
         seed: of noise="contract"; None draws one from torch's generator.
         unused: the levels of noise that k-diffusion draws and does not use, by stage.
@@ -293,17 +293,18 @@ def run(
     work.start(x, seeds, id_tensor(None, x.shape[0], x.device))
     bar = progress_bar(len(found.evaluations) if bar_of_evaluations else found.steps, disable)
 
-    def level(value: float) -> Any:
-        if not isinstance(sigmas, Tensor):
-            return value
-        return torch.tensor(value, dtype=sigmas.dtype, device=sigmas.device)
+    def level(value: float) -> Tensor:
+        if isinstance(sigmas, Tensor):
+            return torch.tensor(value, dtype=sigmas.dtype, device=sigmas.device)
+        return torch.tensor(value, dtype=torch.get_default_dtype(), device=x.device)
 
     def report(i: int, point: Tensor, denoised: Tensor) -> None:
         assert callback is not None
         # The caller may keep the state, and it may change it, too.
         shown = point.clone()
         before = None if shown.is_inference() else shown._version
-        about = {"sigma": sigmas[i], "sigma_hat": level(found.evaluations[found.first[i]])}
+        sigma = sigmas[i] if isinstance(sigmas, Tensor) else level(levels[i])
+        about = {"sigma": sigma, "sigma_hat": level(found.evaluations[found.first[i]])}
         about = about if describe is None else describe(i)
         callback({"x": shown, "i": i, **about, "denoised": denoised})
         if before is not None and shown._version != before:

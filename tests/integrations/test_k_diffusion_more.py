@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import fastgen
+from fastgen.integrations import prepared
 from fastgen.integrations.k_diffusion import sampling
 from fastgen.integrations.k_diffusion.programs import VP_SIGMA_MAX, VP_SIGMA_MIN, vp_time
 from fastgen.kernels import Stream
@@ -273,6 +274,11 @@ def test_comfyuis_noise_is_seeded_by_its_extra_arguments_and_leaves_torch_alone(
         sampling.sample_dpmpp_2m_sde(net, x, sigmas, noise="comfyui", **options) for _ in range(2)
     ]
     assert torch.equal(*paths)
+    heun = sampling.sample_dpmpp_2m_sde_heun(net, x, sigmas, noise="comfyui", **options)
+    options["solver_type"] = "heun"
+    same = sampling.sample_dpmpp_2m_sde_gpu(net, x, sigmas, noise="comfyui", **options)
+    assert torch.equal(heun, same)
+    assert not torch.equal(heun, paths[0])
 
 
 def test_brownian_noise_has_the_law_of_increments_and_one_path_per_seed():
@@ -354,6 +360,21 @@ def test_callbacks_may_keep_and_change_the_state(problem):
     close(changed, y)
 
 
+@pytest.mark.parametrize("backend", ["reference", "cpp"])
+def test_backends_agree(backend, monkeypatch):
+    torch.manual_seed(2)
+    x = torch.randn(5, 7) * 20
+    sigmas = sampling.get_sigmas_karras(6, 0.03, 20.0)
+    results = []
+    for name in ("auto", backend):
+        monkeypatch.setenv("FASTGEN_BACKEND", name)
+        prepared._idle.clear()  # runs that are bound to the kernels of the other one
+        results.append(
+            sampling.sample_dpmpp_sde(denoiser, x, sigmas, noise="contract", seed=3, disable=True)
+        )
+    close(*results, 1e-6)
+
+
 def test_runs_do_not_disturb_each_other(problem):
     """A sampler inside the model of another, with the same plan."""
     x, sigmas = problem
@@ -377,6 +398,27 @@ def test_deterministic_samplers_also_run_upwards(problem):
         function = getattr(sampling, f"sample_{name}")
         z = function(denoiser, x, up, disable=True)
         close(function(denoiser, z, up.flip(0), disable=True), x, 3e-2)
+
+
+def test_levels_may_be_numbers_and_are_shown_as_tensors(problem):
+    x, sigmas = problem
+    seen = []
+
+    def sampler(sigma, sigma_next):
+        seen.append((sigma, sigma_next))
+        return Noise()(sigma, sigma_next)
+
+    given = sampling.sample_euler_ancestral(
+        denoiser, x, sigmas.tolist(), callback=lambda d: seen.append((d["sigma"], d["sigma_hat"])),
+        noise_sampler=sampler, disable=True,
+    )  # fmt: skip
+    close(
+        given,
+        sampling.sample_euler_ancestral(denoiser, x, sigmas, noise_sampler=sampler, disable=True),
+    )
+    sampling.sample_dpm_fast(denoiser, x, 0.1, 10.0, 5, noise_sampler=sampler, disable=True)
+    assert len(seen) == 9 + 2 * 8 + 2
+    assert all(isinstance(v, torch.Tensor) and v.ndim == 0 for pair in seen for v in pair)
 
 
 def test_nothing_to_do(problem):

@@ -69,19 +69,18 @@ def sample_dpm_fast(
         raise ValueError(f"eta={eta!r}: expected 0 for steps that add noise")
     count = n // 3 + 1
     orders = [3] * (count - 2) + [2, 1] if n % 3 == 0 else [3] * (count - 1) + [n % 3]
-    ends = -math.log(high), -math.log(low)
-    t = torch.linspace(*ends, count + 1, dtype=torch.float64)
-    levels = [high, *np.exp(-t[1:-1].numpy()).tolist(), low]
+    t = np.linspace(-math.log(high), -math.log(low), count + 1)
+    levels = [high, *np.exp(-t[1:-1]).tolist(), low]
 
     def describe(i: int) -> dict[str, Any]:
-        time = t[i].to(x.device, torch.get_default_dtype())
+        time = torch.tensor(t[i], dtype=torch.get_default_dtype(), device=x.device)
         return {"sigma": time.neg().exp(), "sigma_hat": time.neg().exp(), "t": time, "t_up": time}
 
     return run(
         dpm_fast,
         model,
         x,
-        torch.tensor(levels, dtype=torch.float64),
+        levels,
         extra_args,
         callback,
         disable,

@@ -35,6 +35,7 @@ from fastgen.integrations.k_diffusion.ordinary import (
 )
 from fastgen.integrations.k_diffusion.stochastic import (
     sample_dpmpp_2m_sde,
+    sample_dpmpp_2m_sde_heun,
     sample_dpmpp_3m_sde,
     sample_dpmpp_sde,
 )
@@ -51,6 +52,7 @@ from fastgen.integrations.k_diffusion.utils import (
 # ComfyUI's names for the same samplers with their noise made on the GPU: it is the same here.
 sample_dpmpp_sde_gpu = sample_dpmpp_sde
 sample_dpmpp_2m_sde_gpu = sample_dpmpp_2m_sde
+sample_dpmpp_2m_sde_heun_gpu = sample_dpmpp_2m_sde_heun
 sample_dpmpp_3m_sde_gpu = sample_dpmpp_3m_sde
 
 __all__ = [
@@ -72,6 +74,8 @@ __all__ = [
     "sample_dpmpp_2m",
     "sample_dpmpp_2m_sde",
     "sample_dpmpp_2m_sde_gpu",
+    "sample_dpmpp_2m_sde_heun",
+    "sample_dpmpp_2m_sde_heun_gpu",
     "sample_dpmpp_2s_ancestral",
     "sample_dpmpp_3m_sde",
     "sample_dpmpp_3m_sde_gpu",

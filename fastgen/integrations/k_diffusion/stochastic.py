@@ -110,3 +110,35 @@ def sample_dpmpp_3m_sde(
         s_noise=s_noise,
         **noise_options(x, noise_sampler, noise, seed, extra_args, brownian=sigmas),
     )
+
+
+def sample_dpmpp_2m_sde_heun(
+    model: Denoiser,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callback | None = None,
+    disable: bool | None = None,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    noise_sampler: NoiseSampler | None = None,
+    solver_type: str = "heun",
+    *,
+    noise: str = "torch",
+    seed: Seeds | None = None,
+) -> Tensor:
+    """ComfyUI's name for `sample_dpmpp_2m_sde` with solver_type="heun"."""
+    return sample_dpmpp_2m_sde(
+        model,
+        x,
+        sigmas,
+        extra_args,
+        callback,
+        disable,
+        eta,
+        s_noise,
+        noise_sampler,
+        solver_type,
+        noise=noise,
+        seed=seed,
+    )

@@ -73,6 +73,15 @@ class FixedSteps(Prepared):
             keep_states=bool(outputs),
         )
         super().__init__(program)
+        self._times: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def times_like(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The times of the evaluations, tensors without axes in the dtype of x."""
+        key = x.device, x.dtype
+        if key not in self._times:
+            times = torch.tensor(self.times, dtype=torch.float64).to(x.dtype)
+            self._times = {key: upload(times, x.device)}
+        return self._times[key].clone().unbind()  # a model may change its time in place
 
 
 fixed_steps = lru_cache(maxsize=64)(FixedSteps)
@@ -82,10 +91,10 @@ class Calls:
     """The model's calls in one run (`fastgen.execution.Evaluations`)."""
 
     def __init__(
-        self, field: Callable[[int, Tensor, Tensor], Tensor], times: Sequence[float], x: Tensor
+        self, field: Callable[[int, Tensor, Tensor], Tensor], times: Sequence[Tensor], x: Tensor
     ) -> None:
         self.field, self.shape, self.device = field, x.shape, x.device
-        self.times = upload(torch.tensor(times, dtype=torch.float64).to(x.dtype), x.device).unbind()
+        self.times = times
 
     def __call__(
         self, k: int, network_input: Tensor, state: Tensor | None, /
@@ -168,7 +177,7 @@ def integrate(
     outputs = tuple(float(t) for t in times[1:]) if intermediates else ()
     found = fixed_steps(method, grid, outputs, state != x.dtype)
     weigh(found.weights)
-    calls = Calls(field, found.times, x)
+    calls = Calls(field, found.times_like(x), x)
     nothing = seed_tensor(0, x.shape[0], x.device), id_tensor(None, x.shape[0], x.device)
     work: InPlaceRun | RecordedRun
     if enable_grad:

@@ -196,10 +196,12 @@ def velocity_and_divergence(
 
 
 def _times(time_grid: Tensor | Sequence[float]) -> list[float]:
-    times: list[float] = torch.as_tensor(time_grid).tolist()
-    if not isinstance(times, list) or len(times) < 2:
-        raise ValueError(f"time_grid: expected two or more times, got {time_grid}")
-    return times
+    if isinstance(time_grid, Tensor) and time_grid.ndim != 1:
+        raise ValueError(f"time_grid: expected times [T], got shape {tuple(time_grid.shape)}")
+    if isinstance(time_grid, Tensor):
+        times: list[float] = time_grid.tolist()
+        return times
+    return [float(t) for t in time_grid]
 
 
 def _adaptive(method: str, step_size: float | None) -> bool:

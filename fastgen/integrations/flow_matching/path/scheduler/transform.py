@@ -18,8 +18,8 @@ class ScheduleTransformedModel(nn.Module):
         x_new(t) = s x(tau),   u_new(x, t) = (s' / s) x + s tau' u(x / s, tau).
 
     Lipman et al. 2024 (arXiv 2412.06264, sec. 4.6). Written with the norm and the angle of
-    (alpha, sigma), which are finite where sigma or alpha is 0. Where alpha / sigma is below what the
-    original process has (a VP process begins with some signal) its first time is taken.
+    (alpha, sigma), which are finite where sigma or alpha is 0. Where alpha / sigma is below what
+    the original process has (a VP process begins with some signal) its first time is taken.
 
     Args:
         velocity_model: called as velocity_model(x=, t=, **extras).
