@@ -47,7 +47,7 @@ class NoWaiting(TorchDispatchMode):
         return operation(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("options", RUNS, ids=str)
+@pytest.mark.parametrize("options", RUNS)
 def test_no_value_is_read_back_and_none_is_sent(options):
     """Of a second run, whose tables are on the device; everything from seeds to result counts."""
     sampler = make(**options)
