@@ -68,7 +68,7 @@ def test_the_check_sees_waiting():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("options", RUNS, ids=str)
+@pytest.mark.parametrize("options", RUNS)
 @pytest.mark.parametrize("seed", [5, [1, 2, 3]])
 def test_no_synchronisation_on_a_gpu(options, seed):
     sampler = make(**options, device="cuda")
