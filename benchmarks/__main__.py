@@ -17,6 +17,7 @@ SUITES = {
     "loops": "microseconds per step of whole sampling loops around a network that costs nothing",
     "networks": "whole loops with real networks of several sizes, and the solver's share",
     "quality": "quality against network evaluations with exact scores and trained networks",
+    "sinkhorn": "entropic transport to a given marginal error, beside POT and geomloss",
     "memory": "peak memory of a sampling run",
     "startup": "time of `import fastgen`",
 }

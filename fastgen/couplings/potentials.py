@@ -56,12 +56,14 @@ class Marginals:
 class State:
     """Potentials F [n], G [m] and the multiplier of the mass, float64, with what is known of them.
 
-    error: the violation of the optimality conditions, in mass and relative to the mass there is.
+    sums: of the rows, for this G. error: the violation of the optimality conditions, in mass and
+    relative to the mass there is.
     """
 
     F: Tensor
     G: Tensor
     level: Tensor
+    sums: Tensor
     error: float
     iterations: int
 
@@ -205,22 +207,22 @@ def solve(
     relax: bool,
     check_every: int,
 ) -> State:
-    """Sweeps from G = start until the error of the rows is below the tolerance, with exact columns.
+    """Sweeps from F = start until the error of the rows is below the tolerance, with exact columns.
 
     The error costs no pass of its own: it follows from the sums by which F is fitted. The F
     returned is fitted, so that rows are exact and the columns' error is at most the one reported
     (half steps of the balanced problem never raise it).
     """
     relaxation = Relaxation(relax)
-    G = start
-    sums = solver.log_sum_rows(G)
-    F, level = solver.fit(sums, 0)
+    F, G = start, None
     error, goal, confirm = math.inf, tolerance, False
     for iteration in range(1, max_iterations + 1):
         # Over-relaxed columns are not exact: the rows' error counts after a plain half step only.
         omega = 1.0 if confirm or iteration == max_iterations else relaxation.omega
-        fitted, level = solver.fit(solver.log_sum_columns(solver.translate(F, G)), 1)
-        G = fitted if omega == 1 else G + omega * (fitted - G)
+        if G is not None:
+            F = solver.translate(F, G)
+        fitted, level = solver.fit(solver.log_sum_columns(F), 1)
+        G = fitted if omega == 1 or G is None else G + omega * (fitted - G)
         sums = solver.log_sum_rows(G)
         due = iteration % check_every == 0 or iteration == max_iterations
         if due:
@@ -235,7 +237,8 @@ def solve(
                 relaxation.observe(error)
             confirm = error <= goal
         F = fitted if omega == 1 else F + omega * (fitted - F)
-    return State(fitted, G, level, error, iteration)
+    assert G is not None
+    return State(fitted, G, level, sums, error, iteration)
 
 
 def solve_symmetric(
@@ -252,9 +255,9 @@ def solve_symmetric(
         if iteration % check_every == 0 or iteration == max_iterations:
             error = solver.error(F, level, sums).item()
             if math.isnan(error) or error <= tolerance:
-                return State(F, F, level, error, iteration)
+                return State(F, F, level, sums, error, iteration)
         F = (F + fitted) / 2
-    return State(F, F, level, error, max_iterations)
+    return State(F, F, level, sums, error, max_iterations)
 
 
 def levels(eps: float, first: float) -> list[float]:
@@ -284,6 +287,6 @@ def annealed(
             relax=False,
             check_every=_SWEEPS_PER_LEVEL + 1,
         )
-        start, done = state.G, done + state.iterations
+        start, done = state.F, done + state.iterations
     state = run(solver, start)
     return replace(state, iterations=done + state.iterations)

@@ -26,6 +26,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from fastgen.kernels.pairwise.triton import THREADS as PAIRS_THREADS
+from fastgen.kernels.pairwise.triton import geometry as pairs_geometry
+from fastgen.kernels.pairwise.triton_kernels import BEST, LOG_SUM, MEAN, SAMPLE, pairs_kernel
 from fastgen.kernels.triton.geometry import THREADS, Geometry, geometry
 from fastgen.kernels.triton.kernels import combine_kernel, normals_kernel
 from fastgen.kernels.triton.launch import ALIGNMENT, OPTIONS, describe
@@ -57,8 +60,10 @@ class Variant:
     seed_per_row: bool = False
     draws_per_row: bool = False
     ceiling: int = 64  # registers of a thread; 64 let 1024 threads run on a multiprocessor
+    tensor_cores: bool = False
+    threads: int = THREADS
 
-    def source(self) -> tuple[ASTSource, Geometry]:
+    def source(self, target: str = "sm_90") -> tuple[ASTSource, Geometry]:
         """The kernel's source with all constants, and its geometry."""
         rows, elements = self.shape
         if not self.inputs:
@@ -133,6 +138,37 @@ VARIANTS = [
 ]
 
 
+@dataclass(frozen=True)
+class Pairs(Variant):
+    """A reduction over pairs: what is wanted, for which dimension of the points.
+
+    Its inner products run on tensor cores: fused, with operands in shared memory.
+    """
+
+    want: int = LOG_SUM
+    dims: int = 64
+    ceiling: int = 255
+    tensor_cores: bool = True
+    threads: int = PAIRS_THREADS
+
+    def source(self, target: str = "sm_90") -> tuple[ASTSource, Geometry]:
+        """The kernel's source with all constants; no accesses are promised to be wide."""
+        pairs = pairs_geometry(self.want, self.dims, target.startswith("gfx"))
+        tensors = ["*fp32"] * 5 + ["*i64"] * 2 + ["*fp64", "*fp32", "*i64"]
+        constants = (self.want, self.seed_per_row, *pairs)
+        source = _source(pairs_kernel, [*tensors, *["i64"] * 6], constants)
+        return source, geometry(2, 3, [F32], 1, 0, True)._replace(exact=False)
+
+
+VARIANTS += [
+    Pairs("pairs, sum, 2-D", (F32,), (), want=LOG_SUM, dims=2),
+    Pairs("pairs, sum", (F32,), (), want=LOG_SUM),
+    Pairs("pairs, mean", (F32,), (), want=MEAN),
+    Pairs("pairs, best", (F32,), (), want=BEST),
+    Pairs("pairs, sample", (F32,), (), want=SAMPLE, seed_per_row=True),
+]
+
+
 @dataclass
 class Verdict:
     """Figures of one compiled kernel, and what is wrong with it."""
@@ -170,8 +206,8 @@ def promised(variant: Variant, g: Geometry) -> int:
 def judge(variant: Variant, target: str) -> Verdict:
     """Compile a variant for a target and read the result."""
     gpu = TARGETS[target]
-    source, g = variant.source()
-    options = OPTIONS | {"num_warps": THREADS // gpu.warp_size}
+    source, g = variant.source(target)
+    options = OPTIONS | {"num_warps": variant.threads // gpu.warp_size}
     verdict = Verdict(variant, target, promised=promised(variant, g))
     try:
         compiled = triton.compile(source, target=gpu, options=options)
@@ -183,7 +219,8 @@ def judge(variant: Variant, target: str) -> Verdict:
     # float64 is read two elements at a time and noise made four at a time, and the accesses of odd
     # rows are shared out one by one: these alone may exchange values between threads.
     exchange = not verdict.promised or F64 in variant.inputs + variant.outputs
-    for name in ("stack", "spills", "shared", "fused"):
+    names = ("stack", "spills") if variant.tensor_cores else ("stack", "spills", "shared", "fused")
+    for name in names:
         if getattr(verdict, name) and not (name == "shared" and exchange):
             verdict.faults.append(f"{name} {getattr(verdict, name)}")
     if verdict.registers > variant.ceiling:
