@@ -1,8 +1,8 @@
 """Entropic transport to a given marginal error, beside POT and geomloss, one thread.
 
-Every provider runs until the marginals are within the tolerance, in float32, on the same points and
-regularisation (a part of the mean cost). fastgen's row counts everything, its peers' too: cost matrix
-included. geomloss cannot be told a tolerance: it gets the fastest annealing that reaches it.
+Every provider runs until the marginals are within the tolerance, in float32, on the same points
+and regularisation (a part of the mean cost). Times count everything, cost matrices included.
+geomloss cannot be told a tolerance: it gets the fastest annealing that reaches it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from fastgen.kernels import pairwise
 
 SUITE = "sinkhorn"
 TOLERANCE = 1e-3
+# Beyond, the annealing that reaches the tolerance takes minutes a call.
+LARGEST_GEOMLOSS = 1024
 
 
 def clouds(n: int, d: int) -> tuple[Tensor, Tensor]:
@@ -51,7 +53,7 @@ def marginal_error(x0: Tensor, x1: Tensor, g: Tensor, reg: float) -> float:
 
 
 def pot(x0: Tensor, x1: Tensor, reg: float) -> Callable[[], Tensor]:
-    """POT's log-domain solver on torch tensors; its error is the L2 norm, checked every 10 sweeps."""
+    """POT's log-domain solver on torch tensors; it checks an L2 error, every 10 sweeps."""
     import ot
 
     n = len(x0)
@@ -99,7 +101,7 @@ def geomloss(x0: Tensor, x1: Tensor, reg: float, scaling: float) -> Callable[[],
 
 def fast_enough(x0: Tensor, x1: Tensor, reg: float) -> Callable[[], Tensor]:
     """geomloss with the fastest annealing whose plan has the marginals asked for."""
-    for scaling in (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99):
+    for scaling in (0.5, 0.7, 0.9, 0.95, 0.98):
         run = geomloss(x0, x1, reg, scaling)
         if marginal_error(x0, x1, run(), reg) <= TOLERANCE:
             break
@@ -110,7 +112,7 @@ def cases(quick: bool) -> Iterator[tuple[Case, dict[str, float]]]:
     """Cases, with the marginal error of each provider."""
     grid = [(512, 2, 0.05), (512, 64, 0.01)]
     if not quick:
-        grid += [(4096, 2, 0.05), (4096, 256, 0.05), (4096, 256, 0.01)]
+        grid += [(1024, 64, 0.01), (2048, 2, 0.05), (4096, 256, 0.05), (4096, 256, 0.01)]
     for n, d, part in grid:
         x0, x1 = clouds(n, d)
         first = sinkhorn(x0, x1, part, reg_scale="mean_cost", tolerance=TOLERANCE)
@@ -122,7 +124,7 @@ def cases(quick: bool) -> Iterator[tuple[Case, dict[str, float]]]:
         providers = [Provider("fastgen", fastgen)]
         if find_spec("ot"):
             providers.append(Provider("POT sinkhorn_log", pot(x0, x1, reg), "POT"))
-        if find_spec("geomloss"):
+        if find_spec("geomloss") and n <= LARGEST_GEOMLOSS:
             run = fast_enough(x0, x1, reg)
             providers.append(Provider("geomloss tensorized", run, "geomloss"))
         errors = {p.name: marginal_error(x0, x1, p.run(), reg) for p in providers}
@@ -135,7 +137,9 @@ def rows(quick: bool) -> Iterator[Row]:
         if all(recorded(SUITE, case.name, p.name, case.shape) for p in case.providers):
             continue
         # Seconds a call at the largest size, so that few rounds must do.
-        yield from measure(case, copy_bandwidth(), rounds=3 if case.shape[0] >= 4096 else 10)
+        yield from measure(
+            case, copy_bandwidth(), rounds=3 if case.shape[0] > 1024 else 6, budget=1.0
+        )
         for p in case.providers:
             yield row(
                 SUITE,
@@ -149,5 +153,7 @@ def rows(quick: bool) -> Iterator[Row]:
                 [errors[p.name]],
             )
         for name, package in (("POT sinkhorn_log", "ot"), ("geomloss tensorized", "geomloss")):
-            if not find_spec(package):
-                yield skipped(SUITE, case.name, name, case.shape, f"{package} is not installed")
+            if name not in errors:
+                missing = f"{package} is not installed"
+                reason = missing if not find_spec(package) else "minutes a call; see smaller shapes"
+                yield skipped(SUITE, case.name, name, case.shape, reason)

@@ -359,7 +359,7 @@ def _finish(
         clouds=clouds,
         backend=solver.backend,
     )
-    value = _Value.apply(*inputs, result, solver.marginals)
+    value: Tensor = _Value.apply(*inputs, result, solver.marginals)  # type: ignore[no-untyped-call]
     result = replace(result, value=value)
     if not result.converged and on_failure == "raise":
         digits = "float64" if clouds.x.dtype == torch.float32 else "a larger reg"
