@@ -23,6 +23,7 @@ SUITES = {
     "integrate": "error-controlled ODE steps, and a continuous normalizing flow",
     "training": "one training batch beside torchcfm",
     "couplings": "exact optimal assignment beside the peers' solvers",
+    "sinkhorn": "entropic transport to a given marginal error, beside POT and geomloss",
     "memory": "peak memory of a sampling run",
     "startup": "time of `import fastgen`",
 }

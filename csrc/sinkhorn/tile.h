@@ -1,6 +1,10 @@
 // Tiles of scores and what is made of them. Included by one translation unit per ISA; everything
 // has internal linkage (see lanes.h).
 #pragma once
+// Scheduled before registers are assigned, as other kernels are, the sums of a micro-kernel spill.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-schedule-insns")
+#endif
 #include <algorithm>
 #include <cmath>
 

@@ -71,17 +71,14 @@ class LargeCoupling:
         a.length = b.length = math.sqrt(a.squares + b.squares) or 1.0
         solver = StoredSolver(a, b, reg, backend)
 
-        def run(solver: potentials.Solver, start: Tensor) -> potentials.State:
-            return potentials.solve(
-                solver,
-                start,
-                tolerance=tolerance,
-                max_iterations=max_iterations,
-                relax=True,
-                check_every=1,
-            )
-
-        state = run(solver, -b.norms())
+        state = potentials.solve(
+            solver,
+            -a.norms(),
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+            relax=True,
+            check_every=1,
+        )
         if not state.error <= tolerance:
             raise RuntimeError(
                 f"LargeCoupling: the marginal error is {state.error:.3g} after {state.iterations} "

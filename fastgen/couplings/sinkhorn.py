@@ -174,9 +174,9 @@ def sinkhorn(
         tolerance = 1e-4 if clouds.x.dtype == torch.float32 else 1e-7
     if not tolerance > 0:
         raise ValueError(f"tolerance={tolerance}: expected a number > 0")
-    start, steps = -clouds.columns, []
-    if warm_start is not None:
-        start = _start(warm_start, clouds)
+    solver = Solver(clouds, eps, marginals, backend)
+    start = -clouds.rows if warm_start is None else _start(warm_start, solver)
+    steps = []
     if anneal if anneal is not None else (warm_start is None and eps < _ANNEAL_BELOW):
         steps = potentials.levels(eps, 1.0)
     check_every = _CHECK_EVERY_ON_DEVICE if x0.is_cuda else 1
@@ -191,7 +191,6 @@ def sinkhorn(
             check_every=check_every,
         )
 
-    solver = Solver(clouds, eps, marginals, backend)
     state = potentials.annealed(solver, start, steps, run)
     return _finish(solver, state, (x0, x1, a, b), reg, tolerance, on_failure)
 
@@ -320,14 +319,17 @@ def _marginals(
     return Marginals(rho=(pair[0] / unit, pair[1] / unit))
 
 
-def _start(warm_start: SinkhornResult | Tensor, clouds: Clouds) -> Tensor:
+def _start(warm_start: SinkhornResult | Tensor, solver: Solver) -> Tensor:
+    """F for the potential g of a warm start."""
+    clouds = solver.clouds
     g = warm_start if isinstance(warm_start, Tensor) else warm_start.g
     if g.shape != clouds.columns.shape or not g.isfinite().all():
         raise ValueError(
             f"warm_start: expected finite potentials [{len(clouds.columns)}], one for each point "
             f"of x1, got {list(g.shape)}"
         )
-    return g.detach().to(clouds.columns) / clouds.unit - clouds.columns
+    G = g.detach().to(clouds.columns) / clouds.unit - clouds.columns
+    return solver.fit(solver.log_sum_rows(G), 0)[0]
 
 
 def _finish(
@@ -340,8 +342,7 @@ def _finish(
 ) -> SinkhornResult:
     clouds, unit = solver.clouds, solver.clouds.unit
     f, g = (state.F + clouds.rows) * unit, (state.G + clouds.columns) * unit
-    sums = solver.log_sum_rows(state.G)
-    rows = (clouds.log_a + (state.F + state.level) / solver.eps + sums).exp()
+    rows = (clouds.log_a + (state.F + state.level) / solver.eps + state.sums).exp()
     result = SinkhornResult(
         f=f,
         g=g,
@@ -358,7 +359,7 @@ def _finish(
         clouds=clouds,
         backend=solver.backend,
     )
-    value = _Value.apply(*inputs, result, solver.marginals)
+    value: Tensor = _Value.apply(*inputs, result, solver.marginals)  # type: ignore[no-untyped-call]
     result = replace(result, value=value)
     if not result.converged and on_failure == "raise":
         digits = "float64" if clouds.x.dtype == torch.float32 else "a larger reg"

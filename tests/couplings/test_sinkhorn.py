@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgen.couplings import SinkhornError, sinkhorn, sinkhorn_divergence
+from fastgen.couplings.clouds import prepare
+from fastgen.couplings.potentials import Marginals, Solver, solve
 
 F64 = torch.float64
 
@@ -185,6 +187,37 @@ def test_relaxation_saves_sweeps_and_changes_no_plan():
     fast = sinkhorn(x0, x1, 0.5, tolerance=1e-9)
     assert fast.iterations < slow.iterations / 2
     torch.testing.assert_close(fast.plan(), slow.plan(), rtol=1e-4, atol=1e-12)
+
+
+def test_rare_looks_at_the_error_cost_few_sweeps():
+    """As on a GPU, where each look waits for the device."""
+    x0, x1, a, b = clouds(100, 100, 2)
+    problem = prepare(x0, x1, a, b)
+    solver = Solver(problem, 0.02, Marginals())
+    sweeps = [
+        solve(
+            solver,
+            -problem.rows,
+            tolerance=1e-8,
+            max_iterations=5000,
+            relax=relax,
+            check_every=every,
+        ).iterations
+        for relax, every in ((True, 1), (True, 10), (False, 1))
+    ]
+    assert sweeps[1] <= 2 * sweeps[0] + 20
+    assert sweeps[1] < sweeps[2]
+
+
+@pytest.mark.slow
+def test_memory_is_that_of_the_points():
+    """The matrix of pairs would take 256 MB."""
+    resource = pytest.importorskip("resource")
+    g = torch.Generator().manual_seed(0)
+    x0, x1 = torch.randn(8000, 4, generator=g), torch.randn(8000, 4, generator=g) + 1
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sinkhorn(x0, x1, 0.2, reg_scale="mean_cost", tolerance=1e-2)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64_000  # KiB
 
 
 def test_warm_start_is_done_at_once():

@@ -28,7 +28,7 @@ def test_cells_get_equal_shares():
 
 
 def test_two_points_are_parted_at_the_median():
-    """Two cells are half-spaces; with equal shares their border passes through the noise's centre."""
+    """Two cells are half-spaces; with equal shares their border goes through the noise's centre."""
     points = torch.tensor([[0.0, 0.0], [3.0, 0.0]])
     coupling = Semidiscrete(points).fit(400, batch=512, rate=1.0)
     # Border at x: |x|^2 - g0 = |x - 3|^2 - g1, that is g1 - g0 = 9 for x = 0.

@@ -27,6 +27,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from fastgen.kernels.contract import BROWNIAN_DEPTH, compute_dtype
+from fastgen.kernels.pairwise.triton import THREADS as PAIRS_THREADS
+from fastgen.kernels.pairwise.triton import geometry as pairs_geometry
+from fastgen.kernels.pairwise.triton_kernels import BEST, LOG_SUM, MEAN, SAMPLE, pairs_kernel
 from fastgen.kernels.triton import tree
 from fastgen.kernels.triton.bridge import constants, cut
 from fastgen.kernels.triton.bridge_kernels import bridge_kernel
@@ -72,8 +75,10 @@ class Variant:
     ceiling: int = 64  # registers of a thread; 64 let 1024 threads run on a multiprocessor
     library: bool = False  # calls of exp and log, or divisions, in float64: these hold fused steps
     given: tuple[torch.dtype, ...] | None = None  # of `stochastic_combine`: the noises it is given
+    tensor_cores: bool = False
+    threads: int = THREADS
 
-    def source(self) -> tuple[ASTSource, Geometry]:
+    def source(self, target: str = "sm_90") -> tuple[ASTSource, Geometry]:
         """The kernel's source with all constants, and its geometry."""
         rows, elements = self.shape
         if self.tree:
@@ -130,7 +135,7 @@ class Training(Variant):
 
     sampling: int = 0
 
-    def source(self) -> tuple[ASTSource, Geometry]:
+    def source(self, target: str = "sm_90") -> tuple[ASTSource, Geometry]:
         """The kernel's source with all constants, and its geometry."""
         rows, elements = self.shape
         kinds = [*self.inputs, *self.outputs]
@@ -228,7 +233,7 @@ class StepVariant(Variant):
     kernel: str = "stage"
     block: int = 256
 
-    def source(self) -> tuple[ASTSource, Geometry]:
+    def source(self, target: str = "sm_90") -> tuple[ASTSource, Geometry]:
         """The kernel's source with all constants; no accesses are promised to be wide."""
         kernel, kind = STEP_KERNELS[self.kernel], POINTERS[self.inputs[0]]
         tables = {"a", "c", "error", "dense", "control", "numbers", "times"}
@@ -275,6 +280,38 @@ VARIANTS += [
 ]
 
 
+@dataclass(frozen=True)
+class Pairs(Variant):
+    """A reduction over pairs: what is wanted, for which dimension of the points.
+
+    Its inner products run on tensor cores: fused, with operands in shared memory.
+    """
+
+    want: int = LOG_SUM
+    dims: int = 64
+    ceiling: int = 255
+    tensor_cores: bool = True
+    threads: int = PAIRS_THREADS
+
+    def source(self, target: str = "sm_90") -> tuple[ASTSource, Geometry]:
+        """The kernel's source with all constants; no accesses are promised to be wide."""
+        pairs = pairs_geometry(self.want, self.dims, target.startswith("gfx"))
+        tensors = ["*fp32"] * 5 + ["*i64"] * 2 + ["*fp64", "*fp32", "*i64"]
+        constants = (self.want, self.seed_per_row, *pairs)
+        source = _source(pairs_kernel, [*tensors, *["i64"] * 6], constants)
+        return source, geometry(2, 3, [F32], 1, 0, True)._replace(exact=False)
+
+
+VARIANTS += [
+    Pairs("pairs, sum, 2-D", (F32,), (), want=LOG_SUM, dims=2),
+    Pairs("pairs, sum", (F32,), (), want=LOG_SUM),
+    Pairs("pairs, mean", (F32,), (), want=MEAN),
+    Pairs("pairs, best", (F32,), (), want=BEST),
+    # AMD has 512 registers for a thread.
+    Pairs("pairs, sample", (F32,), (), want=SAMPLE, seed_per_row=True, ceiling=288),
+]
+
+
 @dataclass
 class Verdict:
     """Figures of one compiled kernel, and what is wrong with it."""
@@ -313,8 +350,8 @@ def promised(variant: Variant, g: Geometry) -> int:
 def judge(variant: Variant, target: str) -> Verdict:
     """Compile a variant for a target and read the result."""
     gpu = TARGETS[target]
-    source, g = variant.source()
-    options = OPTIONS | {"num_warps": THREADS // gpu.warp_size}
+    source, g = variant.source(target)
+    options = OPTIONS | {"num_warps": variant.threads // gpu.warp_size}
     verdict = Verdict(variant, target, promised=promised(variant, g))
     try:
         compiled = triton.compile(source, target=gpu, options=options)
@@ -327,7 +364,9 @@ def judge(variant: Variant, target: str) -> Verdict:
     # rows are shared out one by one: these alone may exchange values between threads.
     exchange = not verdict.promised or F64 in variant.inputs + variant.outputs
     for name in ("stack", "spills", "shared", "fused"):
-        allowed = (name == "shared" and exchange) or (name == "fused" and variant.library)
+        allowed = (name == "shared" and (exchange or variant.tensor_cores)) or (
+            name == "fused" and (variant.library or variant.tensor_cores)
+        )
         if getattr(verdict, name) and not allowed:
             verdict.faults.append(f"{name} {getattr(verdict, name)}")
     if verdict.registers > variant.ceiling:

@@ -1,0 +1,66 @@
+"""The Triton reductions equal the reference: under the interpreter, or on a real device."""
+
+import os
+
+import pytest
+import torch
+
+from fastgen.kernels.pairwise import Keys, reference
+
+pytest.importorskip("triton")
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
+with pytest.MonkeyPatch.context() as patch:  # Triton looks when the kernels are defined
+    if INTERPRETED:
+        patch.setenv("TRITON_INTERPRET", "1")
+    from fastgen.kernels.pairwise import triton
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
+
+SHAPES = [(1, 1, 1, 1), (40, 300, 5, 17), (33, 513, 70, 70), (5, 256, 16, 3)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_triton_is_the_reference(shape, poisoned_memory):
+    rows, columns, dims, features = shape
+    g = torch.Generator().manual_seed(0)
+    x, y = torch.randn(rows, dims, generator=g), torch.randn(columns, dims, generator=g)
+    values = torch.randn(columns, features, generator=g)
+    bias = torch.randn(columns, generator=g, dtype=torch.float64)
+    x, y, values, bias = (t.to(DEVICE) for t in (x, y, values, bias))
+    within = {"rtol": 0, "atol": 2 * (64 + dims) * torch.finfo(torch.float32).eps}
+    expected = reference.log_sum(x, y, bias, 0.7)
+    torch.testing.assert_close(triton.log_sum(x, y, bias, 0.7), expected, **within)
+    sums, mean = triton.mean(x, y, bias, 0.7, values)
+    torch.testing.assert_close(sums, expected, **within)
+    torch.testing.assert_close(mean, reference.mean(x, y, bias, 0.7, values)[1], **within)
+    high, column = triton.best(x, y, bias, 0.7)
+    top, place = reference.best(x, y, bias, 0.7)
+    torch.testing.assert_close(high, top, **within)
+    assert torch.equal(column, place)
+    ids = torch.arange(rows, device=DEVICE) + 2**33
+    for seeds in (torch.tensor([11], device=DEVICE), ids * 2**20):
+        keys = Keys(seeds, ids, 5)
+        sums, column = triton.sample(x, y, bias, 0.7, keys)
+        torch.testing.assert_close(sums, expected, **within)
+        same = column == reference.sample(x, y, bias, 0.7, keys)[1]
+        # Rounding decides only where a uniform is within it of a step.
+        assert same.float().mean() > 0.95
+
+
+def test_columns_without_weight_are_never_drawn():
+    g = torch.Generator().manual_seed(1)
+    x, y = torch.randn(32, 2, generator=g), torch.randn(300, 2, generator=g)
+    bias = torch.full((300,), -torch.inf, dtype=torch.float64)
+    bias[[3, 290]] = 0
+    x, y, bias = (t.to(DEVICE) for t in (x, y, bias))
+    keys = Keys(torch.tensor([1], device=DEVICE), torch.arange(32, device=DEVICE), 0)
+    column = triton.sample(x, y, bias, 1.0, keys)[1]
+    assert set(column.tolist()) == {3, 290}
+
+
+def test_equal_scores_go_to_the_lowest_column():
+    x, y = torch.ones(3, 2, device=DEVICE), torch.ones(600, 2, device=DEVICE)
+    bias = torch.zeros(600, dtype=torch.float64, device=DEVICE)
+    bias[[300, 301, 599]] = 1
+    assert triton.best(x, y, bias, 1.0)[1].tolist() == [300] * 3
