@@ -16,6 +16,7 @@ SUITES = {
     "kernels": "the kernels alone, beside preallocated PyTorch and torch.compile",
     "loops": "microseconds per step of whole sampling loops around a network that costs nothing",
     "stages": "microseconds per stage of every solver at (256, 2)",
+    "sde": "stochastic solvers and Brownian motions beside torchsde",
     "networks": "whole loops with real networks of several sizes, and the solver's share",
     "quality": "quality against network evaluations with exact scores and trained networks",
     "memory": "peak memory of a sampling run",
