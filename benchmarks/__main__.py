@@ -19,6 +19,7 @@ SUITES = {
     "stages": "microseconds per stage of every solver at (256, 2)",
     "end_to_end": "whole loops with real networks of several sizes, and the solver's share",
     "drop_ins": "microseconds per evaluation of the drop-ins for k-diffusion, EDM, flow_matching",
+    "sde": "stochastic solvers and Brownian motions beside torchsde",
     "quality": "quality against network evaluations with exact scores and trained networks",
     "integrate": "error-controlled ODE steps, and a continuous normalizing flow",
     "training": "one training batch beside torchcfm",

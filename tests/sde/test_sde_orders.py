@@ -1,6 +1,7 @@
 """Strong and weak orders against closed forms, by regression over four step sizes."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import fastgen
 from fastgen.sde.methods import METHODS
 
 STEPS = [8, 16, 32, 64]
+fine = cache(Fine)
 DIAGONAL = [
     (name, sde_type)
     for name, method in METHODS.items()
@@ -55,11 +57,11 @@ def test_strong_order_of_geometric_brownian_motion(method, sde_type, noise_type)
 def test_strong_order_with_additive_noise(method):
     # dy = -a y dt + b cos(t) dW: y(1) = e^-a y0 + integral of b e^(-a (1 - s)) cos(s) dW_s.
     a, b = 1.5, 0.8
-    path = Fine((1000, 1), 13, seed=3)
+    path = fine((500, 1), 13, seed=3)
     s = (torch.arange(path.count, dtype=torch.float64) + 0.5) * path.h
     kernel = b * torch.exp(-a * (1 - s)) * torch.cos(s)
     integral = (kernel[:, None, None] * path.w.diff(dim=0)).sum(0)
-    y0 = torch.ones(1000, 1, dtype=torch.float64)
+    y0 = torch.ones(500, 1, dtype=torch.float64)
     found = slope(
         method,
         exact=math.exp(-a) * y0 + integral,
@@ -137,7 +139,7 @@ def test_moments_of_an_ornstein_uhlenbeck_process():
 
 def test_ito_and_stratonovich_solutions_agree_after_conversion():
     # Ito drift = Stratonovich drift + g g' / 2.
-    path = Fine((300, 4), 10, seed=6)
+    path = Fine((300, 4), 9, seed=6)
     y0 = torch.full((300, 4), 0.3, dtype=torch.float64)
 
     def g(t, y):
@@ -152,7 +154,7 @@ def test_ito_and_stratonovich_solutions_agree_after_conversion():
         y0,
         [0.0, 1.0],
         method="srk",
-        steps=1024,
+        steps=512,
         noise=path,
     )[-1]
     for method in ("heun", "midpoint", "milstein", "euler_heun", "reversible_heun"):
@@ -163,11 +165,11 @@ def test_ito_and_stratonovich_solutions_agree_after_conversion():
             [0.0, 1.0],
             method=method,
             sde_type="stratonovich",
-            steps=1024,
+            steps=512,
             noise=path,
         )[-1]
-        assert (other - ito).abs().mean() < 2e-3, method
-    wrong = fastgen.sdeint(drift, g, y0, [0.0, 1.0], method="srk", steps=1024, noise=path)[-1]
+        assert (other - ito).abs().mean() < 4e-3, method
+    wrong = fastgen.sdeint(drift, g, y0, [0.0, 1.0], method="srk", steps=512, noise=path)[-1]
     assert (wrong - ito).abs().mean() > 0.05
 
 
@@ -194,4 +196,5 @@ def test_error_of_adaptive_steps_falls_with_the_tolerance(method):
         errors.append(float((y[-1] - truth).abs().mean()))
     # Of strong order 1 the error is tol^(2/3), up to what few large paths make of it.
     assert errors[1] < 0.6 * errors[0]
-    assert errors[2] < 0.4 * errors[1]
+    assert errors[2] < 0.5 * errors[1]
+    assert errors[2] < 0.25 * errors[0]

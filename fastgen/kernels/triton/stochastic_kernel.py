@@ -1,6 +1,6 @@
 """The kernel of combinations with random coefficients; see `kernels` for the layout of programs."""
 
-# mypy: disable-error-code="assignment"
+# mypy: disable-error-code="assignment,misc"
 import triton
 import triton.language as tl
 
@@ -90,7 +90,7 @@ def stochastic_kernel(
             if len(units) == 2:
                 c = coefficient(at + 4, inside, BY_GROUP, REAL)
                 present = present | (c != 0)
-                weight = tl.where(c == 0, weight, weight + c * units[-1])
+                weight = tl.where(c == 0, weight, weight + c * units[len(units) - 1])
             if i == 0:
                 total = tl.where(present, weight * terms[0], 0.0)
             else:

@@ -1,9 +1,4 @@
-"""torchsde's `sdeint` and Brownian motions, on fastgen's solvers and Brownian tree.
-
-    from fastgen.integrations import torchsde        # instead of: import torchsde
-
-docs/integrations/torchsde.md says what is identical and what differs.
-"""
+"""torchsde's `sdeint` and `sdeint_adjoint`."""
 
 from __future__ import annotations
 
@@ -16,6 +11,7 @@ from torch import Tensor, nn
 
 import fastgen
 from fastgen.errors import nearest
+from fastgen.integrations.torchsde.motions import BrownianInterval
 
 # torchsde's names for methods, by the type of equation.
 METHODS = {
@@ -37,163 +33,6 @@ SDE_TYPES = ("ito", "stratonovich")
 NAMES = ("drift", "diffusion", "prior_drift")
 
 
-class BrownianInterval:
-    """Brownian motion of a size on [t0, t1]; called as bm(ta, tb) for W(tb) - W(ta).
-
-    A function of entropy and times alone: no cache, no tree of queries, no recursion. The
-    arguments dt, tol, pool_size, cache_size and halfway_tree, which tune torchsde's cache, have
-    nothing to tune.
-
-    Args:
-        t0, t1: the interval.
-        size: (batch, channels), or any other.
-        dtype, device: of what it returns.
-        entropy: the seed; None draws one from torch's generator.
-
-    Raises:
-        ValueError: for given W or H, or a Levy area: the tree has increments alone.
-    """
-
-    levy_area_approximation = "none"
-
-    def __init__(
-        self,
-        t0: float | Tensor = 0.0,
-        t1: float | Tensor = 1.0,
-        size: Sequence[int] | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        entropy: int | None = None,
-        dt: float | Tensor | None = None,
-        tol: float = 0.0,
-        pool_size: int = 8,
-        cache_size: int | None = 45,
-        halfway_tree: bool = False,
-        levy_area_approximation: str = "none",
-        W: Tensor | None = None,
-        H: Tensor | None = None,
-    ) -> None:
-        if W is not None or H is not None:
-            raise ValueError("W, H: a motion with given ends is not offered; leave them out")
-        if levy_area_approximation != "none":
-            raise ValueError(
-                f"levy_area_approximation={levy_area_approximation!r}: the tree has increments "
-                "alone; sdeint(..., bm=None) has the space-time Levy area for 'srk'"
-            )
-        if size is None:
-            raise ValueError("size: expected (batch, channels), got None")
-        self._size = torch.Size(size)
-        self._dtype = dtype or torch.get_default_dtype()
-        if entropy is None:
-            entropy = int(torch.randint(2**62, ()))
-        # torchsde's sizes may have no batch axis: the motion itself has one.
-        shape = self._size if self._size else torch.Size((1,))
-        self.entropy = entropy
-        self.path = fastgen.BrownianPath(
-            shape,
-            float(t0),
-            float(t1),
-            seed=entropy % 2**64,
-            dtype=self._dtype,
-            device=device or "cpu",
-        )
-
-    def __call__(
-        self,
-        ta: float | Tensor,
-        tb: float | Tensor | None = None,
-        return_U: bool = False,
-        return_A: bool = False,
-    ) -> Tensor:
-        """W(tb) - W(ta), or W(ta) - W(t0); times outside of the interval are its ends."""
-        if return_U or return_A:
-            raise ValueError("return_U, return_A: the tree has increments alone")
-        start, end = (self.path.t0, float(ta)) if tb is None else (float(ta), float(tb))
-        if start > end:
-            raise RuntimeError(
-                f"Query times ta={start:.3f} and tb={end:.3f} must respect ta <= tb."
-            )
-        return self.path(self._clamped(start), self._clamped(end)).reshape(self._size)
-
-    def _clamped(self, t: float) -> float:
-        inside = min(max(t, self.path.t0), self.path.t1)
-        if inside != t:
-            warnings.warn(
-                f"time {t} is outside of [{self.path.t0}, {self.path.t1}]; using {inside}",
-                stacklevel=3,
-            )
-        return inside
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}(t0={self.path.t0}, t1={self.path.t1}, "
-            f"size={tuple(self._size)}, dtype={self._dtype}, entropy={self.entropy})"
-        )
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of increments."""
-        return self._dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where increments are made."""
-        return self.path.device
-
-    @property
-    def shape(self) -> torch.Size:
-        """Size of increments."""
-        return self._size
-
-
-class BrownianPath(BrownianInterval):
-    """Brownian motion from w0 at t0, on [t0, t0 + 1]; bm(t) is its value.
-
-    window_size is not used, as in torchsde.
-    """
-
-    def __init__(self, t0: float | Tensor, w0: Tensor, window_size: int = 8) -> None:
-        super().__init__(t0, float(t0) + 1, w0.shape, w0.dtype, w0.device)
-        self._w0 = w0
-
-    def __call__(
-        self,
-        t: float | Tensor,
-        tb: float | Tensor | None = None,
-        return_U: bool = False,
-        return_A: bool = False,
-    ) -> Tensor:
-        """The value at t, or the increment from t to tb."""
-        w = super().__call__(t, tb, return_U, return_A)
-        return w + self._w0 if tb is None else w
-
-
-class BrownianTree(BrownianPath):
-    """Brownian motion from w0 at t0, on [t0, t1], of a given entropy.
-
-    tol, pool_size, cache_depth and safety have nothing to tune: the tree has 24 levels. A given
-    end w1 is not offered.
-    """
-
-    def __init__(
-        self,
-        t0: float | Tensor,
-        w0: Tensor,
-        t1: float | Tensor | None = None,
-        w1: Tensor | None = None,
-        entropy: int | None = None,
-        tol: float = 1e-6,
-        pool_size: int = 24,
-        cache_depth: int = 9,
-        safety: float | None = None,
-    ) -> None:
-        end = float(t0) + 1 if t1 is None else t1
-        BrownianInterval.__init__(
-            self, t0, end, w0.shape, w0.dtype, w0.device, entropy, W=None if w1 is None else w1
-        )
-        self._w0 = w0
-
-
 class _Area:
     """A foreign motion with a space-time Levy area, as `fastgen.sdeint` asks for it."""
 
@@ -210,16 +49,11 @@ class _Area:
         return w, u / (t - s) - w / 2
 
 
-class _WithRatio(nn.Module):
+class _WithRatio:
     """An SDE with one more element, the integral of |u|^2 / 2, g u = f - h (Li et al. 2020)."""
 
-    def __init__(
-        self, sde: Any, f: Callable[..., Tensor], g: Callable[..., Tensor], h: Any
-    ) -> None:
-        super().__init__()
-        self.sde = sde  # its parameters are found by it
-        self.drift, self.diffusion, self.prior = f, g, h
-        self.diagonal = sde.noise_type == "diagonal"
+    def __init__(self, diagonal: bool, f: Callable[..., Tensor], g: Any, h: Any) -> None:
+        self.diagonal, self.drift, self.diffusion, self.prior = diagonal, f, g, h
 
     def f(self, t: Tensor, y: Tensor) -> Tensor:
         """Drift and rate of the ratio."""
@@ -350,8 +184,7 @@ def _solve(
         raise ValueError("extra, extra_solver_state: solver states are not offered")
     f, g, h = _functions(sde, names, logqp)
     if logqp:
-        widened = _WithRatio(sde if isinstance(sde, nn.Module) else _Holder(sde), f, g, h)
-        widened.diagonal = sde.noise_type == "diagonal"
+        widened = _WithRatio(sde.noise_type == "diagonal", f, g, h)
         y0 = torch.cat([y0, y0.new_zeros(len(y0), 1)], 1)
         f, g = widened.f, widened.g
     found = _parameters(sde) if parameters is None else list(parameters)
@@ -385,12 +218,6 @@ def _solve(
     if not logqp:
         return ys
     return ys[..., :-1], ys[..., -1].diff(dim=0)
-
-
-class _Holder(nn.Module):
-    def __init__(self, sde: Any) -> None:
-        super().__init__()
-        self.noise_type = sde.noise_type
 
 
 def _functions(sde: Any, names: dict[str, str] | None, logqp: bool) -> tuple[Any, Any, Any]:

@@ -1,0 +1,157 @@
+"""Stochastic solvers beside torchsde: whole solves, and queries of the Brownian motion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastgen
+from benchmarks.harness import Case, Provider, Row, measured, skipped
+
+try:
+    import torchsde
+except ImportError:
+    torchsde = None
+
+SUITE = "sde"
+STATE, STEPS, DYADIC = (256, 64), 1000, 1024
+MOTION = (64, 3072)
+QUERIES = 64
+
+
+class Equation:
+    """Geometric Brownian motion, whose functions cost next to nothing."""
+
+    noise_type, sde_type = "diagonal", "ito"
+
+    def __init__(self, sde_type: str = "ito") -> None:
+        self.sde_type = sde_type
+
+    def f(self, t: Tensor, y: Tensor) -> Tensor:
+        """Drift."""
+        return -y
+
+    def g(self, t: Tensor, y: Tensor) -> Tensor:
+        """Diffusion."""
+        return 0.3 * y
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """The rows; without torchsde its own are skipped."""
+    cases = [*solves(quick), *queries()]
+    if torchsde is None:
+        for case in cases:
+            yield skipped(SUITE, case.name, "torchsde", case.shape, "torchsde is not installed")
+    yield from measured(cases, quick)
+
+
+def solves(quick: bool) -> Iterator[Case]:
+    """Microseconds per step of whole solves."""
+    known = (
+        ("euler", "euler_maruyama", "ito"),
+        ("milstein", "milstein", "ito"),
+        ("srk", "srk", "ito"),
+        ("heun", "heun", "stratonovich"),
+        ("reversible_heun", "reversible_heun", "stratonovich"),
+    )
+    for theirs, name, sde_type in known[:2] if quick else known:
+        providers = [Provider("fastgen", _ours(name, sde_type, STEPS, "draws"), units=STEPS)]
+        if name != "srk":
+            brownian = _ours(name, sde_type, DYADIC, "brownian")
+            providers.append(Provider("fastgen, path", brownian, units=DYADIC))
+        if torchsde is not None:
+            # Its steps take milliseconds, so that a quick run has time for some of them only.
+            count = STEPS // 10 if quick else STEPS
+            run = _theirs(theirs, sde_type, count)
+            providers.append(Provider("torchsde", run, "torchsde", count))
+        yield Case(SUITE, f"{name}, step", STATE, torch.float32, providers)
+
+
+def _ours(method: str, sde_type: str, steps: int, noise: str) -> Callable[[], Tensor]:
+    equation, y0 = Equation(sde_type), torch.ones(STATE)
+
+    @torch.no_grad()
+    def run() -> Tensor:
+        return fastgen.sdeint(
+            equation.f,
+            equation.g,
+            y0,
+            [0.0, 1.0],
+            method=method,
+            sde_type=sde_type,
+            steps=steps,
+            noise=noise,
+            seed=1,
+        )
+
+    return run
+
+
+def _theirs(method: str, sde_type: str, steps: int) -> Callable[[], Tensor]:
+    equation, y0, ts = Equation(sde_type), torch.ones(STATE), torch.tensor([0.0, 1.0])
+
+    @torch.no_grad()
+    def run() -> Tensor:
+        result: Tensor = torchsde.sdeint(equation, y0, ts, dt=1 / steps, method=method)
+        return result
+
+    return run
+
+
+def queries() -> Iterator[Case]:
+    """Microseconds per query of an increment, with a new motion each time."""
+    generator = torch.Generator().manual_seed(1)
+    ends = torch.rand(QUERIES, 2, generator=generator, dtype=torch.float64).sort(1).values
+    grid = torch.linspace(0, 1, QUERIES + 1, dtype=torch.float64)
+    odd = torch.linspace(0, 1, QUERIES + 1, dtype=torch.float64) * 0.999
+    for name, pairs in (
+        ("increment at random", ends),
+        ("increment in sequence", torch.stack([odd[:-1], odd[1:]], 1)),
+        ("increment in sequence, dyadic", torch.stack([grid[:-1], grid[1:]], 1)),
+    ):
+        providers = [
+            Provider("fastgen", _query(pairs), units=QUERIES),
+            Provider("fastgen, together", _query_together(pairs), units=QUERIES),
+        ]
+        if torchsde is not None:
+            providers.append(Provider("torchsde", _query_torchsde(pairs), "torchsde", QUERIES))
+        yield Case(SUITE, name, MOTION, torch.float32, providers)
+
+
+def _query(pairs: Tensor) -> Callable[[], Any]:
+    times = pairs.tolist()
+
+    def run() -> None:
+        path = fastgen.BrownianPath(MOTION, seed=1)
+        for s, t in times:
+            path(s, t)
+
+    return run
+
+
+def _query_together(pairs: Tensor) -> Callable[[], Any]:
+    """All values by one call, in chunks of 16 queries as solvers ask for them."""
+
+    def run() -> None:
+        path = fastgen.BrownianPath(MOTION, seed=1)
+        for part in pairs.split(16):
+            times, place = part.unique(return_inverse=True)
+            w = path.at(times)
+            for i, j in place.tolist():
+                (w[j] - w[i]).float()
+
+    return run
+
+
+def _query_torchsde(pairs: Tensor) -> Callable[[], Any]:
+    times = pairs.tolist()
+
+    def run() -> None:
+        motion = torchsde.BrownianInterval(0.0, 1.0, size=MOTION, entropy=1)
+        for s, t in times:
+            motion(s, t)
+
+    return run
