@@ -49,6 +49,7 @@ def test_pairs_are_those_of_the_brute_force_minimum():
 
 
 def test_mapped_files_are_as_good_as_memory(tmp_path):
+    pytest.importorskip("safetensors")
     points = data(90, 3)
     np.save(tmp_path / "data.npy", points.numpy())
     mapped = np.load(tmp_path / "data.npy", mmap_mode="r")
