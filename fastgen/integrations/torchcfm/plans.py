@@ -1,0 +1,156 @@
+"""Plans between two minibatches as matrices, and draws from them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fastgen.couplings import SinkhornResult, assign, sinkhorn
+from fastgen.couplings.costs import Cost
+from fastgen.kernels.pairwise import Keys
+from fastgen.kernels.pairwise.reference import uniforms
+from fastgen.noise import seed_tensor
+
+Array = npt.NDArray[Any]
+
+# Between clouds of different sizes points are split into equal parts, up to so many of them.
+PARTS_UP_TO = 8192
+
+
+class Uniforms:
+    """Where draws come from: numpy's global stream, as in torchcfm, or the noise contract.
+
+    Args:
+        seed: None for numpy's stream; otherwise the k-th call with the same object is a function
+            of (seed, k).
+    """
+
+    def __init__(self, seed: int | None) -> None:
+        self.seeds = None if seed is None else seed_tensor(seed, 1, torch.device("cpu"))
+        self.draw = 0
+
+    def __call__(self, count: int) -> Array:
+        """count numbers in [0, 1)."""
+        if self.seeds is None:
+            return np.random.random_sample(count)
+        self.draw += 1
+        ids = torch.arange(count, dtype=torch.int64)
+        found: Array = uniforms(Keys(self.seeds, ids, self.draw - 1), count, 0)[0].numpy()
+        return found
+
+    def without_replacement(self, weights: Array, count: int) -> Array:
+        """count different indices, drawn one after the other in proportion to weights [n] > 0.
+
+        Raises:
+            ValueError: if there are fewer than count.
+        """
+        if count > len(weights):
+            raise ValueError(f"replace=False: {count} pairs of a plan with {len(weights)} cells")
+        if self.seeds is None:
+            drawn: Array = np.random.choice(
+                len(weights), p=weights / weights.sum(), size=count, replace=False
+            )
+            return drawn
+        # Efraimidis and Spirakis 2006: the largest u^(1/w) are such a sample.
+        keys = np.log(self(len(weights))) / weights
+        return np.argsort(-keys, kind="stable")[:count]
+
+
+def drawn_cells(plan: Array, u: Array) -> tuple[Array, Array]:
+    """(i, j) of the cells in which u [k] fall when those of a plan are laid end to end, by rows.
+
+    The cells of np.random.choice over the flattened plan, which adds up the whole matrix.
+    """
+    rows = plan.sum(1).cumsum()
+    at = u * rows[-1]
+    i = np.minimum(np.searchsorted(rows, at, side="right"), len(rows) - 1)
+    cells = plan[i].cumsum(1)
+    rest = at - np.where(i > 0, rows[i - 1], 0.0)
+    j = (cells <= rest[:, None]).sum(1)
+    # Rounding may leave a rest beyond a row's sum: its last cell then.
+    last = plan.shape[1] - 1 - (plan[i, ::-1] > 0).argmax(1)
+    return i, np.minimum(j, last)
+
+
+def exact_pairs(
+    x0: Tensor, x1: Tensor, threads: int | None, cost: Cost = "sqeuclidean"
+) -> tuple[Array, Array, float]:
+    """Cells (i, j) of an exact plan between uniform marginals, all of one mass, and its cost.
+
+    With n != m each point is split into lcm(n, m) / n equal parts (/ m of x1): an assignment of
+    the parts is a vertex of the transport polytope, and some vertex is optimal.
+
+    Raises:
+        ValueError: if that makes more than `PARTS_UP_TO` parts.
+    """
+    n, m = len(x0), len(x1)
+    parts = math.lcm(n, m)
+    if n == m:
+        found = assign(x0, x1, cost=cost, threads=threads)
+        i, j = np.arange(n), found.permutation.cpu().numpy()
+    elif parts > PARTS_UP_TO:
+        raise ValueError(
+            f"x0, x1: an exact plan between {n} and {m} points has {parts} parts, more than "
+            f"{PARTS_UP_TO}; give clouds of one size, or method='sinkhorn'"
+        )
+    else:
+        a, b = (x.repeat_interleave(parts // len(x), 0) for x in (x0, x1))
+        found = assign(a, b, cost=cost, threads=threads)
+        i = np.arange(parts) // (parts // n)
+        j = found.permutation.cpu().numpy() // (parts // m)
+    return i, j, float(found.cost) / parts
+
+
+def exact_plan(x0: Tensor, x1: Tensor, threads: int | None) -> Array:
+    """The same as a matrix [n, m] of sum 1."""
+    i, j, _ = exact_pairs(x0, x1, threads)
+    plan = np.zeros((len(x0), len(x1)))
+    np.add.at(plan, (i, j), 1 / len(i))
+    return plan
+
+
+def entropic(
+    x0: Tensor, x1: Tensor, reg: float, penalty: float | None, scale: float
+) -> SinkhornResult:
+    """The entropic plan for the squared distance over `scale`, in float64, converged or not."""
+    return sinkhorn(
+        x0.detach().double().flatten(1),
+        x1.detach().double().flatten(1),
+        reg * scale,
+        penalty=None if penalty is None else penalty * scale,
+        on_failure="return",
+    )
+
+
+def largest_cost(x0: Tensor, x1: Tensor) -> float:
+    """The largest squared distance of a pair."""
+    a, b = (x.detach().reshape(len(x), -1).double() for x in (x0, x1))
+    return float(torch.cdist(a, b).amax().square())
+
+
+def entropic_distance(x0: Tensor, x1: Tensor, reg: float, tolerance: float = 1e-9) -> float:
+    """<P, c> of the entropic plan P for the distance c, by Sinkhorn's iterations in logarithms.
+
+    Cuturi 2013 (arXiv 1306.0895); memory of n m numbers, for distances that have no kernel.
+
+    Raises:
+        RuntimeError: if the marginals are not met after 100,000 iterations.
+    """
+    a, b = (x.detach().reshape(len(x), -1).double() for x in (x0, x1))
+    cost = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    n, m = cost.shape
+    kernel = -cost / reg
+    f, g = torch.zeros(n, 1).to(kernel), torch.zeros(1, m).to(kernel)
+    for sweep in range(100_000):
+        g = -math.log(m) - torch.logsumexp(kernel + f, 0, keepdim=True)
+        f = -math.log(n) - torch.logsumexp(kernel + g, 1, keepdim=True)
+        if sweep % 10 == 9:
+            plan = (kernel + f + g).exp()
+            if float((plan.sum(0) - 1 / m).abs().sum()) < tolerance:
+                return float((plan * cost).sum())
+    raise RuntimeError(f"reg={reg}: 100000 iterations were not enough; give a larger reg")
