@@ -21,9 +21,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
+from fastgen.couplings import ExactOT, Sinkhorn, wasserstein
 from fastgen.training import paths
 from fastgen.training.data import eight_gaussians, moons, s_curve
 
@@ -40,6 +40,7 @@ PUBLISHED = {
         REFLOW: ".421 .071 .044|1.525 .330 .203|.283 .045 .130|.345 .079 .099",
     }.items()
 }
+EXACT = ExactOT()
 Draw = Callable[[int, np.random.Generator], np.ndarray]
 
 
@@ -99,18 +100,12 @@ class Result(NamedTuple):
 
 def assignment(x0: Tensor, x1: Tensor) -> Tensor:
     """The rows of x1 that belong to those of x0: exact optimal transport of squared distance."""
-    try:
-        from fastgen import couplings
-    except ImportError:
-        cost = torch.cdist(x0, x1).square().numpy()
-        return torch.from_numpy(linear_sum_assignment(cost)[1])
-    perm: Tensor = couplings.assign(x0, x1)
-    return perm
+    return EXACT(x0, x1)[1]
 
 
 def wasserstein_squared(a: Tensor, b: Tensor) -> float:
     """W2^2 of two samples of one size."""
-    return float((a - b[assignment(a, b)]).square().sum(1).mean())
+    return wasserstein(a, b) ** 2
 
 
 def _train(
@@ -221,17 +216,6 @@ def run_pair(
     return results, {"W2^2(q0, q1)": transport, **seconds}
 
 
-def sinkhorn(x0: Tensor, x1: Tensor, regularisation: float, rng: torch.Generator) -> Tensor:
-    """A row of x1 for each of x0, drawn from the entropic plan of the two batches."""
-    cost = torch.cdist(x0.double(), x1.double()).square() / regularisation
-    f, g = torch.zeros(len(x0), dtype=torch.float64), torch.zeros(len(x1), dtype=torch.float64)
-    for _ in range(50):
-        f = -torch.logsumexp(g - cost, 1)
-        g = -torch.logsumexp((f[:, None] - cost), 0)
-    plan = torch.softmax(g - cost, 1)
-    return torch.multinomial(plan, 1, generator=rng)[:, 0]
-
-
 def gaussian_bridge(dims: int, steps: int, points: int, sigma: float = 1.0) -> float:
     """Mean KL over 21 times between the bridge N(-.1, I) -> N(.1, I) and what [SF]2M simulates.
 
@@ -240,13 +224,14 @@ def gaussian_bridge(dims: int, steps: int, points: int, sigma: float = 1.0) -> f
     """
     torch.manual_seed(0)
     stack, path, batch = Stack(2, dims), paths.Brownian(sigma), 512
+    coupling = Sinkhorn(2 * sigma**2, "absolute", seed=1)
 
     def draw(step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         generator = torch.Generator().manual_seed(step)
         x0, x1 = torch.randn(2, batch, dims, generator=generator).unbind(0)
         x0, x1 = x0 - 0.1, x1 + 0.1
-        j = sinkhorn(x0, x1, 2 * sigma**2, generator)
-        s = path.sample(x0, x1, seed=1, step=step, pairs=(None, j), targets=("velocity", "noise"))
+        options = {"seed": 1, "step": step, "targets": ("velocity", "noise")}
+        s = path.sample(x0, x1, coupling=coupling, **options)
         weight = torch.stack([torch.ones(batch), paths.drift_weight(path, s.t)])
         both = torch.stack([s.x_t, s.x_t]), torch.stack([s.t, s.t])
         return *both, weight, torch.stack([s.velocity, -s.noise])

@@ -5,6 +5,7 @@ from fastgen.couplings import wasserstein
 from fastgen.guidance import Guidance
 from fastgen.integrate import odeint
 from fastgen.inversion import Inversion, invert
+from fastgen.latent import Latent
 from fastgen.likelihood import log_likelihood
 from fastgen.log_probability import sampled_log_probability, trajectory_log_probability
 from fastgen.model import Model
@@ -20,6 +21,7 @@ __all__ = [
     "BrownianPath",
     "Guidance",
     "Inversion",
+    "Latent",
     "Model",
     "Plan",
     "Sampler",

@@ -34,6 +34,13 @@ def add_parser(commands: Any) -> None:
     )
     train.add_argument("--schedule", default="CosineVP", help="of all but flow matching")
     train.add_argument("--weighting", default="simple", help="simple, min_snr, edm, sigmoid ...")
+    train.add_argument(
+        "--coupling",
+        default="independent",
+        metavar="NAME[:key=value,...]",
+        help="of noise and data in flow matching: independent, ot, sinkhorn, unbalanced, partial, "
+        "hilbert, sorted, or label-ot ... within labels (%(default)s)",
+    )
     train.add_argument("--steps", type=int, default=2000, help="training steps (%(default)s)")
     train.add_argument("--batch", type=int, default=256, help="samples in a step (%(default)s)")
     train.add_argument("--learning-rate", type=float, default=1e-3)
@@ -55,8 +62,16 @@ def run(arguments: argparse.Namespace) -> None:
     if out.suffix != ".safetensors":
         raise ValueError(f"--out {out}: expected a name that ends in .safetensors")
     found = data.load(arguments.source)
-    objective: Flow | Denoising = Flow()
+    name, options = _named(arguments.coupling, "--coupling")
+    objective: Flow | Denoising = Flow(coupling=name, coupling_options=options)
+    if name.startswith("label-") and found.labels is None:
+        raise ValueError(f"--coupling {name}: {arguments.source} has no labels")
     if arguments.predicts != "velocity":
+        if name != "independent":
+            raise ValueError(
+                f"--coupling {name}: noise is paired in flow matching only (--predicts velocity), "
+                f"got --predicts {arguments.predicts}"
+            )
         schedule = schedules.from_config({"name": arguments.schedule})
         objective = Denoising(schedule, arguments.predicts, arguments.weighting)
     settings = Settings(
@@ -98,7 +113,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _network(text: str | None, found: Any) -> dict[str, Any]:
     """A configuration, with what the data determine."""
     shape = list(found.samples.shape[1:])
-    head, _, tail = (text or "").partition(":")
+    head, given = _named(text or "", "--network")
     if not head:
         large = len(shape) == 3 and shape[1] > 8 and shape[1] % 2 == shape[2] % 2 == 0
         head = "UNet" if large else "ModulatedMLP"
@@ -112,12 +127,19 @@ def _network(text: str | None, found: Any) -> dict[str, Any]:
         config |= {"size": shape[1]} if head == "DiT" else {"dims": len(shape) - 1}
     else:
         raise ValueError(f"--network {head}: data of shape {shape} have no channels; use an MLP")
-    for part in filter(None, re.split(r",(?=[a-z_]+=)", tail)):
+    return {**config, **given}
+
+
+def _named(text: str, argument: str) -> tuple[str, dict[str, Any]]:
+    """NAME[:key=value,...]: the name, and the values as Python writes them (or as text)."""
+    head, _, tail = text.partition(":")
+    given: dict[str, Any] = {}
+    for part in filter(None, re.split(r",(?=[a-z_0-9]+=)", tail)):
         key, equals, value = part.partition("=")
         if not equals:
-            raise ValueError(f"--network {text}: expected key=value, got {part!r}")
+            raise ValueError(f"{argument} {text}: expected key=value, got {part!r}")
         try:
-            config[key] = ast.literal_eval(value)
+            given[key] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
-            config[key] = value
-    return config
+            given[key] = value
+    return head, given

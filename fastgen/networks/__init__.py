@@ -4,13 +4,16 @@ from fastgen.networks.dit import DiT
 from fastgen.networks.embedding import Embedding, Network, from_config, names, register, to_config
 from fastgen.networks.mlp import MLP, ModulatedMLP
 from fastgen.networks.unet import UNet
+from fastgen.networks.vae import VAE, Posterior
 
 __all__ = [
     "MLP",
+    "VAE",
     "DiT",
     "Embedding",
     "ModulatedMLP",
     "Network",
+    "Posterior",
     "UNet",
     "from_config",
     "names",

@@ -1,14 +1,17 @@
 """Training: probability paths, losses, times, a small trainer, reflow."""
 
 from fastgen.training import losses, paths, times
-from fastgen.training.objectives import Denoising, Flow, Trained, describe, load
+from fastgen.training.objectives import Autoencoding, Denoising, Flow, Trained, describe, load
+from fastgen.training.pairing import Pairing
 from fastgen.training.reflow import Pairs, reflow
 from fastgen.training.trainer import Batch, Settings, Trainer
 
 __all__ = [
+    "Autoencoding",
     "Batch",
     "Denoising",
     "Flow",
+    "Pairing",
     "Pairs",
     "Settings",
     "Trained",

@@ -10,6 +10,11 @@ from fastgen.training.losses.flow import (
     shortcut,
     variational_flow_matching,
 )
+from fastgen.training.losses.latent import (
+    evidence_bound,
+    latent_cross_entropy,
+    score_prior_bound,
+)
 from fastgen.training.losses.score_matching import explicit, implicit, sliced
 from fastgen.training.losses.variational import bits_per_dimension, hybrid
 
@@ -20,14 +25,17 @@ __all__ = [
     "bits_per_dimension",
     "consistency",
     "denoising",
+    "evidence_bound",
     "explicit",
     "flow_matching",
     "hybrid",
     "implicit",
     "interval_ends",
+    "latent_cross_entropy",
     "mean_flow",
     "min_snr",
     "score_and_flow_matching",
+    "score_prior_bound",
     "shortcut",
     "sigmoid",
     "sliced",
