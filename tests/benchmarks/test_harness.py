@@ -215,6 +215,7 @@ def test_the_command_line_refuses(arguments, message):
     assert message in run.stderr
 
 
+@pytest.mark.slow
 def test_the_command_line_writes_rows_and_report(tmp_path):
     out = tmp_path / "rows.csv"
     command_line = [sys.executable, "-m", "benchmarks", "startup", "--quick", "--out", str(out)]

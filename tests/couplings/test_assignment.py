@@ -342,7 +342,8 @@ def test_errors_name_the_argument(call, error, message):
 def test_ctrl_c():
     """SIGINT stops a run of minutes, soon."""
     program = textwrap.dedent("""
-        import torch, fastgen, sys
+        import torch, fastgen, signal, sys
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
         x0, x1 = torch.randn(60000, 2), torch.rand(60000, 2)
         print("ready", flush=True)
         try:
