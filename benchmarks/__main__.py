@@ -20,6 +20,7 @@ SUITES = {
     "end_to_end": "whole loops with real networks of several sizes, and the solver's share",
     "quality": "quality against network evaluations with exact scores and trained networks",
     "integrate": "error-controlled ODE steps, and a continuous normalizing flow",
+    "training_drop_ins": "the drop-ins for torchcfm and torchdiffeq beside the originals",
     "memory": "peak memory of a sampling run",
     "startup": "time of `import fastgen`",
 }
