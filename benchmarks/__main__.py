@@ -25,6 +25,7 @@ SUITES = {
     "training": "one training batch beside torchcfm",
     "couplings": "exact optimal assignment beside the peers' solvers",
     "sinkhorn": "entropic transport to a given marginal error, beside POT and geomloss",
+    "training_drop_ins": "the drop-ins for torchcfm and torchdiffeq beside the originals",
     "memory": "peak memory of a sampling run",
     "startup": "time of `import fastgen`",
 }
