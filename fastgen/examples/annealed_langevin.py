@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     panels(
         {**shown, "samples": (x, None), "data": (held_out, None)},
         options.out / "annealed-langevin.png",
-        4.0,
+        3.0,
     )
     return found
 

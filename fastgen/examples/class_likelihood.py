@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     options = arguments(
         "class_likelihood",
         "semi-supervised classification by likelihood",
-        3000,
+        1500,
         argv,
         labelled=200,
         digits=150,

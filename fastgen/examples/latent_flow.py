@@ -21,7 +21,7 @@ from fastgen.training import Autoencoding, Flow, Settings, Trainer
 @one_thread()
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     """Fréchet distances, shares of right labels; writes latent-flow.png, latent.safetensors."""
-    options = arguments("latent_flow", "latent flow matching on digits", 2000, argv, width=192)
+    options = arguments("latent_flow", "latent flow matching on digits", 1000, argv, width=192)
     judge = Judge(min(800, 10 * options.steps))
     train, labels = judge.digits.train, judge.labels
     settings = Settings(
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     )
 
     autoencoding = Autoencoding(beta=0.05, variance=0.02)
-    first = Trainer(VAE(1, 1, 24), autoencoding.loss, train.images, settings)
+    first = Trainer(VAE(1, 1, 16), autoencoding.loss, train.images, settings)
     first.run()
     vae = first.average
     assert isinstance(vae, VAE)
