@@ -13,6 +13,7 @@
 #include "dispatch.h"
 #include "integrate/bindings.h"
 #include "stochastic/bindings.h"
+#include "tensors.h"
 #include "sinkhorn/bindings.h"
 
 namespace py = pybind11;
@@ -24,12 +25,9 @@ void bind_bridge(py::module_& m);  // bridge/bindings.cpp
 
 namespace {
 
-// Where releasing the GIL, about 0.1 us, stops being noticeable.
-constexpr int64_t RELEASE_GIL_FROM = 16384;
-
 template <class Operation>
 void run(void (*operation)(const Operation&, int), const Operation& op, int threads) {
-  if (op.size() < RELEASE_GIL_FROM) return operation(op, threads);
+  if (op.size() < fastgen::RELEASE_GIL_FROM) return operation(op, threads);
   py::gil_scoped_release release;
   operation(op, threads);
 }
@@ -64,33 +62,10 @@ struct Description {
   py::tuple dtypes, shape;
 };
 
-py::object attribute(PyObject* object, PyObject* name) {
-  PyObject* value = PyObject_GetAttr(object, name);
-  if (!value) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(value);
-}
-
-py::object call(PyObject* object, PyObject* method) {
-  PyObject* value = PyObject_CallMethodNoArgs(object, method);
-  if (!value) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(value);
-}
-
-bool fits(PyObject* tensor, PyObject* dtype, PyObject* shape) {
-  static PyObject* const DTYPE = PyUnicode_InternFromString("dtype");
-  static PyObject* const SHAPE = PyUnicode_InternFromString("shape");
-  static PyObject* const IS_CPU = PyUnicode_InternFromString("is_cpu");
-  static PyObject* const IS_CONTIGUOUS = PyUnicode_InternFromString("is_contiguous");
-  return attribute(tensor, DTYPE).ptr() == dtype && attribute(tensor, IS_CPU).ptr() == Py_True &&
-         PyObject_RichCompareBool(attribute(tensor, SHAPE).ptr(), shape, Py_EQ) == 1 &&
-         call(tensor, IS_CONTIGUOUS).ptr() == Py_True;
-}
-
 // run(threads, tensors) -> whether the tensors fitted, so that it ran. Samplers call this
 // thousands of times: as a bare CPython function with the checks in it, it costs a third of
 // pybind11's dispatch and the same checks in Python.
 PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t count) try {
-  static PyObject* const DATA_PTR = PyUnicode_InternFromString("data_ptr");
   const auto& description = *static_cast<Description*>(PyCapsule_GetPointer(self, nullptr));
   if (count != 2 || !PyList_Check(args[1])) {
     PyErr_SetString(PyExc_TypeError, "expected run(threads, list of tensors)");
@@ -101,8 +76,8 @@ PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t coun
   fastgen::Combine op = description.op;
   for (size_t i = 0; i < missing; ++i) {
     PyObject* tensor = PyList_GET_ITEM(args[1], i);
-    if (!fits(tensor, description.dtypes[i].ptr(), description.shape.ptr())) Py_RETURN_FALSE;
-    op.input[description.missing[i]] = PyLong_AsVoidPtr(call(tensor, DATA_PTR).ptr());
+    if (!fastgen::fits(tensor, description.dtypes[i].ptr(), description.shape.ptr())) Py_RETURN_FALSE;
+    op.input[description.missing[i]] = fastgen::data_pointer(tensor);
   }
   const long threads = PyLong_AsLong(args[0]);
   if (PyErr_Occurred()) return nullptr;

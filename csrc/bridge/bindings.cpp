@@ -9,6 +9,7 @@
 
 #include "bridge/operation.h"
 #include "dispatch.h"
+#include "tensors.h"
 
 namespace py = pybind11;
 
@@ -117,29 +118,15 @@ struct Description {
   std::vector<int64_t> ids;
 };
 
-PyObject* attribute(PyObject* object, PyObject* name) {
-  PyObject* value = PyObject_GetAttr(object, name);
-  if (!value) throw py::error_already_set();
-  return value;
-}
-
-uintptr_t address(PyObject* tensor) {
-  static PyObject* const DATA_PTR = PyUnicode_InternFromString("data_ptr");
-  const auto value =
-      py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor, DATA_PTR));
-  if (!value) throw py::error_already_set();
-  return PyLong_AsUnsignedLongLong(value.ptr());
-}
-
 // Whether a tensor is contiguous on the CPU, of this dtype and of rows of this shape; its length.
 bool fits(PyObject* tensor, const py::object& dtype, const py::tuple& row, int64_t* count) {
   static PyObject* const IS_CONTIGUOUS = PyUnicode_InternFromString("is_contiguous");
   static PyObject* const DTYPE = PyUnicode_InternFromString("dtype");
   static PyObject* const SHAPE = PyUnicode_InternFromString("shape");
   static PyObject* const IS_CPU = PyUnicode_InternFromString("is_cpu");
-  const auto kind = py::reinterpret_steal<py::object>(attribute(tensor, DTYPE));
+  const auto kind = fastgen::attribute(tensor, DTYPE);
   if (!kind.is(dtype)) return false;
-  const auto shape = py::reinterpret_steal<py::object>(attribute(tensor, SHAPE));
+  const auto shape = fastgen::attribute(tensor, SHAPE);
   const Py_ssize_t size = PyTuple_GET_SIZE(row.ptr());
   if (PyTuple_GET_SIZE(shape.ptr()) != size + 1) return false;
   for (Py_ssize_t i = 0; i < size; ++i)
@@ -147,9 +134,8 @@ bool fits(PyObject* tensor, const py::object& dtype, const py::tuple& row, int64
         PyLong_AsLongLong(PyTuple_GET_ITEM(row.ptr(), i)))
       return false;
   *count = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), 0));
-  const auto on_cpu = py::reinterpret_steal<py::object>(attribute(tensor, IS_CPU));
-  const auto contiguous =
-      py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(tensor, IS_CONTIGUOUS));
+  const auto on_cpu = fastgen::attribute(tensor, IS_CPU);
+  const auto contiguous = fastgen::call(tensor, IS_CONTIGUOUS);
   return on_cpu.ptr() == Py_True && contiguous.ptr() == Py_True;
 }
 
@@ -170,18 +156,18 @@ PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t coun
     PyObject *x = args[3 + k], *index = args[5 + k];
     if (x == Py_None) continue;
     if (!fits(x, description.dtype, description.shape, &op.x[k].count)) Py_RETURN_FALSE;
-    op.x[k].rows = at<const void>(address(x));
+    op.x[k].rows = fastgen::data_pointer(x);
     if (index != Py_None) {
       int64_t rows;
       if (!fits(index, description.index_dtype, none, &rows) || rows != op.rows) Py_RETURN_FALSE;
-      op.x[k].index = at<const int64_t>(address(index));
+      op.x[k].index = static_cast<const int64_t*>(fastgen::data_pointer(index));
     } else if (op.x[k].count != op.rows) {
       Py_RETURN_FALSE;
     }
   }
-  op.times_out = at<void>(address(args[7]));
+  op.times_out = fastgen::data_pointer(args[7]);
   for (int j = 0; j < op.targets; ++j)
-    op.output[j] = at<void>(address(PyList_GET_ITEM(args[8], j)));
+    op.output[j] = fastgen::data_pointer(PyList_GET_ITEM(args[8], j));
   const int threads = static_cast<int>(PyLong_AsLong(args[0]));
   if (PyErr_Occurred()) return nullptr;
   bool in_range;

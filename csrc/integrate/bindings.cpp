@@ -7,15 +7,13 @@
 #include <vector>
 
 #include "stepper.h"
+#include "tensors.h"
 
 namespace py = pybind11;
 using fastgen::IntegrateKernels;
 using fastgen::Stepper;
 
 namespace {
-
-// Where releasing the GIL, about 0.1 us, stops being noticeable.
-constexpr int64_t RELEASE_GIL_FROM = 16384;
 
 // A stepper and the Python objects that a slope's dtype and shape must be.
 struct Bound {
@@ -24,40 +22,15 @@ struct Bound {
 };
 using Owner = std::shared_ptr<Bound>;
 
-py::object attribute(PyObject* object, PyObject* name) {
-  PyObject* value = PyObject_GetAttr(object, name);
-  if (!value) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(value);
-}
-
-py::object call(PyObject* object, PyObject* method) {
-  PyObject* value = PyObject_CallMethodNoArgs(object, method);
-  if (!value) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(value);
-}
-
-bool fits(PyObject* tensor, const Bound& bound) {
-  static PyObject* const DTYPE = PyUnicode_InternFromString("dtype");
-  static PyObject* const SHAPE = PyUnicode_InternFromString("shape");
-  static PyObject* const IS_CPU = PyUnicode_InternFromString("is_cpu");
-  static PyObject* const IS_CONTIGUOUS = PyUnicode_InternFromString("is_contiguous");
-  return PyObject_HasAttr(tensor, DTYPE) &&
-         attribute(tensor, DTYPE).ptr() == bound.dtype.ptr() &&
-         attribute(tensor, IS_CPU).ptr() == Py_True &&
-         PyObject_RichCompareBool(attribute(tensor, SHAPE).ptr(), bound.shape.ptr(), Py_EQ) == 1 &&
-         call(tensor, IS_CONTIGUOUS).ptr() == Py_True;
-}
-
 // advance(slope) -> code, or -1 where the slope does not fit. Called once for every evaluation of
 // the vector field: a bare CPython function costs a third of pybind11's dispatch.
 PyObject* advance(PyObject* self, PyObject* slope) try {
-  static PyObject* const DATA_PTR = PyUnicode_InternFromString("data_ptr");
   Bound& bound = **static_cast<Owner*>(PyCapsule_GetPointer(self, nullptr));
-  if (!fits(slope, bound)) return PyLong_FromLong(-1);
-  const void* data = PyLong_AsVoidPtr(call(slope, DATA_PTR).ptr());
+  if (!fastgen::fits(slope, bound.dtype.ptr(), bound.shape.ptr())) return PyLong_FromLong(-1);
+  const void* data = fastgen::data_pointer(slope);
   Stepper& stepper = bound.stepper;
   int code;
-  if (stepper.op.rows * stepper.op.elements < RELEASE_GIL_FROM) {
+  if (stepper.op.rows * stepper.op.elements < fastgen::RELEASE_GIL_FROM) {
     code = stepper.advance(data);
   } else {
     py::gil_scoped_release release;

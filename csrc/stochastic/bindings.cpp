@@ -10,15 +10,13 @@
 #include <vector>
 
 #include "stochastic.h"
+#include "tensors.h"
 
 namespace py = pybind11;
 using fastgen::DType;
 using fastgen::Stochastic;
 
 namespace {
-
-// Where releasing the GIL, about 0.1 us, stops being noticeable.
-constexpr int64_t RELEASE_GIL_FROM = 16384;
 
 // A call with all but some tensors fixed. The step says which of the tables and draws it uses.
 struct Description {
@@ -28,33 +26,9 @@ struct Description {
   py::tuple dtypes, shape;
 };
 
-py::object attribute(PyObject* object, PyObject* name) {
-  PyObject* value = PyObject_GetAttr(object, name);
-  if (!value) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(value);
-}
-
-py::object call(PyObject* object, PyObject* method) {
-  PyObject* value = PyObject_CallMethodNoArgs(object, method);
-  if (!value) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(value);
-}
-
-bool fits(PyObject* tensor, PyObject* dtype, PyObject* shape) {
-  static PyObject* const DTYPE = PyUnicode_InternFromString("dtype");
-  static PyObject* const SHAPE = PyUnicode_InternFromString("shape");
-  static PyObject* const IS_CPU = PyUnicode_InternFromString("is_cpu");
-  static PyObject* const IS_CONTIGUOUS = PyUnicode_InternFromString("is_contiguous");
-  return PyObject_HasAttr(tensor, IS_CONTIGUOUS) &&
-         attribute(tensor, DTYPE).ptr() == dtype && attribute(tensor, IS_CPU).ptr() == Py_True &&
-         PyObject_RichCompareBool(attribute(tensor, SHAPE).ptr(), shape, Py_EQ) == 1 &&
-         call(tensor, IS_CONTIGUOUS).ptr() == Py_True;
-}
-
 // run(threads, step, tensors) -> whether the tensors fitted, so that it ran. Called once or more
 // in every step of a solve: a bare CPython function costs a third of pybind11's dispatch.
 PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t count) try {
-  static PyObject* const DATA_PTR = PyUnicode_InternFromString("data_ptr");
   const auto& description = *static_cast<Description*>(PyCapsule_GetPointer(self, nullptr));
   if (count != 3 || !PyList_Check(args[2])) {
     PyErr_SetString(PyExc_TypeError, "expected run(threads, step, list of tensors)");
@@ -72,14 +46,14 @@ PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t coun
   Stochastic op = description.op;
   for (size_t i = 0; i < missing; ++i) {
     PyObject* tensor = PyList_GET_ITEM(args[2], i);
-    if (!fits(tensor, description.dtypes[i].ptr(), description.shape.ptr())) Py_RETURN_FALSE;
-    const void* data = PyLong_AsVoidPtr(call(tensor, DATA_PTR).ptr());
+    if (!fastgen::fits(tensor, description.dtypes[i].ptr(), description.shape.ptr())) Py_RETURN_FALSE;
+    const void* data = fastgen::data_pointer(tensor);
     const int place = description.missing[i];
     (place < fastgen::MAX_INPUTS ? op.input[place] : op.given[place - fastgen::MAX_INPUTS]) = data;
   }
   op.table += step * description.table_stride;
   op.draws += step * description.draws_stride;
-  if (op.size() < RELEASE_GIL_FROM) {
+  if (op.size() < fastgen::RELEASE_GIL_FROM) {
     fastgen::stochastic_combine(op, static_cast<int>(threads));
   } else {
     py::gil_scoped_release release;
