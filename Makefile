@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/ready
 	$(BIN)/fastgen demo
 
+# One thread in each of two processes: on small tensors more of them wait for each other.
 test: $(VENV)/ready
-	$(BIN)/pytest -q -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2
 
 slow: $(VENV)/ready
 	$(BIN)/pytest -q -m slow
@@ -36,8 +37,9 @@ $(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/* csrc/*/
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,test,peers]'
-	# Only parts of them are read or run, for parity tests; their requirements are many and large.
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps k-diffusion torchcfm pot
+	# Only parts of them are read or run, for parity tests; their requirements are many and large, and
+	# a torchvision that does not fit the torch above breaks diffusers' pipelines.
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps azula k-diffusion torchcfm pot
 	touch $@
 
 clean:
