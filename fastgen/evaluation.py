@@ -13,7 +13,7 @@ from torch import Tensor
 from fastgen.guidance import Guidance, Transform
 from fastgen.kernels import Stream
 from fastgen.kernels.contract import DTYPE_CODES
-from fastgen.model import Model
+from fastgen.model import Model, time_rows
 from fastgen.noise import randn
 from fastgen.paths import Path, PathTable
 from fastgen.plans import Plan
@@ -40,6 +40,22 @@ class TimeTables:
             self.doubled.copy_(other.doubled)
         if self.path is not None and other.path is not None:
             self.path.load(other.path)
+
+
+class TimeRows:
+    """A run's own copy of time tables, by evaluation: a network may scale its times in place."""
+
+    def __init__(self, tables: TimeTables) -> None:
+        self._times = tables.times.clone()
+        self._doubled = None if tables.doubled is None else tables.doubled.clone()
+        self.times = time_rows(self._times)
+        self.doubled = [] if self._doubled is None else time_rows(self._doubled)
+
+    def restore(self, tables: TimeTables) -> None:
+        """Undo what a network may have done to them."""
+        self._times.copy_(tables.times)
+        if self._doubled is not None and tables.doubled is not None:
+            self._doubled.copy_(tables.doubled)
 
 
 class Evaluation:
@@ -80,12 +96,14 @@ class Evaluation:
         guided: Sequence[bool] | None = None,
     ) -> None:
         self.model, self.plan, self.guidance, self.transform = model, plan, guidance, transform
-        self.shape, self.device = tuple(x.shape), x.device
+        self.net, self.shape, self.device = model.net, tuple(x.shape), x.device
         self.seeds, self.sample_ids = seeds, sample_ids
         self.times, self.doubled = times, doubled
         self.net_kwargs, self.check_finite, self.tick = net_kwargs, check_finite, tick
-        if guided is None:
-            guided = [guidance is not None and guidance.active(e.time) for e in plan.evaluations]
+        if guided is None and guidance is not None:
+            guided = [guidance.active(e.time) for e in plan.evaluations]
+        elif guided is None:
+            guided = [False] * plan.nfe
         self.guided = guided
         # Nothing but the network's own output: the usual case, and the quickest.
         self.plain = guidance is None and transform is None and not model.learned_variance
@@ -99,11 +117,9 @@ class Evaluation:
     def __call__(self, k: int, network_input: Tensor, state: Tensor | None) -> tuple[Tensor, ...]:
         """The outputs that evaluation k's stage reads: one; with guidance or of a pair two."""
         if self.plain:
-            output = self.model.net(network_input, *self.times[k], **self.net_kwargs)
+            output = self.net(network_input, *self.times[k], **self.net_kwargs)
             self.tick()
-            if self.pair:
-                return self._pair(k, output)
-            return (self._checked(k, output, self.shape),)
+            return self._pair(k, output) if self.pair else (self._checked(k, output, self.shape),)
         found = self._outputs(k, network_input)
         self.tick()
         guidance = self.guidance
@@ -121,7 +137,7 @@ class Evaluation:
         return (self._checked(k, data, self.shape),)
 
     def _outputs(self, k: int, x: Tensor) -> tuple[Tensor, ...]:
-        net, guidance = self.model.net, self.guidance
+        net, guidance = self.net, self.guidance
         shape = self.shape
         if self.model.learned_variance:
             shape = (shape[0], 2 * shape[1], *shape[2:])

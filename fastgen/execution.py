@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -99,6 +100,26 @@ def _pack(program: Program, device: torch.device) -> Tensor:
     return upload(torch.from_numpy(np.concatenate([np.empty(0), *tables])), device)
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """An evaluation and the stage after it, resolved for the loop.
+
+    input, state: what the network reads, and the state that goes with it; call: the stage;
+    reads: its inputs that are no buffers; raws: those as (evaluation, branch), or None where some
+    are computed; own_only: the evaluation's one output is all of them; keeps: whether later stages
+    read the outputs; drops: the evaluations whose outputs nothing reads after it.
+    """
+
+    input: Tensor
+    state: Tensor | None
+    call: Callable[[list[Tensor]], None] | None
+    reads: list[Raw | Computed | Increment]
+    raws: list[tuple[int, int]] | None
+    own_only: bool
+    keeps: bool
+    drops: tuple[int, ...]
+
+
 class InPlaceRun:
     """Runs a program in buffers of its own, every stage one bound kernel call."""
 
@@ -114,20 +135,11 @@ class InPlaceRun:
         ]
         self.seeds = torch.empty(key.seeds, dtype=torch.int64, device=key.device)
         self.ids = torch.empty(key.shape[0], dtype=torch.int64, device=key.device)
-        self.owned = {slot.untyped_storage().data_ptr() for slot in self.slots}
-        self.reads = [
-            [] if s is None else [i for i in s.inputs if not isinstance(i, int)]
-            for s in program.stages
-        ]
-        # Most stages read the one output of their own evaluation: no look-ups in the loop then.
-        self.only_own = [reads == [Raw(k - 1)] for k, reads in enumerate(self.reads)]
-        self.points = [
-            (self.slots[c.input], None if c.state is None else self.slots[c.state])
-            for c in program.calls
-        ]
-        self.raws: dict[int, tuple[Tensor, ...]] = {}
+        self._owned = {slot.data_ptr() for slot in self.slots}  # each is a storage of its own
+        self._taken = set(self._owned)  # with outputs that are still needed
+        self._raws: dict[int, tuple[Tensor, ...]] = {}
         noise = tables.noise(self.seeds, self.ids)
-        self.calls = [
+        calls = [
             None
             if stage is None
             else kernel.bind(
@@ -139,40 +151,65 @@ class InPlaceRun:
             )
             for stage, table, z in zip(program.stages, tables.coefficients, noise, strict=True)
         ]
+        self._steps = [self._step(k, call) for k, call in enumerate(calls, -1)]
+
+    def _step(self, k: int, call: Callable[[list[Tensor]], None] | None) -> _Step:
+        program = self.program
+        point = program.calls[max(k, 0)]
+        stage = program.stages[k + 1]
+        reads = [] if stage is None else [i for i in stage.inputs if not isinstance(i, int)]
+        raws = [(i.evaluation, i.branch) for i in reads if isinstance(i, Raw)]
+        before = set(program.held[k]) | {k} if k >= 0 else set()
+        return _Step(
+            self.slots[point.input],
+            None if point.state is None else self.slots[point.state],
+            call,
+            reads,
+            raws if len(raws) == len(reads) else None,
+            raws == [(k, 0)] and len(reads) == 1,
+            k in program.held[k + 1],
+            tuple(sorted(before - set(program.held[k + 1]))),
+        )
 
     def start(self, x: Tensor, seeds: Tensor, ids: Tensor) -> None:
         """Take the initial state, seeds and ids of a run."""
         self.slots[0].copy_(x.detach())
         self.seeds.copy_(seeds)
         self.ids.copy_(ids)
+        self._raws.clear()
+        self._taken = set(self._owned)
 
     def advance(self, k: int, evaluate: Evaluations) -> None:
         """Evaluation k (none for -1) and the stage after it."""
+        step, raws = self._steps[k + 1], self._raws
         outputs: tuple[Tensor, ...] = ()
-        state: Tensor | None = None
-        raws = self.raws
         if k >= 0:
-            network_input, state = self.points[k]
-            outputs = evaluate(k, network_input, state)
-            raws[k] = tuple([self._own(output) for output in outputs])
-        stage = self.calls[k + 1]
-        if stage is not None:
-            if self.only_own[k + 1]:
-                stage([raws[k][0]])
+            outputs = evaluate(k, step.input, step.state)
+            for output in outputs:
+                if output.data_ptr() in self._taken or not output.is_contiguous():
+                    outputs = tuple([self._own(output) for output in outputs])
+                    break
+            raws[k] = outputs
+            if step.keeps:
+                self._taken.update([output.data_ptr() for output in outputs])
+        if step.call is not None:
+            if step.own_only:
+                step.call([outputs[0]])
+            elif step.raws is not None:
+                step.call([raws[i][branch] for i, branch in step.raws])
             else:
-                stage(
+                step.call(
                     [
                         raws[i.evaluation][i.branch]
                         if isinstance(i, Raw)
-                        else evaluate.provide(i, outputs, state, self.key.dtypes[0])
-                        for i in self.reads[k + 1]
+                        else evaluate.provide(i, outputs, step.state, self.key.dtypes[0])
+                        for i in step.reads
                     ]
                 )
-        held = self.program.held[k + 1]
-        if not held:
-            raws.clear()
-        elif len(raws) > len(held):
-            self.raws = {i: raws[i] for i in held}
+        for i in step.drops:
+            dropped = raws.pop(i)
+            if i != k:
+                self._taken.difference_update([output.data_ptr() for output in dropped])
 
     def _own(self, output: Tensor) -> Tensor:
         """The output, safe from what the run writes.
@@ -181,9 +218,9 @@ class InPlaceRun:
             ValueError: if the network wrote it over an earlier output that is still needed.
         """
         storage = output.untyped_storage().data_ptr()
-        if storage in self.owned:  # a network may return its input, which is overwritten
+        if storage in self._owned:  # a network may return its input, which is overwritten
             return output.clone()
-        for earlier in self.raws.values():
+        for earlier in self._raws.values():
             if any(storage == e.untyped_storage().data_ptr() for e in earlier):
                 raise ValueError(
                     "net: it returned the same memory as at an earlier evaluation, which is "
@@ -193,7 +230,7 @@ class InPlaceRun:
 
     def finish(self) -> Tensor:
         """The result, in memory that no later run touches."""
-        self.raws = {}
+        self._raws.clear()
         return self.slots[self.program.result].clone()
 
 

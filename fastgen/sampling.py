@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from fastgen import adaptive
 from fastgen.capture import Captured
 from fastgen.errors import nearest
-from fastgen.evaluation import Evaluation, TimeTables, check_plan
+from fastgen.evaluation import Evaluation, TimeRows, TimeTables, check_plan
 from fastgen.execution import BufferKey, InPlaceRun, RecordedRun, Tables
 from fastgen.guidance import Guidance, Transform
-from fastgen.model import Model, time_rows
+from fastgen.model import Model
 from fastgen.noise import id_tensor, randn, seed_tensor
 from fastgen.observation import Step, progress_bar, reports_of
 from fastgen.paths import Path, PathTable
@@ -84,7 +84,7 @@ class Sampler:
         # What the stages are handed; the transform itself needs what the network predicts.
         self.parametrisation = replace(model.parametrisation, transformed=transform is not None)
         self.dtypes = dtype, model.input_dtype(dtype)
-        self._idle: deque[InPlaceRun] = deque(maxlen=4)
+        self._idle: deque[tuple[InPlaceRun, TimeRows]] = deque(maxlen=4)
         self._programs: dict[tuple[bool, bool, float], Program] = {}
         self._tables: dict[tuple[bool, bool, torch.device], Tables] = {}
         self._times: dict[tuple[int, torch.device], TimeTables] = {}
@@ -135,24 +135,27 @@ class Sampler:
         if checkpoint and not differentiable:
             raise ValueError("checkpoint=True has a meaning with differentiable=True only")
         x, seeds, ids = self.initial(shape_or_x, seed, sample_ids, device)
-        evaluate = self.evaluation(
-            x, seeds, ids, net_kwargs, check_finite=check_finite, progress=progress
-        )
         observe, keep = callback is not None, trajectory
         program = self.program(observe, keep)
         run: InPlaceRun | RecordedRun
+        rows = None
         if differentiable:
             run = RecordedRun(
                 program, self._table(observe, keep, x.device), self.dtypes, checkpoint
             )
         else:
-            run = self._workspace(observe, keep, x, seeds)
+            run, rows = self._workspace(observe, keep, x, seeds)
+        evaluate = self.evaluation(
+            x, seeds, ids, net_kwargs, check_finite=check_finite, progress=progress, rows=rows
+        )
         run.start(x, seeds, ids)
         states = [x] if trajectory else []
-        reports = reports_of(program, self.plan) if trajectory or callback else {}
+        reports = reports_of(program, self.plan) if trajectory or callback else None
         with torch.inference_mode(not differentiable):
             for k in range(-1, self.plan.nfe):
                 run.advance(k, evaluate)
+                if reports is None:
+                    continue
                 for index, time, buffer in reports.get(k + 1, ()):
                     if callback is not None:
                         callback(Step(index, time, run.slots[buffer]))
@@ -160,8 +163,8 @@ class Sampler:
                         states.append(run.slots[buffer])
         stacked = torch.stack(states) if trajectory else None
         result = run.finish()
-        if isinstance(run, InPlaceRun):
-            self._idle.append(run)
+        if isinstance(run, InPlaceRun) and rows is not None:
+            self._idle.append((run, rows))
         return result if stacked is None else (result, stacked)
 
     def capture(
@@ -232,13 +235,15 @@ class Sampler:
         check_finite: bool = False,
         progress: bool = False,
         tables: TimeTables | None = None,
+        rows: TimeRows | None = None,
     ) -> Evaluation:
-        """The network with guidance and transform, for one run on states like x."""
-        if tables is None:
-            key = x.shape[0], x.device
-            if key not in self._times:
-                self._times[key] = self.time_tables(*key)
-            tables = self._times[key]
+        """The network with guidance and transform, for one run on states like x.
+
+        ``tables`` are this sampler's own for these states, and ``rows`` a new copy of them, unless
+        they are given.
+        """
+        tables = self._time_tables(x) if tables is None else tables
+        rows = TimeRows(tables) if rows is None else rows
         path = None
         if tables.path is not None:
             path = Path(tables.path, x.shape, seeds, sample_ids, self.backend)
@@ -248,9 +253,8 @@ class Sampler:
             x,
             seeds,
             sample_ids,
-            # Copies, as a network may scale its times in place.
-            time_rows(tables.times.clone()),
-            () if tables.doubled is None else time_rows(tables.doubled.clone()),
+            rows.times,
+            rows.doubled,
             self.guidance,
             self.transform,
             net_kwargs,
@@ -324,19 +328,29 @@ class Sampler:
         other = None if rows is None else self.program(observe, keep, 3.0)
         return Tables(self.program(observe, keep), device, rows, other)
 
-    def _workspace(self, observe: bool, keep: bool, x: Tensor, seeds: Tensor) -> InPlaceRun:
-        """Buffers and prepared calls for a run: those of an earlier one where they fit."""
+    def _workspace(
+        self, observe: bool, keep: bool, x: Tensor, seeds: Tensor
+    ) -> tuple[InPlaceRun, TimeRows]:
+        """Buffers and prepared calls for a run, and its times: an earlier run's where they fit."""
         key = BufferKey(tuple(x.shape), x.device, self.dtypes, seeds.numel(), observe, keep)
         for _ in range(len(self._idle)):
             try:
                 workspace = self._idle.popleft()
             except IndexError:  # another thread took it
                 break
-            if workspace.key == key:
+            if workspace[0].key == key:
+                workspace[1].restore(self._time_tables(x))
                 return workspace
             self._idle.append(workspace)
         tables = self._table(observe, keep, x.device)
-        return InPlaceRun(self.program(observe, keep), tables, key, self.backend)
+        run = InPlaceRun(self.program(observe, keep), tables, key, self.backend)
+        return run, TimeRows(self._time_tables(x))
+
+    def _time_tables(self, x: Tensor) -> TimeTables:
+        key = x.shape[0], x.device
+        if key not in self._times:
+            self._times[key] = self.time_tables(*key)
+        return self._times[key]
 
     def time_tables(self, batch: int, device: torch.device) -> TimeTables:
         """What evaluations of B states read of the plan's times."""
