@@ -164,6 +164,42 @@ int64_t fill_mixed(float* to, int64_t count, int64_t row, int64_t element, int64
   return written;
 }
 
+// The place, as `slot`, of a position when z_0 and z_1 alone are put in order by two interleavings.
+constexpr int pair_slot(int position) {
+  const int half = position / (W / 2), rest = position % (W / 2);
+  return (rest & 1) * (W / 2) + 2 * (rest / 2) + half;
+}
+
+// Rows of two elements, as points in the plane: half of each block's normals are never made.
+// Returns the number of elements written, of whole groups of W rows.
+int64_t fill_pairs(float* to, int64_t rows, int64_t row, Draw draw, const Noise& noise) {
+  GroupWords words[BATCH];
+  const int64_t groups = rows / W < BATCH ? rows / W : BATCH;
+  for (int64_t g = 0; g < groups; ++g, row += W) {
+    Lanes w1, w2, w3, k0;
+    for (int i = 0; i < W; ++i) {
+      const Row r = noise_row(noise, row + i);
+      const int at = pair_slot(i);
+      w1.at[at] = r.sample;
+      w2.at[at] = draw.of(row + i);
+      w3.at[at] = last_word(noise.stream, 0, r.sample);
+      k0.at[at] = r.seed;
+    }
+    words[g] = {
+        philox({U64{}, w1.pair[0], w2.pair[0], w3.pair[0]}, k0.pair[0], k0.pair[0] >> 32),
+        philox({U64{}, w1.pair[1], w2.pair[1], w3.pair[1]}, k0.pair[1], k0.pair[1] >> 32)};
+  }
+  for (int64_t g = 0; g < groups; ++g, to += 2 * W) {
+    const GroupWords& w = words[g];
+    F32 z0, z1;
+    polar(square_root(minus_two_log(join(w.even.w0, w.odd.w0))), join(w.even.w1, w.odd.w1), &z0,
+          &z1);
+    const F32 pairs[2] = {low_pairs(z0, z1), high_pairs(z0, z1)};
+    std::memcpy(to, pairs, sizeof pairs);
+  }
+  return groups * 2 * W;
+}
+
 // Normals number first .. first + count - 1 of the flattened [rows, elements].
 void fill_normals(float* to, int64_t first, int64_t count, int64_t elements, Draw draw,
                   const Noise& noise) {
@@ -179,6 +215,8 @@ void fill_normals(float* to, int64_t first, int64_t count, int64_t elements, Dra
       GroupWords words[BATCH];
       draw_words(words, groups, block, noise_row(noise, row), draw.of(row), noise.stream);
       store_normals(to, words, groups);
+    } else if (elements == 2 && element == 0 && count >= 2 * W) {
+      written = fill_pairs(to, count / 2, row, draw, noise);
     } else {
       written = fill_mixed(to, count, row, element, elements, draw, noise);
     }
