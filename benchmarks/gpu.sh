@@ -32,16 +32,20 @@ else
 fi
 
 echo "== tests marked gpu"
+# The noise and the stages first: should the time run out, the rest is missing.
+TESTS="tests/kernels/test_triton.py tests/test_capture.py tests/test_synchronisation.py
+    tests/test_serving.py tests/kernels/test_triton_stochastic.py tests/kernels/test_bridge_triton.py
+    tests/kernels/test_pairwise_triton.py tests/kernels/test_integrate.py"
 if ! "$PYTHON" -c "import pytest" 2> /dev/null; then
     echo "pytest is missing: tests left out"
 elif ! "$PYTHON" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
     echo "no GPU: only collected"
-    "$PYTHON" -m pytest -q -m gpu --collect-only tests/kernels/test_triton.py tests/test_capture.py \
-        tests/test_synchronisation.py tests/test_serving.py | tail -1
+    # shellcheck disable=SC2086
+    "$PYTHON" -m pytest -q -m gpu --collect-only $TESTS | tail -1
 else
-    timeout -s INT -k 10 "${TEST_SECONDS:-180}" "$PYTHON" -m pytest -q -m "gpu and not slow" -p no:cacheprovider \
-        tests/kernels/test_triton.py tests/test_synchronisation.py tests/test_capture.py \
-        tests/test_serving.py --durations=5 > "$OUT/tests.log" 2>&1 || failed=1
+    # shellcheck disable=SC2086
+    timeout -s INT -k 10 "${TEST_SECONDS:-180}" "$PYTHON" -m pytest -q -m "gpu and not slow" \
+        -p no:cacheprovider $TESTS --durations=5 > "$OUT/tests.log" 2>&1 || failed=1
     tail -25 "$OUT/tests.log"
 fi
 
