@@ -2,24 +2,27 @@
 
 With exact denoisers (`problems`) what is left is the solver's error: the root mean square
 distance to the exact endpoint of the probability-flow ODE from the same initial noise, over
-samples and dimensions (deterministic solvers), and the sliced Wasserstein-2 distance to exact
-samples (all), whose floor is that of two exact sets. Medians and spreads are over seeds.
+samples and dimensions (deterministic solvers), and of all solvers the distances to exact samples:
+Wasserstein-2 sliced and exact, and Fréchet's in the data space where there are more samples than
+dimensions. Their floors are those of two exact sets. Medians, spreads and standard errors are over
+seeds.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from typing import Any
+import statistics
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 import fastgen
-from benchmarks import digits_networks
-from benchmarks.harness import Row, recorded, row, show_progress, skipped
+from benchmarks import digits_networks, quality_peers
+from benchmarks.harness import Row, recorded, row, show_progress
 from benchmarks.problems import EXACT, Problem, most_steps
-from fastgen.schedules import DiscreteVP, LinearVP, Schedule
+from fastgen.demo.report import frechet_distance
+from fastgen.schedules import DiscreteVP, LinearVP
 from fastgen.solvers import table
 
 SUITE = "quality"
@@ -30,18 +33,6 @@ GRID, OTHER_GRIDS = "log_snr", ("karras", "uniform")
 CHEAP = "mixture, d = 64"
 # They draw from a consistency function or a bridge, which a denoiser is not.
 OTHER_MODELS = {"bridge_sde", "consistency", "lcm", "tcd"}
-# What diffusers' documentation recommends for few steps, on its discrete schedule.
-PEERS: dict[str, dict[str, Any]] = {
-    "DDIMScheduler": {"timestep_spacing": "trailing", "clip_sample": False},
-    "EulerDiscreteScheduler": {"use_karras_sigmas": True},
-    "HeunDiscreteScheduler": {"use_karras_sigmas": True},
-    "DPMSolverMultistepScheduler": {"use_karras_sigmas": True},
-    "DPMSolverSDEScheduler": {"use_karras_sigmas": True},
-    "UniPCMultistepScheduler": {"use_karras_sigmas": True},
-    "DEISMultistepScheduler": {"use_karras_sigmas": True},
-    "PNDMScheduler": {"skip_prk_steps": True, "timestep_spacing": "leading"},
-}
-OURS_BESIDE = ("ddim", "dpmpp_2m", "dpmpp_3m", "unipc", "deis", "res_2m", "ipndm_v", "lms", "heun")
 
 
 def sliced_w2(x: Tensor, y: Tensor) -> float:
@@ -69,22 +60,34 @@ class Judge:
             for z in self.starts
         ]
         self.data = problem.samples(batch, 10**6)
-        self.floor = sliced_w2(problem.samples(batch, 10**6 + 1), self.data)
+        # Distances in law to exact samples.
+        self.laws = {"sliced_w2": sliced_w2, "w2": fastgen.wasserstein}
+        if problem.dimension < batch:
+            self.laws["frechet"] = frechet_distance
+        other = problem.samples(batch, 10**6 + 1)
+        self.floors = {name: law(other, self.data) for name, law in self.laws.items()}
 
     def rows(
         self, case: str, provider: str, package: str, results: list[Tensor], drawn: bool, note: str
     ) -> Iterator[Row]:
         """The distances of what a solver made of the starts."""
-        metrics = {"sliced_w2": [sliced_w2(x, self.data) for x in results]}
+        metrics = {name: [law(x, self.data) for x in results] for name, law in self.laws.items()}
         if not drawn:
             pairs = zip(results, self.endpoints, strict=True)
             metrics["rms"] = [(x - e).square().mean().sqrt().item() for x, e in pairs]
         for metric, values in metrics.items():
-            floor = self.floor if metric == "sliced_w2" else 0.0
             yield row(
                 SUITE, case, provider, package, self.shape, torch.float64, metric, "", values,
-                floor=floor, note=note,
+                floor=self.floors.get(metric, 0.0), note=with_error(note, values),
             )  # fmt: skip
+
+
+def with_error(note: str, values: list[float]) -> str:
+    """The note of a row with the standard error of the values' mean."""
+    if len(values) < 2:
+        return note
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return f"{note}; s.e. {error:.2g}" if note else f"s.e. {error:.2g}"
 
 
 def ours(name: str, judge: Judge, solvers: list[str], budgets: tuple[int, ...]) -> Iterator[Row]:
@@ -108,65 +111,6 @@ def ours(name: str, judge: Judge, solvers: list[str], budgets: tuple[int, ...]) 
                 )
 
 
-def peers(
-    name: str, make: Callable[[Schedule], Problem], budgets: tuple[int, ...]
-) -> Iterator[Row]:
-    """diffusers' schedulers as its documentation recommends them, beside ours, on its schedule."""
-    case_name = f"{name}, 1000 levels"
-    try:
-        import diffusers
-    except ImportError:
-        yield skipped(SUITE, case_name, "diffusers", (), "diffusers is not installed")
-        return
-    schedule = DiscreteVP.linear()
-    judge = Judge(make(schedule), BATCH, SEEDS)
-    for budget in budgets:
-        case = f"{case_name}, NFE {budget}"
-        for solver in OURS_BESIDE:
-            if recorded(SUITE, case, solver, judge.shape):
-                continue
-            plan = most_steps(solver, schedule, budget, "karras")
-            if plan is not None:
-                sampler = fastgen.Sampler(judge.model, plan, dtype=torch.float64)
-                results = [sampler(z, seed=s) for s, z in enumerate(judge.starts)]
-                yield from judge.rows(case, solver, "fastgen-torch", results, False, "")
-        for scheduler, config in PEERS.items():
-            if recorded(SUITE, case, scheduler, judge.shape):
-                continue
-            try:
-                results = [
-                    with_diffusers(getattr(diffusers, scheduler), config, judge, z, budget)
-                    for z in judge.starts
-                ]
-            except ImportError as error:
-                yield skipped(SUITE, case, scheduler, judge.shape, str(error).split("\n")[0])
-                continue
-            drawn = "SDE" in scheduler
-            yield from judge.rows(case, scheduler, "diffusers", results, drawn, "")
-
-
-def with_diffusers(
-    scheduler: Any, config: dict[str, Any], judge: Judge, x: Tensor, budget: int
-) -> Tensor:
-    """A run of diffusers' loop with at most ``budget`` calls of the exact noise prediction."""
-    schedule = judge.problem.schedule
-    assert isinstance(schedule, DiscreteVP)
-    made = scheduler(**config)
-    for steps in range(budget, 0, -1):
-        made.set_timesteps(steps)
-        if len(made.timesteps) <= budget:
-            break
-    x = x * float(made.init_noise_sigma)
-    torch.manual_seed(0)
-    for index in made.timesteps:
-        scaled = made.scale_model_input(x, index)
-        time = schedule.time_of_index(float(index))
-        d = judge.problem.denoise(scaled, torch.tensor([time], dtype=torch.float64))
-        eps = (scaled - schedule.alpha(time) * d) / schedule.sigma(time)
-        x = made.step(eps, index, x, return_dict=False)[0]
-    return x.to(torch.float64)
-
-
 def rows(quick: bool) -> Iterator[Row]:
     """The suite."""
     budgets = (10,) if quick else BUDGETS
@@ -181,5 +125,7 @@ def rows(quick: bool) -> Iterator[Row]:
         batch = 128 if "3072" in name else BATCH
         judge = Judge(make(LinearVP()), batch, 1 if quick else SEEDS)
         yield from ours(name, judge, solvers, budgets)
-    yield from peers(CHEAP, EXACT[CHEAP], budgets)
+    schedule = DiscreteVP.linear()
+    judge = Judge(EXACT[CHEAP](schedule), BATCH, 1 if quick else SEEDS)
+    yield from quality_peers.rows(f"{CHEAP}, 1000 levels", judge, budgets)
     yield from digits_networks.rows(quick, budgets, solvers)
