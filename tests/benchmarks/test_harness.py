@@ -30,11 +30,27 @@ def example(median=10.0, spread=0.5, **changes):
     return dataclasses.replace(made, **changes)
 
 
+def soon(attempt, tries=5):
+    """An attempt's findings once they are good: (good, findings).
+
+    What else the machine does may spoil a few attempts; a wrong harness spoils all of them.
+    """
+    found = []
+    for _ in range(tries):
+        good, findings = attempt()
+        if good:
+            return findings
+        found.append(findings)
+    pytest.fail(f"none of {tries} attempts was good: {found}")
+
+
 def test_a_known_sleep_is_timed_right():
-    (row,) = measure(case(Provider("sleep", lambda: time.sleep(0.004), units=2)), 1.0, 5, 0.1)
-    # sleep may oversleep on a busy machine, and never wakes early
-    assert 2000 <= row.median < 4000
-    assert 2000 <= row.p20 <= row.median <= row.p80
+    def attempt():
+        (row,) = measure(case(Provider("sleep", lambda: time.sleep(0.004), units=2)), 1.0, 5, 0.1)
+        assert 2000 <= row.p20 <= row.median <= row.p80  # it never wakes early
+        return row.median < 4000, row
+
+    row = soon(attempt)
     assert (row.unit, row.repeats) == ("us", 5)
 
 
@@ -47,19 +63,15 @@ def test_copies_take_twice_the_time_for_twice_the_bytes_and_the_floor_is_that_of
     def two():
         target.copy_(source)
 
-    found = []
-    for _ in range(5):  # what else the machine does may spoil a few, a wrong harness all of them
+    def attempt():
         bandwidth = harness.copy_bandwidth(2**23)
         work = case(Provider("one", one), Provider("two", two), floor_bytes=8 * 2**23)
         rows = {row.provider: row for row in measure(work, bandwidth, 9, 0.3)}
-        ratio, share = (
-            rows["two"].median / rows["one"].median,
-            rows["one"].floor / rows["one"].median,
-        )
-        found.append((ratio, share))
-        if 1.4 < ratio < 2.8 and 0.4 < share < 1.6:
-            return
-    pytest.fail(f"(time of two over one, floor of one over its time): {found}")
+        ratio = rows["two"].median / rows["one"].median
+        share = rows["one"].floor / rows["one"].median
+        return 1.4 < ratio < 2.8 and 0.4 < share < 1.6, (ratio, share)
+
+    soon(attempt)
 
 
 def test_a_provider_with_a_wrong_result_is_refused_before_it_is_timed():
