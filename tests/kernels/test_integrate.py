@@ -1,4 +1,7 @@
-"""The operations of error-controlled steps: C++ and Triton against the reference, one by one."""
+"""The operations of error-controlled steps: C++ and Triton against the reference, one by one.
+
+Triton runs in its interpreter, or where there is a GPU (and TRITON_INTERPRET is not set) on it.
+"""
 
 import math
 import os
@@ -12,14 +15,16 @@ from fastgen.kernels.integrate import FEWER_ROWS, FINISHED, Control, Count, Stat
 from fastgen.kernels.reference.integrate import ReferenceOperations, lane_sum
 
 ROWS = 6
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
+DEVICE = {"reference": "cpu", "cpp": "cpu", "triton": "cpu" if INTERPRETED else "cuda"}
+TRITON = pytest.param("triton", marks=() if INTERPRETED else pytest.mark.gpu)
 
 
 def triton_operations():
     pytest.importorskip("triton")
-    if torch.cuda.is_available() and os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("the interpreter's run; devices have one of their own")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
+        if INTERPRETED:
+            patch.setenv("TRITON_INTERPRET", "1")
         from fastgen.kernels.triton.integrate import TritonOperations
     return TritonOperations
 
@@ -78,14 +83,16 @@ def workspace(method, elements, dtype, controller="pid", segments=None, by_row=F
 TABLES = ("y", "y_new", "k", "stage", "stage_times", "ys", "control", "count")
 
 
-def twin(w):
-    changed = {name: getattr(w, name).clone() for name in TABLES}
+def twin(w, name="cpp"):
+    """A copy for an implementation, on its device."""
+    moved = (*TABLES, "segment_ends", "output_times")
+    changed = {n: getattr(w, n).to(DEVICE[name], copy=True) for n in moved}
     return Workspace(**{**vars(w), **changed})
 
 
 def agree(a, b, exact):
     for name in TABLES:
-        x, y = getattr(a, name), getattr(b, name)
+        x, y = getattr(a, name), getattr(b, name).cpu()
         if exact or name not in ("control", "stage_times", "ys", "stage", "y", "y_new"):
             assert torch.equal(torch.nan_to_num(x, 7.0), torch.nan_to_num(y, 7.0)), name
         else:
@@ -111,14 +118,14 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("name", ["cpp", "triton"])
+@pytest.mark.parametrize("name", ["cpp", TRITON])
 @pytest.mark.parametrize(
     ("method", "elements", "dtype", "options"), CASES, ids=[f"{c[0]}-{c[1]}" for c in CASES]
 )
 def test_a_step_is_that_of_the_reference(name, method, elements, dtype, options):
     reference = workspace(method, elements, dtype, **options)
     reference.k[:, 4] = math.nan
-    other = twin(reference)
+    other = twin(reference, name)
     expected, found = ReferenceOperations(reference), operations(name)(other)
     stages = len(reference.c)
     for i in range(1, stages):
@@ -139,13 +146,13 @@ def test_a_step_is_that_of_the_reference(name, method, elements, dtype, options)
     agree(reference, other, exact=name == "cpp")
 
 
-@pytest.mark.parametrize("name", ["cpp", "triton"])
+@pytest.mark.parametrize("name", ["cpp", TRITON])
 def test_the_first_step(name):
     for given in (True, False):
         reference = workspace("dopri5", 9, torch.float64, first_step_given=given)
         reference.k[0, 2, 5] = math.inf
         reference.control[Control.PROPOSAL] = 0.07
-        other = twin(reference)
+        other = twin(reference, name)
         for ops in (ReferenceOperations(reference), operations(name)(other)):
             if given:
                 ops.start()
@@ -157,10 +164,11 @@ def test_the_first_step(name):
         assert (reference.control[Control.STEP, [0, 1, 4, 5]] != 0).all()
 
 
-@pytest.mark.parametrize("name", ["reference", "cpp", "triton"])
+@pytest.mark.parametrize("name", ["reference", "cpp", TRITON])
 def test_compaction_puts_running_rows_first(name):
     w = workspace("bosh3", 5, torch.float32, compact=True)
     w.count[Count.STATUS] = torch.tensor([0, 1, 0, 3, 0, 1])
+    w = twin(w, name)
     before = {int(r): (w.y[i].clone(), w.k[0, i].clone()) for i, r in enumerate(w.count[Count.ROW])}
     ops = ReferenceOperations(w) if name == "reference" else operations(name)(w)
     assert ops.compacted() == FEWER_ROWS
@@ -203,10 +211,11 @@ def test_sum_by_lanes_is_a_sum(size):
     assert torch.equal(lane_sum(x)[1:2], lane_sum(x[1:2]))
 
 
-def test_a_whole_solve_on_triton():
+@pytest.mark.parametrize("name", [TRITON])
+def test_a_whole_solve(name):
     import fastgen
 
-    triton_operations()
+    operations(name)
     y0 = torch.randn(2, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     t = torch.tensor([0.0, 0.2, 0.25, 0.4]).double()
     options = {"method": "bosh3", "rtol": 1e-2, "return_solution": True}
@@ -215,11 +224,14 @@ def test_a_whole_solve_on_triton():
         return torch.sin(3 * y) - t[:, None]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
+        if INTERPRETED:
+            patch.setenv("TRITON_INTERPRET", "1")
         found = [
-            fastgen.odeint(f, y0, t, backend=b, compact=c, check_every=e, **options)
-            for b, c, e in (("cpp", False, 1), ("triton", False, 3), ("triton", True, 1))
+            fastgen.odeint(
+                f, y0.to(DEVICE[b]), t.to(DEVICE[b]), backend=b, compact=c, check_every=e, **options
+            )
+            for b, c, e in (("cpp", False, 1), (name, False, 3), (name, True, 1))
         ]
     for other in found[1:]:
-        assert torch.allclose(other.ys, found[0].ys, rtol=0, atol=1e-11)
-        assert torch.equal(other.stats.accepted, found[0].stats.accepted)
+        assert torch.allclose(other.ys.cpu(), found[0].ys, rtol=0, atol=1e-11)
+        assert torch.equal(other.stats.accepted.cpu(), found[0].stats.accepted)
