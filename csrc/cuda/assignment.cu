@@ -193,7 +193,8 @@ __device__ void assign(const Problem& problem, unsigned char* memory) {
     if (team.thread_index() == 0) problem.cost[index] = problem.gap[index] = range - range;
     return;
   }
-  const bool square = n < m && 2 * n > m;
+  // Rows are added to make a square where few are: many would bid against each other for long.
+  const bool square = n < m && 16 * (m - n) <= m;
   state.rows = square ? m : n;
   double wanted = range;
   for (int solution = 0;; ++solution) {

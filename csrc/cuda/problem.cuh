@@ -112,7 +112,8 @@ struct Costs {
     else if (problem.low && i < n)
       cost -= problem.low[index * n + i];
     cost *= scale;
-    return static_cast<int>(cost < 0 ? 0 : cost > LEVELS ? LEVELS : cost);
+    // What is above LEVELS ends at RANGE, to be dearer than any pair of an optimal assignment.
+    return cost < 0 ? 0 : cost < RANGE ? static_cast<int>(cost) : RANGE;
   }
 
   __device__ int* buffer(int i, int j) const {

@@ -153,7 +153,7 @@ def assign(
     if on_device:
         invalid = solution.gap.isnan()[:, None]
         solution.match = torch.where(invalid, problem.sizes[2], solution.match)
-    return _assignment(solution, problem, batched, return_duals)
+    return _assignment(solution, problem, batched, return_duals, on_device)
 
 
 def _cuda_chosen(x0: Tensor | None, cost: costs.Cost) -> bool:
@@ -188,7 +188,11 @@ def _swap_back(solution: _Solution, n: int) -> _Solution:
 
 
 def _assignment(
-    solution: _Solution, problem: costs.Problem, batched: bool, return_duals: bool
+    solution: _Solution,
+    problem: costs.Problem,
+    batched: bool,
+    return_duals: bool,
+    on_device: bool,
 ) -> Assignment:
     device = problem.device
     duals = (solution.rows.to(device), solution.columns.to(device)) if return_duals else None
@@ -196,7 +200,7 @@ def _assignment(
     if batched:
         return Assignment(match, solution.cost.to(device), solution.gap.to(device), duals)
     duals = duals and (duals[0][0], duals[1][0])
-    if solution.cost.device.type != "cpu":
+    if on_device:
         return Assignment(match[0], solution.cost[0], solution.gap[0], duals)
     return Assignment(match[0], solution.cost.item(), solution.gap.item(), duals)
 
