@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, overload
@@ -9,7 +10,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from fastgen.couplings import costs, reference
+from fastgen.couplings import costs, cuda, reference
 from fastgen.errors import nearest
 
 try:
@@ -17,6 +18,10 @@ try:
 except ImportError:  # not built: the reference is used
     _C = None  # type: ignore[assignment]
 
+Backend = Literal["auto", "cpp", "reference", "cuda"]
+BACKENDS = ("auto", "cpp", "reference", "cuda")
+# Makes backend="auto" use the CUDA kernels for tensors on an NVIDIA GPU.
+CUDA_SWITCH = "FASTGEN_CUDA_ASSIGN"
 # A second thread pays from so many costs on.
 PARALLEL_FROM = 1 << 20
 # The certified gap relative to the cost at which float32 and float64 problems count as solved.
@@ -29,7 +34,8 @@ class Assignment:
 
     permutation: x0[i] pairs with x1[permutation[i]]; [n] or [N, n], int64, -1 where x0[i] is left
         over because x1 has fewer points.
-    cost: the sum over pairs; batched, a float64 tensor [N].
+    cost: the sum over pairs; batched, a float64 tensor [N]. With backend="cuda" a float64 tensor
+        on the device, [] or [N], as is the gap: nothing waits until they are read.
     gap: no pairing costs less than cost - gap (by dual variables, in float64).
     duals: (u [n], v [m]), u_i + v_j <= c_ij up to rounding, sum(u) + sum(v) = cost - gap; None
         unless asked for.
@@ -72,7 +78,7 @@ def assign(
     return_duals: bool = False,
     batched: bool = False,
     threads: int | None = None,
-    backend: Literal["auto", "cpp", "reference"] = "auto",
+    backend: Backend = "auto",
 ) -> Assignment:
     r"""Pairs each x0[i] with another x1[j] so that the sum of costs is least.
 
@@ -100,8 +106,13 @@ def assign(
             several threads.
         threads: at most so many; default `torch.get_num_threads()` for large problems. The result
             does not depend on it.
-        backend: "cpp", "reference" (numpy, slow), both for CPU tensors, or "auto": C++ where it
-            is built; tensors on other devices are copied to the CPU, and the result back.
+        backend: "cpp", "reference" (numpy, slow), both for CPU tensors, "cuda" for tensors on an
+            NVIDIA GPU, or "auto": C++ where it is built; tensors on other devices are copied to the
+            CPU, and the result back, unless the environment has FASTGEN_CUDA_ASSIGN=1, which
+            means "cuda" for tensors on an NVIDIA GPU. On the device nothing waits for the result:
+            if some number is not finite, cost and gap are NaN and the permutation is out of range,
+            so that it cannot be used unseen. `threads` plays no part there. More than 8 dimensions
+            are multiplied in float64. The first call compiles the kernels, which takes seconds.
 
     Returns:
         An `Assignment`; `permutation, cost, gap = assign(x0, x1)`.
@@ -119,22 +130,39 @@ def assign(
         raise ValueError(f"epsilon={epsilon} is of mode='eps'; got mode='exact'")
     if threads is not None and threads < 1:
         raise ValueError(f"threads={threads}: expected at least 1")
-    problem = costs.problem(x0, x1, cost, batched)
-    if backend not in ("auto", "cpp", "reference"):
-        raise ValueError(f"backend={backend!r}: {nearest(backend, ('auto', 'cpp', 'reference'))}")
-    if backend != "auto" and problem.device.type != "cpu":
+    if backend not in BACKENDS:
+        raise ValueError(f"backend={backend!r}: {nearest(backend, BACKENDS)}")
+    on_device = backend == "cuda" or (backend == "auto" and _cuda_chosen(x0, cost))
+    problem = costs.problem(x0, x1, cost, batched, on_device)
+    if backend in ("cpp", "reference") and problem.device.type != "cpu":
         raise ValueError(f"backend={backend!r} is for the CPU, got {problem.device}; use 'auto'")
     if backend == "cpp" and _C is None:
         raise ValueError("backend='cpp': the C++ kernels are not built; reinstall with a compiler")
-    prices = _prices(warm_start, problem)
+    prices = _prices(warm_start, problem, on_device)
     use_cpp = backend == "cpp" or (backend == "auto" and _C is not None)
-    solver = _Cpp(threads) if use_cpp else _Reference()
+    solver: _Cuda | _Cpp | _Reference
+    if on_device:
+        solver = _Cuda(problem.device)
+    else:
+        solver = _Cpp(threads) if use_cpp else _Reference()
     eps = epsilon if mode == "eps" else 0.0
     swap = problem.sizes[1] > problem.sizes[2]
     solution = solver.solve(_swapped(problem) if swap else problem, eps, prices)
     if swap:
         solution = _swap_back(solution, problem.sizes[1])
-    return _assignment(solution, problem, batched, return_duals)
+    if on_device:
+        invalid = solution.gap.isnan()[:, None]
+        solution.match = torch.where(invalid, problem.sizes[2], solution.match)
+    return _assignment(solution, problem, batched, return_duals, on_device)
+
+
+def _cuda_chosen(x0: Tensor | None, cost: costs.Cost) -> bool:
+    value = os.environ.get(CUDA_SWITCH, "0")
+    if value not in ("0", "1"):
+        raise ValueError(f"{CUDA_SWITCH}={value!r} in the environment: expected 0 or 1")
+    given = cost if isinstance(cost, Tensor) else x0
+    on_gpu = isinstance(given, Tensor) and given.device.type == "cuda"
+    return value == "1" and on_gpu and torch.version.hip is None
 
 
 @dataclass
@@ -152,14 +180,19 @@ def _swapped(problem: costs.Problem) -> costs.Problem:
 
 
 def _swap_back(solution: _Solution, n: int) -> _Solution:
-    match = torch.full((len(solution.match), n), -1)
-    values = torch.arange(solution.match.shape[1]).expand_as(solution.match)
+    device = solution.match.device
+    match = torch.full((len(solution.match), n), -1, device=device)
+    values = torch.arange(solution.match.shape[1], device=device).expand_as(solution.match)
     match.scatter_(1, solution.match, values)
     return _Solution(match, solution.cost, solution.gap, solution.columns, solution.rows)
 
 
 def _assignment(
-    solution: _Solution, problem: costs.Problem, batched: bool, return_duals: bool
+    solution: _Solution,
+    problem: costs.Problem,
+    batched: bool,
+    return_duals: bool,
+    on_device: bool,
 ) -> Assignment:
     device = problem.device
     duals = (solution.rows.to(device), solution.columns.to(device)) if return_duals else None
@@ -167,10 +200,14 @@ def _assignment(
     if batched:
         return Assignment(match, solution.cost.to(device), solution.gap.to(device), duals)
     duals = duals and (duals[0][0], duals[1][0])
+    if on_device:
+        return Assignment(match[0], solution.cost[0], solution.gap[0], duals)
     return Assignment(match[0], solution.cost.item(), solution.gap.item(), duals)
 
 
-def _prices(warm_start: Assignment | Tensor | None, problem: costs.Problem) -> Tensor | None:
+def _prices(
+    warm_start: Assignment | Tensor | None, problem: costs.Problem, on_device: bool
+) -> Tensor | None:
     if warm_start is None:
         return None
     count, n, m = problem.sizes
@@ -182,9 +219,23 @@ def _prices(warm_start: Assignment | Tensor | None, problem: costs.Problem) -> T
         warm_start = warm_start.duals[1]
     if warm_start.numel() != count * m:
         raise ValueError(f"warm_start: expected {m} column duals, got {tuple(warm_start.shape)}")
+    warm_start = warm_start.detach().double()
+    if on_device:  # not looked at: numbers that are not finite cost time alone
+        return warm_start.to(problem.device).reshape(count, m).contiguous()
     if not torch.isfinite(warm_start).all():
         raise ValueError("warm_start: expected finite numbers")
-    return warm_start.detach().double().cpu().reshape(count, m).contiguous()
+    return warm_start.cpu().reshape(count, m).contiguous()
+
+
+class _Cuda:
+    def __init__(self, device: torch.device):
+        self._runtime = cuda.runtime(device)
+
+    def solve(self, problem: costs.Problem, epsilon: float, prices: Tensor | None) -> _Solution:
+        given = problem.x0 if problem.matrix is None else problem.matrix
+        assert given is not None
+        found = cuda.solve(problem, epsilon, TOLERANCE[given.dtype], prices, self._runtime)
+        return _Solution(found.match, found.cost, found.gap, found.rows, found.columns)
 
 
 class _Reference:

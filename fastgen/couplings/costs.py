@@ -22,7 +22,10 @@ PADDING = 64
 
 @dataclass(frozen=True)
 class Problem:
-    """Clouds [N, n, d] and [N, m, d], or a matrix [N, n, m], on the CPU, in float32 or float64."""
+    """Clouds [N, n, d] and [N, m, d], or a matrix [N, n, m], in float32 or float64.
+
+    On the CPU and, if points, finite, unless made with on_device=True. `device`: of the arguments.
+    """
 
     x0: Tensor | None
     x1: Tensor | None
@@ -41,8 +44,13 @@ class Problem:
         return len(self.x0), self.x0.shape[1], self.x1.shape[1]
 
 
-def problem(x0: Tensor | None, x1: Tensor | None, cost: Cost, batched: bool) -> Problem:
+def problem(
+    x0: Tensor | None, x1: Tensor | None, cost: Cost, batched: bool, on_device: bool = False
+) -> Problem:
     """The checked problem.
+
+    Args:
+        on_device: nothing is copied to the CPU, and numbers that are not finite are let pass.
 
     Raises:
         TypeError: for arguments of the wrong type.
@@ -58,7 +66,12 @@ def problem(x0: Tensor | None, x1: Tensor | None, cost: Cost, batched: bool) -> 
         device = x0.device
         _check_clouds(*clouds)
         dtype = torch.promote_types(clouds[0].dtype, clouds[1].dtype)
-        first, second = (_finite(f"x{i}", x.to(dtype)) for i, x in enumerate(clouds))
+        if device != x1.device:
+            raise ValueError(f"x1: expected device {device} as x0, got {x1.device}")
+        if on_device:
+            first, second = (x.to(dtype).contiguous() for x in clouds)
+        else:
+            first, second = (_finite(f"x{i}", x.to(dtype).cpu()) for i, x in enumerate(clouds))
         return Problem(first, second, None, cost == "euclidean", device)
     if callable(cost) and not isinstance(cost, Tensor):
         if x0 is None or x1 is None:
@@ -80,7 +93,8 @@ def problem(x0: Tensor | None, x1: Tensor | None, cost: Cost, batched: bool) -> 
                 f"{name}: expected {size} points, as in the cost {tuple(cost.shape)}, "
                 f"got {tuple(x.shape)}"
             )
-    return Problem(None, None, _number(matrix).cpu(), False, cost.device)
+    matrix = _number(matrix)
+    return Problem(None, None, matrix if on_device else matrix.cpu(), False, cost.device)
 
 
 def _number(x: Tensor) -> Tensor:
@@ -97,7 +111,7 @@ def _cloud(name: str, x: Tensor, batched: bool) -> Tensor:
     if x.ndim < 1 + batched or x.numel() == 0:
         shape = "[N, n, ...]" if batched else "[n, ...]"
         raise ValueError(f"{name}: expected shape {shape}, not empty, got {tuple(x.shape)}")
-    x = _number(x.detach()).cpu()
+    x = _number(x.detach())
     return (x if batched else x[None]).flatten(2) if x.ndim > 1 + batched else _scalars(x, batched)
 
 
