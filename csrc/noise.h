@@ -165,7 +165,7 @@ int64_t fill_mixed(float* to, int64_t count, int64_t row, int64_t element, int64
 }
 
 // Normals number first .. first + count - 1 of the flattened [rows, elements].
-void fill_normals(float* to, int64_t first, int64_t count, int64_t elements, Draw draw,
+[[maybe_unused]] void fill_normals(float* to, int64_t first, int64_t count, int64_t elements, Draw draw,
                   const Noise& noise) {
   while (count > 0) {
     const int64_t row = first / elements, element = first % elements, block = element / 4;
