@@ -12,6 +12,7 @@
 #include "assignment/bindings.h"
 #include "dispatch.h"
 #include "integrate/bindings.h"
+#include "motion/bindings.h"
 #include "stochastic/bindings.h"
 #include "tensors.h"
 #include "sinkhorn/bindings.h"
@@ -142,9 +143,9 @@ void normals(int64_t rows, int64_t elements, const NoiseArguments& arguments, ui
 }
 
 void brownian(int64_t rows, int64_t elements, const NoiseArguments& arguments, uintptr_t times,
-              int64_t count, bool per_row, uintptr_t output, int threads) {
-  const fastgen::Brownian op{rows,  elements,           noise(arguments), pointer<double>(times),
-                             count, per_row ? rows : 1, per_row,          pointer<double>(output)};
+              int64_t count, bool per_row, int depth, uintptr_t output, int threads) {
+  const fastgen::Brownian op{rows,    elements,           noise(arguments), pointer<double>(times), count,
+                             per_row ? rows : 1, per_row, depth,            pointer<double>(output)};
   py::gil_scoped_release release;
   fastgen::brownian(op, threads);
 }
@@ -172,12 +173,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("normals", &normals, py::arg("rows"), py::arg("elements"), py::arg("noise"),
         py::arg("draw"), py::arg("output"), py::arg("dtype"), py::arg("threads"));
   m.def("brownian", &brownian, py::arg("rows"), py::arg("elements"), py::arg("noise"),
-        py::arg("times"), py::arg("count"), py::arg("per_row"), py::arg("output"),
-        py::arg("threads"));
+        py::arg("times"), py::arg("count"), py::arg("per_row"), py::arg("depth"),
+        py::arg("output"), py::arg("threads"));
   fastgen::bind_bridge(m);
   m.def("philox", &philox, "Philox4x32-10 of one counter and key.", py::arg("counter"),
         py::arg("key"));
   bind_integrate(m);
+  bind_motion(m);
   bind_stochastic(m);
   m.def("isa", &fastgen::isa, "The instruction set in use.");
   m.def("set_isa", &fastgen::set_isa, "Use another instruction set, for tests and benchmarks.");

@@ -9,10 +9,7 @@
 namespace fastgen {
 namespace {
 
-constexpr int DEPTH = 24;
-constexpr uint32_t CELLS = 1u << DEPTH;
-// Normals are drawn in this order: W(1), the levels 0 .. DEPTH - 1, the bridge inside the cell.
-constexpr int BRIDGE = DEPTH + 1, NODES = DEPTH + 2;
+constexpr int MAX_DEPTH = 24;
 
 class BrownianGroup {
  public:
@@ -50,12 +47,15 @@ class BrownianGroup {
     const bool first = known < 0;
     const int shared = place(op.times + time * op.time_stride);
     descend(first ? 0 : shared + 1, needed);
-    known = max(shared, min(needed, DEPTH));
+    known = max(shared, min(needed, op.depth));
     write(op.output + time * op.size() + begin);
   }
 
  private:
   const Brownian& op;
+  // Normals are drawn in this order: W(1), the levels from 0 on, the bridge inside the cell.
+  const int depth = op.depth, bridge_number = op.depth + 1;
+  const uint32_t cell_count = 1u << op.depth;
   int64_t begin = 0, row_of[W] = {};
   int blocks = 0, from[W] = {}, end[W] = {};
   Lanes w0{}, w1{}, w3{}, k0{}, k1{}, cell{};
@@ -64,8 +64,8 @@ class BrownianGroup {
   bool together = true;     // all blocks are in one cell
   int needed = 0;           // the last normal that some block's time depends on
   int known = -1;           // levels of `left` and `right` that belong to `cells`; -1: none
-  const double *left[DEPTH + 1], *right[DEPTH + 1];
-  alignas(64) double ends[DEPTH + 1][2][GROUP];
+  const double *left[MAX_DEPTH + 1], *right[MAX_DEPTH + 1];
+  alignas(64) double ends[MAX_DEPTH + 1][2][GROUP];
   alignas(64) float normals[BATCH * GROUP], bridge[GROUP];
 
   static int min(int a, int b) { return a < b ? a : b; }
@@ -78,16 +78,16 @@ class BrownianGroup {
     for (int i = 0; i < blocks; ++i) {
       const double t = times[op.times_per_row ? row_of[i] : 0];
       const bool inside = t >= 0 && t <= 1;
-      const double scaled = inside ? t * CELLS : 0;
-      const uint32_t k = scaled < CELLS ? static_cast<uint32_t>(scaled) : CELLS - 1;
+      const double scaled = inside ? t * cell_count : 0;
+      const uint32_t k = scaled < cell_count ? static_cast<uint32_t>(scaled) : cell_count - 1;
       const uint32_t changed = k ^ cells[i];
-      if (changed) shared = min(shared, DEPTH - 32 + __builtin_clz(changed));
+      if (changed) shared = min(shared, depth - 32 + __builtin_clz(changed));
       cells[i] = k;
       cell.at[slot(i)] = k;
       fraction[i] = inside ? scaled - k : NAN;
       // A multiple of 2^-l is an end on level l, and bisection leaves it alone from there on.
       const bool dyadic = fraction[i] == 0 && k > 0, drawn = fraction[i] > 0 && fraction[i] < 1;
-      needed = max(needed, drawn ? BRIDGE : dyadic ? DEPTH - __builtin_ctz(k) : 0);
+      needed = max(needed, drawn ? bridge_number : dyadic ? depth - __builtin_ctz(k) : 0);
     }
     together = true;
     for (int i = 1; i < blocks; ++i) together &= cells[i] == cells[0];
@@ -96,7 +96,7 @@ class BrownianGroup {
 
   U64 node(int number, int half) const {
     if (number == 0) return U64{};
-    return splat(uint64_t{1} << (number - 1)) + (cell.pair[half] >> (BRIDGE - number));
+    return splat(uint64_t{1} << (number - 1)) + (cell.pair[half] >> (bridge_number - number));
   }
 
   void descend(int first, int last) {
@@ -114,7 +114,7 @@ class BrownianGroup {
   }
 
   void use(int number, const float* z) {
-    if (number == BRIDGE) {
+    if (number == bridge_number) {
       std::memcpy(bridge, z, sizeof bridge);
     } else if (number > 0) {
       bisect(number - 1, z);
@@ -130,7 +130,7 @@ class BrownianGroup {
     const double *a = left[level], *b = right[level];
     double *middle = ends[level + 1][0], *other = ends[level + 1][1];
     for (int e = 0; e < GROUP; ++e) middle[e] = (a[e] + b[e]) * 0.5 + scale * z[e];
-    const int shift = DEPTH - 1 - level;
+    const int shift = depth - 1 - level;
     if (together) {
       const bool upper = cells[0] >> shift & 1;
       left[level + 1] = upper ? middle : a;
@@ -154,7 +154,7 @@ class BrownianGroup {
     alignas(64) double value[GROUP];
     for (int i = 0; i < blocks; ++i) {
       const double u = fraction[i];
-      const double scale = std::sqrt(u * (1 - u)) * (1.0 / (1u << DEPTH / 2));
+      const double scale = std::sqrt(u * (1 - u)) * std::sqrt(1.0 / cell_count);
       for (int e = 4 * i; e < 4 * i + 4; ++e) {
         const double inside = (a[e] + u * (b[e] - a[e])) + scale * bridge[e];
         value[e] = u == 0 ? a[e] : u == 1 ? w1[e] : inside;

@@ -201,7 +201,7 @@ int64_t fill_pairs(float* to, int64_t rows, int64_t row, Draw draw, const Noise&
 }
 
 // Normals number first .. first + count - 1 of the flattened [rows, elements].
-void fill_normals(float* to, int64_t first, int64_t count, int64_t elements, Draw draw,
+[[maybe_unused]] void fill_normals(float* to, int64_t first, int64_t count, int64_t elements, Draw draw,
                   const Noise& noise) {
   while (count > 0) {
     const int64_t row = first / elements, element = first % elements, block = element / 4;

@@ -62,6 +62,7 @@ struct Brownian {
   const double* times;
   int64_t times_count, time_stride;  // one time for all rows, or one for each
   bool times_per_row;
+  int depth;       // levels of bisection, at most 24
   double* output;  // [times, rows, elements]
 
   int64_t size() const { return rows * elements; }

@@ -49,9 +49,31 @@ def brownian(
     times: int,
     count: int,
     per_row: bool,
+    depth: int,
     output: int,
     threads: int,
 ) -> None: ...
+
+class Walker:
+    def __init__(
+        self,
+        rows: int,
+        elements: int,
+        keys: _Noise,
+        depth: int,
+        factor: float,
+        memory: int,
+    ) -> None: ...
+    def increments(
+        self,
+        times: list[float],
+        scales: list[float],
+        area_scales: list[float],
+        output: int,
+        doubles: bool,
+        threads: int,
+    ) -> None: ...
+
 def bridge(
     rows: int,
     elements: int,

@@ -144,7 +144,10 @@ class Prediction:
         """A quantity at float64 times [A] and states [A, ...]."""
         output = self.output(t, x, rows)
         p, q = self.solve(t, quantity)
-        found = output * (q if isinstance(q, float) else expand(q, x))
+        if isinstance(q, float):
+            found = output if q == 1 else output * q
+        else:
+            found = output * expand(q, x)
         return found if isinstance(p, float) and p == 0 else found + x * expand(p, x)
 
 

@@ -70,6 +70,8 @@ class Divergence:
             for k in range(probes if kind == "hutchinson" else 2 * (probes // 3))
         ]
         self.probes = torch.stack(draws, 1).flatten(2) if draws else x.new_empty(len(x), 0, size)
+        self._rows: Tensor | None = None
+        self._chosen = self.probes
 
     def __call__(
         self, field: Callable[[Tensor], Tensor], x: Tensor, rows: Tensor
@@ -82,8 +84,14 @@ class Divergence:
             v = field(x)
             if not v.requires_grad:  # v does not depend on x
                 return v, x.new_zeros(len(x), self.estimates)
-            found = self._traces(v, x, self.probes[rows], tracked)
+            found = self._traces(v, x, self._of(rows), tracked)
         return (v, found) if tracked else (v.detach(), found.detach())
+
+    def _of(self, rows: Tensor) -> Tensor:
+        """The probes of some samples; a solve asks for the same ones many times in a row."""
+        if rows is not self._rows:
+            self._rows, self._chosen = rows, self.probes[rows]
+        return self._chosen
 
     def _traces(self, v: Tensor, x: Tensor, probes: Tensor, tracked: bool) -> Tensor:
         def products(vectors: Tensor) -> Tensor:
@@ -99,12 +107,12 @@ class Divergence:
             )
             return torch.zeros_like(vectors) if found is None else found.flatten(2)
 
-        def single(vector: Tensor) -> Tensor:
+        def single(vector: Tensor, last: bool = False) -> Tensor:
             (found,) = torch.autograd.grad(
                 v,
                 x,
                 vector.reshape(v.shape),
-                retain_graph=True,
+                retain_graph=tracked or not last,
                 create_graph=tracked,
                 allow_unused=True,
             )
@@ -122,6 +130,9 @@ class Divergence:
                 ).sum(0)
             return total[:, None]
         if self.kind == "hutchinson":
+            if probes.shape[1] == 1:
+                e = probes[:, 0]
+                return (single(e, last=True) * e).sum(1, keepdim=True)
             each = [(single(e) * e).sum(1) for e in probes.unbind(1)]
             return torch.stack(each, 1)
         # tr J = tr Q^T J Q + tr (1 - Q Q^T) J (1 - Q Q^T), Q an orthonormal base of J^T S.

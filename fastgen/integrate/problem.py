@@ -102,9 +102,18 @@ class Field:
         if state.single:
             return f, time, state.tree(y)
         lead = (y.shape[0],)
+        # A tuple of tensors is taken apart at once: pytree takes as long as a small network.
+        expected = [(*lead, *shape) for shape in state.shapes]
+        plain = state.spec == pytree.tree_structure((0,) * len(expected)) and not state.joint
 
         def flattened(time: Tensor, tree: Any) -> Tensor:
             found = f(time, tree)
+            if (
+                plain
+                and type(found) is tuple
+                and [getattr(x, "shape", 0) for x in found] == expected
+            ):
+                return state.flat(found, lead)
             if pytree.tree_structure(found) != state.spec:
                 return self.checked(found, y)  # says what is wrong
             return state.flat(found, lead)

@@ -31,6 +31,8 @@ class Stream(IntEnum):
 # The virtual Brownian tree: levels of bisection, the first of its streams, and their number.
 BROWNIAN_DEPTH = 24
 BROWNIAN_STREAM, BROWNIAN_TREES = 128, 128
+# Added to a node's draw id for the second normal of its space-time Levy area.
+AREA_NODES = 2**31
 
 
 class Noise(NamedTuple):
@@ -184,13 +186,17 @@ def check_noise(noise: Noise, rows: int, device: torch.device) -> None:
         raise ValueError(f"noise.stream: expected 0 to 255, got {noise.stream}")
 
 
-def check_brownian(seeds: Tensor, sample_ids: Tensor, tree: int, times: Tensor) -> None:
+def check_brownian(
+    seeds: Tensor, sample_ids: Tensor, tree: int, times: Tensor, depth: int = BROWNIAN_DEPTH
+) -> None:
     """Raise a ValueError that names the argument where a `brownian` call is malformed."""
     rows, device = sample_ids.shape[0], sample_ids.device
     nothing = torch.empty(0, dtype=torch.int64, device=device)
     check_noise(Noise(seeds, sample_ids, nothing), rows, device)
     if not 0 <= tree < BROWNIAN_TREES:
         raise ValueError(f"tree={tree}: expected 0 <= tree < {BROWNIAN_TREES}")
+    if not 1 <= depth <= BROWNIAN_DEPTH:
+        raise ValueError(f"depth={depth}: expected 1 <= depth <= {BROWNIAN_DEPTH}")
     if (
         times.dtype != torch.float64
         or times.ndim not in (1, 2)

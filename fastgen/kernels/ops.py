@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastgen.kernels import backend
 from fastgen.kernels.contract import (
+    BROWNIAN_DEPTH,
     DTYPE_CODES,
     MAX_OUTPUTS,
     Noise,
@@ -30,7 +31,8 @@ _LIBRARY.define(
     "normals(int elements, Tensor seeds, Tensor sample_ids, Tensor draw, int stream) -> Tensor"
 )
 _LIBRARY.define(
-    "brownian(int elements, Tensor seeds, Tensor sample_ids, int tree, Tensor times) -> Tensor"
+    "brownian(int elements, Tensor seeds, Tensor sample_ids, int tree, Tensor times, "
+    "int depth=24) -> Tensor"
 )
 
 
@@ -86,7 +88,14 @@ def normals(elements: int, seeds: Tensor, sample_ids: Tensor, draw: Tensor, stre
     return result
 
 
-def brownian(elements: int, seeds: Tensor, sample_ids: Tensor, tree: int, times: Tensor) -> Tensor:
+def brownian(
+    elements: int,
+    seeds: Tensor,
+    sample_ids: Tensor,
+    tree: int,
+    times: Tensor,
+    depth: int = BROWNIAN_DEPTH,
+) -> Tensor:
     """Brownian motions at given times, [T, rows, elements], float64.
 
     See `fastgen.kernels.reference.brownian` for the exact contract. Times outside [0, 1] give
@@ -98,12 +107,13 @@ def brownian(elements: int, seeds: Tensor, sample_ids: Tensor, tree: int, times:
         sample_ids: int64 [rows].
         tree: which of the sample's independent motions, 0 <= tree < 128.
         times: float64 [T], or [T, rows].
+        depth: levels of bisection, 1 <= depth <= 24.
 
     Raises:
         ValueError: naming the argument that does not fit.
     """
-    check_brownian(seeds, sample_ids, tree, times)
-    result: Tensor = torch.ops.fastgen.brownian(elements, seeds, sample_ids, tree, times)
+    check_brownian(seeds, sample_ids, tree, times, depth)
+    result: Tensor = torch.ops.fastgen.brownian(elements, seeds, sample_ids, tree, times, depth)
     return result
 
 
@@ -157,14 +167,26 @@ def _normals_fake(
     )
 
 
-def _brownian(elements: int, seeds: Tensor, sample_ids: Tensor, tree: int, times: Tensor) -> Tensor:
+def _brownian(
+    elements: int,
+    seeds: Tensor,
+    sample_ids: Tensor,
+    tree: int,
+    times: Tensor,
+    depth: int = BROWNIAN_DEPTH,
+) -> Tensor:
     kernels = backend.implementation(sample_ids.device)
-    result: Tensor = kernels.brownian(elements, seeds, sample_ids, tree, times)
+    result: Tensor = kernels.brownian(elements, seeds, sample_ids, tree, times, depth)
     return result
 
 
 def _brownian_fake(
-    elements: int, seeds: Tensor, sample_ids: Tensor, tree: int, times: Tensor
+    elements: int,
+    seeds: Tensor,
+    sample_ids: Tensor,
+    tree: int,
+    times: Tensor,
+    depth: int = BROWNIAN_DEPTH,
 ) -> Tensor:
     shape = times.shape[0], sample_ids.shape[0], elements
     return torch.empty(shape, dtype=torch.float64, device=sample_ids.device)

@@ -106,11 +106,12 @@ def sdeint(
         sample_ids: B ids, 0 <= id < 2^48; the default is 0 .. B - 1.
         noise: "draws" (the default for fixed steps): step n has draws of its own, the cheapest.
             "brownian" (for adaptive ones): increments of the motion of `fastgen.brownian` on the
-            solve's interval, so that smaller steps follow the same path. A `BrownianPath` with
-            shape [B, ...], or [B, m]: the same on an interval of its own. Any function (s, t) of
-            times s < t that returns W(t) - W(s); "srk" also needs its method ``with_area(s, t)``,
-            which returns W(t) - W(s) and the space-time Levy area H = (1 / h) times the integral
-            of W_u - W_s - (u - s) / h (W_t - W_s) over [s, t].
+            solve's interval, so that smaller steps follow the same path; for "srk" of the motion
+            with space-time Levy areas, which is another. A `BrownianPath` with shape [B, ...], or
+            [B, m]: the same on an interval of its own. Any function (s, t) of times s < t that
+            returns W(t) - W(s); "srk" also needs its method ``with_area(s, t)``, which returns
+            W(t) - W(s) and the space-time Levy area H = (1 / h) times the integral of
+            W_u - W_s - (u - s) / h (W_t - W_s) over [s, t].
         gradient: "through" the steps by autograd; "adjoint" for "reversible_heun", in the memory
             of one step; or "none". Only where gradients are enabled and something needs them.
         parameters: for the adjoint what f and g depend on, a module or tensors; those of modules
@@ -138,14 +139,15 @@ def sdeint(
         noise = "brownian" if adaptive else "draws"
     elif isinstance(noise, str) and noise not in NOISES:
         raise ValueError(f"noise={noise!r}: {nearest(noise, NOISES)}")
-    area = not adaptive and (noise == "draws" or hasattr(noise, "with_area"))
+    area = not adaptive and (noise == "draws" or _has_area(noise))
     chosen = methods.find(method or methods.default(noise_type, sde_type, area))
     chosen.check(noise_type, sde_type)
-    if chosen.area and not area:
+    if chosen.area and (adaptive or not (area or noise == "brownian")):
         raise ValueError(
             f"method={chosen.name!r} reads the motion's space-time Levy area, which "
-            "adaptive steps and Brownian paths do not have: use noise='draws' with fixed steps, "
-            "a noise with a method with_area(s, t), or method='milstein_derivative_free'"
+            "adaptive steps and paths of W alone do not have: use fixed steps with "
+            "noise='draws', 'brownian', a BrownianPath with levy_area=True or a noise with a "
+            "method with_area(s, t); or method='milstein_derivative_free'"
         )
     times = times_of(t)
     equation = Equation(f, g, y0, noise_type)
@@ -154,7 +156,7 @@ def sdeint(
         control = _control(
             times, rtol, atol, first_step, min_step, max_step, max_steps, steps, dt, chosen, step
         )
-        path = _path(noise, equation, times, seed, sample_ids, adaptive)
+        path = _path(noise, equation, times, seed, sample_ids, adaptive, False)
         if not isinstance(path, BrownianPath) or chosen.formula is None:
             raise ValueError(
                 f"adaptive=True: takes a Brownian path and a method of one state, got "
@@ -167,7 +169,7 @@ def sdeint(
             result = solve_adaptive(equation, program, path, times, y0, control).ys
     else:
         grid, places = grid_of(times, _longest(times, steps, dt))
-        source = _source(noise, equation, grid, times, seed, sample_ids)
+        source = _source(noise, equation, grid, times, seed, sample_ids, chosen.area)
         if chosen.formula is None:
             leap = Leap(equation, source, grid)
             if gradient == "adjoint":
@@ -189,6 +191,10 @@ def sdeint(
     if on_failure == "raise":
         check_finite(result, times)
     return result
+
+
+def _has_area(noise: Any) -> bool:
+    return noise.levy_area if isinstance(noise, BrownianPath) else hasattr(noise, "with_area")
 
 
 def _direction(times: Tensor) -> float:
@@ -264,6 +270,7 @@ def _path(
     seed: int | Sequence[int] | Tensor,
     sample_ids: Sequence[int] | Tensor | None,
     adaptive: bool,
+    area: bool,
 ) -> Any:
     low, high = sorted((float(times[0]), float(times[-1])))
     if noise == "brownian":
@@ -273,6 +280,7 @@ def _path(
             high,
             seed=seed,
             sample_ids=sample_ids,
+            levy_area=area,
             dtype=equation.dtype,
             device=equation.device,
         )
@@ -300,12 +308,13 @@ def _source(
     times: Tensor,
     seed: int | Sequence[int] | Tensor,
     sample_ids: Sequence[int] | Tensor | None,
+    area: bool,
 ) -> Source:
     if noise == "draws":
         rows, device = equation.shape[0], equation.device
         seeds, ids = seed_tensor(seed, rows, device), id_tensor(sample_ids, rows, device)
         return Draws(equation.noise_shape, seeds, ids, equation.dtype)
-    path = _path(noise, equation, times, seed, sample_ids, False)
+    path = _path(noise, equation, times, seed, sample_ids, False, area)
     if isinstance(path, BrownianPath):
         return PathIncrements(path, grid, equation.dtype)
     like = torch.empty(0, dtype=equation.dtype, device=equation.device)

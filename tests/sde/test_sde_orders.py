@@ -53,6 +53,26 @@ def test_strong_order_of_geometric_brownian_motion(method, sde_type, noise_type)
         assert found < expected + 0.25
 
 
+@pytest.mark.parametrize("noise_type", ["diagonal", "additive"])
+def test_srk_has_its_order_on_the_brownian_tree(noise_type):
+    """Smaller steps follow the same motion with its areas, on grids that are not dyadic too."""
+    y0 = torch.ones(100, 10, dtype=torch.float64)
+    path = fastgen.BrownianPath(y0.shape, 0.0, 1.0, seed=6, levy_area=True, dtype=y0.dtype)
+    if noise_type == "diagonal":
+        f, g, solution = gbm("ito")
+        exact = solution(path(0.0, 1.0), 1.0)
+    else:  # dy = -y dt + t dW: the integral of exp(s - 1) s dW_s, from steps of second order in it
+        f, g = (lambda t, y: -y), lambda t, y: t[:, None].expand_as(y)
+        exact = fastgen.sdeint(
+            f, g, y0, [0.0, 1.0], method="srk", steps=1024, noise=path, noise_type=noise_type
+        )[-1]
+    found = slope("srk", [6, 12, 24, 48], exact, path, f=f, g=g, y0=y0, noise_type=noise_type)
+    assert 1.25 < found < (1.75 if noise_type == "diagonal" else 2.25)
+    options = {"method": "srk", "steps": 12, "noise_type": noise_type}
+    named = fastgen.sdeint(f, g, y0, [0.0, 1.0], noise="brownian", seed=6, **options)
+    assert torch.equal(named, fastgen.sdeint(f, g, y0, [0.0, 1.0], noise=path, **options))
+
+
 @pytest.mark.parametrize("method", [n for n, m in METHODS.items() if "additive" in m.strong])
 def test_strong_order_with_additive_noise(method):
     # dy = -a y dt + b cos(t) dW: y(1) = e^-a y0 + integral of b e^(-a (1 - s)) cos(s) dW_s.

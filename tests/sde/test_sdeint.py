@@ -344,7 +344,7 @@ ARGUMENTS = {"f": f, "g": g, "y0": torch.zeros(2, 3), "t": [0.0, 1.0], "steps": 
         ({"method": "euler_maruyma"}, "did you mean 'euler_maruyama'"),
         ({"method": "heun"}, "sde_type='ito'; use euler_maruyama or milstein"),
         ({"method": "srk", "noise_type": "general"}, "noise_type='general'; use euler_maruyama"),
-        ({"method": "srk", "noise": "brownian"}, "space-time Levy area"),
+        ({"method": "srk", "noise": BrownianPath((2, 3))}, "space-time Levy area"),
         ({"noise_type": "diagnal"}, "did you mean 'diagonal'"),
         ({"sde_type": "strat"}, "sde_type='strat'"),
         ({"noise": "white"}, "noise='white'"),

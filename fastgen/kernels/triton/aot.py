@@ -31,6 +31,7 @@ from fastgen.kernels.pairwise.triton import THREADS as PAIRS_THREADS
 from fastgen.kernels.pairwise.triton import geometry as pairs_geometry
 from fastgen.kernels.pairwise.triton_kernels import BEST, LOG_SUM, MEAN, SAMPLE, pairs_kernel
 from fastgen.kernels.triton import tree
+from fastgen.kernels.triton.area import brownian_area_kernel
 from fastgen.kernels.triton.bridge import constants, cut
 from fastgen.kernels.triton.bridge_kernels import bridge_kernel
 from fastgen.kernels.triton.geometry import THREADS, Geometry, geometry
@@ -72,6 +73,7 @@ class Variant:
     seed_per_row: bool = False
     draws_per_row: bool = False
     tree: bool = False  # the Brownian tree, [times * rows, elements]
+    area: bool = False  # the tree with areas
     ceiling: int = 64  # registers of a thread; 64 let 1024 threads run on a multiprocessor
     library: bool = False  # calls of exp and log, or divisions, in float64: these hold fused steps
     given: tuple[torch.dtype, ...] | None = None  # of `stochastic_combine`: the noises it is given
@@ -85,6 +87,8 @@ class Variant:
             g = tree.describe(rows, elements)
             constants = (self.seed_per_row, self.by_row, *g[3:], BROWNIAN_DEPTH)
             pointers = ["*fp64", "*i64", "*i64", "*fp64"]
+            if self.area:
+                return _source(brownian_area_kernel, [*pointers, *["i64"] * 4], constants), g
             return _source(tree.brownian_kernel, [*pointers, *["i64"] * 3], constants), g
         if not self.inputs:
             g = geometry(rows, elements, list(self.outputs), 1, 1, False)
@@ -220,6 +224,21 @@ VARIANTS = [
         "brownian, points, by row", (), (F64,), POINTS, 0, False, True, True, tree=True, ceiling=128
     ),
     Variant("brownian, odd", (), (F64,), ODD, 0, False, True, True, tree=True, ceiling=128),
+    Variant("areas", (), (F64,), tree=True, area=True, ceiling=128, library=True),
+    Variant(
+        "areas, points, by row",
+        (),
+        (F64,),
+        POINTS,
+        0,
+        False,
+        True,
+        True,
+        tree=True,
+        area=True,
+        ceiling=168,
+        library=True,
+    ),
 ]
 
 

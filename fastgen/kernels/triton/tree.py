@@ -81,6 +81,8 @@ def brownian_kernel(
         right = tl.where(upper, right, middle)
     u = scaled - cell.to(tl.float64)
     inner = (first + ((1023 - DEPTH // 2) << 52)).to(tl.float64, bitcast=True)
+    if DEPTH % 2 == 1:
+        inner = root_half * inner
     scale = tl.sqrt(u * (1 - u)) * inner
     z = _normals(group, sample, seed, (1 << DEPTH) + cell, family, BLOCK)
     if OWN:
@@ -104,7 +106,14 @@ def describe(rows: int, elements: int) -> Geometry:
     return Geometry(rows, elements, WIDTH, block, rows == 1, mixed, elements % WIDTH == 0)
 
 
-def brownian(elements: int, seeds: Tensor, sample_ids: Tensor, tree: int, times: Tensor) -> Tensor:
+def brownian(
+    elements: int,
+    seeds: Tensor,
+    sample_ids: Tensor,
+    tree: int,
+    times: Tensor,
+    depth: int = BROWNIAN_DEPTH,
+) -> Tensor:
     """`reference.brownian`."""
     count, rows = times.shape[0], sample_ids.shape[0]
     w = torch.empty((count, rows, elements), dtype=torch.float64, device=sample_ids.device)
@@ -112,7 +121,7 @@ def brownian(elements: int, seeds: Tensor, sample_ids: Tensor, tree: int, times:
         return w
     g = describe(rows, elements)
     keys, times = (seeds.contiguous(), sample_ids.contiguous()), times.contiguous()
-    constants = (seeds.shape[0] > 1, times.ndim == 2, *g[3:], BROWNIAN_DEPTH)
+    constants = (seeds.shape[0] > 1, times.ndim == 2, *g[3:], depth)
     with on_device(w):
         for at in range(0, count, MAX_TIMES):
             part, own = w[at : at + MAX_TIMES], times[at : at + MAX_TIMES]

@@ -1,0 +1,3 @@
+#include "tiles.h"
+
+const fastgen::MotionKernels fastgen::motion_baseline{walk_tiles};
