@@ -143,9 +143,9 @@ class FusedScheduler:
             if keep is None:
                 run.contract.begin()
         if keep is not None:
-            run.held, run.data, run.recorded = keep.held, keep.data, keep.recorded
-        if self._run is not None:  # layouts stay good as long as shapes do
-            run.epoch, run.form, run.free = self._run.epoch, self._run.form, self._run.free
+            run.held, run.data = keep.held, keep.data
+        if self._run is not None:
+            run.epoch, run.free = self._run.epoch, self._run.free
         for name in self._grids:  # here, where reading from a device is no surprise
             if name in self.__dict__:
                 self._grid(run, name)
@@ -248,7 +248,7 @@ def normal(
 ) -> Tensor:
     """diffusers' noise, bit for bit: `randn_tensor`, with a short way for the usual case."""
     if device.type == "cpu" and not isinstance(generator, list):
-        return torch.randn(shape, generator=generator, dtype=dtype)
+        return torch.randn(*shape, generator=generator, dtype=dtype)  # a Size takes longer
     z: Tensor = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
     return z
 

@@ -86,7 +86,6 @@ class Row:
                 forms.append(form)
             keep.append((FIRST_REGISTER + register, source))
         self.keep = tuple(keep)
-        self.taken = frozenset(source for _, source in keep if source is not None)
         self.written = sum(source is None for _, source in keep)
 
         clipped = [] if self.clip is None or update.raw is None else [update.raw]
@@ -102,15 +101,8 @@ class Row:
             [[[f.terms.get(Value(c), 0.0) for c in columns] for f in clipped + forms]],
             dtype=torch.float64,
         )
-        self.address = self.table.data_ptr()
-        # Which registers it reads, in order, and where C++ finds each input.
-        self.registers = tuple(i for i in self.inputs if i >= FIRST_REGISTER)
-        self.source = tuple(
-            FIRST_REGISTER + self.registers.index(i) if i >= FIRST_REGISTER else i
-            for i in self.inputs
-        )
-        # The layout, for as long as the run's epoch is this one.
-        self.layout: Any = None
+        # The prepared call, for as long as the run's epoch is this one.
+        self.run: Any = None
         self.epoch: object = None
         self._tables: dict[torch.device, Tensor] = {}
 
