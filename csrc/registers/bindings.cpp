@@ -157,6 +157,8 @@ void update(const Step& step, PyObject* held, PyObject* free, PyObject* const* g
   for (Py_ssize_t at = 0; PyDict_Next(held, &at, &name, &entry);) {
     bool kept = !is_ours(entry);
     for (const py::object& other : entries) kept |= other.ptr() == entry;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(free); ++i)  // it was in two registers
+      kept |= PyList_GET_ITEM(free, i) == entry;
     if (!kept && PyList_Append(free, entry) != 0) throw py::error_already_set();
   }
   PyDict_Clear(held);

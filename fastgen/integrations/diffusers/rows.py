@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -102,8 +102,10 @@ class Row:
             dtype=torch.float64,
         )
         # The prepared call, for as long as the run's epoch is this one.
-        self.run: Any = None
+        self.run: Callable[..., tuple[Tensor, ...] | None] = _undescribed
         self.epoch: object = None
+        # The same where a call needs nothing but state and output.
+        self.alone: object = None
         self._tables: dict[torch.device, Tensor] = {}
 
     @property
@@ -119,6 +121,10 @@ class Row:
             source = self.table.pin_memory() if device.type == "cuda" else self.table
             self._tables[device] = source.to(device, non_blocking=True)
         return self._tables[device]
+
+
+def _undescribed(*_: object) -> None:
+    """The call of a row that was not yet described."""
 
 
 def _substitute(form: Form, raw: Form) -> Form:

@@ -181,6 +181,7 @@ class Run:
             self.contract.noise if row.noise and self.contract is not None else None,
         )
         row.epoch = self.epoch
+        row.alone = None if row.draws or row.before is not None else self.epoch
         return True
 
     def _general(
@@ -209,10 +210,19 @@ def _dtypes(
     sample, output = given[:2]
     assert sample is not None
     assert output is not None
-    kinds = {"output": output.dtype, "sample": sample.dtype}
-    first = kinds.get(kind) or torch.promote_types(sample.dtype, output.dtype)
     wide = compute_dtype([sample.dtype, *(t.dtype for t in tensors)])
-    return [first] + [wide] * (row.outputs - 1)
+    return [promised(kind, sample, output)] + [wide] * (row.outputs - 1)
+
+
+def promised(kind: torch.dtype | Kind, sample: Tensor, output: Tensor) -> torch.dtype:
+    """The dtype that a kind stands for."""
+    if kind == "output":
+        return output.dtype
+    if kind == "sample":
+        return sample.dtype
+    if kind == "promoted":
+        return torch.promote_types(sample.dtype, output.dtype)
+    return kind
 
 
 def _restored(
