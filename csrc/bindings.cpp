@@ -161,6 +161,7 @@ FourWords philox(const FourWords& counter, const std::array<uint32_t, 2>& key) {
 }  // namespace
 
 void bind_steps(py::module_& m);
+void bind_registers(py::module_& m);
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "CPU kernels on raw addresses; nothing is checked here. Use fastgen.kernels.cpp.";
@@ -185,6 +186,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", &fastgen::set_isa, "Use another instruction set, for tests and benchmarks.");
   m.def("supported_isas", &fastgen::supported_isas, "Instruction sets this CPU can run.");
   bind_steps(m);
+  bind_registers(m);
   fastgen::bind_assignment(m);
   fastgen::bind_sinkhorn(m);
 }

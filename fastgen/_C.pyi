@@ -39,6 +39,23 @@ def describe_layout(
     clip: tuple[float, float] | None,
     noise: tuple[int, int, int, int, int, int] | None,
 ) -> Callable[..., tuple[Tensor, ...] | None]: ...
+def describe_step(
+    type: type[Tensor],
+    exchange: object,
+    empty_like: Callable[..., Tensor],
+    thread_count: Callable[[], int],
+    shape: torch.Size,
+    source: list[int],
+    inputs: list[tuple[torch.dtype, int]],
+    made: list[tuple[torch.dtype | None, int]],
+    buffers: tuple[torch.dtype, int],
+    keep: list[tuple[int, int]] | None,
+    table: Tensor,
+    table_address: int,
+    clip: tuple[float, float] | None,
+    noise_owner: object,
+    noise: tuple[int, int, int, int, int, int] | None,
+) -> Callable[..., tuple[Tensor, ...] | None]: ...
 def normals(
     rows: int, elements: int, noise: _Noise, draw: int, output: int, dtype: int, threads: int
 ) -> None: ...

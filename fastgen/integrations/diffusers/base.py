@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastgen.errors import nearest
 from fastgen.integrations.diffusers.rows import Row, Transform, Update, out, x
-from fastgen.integrations.diffusers.runs import Contract, Generators, Kind, Run
+from fastgen.integrations.diffusers.runs import Contract, Generators, Kind, Run, promised
 from fastgen.plans.forms import Form
 
 NOISES = ("torch", "contract")
@@ -42,6 +42,8 @@ class FusedScheduler:
 
     _kind: ClassVar[Kind] = "promoted"
     _noise_in_kernel: ClassVar[bool] = True
+    # Of the noise that a step draws from torch.
+    _noise_dtype: ClassVar[torch.dtype | Kind] = "output"
     _grids: ClassVar[tuple[str, ...]] = ()
     _family: ClassVar[dict[str, type]] = {}
     _run: Run | None = None
@@ -143,9 +145,9 @@ class FusedScheduler:
             if keep is None:
                 run.contract.begin()
         if keep is not None:
-            run.held, run.data, run.recorded = keep.held, keep.data, keep.recorded
-        if self._run is not None:  # layouts stay good as long as shapes do
-            run.epoch, run.form, run.free = self._run.epoch, self._run.form, self._run.free
+            run.held, run.data = keep.held, keep.data
+        if self._run is not None:
+            run.epoch, run.free = self._run.epoch, self._run.free
         for name in self._grids:  # here, where reading from a device is no surprise
             if name in self.__dict__:
                 self._grid(run, name)
@@ -175,6 +177,25 @@ class FusedScheduler:
             k = self._step_index
             assert k is not None
         return k
+
+    def _place(self, timestep: float | Tensor) -> tuple[Run, int]:
+        """`_current` and `_at`, for steps that count their position."""
+        run, k, own = self._run, self._step_index, self.__dict__
+        if (
+            run is None
+            or k is None
+            or run.config is not own["_internal_dict"]
+            or run.timesteps is not own["timesteps"]
+            or run.sigmas is not own.get("sigmas")
+            or isinstance(timestep, int)
+        ):
+            self._check_timestep(timestep)
+            run = self._current()
+            k = self._at(timestep)
+        return run, k
+
+    def _check_timestep(self, timestep: float | Tensor) -> None:
+        """Refuse what this scheduler's step does not take for a timestep."""
 
     def _chain(self) -> object:
         """The training schedule as host numbers, where steps depend on it directly."""
@@ -213,15 +234,20 @@ class FusedScheduler:
         output: Tensor,
         generator: Generators = None,
         draw: int = 0,
-        dtype: torch.dtype | None = None,
         z: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """The step that ``key`` names; the noise of it is ``z``, or drawn as number ``draw``."""
+        row = run.rows.get(key)
+        if row is not None and row.alone is run.epoch and z is None:
+            results = row.run(run.held, run.free, sample, output, None, None)
+            if results is not None:
+                return results
         if z is None:
-            row = run.rows.get(key) or self._row(run, key, False)
+            row = row or self._row(run, key, False)
             if row.draws:
                 if run.contract is None:
-                    z = normal(output.shape, generator, output.device, dtype or output.dtype)
+                    dtype = promised(self._noise_dtype, sample, output)
+                    z = normal(output.shape, generator, output.device, dtype)
                 else:
                     run.use_contract(generator, output, draw)
         else:
@@ -248,7 +274,7 @@ def normal(
 ) -> Tensor:
     """diffusers' noise, bit for bit: `randn_tensor`, with a short way for the usual case."""
     if device.type == "cpu" and not isinstance(generator, list):
-        return torch.randn(shape, generator=generator, dtype=dtype)
+        return torch.randn(*shape, generator=generator, dtype=dtype)  # a Size takes longer
     z: Tensor = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
     return z
 

@@ -16,6 +16,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
 from fastgen.integrations.diffusers.base import FusedScheduler, normal, prediction
+from fastgen.integrations.diffusers.outputs import packed
 from fastgen.integrations.diffusers.rows import Transform, Update, data, noise, out, x
 from fastgen.integrations.diffusers.runs import Generators, Run
 from fastgen.plans.forms import Form
@@ -130,8 +131,8 @@ class DDPMScheduler(Chain, diffusers.DDPMScheduler):
             z = normal(output.shape, generator, output.device, output.dtype)
             z = self._deviation(run, t, learned) * z
         key = (t, self.variance_type, learned is not None)
-        results = self._advance(run, key, sample, output, generator, int(t) + 1, z=z)
-        return DDPMSchedulerOutput(*results) if return_dict else results
+        results = self._advance(run, key, sample, output, generator, int(t) + 1, z)
+        return packed(DDPMSchedulerOutput, results) if return_dict else results
 
     def _previous(self, run: Run, t: float) -> float:
         """The index before t in the grid; -1 after the last."""
@@ -218,9 +219,9 @@ class DDIMScheduler(Chain, diffusers.DDIMScheduler):
         t = run.value(timestep)
         key = (t, eta, use_clipped_model_output, variance_noise is not None, steps)
         results = self._advance(
-            run, key, sample, model_output, generator, int(t) + 1, z=variance_noise
+            run, key, sample, model_output, generator, int(t) + 1, variance_noise
         )
-        return DDIMSchedulerOutput(*results) if return_dict else results
+        return packed(DDIMSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         t, eta, clipped, _, steps = key
@@ -255,7 +256,7 @@ class DDIMInverseScheduler(Chain, diffusers.DDIMInverseScheduler):
             raise ValueError("num_inference_steps=None: call set_timesteps before step")
         key = (run.value(timestep), steps)
         results = self._advance(run, key, sample, model_output)
-        return DDIMInverseSchedulerOutput(*results) if return_dict else results
+        return packed(DDIMInverseSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         there, steps = key

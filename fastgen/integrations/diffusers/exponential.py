@@ -16,6 +16,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 from fastgen.integrations.diffusers.base import FusedScheduler, prediction
+from fastgen.integrations.diffusers.outputs import packed
 from fastgen.integrations.diffusers.rows import Transform, Update, data, noise, out, r, x
 from fastgen.integrations.diffusers.runs import Generators, Run
 from fastgen.integrations.diffusers.sigmas import edm_denoised
@@ -146,20 +147,16 @@ class Multistep(Exponential):
         sample: Tensor,
         generator: Generators = None,
         variance_noise: Tensor | None = None,
-        dtype: torch.dtype | None = None,
     ) -> tuple[Tensor, ...]:
         own = self.__dict__
         if own["num_inference_steps"] is None:
             raise ValueError("num_inference_steps=None: call set_timesteps before step")
-        run = self._current()
-        k = self._at(timestep)
+        run, k = self._place(timestep)
         order = own["_internal_dict"]["solver_order"]
         known = own["lower_order_nums"]
         key = (k, min(known, order - 1))
         output = self._output(model_output)
-        results = self._advance(
-            run, key, sample, output, generator, k + 1, dtype=dtype, z=variance_noise
-        )
+        results = self._advance(run, key, sample, output, generator, k + 1, variance_noise)
         if known < order:
             self.lower_order_nums = known + 1
         self._step_index = k + 1
@@ -207,6 +204,8 @@ class Multistep(Exponential):
 class DPMSolverMultistepScheduler(Multistep, diffusers.DPMSolverMultistepScheduler):
     """DPM-Solver and DPM-Solver++ multistep, ODE and SDE, orders 1 to 3 (arXiv 2211.01095)."""
 
+    _noise_dtype = torch.float32
+
     def step(
         self,
         model_output: Tensor,
@@ -217,10 +216,8 @@ class DPMSolverMultistepScheduler(Multistep, diffusers.DPMSolverMultistepSchedul
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
-        results = self._multistep(
-            model_output, timestep, sample, generator, variance_noise, torch.float32
-        )
-        return SchedulerOutput(*results) if return_dict else results
+        results = self._multistep(model_output, timestep, sample, generator, variance_noise)
+        return packed(SchedulerOutput, results) if return_dict else results
 
 
 class EDMDPMSolverMultistepScheduler(Multistep, diffusers.EDMDPMSolverMultistepScheduler):
@@ -252,7 +249,7 @@ class EDMDPMSolverMultistepScheduler(Multistep, diffusers.EDMDPMSolverMultistepS
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
         results = self._multistep(model_output, timestep, sample, generator)
-        return SchedulerOutput(*results) if return_dict else results
+        return packed(SchedulerOutput, results) if return_dict else results
 
 
 class DEISMultistepScheduler(Multistep, diffusers.DEISMultistepScheduler):
@@ -271,7 +268,7 @@ class DEISMultistepScheduler(Multistep, diffusers.DEISMultistepScheduler):
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
         results = self._multistep(model_output, timestep, sample)
-        return SchedulerOutput(*results) if return_dict else results
+        return packed(SchedulerOutput, results) if return_dict else results
 
     def _value(self, sigma: float, data_prediction: bool) -> tuple[Form, Form | None]:
         config: Any = self.__dict__["_internal_dict"]
@@ -330,6 +327,8 @@ class DPMSolverSinglestepScheduler(Exponential, diffusers.DPMSolverSinglestepSch
     Groups of 2 or 3 steps that go to each of their ends from the group's start.
     """
 
+    _noise_dtype = "promoted"
+
     def step(
         self,
         model_output: Tensor,
@@ -341,16 +340,14 @@ class DPMSolverSinglestepScheduler(Exponential, diffusers.DPMSolverSinglestepSch
         """The previous sample; as diffusers' step."""
         if self.num_inference_steps is None:
             raise ValueError("num_inference_steps=None: call set_timesteps before step")
-        run = self._current()
-        k = self._at(timestep)
+        run, k = self._place(timestep)
         known = len(run.held) - 1 if run.held else 0
         order = min(self.order_list[k], known + 1)
         key = (k, order, known)
         output = self._output(model_output)
-        dtype = torch.promote_types(sample.dtype, output.dtype)
-        results = self._advance(run, key, sample, output, generator, k + 1, dtype=dtype)
+        results = self._advance(run, key, sample, output, generator, k + 1)
         self._step_index = k + 1
-        return SchedulerOutput(*results) if return_dict else results
+        return packed(SchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, order, known = key

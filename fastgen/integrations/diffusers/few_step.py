@@ -12,12 +12,15 @@ from diffusers.schedulers.scheduling_tcd import TCDSchedulerOutput
 from torch import Tensor
 
 from fastgen.integrations.diffusers.ddpm import Chain
+from fastgen.integrations.diffusers.outputs import packed
 from fastgen.integrations.diffusers.rows import Transform, Update, data, noise, x
 from fastgen.integrations.diffusers.runs import Generators, Run
 
 
 class Counted(Chain):
     """Few-step schedulers: the position is counted, and the next index is the grid's next."""
+
+    _noise_dtype = "promoted"
 
     def _counted(
         self,
@@ -34,8 +37,7 @@ class Counted(Chain):
         run = self._current()
         k = self._at(timestep)
         key = (k, run.value(timestep), steps, *options)
-        dtype = torch.promote_types(sample.dtype, model_output.dtype)
-        results = self._advance(run, key, sample, model_output, generator, k + 1, dtype)
+        results = self._advance(run, key, sample, model_output, generator, k + 1)
         self._step_index = k + 1
         return results
 
@@ -61,7 +63,7 @@ class LCMScheduler(Counted, diffusers.LCMScheduler):
     ) -> LCMSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample and the denoised one; as diffusers' step."""
         results = self._counted(model_output, timestep, sample, generator)
-        return LCMSchedulerOutput(*results) if return_dict else results
+        return packed(LCMSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, t, steps = key
@@ -101,7 +103,7 @@ class TCDScheduler(Counted, diffusers.TCDScheduler):
         if not 0 <= eta <= 1:
             raise AssertionError(f"eta={eta}: expected 0 <= eta <= 1")
         results = self._counted(model_output, timestep, sample, generator, eta)
-        return TCDSchedulerOutput(*results) if return_dict else results
+        return packed(TCDSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, t, steps, eta = key

@@ -15,6 +15,7 @@ from diffusers.schedulers.scheduling_flow_match_heun_discrete import (
 )
 from torch import Tensor
 
+from fastgen.integrations.diffusers.outputs import packed
 from fastgen.integrations.diffusers.rows import Update, noise, out, r, x
 from fastgen.integrations.diffusers.runs import Generators, Kind, Run
 from fastgen.integrations.diffusers.sigmas import Churned, OnSigmas
@@ -30,6 +31,7 @@ class FlowMatchEulerDiscreteScheduler(OnSigmas, diffusers.FlowMatchEulerDiscrete
     """
 
     _kind: ClassVar[Kind] = "output"
+    _noise_dtype = torch.float32
 
     def step(
         self,
@@ -45,9 +47,7 @@ class FlowMatchEulerDiscreteScheduler(OnSigmas, diffusers.FlowMatchEulerDiscrete
         return_dict: bool = True,
     ) -> FlowMatchEulerDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step, which ignores s_churn and its companions."""
-        self._check_timestep(timestep)
-        run = self._current()
-        k = self._at(timestep)
+        run, k = self._place(timestep)
         if per_token_timesteps is not None:  # every token has a step size: nothing to tabulate
             peer: Any = super()
             result: Any = peer.step(
@@ -59,9 +59,9 @@ class FlowMatchEulerDiscreteScheduler(OnSigmas, diffusers.FlowMatchEulerDiscrete
                 return_dict=return_dict,
             )
             return result
-        results = self._advance(run, k, sample, model_output, generator, k + 1, dtype=torch.float32)
+        results = self._advance(run, k, sample, model_output, generator, k + 1)
         self._step_index = k + 1
-        return FlowMatchEulerDiscreteSchedulerOutput(*results) if return_dict else results
+        return packed(FlowMatchEulerDiscreteSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         sigma, following = run.host_sigmas[key : key + 2]
@@ -89,9 +89,7 @@ class FlowMatchHeunDiscreteScheduler(Churned, diffusers.FlowMatchHeunDiscreteSch
         return_dict: bool = True,
     ) -> FlowMatchHeunDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The next state; as diffusers' step."""
-        self._check_timestep(timestep)
-        run = self._current()
-        k = self._at(timestep)
+        run, k = self._place(timestep)
         first = self.dt is None
         start = k if first else k - 1
         churn = self._churned_key(run, start, s_churn, s_tmin, s_tmax, s_noise)
@@ -99,7 +97,7 @@ class FlowMatchHeunDiscreteScheduler(Churned, diffusers.FlowMatchHeunDiscreteSch
         # What diffusers' own property looks at; the values themselves are in the registers.
         self.dt = run.host_sigmas[k + 1] - run.host_sigmas[k] if first else None
         self._step_index = k + 1
-        return FlowMatchHeunDiscreteSchedulerOutput(*results) if return_dict else results
+        return packed(FlowMatchHeunDiscreteSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         first, churn = key

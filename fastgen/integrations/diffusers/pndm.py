@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastgen.integrations.diffusers.base import FusedScheduler
 from fastgen.integrations.diffusers.ddpm import Chain
+from fastgen.integrations.diffusers.outputs import packed
 from fastgen.integrations.diffusers.rows import Transform, Update, out, r, x
 from fastgen.integrations.diffusers.runs import Run
 from fastgen.plans.forms import Form
@@ -91,7 +92,7 @@ class PNDMScheduler(Chain, diffusers.PNDMScheduler):
         key = (mode, self.counter, run.value(timestep), tuple(sorted(run.held)))
         results = self._advance(run, key, sample, model_output)
         self.counter += 1
-        return SchedulerOutput(*results) if return_dict else results
+        return packed(SchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         mode, count, t, held = key
@@ -159,11 +160,10 @@ class IPNDMScheduler(FusedScheduler, diffusers.IPNDMScheduler):
         """The previous sample; as diffusers' step."""
         if self.num_inference_steps is None:
             raise ValueError("num_inference_steps=None: call set_timesteps before step")
-        run = self._current()
-        k = self._at(timestep)
+        run, k = self._place(timestep)
         results = self._advance(run, (k, len(run.held)), sample, model_output)
         self._step_index = k + 1
-        return SchedulerOutput(*results) if return_dict else results
+        return packed(SchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, known = key

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -86,7 +86,6 @@ class Row:
                 forms.append(form)
             keep.append((FIRST_REGISTER + register, source))
         self.keep = tuple(keep)
-        self.taken = frozenset(source for _, source in keep if source is not None)
         self.written = sum(source is None for _, source in keep)
 
         clipped = [] if self.clip is None or update.raw is None else [update.raw]
@@ -102,16 +101,11 @@ class Row:
             [[[f.terms.get(Value(c), 0.0) for c in columns] for f in clipped + forms]],
             dtype=torch.float64,
         )
-        self.address = self.table.data_ptr()
-        # Which registers it reads, in order, and where C++ finds each input.
-        self.registers = tuple(i for i in self.inputs if i >= FIRST_REGISTER)
-        self.source = tuple(
-            FIRST_REGISTER + self.registers.index(i) if i >= FIRST_REGISTER else i
-            for i in self.inputs
-        )
-        # The layout, for as long as the run's epoch is this one.
-        self.layout: Any = None
+        # The prepared call, for as long as the run's epoch is this one.
+        self.run: Callable[..., tuple[Tensor, ...] | None] = _undescribed
         self.epoch: object = None
+        # The same where a call needs nothing but state and output.
+        self.alone: object = None
         self._tables: dict[torch.device, Tensor] = {}
 
     @property
@@ -127,6 +121,10 @@ class Row:
             source = self.table.pin_memory() if device.type == "cuda" else self.table
             self._tables[device] = source.to(device, non_blocking=True)
         return self._tables[device]
+
+
+def _undescribed(*_: object) -> None:
+    """The call of a row that was not yet described."""
 
 
 def _substitute(form: Form, raw: Form) -> Form:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor, get_num_threads
+from torch import Tensor
 
 from fastgen import kernels
 from fastgen.integrations.diffusers.rows import FIRST_REGISTER, Row
@@ -16,8 +16,8 @@ from fastgen.noise import id_tensor, seed_tensor
 # Dtype of the next state: that of the model's output, of the sample, or what both promote to.
 Kind: TypeAlias = Literal["output", "sample", "promoted"]
 Generators: TypeAlias = "torch.Generator | list[torch.Generator] | None"
-# A register: the tensor, and what C++ is given for it: the tensor, or the address of our buffer.
-Held: TypeAlias = "tuple[Tensor, Tensor | int]"
+# A register: the tensor, and whether it is a buffer of ours, to be written again once it is free.
+Held: TypeAlias = "tuple[Tensor, bool]"
 
 
 class Contract:
@@ -44,13 +44,16 @@ class Contract:
 
     def use(self, generator: Generators, rows: int, device: torch.device, draw: int) -> bool:
         """Point at a draw; True if that needed new tensors, at other addresses."""
-        generators = generator if isinstance(generator, list) else [generator]
-        seeds = tuple(None if g is None else g.initial_seed() for g in generators)
+        if isinstance(generator, list):
+            seeds: Any = tuple([g.initial_seed() for g in generator])
+        else:
+            seeds = None if generator is None else generator.initial_seed()
         key = (seeds, rows, device)
         fresh = key != self.key
         if fresh:
             self.key = key
-            own = [self._own() if s is None else s for s in seeds]
+            own = list(seeds) if isinstance(seeds, tuple) else [seeds]
+            own = [self._own() if s is None else s for s in own]
             ids = [0] * rows if len(own) > 1 else None
             self.noise = Noise(
                 seed_tensor(own, rows, device),
@@ -89,9 +92,7 @@ class Run:
         self.contract: Contract | None = None
         self.held: dict[int, Held] = {}
         self.free: list[Held] = []
-        self.form: tuple[torch.Size, bool] | None = None
-        self.epoch = object()
-        self.recorded = False  # a register has a gradient
+        self.epoch = object()  # for as long as it is this one, rows may run as described
         self.data: Tensor | None = None  # the data prediction after "threshold"
 
     def __reduce__(self) -> Any:
@@ -135,72 +136,16 @@ class Run:
 
         z: what the row reads as noise.
         """
-        if row.epoch is not self.epoch or self.recorded:
-            return self._first(row, kind, (sample, output, self.data, z))
-        held, (run, threads) = self.held, row.layout
-        if not held and not row.keep:
-            results: tuple[Tensor, ...] | None = run(
-                row.address, threads or get_num_threads(), (), (), sample, output, self.data, z
-            )
-            if results is None:
-                return self._first(row, kind, (sample, output, self.data, z))
-            return results
-        own = tuple([held[i][1] for i in row.registers])
-        written: list[Held] = []
-        for _ in range(row.written):
-            written.append(self.free.pop() if self.free else self._buffer(sample))
-        results = run(
-            row.address,
-            threads or get_num_threads(),
-            own,
-            tuple([item for _, item in written]),
-            sample,
-            output,
-            self.data,
-            z,
-        )
-        if results is None:
-            return self._first(row, kind, (sample, output, self.data, z))
-        if row.steps:
-            self._keep(row, (sample, output, self.data, z), written)
-        return results
-
-    def _first(self, row: Row, kind: Kind, given: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
-        """`advance` for tensors that the row has no layout for yet, or can have none."""
-        sample, output, _, z = given
-        assert sample is not None
-        assert output is not None
-        form = (sample.shape, sample.dtype is torch.float64)
-        if form != self.form or row.epoch is self.epoch:
-            # Buffers are trusted for one shape and width only: for another, nothing is.
-            self.form, self.epoch, self.free = form, object(), []
-            self.held = {k: (t, t) for k, (t, _) in self.held.items()}
-        if self.recorded or not self._describe(row, kind, given):
-            return self._general(row, kind, given)
-        return self.advance(row, kind, sample, output, z)
-
-    def _buffer(self, sample: Tensor) -> Held:
-        """A register's memory; of float64, which C++ is not to take on trust, the tensor."""
-        dtype = torch.float64 if sample.dtype is torch.float64 else torch.float32
-        tensor = torch.empty_like(sample, dtype=dtype)
-        return tensor, tensor.data_ptr() if dtype is torch.float32 else tensor
-
-    def _keep(self, row: Row, given: tuple[Tensor | None, ...], written: list[Held]) -> None:
-        held, rest = self.held, iter(written)
-        new: dict[int, Held] = {}
-        for register, source in row.keep:
-            if source is None:
-                new[register] = next(rest)
-            elif source >= FIRST_REGISTER:
-                new[register] = held[source]
-            else:
-                tensor = given[source]
-                assert tensor is not None
-                new[register] = (tensor, tensor)
-        for register, entry in held.items():
-            if register not in row.taken and entry[1].__class__ is int:
-                self.free.append(entry)
-        self.held = new
+        if row.epoch is self.epoch:
+            results = row.run(self.held, self.free, sample, output, self.data, z)
+            if results is not None:
+                return results
+        given = (sample, output, self.data, z)
+        if self._describe(row, kind, given):
+            results = row.run(self.held, self.free, *given)
+            if results is not None:
+                return results
+        return self._general(row, kind, given)
 
     def _tensors(self, row: Row, given: tuple[Tensor | None, ...]) -> list[Tensor]:
         found = [self.held[i][0] if i >= FIRST_REGISTER else given[i] for i in row.inputs]
@@ -210,7 +155,7 @@ class Run:
         """Give the row a layout for these tensors, if C++ can run them; else the operator must."""
         tensors, sample = self._tensors(row, given), given[0]
         assert sample is not None
-        # Buffers are float64 where the sample is, so nothing else may be.
+        # Registers are float64 where the sample is, so nothing else may be.
         plain = sample.ndim > 0 and all(
             t.__class__ is Tensor
             and t.is_cpu
@@ -223,21 +168,20 @@ class Run:
         module = kernels.implementation(sample.device).__name__
         if not plain or not module.endswith(".cpp"):
             return False
-        from fastgen.kernels import steps
+        from fastgen.kernels import registers
 
-        dtypes = _dtypes(row, kind, tensors, given)
-        made = 1 + row.returns
-        run = steps.describe(
+        row.run = registers.describe(
             sample,
-            row.source,
+            row.inputs,
             tensors,
-            dtypes[:made],
-            dtypes[made:],
+            _dtypes(row, kind, tensors, given)[: 1 + row.returns],
+            row.keep if row.steps else None,
             row.table,
             row.clip,
             self.contract.noise if row.noise and self.contract is not None else None,
         )
-        row.layout, row.epoch = (run, steps.threads(sample.numel())), self.epoch
+        row.epoch = self.epoch
+        row.alone = None if row.draws or row.before is not None else self.epoch
         return True
 
     def _general(
@@ -245,6 +189,7 @@ class Run:
     ) -> tuple[Tensor, ...]:
         """The same by the operator: any device, any strides, differentiable."""
         tensors = self._tensors(row, given)
+        found: dict[int, Any] = dict(enumerate(given)) | {k: t for k, (t, _) in self.held.items()}
         results = kernels.combine(
             tensors,
             row.table_on(tensors[0].device),
@@ -253,8 +198,9 @@ class Run:
             noise=self.contract.noise if row.noise and self.contract is not None else None,
         )
         if row.steps:
-            self._keep(row, given, [(t, t) for t in results[1 + row.returns :]])
-            self.recorded = any(t.requires_grad for t, _ in self.held.values())
+            written = iter(results[1 + row.returns :])
+            kept = {k: next(written) if i is None else found[i] for k, i in row.keep}
+            self.held = {k: (t, False) for k, t in kept.items()}
         return tuple(results[: 1 + row.returns])
 
 
@@ -264,10 +210,19 @@ def _dtypes(
     sample, output = given[:2]
     assert sample is not None
     assert output is not None
-    kinds = {"output": output.dtype, "sample": sample.dtype}
-    first = kinds.get(kind) or torch.promote_types(sample.dtype, output.dtype)
     wide = compute_dtype([sample.dtype, *(t.dtype for t in tensors)])
-    return [first] + [wide] * (row.outputs - 1)
+    return [promised(kind, sample, output)] + [wide] * (row.outputs - 1)
+
+
+def promised(kind: torch.dtype | Kind, sample: Tensor, output: Tensor) -> torch.dtype:
+    """The dtype that a kind stands for."""
+    if kind == "output":
+        return output.dtype
+    if kind == "sample":
+        return sample.dtype
+    if kind == "promoted":
+        return torch.promote_types(sample.dtype, output.dtype)
+    return kind
 
 
 def _restored(
@@ -278,7 +233,6 @@ def _restored(
     contract: Contract | None,
 ) -> Run:
     run = Run(timesteps, sigmas, config)
-    run.held = {k: (v, v) for k, v in held.items()}
-    run.recorded = any(v.requires_grad for v in held.values())
+    run.held = {k: (v, False) for k, v in held.items()}
     run.contract = contract
     return run

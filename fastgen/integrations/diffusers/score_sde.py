@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastgen import kernels
 from fastgen.integrations.diffusers.base import FusedScheduler, normal
+from fastgen.integrations.diffusers.outputs import packed
 from fastgen.integrations.diffusers.rows import Update, noise, out, x
 from fastgen.integrations.diffusers.runs import Generators, Run
 
@@ -25,6 +26,7 @@ class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
     """Reverse diffusion and Langevin steps of the variance-exploding SDE (Algorithms 2 and 4)."""
 
     _grids = ("discrete_sigmas",)
+    _noise_dtype = "sample"
 
     def step_pred(
         self,
@@ -44,10 +46,8 @@ class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
         run = self._current()
         # As the peer rounds: in float32, towards zero.
         position = int(np.float32(run.value(timestep)) * np.float32(len(run.host_timesteps) - 1))
-        results = self._advance(
-            run, position, sample, model_output, generator, position + 1, sample.dtype
-        )
-        return SdeVeOutput(*results) if return_dict else results
+        results = self._advance(run, position, sample, model_output, generator, position + 1)
+        return packed(SdeVeOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         sigmas = self._grid(run, "discrete_sigmas")
@@ -73,7 +73,7 @@ class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
         table = torch.stack([torch.ones_like(size), size, (2 * size).sqrt()]).reshape(1, 1, 3)
         dtype = torch.promote_types(sample.dtype, z.dtype)
         results = kernels.combine([sample, model_output, z], table, [dtype])
-        return SchedulerOutput(*results) if return_dict else tuple(results)
+        return packed(SchedulerOutput, tuple(results)) if return_dict else tuple(results)
 
 
 class ScoreSdeVpScheduler(FusedScheduler, PeerScoreSdeVpScheduler):

@@ -18,6 +18,7 @@ from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteSchedulerOut
 from torch import Tensor
 
 from fastgen.integrations.diffusers.base import FusedScheduler
+from fastgen.integrations.diffusers.outputs import packed
 from fastgen.integrations.diffusers.rows import SAMPLE, Transform, Update, data, noise, out, r, x
 from fastgen.integrations.diffusers.runs import Generators, Kind, Run
 from fastgen.plans.forms import Form, Value
@@ -122,13 +123,11 @@ class EulerDiscreteScheduler(Churned, Scaled, diffusers.EulerDiscreteScheduler):
         return_dict: bool = True,
     ) -> EulerDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample and the data prediction; as diffusers' step."""
-        self._check_timestep(timestep)
-        run = self._current()
-        k = self._at(timestep)
+        run, k = self._place(timestep)
         key = k if s_churn == 0 else self._churned_key(run, k, s_churn, s_tmin, s_tmax, s_noise)
         results = self._advance(run, key, sample, model_output, generator, k + 1)
         self._step_index = k + 1
-        return EulerDiscreteSchedulerOutput(*results) if return_dict else results
+        return packed(EulerDiscreteSchedulerOutput, results) if return_dict else results
 
     def _denoised(self, at: Form, sigma: float, sigma_hat: float) -> Form:
         raw: Form = self._raw(sigma_hat if self.config.prediction_type == "epsilon" else sigma, ALL)
@@ -156,9 +155,7 @@ class EDMEulerScheduler(Churned, Scaled, diffusers.EDMEulerScheduler):
         pred_original_sample: Tensor | None = None,
     ) -> EDMEulerSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample and the data prediction; as diffusers' step."""
-        self._check_timestep(timestep)
-        run = self._current()
-        k = self._at(timestep)
+        run, k = self._place(timestep)
         key = self._churned_key(run, k, s_churn, s_tmin, s_tmax, s_noise)
         if pred_original_sample is not None:
             key, model_output = (key, "given"), pred_original_sample.to(model_output.dtype)
@@ -166,7 +163,7 @@ class EDMEulerScheduler(Churned, Scaled, diffusers.EDMEulerScheduler):
         self._step_index = k + 1
         if pred_original_sample is not None:
             results = (results[0], pred_original_sample)
-        return EDMEulerSchedulerOutput(*results) if return_dict else results
+        return packed(EDMEulerSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         if isinstance(key, tuple) and key[-1] == "given":
@@ -207,12 +204,10 @@ class EulerAncestralDiscreteScheduler(Scaled, diffusers.EulerAncestralDiscreteSc
         return_dict: bool = True,
     ) -> EulerAncestralDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample and the data prediction; as diffusers' step."""
-        self._check_timestep(timestep)
-        run = self._current()
-        k = self._at(timestep)
+        run, k = self._place(timestep)
         results = self._advance(run, k, sample, model_output, generator, k + 1)
         self._step_index = k + 1
-        return EulerAncestralDiscreteSchedulerOutput(*results) if return_dict else results
+        return packed(EulerAncestralDiscreteSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         sigma, to = run.host_sigmas[key : key + 2]
@@ -238,14 +233,13 @@ class LMSDiscreteScheduler(Scaled, diffusers.LMSDiscreteScheduler):
         return_dict: bool = True,
     ) -> LMSDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample and the data prediction; as diffusers' step."""
-        run = self._current()
-        k = self._at(timestep)
+        run, k = self._place(timestep)
         if not 1 <= order <= 8:
             raise ValueError(f"order={order}: expected a whole number from 1 to 8")
         key = (k, order, min(len(run.held), order - 1))
         results = self._advance(run, key, sample, model_output)
         self._step_index = k + 1
-        return LMSDiscreteSchedulerOutput(*results) if return_dict else results
+        return packed(LMSDiscreteSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, order, held = key
@@ -294,12 +288,10 @@ class CMStochasticIterativeScheduler(Scaled, diffusers.CMStochasticIterativeSche
         return_dict: bool = True,
     ) -> CMStochasticIterativeSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
-        self._check_timestep(timestep)
-        run = self._current()
-        k = self._at(timestep)
+        run, k = self._place(timestep)
         results = self._advance(run, k, sample, model_output, generator, k + 1)
         self._step_index = k + 1
-        return CMStochasticIterativeSchedulerOutput(*results) if return_dict else results
+        return packed(CMStochasticIterativeSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         sigmas, config = run.host_sigmas, self.config

@@ -18,6 +18,7 @@ from diffusers.schedulers.scheduling_k_dpm_2_ancestral_discrete import (
 from diffusers.schedulers.scheduling_k_dpm_2_discrete import KDPM2DiscreteSchedulerOutput
 from torch import Tensor
 
+from fastgen.integrations.diffusers.outputs import packed
 from fastgen.integrations.diffusers.rows import Transform, Update, data, noise, r, x
 from fastgen.integrations.diffusers.runs import Generators, Run
 from fastgen.integrations.diffusers.sigmas import ALL, Scaled
@@ -53,13 +54,12 @@ class HeunDiscreteScheduler(TwoCalls, diffusers.HeunDiscreteScheduler):
         return_dict: bool = True,
     ) -> HeunDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The next state and the data prediction; as diffusers' step."""
-        run = self._current()
-        k = self._at(timestep)
+        run, k = self._place(timestep)
         first = self.dt is None
         results = self._advance(run, (k, first), sample, model_output)
         self.dt = run.host_sigmas[k + 1] - run.host_sigmas[k] if first else None
         self._step_index = k + 1
-        return HeunDiscreteSchedulerOutput(*results) if return_dict else results
+        return packed(HeunDiscreteSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, first = key
@@ -91,13 +91,12 @@ class KDPM2DiscreteScheduler(TwoCalls, diffusers.KDPM2DiscreteScheduler):
         return_dict: bool = True,
     ) -> KDPM2DiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The next state and the data prediction; as diffusers' step."""
-        run = self._current()
-        k = self._at(timestep)
+        run, k = self._place(timestep)
         first = self.sample is None
         results = self._advance(run, (k, first), sample, model_output)
         self.sample = sample if first else None
         self._step_index = k + 1
-        return KDPM2DiscreteSchedulerOutput(*results) if return_dict else results
+        return packed(KDPM2DiscreteSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, first = key
@@ -130,13 +129,12 @@ class KDPM2AncestralDiscreteScheduler(TwoCalls, diffusers.KDPM2AncestralDiscrete
         return_dict: bool = True,
     ) -> KDPM2AncestralDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The next state and the data prediction; as diffusers' step."""
-        run = self._current()
-        k = self._at(timestep)
+        run, k = self._place(timestep)
         first = self.sample is None
         results = self._advance(run, (k, first), sample, model_output, generator, k + 1)
         self.sample = sample if first else None
         self._step_index = k + 1
-        return KDPM2AncestralDiscreteSchedulerOutput(*results) if return_dict else results
+        return packed(KDPM2AncestralDiscreteSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, first = key
@@ -196,8 +194,7 @@ class DPMSolverSDEScheduler(TwoCalls, diffusers.DPMSolverSDEScheduler):
         s_noise: float = 1.0,
     ) -> DPMSolverSDESchedulerOutput | tuple[Tensor, ...]:
         """The next state and the data prediction; as diffusers' step."""
-        run = self._current()
-        k = self._at(timestep)
+        run, k = self._place(timestep)
         first = self.sample is None
         start = k if first else k - 1
         sigma, end = run.host_sigmas[start : start + 2]
@@ -216,12 +213,12 @@ class DPMSolverSDEScheduler(TwoCalls, diffusers.DPMSolverSDEScheduler):
             t_to = t + (t_end - t) * 0.5 if first else t_end
             z = self.noise_sampler((-t).exp(), (-t_to).exp())
         key = (k, first, s_noise)
-        results = self._advance(run, key, sample, model_output, None, k + 1, z=z)
+        results = self._advance(run, key, sample, model_output, None, k + 1, z)
         if not last:
             self.sample = sample if first else None
             self.mid_point_sigma = torch.tensor(self._middle(run, start)) if first else None
         self._step_index = k + 1
-        return DPMSolverSDESchedulerOutput(*results) if return_dict else results
+        return packed(DPMSolverSDESchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, first, s_noise = key

@@ -11,6 +11,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 from fastgen.integrations.diffusers.exponential import Exponential
+from fastgen.integrations.diffusers.outputs import packed
 from fastgen.integrations.diffusers.rows import Update, noise, r, x
 from fastgen.integrations.diffusers.runs import Generators, Kind, Run
 from fastgen.plans.forms import Form
@@ -40,8 +41,7 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
         """The previous sample; as diffusers' step."""
         if self.num_inference_steps is None:
             raise ValueError("num_inference_steps=None: call set_timesteps before step")
-        run = self._current()
-        k = self._at(timestep)
+        run, k = self._place(timestep)
         held, order = run.held, self.config.solver_order
         if order > MAX_ORDER:
             raise ValueError(f"solver_order={order}: at most {MAX_ORDER} here")
@@ -59,7 +59,7 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
         if self.lower_order_nums < order:
             self.lower_order_nums += 1
         self._step_index = k + 1
-        return SchedulerOutput(*results) if return_dict else results
+        return packed(SchedulerOutput, results) if return_dict else results
 
     def _value(self, sigma: float, data_prediction: bool) -> tuple[Form, Form | None]:
         value, raw = super()._value(sigma, data_prediction)
@@ -155,8 +155,7 @@ class SASolverScheduler(Exponential, diffusers.SASolverScheduler):
         """The previous sample; as diffusers' step. tau_func is given host numbers."""
         if self.num_inference_steps is None:
             raise ValueError("num_inference_steps=None: call set_timesteps before step")
-        run = self._current()
-        k = self._at(timestep)
+        run, k = self._place(timestep)
         config, held = self.config, run.held
         size = max(config.predictor_order, config.corrector_order - 1)
         correct = k > 0 and LAST + 4 in held
@@ -176,7 +175,7 @@ class SASolverScheduler(Exponential, diffusers.SASolverScheduler):
         if self.lower_order_nums < size:
             self.lower_order_nums += 1
         self._step_index = k + 1
-        return SchedulerOutput(*results) if return_dict else results
+        return packed(SchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
         k, order, tau, last, known = key

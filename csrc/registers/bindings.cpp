@@ -1,0 +1,314 @@
+// One `combine` on tensors that change with every call and registers that live between calls, as
+// schedulers outside this library step: everything between Python's call and the kernel is here,
+// because at the sizes of latents and actions it is what a step costs.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "dispatch.h"
+#include "exchange.h"
+#include "tensors.h"
+
+namespace py = pybind11;
+using fastgen::DType;
+
+namespace {
+
+// Tensors that a call brings; an input from GIVEN on is register `input - GIVEN`.
+constexpr int GIVEN = 4;
+// From here on a second thread brings more than it costs.
+constexpr int64_t PARALLEL_FROM = 65536;
+constexpr int WRITTEN = -1;  // what a register keeps is an output of the call
+
+// seeds, number of seeds, sample ids, stream, draws, number of draws
+using NoiseArguments = std::tuple<uintptr_t, int64_t, uintptr_t, uint32_t, uintptr_t, int>;
+
+struct Kept {
+  py::object name;  // of the register, a Python int
+  int source;       // below GIVEN a given tensor, from there on another register, or WRITTEN
+};
+
+struct Step {
+  fastgen::Combine op{};
+  const fastgen::ExchangeInterface* exchange;
+  py::object type;  // torch.Tensor: its subclasses may have no memory
+  py::tuple shape;
+  std::vector<int64_t> sizes;
+  std::vector<int> source;      // of each input
+  std::vector<py::object> names;  // of each input that is a register, or null
+  std::vector<py::object> dtypes;  // of the inputs, then of the first given tensor
+  std::vector<DType> types;
+  std::vector<py::object> made;  // dtypes of the new tensors; None for that of the first given
+  py::object buffer_dtype;       // of registers that are written
+  DType buffer_type;
+  std::vector<Kept> keep;
+  bool changes;  // false: the registers stay as they are
+  py::object empty_like, thread_count, table, noise;
+};
+
+// A register or a free buffer is a tuple (tensor, whether the buffer is ours).
+PyObject* tensor_of(PyObject* entry) { return PyTuple_GET_ITEM(entry, 0); }
+bool is_ours(PyObject* entry) { return PyTuple_GET_ITEM(entry, 1) == Py_True; }
+
+struct Names {
+  PyObject* requires_grad = PyUnicode_InternFromString("requires_grad");
+  PyObject* dtype_keyword = PyTuple_Pack(1, py::str("dtype").ptr());
+};
+
+const Names& names() {
+  static const Names all;
+  return all;
+}
+
+bool same_type(const fastgen::TensorView& view, DType type) {
+  constexpr uint8_t FLOAT = 2, BFLOAT = 4;  // kDLFloat, kDLBfloat
+  const int bits = type == DType::float64 ? 64 : type == DType::float32 ? 32 : 16;
+  return view.kind == (type == DType::bfloat16 ? BFLOAT : FLOAT) && view.bits == bits &&
+         view.lanes == 1;
+}
+
+bool contiguous(const fastgen::TensorView& view) {
+  int64_t stride = 1;
+  bool plain = true;
+  for (int i = view.dimensions - 1; i >= 0; --i) {
+    if (view.shape[i] == 0) return true;
+    plain &= view.shape[i] == 1 || view.strides[i] == stride;
+    stride *= view.shape[i];
+  }
+  return plain;
+}
+
+// The memory of a contiguous CPU tensor of this dtype and the step's shape, without a gradient;
+// false if it is not one.
+bool memory(const Step& step, PyObject* tensor, int position, void** address) {
+  if (reinterpret_cast<PyObject*>(Py_TYPE(tensor)) != step.type.ptr() ||
+      fastgen::attribute(tensor, names().requires_grad).ptr() != Py_False)
+    return false;
+  if (!step.exchange) {
+    if (!fastgen::fits(tensor, step.dtypes[position].ptr(), step.shape.ptr())) return false;
+    *address = fastgen::data_pointer(tensor);
+    return true;
+  }
+  fastgen::TensorView view;
+  if (step.exchange->view(tensor, &view) != 0) {  // no memory: sparse, or a wrapper's
+    PyErr_Clear();
+    return false;
+  }
+  if (view.device_type != fastgen::ON_CPU || !same_type(view, step.types[position]) ||
+      view.dimensions != static_cast<int32_t>(step.sizes.size()))
+    return false;
+  for (int i = 0; i < view.dimensions; ++i)
+    if (view.shape[i] != step.sizes[i]) return false;
+  *address = static_cast<char*>(view.data) + view.byte_offset;
+  return contiguous(view);
+}
+
+py::object make(const Step& step, PyObject* like, const py::object& dtype) {
+  PyObject* const arguments[] = {like, dtype.ptr()};
+  PyObject* const keywords = dtype.is_none() ? nullptr : names().dtype_keyword;
+  return fastgen::owned(PyObject_Vectorcall(step.empty_like.ptr(), arguments, 1, keywords));
+}
+
+// A tensor that was just made, whatever it was made for.
+void* memory_of_new(const Step& step, PyObject* tensor) {
+  fastgen::TensorView view;
+  if (!step.exchange) return fastgen::data_pointer(tensor);
+  if (step.exchange->view(tensor, &view) != 0) throw py::error_already_set();
+  return static_cast<char*>(view.data) + view.byte_offset;
+}
+
+// A free buffer that fits, or a new one.
+py::object buffer(const Step& step, PyObject* free, PyObject* like, void** address) {
+  while (PyList_GET_SIZE(free) > 0) {
+    const Py_ssize_t last = PyList_GET_SIZE(free) - 1;
+    const auto entry = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(free, last));
+    if (PyList_SetSlice(free, last, last + 1, nullptr) != 0) throw py::error_already_set();
+    if (memory(step, tensor_of(entry.ptr()), static_cast<int>(step.types.size()) - 1, address))
+      return entry;
+  }
+  const py::object tensor = make(step, like, step.buffer_dtype);
+  *address = memory_of_new(step, tensor.ptr());
+  return py::make_tuple(tensor, true);
+}
+
+void update(const Step& step, PyObject* held, PyObject* free, PyObject* const* given,
+            std::vector<py::object>& written) {
+  std::vector<py::object> entries;
+  entries.reserve(step.keep.size());
+  size_t next = 0;
+  for (const Kept& kept : step.keep) {
+    if (kept.source == WRITTEN) {
+      entries.push_back(std::move(written[next++]));
+    } else if (kept.source < GIVEN) {
+      entries.push_back(py::make_tuple(py::reinterpret_borrow<py::object>(given[kept.source]), false));
+    } else {
+      PyObject* entry = PyDict_GetItemWithError(held, py::int_(kept.source).ptr());
+      if (!entry) throw std::invalid_argument("a register that is to be kept is not held");
+      entries.push_back(py::reinterpret_borrow<py::object>(entry));
+    }
+  }
+  PyObject *name, *entry;
+  for (Py_ssize_t at = 0; PyDict_Next(held, &at, &name, &entry);) {
+    bool kept = !is_ours(entry);
+    for (const py::object& other : entries) kept |= other.ptr() == entry;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(free); ++i)  // it was in two registers
+      kept |= PyList_GET_ITEM(free, i) == entry;
+    if (!kept && PyList_Append(free, entry) != 0) throw py::error_already_set();
+  }
+  PyDict_Clear(held);
+  for (size_t i = 0; i < entries.size(); ++i)
+    if (PyDict_SetItem(held, step.keep[i].name.ptr(), entries[i].ptr()) != 0)
+      throw py::error_already_set();
+}
+
+// run(held, free, given...) -> the new tensors, or None if an input did not fit and nothing ran.
+PyObject* run_step(PyObject* self, PyObject* const* args, Py_ssize_t count) try {
+  const auto& step = *static_cast<Step*>(PyCapsule_GetPointer(self, nullptr));
+  if (count != 2 + GIVEN || !PyDict_CheckExact(args[0]) || !PyList_CheckExact(args[1])) {
+    PyErr_SetString(PyExc_TypeError, "expected run(held, free, 4 tensors)");
+    return nullptr;
+  }
+  PyObject *const held = args[0], *const free = args[1], *const* given = args + 2;
+  fastgen::Combine op = step.op;
+  py::object alive[fastgen::MAX_INPUTS];  // registers, while the GIL is released
+  for (int i = 0; i < op.inputs; ++i) {
+    PyObject* tensor = nullptr;
+    if (step.source[i] < GIVEN) {
+      tensor = given[step.source[i]];
+    } else {
+      PyObject* entry = PyDict_GetItemWithError(held, step.names[i].ptr());
+      if (!entry) Py_RETURN_NONE;
+      alive[i] = py::reinterpret_borrow<py::object>(entry);
+      tensor = tensor_of(entry);
+    }
+    void* address;
+    if (!memory(step, tensor, i, &address)) Py_RETURN_NONE;
+    op.input[i] = address;
+  }
+  // New tensors are like the first given one, so that must be plain even if no sum reads it.
+  void* unread;
+  if (step.source[0] != 0 && !memory(step, given[0], op.inputs, &unread)) Py_RETURN_NONE;
+  const int made = static_cast<int>(step.made.size());
+  py::tuple results(made);
+  for (int j = 0; j < made; ++j) {
+    py::object tensor = make(step, given[0], step.made[j]);
+    op.output[j] = memory_of_new(step, tensor.ptr());
+    PyTuple_SET_ITEM(results.ptr(), j, tensor.release().ptr());
+  }
+  std::vector<py::object> written(op.outputs - made);
+  for (int j = made; j < op.outputs; ++j)
+    written[j - made] = buffer(step, free, given[0], &op.output[j]);
+  int threads = 1;
+  if (op.size() >= PARALLEL_FROM)
+    threads = static_cast<int>(
+        PyLong_AsLong(fastgen::owned(PyObject_CallNoArgs(step.thread_count.ptr())).ptr()));
+  if (op.size() < fastgen::RELEASE_GIL_FROM) {
+    fastgen::combine(op, threads);
+  } else {
+    py::gil_scoped_release release;
+    fastgen::combine(op, threads);
+  }
+  if (step.changes && (!step.keep.empty() || PyDict_GET_SIZE(held) > 0))
+    update(step, held, free, given, written);
+  return results.release().ptr();
+} catch (py::error_already_set& error) {
+  error.restore();
+  return nullptr;
+} catch (const std::exception& error) {
+  PyErr_SetString(PyExc_RuntimeError, error.what());
+  return nullptr;
+}
+
+DType dtype(int code) {
+  if (code < 0 || code > 3) throw std::invalid_argument("unknown dtype code");
+  return static_cast<DType>(code);
+}
+
+py::object describe_step(const py::object& type, const py::object& exchange,
+                         const py::object& empty_like, const py::object& thread_count,
+                         const py::tuple& shape, const std::vector<int>& source,
+                         const std::vector<std::pair<py::object, int>>& inputs,
+                         const std::vector<std::pair<py::object, int>>& made,
+                         const std::pair<py::object, int>& buffers,
+                         const std::optional<std::vector<std::pair<int, int>>>& keep,
+                         const py::object& table, uintptr_t table_address,
+                         std::optional<std::pair<double, double>> clip,
+                         const py::object& noise_owner, std::optional<NoiseArguments> noise) {
+  auto step = std::make_unique<Step>();
+  fastgen::Combine& op = step->op;
+  const auto kept = keep.value_or(std::vector<std::pair<int, int>>{});
+  size_t written = 0;
+  for (const auto& [name, at] : kept) {
+    if (at >= static_cast<int>(GIVEN + fastgen::MAX_INPUTS) || at < WRITTEN)
+      throw std::invalid_argument("keep: no such source");
+    step->keep.push_back({py::int_(name), at});
+    written += at == WRITTEN;
+  }
+  if (inputs.size() != source.size() + 1 || source.empty() ||
+      source.size() > fastgen::MAX_INPUTS || made.size() + written > fastgen::MAX_OUTPUTS)
+    throw std::invalid_argument("inputs, outputs and their dtypes do not match");
+  op.rows = shape[0].cast<int64_t>();
+  op.elements = 1;
+  for (const auto& size : shape) step->sizes.push_back(size.cast<int64_t>());
+  for (size_t i = 1; i < step->sizes.size(); ++i) op.elements *= step->sizes[i];
+  for (const auto& [kind, code] : inputs) {
+    step->dtypes.push_back(kind);
+    step->types.push_back(dtype(code));
+  }
+  for (size_t i = 0; i < source.size(); ++i) {
+    if (source[i] < 0) throw std::invalid_argument("source: no such input");
+    step->names.push_back(source[i] < GIVEN ? py::object() : py::int_(source[i]));
+    op.input_type[op.inputs++] = step->types[i];
+    op.float64 |= step->types[i] == DType::float64;
+  }
+  for (const auto& [kind, code] : made) {
+    step->made.push_back(kind);
+    op.output_type[op.outputs++] = dtype(code);
+  }
+  step->buffer_dtype = buffers.first;
+  step->dtypes.push_back(buffers.first);
+  step->types.push_back(dtype(buffers.second));
+  for (size_t i = 0; i < written; ++i) op.output_type[op.outputs++] = dtype(buffers.second);
+  for (int j = 0; j < op.outputs; ++j) op.float64 |= op.output_type[j] == DType::float64;
+  op.table = reinterpret_cast<const double*>(table_address);
+  op.clip = clip.has_value();
+  if (clip) std::tie(op.low, op.high) = *clip;
+  if (noise) {
+    const auto& [seeds, seed_count, sample_ids, stream, draws, noises] = *noise;
+    if (noises > fastgen::MAX_NOISES) throw std::invalid_argument("too many noises");
+    op.noise = {reinterpret_cast<const int64_t*>(seeds), seed_count > 1,
+                reinterpret_cast<const int64_t*>(sample_ids), stream};
+    op.draws = reinterpret_cast<const int64_t*>(draws);
+    op.noises = noises;
+  }
+  step->exchange = fastgen::exchange_interface(exchange);
+  step->type = type;
+  step->shape = shape;
+  step->source = source;
+  step->changes = keep.has_value();
+  step->empty_like = empty_like;
+  step->thread_count = thread_count;
+  step->table = table;
+  step->noise = noise_owner;
+  static PyMethodDef method{
+      "run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(run_step)),
+      METH_FASTCALL, "run(held, free, 4 tensors) -> tuple or None"};
+  const py::capsule owner(step.release(), [](void* p) { delete static_cast<Step*>(p); });
+  return py::reinterpret_steal<py::object>(PyCFunction_New(&method, owner.ptr()));
+}
+
+}  // namespace
+
+void bind_registers(py::module_& m) {
+  m.def("describe_step", &describe_step, "A function run; see fastgen.kernels.registers.",
+        py::arg("type"), py::arg("exchange"), py::arg("empty_like"), py::arg("thread_count"),
+        py::arg("shape"), py::arg("source"), py::arg("inputs"), py::arg("made"),
+        py::arg("buffers"), py::arg("keep"), py::arg("table"), py::arg("table_address"),
+        py::arg("clip"), py::arg("noise_owner"), py::arg("noise"));
+}

@@ -1,0 +1,167 @@
+"""`kernels.registers`: `combine` on tensors that come with the call, and what it keeps of them."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastgen.kernels import reference
+
+registers = pytest.importorskip("fastgen.kernels.registers", reason="the C++ kernels are not built")
+KINDS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+# How C++ looks at tensors: torch's C interface, where there is one, and Python attributes.
+LOOKS = sorted({registers.EXCHANGE, None}, key=lambda look: look is None)
+by_each_look = pytest.mark.parametrize("exchange", LOOKS)
+GIVEN = registers.GIVEN
+
+
+def tensors(shape, kinds, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64).to(k) for k in kinds]
+
+
+@by_each_look
+@given(
+    shape=st.lists(st.integers(0, 5), min_size=1, max_size=4),
+    kinds=st.lists(st.sampled_from(KINDS), min_size=4, max_size=4),
+    source=st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True),
+    outputs=st.lists(st.sampled_from(KINDS), min_size=1, max_size=3),
+    keep=st.dictionaries(st.integers(4, 7), st.sampled_from([None, 0, 1, 4, 5]), max_size=3),
+    clip=st.sampled_from([None, (-0.5, 0.7)]),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_reference(exchange, shape, kinds, source, outputs, keep, clip, seed):
+    """Any given tensors and registers; the registers afterwards are what ``keep`` says."""
+    brought = tensors(shape, kinds, seed)
+    wide = torch.float64 if kinds[0] is torch.float64 else torch.float32
+    own = tensors(shape, [wide] * 2, seed + 1)
+    everything = dict(enumerate(brought)) | {4: own[0], 5: own[1]}
+    inputs = [everything[i] for i in source]
+    written = [wide for i in keep.values() if i is None]
+    extra = clip is not None
+    size = (1, len(outputs) + len(written) + extra, len(inputs) + extra)
+    table = torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    run = registers.describe(
+        brought[0], source, inputs, outputs, list(keep.items()), table, clip, exchange=exchange
+    )
+    expected = reference.combine(inputs, table, outputs + written, clip)
+    held, free = {4: (own[0], True), 5: (own[1], False)}, []
+    made = run(held, free, *brought)
+    assert made is not None
+    new = iter(expected[len(outputs) :])
+    kept = {k: next(new) if i is None else everything[i] for k, i in keep.items()}
+    assert held.keys() == kept.keys()
+    for found, want in zip(
+        [*made, *(held[k][0] for k in kept)],
+        [*expected[: len(outputs)], *kept.values()],
+        strict=True,
+    ):
+        assert found.dtype == want.dtype
+        assert torch.equal(found, want)
+    for k, i in keep.items():
+        assert held[k][1] == (i in (None, 4)), "whose memory it is goes with the tensor"
+    assert [entry[0] is own[0] for entry in free] == [True] * (4 not in keep.values())
+
+
+def added(exchange, **options):
+    x, y = tensors((3, 4), [torch.float32] * 2)
+    table = torch.ones(1, 1, 2, dtype=torch.float64)
+    run = registers.describe(
+        x, [0, 1], [x, y], [torch.float32], [], table, exchange=exchange, **options
+    )
+    return lambda *given: run({}, [], *given, None, None), x, y
+
+
+@by_each_look
+def test_what_does_not_fit_runs_nothing(exchange):
+    run, x, y = added(exchange)
+    assert torch.equal(run(x, y)[0], x + y)
+    for other in (
+        y.double(),
+        y.bfloat16(),
+        y[:2],
+        y[None],
+        y.T.contiguous().T,
+        y.clone().requires_grad_(),
+        torch.nn.Parameter(y),
+        y.to("meta"),
+        y.to_sparse(),
+        y.numpy(),
+        None,
+        1,
+    ):
+        assert run(x, other) is None
+        assert run(other, y) is None
+
+
+@by_each_look
+@pytest.mark.parametrize("shape", [(1, 4), (4, 1), (0, 3), (2, 0), (1, 1)])
+def test_strides_without_meaning(exchange, shape):
+    """Dimensions of one element and tensors of none are contiguous whatever their strides."""
+    x = torch.ones(9, 9)[: shape[0], : shape[1]]
+    if not x.is_contiguous():
+        x = torch.ones(shape).as_strided(shape, (7, 1) if shape[0] == 1 else (1, 7))
+    table = torch.full((1, 1, 1), 2.0, dtype=torch.float64)
+    run = registers.describe(x, [0], [x], [x.dtype], [], table, exchange=exchange)
+    (y,) = run({}, [], x, None, None, None)
+    assert torch.equal(y, 2 * torch.ones(shape))
+
+
+@by_each_look
+def test_buffers_are_written_again_once_free(exchange):
+    """Two registers that shift: after the first calls no memory is made for them."""
+    x = torch.ones(5)
+    table = torch.tensor([[[1.0, 0.0], [1.0, 1.0]]], dtype=torch.float64)
+    held, free = {4: (torch.zeros(5), True)}, []
+    run = registers.describe(
+        x, [0, 4], [x, x], [x.dtype], [(4, None), (5, 4)], table, exchange=exchange
+    )
+    seen = set()
+    for i in range(6):
+        assert run(held, free, x, None, None, None) is not None
+        seen.add(held[4][0].data_ptr())
+        assert torch.equal(held[4][0], torch.full((5,), i + 1.0))
+        assert torch.equal(held[5][0], torch.full((5,), float(i)))
+    assert len(seen) == 3
+    free[:] = [(torch.zeros(4), True)]  # of another shape: not for this
+    assert run(held, free, x, None, None, None) is not None
+    assert torch.equal(held[4][0], torch.full((5,), 7.0))
+
+
+def test_a_buffer_of_two_registers_is_free_once():
+    x = torch.ones(5)
+    table = torch.ones((1, 1, 1), dtype=torch.float64)
+    held, free = {4: (torch.zeros(5), True)}, []
+    for keep in ([(4, 4), (5, 4)], []):
+        run = registers.describe(x, [0], [x], [x.dtype], keep, table)
+        assert run(held, free, x, None, None, None) is not None
+    assert held == {}
+    assert len(free) == 1
+
+
+def test_the_table_lives_as_long_as_the_call():
+    x = torch.ones(3)
+
+    def described():
+        table = torch.full((1, 1, 1), 3.0, dtype=torch.float64)
+        return registers.describe(x, [0], [x], [x.dtype], [], table)
+
+    calls = [described() for _ in range(50)]
+    assert all(torch.equal(c({}, [], x, None, None, None)[0], 3 * x) for c in calls)
+
+
+def test_refusals():
+    run, x, y = added(None)
+    table = torch.ones(1, 1, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match="one for all rows"):
+        registers.describe(x, [0], [x], [x.dtype], [], torch.ones(3, 1, 1, dtype=torch.float64))
+    with pytest.raises(ValueError, match="table"):
+        registers.describe(x, [0], [x], [x.dtype], [], table)
+    call = registers.describe(x, [0, 4], [x, y], [x.dtype], [(4, 4)], table)
+    assert call({}, [], x, None, None, None) is None, "a register that is not held"
+    with pytest.raises(TypeError, match="expected run"):
+        call((), [], x, None, None, None)
+    unread = registers.describe(x, [0, 1], [x, y], [x.dtype], [(4, 6)], table)
+    with pytest.raises(RuntimeError, match="not held"):
+        unread({}, [], x, y, None, None)
