@@ -118,17 +118,21 @@ def test_pairs_are_optimal_whatever_they_start_from():
 
 
 def test_targets_of_a_step():
-    """Velocities x1 - x0 along the straight line, scores -z, of the same points."""
+    """Velocities of the same points along straight lines, and along bridges beside them."""
     sets = [Sets("N->8g", seed) for seed in (0, 1)]
     x, t, scale, y = targets_of_step(sets, 3, 32)
-    assert x.shape == y.shape == (12, 32, 2) and t.shape == scale.shape == (12, 32)
+    assert x.shape == y.shape == (8, 32, 2) and t.shape == scale.shape == (8, 32)
     i, j = sets[1].draw(3, 32)
-    torch.testing.assert_close(y[1], sets[1].x1[j] - sets[1].x0[i])
-    middle = (1 - t[5, :, None]) * sets[1].x0[i] + t[5, :, None] * sets[1].x1[j]
-    spread = (t[5] * (1 - t[5])).sqrt()[:, None]
-    torch.testing.assert_close(x[9], middle - spread * y[9], rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(scale[9], 2 * spread[:, 0])
-    assert torch.equal(x[5], x[9]) and (scale[:8] == 1).all()
+    for straight, bridge, index in ((1, 5, j), (3, 7, sets[1].paired(i, j))):
+        x0, x1 = sets[1].x0[i], sets[1].x1[index]
+        torch.testing.assert_close(y[straight], x1 - x0)
+        s = t[bridge, :, None]
+        torch.testing.assert_close(x[straight], (1 - s) * x0 + s * x1)
+        z = (x[bridge] - x[straight]) / (s * (1 - s)).sqrt()
+        slope = (1 - 2 * s) / (2 * (s * (1 - s)).sqrt())
+        torch.testing.assert_close(y[bridge], x1 - x0 + slope * z, rtol=1e-3, atol=1e-3)
+        assert 0.5 < z.std() < 1.5
+    assert (scale == 1).all()
 
 
 def test_euler_follows_a_constant_velocity():
