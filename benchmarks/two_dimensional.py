@@ -4,28 +4,36 @@ Tong et al. 2024 (arXiv 2302.00482, 2307.03672): network [64, 64, 64] with SELU 
 AdamW at 1e-3 with weight decay 1e-5, batches of 512, 20 000 steps, Euler with 100 steps, W2 between
 10 000 generated and 10 000 test points, and the normalised path energy NPE = |E int |v|^2 dt -
 W2^2(q0, q1)| / W2^2(q0, q1). All methods and seeds of a data pair are one stack of networks whose
-layers are batched products, so that a step costs what its arithmetic costs.
+layers are batched products, so that a step costs what its arithmetic costs. What is evaluated is
+the flow: the scores of [SF]2M, learned by a loss and a network of their own, play no part in it and
+are learned in `benchmarks.gaussian_bridge` only.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import math
+import json
 import multiprocessing
+import statistics
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fastgen.couplings import ExactOT, Sinkhorn, wasserstein
+from benchmarks import gaussian_bridge, harness
+from benchmarks.harness import Row, row
+from benchmarks.stacked import Stack, Targets, euler, train
+from fastgen.couplings import assign, wasserstein
 from fastgen.training import paths
 from fastgen.training.data import eight_gaussians, moons, s_curve
+from fastgen.training.files import replacing
+from fastgen.training.paths.base import PathSample
 
 METHODS = ("I-CFM", "OT-CFM", "SF2M-I", "SF2M-Exact")
 REFLOW = "rectified flow (2)"
@@ -40,7 +48,8 @@ PUBLISHED = {
         REFLOW: ".421 .071 .044|1.525 .330 .203|.283 .045 .130|.345 .079 .099",
     }.items()
 }
-EXACT = ExactOT()
+PAPER = "arXiv 2307.03672"
+DATA = 10_000  # points to train on, of each distribution
 Draw = Callable[[int, np.random.Generator], np.ndarray]
 
 
@@ -62,30 +71,13 @@ PAIRS: dict[str, tuple[Draw, Draw]] = {
 }
 
 
-class Stack(nn.Module):
-    """K networks [width] * 3 side by side: x [K, B, d], t [K, B] -> [K, B, d]."""
+class Protocol(NamedTuple):
+    """Seeds, training steps, points of generated and test data, size of a batch."""
 
-    def __init__(self, count: int, dims: int = 2, width: int = 64) -> None:
-        super().__init__()
-        sizes = [dims + 1, width, width, width, dims]
-        bounds = [1 / math.sqrt(a) for a in sizes[:-1]]  # torch.nn.Linear's
-        self.weights = nn.ParameterList(
-            nn.Parameter(torch.empty(count, a, b).uniform_(-bound, bound))
-            for a, b, bound in zip(sizes[:-1], sizes[1:], bounds, strict=True)
-        )
-        self.biases = nn.ParameterList(
-            nn.Parameter(torch.empty(count, 1, b).uniform_(-bound, bound))
-            for b, bound in zip(sizes[1:], bounds, strict=True)
-        )
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """All outputs."""
-        h = torch.cat([x, t[..., None]], -1)
-        last = len(self.weights) - 1
-        for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            h = torch.baddbmm(bias, h, weight)
-            h = nn.functional.selu(h, inplace=True) if i < last else h
-        return h
+    seeds: Sequence[int] = tuple(range(5))
+    steps: int = 20_000
+    points: int = 10_000
+    batch: int = 512
 
 
 class Result(NamedTuple):
@@ -98,9 +90,27 @@ class Result(NamedTuple):
     npe: float
 
 
-def assignment(x0: Tensor, x1: Tensor) -> Tensor:
-    """The rows of x1 that belong to those of x0: exact optimal transport of squared distance."""
-    return EXACT(x0, x1)[1]
+class Sets:
+    """The two sets of points that one seed trains on, and their minibatches, paired or not."""
+
+    def __init__(self, pair: str, seed: int) -> None:
+        rng = np.random.default_rng(1000 + seed)
+        x0, x1 = (torch.from_numpy(draw(DATA, rng)).float() for draw in PAIRS[pair])
+        self.x0, self.x1, self.seed = x0, x1, seed
+        whole = assign(x0, x1, return_duals=True)
+        assert whole.duals is not None
+        # The prices of the whole sets are nearly those of a batch: a third of the time is saved.
+        self.prices = whole.duals[1]
+
+    def draw(self, step: int, batch: int) -> tuple[Tensor, Tensor]:
+        """Indices (i, j) of independent pairs."""
+        generator = torch.Generator().manual_seed(self.seed << 32 | step)
+        i, j = torch.randint(DATA, (2, batch), generator=generator)
+        return i, j
+
+    def paired(self, i: Tensor, j: Tensor) -> Tensor:
+        """j in the order of exact optimal transport from x0[i]."""
+        return j[assign(self.x0[i], self.x1[j], warm_start=self.prices[j]).permutation]
 
 
 def wasserstein_squared(a: Tensor, b: Tensor) -> float:
@@ -108,150 +118,155 @@ def wasserstein_squared(a: Tensor, b: Tensor) -> float:
     return wasserstein(a, b) ** 2
 
 
-def _train(
-    stack: Stack, batch: Callable[[int], tuple[Tensor, Tensor, Tensor, Tensor]], steps: int
-) -> float:
-    """Minimise sum_k |scale_k net_k(x, t) - target|^2; seconds."""
-    optimiser = torch.optim.AdamW(stack.parameters(), 1e-3, weight_decay=1e-5, fused=True)
-    start = time.perf_counter()
-    for step in range(steps):
-        x, t, scale, target = batch(step)
-        loss = (scale[..., None] * stack(x, t) - target).square().mean((1, 2)).sum()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return time.perf_counter() - start
+def targets_of_step(sets: Sequence[Sets], step: int, batch: int) -> Targets:
+    """One step of all networks, by method and then by seed."""
+    groups: list[list[PathSample]] = [[] for _ in METHODS]
+    for mine in sets:
+        i, j = mine.draw(step, batch)
+        for k, index in enumerate((j, mine.paired(i, j))):
+            for m, path in enumerate((FLOW, BRIDGE)):
+                pairs = i, index
+                found = path.sample(mine.x0, mine.x1, seed=mine.seed, step=step, pairs=pairs)
+                groups[2 * m + k].append(found)
+    return velocities([s for group in groups for s in group])
 
 
-def _euler(stack: Stack, x: Tensor, steps: int = 100) -> tuple[Tensor, Tensor]:
-    """End points [K, N, 2] and path energies [K] of the K flows from x [K, N, 2]."""
-    energy = torch.zeros(len(x))
-    with torch.no_grad():
-        for i in range(steps):
-            v = stack(x, torch.full(x.shape[:2], i / steps))
-            energy += v.square().sum(-1).mean(1) / steps
-            x = x + v / steps
-    return x, energy
+def velocities(samples: Sequence[PathSample]) -> Targets:
+    """Every network's states, times and velocities."""
+    x, t, v = (torch.stack([getattr(s, n) for s in samples]) for n in ("x_t", "t", "velocity"))
+    return Targets(x, t, torch.ones_like(t), v)
+
+
+def targets_of_reflow(
+    starts: Tensor, ends: Tensor, seeds: Sequence[int], step: int, batch: int
+) -> Targets:
+    """One step of the second round of rectified flow, on pairs [seeds, N, 2] of the first."""
+    made = []
+    for x0, x1, seed in zip(starts, ends, seeds, strict=True):
+        generator = torch.Generator().manual_seed(seed << 32 | step)
+        i = torch.randint(len(x0), (batch,), generator=generator)
+        made.append(FLOW.sample(x0, x1, seed=seed, step=step, pairs=(i, i)))
+    return velocities(made)
+
+
+FLOW, BRIDGE = paths.Linear(), paths.Brownian(1.0)
 
 
 def run_pair(
-    name: str, seeds: int, steps: int, points: int, batch: int = 512
+    name: str, protocol: Protocol, folder: Path | None = None, compiled: bool = False
 ) -> tuple[list[Result], dict[str, float]]:
-    """All methods on one pair of distributions; also where the seconds went."""
-    source, target = PAIRS[name]
-    rngs = [np.random.default_rng(1000 + seed) for seed in range(seeds)]
+    """All methods on one pair of distributions; also where the seconds went.
+
+    folder: of checkpoints, with which a run that was killed goes on.
+    """
+    seeds, steps, points, batch = protocol
+    count = len(seeds)
     x0_test, x1_test = (
         torch.from_numpy(draw(points, np.random.default_rng(7 + i))).float()
-        for i, draw in enumerate((source, target))
+        for i, draw in enumerate(PAIRS[name])
     )
     transport = wasserstein_squared(x0_test, x1_test)
-    data = [
-        [torch.from_numpy(draw(10_000, rng)).float() for draw in (source, target)] for rng in rngs
-    ]
-    flow, bridge = paths.Linear(), paths.Brownian(1.0)
-    torch.manual_seed(0)
-    # Velocities of all methods, then the scores of the two stochastic ones.
-    stack = Stack((len(METHODS) + 2) * seeds)
-    clock = {"pairing": 0.0}
+    sets = [Sets(name, seed) for seed in seeds]
+    seconds: dict[str, float] = {}
 
-    def draw_batch(step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        parts: list[list[tuple[Tensor, ...]]] = [[] for _ in range(len(METHODS) + 2)]
-        for seed, (x0, x1) in enumerate(data):
-            generator = torch.Generator().manual_seed(seed << 32 | step)
-            i, j = torch.randint(10_000, (2, batch), generator=generator)
-            began = time.perf_counter()
-            paired = j[assignment(x0[i], x1[j])]
-            clock["pairing"] += time.perf_counter() - began
-            for k, index in enumerate((j, paired)):
-                options = {"seed": seed, "step": step, "pairs": (i, index)}
-                s = flow.sample(x0, x1, **options)
-                parts[k].append((s.x_t, s.t, torch.ones(batch), s.velocity))
-                s = bridge.sample(x0, x1, targets=("velocity", "noise"), **options)
-                parts[2 + k].append((s.x_t, s.t, torch.ones(batch), s.velocity))
-                weight = paths.drift_weight(bridge, s.t)
-                parts[4 + k].append((s.x_t, s.t, weight, -s.noise))
-        flat = [part for group in parts for part in group]
-        x, t, scale, wanted = (torch.stack(column) for column in zip(*flat, strict=True))
-        return x, t, scale, wanted
+    def fit(stack: Stack, what: str, draw: Callable[[int], Targets]) -> Stack:
+        def progress(step: int, losses: Tensor) -> None:
+            print(f"{name}, {what}: step {step}, loss {losses.mean():.4f}", flush=True)
 
-    seconds = {"training": _train(stack, draw_batch, steps)}
-    seconds["training"] -= clock["pairing"]
-    seconds["pairing"] = clock["pairing"]
-    began = time.perf_counter()
-    ends, energy = _euler(stack, x0_test.expand(len(METHODS) * seeds + 2 * seeds, -1, -1))
-    results = []
-    order = ("I-CFM", "OT-CFM", "SF2M-I", "SF2M-Exact")
-    for k, method in enumerate(order):
-        for seed in range(seeds):
-            n = k * seeds + seed
-            w2 = wasserstein_squared(ends[n], x1_test) ** 0.5
-            npe = abs(float(energy[n]) - transport) / transport
-            results.append(Result(name, method, seed, w2, npe))
-    seconds["evaluation"] = time.perf_counter() - began
+        spent = train(
+            stack,
+            draw,
+            steps,
+            compiled=compiled,
+            checkpoint=None if folder is None else folder / f"{_file(name)} {what}.safetensors",
+            protocol={"pair": name, "what": what, "seeds": list(seeds), "batch": batch},
+            progress=None if folder is None else progress,
+        )
+        seconds.update({f"{what}, {k}": v for k, v in spent.items()})
+        return stack
+
+    def evaluate(stack: Stack, methods: Iterable[str]) -> list[Result]:
+        began = time.perf_counter()
+        ends, energies = euler(stack, x0_test.expand(len(stack.weights[0]), -1, -1))
+        results = []
+        for (method, seed), end, energy in zip(
+            [(m, s) for m in methods for s in seeds], ends, energies.tolist(), strict=True
+        ):
+            w2 = wasserstein_squared(end, x1_test) ** 0.5
+            results.append(Result(name, method, seed, w2, abs(energy - transport) / transport))
+        seconds["evaluation"] = seconds.get("evaluation", 0.0) + time.perf_counter() - began
+        return results
+
+    stack = Stack([f"{method} {seed}" for method in METHODS for seed in seeds])
+    fit(stack, "matching", lambda step: targets_of_step(sets, step, batch))
+    results = evaluate(stack, METHODS)
 
     # The second round of rectified flow, on the pairs of the first, which is I-CFM.
-    starts = torch.stack([x0 for x0, _ in data])
-    first = Stack(seeds)
-    with torch.no_grad():
-        for mine, all_of_them in zip(first.parameters(), stack.parameters(), strict=True):
-            mine.copy_(all_of_them[:seeds])
-    images, _ = _euler(first, starts)
-
-    def draw_reflow(step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        made = []
-        for seed in range(seeds):
-            generator = torch.Generator().manual_seed(seed << 32 | step)
-            i = torch.randint(10_000, (batch,), generator=generator)
-            made.append(flow.sample(starts[seed], images[seed], seed=seed, step=step, pairs=(i, i)))
-        x, t, v = (torch.stack([getattr(s, n) for s in made]) for n in ("x_t", "t", "velocity"))
-        return x, t, torch.ones_like(t), v
-
-    second = Stack(seeds)
-    seconds["second round"] = _train(second, draw_reflow, steps)
-    ends, energy = _euler(second, x0_test.expand(seeds, -1, -1))
-    for seed in range(seeds):
-        w2 = wasserstein_squared(ends[seed], x1_test) ** 0.5
-        npe = abs(float(energy[seed]) - transport) / transport
-        results.append(Result(name, REFLOW, seed, w2, npe))
+    starts = torch.stack([mine.x0 for mine in sets])
+    ends, _ = euler(stack.part(0, count), starts)
+    second = Stack([f"{REFLOW} {seed}" for seed in seeds])
+    fit(second, "reflow", lambda step: targets_of_reflow(starts, ends, seeds, step, batch))
+    results += evaluate(second, [REFLOW])
     return results, {"W2^2(q0, q1)": transport, **seconds}
 
 
-def gaussian_bridge(dims: int, steps: int, points: int, sigma: float = 1.0) -> float:
-    """Mean KL over 21 times between the bridge N(-.1, I) -> N(.1, I) and what [SF]2M simulates.
+def _file(name: str) -> str:
+    return name.replace("->", " to ")
 
-    The truth is N(.2 t - .1, [(1-t)^2 + t^2 + t (1-t) sqrt(4 + sigma^4)] I) in closed form;
-    Gaussians are fitted to the simulated states. Euler-Maruyama, 100 steps.
-    """
-    torch.manual_seed(0)
-    stack, path, batch = Stack(2, dims), paths.Brownian(sigma), 512
-    coupling = Sinkhorn(2 * sigma**2, "absolute", seed=1)
 
-    def draw(step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(step)
-        x0, x1 = torch.randn(2, batch, dims, generator=generator).unbind(0)
-        x0, x1 = x0 - 0.1, x1 + 0.1
-        options = {"seed": 1, "step": step, "targets": ("velocity", "noise")}
-        s = path.sample(x0, x1, coupling=coupling, **options)
-        weight = torch.stack([torch.ones(batch), paths.drift_weight(path, s.t)])
-        both = torch.stack([s.x_t, s.x_t]), torch.stack([s.t, s.t])
-        return *both, weight, torch.stack([s.velocity, -s.noise])
+def _kept(
+    work: Callable[..., tuple[list[Any], dict[str, float]]],
+    name: str,
+    protocol: Protocol,
+    folder: Path,
+    compiled: bool,
+) -> tuple[list[Any], dict[str, float]]:
+    """What the work returns, which is done once only."""
+    path = folder / f"{_file(name)}.json"
+    about = protocol._asdict() | {"seeds": list(protocol.seeds)}
+    if path.exists():
+        stored = json.loads(path.read_text())
+        if stored["protocol"] != about:
+            raise ValueError(f"{path} is of {stored['protocol']}, not of {about}: remove it")
+        return stored["results"], stored["facts"]
+    results, facts = work(name, protocol, folder, compiled)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps({"protocol": about, "results": results, "facts": facts}))
+    return results, facts
 
-    _train(stack, draw, steps)
-    x = torch.randn(points, dims) - 0.1
-    divergences = []
-    with torch.no_grad():
-        for i in range(101):
-            t = i / 100
-            if i % 5 == 0:
-                spread = (1 - t) ** 2 + t**2 + t * (1 - t) * math.sqrt(4 + sigma**4)
-                covariance = torch.cov(x.T.double())
-                shift = x.double().mean(0) - (0.2 * t - 0.1)
-                kl = covariance.trace() / spread + shift.square().sum() / spread - dims
-                kl = kl + dims * math.log(spread) - torch.logdet(covariance)
-                divergences.append(float(kl) / 2)
-            drift = stack(x.expand(2, -1, -1), torch.full((2, points), t)).sum(0)
-            x = x + drift / 100 + sigma * 0.1 * torch.randn(points, dims)
-    return sum(divergences) / len(divergences)
+
+def _line(
+    case: str, provider: str, metric: str, shape: tuple[int, ...], mean: float, std: float, note: str
+) -> Row:
+    found = row("two_dimensional", case, provider, "fastgen-torch", shape, torch.float32, metric, "", [mean])
+    low, high = (float(f"{mean + sign * std:.5g}") for sign in (-1, 1))
+    return replace(found, p20=low, p80=high, note=note)
+
+
+def rows_of(
+    name: str, results: Sequence[Sequence[Any]], facts: dict[str, float], protocol: Protocol
+) -> list[Row]:
+    """Mean and one standard deviation either way, over seeds, beside the published ones."""
+    found = []
+    shape = (protocol.points, 2)
+    for method, table in PUBLISHED.items():
+        mine = [Result(*r) for r in results if r[1] == method]
+        mean, std, energy = table[list(PAIRS).index(name)]
+        for metric, values, published in (
+            ("W2", [r.w2 for r in mine], (mean, std)),
+            ("NPE", [r.npe for r in mine], (energy, 0.0)),
+        ):
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            shown = "seeds: " + " ".join(f"{v:.4f}" for v in values)
+            case = f"{name}, {method}"
+            ours = _line(case, "fastgen", metric, shape, statistics.mean(values), spread, shown)
+            found.append(replace(ours, repeats=len(values)))
+            theirs = _line(case, "published", metric, shape, *published, "mean and deviation")
+            found.append(replace(theirs, version=PAPER, device="", date="", commit="", repeats=5))
+    note = ", ".join(f"{k} {v:.4g}" for k, v in facts.items())
+    total = sum(v for k, v in facts.items() if not k.startswith("W2"))
+    found.append(replace(_line(name, "fastgen", "time", shape, total, 0.0, note), unit="s"))
+    return found
 
 
 def main() -> None:
@@ -261,52 +276,45 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--points", type=int, default=10_000, help="of generated and test data")
-    parser.add_argument("--pair", action="append", choices=list(PAIRS), help="default: all")
+    known = [*PAIRS, *gaussian_bridge.CASES]
+    parser.add_argument("--pair", action="append", choices=known, help="default: all")
     parser.add_argument("--jobs", type=int, default=2, help="processes (%(default)s)")
+    parser.add_argument("--eager", action="store_true", help="without torch.compile")
     parser.add_argument("--out", type=Path, default=Path("out/two-dimensional.csv"))
+    parser.add_argument(
+        "--folder", type=Path, default=Path("out/two-dimensional"), help="of checkpoints"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from what --folder has")
     arguments = parser.parse_args()
-    seeds, steps, points = arguments.seeds, arguments.steps, arguments.points
+    protocol = Protocol(range(arguments.seeds), arguments.steps, arguments.points)
     if arguments.quick:
-        seeds, steps, points = 2, 1000, 1000
-    results: list[Result] = []
-    lines: list[list[object]] = []
-    names = arguments.pair or list(PAIRS)
-    work = [(name, seeds, steps, points) for name in names]
+        protocol = Protocol(range(2), 1000, 1000)
+    names = arguments.pair or known
+    if not arguments.resume:
+        for name in names:
+            for path in arguments.folder.glob(f"{_file(name)}*"):
+                path.unlink()
     # A process to a core: networks this small gain nothing from a second thread.
     context = multiprocessing.get_context("spawn")
-    options = {"initializer": torch.set_num_threads, "initargs": (1,), "mp_context": context}
-    with ProcessPoolExecutor(arguments.jobs, **options) as pool:
-        answers = list(pool.map(run_pair, *zip(*work, strict=True)))
-    for name, (found, facts) in zip(names, answers, strict=True):
-        print(f"{name}: " + ", ".join(f"{k} {v:.3g}" for k, v in facts.items()), flush=True)
-        results += found
-        for method, published in PUBLISHED.items():
-            w2 = [r.w2 for r in found if r.method == method]
-            npe = [r.npe for r in found if r.method == method]
-            mean, std, energy = published[list(PAIRS).index(name)]
-            spread = float(np.std(w2, ddof=1)) if seeds > 1 else 0.0
-            lines.append(
-                [name, method, seeds, steps, points, np.mean(w2), spread, np.mean(npe), mean, std]
-            )
-            lines[-1].append(energy)
-            print(
-                f"  {method:20} W2 {np.mean(w2):.3f} +- {spread:.3f}  NPE {np.mean(npe):.3f}   "
-                f"(published {mean:.3f} +- {std:.3f}, {energy:.3f})",
-                flush=True,
-            )
-    header = "pair method seeds steps points w2 w2_std npe published_w2 published_std published_npe"
-    if not arguments.pair:
-        for dims in (5,) if arguments.quick else (5, 20, 50):
-            kl = gaussian_bridge(dims, steps, points)
-            print(f"Gaussian bridge, {dims} dimensions: mean KL {kl:.4f}", flush=True)
-            lines.append([f"bridge {dims}-D", "SF2M-Sink", 1, steps, points, kl, *[""] * 5])
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.out.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(header.split())
-        writer.writerows(
-            [f"{x:.5g}" if isinstance(x, float) else x for x in line] for line in lines
-        )
+    found: dict[str, list[Row]] = {}
+    with ProcessPoolExecutor(
+        arguments.jobs, context, torch.set_num_threads, (1,)
+    ) as pool:
+        rest = (protocol, arguments.folder, not arguments.eager)
+        work = {
+            pool.submit(
+                _kept, run_pair if name in PAIRS else gaussian_bridge.run, name, *rest
+            ): name
+            for name in names
+        }
+        for future in as_completed(work):
+            name = work[future]
+            make = rows_of if name in PAIRS else gaussian_bridge.rows_of
+            found[name] = make(name, *future.result(), protocol)
+            for line in found[name]:
+                print(f"{line.case:32} {line.provider:10} {line.metric:5} {line.median:.4f}"
+                      f" [{line.p20:.4f}, {line.p80:.4f}] {line.note}", flush=True)
+            harness.write([r for n in names for r in found.get(n, [])], arguments.out)
 
 
 if __name__ == "__main__":

@@ -112,12 +112,12 @@ def bridge(
     threads: int,
 ) -> bool: ...
 def describe_bridge(
-    rows: int,
-    shape: torch.Size,
+    like: Tensor,
+    times_like: Tensor,
     elements: int,
-    dtype: torch.dtype,
-    index_dtype: torch.dtype,
     code: int,
+    times_code: int,
+    index_dtype: torch.dtype,
     recipe: int,
     targets: int,
     noisy: bool,
@@ -126,8 +126,10 @@ def describe_bridge(
     sampling: int,
     stream: int,
     time_stream: int,
-    times_type: int,
-) -> Callable[..., bool]: ...
+    parallel: bool,
+) -> Callable[
+    [int, int, Tensor | None, Tensor, Tensor | None, Tensor | None], list[Tensor] | None
+]: ...
 def times(
     rows: int,
     quantiles: int,

@@ -1,6 +1,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <tuple>
@@ -113,65 +115,88 @@ bool bridge(int64_t rows, int64_t elements, const ChoiceArguments& x0, const Cho
 // the seed, the draw and the tensors.
 struct Description {
   Bridge op{};
-  py::tuple shape;  // of one row
+  bool parallel;
+  py::object like, times_like;  // of the results, never written to
+  py::object tensor, empty_like, num_threads;
   py::object dtype, index_dtype;
+  py::tuple shape;
   std::vector<int64_t> ids;
 };
 
-// Whether a tensor is contiguous on the CPU, of this dtype and of rows of this shape; its length.
-bool fits(PyObject* tensor, const py::object& dtype, const py::tuple& row, int64_t* count) {
+// Whether something is a plain contiguous tensor on the CPU, without gradients, of this dtype and
+// of rows of the shape that `shape` has from its second entry on; its length.
+bool fits(const Description& description, PyObject* x, const py::object& dtype, Py_ssize_t dims,
+          int64_t* count) {
   static PyObject* const IS_CONTIGUOUS = PyUnicode_InternFromString("is_contiguous");
   static PyObject* const DTYPE = PyUnicode_InternFromString("dtype");
   static PyObject* const SHAPE = PyUnicode_InternFromString("shape");
   static PyObject* const IS_CPU = PyUnicode_InternFromString("is_cpu");
-  const auto kind = fastgen::attribute(tensor, DTYPE);
-  if (!kind.is(dtype)) return false;
-  const auto shape = fastgen::attribute(tensor, SHAPE);
-  const Py_ssize_t size = PyTuple_GET_SIZE(row.ptr());
-  if (PyTuple_GET_SIZE(shape.ptr()) != size + 1) return false;
-  for (Py_ssize_t i = 0; i < size; ++i)
-    if (PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), i + 1)) !=
-        PyLong_AsLongLong(PyTuple_GET_ITEM(row.ptr(), i)))
+  static PyObject* const REQUIRES_GRAD = PyUnicode_InternFromString("requires_grad");
+  if (reinterpret_cast<PyObject*>(Py_TYPE(x)) != description.tensor.ptr()) return false;
+  if (!fastgen::attribute(x, DTYPE).is(dtype)) return false;
+  const auto shape = fastgen::attribute(x, SHAPE);
+  if (PyTuple_GET_SIZE(shape.ptr()) != dims) return false;
+  for (Py_ssize_t i = 1; i < dims; ++i)
+    if (PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), i)) !=
+        PyLong_AsLongLong(PyTuple_GET_ITEM(description.shape.ptr(), i)))
       return false;
   *count = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), 0));
-  const auto on_cpu = fastgen::attribute(tensor, IS_CPU);
-  const auto contiguous = fastgen::call(tensor, IS_CONTIGUOUS);
-  return on_cpu.ptr() == Py_True && contiguous.ptr() == Py_True;
+  return fastgen::attribute(x, IS_CPU).ptr() == Py_True &&
+         fastgen::attribute(x, REQUIRES_GRAD).ptr() == Py_False &&
+         fastgen::call(x, IS_CONTIGUOUS).ptr() == Py_True;
 }
 
-// run(threads, seed, draw, x0, x1, index0, index1, t, outputs) -> whether the tensors fitted.
+// Whether the environment leaves the choice to C++. It may change between two calls.
+bool wanted() {
+  const char* const backend = std::getenv("FASTGEN_BACKEND");
+  return !backend || !std::strcmp(backend, "auto") || !std::strcmp(backend, "cpp");
+}
+
+// run(seed, draw, x0, x1, index0, index1) -> [t, outputs ...], or None if something does not fit.
 PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t count) try {
   const auto& description = *static_cast<Description*>(PyCapsule_GetPointer(self, nullptr));
   Bridge op = description.op;
-  if (count != 9 || !PyList_Check(args[8]) || PyList_GET_SIZE(args[8]) != op.targets) {
-    PyErr_SetString(PyExc_TypeError, "expected 9 arguments, the last a list of outputs");
+  if (count != 6) {
+    PyErr_SetString(PyExc_TypeError, "expected 6 arguments");
     return nullptr;
   }
-  const int64_t seed = static_cast<int64_t>(PyLong_AsUnsignedLongLongMask(args[1]));
+  int overflow = 0;
+  const int64_t seed = PyLong_AsLongLongAndOverflow(args[0], &overflow);
+  const int64_t draw = overflow ? -1 : PyLong_AsLongLongAndOverflow(args[1], &overflow);
+  if (PyErr_Occurred()) return nullptr;
+  if (overflow || draw < 0 || draw >> 32 || !wanted()) Py_RETURN_NONE;
   op.noise.seeds = &seed;
   op.noise.sample_ids = description.ids.data();
-  op.draw = static_cast<uint32_t>(PyLong_AsUnsignedLongLongMask(args[2]));
-  static const py::tuple none(0);
+  op.draw = static_cast<uint32_t>(draw);
+  const Py_ssize_t dims = PyTuple_GET_SIZE(description.shape.ptr());
   for (int k = 0; k < 2; ++k) {
-    PyObject *x = args[3 + k], *index = args[5 + k];
+    PyObject *x = args[2 + k], *index = args[4 + k];
     if (x == Py_None) continue;
-    if (!fits(x, description.dtype, description.shape, &op.x[k].count)) Py_RETURN_FALSE;
+    if (!fits(description, x, description.dtype, dims, &op.x[k].count)) Py_RETURN_NONE;
     op.x[k].rows = fastgen::data_pointer(x);
+    int64_t rows = op.x[k].count;
     if (index != Py_None) {
-      int64_t rows;
-      if (!fits(index, description.index_dtype, none, &rows) || rows != op.rows) Py_RETURN_FALSE;
+      if (!fits(description, index, description.index_dtype, 1, &rows)) Py_RETURN_NONE;
       op.x[k].index = static_cast<const int64_t*>(fastgen::data_pointer(index));
-    } else if (op.x[k].count != op.rows) {
-      Py_RETURN_FALSE;
     }
+    if (rows != op.rows) Py_RETURN_NONE;
   }
-  op.times_out = fastgen::data_pointer(args[7]);
-  for (int j = 0; j < op.targets; ++j)
-    op.output[j] = fastgen::data_pointer(PyList_GET_ITEM(args[8], j));
-  const int threads = static_cast<int>(PyLong_AsLong(args[0]));
-  if (PyErr_Occurred()) return nullptr;
+  const auto results = fastgen::owned(PyList_New(1 + op.targets));
+  for (int j = -1; j < op.targets; ++j) {
+    const auto& like = j < 0 ? description.times_like : description.like;
+    PyObject* made = PyObject_CallOneArg(description.empty_like.ptr(), like.ptr());
+    if (!made) return nullptr;
+    PyList_SET_ITEM(results.ptr(), j + 1, made);
+    (j < 0 ? op.times_out : op.output[j]) = fastgen::data_pointer(made);
+  }
+  int threads = 1;
+  if (description.parallel) {
+    const auto found = fastgen::owned(PyObject_CallNoArgs(description.num_threads.ptr()));
+    threads = static_cast<int>(PyLong_AsLong(found.ptr()));
+    if (PyErr_Occurred()) return nullptr;
+  }
   bool in_range;
-  if (op.size() < 16384) {
+  if (op.size() < fastgen::RELEASE_GIL_FROM) {
     in_range = run(op, threads);
   } else {
     py::gil_scoped_release release;
@@ -181,45 +206,52 @@ PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t coun
     PyErr_SetString(PyExc_ValueError, "index: an entry is outside the rows of its tensor");
     return nullptr;
   }
-  Py_RETURN_TRUE;
+  return py::object(results).release().ptr();
 } catch (py::error_already_set& error) {
   error.restore();
   return nullptr;
 }
 
-py::object describe_bridge(int64_t rows, const py::tuple& shape, int64_t elements,
-                           const py::object& dtype_, const py::object& index_dtype, int code,
+py::object describe_bridge(const py::object& like, const py::object& times_like, int64_t elements,
+                           int code, int times_code, const py::object& index_dtype,
                            uintptr_t recipe, int targets, bool noisy, uintptr_t quantiles,
-                           int64_t cells, int sampling_code, uint32_t stream,
-                           uint32_t time_stream, int times_type) {
+                           int64_t cells, int sampling_code, uint32_t stream, uint32_t time_stream,
+                           bool parallel) {
   if (targets > MAX_TARGETS) throw std::invalid_argument("too many outputs");
   auto description = std::make_unique<Description>();
+  const py::module_ torch = py::module_::import("torch");
+  description->like = like;
+  description->times_like = times_like;
+  description->parallel = parallel;
+  description->tensor = torch.attr("Tensor");
+  description->empty_like = torch.attr("empty_like");
+  description->num_threads = torch.attr("get_num_threads");
+  description->dtype = like.attr("dtype");
+  description->index_dtype = index_dtype;
+  description->shape = like.attr("shape");
   Bridge& op = description->op;
-  op.rows = rows;
+  op.rows = py::cast<int64_t>(description->shape[0]);
   op.elements = elements;
   op.recipe = at<const double>(recipe);
   op.quantiles = at<const double>(quantiles);
   op.cells = cells;
   op.sampling = sampling(sampling_code);
   op.noise.stream = stream;
-  op.in_order = rows < int64_t{1} << 32;
+  op.in_order = op.rows < int64_t{1} << 32;
   op.time_stream = time_stream;
   op.noisy = noisy;
   op.float64 = dtype(code) == DType::float64;
   op.targets = targets;
   for (int k = 0; k < 2; ++k) op.x[k].type = dtype(code);
   for (int j = 0; j < targets; ++j) op.output_type[j] = dtype(code);
-  op.times_type = dtype(times_type);
-  description->shape = shape;
-  description->dtype = dtype_;
-  description->index_dtype = index_dtype;
-  for (int64_t i = 0; i < rows; ++i) description->ids.push_back(i);
+  op.times_type = dtype(times_code);
+  for (int64_t i = 0; i < op.rows; ++i) description->ids.push_back(i);
   static PyMethodDef method{
       "run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(run_description)),
-      METH_FASTCALL, "run(threads, seed, draw, x0, x1, index0, index1, t, outputs) -> bool"};
+      METH_FASTCALL, "run(seed, draw, x0, x1, index0, index1) -> [t, outputs ...] or None"};
   const py::capsule owner(description.release(),
                           [](void* owned) { delete static_cast<Description*>(owned); });
-  return py::reinterpret_steal<py::object>(PyCFunction_New(&method, owner.ptr()));
+  return fastgen::owned(PyCFunction_New(&method, owner.ptr()));
 }
 
 void times(int64_t rows, uintptr_t quantiles, int64_t cells, int sampling_code,
@@ -244,11 +276,12 @@ void bind_bridge(py::module_& m) {
         py::arg("noisy"), py::arg("outputs"), py::arg("times_out"), py::arg("times_type"),
         py::arg("threads"));
   m.def("describe_bridge", &describe_bridge,
-        "A function run(threads, seed, draw, x0, x1, index0, index1, t, outputs) -> bool.",
-        py::arg("rows"), py::arg("shape"), py::arg("elements"), py::arg("dtype"),
-        py::arg("index_dtype"), py::arg("code"), py::arg("recipe"), py::arg("targets"),
+        "A function run(seed, draw, x0, x1, index0, index1) -> [t, outputs ...], or None where "
+        "something does not fit.",
+        py::arg("like"), py::arg("times_like"), py::arg("elements"), py::arg("code"),
+        py::arg("times_code"), py::arg("index_dtype"), py::arg("recipe"), py::arg("targets"),
         py::arg("noisy"), py::arg("quantiles"), py::arg("cells"), py::arg("sampling"),
-        py::arg("stream"), py::arg("time_stream"), py::arg("times_type"));
+        py::arg("stream"), py::arg("time_stream"), py::arg("parallel"));
   m.def("times", &times, py::arg("rows"), py::arg("quantiles"), py::arg("cells"),
         py::arg("sampling"), py::arg("noise"), py::arg("draw"), py::arg("output"));
 }

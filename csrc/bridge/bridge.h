@@ -228,6 +228,24 @@ class Batch {
     if constexpr (sizeof(Real) != sizeof(float)) convert(source[2], z, count);
   }
 
+  // Of elements e .. e + count - 1 of a long row: in whole groups, the last of which may go beyond.
+  void draw_row_noise(int64_t row, int64_t e, int64_t count) {
+    static_assert(TILE % GROUP == 0);
+    const int64_t block = e / 4, groups = (count + GROUP - 1) / GROUP;
+    const bool carries = block >> 32 != (block + groups * W) >> 32;
+    if (sizeof(Real) != sizeof(float) || e % 4 != 0 || carries) {
+      draw_noise(row * op.elements + e, count);
+      return;
+    }
+    GroupWords words[BATCH];
+    float* z = reinterpret_cast<float*>(source[2]);
+    for (int64_t g = 0; g < groups; g += BATCH) {
+      const int64_t some = groups - g < BATCH ? groups - g : BATCH;
+      draw_words(words, some, block + g * W, noise_row(op.noise, row), op.draw, op.noise.stream);
+      store_normals(z + g * GROUP, words, some);
+    }
+  }
+
   void short_rows(int64_t row, int64_t at, int64_t rows) {
     const int64_t elements = op.elements, count = rows * elements;
     for (int n = 0; n < terms; ++n) {
@@ -291,7 +309,7 @@ class Batch {
         else
           load(source[k], op.x[k].rows, op.x[k].type, from[k] + e, count);
       }
-      if (op.noisy) draw_noise(row * op.elements + e, count);
+      if (op.noisy) draw_row_noise(row, e, count);
       for (int j = 0; j < op.targets; ++j) {
         const bool direct = op.output_type[j] == dtype_of<Real>;
         Real* to = direct ? static_cast<Real*>(op.output[j]) + row * op.elements + e : total;

@@ -3,7 +3,7 @@
 from fastgen.kernels.backend import BACKENDS, implementation, requested
 from fastgen.kernels.contract import Clock, Noise, Sampling, Stream
 from fastgen.kernels.ops import brownian, combine, normals
-from fastgen.kernels.training_ops import bridge, plain, times
+from fastgen.kernels.training_ops import batches, bridge, plain, times
 
 __all__ = [
     "BACKENDS",
@@ -11,6 +11,7 @@ __all__ = [
     "Noise",
     "Sampling",
     "Stream",
+    "batches",
     "bridge",
     "brownian",
     "combine",

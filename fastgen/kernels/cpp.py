@@ -311,66 +311,6 @@ def bridge(
     return [t, *outputs]
 
 
-class Batches:
-    """`bridge` for the batches of a run: recipes, drawn times, one seed, ids 0 .. rows - 1.
-
-    Described to C++ once, so that a small batch costs little beyond its arithmetic.
-    """
-
-    __slots__ = ("_dtype", "_held", "_parallel", "_run", "_shape", "_targets", "_time_dtype")
-
-    def __init__(
-        self,
-        rows: int,
-        shape: torch.Size,
-        dtype: torch.dtype,
-        recipe: Tensor,
-        clock: Clock,
-        noisy: bool,
-        stream: int,
-    ) -> None:
-        self._shape, self._dtype, self._targets = (rows, *shape), dtype, recipe.shape[0]
-        self._time_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-        self._parallel = rows * shape.numel() >= PARALLEL_FROM
-        recipe, quantiles = recipe.contiguous(), clock.quantiles.contiguous()
-        self._held = recipe, quantiles  # by address
-        self._run = _C.describe_bridge(
-            rows,
-            shape,
-            shape.numel(),
-            dtype,
-            torch.int64,
-            DTYPE_CODES[dtype],
-            recipe.data_ptr(),
-            self._targets,
-            noisy,
-            quantiles.data_ptr(),
-            quantiles.numel() - 1,
-            int(clock.sampling),
-            int(stream),
-            int(Stream.TIME),
-            DTYPE_CODES[self._time_dtype],
-        )
-
-    def __call__(
-        self,
-        seed: int,
-        draw: int,
-        x0: Tensor | None,
-        x1: Tensor,
-        index0: Tensor | None,
-        index1: Tensor | None,
-    ) -> tuple[Tensor, list[Tensor]] | None:
-        """t and the outputs, or None where the tensors are not those described."""
-        shape, dtype = self._shape, self._dtype
-        t = torch.empty(shape[0], dtype=self._time_dtype)
-        outputs = [torch.empty(shape, dtype=dtype) for _ in range(self._targets)]
-        threads = torch.get_num_threads() if self._parallel else 1
-        if self._run(threads, seed, draw, x0, x1, index0, index1, t, outputs):
-            return t, outputs
-        return None
-
-
 def _describe(
     inputs: list[tuple[Tensor | None, torch.dtype]],
     outputs: list[Tensor],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -18,6 +18,9 @@ from fastgen.kernels.contract import (
     check_noise,
 )
 from fastgen.kernels.reference.bridge import rows_of
+
+if TYPE_CHECKING:
+    from fastgen.kernels.cpp_bridge import Batches
 
 _LIBRARY = torch.library.Library("fastgen", "FRAGMENT")
 _LIBRARY.define(
@@ -124,6 +127,24 @@ def plain(x0: Tensor | None, x1: Tensor) -> bool:
         return False
     needed = x1.requires_grad or (x0 is not None and x0.requires_grad)
     return not (needed and torch.is_grad_enabled())
+
+
+def batches(
+    rows: int,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    recipe: Tensor,
+    clock: Clock,
+    noisy: bool,
+    stream: int,
+) -> Batches | None:
+    """The calls of `bridge` that a run makes on the CPU, described once; None without C++."""
+    kernel = backend.implementation(recipe.device)
+    if kernel.__name__ != "fastgen.kernels.cpp":
+        return None
+    from fastgen.kernels.cpp_bridge import Batches
+
+    return Batches(rows, shape, dtype, recipe, clock, noisy, stream)
 
 
 def _times(

@@ -30,6 +30,7 @@ NOTHING: Recipe = (0.0, 0.0, 0.0, 0.0, 0.0)
 # Calls that a path keeps described; of more kinds than these a run has no use.
 MAX_DESCRIBED = 32
 ONE: Recipe = (1.0, 0.0, 0.0, 0.0, 0.0)
+NEITHER: tuple[Tensor | None, Tensor | None] = (None, None)
 
 
 class Coupling(Protocol):
@@ -124,8 +125,8 @@ class Path:
         targets: Sequence[str] = ("velocity",),
         times: Times = UNIFORM,
         coupling: Coupling | None = None,
-        pairs: tuple[Tensor | None, Tensor | None] = (None, None),
-        labels: tuple[Tensor | None, Tensor | None] = (None, None),
+        pairs: tuple[Tensor | None, Tensor | None] = NEITHER,
+        labels: tuple[Tensor | None, Tensor | None] = NEITHER,
     ) -> PathSample:
         """A batch of states and targets, in one pass over x0 and x1; differentiable in both.
 
@@ -148,8 +149,7 @@ class Path:
         Raises:
             ValueError: naming the argument that does not fit.
         """
-        plain = t is None and sample_ids is None and coupling is None and labels == (None, None)
-        if plain and type(seed) is int and 0 <= step < 2**32:
+        if t is None and sample_ids is None and coupling is None and labels is NEITHER:
             found = self._quickly(x0, x1, seed, step, tuple(targets), times, pairs)
             if found is not None:
                 return found
@@ -172,7 +172,7 @@ class Path:
         self,
         x0: Tensor | None,
         x1: Tensor,
-        seed: int,
+        seed: int | Tensor,
         step: int,
         targets: tuple[str, ...],
         times: Times,
@@ -182,39 +182,42 @@ class Path:
 
         None where something is to be traced, differentiated, checked or said.
         """
+        if torch.compiler.is_compiling() or type(seed) is not int or type(x1) is not Tensor:
+            return None
         i, j = pairs
-        rows = len(x1 if j is None else j)
-        key = rows, x1.shape[1:], x1.dtype, x0 is None, targets, times
+        key = x1.shape, None if j is None else j.shape, x1.dtype, x0 is None, targets, times
         batches = self._batches.get(key)
-        if not kernels.plain(x0, x1) or kernels.requested() not in ("auto", "cpp"):
-            return None
         if batches is None:
-            if key in self._batches or x1.device.type != "cpu" or x1.ndim == 0:
-                return None
-            if len(self._batches) >= MAX_DESCRIBED:
-                self._batches.clear()
-            self._batches[key] = self._described(rows, x1, x0 is None, targets, times)
+            if key not in self._batches:
+                if len(self._batches) >= MAX_DESCRIBED:
+                    self._batches.clear()
+                self._batches[key] = self._described(x0, x1, j, targets, times)
             return None
-        found = batches(seed, step, x0, x1, i, j)
+        found = batches.run(seed, step, x0, x1, i, j)
         if found is None:
             return None
-        t, (x_t, *others) = found
-        return PathSample(self, t, x_t, dict(zip(targets, others, strict=True)))
+        return PathSample(self, found[0], found[1], dict(zip(targets, found[2:])))  # noqa: B905
 
     def _described(
-        self, rows: int, x1: Tensor, drawn: bool, targets: tuple[str, ...], times: Times
+        self,
+        x0: Tensor | None,
+        x1: Tensor,
+        j: Tensor | None,
+        targets: tuple[str, ...],
+        times: Times,
     ) -> Any:
-        kernel = kernels.implementation(x1.device)
-        if not hasattr(kernel, "Batches") or any(name not in TARGETS for name in targets):
+        drawn, rows = x0 is None, x1 if j is None else j
+        if x1.device.type != "cpu" or x1.ndim == 0 or rows.ndim == 0:
             return None
         if (drawn and not self.noise_source) or x1.dtype not in DTYPE_CODES:
+            return None
+        if any(name not in TARGETS for name in targets):
             return None
         table, noisy = self._recipes(targets, drawn, x1.device)
         if table is None:
             return None
-        clock = times.clock(x1.device)
-        shape, stream = x1.shape[1:], Stream.TRAINING
-        return kernel.Batches(rows, shape, x1.dtype, table, clock, noisy, stream)
+        clock, stream = times.clock(x1.device), Stream.TRAINING
+        return kernels.batches(len(rows), x1.shape[1:], x1.dtype, table, clock, noisy, stream)
 
     def _paired(
         self,
@@ -233,14 +236,14 @@ class Path:
                 f"x0: expected rows of shape {tuple(x1.shape[1:])} like x1, got {tuple(x0.shape)}"
             )
         if coupling is None:
-            if labels != (None, None):
+            if labels != NEITHER:
                 raise ValueError("labels: only a coupling reads them; give one")
             return pairs
-        if pairs != (None, None):
+        if pairs != NEITHER:
             raise ValueError("pairs: give either these or a coupling")
         if x0 is None:
             raise ValueError("coupling: give x0, whose rows are to be paired")
-        if labels == (None, None):
+        if labels == NEITHER:
             return coupling(x0, x1)
         for name, y, x in zip(("labels[0]", "labels[1]"), labels, (x0, x1), strict=True):
             if y is None or y.shape[:1] != x.shape[:1]:

@@ -51,6 +51,10 @@ class Linear(Path):
             found["inverse"] = scaled(ONE, 1 / self.sigma)
         return found
 
+    def standard_deviation(self, t: Tensor) -> Tensor:
+        """Sigma at all times, [B]."""
+        return torch.full_like(t, self.sigma)
+
 
 class Target(Path):
     """x_t = (1 - (1 - sigma) t) x0 + t x1 from noise x0 ~ N(0, 1).
@@ -101,6 +105,11 @@ class Brownian(Path):
             "ds": (0.0, 0.0, 0.0, s, 0.0),
             "inverse": (0.0, 0.0, 0.0, 0.0, 1 / s),
         }
+
+    def standard_deviation(self, t: Tensor) -> Tensor:
+        """Sigma sqrt(t (1 - t)), [B]."""
+        u = t.to(torch.float64)
+        return (self.sigma * (u * (1 - u)).sqrt()).to(t.dtype)
 
 
 class Scheduled(Path):
