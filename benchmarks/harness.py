@@ -269,7 +269,7 @@ def measured(cases: list[Case], quick: bool) -> Iterator[Row]:
     for done, case in enumerate(cases):
         show_progress(done, len(cases))
         if not all(recorded(case.suite, case.name, p.name, case.shape) for p in case.providers):
-            yield from measure(case, bandwidth, *((10, 1.0) if quick else (30, 3.0)))
+            yield from measure(case, bandwidth, *((10, 0.25) if quick else (30, 3.0)))
     show_progress(len(cases), len(cases))
 
 
