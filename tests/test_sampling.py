@@ -1,5 +1,6 @@
 """`Sampler` and `sample`: reproducibility, observation, gradients, dtypes and refusals."""
 
+import itertools
 import warnings
 
 import pytest
@@ -227,6 +228,24 @@ def test_network_that_overwrites_its_output():
     result = make(net=net, **options, model={"reuses_output": True})((4, 3))
     expected = make(net=lambda x, t: 0.5 * x, **options)((4, 3))
     torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_network_may_write_its_outputs_side_by_side():
+    """Parts of one block are not the same memory."""
+    block, turn = torch.empty(8, 4, 3), itertools.count()
+
+    def net(x, t):
+        return torch.sin(x, out=block[next(turn) % 8])
+
+    options = {"solver": "lms", "steps": 6, "order": 4}
+    result = make(net=net, **options)((4, 3))
+    assert torch.equal(result, make(net=lambda x, t: torch.sin(x), **options)((4, 3)))
+
+
+def test_a_network_may_return_a_view_of_its_input():
+    for view in (lambda x: x, lambda x: x.T.contiguous().T, lambda x: x.view(4, 3)[:]):
+        result = make(net=lambda x, t, f=view: f(x), solver="lms", steps=6)((4, 3))
+        assert torch.equal(result, make(net=lambda x, t: x.clone(), solver="lms", steps=6)((4, 3)))
 
 
 @given(shape=st.lists(st.integers(0, 5), min_size=1, max_size=4), solver=st.sampled_from(SOLVERS))
