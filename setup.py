@@ -59,7 +59,7 @@ def is_current(built, source):
 
 
 class BuildWithCuda(build_py):
-    """Puts the source of the CUDA kernels, which are compiled when they are used, into the wheel."""
+    """Puts the source of the CUDA kernels, compiled when they are used, into the wheel."""
 
     def run(self):
         super().run()

@@ -139,12 +139,7 @@ def assign(
     if backend == "cpp" and _C is None:
         raise ValueError("backend='cpp': the C++ kernels are not built; reinstall with a compiler")
     prices = _prices(warm_start, problem, on_device)
-    use_cpp = backend == "cpp" or (backend == "auto" and _C is not None)
-    solver: _Cuda | _Cpp | _Reference
-    if on_device:
-        solver = _Cuda(problem.device)
-    else:
-        solver = _Cpp(threads) if use_cpp else _Reference()
+    solver = _solver(backend, problem.device, threads, on_device)
     eps = epsilon if mode == "eps" else 0.0
     swap = problem.sizes[1] > problem.sizes[2]
     solution = solver.solve(_swapped(problem) if swap else problem, eps, prices)
@@ -154,6 +149,16 @@ def assign(
         invalid = solution.gap.isnan()[:, None]
         solution.match = torch.where(invalid, problem.sizes[2], solution.match)
     return _assignment(solution, problem, batched, return_duals, on_device)
+
+
+def _solver(
+    backend: Backend, device: torch.device, threads: int | None, on_device: bool
+) -> _Cuda | _Cpp | _Reference:
+    if on_device:
+        return _Cuda(device)
+    if backend == "reference" or _C is None:
+        return _Reference()
+    return _Cpp(threads)
 
 
 def _cuda_chosen(x0: Tensor | None, cost: costs.Cost) -> bool:

@@ -1,4 +1,4 @@
-"""Exact assignment on NVIDIA GPUs: csrc/cuda, compiled at run time; nothing waits for the device."""
+"""Exact assignment on NVIDIA GPUs: csrc/cuda, compiled at run time; the host never waits."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 import ctypes
 import re
 import shutil
-import subprocess
 
 import cuda_on_host
 import numpy as np
@@ -331,5 +330,5 @@ class TestOnDevice:
         found = assign(x0, x1)
         assert found.cost.device.type == "cuda"
         assert torch.equal(found.permutation, copied.permutation)
-        i, j = ExactOT(backend="cuda")(x0, x1)
+        _, j = ExactOT(backend="cuda")(x0, x1)
         assert torch.equal(j, found.permutation)
