@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test slow sanitize lint types kernels bench clean
+.PHONY: demo test slow sanitize lint types kernels cuda bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/fastgen demo
@@ -29,6 +29,10 @@ types: $(VENV)/ready
 # The Triton kernels compiled ahead of time for NVIDIA and AMD GPUs, with a gate on the code.
 kernels: $(VENV)/ready
 	$(BIN)/python -m fastgen.kernels.triton.aot
+
+# The CUDA C++ kernels compiled ahead of time, where nvcc is installed; the same gate.
+cuda: $(VENV)/ready
+	$(BIN)/python -m fastgen.couplings.cuda_aot
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks

@@ -5,12 +5,14 @@ Without a working compiler the package still installs: the PyTorch reference the
 
 import os
 import platform
+import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
 FLAGS = [
@@ -41,6 +43,7 @@ if platform.machine().lower() in ("x86_64", "amd64") and sys.platform != "win32"
     # GCC's own AVX-512 headers set off the two warnings.
     ISAS["avx512"] += ["-mf16c", "-mprefer-vector-width=512"]
     ISAS["avx512"] += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+CUDA_SOURCES = sorted(str(s) for s in Path("csrc/cuda").glob("*.cu*"))
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
 
 
@@ -53,6 +56,19 @@ def is_current(built, source):
     headers = [*Path("csrc").glob("*.h"), *source.parent.glob("*.h")]
     inputs = [source, Path(__file__), *headers]
     return built.exists() and built.stat().st_mtime > max(p.stat().st_mtime for p in inputs)
+
+
+class BuildWithCuda(build_py):
+    """Puts the source of the CUDA kernels, compiled when they are used, into the wheel."""
+
+    def run(self):
+        super().run()
+        if self.editable_mode:  # found in csrc/
+            return
+        folder = Path(self.build_lib, "fastgen", "couplings", "cuda_source")
+        folder.mkdir(parents=True, exist_ok=True)
+        for source in CUDA_SOURCES:
+            shutil.copy(source, folder)
 
 
 class BuildKernels(build_ext):
@@ -93,7 +109,7 @@ setup(
         Extension(
             "fastgen._C",
             sorted(str(s) for s in Path("csrc").rglob("*.cpp") if isa_of(s) not in FOREIGN),
-            depends=[str(header) for header in Path("csrc").rglob("*.h")],
+            depends=[*(str(header) for header in Path("csrc").rglob("*.h")), *CUDA_SOURCES],
             include_dirs=["csrc"],
             define_macros=MACROS,
             extra_compile_args=FLAGS + OPENMP,
@@ -102,5 +118,5 @@ setup(
             optional=True,
         )
     ],
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build_ext": BuildKernels, "build_py": BuildWithCuda},
 )

@@ -19,12 +19,14 @@ import torch
 from torch import Tensor
 
 import fastgen
+from benchmarks.gpu_couplings import couplings
 from benchmarks.harness import Provider, Row, row, write
 from benchmarks.networks import NETWORKS
 from fastgen.kernels import Noise, implementation
 from fastgen.schedules import DiscreteVP
 
 Run = Callable[[], object]
+SUITES = ["kernels", "couplings", "loops"]
 
 
 class Bench:
@@ -410,17 +412,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gpu/gpu.csv"))
     parser.add_argument("--seconds", type=float, default=360.0, help="build no case after these")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does every line run?")
-    parser.add_argument("--suite", action="append", choices=["kernels", "loops"], help="all")
+    parser.add_argument("--suite", action="append", choices=SUITES, help="all")
     arguments = parser.parse_args()
     bench = Bench(arguments.device, arguments.out, arguments.seconds, arguments.quick)
-    chosen = arguments.suite or ["kernels", "loops"]
+    chosen = arguments.suite or SUITES
     bandwidth = copies(bench)
     if "kernels" in chosen:
         whole, bench.until = bench.until, bench.until - 0.5 * arguments.seconds
-        if "loops" not in chosen:
+        if chosen == ["kernels"]:
             bench.until = whole
         kernels(bench, bandwidth)
         bench.until = whole
+    if "couplings" in chosen:
+        couplings(bench)
     if "loops" in chosen:
         loops(bench)
     print(f"{len(bench.found)} rows in {arguments.out}")

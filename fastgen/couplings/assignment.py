@@ -139,12 +139,7 @@ def assign(
     if backend == "cpp" and _C is None:
         raise ValueError("backend='cpp': the C++ kernels are not built; reinstall with a compiler")
     prices = _prices(warm_start, problem, on_device)
-    use_cpp = backend == "cpp" or (backend == "auto" and _C is not None)
-    solver: _Cuda | _Cpp | _Reference
-    if on_device:
-        solver = _Cuda(problem.device)
-    else:
-        solver = _Cpp(threads) if use_cpp else _Reference()
+    solver = _solver(backend, problem.device, threads, on_device, return_duals)
     eps = epsilon if mode == "eps" else 0.0
     swap = problem.sizes[1] > problem.sizes[2]
     solution = solver.solve(_swapped(problem) if swap else problem, eps, prices)
@@ -154,6 +149,16 @@ def assign(
         invalid = solution.gap.isnan()[:, None]
         solution.match = torch.where(invalid, problem.sizes[2], solution.match)
     return _assignment(solution, problem, batched, return_duals, on_device)
+
+
+def _solver(
+    backend: Backend, device: torch.device, threads: int | None, on_device: bool, duals: bool
+) -> _Cuda | _Cpp | _Reference:
+    if on_device:
+        return _Cuda(device)
+    if backend == "reference" or _C is None:
+        return _Reference()
+    return _Cpp(threads, duals)
 
 
 def _cuda_chosen(x0: Tensor | None, cost: costs.Cost) -> bool:
@@ -261,8 +266,8 @@ class _Reference:
 
 
 class _Cpp:
-    def __init__(self, threads: int | None):
-        self._threads = threads
+    def __init__(self, threads: int | None, duals: bool):
+        self._threads, self._duals = threads, duals
 
     def solve(self, problem: costs.Problem, epsilon: float, prices: Tensor | None) -> _Solution:
         if problem.matrix is not None:
@@ -298,17 +303,18 @@ class _Cpp:
             # In float32 squares of very small or large numbers do not fit.
             return self._by_product(problem, x0.double(), x1.double(), epsilon, prices)
         matrix = costs.matrix_of(a, b, problem.root)
-        # From |b|^2 - 2 a.b of centred points to |a - b|^2 = |a - b + shift|^2 of the given ones.
-        columns = -2 * torch.bmm(b, shift[:, :, None])[:, :, 0].double()
-        if prices is not None:
-            prices = prices - columns
+        if prices is not None or self._duals:
+            # From |b|^2 - 2 a.b of centred points to |a - b|^2 = |a - b + shift|^2 of the given.
+            columns = -2 * torch.bmm(b, shift[:, :, None])[:, :, 0].double()
+            prices = None if prices is None else prices - columns
         assert problem.x0 is not None
         tolerance = TOLERANCE[problem.x0.dtype]
         found = self._run(problem.sizes, x0.dtype, epsilon, prices, tolerance, matrix, not float64)
-        if not problem.root:
+        if not problem.root and self._duals:
             found.columns += columns
             found.rows += norms[0].double().square() + shift.double().square().sum(1, keepdim=True)
             found.rows += 2 * torch.bmm(a, shift[:, :, None])[:, :, 0].double()
+        if not problem.root:
             _, n, dims = x0.shape
             for k, pair in enumerate(zip(x0, x1, found.match, strict=True)):
                 first, second, match = (x.data_ptr() for x in pair)

@@ -1,4 +1,4 @@
-"""Exact assignment on NVIDIA GPUs: csrc/cuda, compiled at run time; nothing waits for the device."""
+"""Exact assignment on NVIDIA GPUs: csrc/cuda, compiled at run time; the host never waits."""
 
 from __future__ import annotations
 
@@ -61,11 +61,15 @@ class Problem(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Runtime:
-    """Loaded kernels, and what their launch depends on."""
+    """Loaded kernels, and what their launch depends on.
+
+    threads: of a block, at most; a power of two. No result depends on it.
+    """
 
     module: nvrtc.Module
     processors: int
     shared_limit: int
+    threads: int = 512
 
 
 def sources() -> tuple[str, dict[str, str]]:
@@ -226,7 +230,7 @@ class _Launch:
         team = 1
         if m > ONE_BLOCK and self._count < found.processors:
             team = min(found.processors // self._count, -(-m // 32))
-        threads = 512 if team > 1 or m > 512 else 256 if m > 128 else 128
+        threads = min(found.threads, 512 if team > 1 or m > 512 else 256 if m > 128 else 128)
         shared = SHARED + TOKEN * -(-m // team)
         if shared > found.shared_limit:
             raise ValueError(

@@ -168,9 +168,7 @@ class Module:
             self._functions[name] = function
         if shared > max(PLAIN_SHARED, self._shared.get(name, 0)):
             self._check(
-                self._driver.cuFuncSetAttribute(
-                    self._functions[name], _MOST_DYNAMIC_SHARED, shared
-                )
+                self._driver.cuFuncSetAttribute(self._functions[name], _MOST_DYNAMIC_SHARED, shared)
             )
             self._shared[name] = shared
         return self._functions[name]

@@ -31,6 +31,6 @@ def build(folder: Path, *flags: str) -> ctypes.CDLL:
     return library
 
 
-def runtime(library: ctypes.CDLL, processors: int) -> cuda.Runtime:
+def runtime(library: ctypes.CDLL, processors: int, threads: int = 64) -> cuda.Runtime:
     """Kernels "loaded" on a device of so many processors."""
-    return cuda.Runtime(nvrtc.Module(library, b""), processors, 200_000)
+    return cuda.Runtime(nvrtc.Module(library, b""), processors, 200_000, threads)
