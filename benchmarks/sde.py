@@ -19,7 +19,7 @@ except ImportError:
 SUITE = "sde"
 STATE, STEPS, DYADIC = (256, 64), 1000, 1024
 MOTION = (64, 3072)
-QUERIES = 64
+QUERIES, FEW, TOGETHER = 64, 16, 16
 
 
 class Equation:
@@ -59,9 +59,8 @@ def solves(quick: bool) -> Iterator[Case]:
     )
     for theirs, name, sde_type in known[:1] if quick else known:
         providers = [Provider("fastgen", _ours(name, sde_type, STEPS, "draws"), units=STEPS)]
-        if name != "srk":
-            brownian = _ours(name, sde_type, DYADIC, "brownian")
-            providers.append(Provider("fastgen, path", brownian, units=DYADIC))
+        brownian = _ours(name, sde_type, DYADIC, "brownian")
+        providers.append(Provider("fastgen, path", brownian, units=DYADIC))
         if torchsde is not None:
             # As many steps: in shorter solves torchsde spends most time on its first queries.
             run = _theirs(theirs, sde_type, STEPS)
@@ -101,7 +100,12 @@ def _theirs(method: str, sde_type: str, steps: int) -> Callable[[], Tensor]:
 
 
 def queries() -> Iterator[Case]:
-    """Microseconds per query of an increment, with a new motion each time."""
+    """Microseconds per query of an increment, with a new motion each time.
+
+    torchsde's default is a motion that depends on which queries were made, in which order; its
+    halfway tree is the one like ours, of which any order gives the same. Both are resolved to
+    2^-20 of the interval here; ours is to 2^-24 by default.
+    """
     generator = torch.Generator().manual_seed(1)
     ends = torch.rand(QUERIES, 2, generator=generator, dtype=torch.float64).sort(1).values
     grid = torch.linspace(0, 1, QUERIES + 1, dtype=torch.float64)
@@ -113,18 +117,23 @@ def queries() -> Iterator[Case]:
     ):
         providers = [
             Provider("fastgen", _query(pairs), units=QUERIES),
-            Provider("fastgen, together", _query_together(pairs), units=QUERIES),
+            Provider("fastgen, depth 20", _query(pairs, 20), units=QUERIES),
         ]
+        if "sequence" in name:
+            providers.append(Provider("fastgen, together", _query_together(pairs), units=QUERIES))
         if torchsde is not None:
             providers.append(Provider("torchsde", _query_torchsde(pairs), "torchsde", QUERIES))
+            few = pairs[:FEW]
+            tree = _query_torchsde(few, halfway_tree=True, tol=2.0**-20)
+            providers.append(Provider("torchsde, any order", tree, "torchsde", FEW))
         yield Case(SUITE, name, MOTION, torch.float32, providers)
 
 
-def _query(pairs: Tensor) -> Callable[[], Any]:
+def _query(pairs: Tensor, depth: int = 24) -> Callable[[], Any]:
     times = pairs.tolist()
 
     def run() -> None:
-        path = fastgen.BrownianPath(MOTION, seed=1)
+        path = fastgen.BrownianPath(MOTION, seed=1, depth=depth)
         for s, t in times:
             path(s, t)
 
@@ -132,24 +141,23 @@ def _query(pairs: Tensor) -> Callable[[], Any]:
 
 
 def _query_together(pairs: Tensor) -> Callable[[], Any]:
-    """All values by one call, in chunks of 16 queries as solvers ask for them."""
+    """Several steps by one call, as solvers ask for them; their ends in one order."""
+    times = pairs.flatten().unique()
 
     def run() -> None:
         path = fastgen.BrownianPath(MOTION, seed=1)
-        for part in pairs.split(16):
-            times, place = part.unique(return_inverse=True)
-            w = path.at(times)
-            for i, j in place.tolist():
-                (w[j] - w[i]).float()
+        for first in range(0, len(times) - 1, TOGETHER):
+            part = times[first : first + TOGETHER + 1]
+            path.steps(part, torch.ones(len(part) - 1, dtype=torch.float64))
 
     return run
 
 
-def _query_torchsde(pairs: Tensor) -> Callable[[], Any]:
+def _query_torchsde(pairs: Tensor, **options: Any) -> Callable[[], Any]:
     times = pairs.tolist()
 
     def run() -> None:
-        motion = torchsde.BrownianInterval(0.0, 1.0, size=MOTION, entropy=1)
+        motion = torchsde.BrownianInterval(0.0, 1.0, size=MOTION, entropy=1, **options)
         for s, t in times:
             motion(s, t)
 

@@ -329,6 +329,7 @@ def _options(solver: str) -> Sequence[str]:
         "checkpoint",
         "snapshots",
         "check_every",
+        "capture",
     )
 
 

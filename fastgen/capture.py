@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,100 +12,13 @@ from torch.utils import _pytree as pytree
 
 from fastgen.errors import nearest
 from fastgen.execution import BufferKey, InPlaceRun
+from fastgen.graphs import recorded, warm_up
 from fastgen.guidance import Guidance
 from fastgen.plans import Plan
 from fastgen.plans.forms import Computed
 
 if TYPE_CHECKING:
     from fastgen.sampling import Sampler
-
-
-class Recording(Protocol):
-    """Work on fixed memory, recorded once and repeated."""
-
-    graphed: bool
-
-    def record(self, work: Callable[[], None]) -> None:
-        """Take note of the work."""
-
-    def replay(self) -> None:
-        """Do it again on what the memory holds now."""
-
-
-class Repetition:
-    """Where there are no graphs: the work is called again."""
-
-    graphed = False
-
-    def record(self, work: Callable[[], None]) -> None:
-        """Keep the work."""
-        self.work = work
-
-    def replay(self) -> None:
-        """Do it."""
-        self.work()
-
-
-class Graph:
-    """A CUDA graph (a HIP graph on ROCm)."""
-
-    graphed = True
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.graph = device, torch.cuda.CUDAGraph()
-
-    def record(self, work: Callable[[], None]) -> None:
-        """Capture the work, which must have run before: kernels cannot be loaded now."""
-        with torch.cuda.device(self.device):
-            stream = torch.cuda.Stream()
-            # Other threads may allocate memory meanwhile.
-            with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"):
-                work()
-
-    def replay(self) -> None:
-        """Launch the graph on the current stream."""
-        self.graph.replay()
-
-
-def recording(device: torch.device) -> Recording:
-    """What records on this device."""
-    return Graph(device) if device.type == "cuda" else Repetition()
-
-
-def warm_up(work: Callable[[], None], device: torch.device, runs: int) -> None:
-    """Run the work as it is before a capture: kernels are compiled, libraries take their memory.
-
-    Captures forbid the default stream, so a stream of its own is used here too.
-    """
-    if device.type != "cuda":
-        work()
-        return
-    with torch.cuda.device(device):
-        current, side = torch.cuda.current_stream(), torch.cuda.Stream()
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            for _ in range(max(runs, 1)):
-                work()
-        current.wait_stream(side)
-
-
-def recorded(work: Callable[[], None], device: torch.device, what: str) -> Recording:
-    """Warm work, recorded; if it cannot be, called again each time, with a warning."""
-    made = recording(device)
-    try:
-        made.record(work)
-    except Exception as error:  # whatever the network throws while it is captured
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        warnings.warn(
-            f"fastgen: the {what} could not be captured as a graph ({reason}); it runs eagerly. "
-            "A network is captured only if it never reads values back (.item(), .cpu(), shapes "
-            "or branches that depend on data) and works in fixed memory.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-        made = Repetition()
-        made.record(work)
-    return made
 
 
 class StaticArguments:

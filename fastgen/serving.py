@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastgen import kernels
-from fastgen.capture import Recording, StaticArguments, recorded, warm_up
+from fastgen.capture import StaticArguments
 from fastgen.devices import upload
 from fastgen.errors import nearest
 from fastgen.evaluation import Evaluation
+from fastgen.graphs import Recording, recorded, warm_up
 from fastgen.kernels import Noise, Stream
 from fastgen.plans import Plan
 from fastgen.plans.embedding import Layout, embed

@@ -10,7 +10,7 @@ from tape import Noting, Tape
 from torch import nn
 
 import fastgen
-from fastgen import capture, execution, schedules
+from fastgen import execution, graphs, schedules
 from fastgen.guidance import dynamic_threshold
 
 SCHEDULE = schedules.LinearVP()
@@ -34,7 +34,7 @@ def device(request, monkeypatch):
             entries = []  # noqa: RUF012 (calls before a recording are nobody's)
 
         noting = Noting(lambda: tapes[-1] if tapes else Idle)
-        monkeypatch.setattr(capture, "recording", recording)
+        monkeypatch.setattr(graphs, "recording", recording)
         monkeypatch.setattr(execution.kernels, "implementation", lambda *_: noting)
     return torch.device(request.param)
 

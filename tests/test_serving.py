@@ -11,7 +11,7 @@ from tape import Noting, Tape
 from torch import nn
 
 import fastgen
-from fastgen import capture, schedules, serving
+from fastgen import graphs, schedules, serving
 
 SCHEDULE = schedules.LinearVP()
 SOLVERS = ["ddim", "euler", "dpmpp_2m", "unipc", "ddpm", "heun", "euler_ancestral", "rk4"]
@@ -175,7 +175,7 @@ def test_a_recorded_step_reads_everything_from_memory(monkeypatch):
     """On a tape, as in a CUDA graph, no Python code of the step runs again."""
     tape = Tape()
     noting = Noting(lambda: tape)
-    monkeypatch.setattr(capture, "recording", lambda device: tape)
+    monkeypatch.setattr(graphs, "recording", lambda device: tape)
     monkeypatch.setattr(serving.kernels, "implementation", lambda *_: noting)
     plans = [plan(s, n) for s in ("dpmpp_2m", "ddpm", "heun") for n in (2, 4)]
     sampler = make(plans[0])

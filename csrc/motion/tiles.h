@@ -28,27 +28,32 @@ class Blocks {
     element = 4 * b;
     Lanes l0{}, l1{}, l3{}, m0{}, m1{};
     const bool together = b + BLOCKS <= per_row && b >> 32 == (b + BLOCKS) >> 32;
+    key_stride = !together;
     for (int g = 0; g < GROUPS; ++g) {
-      if (together && g > 0) {
-        for (int h = 0; h < 2; ++h) {
-          w0[g][h] = w0[g - 1][h] + W;
-          w1[g][h] = w1[0][h], w3[g][h] = w3[0][h], k0[g][h] = k0[0][h], k1[g][h] = k1[0][h];
+      if (!together || g == 0) {
+        for (int i = 0; i < W; ++i) {
+          const Row key = noise_row(op.noise, r < op.rows ? r : op.rows - 1);
+          const int at = slot(i);
+          l0.at[at] = b;
+          l1.at[at] = key.sample;
+          l3.at[at] = last_word(op.noise.stream, b, key.sample);
+          m0.at[at] = key.seed;
+          m1.at[at] = key.seed >> 32;
+          if (++b == per_row) b = 0, ++r;
         }
-        continue;
       }
-      for (int i = 0; i < W; ++i) {
-        const Row key = noise_row(op.noise, r < op.rows ? r : op.rows - 1);
-        const int at = slot(i);
-        l0.at[at] = b;
-        l1.at[at] = key.sample;
-        l3.at[at] = last_word(op.noise.stream, b, key.sample);
-        m0.at[at] = key.seed;
-        m1.at[at] = key.seed >> 32;
-        if (++b == per_row) b = 0, ++r;
+      for (int h = 0; h < 2; ++h) {
+        if (!together || g == 0) {
+          U64 k0 = m0.pair[h], k1 = m1.pair[h];
+          for (int round = 0; round < 10; ++round) {
+            keys[g][h][round][0] = k0, keys[g][h][round][1] = k1;
+            k0 += 0x9E3779B9u;
+            k1 += 0xBB67AE85u;
+          }
+        }
+        begin(h, l0.pair[h] + (together ? uint64_t(g) * W : 0), l1.pair[h], l3.pair[h],
+              keys[g * key_stride][h], &starts[g]);
       }
-      for (int h = 0; h < 2; ++h)
-        w0[g][h] = l0.pair[h], w1[g][h] = l1.pair[h], w3[g][h] = l3.pair[h], k0[g][h] = m0.pair[h],
-        k1[g][h] = m1.pair[h];
     }
   }
 
@@ -60,10 +65,11 @@ class Blocks {
   void draw(const uint32_t* nodes, int count, float* normals) const {
     GroupWords words[NODES * GROUPS];
     for (int i = 0; i < count; ++i) {
-      const U64 w2 = splat(nodes[i]);
+      const uint64_t product = uint64_t{nodes[i]} * 0xCD9E8D57u;
+      const U64 low = splat(product), high = splat(product >> 32);
       for (int g = 0; g < GROUPS; ++g)
-        words[i * GROUPS + g] = {philox({w0[g][0], w1[g][0], w2, w3[g][0]}, k0[g][0], k1[g][0]),
-                                 philox({w0[g][1], w1[g][1], w2, w3[g][1]}, k0[g][1], k1[g][1])};
+        words[i * GROUPS + g] = {rest(starts[g].half[0], low, high, keys[g * key_stride][0]),
+                                 rest(starts[g].half[1], low, high, keys[g * key_stride][1])};
     }
     store_normals(normals, words, count * GROUPS);
   }
@@ -78,7 +84,33 @@ class Blocks {
   const int64_t per_row;
   int64_t row = 0, element = 0;
   int blocks = 0;
-  U64 w0[GROUPS][2], w1[GROUPS][2], w3[GROUPS][2], k0[GROUPS][2], k1[GROUPS][2];
+  int key_stride = 0;
+  U64 keys[GROUPS][2][10][2];
+
+  // What two rounds of Philox make of all words but the third, the node.
+  struct Start {
+    struct {
+      U64 first, second, third, fourth;
+    } half[2];
+  };
+  Start starts[GROUPS];
+
+  static void begin(int h, U64 w0, U64 w1, U64 w3, const U64 (*key)[2], Start* start) {
+    const U64 p0 = multiply_wide(w0, 0xD2511F53u);
+    const U64 p1 = multiply_wide((p0 >> 32) ^ w3 ^ key[0][1], 0xCD9E8D57u);
+    start->half[h] = {w1 ^ key[0][0], (p1 >> 32) ^ key[1][0], p1, p0 ^ key[1][1]};
+  }
+
+  template <class S>
+  static FASTGEN_INLINE Words rest(const S& s, U64 low, U64 high, const U64 (*key)[2]) {
+    const U64 p = multiply_wide(high ^ s.first, 0xD2511F53u);
+    Words c{s.second ^ low, s.third, (p >> 32) ^ s.fourth, p};
+    for (int round = 2; round < 10; ++round) {
+      const U64 p0 = multiply_wide(c.w0, 0xD2511F53u), p1 = multiply_wide(c.w2, 0xCD9E8D57u);
+      c = {(p1 >> 32) ^ c.w1 ^ key[round][0], p1, (p0 >> 32) ^ c.w3 ^ key[round][1], p0};
+    }
+    return c;
+  }
 
   template <class T>
   void store(T* to, const double* values, int64_t number) const {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fastgen.graphs import Recording, recorded, warm_up
 from fastgen.integrate.problem import Field
 from fastgen.integrate.tableau import Tableau
 from fastgen.kernels.integrate import (
@@ -75,6 +76,7 @@ def integrate(
     observer: Observer | None = None,
     check_every: int | None = None,
     watch: bool = False,
+    capture: bool = False,
 ) -> Raw:
     """Solve from times[..., 0] to times[..., -1]; see `fastgen.odeint`.
 
@@ -90,6 +92,7 @@ def integrate(
         observer: sees every step.
         check_every: steps between two looks at the rows' states.
         watch: evaluate f for the first time with gradients enabled.
+        capture: record an attempted step of the whole batch, and repeat it.
 
     Raises:
         NeedsGradientError: if that value requires gradients.
@@ -103,7 +106,7 @@ def integrate(
         field.state.segment_ends,
         times.detach(),
         step_size,
-        field.compact,
+        field.compact and not capture,
         first_step is not None,
     )
     _begin(w, rtol, atol, first_step)
@@ -113,10 +116,10 @@ def integrate(
     with torch.no_grad():
         if y.shape[0] == 0:
             calls, rows = 0, 0
-        elif observer is None and hasattr(ops, "advance"):
+        elif observer is None and not capture and hasattr(ops, "advance"):
             calls, rows = _run_fused(field, w, ops, watch)
         else:
-            calls, rows = _run(field, w, ops, observer, check_every, watch)
+            calls, rows = _run(field, w, ops, observer, check_every, watch, capture)
     return _finish(w, calls, rows)
 
 
@@ -187,17 +190,35 @@ def _run(
     observer: Observer | None,
     check_every: int,
     watch: bool,
+    capture: bool,
 ) -> tuple[int, int]:
-    """The same, operation by operation."""
+    """The same, operation by operation.
+
+    An attempted step is always the same work on the same memory, until rows are left out: rows
+    that have ended are not changed by it. So one can be recorded, and it is a step like any other
+    that warms it up.
+    """
     calls = evaluated = 0
     rows = -1
+    made: Recording | None = None
     call: Callable[[], Any] = lambda: None  # noqa: E731
 
     def evaluate(i: int) -> None:
-        nonlocal calls, evaluated
+        nonlocal calls
         value = _watched(call) if watch and not calls else call()
         w.k[i, :rows] = field.checked(value, w.stage[:rows]) if field.state.single else value
-        calls, evaluated = calls + 1, evaluated + rows
+        calls += 1
+
+    def attempt() -> None:
+        for i in range(1, len(w.c)):
+            ops.stage(i)
+            evaluate(i)
+        ops.control()
+        if observer is not None:
+            observer.decided(w, rows)
+        ops.commit()
+        if observer is not None:
+            observer.moved(w, rows)
 
     def bind() -> Callable[[], Any]:
         f, t, y = field.bound(
@@ -218,21 +239,23 @@ def _run(
         ops.probe()
         evaluate(1)
         ops.first()
+    evaluated = calls * rows
     step = 0
     code = ops.compacted()
     while code != FINISHED:
         if code == FEWER_ROWS:
             rows = ops.rows
             call = bind()
-        for i in range(1, len(w.c)):
-            ops.stage(i)
-            evaluate(i)
-        ops.control()
-        if observer is not None:
-            observer.decided(w, rows)
-        ops.commit()
-        if observer is not None:
-            observer.moved(w, rows)
+        before = calls
+        if made is not None:
+            made.replay()
+        elif capture:
+            warm_up(attempt, w.y.device, 1)
+            made = recorded(attempt, w.y.device, "step of odeint")
+        else:
+            attempt()
+        calls = before + len(w.c) - 1
+        evaluated += (len(w.c) - 1) * rows
         step += 1
         code = 0 if step % check_every else ops.compacted()
     return calls, evaluated

@@ -103,6 +103,7 @@ def odeint(
     return_solution: bool = False,
     backend: str | None = None,
     check_every: int | None = None,
+    capture: bool = False,
 ) -> Any:
     """Solve dy/dt = f(t, y), y(t_0) = y0, and return y at all times t: [T, ...].
 
@@ -152,6 +153,10 @@ def odeint(
         return_solution: return a `Solution` instead of the states.
         backend: "auto", "reference", "cpp" or "triton"; None reads FASTGEN_BACKEND.
         check_every: steps between two looks at the samples' states; each makes a GPU wait.
+        capture: on a GPU record one attempted step, f included, as a CUDA graph, and replay it: f
+            must never read a value back (.item(), branches that depend on data) and work in fixed
+            memory, or the solve runs eagerly, with a warning. All samples are evaluated until the
+            last has ended. Without gradients and events. On a CPU the step is called again.
 
     Returns:
         The states [T, ...] in the structure of y0, or a `Solution`.
@@ -188,6 +193,11 @@ def odeint(
             "event: found for methods of varying steps and without gradients; use "
             "gradient='none' or torch.no_grad()"
         )
+    if capture and (event is not None or needed or not adaptive):
+        raise ValueError(
+            "capture=True: for methods of varying steps, without events and gradients; use "
+            "gradient='none' or torch.no_grad()"
+        )
     if not adaptive:
         if gradient == "adjoint" and needed:
             raise ValueError(
@@ -206,12 +216,12 @@ def odeint(
         observer = Recorder()
     arguments = field, y.detach(), times, tableau, *tolerances, sizes, first_step, backend
     try:
-        raw = integrate(*arguments, observer, check_every, wanted and not needed)
+        raw = integrate(*arguments, observer, check_every, wanted and not needed, capture)
     except NeedsGradientError:  # a closure over tensors that need gradients shows in its value
-        if gradient == "adjoint" or event is not None:
+        if gradient == "adjoint" or event is not None or capture:
             raise ValueError(
                 "f depends on tensors that need gradients and is no module: for the adjoint pass "
-                "parameters=(...); with an event use gradient='none'"
+                "parameters=(...); with an event or capture=True use gradient='none'"
             ) from None
         needed, observer = True, Recorder()
         raw = integrate(*arguments, observer, check_every)

@@ -164,6 +164,13 @@ def test_motions():
     torch.testing.assert_close(bm(0.0, 1.0) + bm(1.0, 2.0), bm(0.0, 2.0))
     assert abs(float(bm(0.5, 2.5).var()) / 2 - 1) < 5 * math.sqrt(2 / 20_000)
     assert torch.equal(bm(0.5), bm(-1.0, 0.5))
+    area = ours.BrownianInterval(
+        -1.0, 3.0, size=(50, 400), entropy=5, levy_area_approximation="space-time"
+    )
+    w, u = area(0.5, 2.5, return_U=True)  # U is half of 2 W, and 2 H of variance 4 * 2 / 12
+    assert torch.equal(w, area(0.5, 2.5))
+    assert abs(float((u - w).var()) / (2 / 3) - 1) < 5 * math.sqrt(2 / 20_000)
+    assert all((x == 0).all() for x in area(0.5, 0.5, return_U=True))
     with pytest.warns(UserWarning, match="outside"):
         assert torch.equal(bm(0.5, 9.0), bm(0.5, 3.0))
     with pytest.raises(RuntimeError, match="must respect"):
@@ -179,6 +186,18 @@ def test_motions():
     first = ours.BrownianInterval(size=(2, 2)).entropy
     torch.manual_seed(3)
     assert ours.BrownianInterval(size=(2, 2)).entropy == first
+
+
+def test_srk_on_a_motion_with_areas():
+    bm = ours.BrownianInterval(
+        0.0, 1.0, size=(4, 3), levy_area_approximation="space-time", entropy=2, **OPTIONS
+    )
+    y0, equation = torch.linspace(-1, 1, 12, **OPTIONS).reshape(4, 3), Equation("diagonal", "ito")
+    coarse, fine, finer = (
+        ours.sdeint(equation, y0, [0.0, 1.0], bm=bm, method="srk", dt=1 / n)[-1]
+        for n in (8, 64, 512)
+    )
+    assert (fine - finer).abs().max() < 0.1 * (coarse - finer).abs().max()
 
 
 def test_names_and_both_at_once():

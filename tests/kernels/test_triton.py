@@ -245,7 +245,7 @@ def test_brownian_at_special_times():
 
 @pytest.mark.parametrize(("depth", "own"), [(24, False), (7, True)])
 def test_brownian_areas_and_depths_equal_reference(depth, own):
-    times = torch.tensor([0.3, 1.0] if depth == 24 else [math.nan, 0.0, 2**-25, 1.0, 0.7, 0.5])
+    times = torch.tensor([0.3] if depth == 24 else [math.nan, 1.0, 0.7])
     times = times.double()[:, None].expand(-1, 2) if own else times.double()
     seeds, ids = torch.tensor([-3, 9])[: 1 + own], torch.tensor([2**40 + 1, 7])[: 1 + own]
     keys = to_device(seeds), to_device(ids), 1, to_device(times), depth

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,12 +24,11 @@ class BrownianInterval:
         size: (batch, channels), or any other.
         dtype, device: of what it returns.
         entropy: the seed; None draws one from torch's generator.
+        levy_area_approximation: "none", or "space-time" for ``return_U=True`` and "srk".
 
     Raises:
-        ValueError: for given W or H, or a Levy area: the tree has increments alone.
+        ValueError: for given W or H, or approximations of the Levy area.
     """
-
-    levy_area_approximation = "none"
 
     def __init__(
         self,
@@ -49,11 +49,12 @@ class BrownianInterval:
     ) -> None:
         if W is not None or H is not None:
             raise ValueError("W, H: a motion with given ends is not offered; leave them out")
-        if levy_area_approximation != "none":
+        if levy_area_approximation not in ("none", "space-time"):
             raise ValueError(
                 f"levy_area_approximation={levy_area_approximation!r}: the tree has increments "
-                "alone; sdeint(..., bm=None) has the space-time Levy area for 'srk'"
+                "and, for 'space-time', the space-time Levy area"
             )
+        self.levy_area_approximation = levy_area_approximation
         if size is None:
             raise ValueError("size: expected (batch, channels), got None")
         self._size = torch.Size(size)
@@ -68,6 +69,7 @@ class BrownianInterval:
             float(t0),
             float(t1),
             seed=entropy % 2**64,
+            levy_area=levy_area_approximation == "space-time",
             dtype=self._dtype,
             device=device or "cpu",
         )
@@ -78,16 +80,29 @@ class BrownianInterval:
         tb: float | Tensor | None = None,
         return_U: bool = False,
         return_A: bool = False,
-    ) -> Tensor:
-        """W(tb) - W(ta), or W(ta) - W(t0); times outside of the interval are its ends."""
-        if return_U or return_A:
-            raise ValueError("return_U, return_A: the tree has increments alone")
+    ) -> Any:
+        """W(tb) - W(ta), or W(ta) - W(t0); times outside of the interval are its ends.
+
+        With return_U also U, the integral of W_u - W(ta) over [ta, tb].
+        """
+        if return_A or (return_U and not self.path.levy_area):
+            raise ValueError(
+                "return_U, return_A: the tree has U with levy_area_approximation='space-time', "
+                "and no Levy areas"
+            )
         start, end = (self.path.t0, float(ta)) if tb is None else (float(ta), float(tb))
         if start > end:
             raise RuntimeError(
                 f"Query times ta={start:.3f} and tb={end:.3f} must respect ta <= tb."
             )
-        return self.path(self._clamped(start), self._clamped(end)).reshape(self._size)
+        start, end = self._clamped(start), self._clamped(end)
+        if not return_U:
+            return self.path(start, end).reshape(self._size)
+        if start == end:
+            zero = torch.zeros(self._size, dtype=self._dtype, device=self.path.device)
+            return zero, zero.clone()
+        w, h = (x.reshape(self._size) for x in self.path.with_area(start, end))
+        return w, (end - start) * (w / 2 + h)
 
     def _clamped(self, t: float) -> float:
         inside = min(max(t, self.path.t0), self.path.t1)
@@ -136,9 +151,9 @@ class BrownianPath(BrownianInterval):
         tb: float | Tensor | None = None,
         return_U: bool = False,
         return_A: bool = False,
-    ) -> Tensor:
+    ) -> Any:
         """The value at t, or the increment from t to tb."""
-        w = super().__call__(t, tb, return_U, return_A)
+        w: Any = super().__call__(t, tb, return_U, return_A)
         return w + self._w0 if tb is None else w
 
 
