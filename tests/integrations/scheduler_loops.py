@@ -260,6 +260,13 @@ PEER_ROUNDS = {
     name: lambda config: 10 if config.get("rescale_betas_zero_snr") else 1  # sigma from 4096 on
     for name in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 } | {
+    # With eta its 1 - alpha_bar - deviation^2 cancels in float32; ours is 2e-7 from float64 there.
+    "DDIMScheduler": lambda config: (
+        30
+        if config.get("beta_schedule") == "squaredcos_cap_v2"
+        and config.get("timestep_spacing") == "trailing"
+        else 1
+    ),
     "DEISMultistepScheduler": lambda config: (
         100 if config.get("use_flow_sigmas") or config.get("use_beta_sigmas") else 2
     ),
