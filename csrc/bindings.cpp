@@ -160,7 +160,6 @@ FourWords philox(const FourWords& counter, const std::array<uint32_t, 2>& key) {
 
 }  // namespace
 
-void bind_steps(py::module_& m);
 void bind_registers(py::module_& m);
 
 PYBIND11_MODULE(_C, m) {
@@ -185,7 +184,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("isa", &fastgen::isa, "The instruction set in use.");
   m.def("set_isa", &fastgen::set_isa, "Use another instruction set, for tests and benchmarks.");
   m.def("supported_isas", &fastgen::supported_isas, "Instruction sets this CPU can run.");
-  bind_steps(m);
   bind_registers(m);
   fastgen::bind_assignment(m);
   fastgen::bind_sinkhorn(m);

@@ -25,20 +25,6 @@ def describe_combine(
     draws_per_row: bool,
     noises: int,
 ) -> Callable[[int, list[Tensor]], bool]: ...
-def describe_layout(
-    type: type[Tensor],
-    empty_like: Callable[..., Tensor],
-    shape: torch.Size,
-    rows: int,
-    elements: int,
-    source: list[int],
-    dtypes: tuple[torch.dtype, ...],
-    inputs: list[int],
-    outputs: list[int],
-    made: list[torch.dtype | None],
-    clip: tuple[float, float] | None,
-    noise: tuple[int, int, int, int, int, int] | None,
-) -> Callable[..., tuple[Tensor, ...] | None]: ...
 def describe_step(
     type: type[Tensor],
     exchange: object,

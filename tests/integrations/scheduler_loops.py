@@ -13,10 +13,19 @@ SHAPE = (2, 3, 6, 5)
 _weights = torch.Generator().manual_seed(0)
 MIX = torch.randn(3, 3, generator=_weights) / 2
 
-BETAS = {
-    "beta_schedule": ["linear", "scaled_linear", "squaredcos_cap_v2"],
+
+def trained(length):
+    """Betas that no schedule has by name."""
+    return torch.linspace(0.01, 0.15, length).square().tolist()
+
+
+TRAINING = {
+    "num_train_timesteps": [1000, 400],
+    "beta_start": [0.0001, 0.0004],
     "beta_end": [0.02, 0.012],
+    "trained_betas": [None, trained(1000)],
 }
+BETAS = TRAINING | {"beta_schedule": ["linear", "scaled_linear", "squaredcos_cap_v2"]}
 CHAIN = BETAS | {
     "clip_sample": [False, True],
     "clip_sample_range": [1.0, 0.7],
@@ -33,9 +42,8 @@ THRESHOLD = {
 }
 # With squared cosines sigma starts at 20000, and float32 there leaves diffusers no 1e-5: those are
 # compared with its loops in float64 (test_diffusers_float64.py).
-SIGMAS = {
+SIGMAS = TRAINING | {
     "beta_schedule": ["linear", "scaled_linear"],
-    "beta_end": [0.02, 0.012],
     "use_karras_sigmas": [False, True],
     "use_exponential_sigmas": [False, True],
     "use_beta_sigmas": [False, True],
@@ -50,6 +58,7 @@ SOLVERS = (
         "prediction_type": ["epsilon", "sample", "v_prediction", "flow_prediction"],
         "use_flow_sigmas": [False, True],
         "flow_shift": [1.0, 3.0],
+        "use_dynamic_shifting": [False, True],
         "lower_order_final": [True, False],
     }
 )
@@ -61,6 +70,7 @@ DPM = SOLVERS | {
     "lambda_min_clipped": [-float("inf"), -5.1],
 }
 EDM = {
+    "num_train_timesteps": [1000, 400],
     "sigma_min": [0.002, 0.01],
     "sigma_max": [80.0, 20.0],
     "sigma_data": [0.5, 1.0],
@@ -70,8 +80,13 @@ EDM = {
     "final_sigmas_type": ["zero", "sigma_min"],
 }
 # These make their tables for the whole chain when constructed: a short one is quicker.
-SHORT = {"num_train_timesteps": [100]}
-CHURN = {"s_churn": [0.0, 3.0], "s_noise": [1.0, 1.1], "s_tmin": [0.0, 0.5]}
+SHORT = {"num_train_timesteps": [100], "trained_betas": [None, trained(100)]}
+CHURN = {
+    "s_churn": [0.0, 3.0],
+    "s_noise": [1.0, 1.1],
+    "s_tmin": [0.0, 0.5],
+    "s_tmax": [float("inf"), 5.0],
+}
 # Scheduler: options of its configuration, options of its step.
 OPTIONS = {
     "DDPMScheduler": (
@@ -105,6 +120,8 @@ OPTIONS = {
         | {
             "interpolation_type": ["linear", "log_linear"],
             "timestep_type": ["discrete", "continuous"],
+            "sigma_min": [None, 0.05],
+            "sigma_max": [None, 20.0],
             "rescale_betas_zero_snr": [False, True],
             "final_sigmas_type": ["zero", "sigma_min"],
         },
@@ -115,9 +132,12 @@ OPTIONS = {
         | {"rescale_betas_zero_snr": [False, True]},
         {},
     ),
-    "HeunDiscreteScheduler": (SHORT | SIGMAS | {"clip_sample": [False, True]}, {}),
-    "KDPM2DiscreteScheduler": (SHORT | SIGMAS, {}),
-    "KDPM2AncestralDiscreteScheduler": (SHORT | SIGMAS, {}),
+    "HeunDiscreteScheduler": (
+        SIGMAS | SHORT | {"clip_sample": [False, True], "clip_sample_range": [1.0, 0.7]},
+        {},
+    ),
+    "KDPM2DiscreteScheduler": (SIGMAS | SHORT, {}),
+    "KDPM2AncestralDiscreteScheduler": (SIGMAS | SHORT, {}),
     "DPMSolverMultistepScheduler": (
         DPM
         | {
@@ -133,10 +153,18 @@ OPTIONS = {
         {},
     ),
     "DPMSolverSDEScheduler": (
-        SHORT | SIGMAS | {"noise_sampler_seed": [3]},
+        SIGMAS | SHORT | {"noise_sampler_seed": [3]},
         {"s_noise": [1.0, 0.8]},
     ),
-    "DEISMultistepScheduler": (SOLVERS | {"solver_order": [2, 1, 3]}, {}),
+    "DEISMultistepScheduler": (
+        SOLVERS
+        | {
+            "solver_order": [2, 1, 3],
+            "algorithm_type": ["deis", "dpmsolver"],
+            "solver_type": ["logrho", "midpoint"],
+        },
+        {},
+    ),
     "UniPCMultistepScheduler": (
         SOLVERS
         | {
@@ -144,21 +172,33 @@ OPTIONS = {
             "solver_type": ["bh2", "bh1"],
             "predict_x0": [True, False],
             "disable_corrector": [[], [0, 2]],
+            "shift_terminal": [None, 0.1],
+            "sigma_min": [None, 0.05],
+            "sigma_max": [None, 20.0],
             "final_sigmas_type": ["zero", "sigma_min"],
             "rescale_betas_zero_snr": [False, True],
         },
         {},
     ),
     "SASolverScheduler": (
-        SOLVERS
+        {k: v for k, v in SOLVERS.items() if k != "use_dynamic_shifting"}
         | {
             "predictor_order": [2, 1],
             "corrector_order": [2, 1],
             "algorithm_type": ["data_prediction", "noise_prediction"],
+            "tau_func": [None, lambda t: 0.3 if 100 <= t <= 700 else 0.0],
+            "lambda_min_clipped": [-float("inf"), -5.1],
         },
         {},
     ),
-    "IPNDMScheduler": ({}, {}),
+    "IPNDMScheduler": (
+        # Its betas are the sigmas of x = alpha x0 + sigma eps.
+        {
+            "num_train_timesteps": [1000, 400],
+            "trained_betas": [None, torch.linspace(0.01, 0.99, 1000).tolist()],
+        },
+        {},
+    ),
     "EDMEulerScheduler": (EDM, CHURN),
     "EDMDPMSolverMultistepScheduler": (
         EDM
@@ -174,7 +214,10 @@ OPTIONS = {
     ),
     "FlowMatchEulerDiscreteScheduler": (
         {
+            "num_train_timesteps": [1000, 400],
             "shift": [1.0, 3.0],
+            "use_dynamic_shifting": [False, True],
+            "time_shift_type": ["exponential", "linear"],
             "invert_sigmas": [False, True],
             "shift_terminal": [None, 0.1],
             "use_karras_sigmas": [False, True],
@@ -182,16 +225,31 @@ OPTIONS = {
             "use_beta_sigmas": [False, True],
             "stochastic_sampling": [False, True],
         },
-        {},
+        # Accepted and read by nothing, in diffusers too.
+        {"s_churn": [0.0, 3.0], "s_noise": [1.0, 1.1], "s_tmin": [0.0, 0.5], "s_tmax": [1.0]},
     ),
-    "FlowMatchHeunDiscreteScheduler": ({"shift": [1.0, 3.0]}, CHURN),
+    "FlowMatchHeunDiscreteScheduler": (
+        {"num_train_timesteps": [1000, 400], "shift": [1.0, 3.0]},
+        CHURN,
+    ),
     "LCMScheduler": (
         CHAIN | THRESHOLD | {"timestep_scaling": [10.0, 2.0], "original_inference_steps": [50, 40]},
         {},
     ),
-    "TCDScheduler": (CHAIN | THRESHOLD, {"eta": [0.3, 0.0, 1.0]}),
+    "TCDScheduler": (
+        CHAIN | THRESHOLD | {"timestep_scaling": [10.0, 2.0], "original_inference_steps": [50, 40]},
+        {"eta": [0.3, 0.0, 1.0]},
+    ),
     "CMStochasticIterativeScheduler": (
-        {"clip_denoised": [True, False], "s_noise": [1.0, 0.8], "sigma_data": [0.5, 1.0]},
+        {
+            "num_train_timesteps": [40, 20],
+            "sigma_min": [0.002, 0.01],
+            "sigma_max": [80.0, 20.0],
+            "rho": [7.0, 5.0],
+            "clip_denoised": [True, False],
+            "s_noise": [1.0, 0.8],
+            "sigma_data": [0.5, 1.0],
+        },
         {},
     ),
 }
@@ -202,6 +260,13 @@ PEER_ROUNDS = {
     name: lambda config: 10 if config.get("rescale_betas_zero_snr") else 1  # sigma from 4096 on
     for name in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
 } | {
+    # With eta its 1 - alpha_bar - deviation^2 cancels in float32; ours is 2e-7 from float64 there.
+    "DDIMScheduler": lambda config: (
+        30
+        if config.get("beta_schedule") == "squaredcos_cap_v2"
+        and config.get("timestep_spacing") == "trailing"
+        else 1
+    ),
     "DEISMultistepScheduler": lambda config: (
         100 if config.get("use_flow_sigmas") or config.get("use_beta_sigmas") else 2
     ),
@@ -224,7 +289,10 @@ def run(scheduler, steps, step_options=None, dtype=torch.float32, net=network, g
     """A whole loop: the states, the second results and the generator's state afterwards."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        scheduler.set_timesteps(**(grid or {"num_inference_steps": steps}))
+        grid = grid or {"num_inference_steps": steps}
+        if scheduler.config.get("use_dynamic_shifting"):
+            grid = grid | {"mu": 0.8}
+        scheduler.set_timesteps(**grid)
     x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3)).to(dtype)
     x = x * float(getattr(scheduler, "init_noise_sigma", 1.0))
     generator = torch.Generator().manual_seed(9)

@@ -58,6 +58,40 @@ def test_interface(name):
             assert found == expected
 
 
+# Options of a constructor or a step that whole loops are not compared for in `OPTIONS`, and where
+# they are tested instead.
+ELSEWHERE = {
+    "generator": "every loop has one; test_diffusers_runs.py for one per sample",
+    "variance_noise": "test_diffusers_runs.py",
+    "per_token_timesteps": "test_diffusers_runs.py",
+    "pred_original_sample": "test_diffusers_runs.py",
+    "solver_p": "test_diffusers_runs.py",
+    "time_shift_type": "test_diffusers_runs.py: only with use_dynamic_shifting",
+    "variance_type": "test_diffusers_runs.py: a second half of channels",
+    # Pipelines compute mu from these; schedulers store them.
+    "base_shift": "test_diffusers_pipelines.py",
+    "max_shift": "test_diffusers_pipelines.py",
+    "base_image_seq_len": "test_diffusers_pipelines.py",
+    "max_image_seq_len": "test_diffusers_pipelines.py",
+}
+GIVEN = ("self", "model_output", "timestep", "sample", "return_dict", "kwargs")
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_no_option_of_diffusers_is_left_out(name):
+    """Each option of constructor and step takes part in the comparison of whole loops."""
+    theirs = peer(name)
+    for method, compared in zip((theirs.__init__, theirs.step), OPTIONS[name], strict=True):
+        options = [k for k in inspect.signature(method).parameters if k not in GIVEN]
+        assert [k for k in options if k not in compared and k not in ELSEWHERE] == []
+        assert [k for k in compared if k not in options] == []
+        assert all(len(values) > 1 for k, values in compared.items() if k not in FIXED)
+
+
+# The first value only: the chain is short, the path has a seed, nothing reads the bound.
+FIXED = ("num_train_timesteps", "noise_sampler_seed", "s_tmax")
+
+
 @pytest.mark.parametrize("name", ["DDIMScheduler", "UniPCMultistepScheduler", "LCMScheduler"])
 def test_saved_and_loaded(name, tmp_path):
     options = {"num_train_timesteps": 70, "prediction_type": "v_prediction"}

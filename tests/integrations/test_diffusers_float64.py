@@ -13,6 +13,7 @@ from scheduler_loops import drop_in, relative, run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 COSINE = {"beta_schedule": "squaredcos_cap_v2"}
+ZERO_SNR = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 FLOW_SAMPLE = {
     "use_flow_sigmas": True,
@@ -49,6 +50,9 @@ def in_float64(name, config):
         ("DEISMultistepScheduler", FLOW, 1e-5),
         ("DEISMultistepScheduler", FLOW | {"prediction_type": "v_prediction"}, 1e-5),
         ("DEISMultistepScheduler", FLOW | {"solver_order": 3}, 1e-5),
+        ("DEISMultistepScheduler", {"use_beta_sigmas": True, "solver_order": 3}, 1e-5),
+        ("EulerDiscreteScheduler", ZERO_SNR, 1e-5),
+        ("EulerDiscreteScheduler", ZERO_SNR | {"timestep_spacing": "trailing"}, 1e-5),
         ("UniPCMultistepScheduler", {"solver_order": 4}, 1e-5),
         ("UniPCMultistepScheduler", {"solver_order": 3, "use_beta_sigmas": True}, 1e-5),
         ("SASolverScheduler", ORDERS | {"tau_func": calm}, 1e-5),

@@ -48,6 +48,8 @@ def test_every_option_once(name):
                 chosen[target][option] = value
                 if (option, str(value)) in TO_SIGMA_MIN and "final_sigmas_type" in config:
                     chosen[0]["final_sigmas_type"] = "sigma_min"
+                if option == "shift_terminal" and "use_flow_sigmas" in config:
+                    chosen[0]["use_flow_sigmas"] = True
                 if option.startswith("rescale"):
                     chosen[0]["prediction_type"] = "v_prediction"
                 ran.append(compare(name, *chosen, steps=5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from torch.nn import Module
 
 from fastgen.errors import nearest
 from fastgen.integrations.diffusers.base import FusedScheduler
@@ -19,8 +20,8 @@ def accelerate(pipeline: Owner, *, noise: str = "torch", seed: int | None = None
     between two runs, and a pipeline saves and loads as before.
 
     Args:
-        pipeline: a `DiffusionPipeline`, a policy or module with a scheduler as an attribute, or a
-            scheduler itself.
+        pipeline: a `DiffusionPipeline`, a policy or other object with a scheduler as an attribute,
+            of a torch module also in the modules inside it, or a scheduler itself.
         noise: "torch" or "contract", see `FusedScheduler`.
         seed: with "contract", for steps that are given no generator.
 
@@ -33,12 +34,13 @@ def accelerate(pipeline: Owner, *, noise: str = "torch", seed: int | None = None
     if isinstance(pipeline, SchedulerMixin):
         swapped: Owner = _swapped(pipeline, noise, seed)
         return swapped
-    found = {k: v for k, v in vars(pipeline).items() if isinstance(v, SchedulerMixin)}
+    owners = list(pipeline.modules()) if isinstance(pipeline, Module) else [pipeline]
+    found = [(o, k, v) for o in owners for k, v in vars(o).items() if isinstance(v, SchedulerMixin)]
     if not found:
         raise ValueError(f"pipeline: {type(pipeline).__name__} holds no diffusers scheduler")
-    replaced = {name: _swapped(scheduler, noise, seed) for name, scheduler in found.items()}
-    for name, scheduler in replaced.items():
-        setattr(pipeline, name, scheduler)
+    replaced = {id(v): _swapped(v, noise, seed) for _, _, v in found}  # one that is shared stays so
+    for owner, name, scheduler in found:
+        setattr(owner, name, replaced[id(scheduler)])
     return pipeline
 
 

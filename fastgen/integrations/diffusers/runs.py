@@ -18,6 +18,8 @@ Kind: TypeAlias = Literal["output", "sample", "promoted"]
 Generators: TypeAlias = "torch.Generator | list[torch.Generator] | None"
 # A register: the tensor, and whether it is a buffer of ours, to be written again once it is free.
 Held: TypeAlias = "tuple[Tensor, bool]"
+# State, output, data prediction and noise of a step.
+Given: TypeAlias = "tuple[Tensor | None, ...]"
 
 
 class Contract:
@@ -115,7 +117,7 @@ class Run:
             return timestep
         grid = self.timesteps
         if (
-            timestep.device.type != "cpu"
+            not timestep.is_cpu
             and grid is not None
             and timestep.device == grid.device
             and timestep.untyped_storage().data_ptr() == grid.untyped_storage().data_ptr()
@@ -136,22 +138,28 @@ class Run:
 
         z: what the row reads as noise.
         """
+        given: Given = (sample, output, self.data, z)
         if row.epoch is self.epoch:
-            results = row.run(self.held, self.free, sample, output, self.data, z)
+            results = row.run(self.held, self.free, *given)
             if results is not None:
                 return results
-        given = (sample, output, self.data, z)
+        # A network may return a transposed view in every step, as lerobot's does.
+        given = tuple([t if t is None or t.is_contiguous() else t.contiguous() for t in given])
+        if row.epoch is self.epoch:
+            results = row.run(self.held, self.free, *given)
+            if results is not None:
+                return results
         if self._describe(row, kind, given):
             results = row.run(self.held, self.free, *given)
             if results is not None:
                 return results
         return self._general(row, kind, given)
 
-    def _tensors(self, row: Row, given: tuple[Tensor | None, ...]) -> list[Tensor]:
+    def _tensors(self, row: Row, given: Given) -> list[Tensor]:
         found = [self.held[i][0] if i >= FIRST_REGISTER else given[i] for i in row.inputs]
         return [t for t in found if t is not None]
 
-    def _describe(self, row: Row, kind: Kind, given: tuple[Tensor | None, ...]) -> bool:
+    def _describe(self, row: Row, kind: Kind, given: Given) -> bool:
         """Give the row a layout for these tensors, if C++ can run them; else the operator must."""
         tensors, sample = self._tensors(row, given), given[0]
         assert sample is not None
@@ -184,9 +192,7 @@ class Run:
         row.alone = None if row.draws or row.before is not None else self.epoch
         return True
 
-    def _general(
-        self, row: Row, kind: Kind, given: tuple[Tensor | None, ...]
-    ) -> tuple[Tensor, ...]:
+    def _general(self, row: Row, kind: Kind, given: Given) -> tuple[Tensor, ...]:
         """The same by the operator: any device, any strides, differentiable."""
         tensors = self._tensors(row, given)
         found: dict[int, Any] = dict(enumerate(given)) | {k: t for k, (t, _) in self.held.items()}
@@ -204,9 +210,7 @@ class Run:
         return tuple(results[: 1 + row.returns])
 
 
-def _dtypes(
-    row: Row, kind: Kind, tensors: list[Tensor], given: tuple[Tensor | None, ...]
-) -> list[torch.dtype]:
+def _dtypes(row: Row, kind: Kind, tensors: list[Tensor], given: Given) -> list[torch.dtype]:
     sample, output = given[:2]
     assert sample is not None
     assert output is not None
