@@ -117,10 +117,23 @@ def rows_of(
     mean = statistics.mean(results)
     std = statistics.stdev(results) if len(results) > 1 else 0.0
     case = f"{name}, SF2M-Sink"
-    found = row("two_dimensional", case, "fastgen", "fastgen-torch", shape, torch.float32, "KL", "", results)
+    found = row(
+        "two_dimensional", case, "fastgen", "fastgen-torch", shape, torch.float32, "KL", "", results
+    )
     note = "seeds: " + " ".join(f"{v:.5f}" for v in results)
     low, high = (float(f"{mean + sign * std:.5g}") for sign in (-1, 1))
     found = replace(found, median=float(f"{mean:.5g}"), p20=low, p80=high, note=note)
     note = ", ".join(f"{k} {v:.4g}" for k, v in facts.items())
-    total = row("two_dimensional", name, "fastgen", "fastgen-torch", shape, torch.float32, "time", "s", [sum(facts.values())], note=note)
+    total = row(
+        "two_dimensional",
+        name,
+        "fastgen",
+        "fastgen-torch",
+        shape,
+        torch.float32,
+        "time",
+        "s",
+        [sum(facts.values())],
+        note=note,
+    )
     return [found, total]

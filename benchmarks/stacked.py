@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +39,7 @@ class Stack(nn.Module):
         sizes = [dims + 1, width, width, width, dims]
         generators = [torch.Generator().manual_seed(_number(name)) for name in names]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+        for a, b in pairwise(sizes):
             drawn = [torch.rand(a + 1, b, generator=g) * 2 - 1 for g in generators]
             layer = torch.stack(drawn) / math.sqrt(a)
             self.weights.append(nn.Parameter(layer[:, :a].clone()))

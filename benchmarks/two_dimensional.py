@@ -236,9 +236,17 @@ def _kept(
 
 
 def _line(
-    case: str, provider: str, metric: str, shape: tuple[int, ...], mean: float, std: float, note: str
+    case: str,
+    provider: str,
+    metric: str,
+    shape: tuple[int, ...],
+    mean: float,
+    std: float,
+    note: str,
 ) -> Row:
-    found = row("two_dimensional", case, provider, "fastgen-torch", shape, torch.float32, metric, "", [mean])
+    found = row(
+        "two_dimensional", case, provider, "fastgen-torch", shape, torch.float32, metric, "", [mean]
+    )
     low, high = (float(f"{mean + sign * std:.5g}") for sign in (-1, 1))
     return replace(found, p20=low, p80=high, note=note)
 
@@ -297,9 +305,7 @@ def main() -> None:
     # A process to a core: networks this small gain nothing from a second thread.
     context = multiprocessing.get_context("spawn")
     found: dict[str, list[Row]] = {}
-    with ProcessPoolExecutor(
-        arguments.jobs, context, torch.set_num_threads, (1,)
-    ) as pool:
+    with ProcessPoolExecutor(arguments.jobs, context, torch.set_num_threads, (1,)) as pool:
         rest = (protocol, arguments.folder, not arguments.eager)
         work = {
             pool.submit(
@@ -312,8 +318,11 @@ def main() -> None:
             make = rows_of if name in PAIRS else gaussian_bridge.rows_of
             found[name] = make(name, *future.result(), protocol)
             for line in found[name]:
-                print(f"{line.case:32} {line.provider:10} {line.metric:5} {line.median:.4f}"
-                      f" [{line.p20:.4f}, {line.p80:.4f}] {line.note}", flush=True)
+                print(
+                    f"{line.case:32} {line.provider:10} {line.metric:5} {line.median:.4f}"
+                    f" [{line.p20:.4f}, {line.p80:.4f}] {line.note}",
+                    flush=True,
+                )
             harness.write([r for n in names for r in found.get(n, [])], arguments.out)
 
 

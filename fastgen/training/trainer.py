@@ -94,7 +94,9 @@ class Trainer:
         data: all samples [N, ...], on the device of the network.
         labels: [N] or None.
         settings: see `Settings`.
-        description: JSON-able facts stored with checkpoints (`checkpoint.describe`).
+        description: JSON-able facts stored with checkpoints (`fastgen.training.describe`). The
+            objective is among them by itself if the loss is a method of one. Parameters that ask
+            for no gradients stay as they are.
 
     Raises:
         ValueError: naming the argument that does not fit.
@@ -124,6 +126,9 @@ class Trainer:
         self.network, self.loss, self.settings = network.train(), loss, settings
         self.data, self.labels, self.step = data, labels, 0
         self.description = dict(description or {})
+        described = getattr(getattr(loss, "__self__", None), "to_config", None)
+        if described is not None:
+            self.description.setdefault("objective", described())
         self.average = copy.deepcopy(network).requires_grad_(False).eval()
         self.optimiser = torch.optim.AdamW(
             network.parameters(),
@@ -266,25 +271,28 @@ class Trainer:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is damaged, or of other settings or another network.
+            ValueError: if it is damaged, or of other settings, another objective or another
+                network; nothing has changed then.
         """
         tensors, metadata = read_safetensors(path)
-        settings, _ = read_metadata(path, metadata)
+        settings, description = read_metadata(path, metadata)
         if settings != self.settings:
             ours, theirs = dataclasses.asdict(self.settings), dataclasses.asdict(settings)
             other = [k for k in ours if ours[k] != theirs[k]]
             shown = ", ".join(f"{k} ({theirs[k]} there, {ours[k]} here)" for k in other)
             raise ValueError(f"{path}: other settings: {shown}")
-        for part, module in (("network", self.network), ("average", self.average)):
-            load_strictly(module, _part(tensors, part), path)
+        _compare(path, json.loads(json.dumps(self.description)), description)
+        step = int(metadata["step"])
         fields = {field: _part(tensors, f"optimiser.{field}") for field in FIELDS}
-        self.step = int(metadata["step"])
-        self.optimiser.state.clear()
-        for name, p in self.network.named_parameters():
-            if self.step == 0:
-                continue
+        trained = [(k, p) for k, p in self.network.named_parameters() if p.requires_grad]
+        for name, _ in trained if step else []:
             if any(name not in fields[field] for field in FIELDS):
                 raise ValueError(f"{path}: the optimiser's state of {name} is missing")
+        for part, module in (("network", self.network), ("average", self.average)):
+            load_strictly(module, _part(tensors, part), path)
+        self.step = step
+        self.optimiser.state.clear()
+        for name, p in trained if step else []:
             self.optimiser.state[p] = {f: fields[f][name].to(p.device) for f in FIELDS}
 
 
@@ -304,6 +312,20 @@ def read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[Settings, di
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged metadata ({error})") from error
     return settings, description
+
+
+def _compare(path: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Refuse to go on with another objective or network, as far as both are described."""
+    for part in ("objective", "network", "shape"):
+        if part not in ours or part not in theirs or ours[part] == theirs[part]:
+            continue
+        here, there = ours[part], theirs[part]
+        if isinstance(here, dict) and isinstance(there, dict):
+            names = [k for k in {**there, **here} if here.get(k) != there.get(k)]
+            shown = ", ".join(f"{k} ({there.get(k)} there, {here.get(k)} here)" for k in names)
+        else:
+            shown = f"{there} there, {here} here"
+        raise ValueError(f"{path}: another {part}: {shown}; go on with that, or begin anew")
 
 
 def _check_finite(step: int, loss: Tensor) -> None:
