@@ -153,7 +153,8 @@ class LatentScore:
     likelihood weighting, between ``low`` and 1.
 
     schedule: of the latents' process, which ends near N(0, 1), at alpha > 0. predicts, time_input:
-    of the prior. variance: of the decoder. beta: weight of the divergence, raised from 0 over ``rising`` steps.
+    of the prior. variance: of the decoder. beta: weight of the divergence, raised from 0 over
+    ``rising`` steps.
     """
 
     schedule: Schedule = field(default_factory=LinearVP)
