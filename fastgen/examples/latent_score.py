@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         latent = objective.latent(trained, images.shape[1:])
         return latent.sample(objective.model(trained), count, "dpmpp_2m", 20, seed=1)
 
-    joint = LatentScore(variance=0.02, beta=0.05, rising=options.steps // 4)
+    joint = LatentScore(predicts="v", variance=0.02, beta=0.05, rising=options.steps // 4)
     together = Trainer(network(VAE(1, 1, 16)), joint.loss, images, settings)
     together.run()
     rows["trained together"] = sampled(joint, together.average)
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     first = Trainer(VAE(1, 1, 16), Autoencoding(0.05, 0.02).loss, images, settings)
     first.run()
     assert isinstance(first.average, VAE)
-    second = LatentScore(frozen=True)
+    second = LatentScore(predicts="v", frozen=True)
     stages = Trainer(network(first.average), second.loss, images, settings)
     stages.run()
     rows["in two stages"] = sampled(second, stages.average)
