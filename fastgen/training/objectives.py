@@ -281,13 +281,14 @@ def describe(network: Network, objective: Objective, **facts: Any) -> dict[str, 
     }
 
 
-def load(path: Path) -> Trained:
+def load(path: Path | str) -> Trained:
     """The network of a trainer's checkpoint, with its averaged weights.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no whole checkpoint, or of a network unknown here.
     """
+    path = Path(path)
     tensors, metadata = read_safetensors(path)
     settings, description = read_metadata(path, metadata)
     try:

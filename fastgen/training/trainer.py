@@ -111,13 +111,21 @@ class Trainer:
         labels: Tensor | None = None,
         description: Mapping[str, Any] | None = None,
     ) -> None:
+        if not isinstance(data, Tensor):
+            raise TypeError(f"data: expected a tensor, got {type(data).__name__}")
         if data.ndim == 0 or len(data) == 0 or not data.is_floating_point():
             raise ValueError(f"data: expected floating [N, ...], got {data.dtype} {data.shape}")
+        if not bool(torch.isfinite(data).all()):
+            raise ValueError("data: NaN or infinity among them")
         if labels is not None and labels.shape != (len(data),):
             raise ValueError(
                 f"labels: expected one for each of {len(data)} samples, got {list(labels.shape)}"
             )
         classes = getattr(network, "classes", 0)
+        if labels is not None and (labels.is_floating_point() or int(labels.min()) < 0):
+            raise ValueError(
+                f"labels: expected whole numbers >= 0, got {labels.dtype} from {labels.min()}"
+            )
         if labels is not None and classes and int(labels.max()) >= classes:
             raise ValueError(
                 f"labels: expected 0 .. {classes - 1}, got {int(labels.max())}; make the network "
@@ -176,7 +184,7 @@ class Trainer:
         self,
         steps: int | None = None,
         *,
-        checkpoint: Path | None = None,
+        checkpoint: Path | str | None = None,
         every: int = 500,
         minutes: float | None = None,
         progress: bool = False,
@@ -194,9 +202,14 @@ class Trainer:
             on_step: called as on_step(step, loss) after every step.
 
         Raises:
+            ValueError: for ``every`` < 1 or ``minutes`` <= 0.
             FloatingPointError: if a loss is not finite, which is looked at every 50 steps and
                 before saving; the last checkpoint is left as it was.
         """
+        if every < 1:
+            raise ValueError(f"every={every}: expected at least 1 step")
+        if minutes is not None and not minutes > 0:
+            raise ValueError(f"minutes={minutes}: expected a positive number or None")
         last = self.settings.steps if steps is None else min(steps, self.settings.steps)
         bar = _bar(last, self.step) if progress else None
         start = time.perf_counter()
@@ -248,7 +261,7 @@ class Trainer:
         self.step += 1
         return loss.detach()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write everything that is needed to go on, whole or not at all."""
         from safetensors.torch import save
 
@@ -263,10 +276,10 @@ class Trainer:
             "settings": json.dumps(dataclasses.asdict(self.settings)),
             "description": json.dumps(self.description),
         }
-        with replacing(path) as temporary:
+        with replacing(Path(path)) as temporary:
             temporary.write_bytes(save({k: v.contiguous() for k, v in tensors.items()}, metadata))
 
-    def resume(self, path: Path) -> None:
+    def resume(self, path: Path | str) -> None:
         """Go on where `save` stopped.
 
         Raises:
@@ -274,6 +287,7 @@ class Trainer:
             ValueError: if it is damaged, or of other settings, another objective or another
                 network; nothing has changed then.
         """
+        path = Path(path)
         tensors, metadata = read_safetensors(path)
         settings, description = read_metadata(path, metadata)
         if settings != self.settings:
