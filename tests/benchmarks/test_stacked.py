@@ -78,7 +78,8 @@ def test_first_weights_are_those_of_torch():
 
 def test_a_killed_run_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(stacked, "EVERY", 10)
-    expected, _ = trained(["1", "2"], 25)
+    expected, mean = Stack(["1", "2"]), Stack(["1", "2"])
+    train(expected, lambda step: alone(["1", "2"], step), 25, average=mean)
     path = tmp_path / "run.safetensors"
 
     def killed(step):
@@ -88,13 +89,16 @@ def test_a_killed_run_goes_on(tmp_path, monkeypatch):
 
     options = {"checkpoint": path, "protocol": {"pair": "this"}}
     with pytest.raises(KeyboardInterrupt):
-        train(Stack(["1", "2"]), killed, 25, **options)
+        train(Stack(["1", "2"]), killed, 25, average=Stack(["1", "2"]), **options)
     made = []
-    again = Stack(["1", "2"])
+    again, average = Stack(["1", "2"]), Stack(["1", "2"])
+    options["average"] = average
     train(again, lambda step: made.append(step) or alone(["1", "2"], step), 25, **options)
     assert made == list(range(10, 25))
-    for p, q in zip(expected.parameters(), again.parameters(), strict=True):
-        assert torch.equal(p, q)
+    for whole, found in ((expected, again), (mean, average)):
+        for p, q in zip(whole.parameters(), found.parameters(), strict=True):
+            assert torch.equal(p, q)
+    assert not torch.equal(mean.weights[0], expected.weights[0])
     with pytest.raises(ValueError, match="remove it"):
         train(again, killed, 26, **options)
 
