@@ -52,7 +52,9 @@ def targets_of_step(seeds: Sequence[int], dims: int, step: int, batch: int) -> T
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed << 32 | step)
         x0, x1 = torch.randn(2, batch, dims, generator=generator).unbind(0)
-        coupling = Sinkhorn(2 * SIGMA**2, "absolute", seed=(seed + 1) << 32 | step)
+        # Marginals to a hundredth: a sample of 512 knows them no better.
+        options = {"tolerance": 1e-2}
+        coupling = Sinkhorn(2 * SIGMA**2, "absolute", seed=(seed + 1) << 32 | step, options=options)
         s = PATH.sample(
             x0 - SHIFT,
             x1 + SHIFT,
@@ -70,8 +72,9 @@ def targets_of_step(seeds: Sequence[int], dims: int, step: int, batch: int) -> T
 def run(
     name: str, protocol: Protocol, folder: Path | None = None, compiled: bool = False
 ) -> tuple[list[float], dict[str, float]]:
-    """The mean divergence of every seed; also where the seconds went."""
+    """The mean divergence of the first seed; also where the seconds went."""
     seeds, steps, points, batch = protocol
+    seeds = seeds[:1]  # a step takes an entropic plan for each
     dims, count = CASES[name], len(seeds)
     names = [f"{name} {role} {seed}" for role in ("velocity", "score") for seed in seeds]
     stack = Stack(names, dims)

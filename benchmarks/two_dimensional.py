@@ -227,7 +227,7 @@ def _file(name: str) -> str:
     return name.replace("->", " to ")
 
 
-def _kept(
+def kept(
     work: Callable[..., tuple[list[Any], dict[str, float]]],
     name: str,
     protocol: Protocol,
@@ -323,9 +323,7 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.jobs, context, torch.set_num_threads, (1,)) as pool:
         rest = (protocol, arguments.folder, not arguments.eager)
         work = {
-            pool.submit(
-                _kept, run_pair if name in PAIRS else gaussian_bridge.run, name, *rest
-            ): name
+            pool.submit(kept, run_pair if name in PAIRS else gaussian_bridge.run, name, *rest): name
             for name in names
         }
         for future in as_completed(work):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import gaussian_bridge, stacked
+from benchmarks import gaussian_bridge, harness, pages, stacked, two_dimensional
 from benchmarks.stacked import Stack, Targets, euler, losses_of, train
 from benchmarks.two_dimensional import Protocol, Sets, run_pair, targets_of_step
 from fastgen.couplings import assign
@@ -178,3 +178,40 @@ def test_the_true_drift_simulates_the_bridge():
     floor = (dims * (dims + 1) / 2 + dims) / (2 * points)
     found = gaussian_bridge.simulate(Exact(), 1, dims, points)[0]
     assert 0 < found < 4 * floor
+
+
+def test_rows_of_a_run(tmp_path):
+    """What a small run writes, read again as a page: ours beside what was published."""
+    protocol = Protocol((0, 1), 3, 100, 32)
+    pair = two_dimensional.rows_of("N->8g", *run_pair("N->8g", protocol), protocol)
+    bridge = gaussian_bridge.rows_of(
+        "bridge 5-D", *gaussian_bridge.run("bridge 5-D", protocol), protocol
+    )
+    path = tmp_path / "rows.csv"
+    harness.write(pair + bridge, path)
+    rows = harness.read(path)
+    by = {(r.case, r.provider, r.metric): r for r in rows}
+    assert by["N->8g, OT-CFM", "published", "W2"].median == 0.303
+    assert by["N->8g, OT-CFM", "published", "W2"].p80 == pytest.approx(0.346)
+    ours = by["N->8g, OT-CFM", "fastgen", "W2"]
+    assert ours.repeats == 2
+    values = [float(v) for v in ours.note.removeprefix("seeds: ").split()]
+    assert ours.median == pytest.approx(sum(values) / 2, abs=1e-3)
+    assert ("N->8g, OT-CFM, averaged weights", "fastgen", "NPE") in by
+    assert 0 < by["N->8g, exact samples", "fastgen", "W2"].median < ours.median
+    assert by["bridge 5-D, SF2M-Sink", "fastgen", "KL"].median > 0
+    assert "OT-CFM" in pages.section("rows", rows)
+
+
+def test_a_finished_pair_is_not_done_again(tmp_path):
+    def work(name, protocol, folder, compiled):
+        calls.append(name)
+        return [1.5], {"seconds": 2.0}
+
+    calls, protocol = [], Protocol((0,), 3, 10, 4)
+    for _ in range(2):
+        found = two_dimensional.kept(work, "N->8g", protocol, tmp_path, False)
+        assert found == ([1.5], {"seconds": 2.0})
+    assert calls == ["N->8g"]
+    with pytest.raises(ValueError, match="remove it"):
+        two_dimensional.kept(work, "N->8g", protocol._replace(steps=4), tmp_path, False)
