@@ -13,6 +13,8 @@ import torch
 from fastgen import networks, schedules
 from fastgen.errors import nearest
 
+TWO_PARTS = "ScoreVAE"  # a network that no single line of arguments describes
+
 
 def add_parser(commands: Any) -> None:
     """Add the command to a parser's subparsers."""
@@ -27,7 +29,8 @@ def add_parser(commands: Any) -> None:
         "--network",
         default=None,
         metavar="NAME[:key=value,...]",
-        help=f"of {', '.join(networks.names())}; chosen by the data's shape if not given",
+        help=f"of {', '.join(n for n in networks.names() if n != TWO_PARTS)}; chosen by the data's "
+        "shape if not given",
     )
     train.add_argument(
         "--predicts", default="velocity", help="velocity (flow matching), noise, data, v, score"
@@ -122,9 +125,9 @@ def _network(text: str | None, found: Any) -> dict[str, Any]:
     if not head:
         large = len(shape) == 3 and shape[1] > 8 and shape[1] % 2 == shape[2] % 2 == 0
         head = "UNet" if large else "ModulatedMLP"
-    if head == "ScoreVAE":
+    if head == TWO_PARTS:
         raise ValueError(
-            "--network ScoreVAE: has two parts and is trained from Python, with "
+            f"--network {head}: has two parts and is trained from Python, with "
             "fastgen.training.LatentScore"
         )
     if head not in networks.names():
