@@ -112,7 +112,7 @@ def test_seeds_do_not_depend_on_each_other():
 
 
 def test_pairs_are_optimal_whatever_they_start_from():
-    sets = Sets("N->s-curve", 2)
+    sets = Sets("N->s-curve", 2, 100)
     i, j = sets.draw(5, 256)
     paired = sets.paired(i, j)
     assert torch.equal(paired.sort()[0], j.sort()[0])
@@ -122,7 +122,7 @@ def test_pairs_are_optimal_whatever_they_start_from():
 
 def test_targets_of_a_step():
     """Velocities of the same points along straight lines, and along bridges beside them."""
-    sets = [Sets("N->8g", seed) for seed in (0, 1)]
+    sets = [Sets("N->8g", seed, 100) for seed in (0, 1)]
     x, t, scale, y = targets_of_step(sets, 3, 32)
     assert x.shape == y.shape == (8, 32, 2)
     assert t.shape == scale.shape == (8, 32)
