@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from fastgen.training.files import load_strictly, read_safetensors, replacing
 
 EVERY = 1000  # steps between checkpoints
+DECAY = 0.999  # of the averaged weights
 CHUNK = 512  # points that are simulated together
 
 
@@ -38,7 +40,7 @@ class Stack(nn.Module):
         sizes = [dims + 1, width, width, width, dims]
         generators = [torch.Generator().manual_seed(_number(name)) for name in names]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for a, b in zip(sizes[:-1], sizes[1:], strict=True):
+        for a, b in pairwise(sizes):
             drawn = [torch.rand(a + 1, b, generator=g) * 2 - 1 for g in generators]
             layer = torch.stack(drawn) / math.sqrt(a)
             self.weights.append(nn.Parameter(layer[:, :a].clone()))
@@ -89,6 +91,7 @@ def train(
     draw: Callable[[int], Targets],
     steps: int,
     *,
+    average: Stack | None = None,
     compiled: bool = False,
     checkpoint: Path | None = None,
     protocol: Mapping[str, Any] | None = None,
@@ -100,6 +103,7 @@ def train(
         stack: trained in place.
         draw: the targets of a step, a function of its number alone.
         steps: how many.
+        average: becomes the moving average of the weights, over about 1000 steps.
         compiled: let torch.compile fuse what lies between the products.
         checkpoint: file of a run that goes on where it stopped; written every `EVERY` steps.
         protocol: what the checkpoint must have been written for.
@@ -112,8 +116,11 @@ def train(
     about = json.dumps({**(protocol or {}), "steps": steps}, sort_keys=True)
     seconds = {"drawing": 0.0, "network": 0.0}
     first = 0
+    stacks = {"": stack} | ({} if average is None else {"average ": average})
     if checkpoint is not None and checkpoint.exists():
-        first, seconds = _restore(checkpoint, about, stack, optimiser)
+        first, seconds = _restore(checkpoint, about, stacks, optimiser)
+    weights = [p.detach() for p in stack.parameters()]
+    averages = [] if average is None else [p.detach() for p in average.parameters()]
     loss = torch.compile(losses_of) if compiled else losses_of
     for step in range(first, steps):
         began = time.perf_counter()
@@ -123,11 +130,14 @@ def train(
         optimiser.zero_grad()
         found.sum().backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        if averages:
+            decay = min(DECAY, (1 + step) / (10 + step))
+            torch._foreach_lerp_(averages, weights, 1 - decay)
         seconds["drawing"] += drawn - began
         seconds["network"] += time.perf_counter() - drawn
         if (step + 1) % EVERY == 0 or step + 1 == steps:
             if checkpoint is not None:
-                _store(checkpoint, about, step + 1, seconds, stack, optimiser)
+                _store(checkpoint, about, step + 1, seconds, stacks, optimiser)
             if progress is not None:
                 progress(step + 1, found.detach())
     return seconds
@@ -138,13 +148,13 @@ def _store(
     about: str,
     step: int,
     seconds: Mapping[str, float],
-    stack: Stack,
+    stacks: Mapping[str, Stack],
     optimiser: torch.optim.AdamW,
 ) -> None:
     from safetensors.torch import save
 
-    tensors = {k: v.detach() for k, v in stack.state_dict().items()}
-    for name, p in stack.named_parameters():
+    tensors = {f"{which}{k}": v for which, s in stacks.items() for k, v in s.state_dict().items()}
+    for name, p in stacks[""].named_parameters():
         tensors |= {f"{field} {name}": x for field, x in optimiser.state[p].items()}
     metadata = {"about": about, "step": str(step), "seconds": json.dumps(seconds)}
     with replacing(path) as temporary:
@@ -152,13 +162,14 @@ def _store(
 
 
 def _restore(
-    path: Path, about: str, stack: Stack, optimiser: torch.optim.AdamW
+    path: Path, about: str, stacks: Mapping[str, Stack], optimiser: torch.optim.AdamW
 ) -> tuple[int, dict[str, float]]:
     tensors, metadata = read_safetensors(path)
     if metadata.get("about") != about:
         raise ValueError(f"{path} is of {metadata.get('about')}, not of {about}: remove it")
-    load_strictly(stack, {k: v for k, v in tensors.items() if " " not in k}, path)
-    for name, p in stack.named_parameters():
+    for which, stack in stacks.items():
+        load_strictly(stack, {k: tensors[which + k] for k in stack.state_dict()}, path)
+    for name, p in stacks[""].named_parameters():
         fields = ("step", "exp_avg", "exp_avg_sq")
         optimiser.state[p] = {field: tensors[f"{field} {name}"] for field in fields}
     return int(metadata["step"]), json.loads(metadata["seconds"])

@@ -229,7 +229,7 @@ def _model(arguments: argparse.Namespace) -> fastgen.Model:
     if ":" not in source or Path(source).exists():
         _require("safetensors")
         from fastgen.demo.checkpoint import FORMAT, Checkpoint
-        from fastgen.training import load
+        from fastgen.training import LatentScore, load
         from fastgen.training.files import read_safetensors
 
         for name in ("weights", "schedule", "predicts"):
@@ -238,7 +238,13 @@ def _model(arguments: argparse.Namespace) -> fastgen.Model:
         path = Path(source)
         if FORMAT in read_safetensors(path)[1]:
             return Checkpoint.load(path).model()
-        return load(path).model()
+        trained = load(path)
+        if isinstance(trained.objective, LatentScore):
+            raise ValueError(
+                f"{source}: a model of latents; sample and decode from Python, with "
+                "trained = fastgen.training.load(path) and trained.objective.latent(...)"
+            )
+        return trained.model()
     made = _factory(source)()
     net = made.net if isinstance(made, fastgen.Model) else made
     if arguments.weights is not None:

@@ -13,6 +13,8 @@ import torch
 from fastgen import networks, schedules
 from fastgen.errors import nearest
 
+TWO_PARTS = "ScoreVAE"  # a network that no single line of arguments describes
+
 
 def add_parser(commands: Any) -> None:
     """Add the command to a parser's subparsers."""
@@ -27,7 +29,8 @@ def add_parser(commands: Any) -> None:
         "--network",
         default=None,
         metavar="NAME[:key=value,...]",
-        help=f"of {', '.join(networks.names())}; chosen by the data's shape if not given",
+        help=f"of {', '.join(n for n in networks.names() if n != TWO_PARTS)}; chosen by the data's "
+        "shape if not given",
     )
     train.add_argument(
         "--predicts", default="velocity", help="velocity (flow matching), noise, data, v, score"
@@ -57,6 +60,8 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Train, or go on from the checkpoint that is there."""
     from fastgen.training import Denoising, Flow, Settings, Trainer, data, describe
+    from fastgen.training.files import read_safetensors
+    from fastgen.training.trainer import read_metadata
 
     out: Path = arguments.out
     if out.suffix != ".safetensors":
@@ -92,6 +97,9 @@ def run(arguments: argparse.Namespace) -> None:
     if out.exists() and not arguments.restart:
         trainer.resume(out)
         print(f"going on from step {trainer.step} of {out}")
+        source = read_metadata(out, read_safetensors(out)[1])[1].get("source")
+        if source != arguments.source:
+            print(f"note: it was trained on {source} so far, and goes on with {arguments.source}")
     threads = torch.get_num_threads()
     torch.set_num_threads(arguments.threads)
     try:
@@ -117,6 +125,11 @@ def _network(text: str | None, found: Any) -> dict[str, Any]:
     if not head:
         large = len(shape) == 3 and shape[1] > 8 and shape[1] % 2 == shape[2] % 2 == 0
         head = "UNet" if large else "ModulatedMLP"
+    if head == TWO_PARTS:
+        raise ValueError(
+            f"--network {head}: has two parts and is trained from Python, with "
+            "fastgen.training.LatentScore"
+        )
     if head not in networks.names():
         raise ValueError(f"--network {head}: {nearest(head, networks.names())}")
     config: dict[str, Any] = {"name": head, "classes": found.classes}

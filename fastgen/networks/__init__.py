@@ -3,6 +3,7 @@
 from fastgen.networks.dit import DiT
 from fastgen.networks.embedding import Embedding, Network, from_config, names, register, to_config
 from fastgen.networks.mlp import MLP, ModulatedMLP
+from fastgen.networks.score_vae import ScoreVAE
 from fastgen.networks.unet import UNet
 from fastgen.networks.vae import VAE, Posterior
 
@@ -14,6 +15,7 @@ __all__ = [
     "ModulatedMLP",
     "Network",
     "Posterior",
+    "ScoreVAE",
     "UNet",
     "from_config",
     "names",

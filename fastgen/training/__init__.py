@@ -1,7 +1,15 @@
 """Training: probability paths, losses, times, a small trainer, reflow."""
 
 from fastgen.training import losses, paths, times
-from fastgen.training.objectives import Autoencoding, Denoising, Flow, Trained, describe, load
+from fastgen.training.objectives import (
+    Autoencoding,
+    Denoising,
+    Flow,
+    LatentScore,
+    Trained,
+    describe,
+    load,
+)
 from fastgen.training.pairing import Pairing
 from fastgen.training.reflow import Pairs, reflow
 from fastgen.training.trainer import Batch, Settings, Trainer
@@ -11,6 +19,7 @@ __all__ = [
     "Batch",
     "Denoising",
     "Flow",
+    "LatentScore",
     "Pairing",
     "Pairs",
     "Settings",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,16 +15,21 @@ from torch import Tensor, nn
 from fastgen import networks, schedules
 from fastgen.errors import nearest
 from fastgen.kernels import Stream
+from fastgen.latent import Latent
 from fastgen.model import Model
-from fastgen.networks import VAE, Network
+from fastgen.networks import VAE, Network, ScoreVAE
 from fastgen.noise import randn
-from fastgen.schedules import Rectified, Schedule
+from fastgen.schedules import LinearVP, Rectified, Schedule
 from fastgen.training import losses
 from fastgen.training.files import load_strictly, read_safetensors
 from fastgen.training.pairing import Pairing
 from fastgen.training.paths import Target
-from fastgen.training.times import SAMPLINGS, uniform
-from fastgen.training.trainer import Batch, Settings, read_metadata
+from fastgen.training.times import SAMPLINGS, Times, uniform
+from fastgen.training.times import likelihood as likelihood_times
+from fastgen.training.trainer import ITEMS, Batch, Settings, read_metadata
+
+# Ids of the draws from posteriors: apart from those of the noise of the same step.
+POSTERIORS = 3 * ITEMS
 
 
 @dataclass(frozen=True)
@@ -131,8 +137,109 @@ class Autoencoding:
         found = losses.evidence_bound(output, data, *posterior, **vars(self))
         return found / data[0].numel()
 
+    def to_config(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"kind": "autoencoding", **vars(self)}
 
-Objective = Flow | Denoising
+
+@dataclass(frozen=True)
+class LatentScore:
+    """LSGM: a VAE with a score model as its prior, a `fastgen.networks.ScoreVAE`, trained jointly.
+
+    The loss is `losses.score_prior_bound`, per element of the data: reconstruction, plus beta times
+    the cross entropy between posterior and prior less the posterior's entropy (Vahdat et al. 2021,
+    arXiv 2106.05931). With ``frozen`` the VAE stays as it is and the prior alone is trained, by
+    `losses.latent_cross_entropy` per element of the latent. Times are drawn in proportion to the
+    likelihood weighting, between ``low`` and 1.
+
+    schedule: of the latents' process, which ends near N(0, 1), at alpha > 0. predicts, time_input:
+    of the prior. variance: of the decoder. beta: weight of the divergence, raised from 0 over
+    ``rising`` steps.
+    """
+
+    schedule: Schedule = field(default_factory=LinearVP)
+    predicts: str = "noise"
+    variance: float = 0.1
+    beta: float = 1.0
+    rising: int = 0
+    frozen: bool = False
+    low: float = 1e-3
+    time_input: str = "unit"
+
+    def __post_init__(self) -> None:
+        zero = torch.zeros(1, 1)
+        losses.evidence_bound(zero, zero, zero, zero, beta=self.beta, variance=self.variance)
+        alpha, sigma = self.schedule.alpha(1.0), self.schedule.sigma(1.0)
+        if not (alpha < 0.02 and abs(sigma - 1) < 0.02):
+            raise ValueError(
+                f"schedule={self.schedule!r}: expected one that ends in N(0, 1), such as LinearVP; "
+                f"it ends at alpha={alpha:.3g}, sigma={sigma:.3g}"
+            )
+        if not alpha > 1e-6:
+            raise ValueError(
+                f"schedule={self.schedule!r}: g^2 / sigma^2, the weight of the cross entropy, is "
+                "infinite where alpha is 0; take LinearVP, which ends just before"
+            )
+        if self.predicts == "edm":
+            raise ValueError("predicts='edm' scales the network's input; predict 'noise' or 'v'")
+        if not 0 < self.low < 1:
+            raise ValueError(f"low={self.low!r}: expected a time between 0 and 1")
+        if self.rising < 0:
+            raise ValueError(f"rising={self.rising!r}: expected 0 or more steps")
+        self.model(nn.Identity())
+
+    def model(self, network: nn.Module) -> Model:
+        """Of latents, for `Latent.sample`; see `latent`."""
+        return Model(network, self.schedule, self.predicts, time_input=self.time_input)
+
+    def latent(self, network: ScoreVAE, shape: Sequence[int]) -> Latent:
+        """The VAE around the prior, for data of one sample's shape: what `model` samples with."""
+        found = Latent.of(network.vae)
+        found.shape = network.vae.latent_shape(shape)
+        return found
+
+    def loss(self, network: nn.Module, batch: Batch) -> Tensor:
+        """The loss of a training step.
+
+        Raises:
+            TypeError: for a network of another kind.
+            ValueError: for frozen=True, where the VAE asks for gradients.
+        """
+        if not isinstance(network, ScoreVAE):
+            raise TypeError(f"network: expected a fastgen.networks.ScoreVAE, got {type(network)}")
+        data, vae, model = batch.data, network.vae, self.model(network)
+        noise = drawn_noise(batch, (len(data), *vae.latent_shape(data.shape[1:])), POSTERIORS)
+        options: dict[str, Any] = {"seed": batch.seed, "step": batch.step}
+        options["times"] = _likelihood_times(_hashable(self.schedule), self.low)
+        if batch.labels is not None and network.classes:
+            options["labels"] = batch.labels
+        if self.frozen:
+            if any(p.requires_grad for p in vae.parameters()):
+                raise ValueError("frozen=True: call network.vae.requires_grad_(False) first")
+            with torch.no_grad():
+                latent = vae.encode(data).sample(noise)
+            found = losses.latent_cross_entropy(model, latent, **options)
+            return found / latent[0].numel()
+        output, posterior, latent = vae(data, noise)
+        beta = self.beta * min(1.0, (batch.step + 1) / self.rising if self.rising else 1.0)
+        found = losses.score_prior_bound(
+            model,
+            output,
+            data,
+            latent,
+            posterior.log_variance,
+            variance=self.variance,
+            beta=beta,
+            **options,
+        )
+        return found / data[0].numel()
+
+    def to_config(self) -> dict[str, Any]:
+        """For JSON."""
+        return {"kind": "latent_score", **vars(self), "schedule": self.schedule.to_config()}
+
+
+Objective = Flow | Denoising | LatentScore
 
 
 def from_config(config: dict[str, Any]) -> Objective:
@@ -146,7 +253,9 @@ def from_config(config: dict[str, Any]) -> Objective:
         return Flow(**values)
     if config.get("kind") == "denoising":
         return Denoising(**{**values, "schedule": schedules.from_config(values["schedule"])})
-    raise ValueError(f"kind={config.get('kind')!r}: expected 'flow' or 'denoising'")
+    if config.get("kind") == "latent_score":
+        return LatentScore(**{**values, "schedule": schedules.from_config(values["schedule"])})
+    raise ValueError(f"kind={config.get('kind')!r}: expected 'flow', 'denoising' or 'latent_score'")
 
 
 class Trained(NamedTuple):
@@ -172,13 +281,14 @@ def describe(network: Network, objective: Objective, **facts: Any) -> dict[str, 
     }
 
 
-def load(path: Path) -> Trained:
+def load(path: Path | str) -> Trained:
     """The network of a trainer's checkpoint, with its averaged weights.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no whole checkpoint, or of a network unknown here.
     """
+    path = Path(path)
     tensors, metadata = read_safetensors(path)
     settings, description = read_metadata(path, metadata)
     try:
@@ -193,12 +303,16 @@ def load(path: Path) -> Trained:
     return Trained(network, objective, settings, int(metadata["step"]), description)
 
 
-def drawn_noise(batch: Batch, shape: Sequence[int] | None = None) -> Tensor:
-    """The noise that a path without x0 would draw for this batch, or as much of another shape."""
+def drawn_noise(batch: Batch, shape: Sequence[int] | None = None, first_id: int = 0) -> Tensor:
+    """The noise that a path without x0 would draw for this batch, or as much of another shape.
+
+    first_id: of the rows' ids, for draws that are independent of the path's.
+    """
     data = batch.data
     return randn(
         data.shape if shape is None else shape,
         seed=batch.seed,
+        sample_ids=range(first_id, first_id + len(data)),
         draw=batch.step,
         stream=Stream.TRAINING,
         dtype=data.dtype,
@@ -214,3 +328,13 @@ def _check_sampling(sampling: str) -> None:
 # Both keep small tables on the device, which every step would make anew.
 _path = cache(lambda sigma, data_at: Target(sigma, data_at=data_at))
 _times = cache(lambda sampling: uniform(sampling=sampling))
+
+
+@cache
+def _likelihood_times(schedule: str, low: float) -> Times:
+    found = schedules.from_config(json.loads(schedule))
+    return likelihood_times(found, low=low, sampling="stratified", data_at=0)
+
+
+def _hashable(schedule: Schedule) -> str:
+    return json.dumps(schedule.to_config(), sort_keys=True)

@@ -70,11 +70,11 @@ class Pairing:
 
     name: "independent"; "ot", exact minibatch optimal transport (Tong et al. 2024, arXiv
     2302.00482; Pooladian et al. 2023, 2304.14772); "sinkhorn", every noise sample with a partner
-    drawn from its row of the entropic plan; "unbalanced" and "partial", pairs drawn from a plan
-    whose marginals are relaxed by ``penalty`` or which moves only ``mass`` < 1 (Eyring et al.
-    2024, arXiv 2311.15100); "hilbert" and "sorted" by rank; and "label-..." of each: only within a
-    label, without which the noise of a label's samples is not that of the prior (Cheng and Schwing
-    2025, arXiv 2503.10636).
+    drawn from its row of the entropic plan; "unbalanced", pairs drawn from a plan whose marginals
+    are relaxed by ``penalty`` (UOT-FM of Eyring et al. 2024, arXiv 2311.15100), and "partial", from
+    one that moves only ``mass`` < 1; "hilbert" and "sorted" by rank; and "label-..." of each: only
+    within a label, without which the noise of a label's samples is not that of the prior (Cheng and
+    Schwing 2025, arXiv 2503.10636).
     options: of `fastgen.couplings.assign` ("ot") or `fastgen.couplings.sinkhorn` (reg, by default
     0.05 of the mean cost ...).
 

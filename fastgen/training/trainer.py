@@ -94,7 +94,9 @@ class Trainer:
         data: all samples [N, ...], on the device of the network.
         labels: [N] or None.
         settings: see `Settings`.
-        description: JSON-able facts stored with checkpoints (`checkpoint.describe`).
+        description: JSON-able facts stored with checkpoints (`fastgen.training.describe`). The
+            objective is among them by itself if the loss is a method of one. Parameters that ask
+            for no gradients stay as they are.
 
     Raises:
         ValueError: naming the argument that does not fit.
@@ -109,13 +111,21 @@ class Trainer:
         labels: Tensor | None = None,
         description: Mapping[str, Any] | None = None,
     ) -> None:
+        if not isinstance(data, Tensor):
+            raise TypeError(f"data: expected a tensor, got {type(data).__name__}")
         if data.ndim == 0 or len(data) == 0 or not data.is_floating_point():
             raise ValueError(f"data: expected floating [N, ...], got {data.dtype} {data.shape}")
+        if not bool(torch.isfinite(data).all()):
+            raise ValueError("data: NaN or infinity among them")
         if labels is not None and labels.shape != (len(data),):
             raise ValueError(
                 f"labels: expected one for each of {len(data)} samples, got {list(labels.shape)}"
             )
         classes = getattr(network, "classes", 0)
+        if labels is not None and (labels.is_floating_point() or int(labels.min()) < 0):
+            raise ValueError(
+                f"labels: expected whole numbers >= 0, got {labels.dtype} from {labels.min()}"
+            )
         if labels is not None and classes and int(labels.max()) >= classes:
             raise ValueError(
                 f"labels: expected 0 .. {classes - 1}, got {int(labels.max())}; make the network "
@@ -124,6 +134,9 @@ class Trainer:
         self.network, self.loss, self.settings = network.train(), loss, settings
         self.data, self.labels, self.step = data, labels, 0
         self.description = dict(description or {})
+        described = getattr(getattr(loss, "__self__", None), "to_config", None)
+        if described is not None:
+            self.description.setdefault("objective", described())
         self.average = copy.deepcopy(network).requires_grad_(False).eval()
         self.optimiser = torch.optim.AdamW(
             network.parameters(),
@@ -171,7 +184,7 @@ class Trainer:
         self,
         steps: int | None = None,
         *,
-        checkpoint: Path | None = None,
+        checkpoint: Path | str | None = None,
         every: int = 500,
         minutes: float | None = None,
         progress: bool = False,
@@ -189,9 +202,14 @@ class Trainer:
             on_step: called as on_step(step, loss) after every step.
 
         Raises:
+            ValueError: for ``every`` < 1 or ``minutes`` <= 0.
             FloatingPointError: if a loss is not finite, which is looked at every 50 steps and
                 before saving; the last checkpoint is left as it was.
         """
+        if every < 1:
+            raise ValueError(f"every={every}: expected at least 1 step")
+        if minutes is not None and not minutes > 0:
+            raise ValueError(f"minutes={minutes}: expected a positive number or None")
         last = self.settings.steps if steps is None else min(steps, self.settings.steps)
         bar = _bar(last, self.step) if progress else None
         start = time.perf_counter()
@@ -243,7 +261,7 @@ class Trainer:
         self.step += 1
         return loss.detach()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write everything that is needed to go on, whole or not at all."""
         from safetensors.torch import save
 
@@ -258,33 +276,37 @@ class Trainer:
             "settings": json.dumps(dataclasses.asdict(self.settings)),
             "description": json.dumps(self.description),
         }
-        with replacing(path) as temporary:
+        with replacing(Path(path)) as temporary:
             temporary.write_bytes(save({k: v.contiguous() for k, v in tensors.items()}, metadata))
 
-    def resume(self, path: Path) -> None:
+    def resume(self, path: Path | str) -> None:
         """Go on where `save` stopped.
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is damaged, or of other settings or another network.
+            ValueError: if it is damaged, or of other settings, another objective or another
+                network; nothing has changed then.
         """
+        path = Path(path)
         tensors, metadata = read_safetensors(path)
-        settings, _ = read_metadata(path, metadata)
+        settings, description = read_metadata(path, metadata)
         if settings != self.settings:
             ours, theirs = dataclasses.asdict(self.settings), dataclasses.asdict(settings)
             other = [k for k in ours if ours[k] != theirs[k]]
             shown = ", ".join(f"{k} ({theirs[k]} there, {ours[k]} here)" for k in other)
             raise ValueError(f"{path}: other settings: {shown}")
-        for part, module in (("network", self.network), ("average", self.average)):
-            load_strictly(module, _part(tensors, part), path)
+        _compare(path, json.loads(json.dumps(self.description)), description)
+        step = int(metadata["step"])
         fields = {field: _part(tensors, f"optimiser.{field}") for field in FIELDS}
-        self.step = int(metadata["step"])
-        self.optimiser.state.clear()
-        for name, p in self.network.named_parameters():
-            if self.step == 0:
-                continue
+        trained = [(k, p) for k, p in self.network.named_parameters() if p.requires_grad]
+        for name, _ in trained if step else []:
             if any(name not in fields[field] for field in FIELDS):
                 raise ValueError(f"{path}: the optimiser's state of {name} is missing")
+        for part, module in (("network", self.network), ("average", self.average)):
+            load_strictly(module, _part(tensors, part), path)
+        self.step = step
+        self.optimiser.state.clear()
+        for name, p in trained if step else []:
             self.optimiser.state[p] = {f: fields[f][name].to(p.device) for f in FIELDS}
 
 
@@ -304,6 +326,20 @@ def read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[Settings, di
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged metadata ({error})") from error
     return settings, description
+
+
+def _compare(path: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Refuse to go on with another objective or network, as far as both are described."""
+    for part in ("objective", "network", "shape"):
+        if part not in ours or part not in theirs or ours[part] == theirs[part]:
+            continue
+        here, there = ours[part], theirs[part]
+        if isinstance(here, dict) and isinstance(there, dict):
+            names = [k for k in {**there, **here} if here.get(k) != there.get(k)]
+            shown = ", ".join(f"{k} ({there.get(k)} there, {here.get(k)} here)" for k in names)
+        else:
+            shown = f"{there} there, {here} here"
+        raise ValueError(f"{path}: another {part}: {shown}; go on with that, or begin anew")
 
 
 def _check_finite(step: int, loss: Tensor) -> None:

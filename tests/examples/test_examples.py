@@ -14,6 +14,7 @@ TINY = {
     "annealed_langevin": ["--steps", "3", "--points", "60"],
     "ddpm_and_flow": ["--steps", "3", "--width", "16"],
     "latent_flow": ["--steps", "3", "--width", "16"],
+    "latent_score": ["--steps", "3", "--width", "16"],
     "class_likelihood": ["--steps", "3", "--digits", "3", "--labelled", "20"],
 }
 FILES = {
@@ -21,6 +22,7 @@ FILES = {
     "annealed_langevin": ["annealed-langevin.png"],
     "ddpm_and_flow": ["ddpm-and-flow.png"],
     "latent_flow": ["latent-flow.png", "latent.safetensors"],
+    "latent_score": ["latent-score.png"],
     "class_likelihood": [],
 }
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -283,6 +284,34 @@ class TestErrors:
     def test_are_clear(self, call, message):
         with pytest.raises(ValueError, match=message):
             call(torch.zeros(4, 2))
+
+    @pytest.mark.parametrize("again", [False, True])
+    @pytest.mark.parametrize(
+        ("options", "error", "message"),
+        [
+            ({"targets": "velocity"}, ValueError, r"expected names in a tuple, \('velocity',\)"),
+            ({"times": "uniform"}, TypeError, "times='uniform'"),
+            ({"t": 0.5}, TypeError, "t=0.5"),
+            ({"x0": [[0.0, 1.0]]}, TypeError, "x0: expected a tensor, got list"),
+            ({"x1": np.zeros((4, 2))}, TypeError, "x1: expected a tensor, got ndarray"),
+            ({"pairs": torch.arange(4)}, TypeError, "pairs: expected a tuple"),
+            ({"pairs": (None, [0, 1, 2, 3])}, TypeError, "pairs: expected index tensors"),
+            ({"pairs": (None, torch.zeros(4))}, ValueError, "index1: expected int64"),
+            ({"pairs": (None, torch.full((4,), -1))}, ValueError, "index: an entry is outside"),
+            ({"seed": 1.5}, TypeError, "seed=1.5"),
+            ({"seed": 2**64}, ValueError, f"seed={2**64}"),
+            ({"step": 1.0}, TypeError, "step=1.0"),
+            ({"step": 2**32}, ValueError, f"step={2**32}"),
+        ],
+    )
+    def test_of_arguments_are_clear_at_every_call(self, options, error, message, again):
+        path, x = paths.Linear(0.1), torch.zeros(4, 2)
+        arguments = {"x0": x, "x1": x, **options}
+        for _ in range(2):
+            if again:  # as after calls that went well
+                path.sample(x, x)
+            with pytest.raises(error, match=message):
+                path.sample(**arguments)
 
     def test_a_target_that_was_not_asked_for(self):
         s = paths.Linear(0.1).sample(torch.zeros(4, 2), torch.ones(4, 2))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from fastgen import networks
 from fastgen.cli import main
-from fastgen.training import data, load
+from fastgen.training import LatentScore, Settings, Trainer, data, describe, load
 
 for package in ("safetensors", "tqdm"):
     pytest.importorskip(package)
@@ -56,8 +57,6 @@ class TestTrain:
         options = "--network MLP:widths=[8]"
         assert run(f"train moons {options} {SMALL}")[0] == 0
         whole = load(tmp_path / "c.safetensors").network.state_dict()
-        from fastgen.training import Trainer
-
         stop = Trainer.run
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Trainer, "run", lambda self, **o: stop(self, 3, **o))
@@ -68,6 +67,36 @@ class TestTrain:
         assert "going on from step 3" in out
         again = load(tmp_path / "c.safetensors").network.state_dict()
         assert all(torch.equal(whole[k], again[k]) for k in whole)
+
+    def test_another_objective_is_refused_and_other_data_are_noted(self, run, tmp_path):
+        start = f"--network MLP:widths=[8] {SMALL}"
+        assert run(f"train moons {start}")[0] == 0
+        held = (tmp_path / "c.safetensors").read_bytes()
+        code, _, err = run(f"train moons {start} --predicts v")
+        assert code == 2
+        assert "another objective: kind (flow there, denoising here)" in err
+        code, _, err = run(f"train moons {start} --coupling ot")
+        assert code == 2
+        assert "coupling (independent there, ot here)" in err
+        assert (tmp_path / "c.safetensors").read_bytes() == held
+        code, out, _ = run(f"train scurve {start}")
+        assert code == 0
+        assert "it was trained on moons so far, and goes on with scurve" in out
+
+    def test_models_of_latents_are_sampled_from_python(self, run, tmp_path):
+        vae = networks.VAE(1, 1, 4, multipliers=(1,), dims=1)
+        network = networks.ScoreVAE(vae, networks.ModulatedMLP((1, 4), 8, 1))
+        objective = LatentScore()
+        Trainer(
+            network,
+            objective.loss,
+            torch.randn(8, 1, 4),
+            Settings(steps=1, batch=4),
+            description=describe(network, objective),
+        ).run(checkpoint=tmp_path / "c.safetensors")
+        code, _, err = run("sample c.safetensors --shape 4,1,4 --steps 3 --out x.npz")
+        assert code == 2
+        assert "sample and decode from Python" in err
 
     @pytest.mark.parametrize(
         ("line", "message"),
@@ -80,6 +109,7 @@ class TestTrain:
             ("moons --predicts nose", "did you mean 'noise'"),
             ("moons --predicts v --schedule CosinVP", "did you mean 'CosineVP'"),
             ("moons --predicts v --weighting minsnr", "did you mean 'min_snr'"),
+            ("moons --network ScoreVAE", "trained from Python"),
             ("moons --batch 0", "batch=0"),
             ("moons --out x.pt", "ends in .safetensors"),
         ],

@@ -170,11 +170,33 @@ class TestTrainer:
             ({"data": torch.zeros(3, 2, dtype=torch.int64)}, "data: expected"),
             ({"labels": torch.zeros(3, dtype=torch.int64)}, "labels: expected one for each"),
             ({"labels": torch.full((50,), 7)}, "labels: expected 0 .. 2, got 7"),
+            ({"labels": torch.full((50,), -1)}, "labels: expected whole numbers >= 0"),
+            ({"labels": torch.zeros(50)}, "labels: expected whole numbers >= 0, got torch.float32"),
+            ({"data": torch.full((3, 2), torch.nan)}, "data: NaN or infinity"),
         ],
     )
     def test_errors_are_clear(self, change, message):
         with pytest.raises(ValueError, match=message):
             small(Flow(), **change)
+
+    def test_of_running_are_clear(self, tmp_path):
+        trainer = small(Flow())
+        with pytest.raises(ValueError, match="every=0"):
+            trainer.run(checkpoint=tmp_path / "c.safetensors", every=0)
+        with pytest.raises(ValueError, match="minutes=-1"):
+            trainer.run(minutes=-1)
+        with pytest.raises(TypeError, match="data: expected a tensor, got list"):
+            Trainer(trainer.network, trainer.loss, [1.0], trainer.settings)
+        assert trainer.step == 0
+        assert not list(tmp_path.iterdir())
+
+    def test_files_may_be_named_by_text(self, tmp_path):
+        path = str(tmp_path / "c.safetensors")
+        trainer = small(Flow())
+        trainer.run(3, checkpoint=path)
+        again = small(Flow())
+        again.resume(path)
+        assert again.step == load(path).step == 3
 
     def test_foreign_and_damaged_checkpoints(self, tmp_path):
         from safetensors.torch import save_file

@@ -135,7 +135,7 @@ def score_prior_bound(
 
         -log N(data; output, variance) + beta (CE(q(z | x) | p(z)) - entropy of q(z | x))
 
-    Vahdat et al. 2021 (arXiv 2106.05931), equation 3. Encoder, decoder and prior learn together.
+    Vahdat et al. 2021 (arXiv 2106.05931). Encoder, decoder and prior learn together.
 
     Args:
         model: the prior, see `latent_cross_entropy`.

@@ -84,6 +84,8 @@ def _evaluated(score: Score, x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.detach().requires_grad_()
     s = score(x)
     same_shape("score", s, x)
+    if not s.requires_grad:
+        raise ValueError("score: its value has no gradient with respect to x")
     return x, s
 
 

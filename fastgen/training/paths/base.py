@@ -153,6 +153,10 @@ class Path:
             found = self._quickly(x0, x1, seed, step, tuple(targets), times, pairs)
             if found is not None:
                 return found
+        if isinstance(targets, str):
+            raise ValueError(f"targets={targets!r}: expected names in a tuple, ({targets!r},)")
+        if not isinstance(times, Times):
+            raise TypeError(f"times={times!r}: expected a distribution of fastgen.training.times")
         pairs = self._paired(x0, x1, coupling, pairs, labels)
         rows = (x1 if pairs[1] is None else pairs[1]).shape[0]
         if x0 is not None and (x0 if pairs[0] is None else pairs[0]).shape[0] != rows:
@@ -184,7 +188,11 @@ class Path:
         """
         if torch.compiler.is_compiling() or type(seed) is not int or type(x1) is not Tensor:
             return None
+        if type(pairs) is not tuple or len(pairs) != 2 or type(step) is not int:
+            return None
         i, j = pairs
+        if j is not None and type(j) is not Tensor:
+            return None
         key = x1.shape, None if j is None else j.shape, x1.dtype, x0 is None, targets, times
         batches = self._batches.get(key)
         if batches is None:
@@ -209,6 +217,8 @@ class Path:
         drawn, rows = x0 is None, x1 if j is None else j
         if x1.device.type != "cpu" or x1.ndim == 0 or rows.ndim == 0:
             return None
+        if not isinstance(times, Times):
+            return None
         if (drawn and not self.noise_source) or x1.dtype not in DTYPE_CODES:
             return None
         if any(name not in TARGETS for name in targets):
@@ -227,6 +237,13 @@ class Path:
         pairs: tuple[Tensor | None, Tensor | None],
         labels: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor | None, Tensor | None]:
+        for name, x in (("x0", x0), ("x1", x1)):
+            if not (isinstance(x, Tensor) or (x is None and name == "x0")):
+                raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
+        if not isinstance(pairs, tuple) or len(pairs) != 2:
+            raise TypeError("pairs: expected a tuple (i, j) of index tensors or None")
+        if not all(index is None or isinstance(index, Tensor) for index in pairs):
+            raise TypeError("pairs: expected index tensors or None")
         if x1.ndim == 0 or not x1.is_floating_point():
             raise ValueError(f"x1: expected floating [N, ...], got {x1.dtype} {list(x1.shape)}")
         if x0 is None and not self.noise_source:
@@ -357,6 +374,8 @@ def _reversed(row: Recipe) -> Recipe:
 
 
 def _checked(t: Tensor, rows: int) -> Tensor:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"t={t!r}: expected a tensor [{rows}] of times")
     if tuple(t.shape) != (rows,) or not t.is_floating_point():
         raise ValueError(f"t: expected floating [{rows}], got {t.dtype} {list(t.shape)}")
     t = t.detach().to(torch.float64)
