@@ -16,8 +16,9 @@ import argparse
 import json
 import multiprocessing
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
@@ -299,6 +300,27 @@ def rows_of(
     return found
 
 
+def rows_of_case(name: str, protocol: Protocol, folder: Path, compiled: bool) -> list[Row]:
+    """Do the work of a pair or a bridge."""
+    if name in PAIRS:
+        return rows_of(name, *kept(run_pair, name, protocol, folder, compiled), protocol)
+    found = kept(gaussian_bridge.run, name, protocol, folder, compiled)
+    return gaussian_bridge.rows_of(name, *found, protocol)
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """The suite, one pair after another; quick: a short training on one pair."""
+    protocol = Protocol((0, 1), 200, 500) if quick else Protocol()
+    names = ["N->moons"] if quick else [*PAIRS, *gaussian_bridge.CASES]
+    for done, name in enumerate(names):
+        harness.show_progress(done, len(names))
+        if harness.recorded("two_dimensional", name, "fastgen", (protocol.points, 2)):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            yield from rows_of_case(name, protocol, Path(folder), not quick)
+    harness.show_progress(len(names), len(names))
+
+
 def main() -> None:
     """Run the protocol and write a CSV."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.two_dimensional")
@@ -329,14 +351,10 @@ def main() -> None:
     found: dict[str, list[Row]] = {}
     with ProcessPoolExecutor(arguments.jobs, context, torch.set_num_threads, (1,)) as pool:
         rest = (protocol, arguments.folder, not arguments.eager)
-        work = {
-            pool.submit(kept, run_pair if name in PAIRS else gaussian_bridge.run, name, *rest): name
-            for name in names
-        }
+        work = {pool.submit(rows_of_case, name, *rest): name for name in names}
         for future in as_completed(work):
             name = work[future]
-            make = rows_of if name in PAIRS else gaussian_bridge.rows_of
-            found[name] = make(name, *future.result(), protocol)
+            found[name] = future.result()
             for line in found[name]:
                 print(
                     f"{line.case:32} {line.provider:10} {line.metric:5} {line.median:.4f}"
