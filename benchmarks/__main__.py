@@ -25,8 +25,8 @@ SUITES = {
     "training": "one training batch beside torchcfm",
     "couplings": "exact optimal assignment beside the peers' solvers",
     "sinkhorn": "entropic transport to a given marginal error, beside POT and geomloss",
-    "two_dimensional": "the 2-D tables of the OT-CFM papers (hours; benchmarks.two_dimensional, run as"
-    " a module, has two processes and goes on where it stopped)",
+    "two_dimensional": "the 2-D tables of the OT-CFM papers (hours; as a module of its own, "
+    "python -m benchmarks.two_dimensional, it has two processes and goes on where it stopped)",
     "training_drop_ins": "the drop-ins for torchcfm and torchdiffeq beside the originals",
     "memory": "peak memory of a sampling run",
     "startup": "time of `import fastgen`",
