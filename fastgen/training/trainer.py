@@ -92,7 +92,8 @@ class Trainer:
         network: trained in place; ``trainer.average`` is the average to sample with.
         loss: function of (network, `Batch`) that returns a scalar.
         data: all samples [N, ...], on the device of the network.
-        labels: [N] or None.
+        labels: whole numbers [N] or None; the network's number of classes means that a sample has
+            none.
         settings: see `Settings`.
         description: JSON-able facts stored with checkpoints (`fastgen.training.describe`). The
             objective is among them by itself if the loss is a method of one. Parameters that ask
@@ -126,10 +127,10 @@ class Trainer:
             raise ValueError(
                 f"labels: expected whole numbers >= 0, got {labels.dtype} from {labels.min()}"
             )
-        if labels is not None and classes and int(labels.max()) >= classes:
+        if labels is not None and classes and int(labels.max()) > classes:
             raise ValueError(
-                f"labels: expected 0 .. {classes - 1}, got {int(labels.max())}; make the network "
-                "with more classes"
+                f"labels: expected 0 .. {classes - 1}, or {classes} for none, got "
+                f"{int(labels.max())}; make the network with more classes"
             )
         self.network, self.loss, self.settings = network.train(), loss, settings
         self.data, self.labels, self.step = data, labels, 0

@@ -169,7 +169,7 @@ class TestTrainer:
             ({"data": torch.zeros(0, 2)}, "data: expected"),
             ({"data": torch.zeros(3, 2, dtype=torch.int64)}, "data: expected"),
             ({"labels": torch.zeros(3, dtype=torch.int64)}, "labels: expected one for each"),
-            ({"labels": torch.full((50,), 7)}, "labels: expected 0 .. 2, got 7"),
+            ({"labels": torch.full((50,), 7)}, "labels: expected 0 .. 2, or 3 for none, got 7"),
             ({"labels": torch.full((50,), -1)}, "labels: expected whole numbers >= 0"),
             ({"labels": torch.zeros(50)}, "labels: expected whole numbers >= 0, got torch.float32"),
             ({"data": torch.full((3, 2), torch.nan)}, "data: NaN or infinity"),
