@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks import harness
 from benchmarks.harness import Row, row
 from fastgen.couplings import Assignment, assign
 
@@ -230,9 +231,7 @@ def threads(quick: bool) -> Iterator[Row]:
 
 def rows(quick: bool) -> Iterator[Row]:
     """All rows of the suite."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    # Memory is of the process so far: the large case comes first.
-    for part in (large, given, end_to_end, ties, threads):
-        yield from part(quick)
-    torch.set_num_threads(before)
+    with harness.threads(1):
+        # Memory is of the process so far: the large case comes first.
+        for part in (large, given, end_to_end, ties, threads):
+            yield from part(quick)

@@ -183,13 +183,14 @@ def version_of(package: str) -> str:
 def copy_bandwidth(elements: int = 2**24) -> float:
     """Bytes per microsecond that a copy of float32 reads and writes, one thread, best of 20."""
     source, target = torch.ones(elements), torch.empty(elements)
-    with _threads(1):
+    with threads(1):
         best = min(_seconds(lambda: target.copy_(source), 1) for _ in range(20))
     return 8 * elements / best / 1e6
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def threads(count: int) -> Iterator[None]:
+    """So many threads inside."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -233,7 +234,7 @@ def measure(case: Case, bandwidth: float, rounds: int = 30, budget: float = 4.0)
         rounds: how often each provider is timed.
         budget: seconds for one provider, which sets the number of calls per timing.
     """
-    with _threads(case.threads):
+    with threads(case.threads):
         check(case)
         calls = {}
         for provider in case.providers:

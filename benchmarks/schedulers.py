@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from benchmarks.harness import Row, row
+from benchmarks.harness import Row, row, threads
 
 ROUNDS = 8
 SHAPES = [(256, 2), (1, 4, 64, 64), (64, 3, 32, 32), (16, 3, 256, 256)]
@@ -83,45 +83,45 @@ def rows(quick: bool) -> Iterator[Row]:
     except ImportError:
         return
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    for shape in SHAPES[:2] if quick else SHAPES:
-        big = torch.Size(shape).numel() > 2**20
-        steps, rounds = (8, 4) if big else (20, ROUNDS)
-        for name, config, options, noisy in CASES:
-            providers = {
-                "diffusers": ("diffusers", getattr(diffusers, name)(**config)),
-                "fastgen": ("fastgen-torch", getattr(ours, name)(**config)),
-            }
-            if noisy:
-                contract = getattr(ours, name)(**config, noise="contract")
-                providers["fastgen contract"] = ("fastgen-torch", contract)
-            with torch.no_grad():
-                loops = {k: _loop(s, shape, options, steps) for k, (_, s) in providers.items()}
-                times: dict[str, list[float]] = {k: [] for k in loops}
-                for run in loops.values():
-                    run()
-                for _ in range(rounds):
-                    for provider, run in loops.items():
-                        times[provider].append(run() * 1e6)
-            chosen = {**config, **options}
-            label = " ".join(
-                [name.removesuffix("Scheduler"), *(f"{k}={v}" for k, v in chosen.items())]
-            )
-            for provider, (package, _) in providers.items():
-                yield row(
-                    "schedulers",
-                    label,
-                    provider,
-                    package,
-                    shape,
-                    torch.float32,
-                    "step",
-                    "us",
-                    times[provider],
-                    threads=torch.get_num_threads(),
+    with threads(1):
+        for shape in SHAPES[:1] if quick else SHAPES:
+            big = torch.Size(shape).numel() > 2**20
+            steps, rounds = (8, 4) if big else (20, ROUNDS)
+            for name, config, options, noisy in CASES:
+                providers = {
+                    "diffusers": ("diffusers", getattr(diffusers, name)(**config)),
+                    "fastgen": ("fastgen-torch", getattr(ours, name)(**config)),
+                }
+                if noisy:
+                    contract = getattr(ours, name)(**config, noise="contract")
+                    providers["fastgen contract"] = ("fastgen-torch", contract)
+                with torch.no_grad():
+                    loops = {k: _loop(s, shape, options, steps) for k, (_, s) in providers.items()}
+                    times: dict[str, list[float]] = {k: [] for k in loops}
+                    for run in loops.values():
+                        run()
+                    for _ in range(rounds):
+                        for provider, run in loops.items():
+                            times[provider].append(run() * 1e6)
+                chosen = {**config, **options}
+                label = " ".join(
+                    [name.removesuffix("Scheduler"), *(f"{k}={v}" for k, v in chosen.items())]
                 )
-            ratio = statistics.median(times["diffusers"]) / statistics.median(times["fastgen"])
-            yield row(
-                "schedulers", label, "fastgen", "fastgen-torch", shape, torch.float32,
-                "speedup", "x", [ratio], threads=torch.get_num_threads(),
-            )  # fmt: skip
+                for provider, (package, _) in providers.items():
+                    yield row(
+                        "schedulers",
+                        label,
+                        provider,
+                        package,
+                        shape,
+                        torch.float32,
+                        "step",
+                        "us",
+                        times[provider],
+                        threads=torch.get_num_threads(),
+                    )
+                ratio = statistics.median(times["diffusers"]) / statistics.median(times["fastgen"])
+                yield row(
+                    "schedulers", label, "fastgen", "fastgen-torch", shape, torch.float32,
+                    "speedup", "x", [ratio], threads=torch.get_num_threads(),
+                )  # fmt: skip

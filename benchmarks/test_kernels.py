@@ -1,7 +1,6 @@
 """The kernel suite for pytest-benchmark: `pytest benchmarks --benchmark-only`."""
 
 import pytest
-import torch
 
 from benchmarks import harness, kernels
 
@@ -14,10 +13,6 @@ def test_kernel(benchmark, case, provider):
     """Time one provider of a case, after the check that it computes the same."""
     work = CASES[case]
     harness.check(work)
-    before = torch.get_num_threads()
-    torch.set_num_threads(work.threads)
-    try:
+    with harness.threads(work.threads):
         benchmark.group = case
         benchmark(next(p.run for p in work.providers if p.name == provider))
-    finally:
-        torch.set_num_threads(before)
