@@ -38,11 +38,6 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-DType dtype(int code) {
-  if (code < 0 || code > 3) throw std::invalid_argument("unknown dtype code");
-  return static_cast<DType>(code);
-}
-
 // Addresses and dtype codes.
 using Inputs = std::vector<std::pair<std::optional<uintptr_t>, int>>;
 using Outputs = std::vector<std::pair<uintptr_t, int>>;
@@ -55,12 +50,13 @@ fastgen::Noise noise(const NoiseArguments& arguments) {
           stream};
 }
 
-// A described `combine`. Each run brings tensors for the inputs given as None; `dtypes` and
-// `shape` are the Python objects they must have.
+// A described `combine`. Each run brings tensors for the inputs given as None, of these
+// kinds and this shape.
 struct Description {
   fastgen::Combine op{};
   std::vector<int> missing;
-  py::tuple dtypes, shape;
+  std::vector<fastgen::Kind> kinds;
+  fastgen::Shape shape;
 };
 
 // run(threads, tensors) -> whether the tensors fitted, so that it ran. Samplers call this
@@ -77,8 +73,9 @@ PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t coun
   fastgen::Combine op = description.op;
   for (size_t i = 0; i < missing; ++i) {
     PyObject* tensor = PyList_GET_ITEM(args[1], i);
-    if (!fastgen::fits(tensor, description.dtypes[i].ptr(), description.shape.ptr())) Py_RETURN_FALSE;
-    op.input[description.missing[i]] = fastgen::data_pointer(tensor);
+    void* address;
+    if (!fastgen::memory(tensor, description.kinds[i], description.shape, &address)) Py_RETURN_FALSE;
+    op.input[description.missing[i]] = address;
   }
   const long threads = PyLong_AsLong(args[0]);
   if (PyErr_Occurred()) return nullptr;
@@ -105,13 +102,13 @@ py::object describe_combine(const py::tuple& shape, int64_t rows, int64_t elemen
   for (const auto& [address, code] : inputs) {
     if (!address) description->missing.push_back(op.inputs);
     op.input[op.inputs] = pointer<const void>(address.value_or(0));
-    op.input_type[op.inputs++] = dtype(code);
-    op.float64 |= dtype(code) == DType::float64;
+    op.input_type[op.inputs++] = fastgen::dtype_of(code);
+    op.float64 |= fastgen::dtype_of(code) == DType::float64;
   }
   for (const auto& [address, code] : outputs) {
     op.output[op.outputs] = pointer<void>(address);
-    op.output_type[op.outputs++] = dtype(code);
-    op.float64 |= dtype(code) == DType::float64;
+    op.output_type[op.outputs++] = fastgen::dtype_of(code);
+    op.float64 |= fastgen::dtype_of(code) == DType::float64;
   }
   op.table = pointer<const double>(table);
   op.table_per_row = table_per_row;
@@ -124,8 +121,9 @@ py::object describe_combine(const py::tuple& shape, int64_t rows, int64_t elemen
 
   if (description->missing.size() != missing.size())
     throw std::invalid_argument("missing: expected one dtype for each input that is None");
-  description->dtypes = missing;
-  description->shape = shape;
+  for (size_t i = 0; i < missing.size(); ++i)
+    description->kinds.push_back({missing[i], op.input_type[description->missing[i]]});
+  description->shape = fastgen::Shape(shape);
 
   static PyMethodDef method{
       "run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(run_description)),
@@ -138,7 +136,7 @@ py::object describe_combine(const py::tuple& shape, int64_t rows, int64_t elemen
 void normals(int64_t rows, int64_t elements, const NoiseArguments& arguments, uint32_t draw,
              uintptr_t output, int code, int threads) {
   const fastgen::Normals op{rows,   elements,  noise(arguments), draw, pointer<void>(output),
-                            dtype(code)};
+                            fastgen::dtype_of(code)};
   run(fastgen::normals, op, threads);
 }
 
@@ -164,6 +162,9 @@ void bind_registers(py::module_& m);
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "CPU kernels on raw addresses; nothing is checked here. Use fastgen.kernels.cpp.";
+  m.def("use_tensor_type", &fastgen::use_tensor_type,
+        "torch.Tensor, and what it has as __dlpack_c_exchange_api__ or None.", py::arg("type"),
+        py::arg("exchange"));
   fastgen::isa();  // an unusable FASTGEN_ISA is reported on import
   m.def("describe_combine", &describe_combine, "A function run(threads, tensors) -> bool.",
         py::arg("shape"), py::arg("rows"), py::arg("elements"), py::arg("inputs"),

@@ -15,10 +15,11 @@ using fastgen::Stepper;
 
 namespace {
 
-// A stepper and the Python objects that a slope's dtype and shape must be.
+// A stepper and what slopes must be.
 struct Bound {
   Stepper stepper;
-  py::object dtype, shape;
+  fastgen::Kind kind;
+  fastgen::Shape shape;
 };
 using Owner = std::shared_ptr<Bound>;
 
@@ -26,8 +27,8 @@ using Owner = std::shared_ptr<Bound>;
 // the vector field: a bare CPython function costs a third of pybind11's dispatch.
 PyObject* advance(PyObject* self, PyObject* slope) try {
   Bound& bound = **static_cast<Owner*>(PyCapsule_GetPointer(self, nullptr));
-  if (!fastgen::fits(slope, bound.dtype.ptr(), bound.shape.ptr())) return PyLong_FromLong(-1);
-  const void* data = fastgen::data_pointer(slope);
+  void* data;
+  if (!fastgen::memory(slope, bound.kind, bound.shape, &data)) return PyLong_FromLong(-1);
   Stepper& stepper = bound.stepper;
   int code;
   if (stepper.op.rows * stepper.op.elements < fastgen::RELEASE_GIL_FROM) {
@@ -116,9 +117,9 @@ void bind_integrate(py::module_& m) {
       .def("first", &run<FIRST>)
       .def("start", &run<START>)
       .def("compacted", [](Bound& bound) { return bound.stepper.compacted(); })
-      .def("expect", [](Bound& bound, py::object dtype, py::object shape) {
-        bound.dtype = std::move(dtype);
-        bound.shape = std::move(shape);
+      .def("expect", [](Bound& bound, py::object dtype, int code, const py::tuple& shape) {
+        bound.kind = {std::move(dtype), fastgen::dtype_of(code)};
+        bound.shape = fastgen::Shape(shape);
       })
       .def_property_readonly("rows", [](const Bound& b) { return b.stepper.op.rows; })
       .def_property_readonly("phase", [](const Bound& b) { return b.stepper.phase; })

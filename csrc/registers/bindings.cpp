@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "dispatch.h"
-#include "exchange.h"
 #include "tensors.h"
 
 namespace py = pybind11;
@@ -36,17 +35,13 @@ struct Kept {
 
 struct Step {
   fastgen::Combine op{};
-  const fastgen::ExchangeInterface* exchange;
-  py::object type;  // torch.Tensor: its subclasses may have no memory
-  py::tuple shape;
-  std::vector<int64_t> sizes;
+  fastgen::Shape shape;
   std::vector<int> source;      // of each input
   std::vector<py::object> names;  // of each input that is a register, or null
-  std::vector<py::object> dtypes;  // of the inputs, then of the first given tensor
-  std::vector<DType> types;
+  std::vector<fastgen::Kind> kinds;  // of the inputs
+  fastgen::Kind first;               // of the first given tensor
   std::vector<py::object> made;  // dtypes of the new tensors; None for that of the first given
-  py::object buffer_dtype;       // of registers that are written
-  DType buffer_type;
+  fastgen::Kind buffers;         // registers that are written
   std::vector<Kept> keep;
   bool changes;  // false: the registers stay as they are
   py::object empty_like, thread_count, table, noise;
@@ -66,47 +61,12 @@ const Names& names() {
   return all;
 }
 
-bool same_type(const fastgen::TensorView& view, DType type) {
-  constexpr uint8_t FLOAT = 2, BFLOAT = 4;  // kDLFloat, kDLBfloat
-  const int bits = type == DType::float64 ? 64 : type == DType::float32 ? 32 : 16;
-  return view.kind == (type == DType::bfloat16 ? BFLOAT : FLOAT) && view.bits == bits &&
-         view.lanes == 1;
-}
-
-bool contiguous(const fastgen::TensorView& view) {
-  int64_t stride = 1;
-  bool plain = true;
-  for (int i = view.dimensions - 1; i >= 0; --i) {
-    if (view.shape[i] == 0) return true;
-    plain &= view.shape[i] == 1 || view.strides[i] == stride;
-    stride *= view.shape[i];
-  }
-  return plain;
-}
-
 // The memory of a contiguous CPU tensor of this dtype and the step's shape, without a gradient;
 // false if it is not one.
-bool memory(const Step& step, PyObject* tensor, int position, void** address) {
-  if (reinterpret_cast<PyObject*>(Py_TYPE(tensor)) != step.type.ptr() ||
-      fastgen::attribute(tensor, names().requires_grad).ptr() != Py_False)
-    return false;
-  if (!step.exchange) {
-    if (!fastgen::fits(tensor, step.dtypes[position].ptr(), step.shape.ptr())) return false;
-    *address = fastgen::data_pointer(tensor);
-    return true;
-  }
-  fastgen::TensorView view;
-  if (step.exchange->view(tensor, &view) != 0) {  // no memory: sparse, or a wrapper's
-    PyErr_Clear();
-    return false;
-  }
-  if (view.device_type != fastgen::ON_CPU || !same_type(view, step.types[position]) ||
-      view.dimensions != static_cast<int32_t>(step.sizes.size()))
-    return false;
-  for (int i = 0; i < view.dimensions; ++i)
-    if (view.shape[i] != step.sizes[i]) return false;
-  *address = static_cast<char*>(view.data) + view.byte_offset;
-  return contiguous(view);
+bool memory(const Step& step, PyObject* tensor, const fastgen::Kind& kind, void** address) {
+  return fastgen::is_plain(tensor) &&
+         fastgen::attribute(tensor, names().requires_grad).ptr() == Py_False &&
+         fastgen::memory(tensor, kind, step.shape, address);
 }
 
 py::object make(const Step& step, PyObject* like, const py::object& dtype) {
@@ -115,25 +75,16 @@ py::object make(const Step& step, PyObject* like, const py::object& dtype) {
   return fastgen::owned(PyObject_Vectorcall(step.empty_like.ptr(), arguments, 1, keywords));
 }
 
-// A tensor that was just made, whatever it was made for.
-void* memory_of_new(const Step& step, PyObject* tensor) {
-  fastgen::TensorView view;
-  if (!step.exchange) return fastgen::data_pointer(tensor);
-  if (step.exchange->view(tensor, &view) != 0) throw py::error_already_set();
-  return static_cast<char*>(view.data) + view.byte_offset;
-}
-
 // A free buffer that fits, or a new one.
 py::object buffer(const Step& step, PyObject* free, PyObject* like, void** address) {
   while (PyList_GET_SIZE(free) > 0) {
     const Py_ssize_t last = PyList_GET_SIZE(free) - 1;
     const auto entry = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(free, last));
     if (PyList_SetSlice(free, last, last + 1, nullptr) != 0) throw py::error_already_set();
-    if (memory(step, tensor_of(entry.ptr()), static_cast<int>(step.types.size()) - 1, address))
-      return entry;
+    if (memory(step, tensor_of(entry.ptr()), step.buffers, address)) return entry;
   }
-  const py::object tensor = make(step, like, step.buffer_dtype);
-  *address = memory_of_new(step, tensor.ptr());
+  const py::object tensor = make(step, like, step.buffers.dtype);
+  *address = fastgen::data_pointer(tensor.ptr());
   return py::make_tuple(tensor, true);
 }
 
@@ -188,17 +139,17 @@ PyObject* run_step(PyObject* self, PyObject* const* args, Py_ssize_t count) try 
       tensor = tensor_of(entry);
     }
     void* address;
-    if (!memory(step, tensor, i, &address)) Py_RETURN_NONE;
+    if (!memory(step, tensor, step.kinds[i], &address)) Py_RETURN_NONE;
     op.input[i] = address;
   }
   // New tensors are like the first given one, so that must be plain even if no sum reads it.
   void* unread;
-  if (step.source[0] != 0 && !memory(step, given[0], op.inputs, &unread)) Py_RETURN_NONE;
+  if (step.source[0] != 0 && !memory(step, given[0], step.first, &unread)) Py_RETURN_NONE;
   const int made = static_cast<int>(step.made.size());
   py::tuple results(made);
   for (int j = 0; j < made; ++j) {
     py::object tensor = make(step, given[0], step.made[j]);
-    op.output[j] = memory_of_new(step, tensor.ptr());
+    op.output[j] = fastgen::data_pointer(tensor.ptr());
     PyTuple_SET_ITEM(results.ptr(), j, tensor.release().ptr());
   }
   std::vector<py::object> written(op.outputs - made);
@@ -225,13 +176,7 @@ PyObject* run_step(PyObject* self, PyObject* const* args, Py_ssize_t count) try 
   return nullptr;
 }
 
-DType dtype(int code) {
-  if (code < 0 || code > 3) throw std::invalid_argument("unknown dtype code");
-  return static_cast<DType>(code);
-}
-
-py::object describe_step(const py::object& type, const py::object& exchange,
-                         const py::object& empty_like, const py::object& thread_count,
+py::object describe_step(const py::object& empty_like, const py::object& thread_count,
                          const py::tuple& shape, const std::vector<int>& source,
                          const std::vector<std::pair<py::object, int>>& inputs,
                          const std::vector<std::pair<py::object, int>>& made,
@@ -255,26 +200,22 @@ py::object describe_step(const py::object& type, const py::object& exchange,
     throw std::invalid_argument("inputs, outputs and their dtypes do not match");
   op.rows = shape[0].cast<int64_t>();
   op.elements = 1;
-  for (const auto& size : shape) step->sizes.push_back(size.cast<int64_t>());
-  for (size_t i = 1; i < step->sizes.size(); ++i) op.elements *= step->sizes[i];
-  for (const auto& [kind, code] : inputs) {
-    step->dtypes.push_back(kind);
-    step->types.push_back(dtype(code));
-  }
+  step->shape = fastgen::Shape(shape);
+  for (size_t i = 1; i < shape.size(); ++i) op.elements *= step->shape.sizes[i];
+  for (const auto& [kind, code] : inputs) step->kinds.push_back({kind, fastgen::dtype_of(code)});
+  step->first = step->kinds.back();
   for (size_t i = 0; i < source.size(); ++i) {
     if (source[i] < 0) throw std::invalid_argument("source: no such input");
     step->names.push_back(source[i] < GIVEN ? py::object() : py::int_(source[i]));
-    op.input_type[op.inputs++] = step->types[i];
-    op.float64 |= step->types[i] == DType::float64;
+    op.input_type[op.inputs++] = step->kinds[i].type;
+    op.float64 |= step->kinds[i].type == DType::float64;
   }
   for (const auto& [kind, code] : made) {
     step->made.push_back(kind);
-    op.output_type[op.outputs++] = dtype(code);
+    op.output_type[op.outputs++] = fastgen::dtype_of(code);
   }
-  step->buffer_dtype = buffers.first;
-  step->dtypes.push_back(buffers.first);
-  step->types.push_back(dtype(buffers.second));
-  for (size_t i = 0; i < written; ++i) op.output_type[op.outputs++] = dtype(buffers.second);
+  step->buffers = {buffers.first, fastgen::dtype_of(buffers.second)};
+  for (size_t i = 0; i < written; ++i) op.output_type[op.outputs++] = step->buffers.type;
   for (int j = 0; j < op.outputs; ++j) op.float64 |= op.output_type[j] == DType::float64;
   op.table = reinterpret_cast<const double*>(table_address);
   op.clip = clip.has_value();
@@ -287,9 +228,6 @@ py::object describe_step(const py::object& type, const py::object& exchange,
     op.draws = reinterpret_cast<const int64_t*>(draws);
     op.noises = noises;
   }
-  step->exchange = fastgen::exchange_interface(exchange);
-  step->type = type;
-  step->shape = shape;
   step->source = source;
   step->changes = keep.has_value();
   step->empty_like = empty_like;
@@ -307,8 +245,7 @@ py::object describe_step(const py::object& type, const py::object& exchange,
 
 void bind_registers(py::module_& m) {
   m.def("describe_step", &describe_step, "A function run; see fastgen.kernels.registers.",
-        py::arg("type"), py::arg("exchange"), py::arg("empty_like"), py::arg("thread_count"),
-        py::arg("shape"), py::arg("source"), py::arg("inputs"), py::arg("made"),
+        py::arg("empty_like"), py::arg("thread_count"), py::arg("shape"), py::arg("source"), py::arg("inputs"), py::arg("made"),
         py::arg("buffers"), py::arg("keep"), py::arg("table"), py::arg("table_address"),
         py::arg("clip"), py::arg("noise_owner"), py::arg("noise"));
 }

@@ -23,7 +23,8 @@ struct Description {
   Stochastic op{};
   int64_t steps = 1, table_stride = 0, draws_stride = 0;
   std::vector<int> missing;  // inputs, or MAX_INPUTS + k for given noise k
-  py::tuple dtypes, shape;
+  std::vector<fastgen::Kind> kinds;
+  fastgen::Shape shape;
 };
 
 // run(threads, step, tensors) -> whether the tensors fitted, so that it ran. Called once or more
@@ -46,8 +47,8 @@ PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t coun
   Stochastic op = description.op;
   for (size_t i = 0; i < missing; ++i) {
     PyObject* tensor = PyList_GET_ITEM(args[2], i);
-    if (!fastgen::fits(tensor, description.dtypes[i].ptr(), description.shape.ptr())) Py_RETURN_FALSE;
-    const void* data = fastgen::data_pointer(tensor);
+    void* data;
+    if (!fastgen::memory(tensor, description.kinds[i], description.shape, &data)) Py_RETURN_FALSE;
     const int place = description.missing[i];
     (place < fastgen::MAX_INPUTS ? op.input[place] : op.given[place - fastgen::MAX_INPUTS]) = data;
   }
@@ -63,11 +64,6 @@ PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t coun
 } catch (py::error_already_set& error) {
   error.restore();
   return nullptr;
-}
-
-DType dtype(int code) {
-  if (code < 0 || code > 3) throw std::invalid_argument("unknown dtype code");
-  return static_cast<DType>(code);
 }
 
 template <class T>
@@ -97,19 +93,19 @@ py::object describe_stochastic(const py::tuple& shape, int64_t rows, int64_t ele
   for (const auto& [address, code] : inputs) {
     if (!address) description->missing.push_back(op.inputs);
     op.input[op.inputs] = pointer<const void>(address.value_or(0));
-    op.input_type[op.inputs++] = dtype(code);
-    op.float64 |= dtype(code) == DType::float64;
+    op.input_type[op.inputs++] = fastgen::dtype_of(code);
+    op.float64 |= fastgen::dtype_of(code) == DType::float64;
   }
   for (size_t k = 0; k < given.size(); ++k) {
     const auto& [address, code] = given[k];
     if (!address) description->missing.push_back(fastgen::MAX_INPUTS + static_cast<int>(k));
     op.given[k] = pointer<const void>(address.value_or(0));
-    op.given_type[k] = dtype(code);
+    op.given_type[k] = fastgen::dtype_of(code);
   }
   for (const auto& [address, code] : outputs) {
     op.output[op.outputs] = pointer<void>(address);
-    op.output_type[op.outputs++] = dtype(code);
-    op.float64 |= dtype(code) == DType::float64;
+    op.output_type[op.outputs++] = fastgen::dtype_of(code);
+    op.float64 |= fastgen::dtype_of(code) == DType::float64;
   }
   op.table = pointer<const double>(tables);
   op.table_per_row = table_per_row;
@@ -127,8 +123,13 @@ py::object describe_stochastic(const py::tuple& shape, int64_t rows, int64_t ele
   description->draws_stride = (draws_per_row ? rows : 1) * noises;
   if (description->missing.size() != missing.size())
     throw std::invalid_argument("missing: expected one dtype for each tensor that is None");
-  description->dtypes = missing;
-  description->shape = shape;
+  for (size_t i = 0; i < missing.size(); ++i) {
+    const int place = description->missing[i];
+    const DType type = place < fastgen::MAX_INPUTS ? op.input_type[place]
+                                                   : op.given_type[place - fastgen::MAX_INPUTS];
+    description->kinds.push_back({missing[i], type});
+  }
+  description->shape = fastgen::Shape(shape);
 
   static PyMethodDef method{
       "run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(run_description)),

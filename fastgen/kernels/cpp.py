@@ -20,6 +20,11 @@ from fastgen.kernels.contract import (
 )
 from fastgen.kernels.reference.area import brownian_area as brownian_area  # see Walker
 
+# torch's table of C functions (2.10 and later), which makes looking at a tensor from C++ cheap;
+# None: by its Python attributes.
+EXCHANGE: object = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+_C.use_tensor_type(Tensor, EXCHANGE)
+
 # Below this many elements a second thread costs more than it brings.
 PARALLEL_FROM = 65536
 
@@ -48,7 +53,8 @@ class Bound:
         threads = torch.get_num_threads() if self._parallel else 1
         if not self._run(threads, missing):
             missing = self._adapt(missing)  # may replace self._run
-            self._run(threads, missing)
+            if not self._run(threads, missing):
+                raise ValueError("expected tensors with memory of their own, got sparse or wrapped")
 
     def _adapt(self, missing: list[Tensor]) -> list[Tensor]:
         """`missing` as C++ can read it, or a ValueError."""

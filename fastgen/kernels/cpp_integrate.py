@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen import _C
+from fastgen.kernels.contract import DTYPE_CODES
 from fastgen.kernels.cpp import PARALLEL_FROM
 from fastgen.kernels.integrate import Workspace
 
@@ -67,4 +68,5 @@ class CppOperations:
 
     def expect(self, shape: torch.Size) -> None:
         """The shape that slopes have from now on."""
-        self._stepper.expect(self._held.y.dtype, shape)
+        dtype = self._held.y.dtype
+        self._stepper.expect(dtype, DTYPE_CODES[dtype], shape)

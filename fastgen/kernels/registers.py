@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastgen import _C
+from fastgen.kernels import cpp as cpp  # tells C++ what a tensor is
 from fastgen.kernels.contract import DTYPE_CODES, Noise, check_combine
 
 # A call brings this many tensors, and register number i is input GIVEN + i.
@@ -24,8 +25,6 @@ Registers: TypeAlias = dict[int, Entry]
 # run(registers by input number, free buffers, *given): the new tensors, or None where an input
 # does not fit and nothing ran. Registers and free buffers are updated in place.
 Step: TypeAlias = Callable[..., "tuple[Tensor, ...] | None"]
-# torch's table of C functions (2.10 and later), which makes the checks of a call cheap.
-EXCHANGE: object = getattr(Tensor, "__dlpack_c_exchange_api__", None)
 
 
 def describe(
@@ -37,8 +36,6 @@ def describe(
     table: Tensor,
     clip: tuple[float, float] | None = None,
     noise: Noise | None = None,
-    *,
-    exchange: object = EXCHANGE,
 ) -> Step:
     """A `combine` with one table for all rows, checked on these tensors.
 
@@ -56,7 +53,6 @@ def describe(
         table: contiguous float64 [1, M (+ 1), N (+ 1) + K] on the CPU.
         clip: bounds of the clipped value.
         noise: what the table's last columns draw.
-        exchange: by what C++ looks at tensors; None: by their Python attributes.
 
     Raises:
         ValueError: naming the argument that does not fit.
@@ -77,8 +73,6 @@ def describe(
             noise.draws.numel(),
         )
     return _C.describe_step(
-        type=Tensor,
-        exchange=exchange,
         empty_like=torch.empty_like,
         thread_count=torch.get_num_threads,
         shape=like.shape,

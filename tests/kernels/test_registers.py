@@ -9,9 +9,6 @@ from fastgen.kernels import reference
 
 registers = pytest.importorskip("fastgen.kernels.registers", reason="the C++ kernels are not built")
 KINDS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-# How C++ looks at tensors: torch's C interface, where there is one, and Python attributes.
-LOOKS = sorted({registers.EXCHANGE, None}, key=lambda look: look is None)
-by_each_look = pytest.mark.parametrize("exchange", LOOKS)
 GIVEN = registers.GIVEN
 
 
@@ -20,7 +17,7 @@ def tensors(shape, kinds, seed=0):
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(k) for k in kinds]
 
 
-@by_each_look
+@pytest.mark.usefixtures("each_look")
 @given(
     shape=st.lists(st.integers(0, 5), min_size=1, max_size=4),
     kinds=st.lists(st.sampled_from(KINDS), min_size=4, max_size=4),
@@ -31,7 +28,7 @@ def tensors(shape, kinds, seed=0):
     seed=st.integers(0, 99),
 )
 @settings(max_examples=60, deadline=None)
-def test_reference(exchange, shape, kinds, source, outputs, keep, clip, seed):
+def test_reference(shape, kinds, source, outputs, keep, clip, seed):
     """Any given tensors and registers; the registers afterwards are what ``keep`` says."""
     brought = tensors(shape, kinds, seed)
     wide = torch.float64 if kinds[0] is torch.float64 else torch.float32
@@ -42,9 +39,7 @@ def test_reference(exchange, shape, kinds, source, outputs, keep, clip, seed):
     extra = clip is not None
     size = (1, len(outputs) + len(written) + extra, len(inputs) + extra)
     table = torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    run = registers.describe(
-        brought[0], source, inputs, outputs, list(keep.items()), table, clip, exchange=exchange
-    )
+    run = registers.describe(brought[0], source, inputs, outputs, list(keep.items()), table, clip)
     expected = reference.combine(inputs, table, outputs + written, clip)
     held, free = {4: (own[0], True), 5: (own[1], False)}, []
     made = run(held, free, *brought)
@@ -64,18 +59,16 @@ def test_reference(exchange, shape, kinds, source, outputs, keep, clip, seed):
     assert [entry[0] is own[0] for entry in free] == [True] * (4 not in keep.values())
 
 
-def added(exchange, **options):
+def added(**options):
     x, y = tensors((3, 4), [torch.float32] * 2)
     table = torch.ones(1, 1, 2, dtype=torch.float64)
-    run = registers.describe(
-        x, [0, 1], [x, y], [torch.float32], [], table, exchange=exchange, **options
-    )
+    run = registers.describe(x, [0, 1], [x, y], [torch.float32], [], table, **options)
     return lambda *given: run({}, [], *given, None, None), x, y
 
 
-@by_each_look
-def test_what_does_not_fit_runs_nothing(exchange):
-    run, x, y = added(exchange)
+@pytest.mark.usefixtures("each_look")
+def test_what_does_not_fit_runs_nothing():
+    run, x, y = added()
     assert torch.equal(run(x, y)[0], x + y)
     for other in (
         y.double(),
@@ -95,28 +88,26 @@ def test_what_does_not_fit_runs_nothing(exchange):
         assert run(other, y) is None
 
 
-@by_each_look
+@pytest.mark.usefixtures("each_look")
 @pytest.mark.parametrize("shape", [(1, 4), (4, 1), (0, 3), (2, 0), (1, 1)])
-def test_strides_without_meaning(exchange, shape):
+def test_strides_without_meaning(shape):
     """Dimensions of one element and tensors of none are contiguous whatever their strides."""
     x = torch.ones(9, 9)[: shape[0], : shape[1]]
     if not x.is_contiguous():
         x = torch.ones(shape).as_strided(shape, (7, 1) if shape[0] == 1 else (1, 7))
     table = torch.full((1, 1, 1), 2.0, dtype=torch.float64)
-    run = registers.describe(x, [0], [x], [x.dtype], [], table, exchange=exchange)
+    run = registers.describe(x, [0], [x], [x.dtype], [], table)
     (y,) = run({}, [], x, None, None, None)
     assert torch.equal(y, 2 * torch.ones(shape))
 
 
-@by_each_look
-def test_buffers_are_written_again_once_free(exchange):
+@pytest.mark.usefixtures("each_look")
+def test_buffers_are_written_again_once_free():
     """Two registers that shift: after the first calls no memory is made for them."""
     x = torch.ones(5)
     table = torch.tensor([[[1.0, 0.0], [1.0, 1.0]]], dtype=torch.float64)
     held, free = {4: (torch.zeros(5), True)}, []
-    run = registers.describe(
-        x, [0, 4], [x, x], [x.dtype], [(4, None), (5, 4)], table, exchange=exchange
-    )
+    run = registers.describe(x, [0, 4], [x, x], [x.dtype], [(4, None), (5, 4)], table)
     seen = set()
     for i in range(6):
         assert run(held, free, x, None, None, None) is not None
@@ -152,7 +143,7 @@ def test_the_table_lives_as_long_as_the_call():
 
 
 def test_refusals():
-    x, y = added(None)[1:]
+    x, y = added()[1:]
     table = torch.ones(1, 1, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match="one for all rows"):
         registers.describe(x, [0], [x], [x.dtype], [], torch.ones(3, 1, 1, dtype=torch.float64))
