@@ -20,13 +20,14 @@ from torch import Tensor
 
 import fastgen
 from benchmarks.gpu_couplings import couplings
+from benchmarks.gpu_integrate import integrate
 from benchmarks.harness import Provider, Row, row, write
 from benchmarks.networks import NETWORKS
 from fastgen.kernels import Noise, implementation
 from fastgen.schedules import DiscreteVP
 
 Run = Callable[[], object]
-SUITES = ["kernels", "couplings", "loops"]
+SUITES = ["kernels", "couplings", "loops", "integrate"]
 
 
 class Bench:
@@ -425,6 +426,11 @@ def main() -> None:
         bench.until = whole
     if "couplings" in chosen:
         couplings(bench)
+    if "integrate" in chosen:
+        # Ahead of the loops, whose compiled rows take what time is left.
+        whole, bench.until = bench.until, min(bench.until, time.monotonic() + 40)
+        integrate(bench)
+        bench.until = whole
     if "loops" in chosen:
         loops(bench)
     print(f"{len(bench.found)} rows in {arguments.out}")
