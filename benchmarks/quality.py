@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -55,17 +56,26 @@ class Judge:
             fastgen.randn(self.shape, seed=s, dtype=torch.float64) * schedule.sigma(1.0)
             for s in range(seeds)
         ]
-        self.endpoints = [
-            fastgen.sample(self.model, z, "rk4", 200, timesteps=GRID, dtype=torch.float64)
-            for z in self.starts
-        ]
         self.data = problem.samples(batch, 10**6)
         # Distances in law to exact samples.
         self.laws = {"sliced_w2": sliced_w2, "w2": fastgen.wasserstein}
         if problem.dimension < batch:
             self.laws["frechet"] = frechet_distance
-        other = problem.samples(batch, 10**6 + 1)
-        self.floors = {name: law(other, self.data) for name, law in self.laws.items()}
+
+    # Both take minutes in many dimensions, which a resumed run whose rows are there need not spend.
+    @cached_property
+    def endpoints(self) -> list[Tensor]:
+        """Where the exact flow takes the initial noises."""
+        return [
+            fastgen.sample(self.model, z, "rk4", 200, timesteps=GRID, dtype=torch.float64)
+            for z in self.starts
+        ]
+
+    @cached_property
+    def floors(self) -> dict[str, float]:
+        """The distances between exact samples and other exact samples."""
+        other = self.problem.samples(self.shape[0], 10**6 + 1)
+        return {name: law(other, self.data) for name, law in self.laws.items()}
 
     def rows(
         self, case: str, provider: str, package: str, results: list[Tensor], drawn: bool, note: str
