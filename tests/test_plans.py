@@ -122,6 +122,21 @@ def test_lowered_plan_equals_the_program(
     torch.testing.assert_close(recorded / scale, expected / scale, rtol=0, atol=1e-12)
 
 
+def rate(t):
+    return 0.7 * t
+
+
+def test_json_names_options_that_are_functions():
+    """What they gave is in the program."""
+    plan = fastgen.plan(
+        "sa_solver", fastgen.schedules.LinearVP(), 6, tau=rate, tau_interval=(0.2, 0.8)
+    )
+    again = Plan.from_json(plan.to_json())
+    assert again.draws == plan.draws > 0
+    assert again.options["tau"].endswith("test_plans.rate")
+    assert again.to_json() == plan.to_json()
+
+
 @given(plan=plans())
 def test_json_round_trip_is_exact(plan):
     again = Plan.from_json(plan.to_json())

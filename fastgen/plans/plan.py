@@ -181,7 +181,10 @@ class Plan:
         return "\n".join(lines)
 
     def to_json(self) -> str:
-        """The plan as JSON; floats survive exactly."""
+        """The plan as JSON; floats survive exactly, options that are functions by their names.
+
+        The program has what such functions gave, so the plan that is read runs the same.
+        """
         program: list[Any] = []
         for i in self.instructions:
             if isinstance(i, Evaluate):
@@ -201,7 +204,8 @@ class Plan:
                 "clip": self.clip,
                 "program": program,
                 "result": self.result.index,
-            }
+            },
+            default=_function_name,
         )
 
     @staticmethod
@@ -235,6 +239,13 @@ class Plan:
             result=Value(record["result"]),
             clip=None if record["clip"] is None else tuple(record["clip"]),
         )
+
+
+def _function_name(value: object) -> str:
+    if not callable(value):
+        raise TypeError(f"an option cannot be written as JSON: {value!r}")
+    function = value if hasattr(value, "__qualname__") else type(value)
+    return f"{function.__module__}.{function.__qualname__}"
 
 
 def _symbol(kind: str, fields: list[Any]) -> Symbol:

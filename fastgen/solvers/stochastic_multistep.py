@@ -264,7 +264,7 @@ def sa_solver(
     *,
     predictor_order: int = 2,
     corrector_order: int = 2,
-    tau: float = 1.0,
+    tau: float | Callable[[float], float] = 1.0,
     tau_interval: tuple[float, float] = (0.0, 1.0),
     mode: str = "PEC",
     lower_order_final: bool = False,
@@ -276,12 +276,14 @@ def sa_solver(
     same step with the same noise and D through ``corrector_order`` of them, the newest at t. tau:
     of the module's reverse process, in steps that start within ``tau_interval`` (a time interval),
     0 elsewhere. The prediction at the predicted state stays in the history (mode="PEC") or is
-    replaced by one at the corrected state ("PECE"). corrector_order=0: no corrector; the last
+    replaced by one at the corrected state ("PECE"). tau may be a function of time, constant within
+    a step: its value at the step's start. corrector_order=0: no corrector; the last
     state is not corrected. lower_order_final: orders fall to 1 towards the last step.
     compat="diffusers": in formulas of order 2 M_1 of `moments` is its leading term (1 + tau^2) h/2,
     as in the authors' code and diffusers.
     """
-    _check_sa(predictor_order, corrector_order, tau, mode, compat)
+    _check_sa(predictor_order, corrector_order, mode, compat)
+    rate_at: Callable[[float], float] = tau if callable(tau) else lambda _: tau
     x, mean, noise, h_last, tau_last = p.initial(), Form({}), Form({}), 0.0, 0.0
     past: deque[tuple[float, Form]] = deque(maxlen=max(predictor_order, corrector_order, 1))
     steps = len(times) - 1
@@ -307,7 +309,8 @@ def sa_solver(
             d = p.denoise(x, s) if mode == "PECE" else d
         past.appendleft((p.half_log_snr(s), d))
         h = length(p, s, t)
-        tau_here = tau if tau_interval[0] <= s <= tau_interval[1] else 0.0
+        tau_here = rate_at(s) if tau_interval[0] <= s <= tau_interval[1] else 0.0
+        check_nonnegative("tau", tau_here)
         m = constant_decay(h, tau_here**2)
         mean, noise = sde_mean(p, x, d, s, t, m), fresh_noise(p, s, t, noise_std(p, t, m))
         order = min(predictor_order, i + 1, steps - i if lower_order_final else predictor_order)
@@ -318,10 +321,7 @@ def sa_solver(
     return x
 
 
-def _check_sa(
-    predictor_order: int, corrector_order: int, tau: float, mode: str, compat: str | None
-) -> None:
-    check_nonnegative("tau", tau)
+def _check_sa(predictor_order: int, corrector_order: int, mode: str, compat: str | None) -> None:
     check_whole("predictor_order", predictor_order, 1, 4)
     check_whole("corrector_order", corrector_order, 0, 4)
     check_choice("mode", mode, ("PEC", "PECE"))

@@ -256,6 +256,21 @@ def test_diffusers_sa_solver_takes_the_correctors_tau_from_its_interval(monkeypa
     close(result, expected, 1e-10)
 
 
+def test_diffusers_sa_solver_with_a_function_of_time(monkeypatch):
+    made = scheduler(
+        "SASolverScheduler", 12, tau_func=lambda t: 0.3 + t / 2000, timestep_spacing="trailing"
+    )
+    times = times_of(made, VP.time_of_index(0.0))
+    made.sigmas = torch.tensor(VP.ratio(times))
+    x = fastgen.randn(SHAPE, seed=5, dtype=torch.float64)
+    expected = loop(made, x, monkeypatch, SameNoise(torch.float64))
+    result = ours(
+        "sa_solver", x, times, lower_order_final=True, compat="diffusers",
+        tau=lambda t: 0.3 + round(VP.index_of_time(t)) / 2000,
+    )  # fmt: skip
+    close(result, expected, 1e-10)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 4])
 def test_diffusers_lcm(steps, monkeypatch):
     """It ends at f itself, which is not rescaled to any noise level."""

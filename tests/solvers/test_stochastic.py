@@ -266,6 +266,8 @@ EQUAL = [
     (("sa_solver", {"tau": 0.0, "predictor_order": 3, "corrector_order": 0}),
      ("dpmpp_3m_sde", {"eta": 0.0})),
     (("sa_solver", {"tau": 0.0}), ("sa_solver", {"tau_interval": (-1.0, -1.0)})),
+    (("sa_solver", {"tau": lambda t: 0.7 * (0.3 <= t <= 0.6)}),
+     ("sa_solver", {"tau": 0.7, "tau_interval": (0.3, 0.6)})),
     (("euler_maruyama", {"eta": 0.0, "end": 0.02}), ("euler", {"end": 0.02})),
     (("stochastic_heun", {"eta": 0.0, "end": 0.02}), ("heun", {"end": 0.02})),
     (("flow_sde", {"diffusion_norm": 0.0, "end": 0.02}), ("euler", {"end": 0.02})),
