@@ -112,6 +112,7 @@ def follow(
 
     Returns:
         follow(vars(object), key, timestep, first, second): what the step returns for these two
-        given tensors; None, with nothing run, where there is no such step or the timestep is an int.
+        given tensors; None, with nothing run, where there is no such step or the timestep is an
+        int.
     """
     return _C.follow(same, steps, held, free)

@@ -55,7 +55,7 @@ class FlowMatchEulerDiscreteScheduler(OnSigmas, diffusers.FlowMatchEulerDiscrete
                 own["_step_index"] = k + 1
                 if return_dict:
                     return packed(FlowMatchEulerDiscreteSchedulerOutput, results)
-                return results  # type: ignore[no-any-return]
+                return results
         run, k = self._place(timestep)
         if per_token_timesteps is not None:  # every token has a step size: nothing to tabulate
             peer: Any = super()
