@@ -29,6 +29,7 @@ def use_tensor_type(type: type[Tensor], exchange: object) -> None: ...
 def describe_step(
     empty_like: Callable[..., Tensor],
     thread_count: Callable[[], int],
+    grad_enabled: Callable[[], bool],
     shape: torch.Size,
     source: list[int],
     inputs: list[tuple[torch.dtype, int]],
@@ -40,6 +41,12 @@ def describe_step(
     clip: tuple[float, float] | None,
     noise_owner: object,
     noise: tuple[int, int, int, int, int, int] | None,
+) -> Callable[..., tuple[Tensor, ...] | None]: ...
+def follow(
+    same: dict[str, object],
+    steps: dict[object, Callable[..., tuple[Tensor, ...] | None]],
+    held: dict[int, tuple[Tensor, bool]],
+    free: list[tuple[Tensor, bool]],
 ) -> Callable[..., tuple[Tensor, ...] | None]: ...
 def normals(
     rows: int, elements: int, noise: _Noise, draw: int, output: int, dtype: int, threads: int

@@ -44,7 +44,7 @@ struct Step {
   fastgen::Kind buffers;         // registers that are written
   std::vector<Kept> keep;
   bool changes;  // false: the registers stay as they are
-  py::object empty_like, thread_count, table, noise;
+  py::object empty_like, thread_count, grad_enabled, table, noise;
 };
 
 // A register or a free buffer is a tuple (tensor, whether the buffer is ours).
@@ -61,12 +61,13 @@ const Names& names() {
   return all;
 }
 
-// The memory of a contiguous CPU tensor of this dtype and the step's shape, without a gradient;
-// false if it is not one.
-bool memory(const Step& step, PyObject* tensor, const fastgen::Kind& kind, void** address) {
-  return fastgen::is_plain(tensor) &&
-         fastgen::attribute(tensor, names().requires_grad).ptr() == Py_False &&
-         fastgen::memory(tensor, kind, step.shape, address);
+// The memory of a contiguous CPU tensor of this dtype and the step's shape, which needs no gradient;
+// false if it is not one. `graph`: gradients are recorded, so that a tensor may need one.
+bool memory(const Step& step, bool graph, PyObject* tensor, const fastgen::Kind& kind,
+            void** address) {
+  if (!fastgen::is_plain(tensor)) return false;
+  if (graph && fastgen::attribute(tensor, names().requires_grad).ptr() != Py_False) return false;
+  return fastgen::memory(tensor, kind, step.shape, address);
 }
 
 py::object make(const Step& step, PyObject* like, const py::object& dtype) {
@@ -81,7 +82,7 @@ py::object buffer(const Step& step, PyObject* free, PyObject* like, void** addre
     const Py_ssize_t last = PyList_GET_SIZE(free) - 1;
     const auto entry = py::reinterpret_borrow<py::object>(PyList_GET_ITEM(free, last));
     if (PyList_SetSlice(free, last, last + 1, nullptr) != 0) throw py::error_already_set();
-    if (memory(step, tensor_of(entry.ptr()), step.buffers, address)) return entry;
+    if (memory(step, false, tensor_of(entry.ptr()), step.buffers, address)) return entry;
   }
   const py::object tensor = make(step, like, step.buffers.dtype);
   *address = fastgen::data_pointer(tensor.ptr());
@@ -126,6 +127,7 @@ PyObject* run_step(PyObject* self, PyObject* const* args, Py_ssize_t count) try 
     return nullptr;
   }
   PyObject *const held = args[0], *const free = args[1], *const* given = args + 2;
+  const bool graph = fastgen::owned(PyObject_CallNoArgs(step.grad_enabled.ptr())).ptr() == Py_True;
   fastgen::Combine op = step.op;
   py::object alive[fastgen::MAX_INPUTS];  // registers, while the GIL is released
   for (int i = 0; i < op.inputs; ++i) {
@@ -139,12 +141,12 @@ PyObject* run_step(PyObject* self, PyObject* const* args, Py_ssize_t count) try 
       tensor = tensor_of(entry);
     }
     void* address;
-    if (!memory(step, tensor, step.kinds[i], &address)) Py_RETURN_NONE;
+    if (!memory(step, graph, tensor, step.kinds[i], &address)) Py_RETURN_NONE;
     op.input[i] = address;
   }
   // New tensors are like the first given one, so that must be plain even if no sum reads it.
   void* unread;
-  if (step.source[0] != 0 && !memory(step, given[0], step.first, &unread)) Py_RETURN_NONE;
+  if (step.source[0] != 0 && !memory(step, graph, given[0], step.first, &unread)) Py_RETURN_NONE;
   const int made = static_cast<int>(step.made.size());
   py::tuple results(made);
   for (int j = 0; j < made; ++j) {
@@ -176,8 +178,65 @@ PyObject* run_step(PyObject* self, PyObject* const* args, Py_ssize_t count) try 
   return nullptr;
 }
 
+PyMethodDef STEP{"run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(run_step)),
+                 METH_FASTCALL, "run(held, free, 4 tensors) -> tuple or None"};
+
+// Whose steps may run as described, for as long as its owner has these very objects.
+struct Followed {
+  std::vector<std::pair<py::object, py::object>> same;  // names in the owner's __dict__, values
+  py::dict steps, held;
+  py::list free;
+};
+
+// follow(own, key, timestep, first, second) -> what the key's step returns, or None.
+PyObject* run_followed(PyObject* self, PyObject* const* args, Py_ssize_t count) try {
+  const auto& followed = *static_cast<Followed*>(PyCapsule_GetPointer(self, nullptr));
+  if (count != 5 || !PyDict_CheckExact(args[0])) {
+    PyErr_SetString(PyExc_TypeError, "expected follow(own, key, timestep, first, second)");
+    return nullptr;
+  }
+  if (PyLong_Check(args[2])) Py_RETURN_NONE;
+  for (const auto& [name, value] : followed.same) {
+    PyObject* found = PyDict_GetItemWithError(args[0], name.ptr());
+    if ((found ? found : Py_None) != value.ptr()) Py_RETURN_NONE;
+  }
+  PyObject* step = PyDict_GetItemWithError(followed.steps.ptr(), args[1]);
+  if (!step) {
+    if (PyErr_Occurred()) return nullptr;
+    Py_RETURN_NONE;
+  }
+  if (!PyCFunction_CheckExact(step) || PyCFunction_GET_FUNCTION(step) != STEP.ml_meth) {
+    PyErr_SetString(PyExc_TypeError, "follow: a step is one that describe_step made");
+    return nullptr;
+  }
+  const auto alive = py::reinterpret_borrow<py::object>(step);
+  PyObject* const given[] = {followed.held.ptr(), followed.free.ptr(), args[3],
+                             args[4],             Py_None,             Py_None};
+  return run_step(PyCFunction_GET_SELF(step), given, 2 + GIVEN);
+} catch (py::error_already_set& error) {
+  error.restore();
+  return nullptr;
+}
+
+PyMethodDef FOLLOW{"follow", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(run_followed)),
+                   METH_FASTCALL, "follow(own, key, timestep, first, second) -> tuple or None"};
+
+py::object follow(const py::dict& same, const py::dict& steps, const py::dict& held,
+                  const py::list& free) {
+  auto followed = std::make_unique<Followed>();
+  for (const auto& [name, value] : same)
+    followed->same.emplace_back(py::reinterpret_borrow<py::object>(name),
+                                py::reinterpret_borrow<py::object>(value));
+  followed->steps = steps;
+  followed->held = held;
+  followed->free = free;
+  const py::capsule owner(followed.release(), [](void* p) { delete static_cast<Followed*>(p); });
+  return py::reinterpret_steal<py::object>(PyCFunction_New(&FOLLOW, owner.ptr()));
+}
+
 py::object describe_step(const py::object& empty_like, const py::object& thread_count,
-                         const py::tuple& shape, const std::vector<int>& source,
+                         const py::object& grad_enabled, const py::tuple& shape,
+                         const std::vector<int>& source,
                          const std::vector<std::pair<py::object, int>>& inputs,
                          const std::vector<std::pair<py::object, int>>& made,
                          const std::pair<py::object, int>& buffers,
@@ -232,20 +291,21 @@ py::object describe_step(const py::object& empty_like, const py::object& thread_
   step->changes = keep.has_value();
   step->empty_like = empty_like;
   step->thread_count = thread_count;
+  step->grad_enabled = grad_enabled;
   step->table = table;
   step->noise = noise_owner;
-  static PyMethodDef method{
-      "run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(run_step)),
-      METH_FASTCALL, "run(held, free, 4 tensors) -> tuple or None"};
   const py::capsule owner(step.release(), [](void* p) { delete static_cast<Step*>(p); });
-  return py::reinterpret_steal<py::object>(PyCFunction_New(&method, owner.ptr()));
+  return py::reinterpret_steal<py::object>(PyCFunction_New(&STEP, owner.ptr()));
 }
 
 }  // namespace
 
 void bind_registers(py::module_& m) {
   m.def("describe_step", &describe_step, "A function run; see fastgen.kernels.registers.",
-        py::arg("empty_like"), py::arg("thread_count"), py::arg("shape"), py::arg("source"), py::arg("inputs"), py::arg("made"),
+        py::arg("empty_like"), py::arg("thread_count"), py::arg("grad_enabled"), py::arg("shape"),
+        py::arg("source"), py::arg("inputs"), py::arg("made"),
         py::arg("buffers"), py::arg("keep"), py::arg("table"), py::arg("table_address"),
         py::arg("clip"), py::arg("noise_owner"), py::arg("noise"));
+  m.def("follow", &follow, "A function that runs steps; see fastgen.kernels.registers.",
+        py::arg("same"), py::arg("steps"), py::arg("held"), py::arg("free"));
 }

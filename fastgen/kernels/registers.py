@@ -25,6 +25,8 @@ Registers: TypeAlias = dict[int, Entry]
 # run(registers by input number, free buffers, *given): the new tensors, or None where an input
 # does not fit and nothing ran. Registers and free buffers are updated in place.
 Step: TypeAlias = Callable[..., "tuple[Tensor, ...] | None"]
+# follow(vars(object), key, timestep, first, second): as a step.
+Follow: TypeAlias = Callable[..., "tuple[Tensor, ...] | None"]
 
 
 def describe(
@@ -75,6 +77,7 @@ def describe(
     return _C.describe_step(
         empty_like=torch.empty_like,
         thread_count=torch.get_num_threads,
+        grad_enabled=torch.is_grad_enabled,
         shape=like.shape,
         source=list(source),
         inputs=[(x.dtype, DTYPE_CODES[x.dtype]) for x in [*inputs, like]],
@@ -87,3 +90,23 @@ def describe(
         noise_owner=noise,
         noise=described,
     )
+
+
+def follow(
+    same: dict[str, object], steps: dict[object, Step], held: Registers, free: list[Entry]
+) -> Follow:
+    """Steps of an object, found and run in one call: what finding them in Python takes is saved.
+
+    Args:
+        same: attributes of the object and what they are; None also for one it has not. Where one is
+            another object now, nothing runs.
+        steps: what `describe` made, by any key; steps may be added.
+        held: registers of the steps, updated in place.
+        free: buffers of theirs, updated in place.
+
+    Returns:
+        follow(vars(object), key, timestep, first, second): what the step returns for these two
+        given tensors; None, with nothing run, where there is no such step or the timestep is an
+        int.
+    """
+    return _C.follow(same, steps, held, free)

@@ -156,3 +156,48 @@ def test_refusals():
     unread = registers.describe(x, [0, 1], [x, y], [x.dtype], [(4, 6)], table)
     with pytest.raises(RuntimeError, match="not held"):
         unread({}, [], x, y, None, None)
+
+
+def followed():
+    """What follows an owner with one step, x + y under the key 1; the owner; its registers."""
+    x, y = tensors((3, 4), [torch.float32] * 2)
+    table = torch.ones(1, 1, 2, dtype=torch.float64)
+    run = registers.describe(x, [0, 1], [x, y], [x.dtype], [(4, 0)], table)
+    owner, held = {"grid": [1], "k": 0}, {}
+    same = {"grid": owner["grid"], "sigmas": None}
+    return registers.follow(same, {1: run}, held, []), owner, held, x, y
+
+
+def test_steps_are_followed_while_their_owner_is_the_same():
+    follow, owner, held, x, y = followed()
+    (z,) = follow(owner, 1, 0.5, x, y)
+    assert torch.equal(z, x + y)
+    assert held[4][0] is x
+    assert follow(owner, 2, 0.5, x, y) is None, "no such step"
+    assert follow(owner, 1, 3, x, y) is None, "an int may be a position"
+    assert follow(owner, 1, 0.5, x[:1], y) is None, "of another shape"
+    assert follow({**owner, "grid": [1]}, 1, 0.5, x, y) is None, "equal, but another object"
+    assert follow({"k": 0}, 1, 0.5, x, y) is None
+    assert follow({**owner, "sigmas": x}, 1, 0.5, x, y) is None
+    assert follow({**owner, "sigmas": None}, 1, 0.5, x, y) is not None
+
+
+def test_following_refuses_other_calls():
+    follow, owner, _, x, y = followed()
+    with pytest.raises(TypeError, match="expected follow"):
+        follow(owner, 1, x, y)
+    with pytest.raises(TypeError, match="unhashable"):
+        follow(owner, [], 0.5, x, y)
+    foreign = registers.follow({}, {1: len}, {}, [])
+    with pytest.raises(TypeError, match="describe_step"):
+        foreign(owner, 1, 0.5, x, y)
+
+
+def test_gradients_are_refused_only_where_they_are_recorded():
+    follow, owner, _, x, y = followed()
+    x.requires_grad_()
+    assert follow(owner, 1, 0.5, x, y) is None
+    with torch.no_grad():
+        assert not follow(owner, 1, 0.5, x, y)[0].requires_grad
+    with torch.inference_mode():
+        assert follow(owner, 1, 0.5, x, y)[0].is_inference()

@@ -48,8 +48,9 @@ class FusedScheduler:
     _family: ClassVar[dict[str, type]] = {}
     _run: Run | None = None
     _noise: tuple[str, int | None] = ("torch", None)
-    # The configuration and the chain that the tables are of, and the tables of each grid.
-    _known: tuple[Any, Any, dict[Any, dict[Any, Row]]] = (None, None, {})
+    # The configuration and the chain that the tables are of; the tables of each grid, and the calls
+    # of the steps there that need nothing but state and output.
+    _known: tuple[Any, Any, dict[Any, tuple[dict[Any, Row], dict[Any, Any]]]] = (None, None, {})
     _begin_index: int | None = None
     _step_index: int | None = None
 
@@ -57,6 +58,7 @@ class FusedScheduler:
         """Pipelines save where a class comes from: say diffusers, so that it can load them."""
         self = super().__new__(cls)
         self.__dict__["__module__"] = _peer(cls).__module__
+        self.__dict__["_follow"] = _nothing
         return self
 
     def __init_subclass__(cls) -> None:
@@ -71,7 +73,7 @@ class FusedScheduler:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles make their tables, which C++ holds by address, again."""
-        return {k: v for k, v in vars(self).items() if k != "_known"}
+        return {k: v for k, v in vars(self).items() if k not in ("_known", "_follow")}
 
     @staticmethod
     def family() -> dict[str, type]:
@@ -137,7 +139,7 @@ class FusedScheduler:
         key = (*run.host_timesteps, None, *run.host_sigmas)
         if key not in grids and len(grids) >= GRIDS:
             grids.clear()
-        run.rows = grids.setdefault(key, {})
+        run.rows, run.steps = grids.setdefault(key, ({}, {}))
         if self._noise[0] == "contract":
             same = self._run is not None and self._run.contract is not None
             run.contract = self._run.contract if same and self._run else Contract(self._noise[1])
@@ -152,7 +154,22 @@ class FusedScheduler:
             if name in self.__dict__:
                 self._grid(run, name)
         self._run = run
+        me._follow = _nothing
+        if run.steps:
+            self._follow_steps(run)
         return run
+
+    def _follow_steps(self, run: Run) -> None:
+        """Let C++ find the run's steps, for as long as timesteps and configuration are these.
+
+        ``vars(self)["_follow"](vars(self), key, timestep, sample, output)`` is then what
+        `_advance` returns, or None where that has to be called.
+        """
+        from fastgen.kernels import registers
+
+        me: Any = self
+        same = {"timesteps": run.timesteps, "sigmas": run.sigmas, "_internal_dict": run.config}
+        me._follow = registers.follow(same, run.steps, run.held, run.free)
 
     def _current(self) -> Run:
         """The run, also after someone has assigned other timesteps or sigmas."""
@@ -257,7 +274,16 @@ class FusedScheduler:
             run.data = me._threshold_sample(
                 run.advance(row.before, "promoted", sample, output, z)[0]
             )
-        return run.advance(row, self._kind, sample, output, z)
+        results = run.advance(row, self._kind, sample, output, z)
+        if row.alone is run.epoch and z is None and not row.noise:
+            run.steps[key] = row.run
+            if vars(self)["_follow"] is _nothing:
+                self._follow_steps(run)
+        return results
+
+
+def _nothing(*_: object) -> None:
+    """No step to follow: there is none that C++ may find, or the extension is not there."""
 
 
 def _peer(cls: type) -> Any:

@@ -47,6 +47,15 @@ class FlowMatchEulerDiscreteScheduler(OnSigmas, diffusers.FlowMatchEulerDiscrete
         return_dict: bool = True,
     ) -> FlowMatchEulerDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step, which ignores s_churn and its companions."""
+        own = self.__dict__
+        k = own["_step_index"]
+        if per_token_timesteps is None:
+            results = own["_follow"](own, k, timestep, sample, model_output)
+            if results is not None:
+                own["_step_index"] = k + 1
+                if return_dict:
+                    return packed(FlowMatchEulerDiscreteSchedulerOutput, results)
+                return results
         run, k = self._place(timestep)
         if per_token_timesteps is not None:  # every token has a step size: nothing to tabulate
             peer: Any = super()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from fastgen.integrations.diffusers.rows import FIRST_REGISTER, Row
 from fastgen.kernels import Noise, Stream
 from fastgen.kernels.contract import compute_dtype
 from fastgen.noise import id_tensor, seed_tensor
+
+if TYPE_CHECKING:
+    from fastgen.kernels.registers import Step  # needs the extension
 
 # Dtype of the next state: that of the model's output, of the sample, or what both promote to.
 Kind: TypeAlias = Literal["output", "sample", "promoted"]
@@ -90,6 +93,7 @@ class Run:
         for i, t in enumerate(self.host_timesteps):
             self.positions.setdefault(t, []).append(i)
         self.rows: dict[Any, Row] = {}
+        self.steps: dict[Any, Step] = {}  # the calls of those that read state and output alone
         self.grids: dict[str, list[float]] = {}
         self.contract: Contract | None = None
         self.held: dict[int, Held] = {}
@@ -206,7 +210,8 @@ class Run:
         if row.steps:
             written = iter(results[1 + row.returns :])
             kept = {k: next(written) if i is None else found[i] for k, i in row.keep}
-            self.held = {k: (t, False) for k, t in kept.items()}
+            self.held.clear()  # the same dict: C++ may have it
+            self.held.update((k, (t, False)) for k, t in kept.items())
         return tuple(results[: 1 + row.returns])
 
 

@@ -123,10 +123,15 @@ class EulerDiscreteScheduler(Churned, Scaled, diffusers.EulerDiscreteScheduler):
         return_dict: bool = True,
     ) -> EulerDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample and the data prediction; as diffusers' step."""
-        run, k = self._place(timestep)
-        key = k if s_churn == 0 else self._churned_key(run, k, s_churn, s_tmin, s_tmax, s_noise)
-        results = self._advance(run, key, sample, model_output, generator, k + 1)
-        self._step_index = k + 1
+        own = self.__dict__
+        k, results = own["_step_index"], None
+        if s_churn == 0:
+            results = own["_follow"](own, k, timestep, sample, model_output)
+        if results is None:
+            run, k = self._place(timestep)
+            key = self._churned_key(run, k, s_churn, s_tmin, s_tmax, s_noise)
+            results = self._advance(run, key, sample, model_output, generator, k + 1)
+        own["_step_index"] = k + 1
         return packed(EulerDiscreteSchedulerOutput, results) if return_dict else results
 
     def _denoised(self, at: Form, sigma: float, sigma_hat: float) -> Form:

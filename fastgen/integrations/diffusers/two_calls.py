@@ -54,11 +54,15 @@ class HeunDiscreteScheduler(TwoCalls, diffusers.HeunDiscreteScheduler):
         return_dict: bool = True,
     ) -> HeunDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The next state and the data prediction; as diffusers' step."""
-        run, k = self._place(timestep)
-        first = self.dt is None
-        results = self._advance(run, (k, first), sample, model_output)
-        self.dt = run.host_sigmas[k + 1] - run.host_sigmas[k] if first else None
-        self._step_index = k + 1
+        own = self.__dict__
+        k, first = own["_step_index"], own["dt"] is None
+        results = own["_follow"](own, (k, first), timestep, sample, model_output)
+        if results is None:
+            run, k = self._place(timestep)
+            results = self._advance(run, (k, first), sample, model_output)
+        sigmas = own["_run"].host_sigmas
+        own["dt"] = sigmas[k + 1] - sigmas[k] if first else None
+        own["_step_index"] = k + 1
         return packed(HeunDiscreteSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
@@ -91,11 +95,14 @@ class KDPM2DiscreteScheduler(TwoCalls, diffusers.KDPM2DiscreteScheduler):
         return_dict: bool = True,
     ) -> KDPM2DiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The next state and the data prediction; as diffusers' step."""
-        run, k = self._place(timestep)
-        first = self.sample is None
-        results = self._advance(run, (k, first), sample, model_output)
-        self.sample = sample if first else None
-        self._step_index = k + 1
+        own = self.__dict__
+        k, first = own["_step_index"], own["sample"] is None
+        results = own["_follow"](own, (k, first), timestep, sample, model_output)
+        if results is None:
+            run, k = self._place(timestep)
+            results = self._advance(run, (k, first), sample, model_output)
+        own["sample"] = sample if first else None
+        own["_step_index"] = k + 1
         return packed(KDPM2DiscreteSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: Run, key: Any) -> Update:
