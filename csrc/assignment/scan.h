@@ -361,11 +361,37 @@ double squared_distance_double(const double* a, const double* b, int64_t count) 
   return squared_distance(a, b, count);
 }
 
-#define FASTGEN_ASSIGNMENT_KERNELS                                                              \
-  {                                                                                             \
-    points_row, points_row_double, box_bounds, visit_box, lowest_bound, range_float, range_double, quantise_float, quantise_double,  \
-        lower, best_two, best_listed, reduce, collect, relax, lowest_float, lowest_double,      \
-        lowest_levels, squared_distance_float, squared_distance_double                          \
+template <class T>
+FASTGEN_INLINE double add_moments(const T* x, int64_t count, T* sums) {
+  constexpr int64_t LANES = 32;
+  T squares[LANES] = {};
+  int64_t j = 0;
+  for (; j + LANES <= count; j += LANES)
+    for (int64_t k = 0; k < LANES; ++k) {
+      sums[j + k] += x[j + k];
+      squares[k] += x[j + k] * x[j + k];
+    }
+  for (; j < count; ++j) {
+    sums[j] += x[j];
+    squares[0] += x[j] * x[j];
+  }
+  double sum = 0;
+  for (const T part : squares) sum += part;
+  return sum;
+}
+double add_moments_float(const float* x, int64_t count, float* sums) {
+  return add_moments(x, count, sums);
+}
+double add_moments_double(const double* x, int64_t count, double* sums) {
+  return add_moments(x, count, sums);
+}
+
+#define FASTGEN_ASSIGNMENT_KERNELS                                                           \
+  {                                                                                          \
+    points_row, points_row_double, box_bounds, visit_box, lowest_bound, range_float,         \
+        range_double, quantise_float, quantise_double, lower, best_two, best_listed, reduce, \
+        collect, relax, lowest_float, lowest_double, lowest_levels, squared_distance_float,  \
+        squared_distance_double, add_moments_float, add_moments_double                       \
   }
 
 }  // namespace
