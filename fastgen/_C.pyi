@@ -233,3 +233,20 @@ def reduce_pairs(
     column: int,
     threads: int,
 ) -> None: ...
+def sweep_pairs(
+    float64: bool,
+    rows: int,
+    columns: int,
+    dims: int,
+    x: int,
+    y: int,
+    bias: int,
+    scale: float,
+    weights: int,
+    before: int,
+    omega: float,
+    log_sum: int,
+    fitted: int,
+    relaxed: int,
+    threads: int,
+) -> None: ...

@@ -24,8 +24,8 @@ BACKENDS = ("auto", "cpp", "reference", "cuda")
 CUDA_SWITCH = "FASTGEN_CUDA_ASSIGN"
 # A second thread pays from so many costs on.
 PARALLEL_FROM = 1 << 20
-# Clouds are multiplied as they are if no more than this part of |x|^2 is that of their mean: to take
-# it off would save less than a bit.
+# Clouds are multiplied as they are if no more than this part of |x|^2 is that of their mean: to
+# take it off would save less than a bit.
 NEAR_CENTRE = 0.25
 # The certified gap relative to the cost at which float32 and float64 problems count as solved.
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
@@ -324,8 +324,8 @@ class _Cpp:
         if not problem.root:
             _, n, dims = x0.shape
             for k, pair in enumerate(zip(x0, x1, found.match, strict=True)):
-                addresses = (x.data_ptr() for x in pair)
-                found.cost[k] = _C.paired_cost(*addresses, n, dims, float64)
+                from_, to, match = (x.data_ptr() for x in pair)
+                found.cost[k] = _C.paired_cost(from_, to, match, n, dims, float64)
         return found, torch.finfo(x0.dtype).eps * largest
 
     def _run(
