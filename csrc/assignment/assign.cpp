@@ -225,10 +225,11 @@ Prices Assignment::sample_prices(const Sample& sample, int64_t step) {
   const auto fine = sample(step, true);
   const int64_t stride = padded(fine.columns());
   Prices prices(stride, INT_MAX);
-  std::vector<int32_t> scratch(stride);
+  std::vector<Prices> scratch(team_.size());
   if (fine.columns() < SAMPLE_FROM) {
+    scratch[0].resize(stride);
     for (int64_t i = 0; i < fine.rows(); ++i)
-      kernels_.lower(fine.row(i, scratch.data()), 0, stride, prices.data());
+      kernels_.lower(fine.row(i, scratch[0].data()), 0, stride, prices.data());
     return prices;
   }
   const auto coarse = sample(step * SAMPLE_STEP, false);
@@ -236,12 +237,16 @@ Prices Assignment::sample_prices(const Sample& sample, int64_t step) {
   Solver solver(coarse, coarse.rows(), coarse.columns(), team_, control_, thread_);
   solver.solve(coarse_prices, static_cast<int32_t>(RANGE * COLD),
                static_cast<int32_t>(RANGE * SAMPLE_ENDS));
-  std::vector<int32_t> coarse_costs(padded(coarse.columns()));
-  for (int64_t i = 0; i < coarse.rows(); ++i) {
-    const int32_t offset = kernels_.best_two(coarse.row(i, coarse_costs.data()),
-                                             coarse_prices.data(), coarse_costs.size()).first;
-    kernels_.lower(fine.row(i * SAMPLE_STEP, scratch.data()), offset, stride, prices.data());
-  }
+  std::vector<Prices> lowest(team_.size(), prices);
+  each_row(coarse.rows(), [&](int64_t i, int thread) {
+    Prices& costs = scratch[thread];
+    costs.resize(std::max(stride, padded(coarse.columns())));
+    const int32_t offset = kernels_.best_two(coarse.row(i, costs.data()), coarse_prices.data(),
+                                             padded(coarse.columns())).first;
+    kernels_.lower(fine.row(i * SAMPLE_STEP, costs.data()), offset, stride,
+                   lowest[thread].data());
+  });
+  for (const Prices& part : lowest) kernels_.lower(part.data(), 0, stride, prices.data());
   return prices;
 }
 
