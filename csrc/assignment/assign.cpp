@@ -7,6 +7,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "assignment/matrix.h"
 #include "assignment/memory.h"
 #include "assignment/points.h"
 
@@ -23,47 +24,12 @@ constexpr int64_t MOST_LEVELS = int64_t{1} << 28;
 // First epsilon, of the range: from scratch, from a sample's or given prices, and a sample's last.
 constexpr double COLD = 0.05, SAMPLED = 2e-3, SAMPLE_ENDS = 5e-4;
 constexpr int MOST_ROUNDS = 4;
-// No level differs from its cost by half as many levels. Of points in float32, in units in which the
-// range is RANGE and no coordinate exceeds its root: a difference is within 3 2^-24 of that root, so
-// the square of one is within 56 levels.
+// No level differs from its cost by half as many levels. Of points in float32, in units in which
+// the range is RANGE and no coordinate exceeds its root, a difference is within 3 2^-24 of that
+// root, so that the square of one is within 56 levels.
 constexpr int32_t MATRIX_SLACK = 70, POINTS_SLACK = 128;
 // Levels are below RANGE by more than rounding.
 constexpr double LEVELS = RANGE * 0.999;
-
-class MatrixRows : public Rows {
- public:
-  MatrixRows(const int32_t* levels, int64_t stride) : levels_(levels), stride_(stride) {}
-  const int32_t* row(int64_t i, int32_t*) const override { return levels_ + i * stride_; }
-
- private:
-  const int32_t* levels_;
-  const int64_t stride_;
-};
-
-// Every `step`-th row and column of a matrix; a copy, except for all.
-class MatrixSample : public Rows {
- public:
-  MatrixSample(const int32_t* levels, int64_t stride, int64_t rows, int64_t columns, int64_t step)
-      : levels_(levels),
-        stride_(step == 1 ? stride : padded((columns + step - 1) / step)),
-        row_count_((rows + step - 1) / step),
-        column_count_((columns + step - 1) / step) {
-    if (step == 1) return;
-    copy_.assign(row_count_ * stride_, PADDING_COST);
-    for (int64_t i = 0; i < row_count_; ++i)
-      for (int64_t j = 0; j < column_count_; ++j)
-        copy_[i * stride_ + j] = levels[i * step * stride + j * step];
-    levels_ = copy_.data();
-  }
-  const int32_t* row(int64_t i, int32_t*) const override { return levels_ + i * stride_; }
-  int64_t rows() const { return row_count_; }
-  int64_t columns() const { return column_count_; }
-
- private:
-  const int32_t* levels_;
-  const int64_t stride_, row_count_, column_count_;
-  std::vector<int32_t> copy_;
-};
 
 using Prices = std::vector<int32_t>;
 

@@ -117,8 +117,8 @@ double paired_cost(uintptr_t a, uintptr_t b, uintptr_t match, int64_t count, int
   return sum;
 }
 
-// |x_i|^2 of the points x [count, dims], and |mean of x|^2 over the mean of |x|^2 (NaN or infinite if
-// some number is not finite, or its square is not).
+// |x_i|^2 of the points x [count, dims], and |mean of x|^2 over the mean of |x|^2 (NaN or infinite
+// if some number is not finite, or its square is not).
 template <class T>
 double moments_of(const T* x, int64_t count, int64_t dims, T* squares) {
   std::vector<T> sums(dims);
