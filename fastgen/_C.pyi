@@ -214,6 +214,8 @@ def assign(
     gaps: int,
     threads: int,
 ) -> None: ...
+def moments(x: int, count: int, dims: int, float64: bool, squares: int) -> float: ...
+def want_large_pages(array: int, bytes: int) -> None: ...
 def paired_cost(a: int, b: int, match: int, count: int, dims: int, float64: bool) -> float: ...
 def reduce_pairs(
     float64: bool,
@@ -235,5 +237,22 @@ def reduce_pairs(
     log_sum: int,
     mean: int,
     column: int,
+    threads: int,
+) -> None: ...
+def sweep_pairs(
+    float64: bool,
+    rows: int,
+    columns: int,
+    dims: int,
+    x: int,
+    y: int,
+    bias: int,
+    scale: float,
+    weights: int,
+    before: int,
+    omega: float,
+    log_sum: int,
+    fitted: int,
+    relaxed: int,
     threads: int,
 ) -> None: ...

@@ -7,6 +7,8 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "assignment/matrix.h"
+#include "assignment/memory.h"
 #include "assignment/points.h"
 
 namespace fastgen::assignment {
@@ -15,25 +17,19 @@ namespace {
 // From this many columns on points are not made a matrix, and up to so many dimensions far ones
 // are left out by boxes.
 constexpr int64_t POINTS_FROM = 513, BOXED_DIMS = 8;
-// Prices of points start from those of every SAMPLE_STEP-th, from so many columns on.
-constexpr int64_t SAMPLE_STEP = 8;
+// Prices start from those of every SAMPLE_STEP-th row and column, from so many columns on.
+constexpr int64_t SAMPLE_STEP = 4, SAMPLE_FROM = 512;
 // More levels than this in a matrix (1 GiB) are not made for a refinement.
 constexpr int64_t MOST_LEVELS = int64_t{1} << 28;
 // First epsilon, of the range: from scratch, from a sample's or given prices, and a sample's last.
-constexpr double COLD = 0.05, SAMPLED = 1e-3, SAMPLE_ENDS = 1e-4;
+constexpr double COLD = 0.05, SAMPLED = 2e-3, SAMPLE_ENDS = 5e-4;
 constexpr int MOST_ROUNDS = 4;
+// No level differs from its cost by half as many levels. Of points in float32, in units in which
+// the range is RANGE and no coordinate exceeds its root, a difference is within 3 2^-24 of that
+// root, so that the square of one is within 56 levels.
+constexpr int32_t MATRIX_SLACK = 70, POINTS_SLACK = 128;
 // Levels are below RANGE by more than rounding.
 constexpr double LEVELS = RANGE * 0.999;
-
-class MatrixRows : public Rows {
- public:
-  MatrixRows(const int32_t* levels, int64_t stride) : levels_(levels), stride_(stride) {}
-  const int32_t* row(int64_t i, int32_t*) const override { return levels_ + i * stride_; }
-
- private:
-  const int32_t* levels_;
-  const int64_t stride_;
-};
 
 using Prices = std::vector<int32_t>;
 
@@ -73,12 +69,15 @@ class Assignment {
   void first_round_of_points();
   void first_round_of_matrix();
   bool refine();
-  void solve(const Rows& rows, int64_t row_count, Prices* prices, double first, double scale);
-  Prices sample_prices(int64_t step);
+  // Certified; by the solver's lists if `slack` bounds twice the rounding of a level.
+  void solve(const Rows& rows, int64_t row_count, Prices* prices, double first, double scale,
+             int32_t slack);
+  template <class Sample>
+  Prices sample_prices(const Sample& sample, int64_t step);
   bool warm(Prices* prices, double scale) const;
   int32_t* allocate_levels(bool extended);
-  void certify();
-  void certify_levels(const Prices& prices);
+  void certify(const Solver* solver = nullptr, int32_t slack = 0);
+  void certify_levels(const Solver& solver, const Prices& prices);
   bool inexact() const;
   void write(Solution* solution) const;
   // Rows no longer than columns are made as many by rows of costs 0, if that is not much more.
@@ -93,6 +92,7 @@ class Assignment {
   }
   // The row's costs in float64 (of points: centred, sorted), in place or in `scratch`.
   const double* costs(int64_t i, std::vector<double>& scratch) const;
+  double cost(int64_t i, int64_t j) const;
 
   template <class Function>
   void each_row(int64_t count, Function&& function) {
@@ -133,8 +133,13 @@ const double* Assignment::costs(int64_t i, std::vector<double>& scratch) const {
   return scratch.data();
 }
 
+double Assignment::cost(int64_t i, int64_t j) const {
+  if (problem_.form == Form::points) return clouds_->cost(i, j);
+  return problem_.float64 ? doubles(i)[j] : floats(i)[j];
+}
+
 void Assignment::solve(const Rows& rows, int64_t row_count, Prices* prices, double first,
-                       double scale) {
+                       double scale, int32_t slack) {
   Solver solver(rows, row_count, columns_, team_, control_, thread_);
   const double last = options_.epsilon * range_ * scale;
   const bool single_phase = row_count < columns_;
@@ -144,10 +149,15 @@ void Assignment::solve(const Rows& rows, int64_t row_count, Prices* prices, doub
   solver.solve(*prices, single_phase ? end : static_cast<int32_t>(RANGE * first), end);
   std::copy_n(solver.matches().begin(), rows_, match_.begin());
   for (int64_t j = 0; j < columns_; ++j) v_[j] += (*prices)[j] / scale;
-  if (row_count == rows_) return;
-  // The columns of the added rows, whose dual variables are left out, have the highest price: 0.
-  const double highest = *std::max_element(v_.begin(), v_.end());
-  for (double& price : v_) price -= highest;
+  if (row_count > rows_) {
+    // The columns of the added rows, whose dual variables are left out, have the highest price: 0.
+    const double highest = *std::max_element(v_.begin(), v_.end());
+    for (double& price : v_) price -= highest;
+  }
+  if (overwritten_)
+    certify_levels(solver, *prices);
+  else
+    certify(slack ? &solver : nullptr, slack);
 }
 
 bool Assignment::warm(Prices* prices, double scale) const {
@@ -166,34 +176,43 @@ bool Assignment::warm(Prices* prices, double scale) const {
 
 int32_t* Assignment::allocate_levels(bool extended) {
   const int64_t count = extended ? columns_ : rows_;
-  if (!levels_) levels_.reset(new int32_t[count * stride_]);
+  if (!levels_) {
+    levels_.reset(new int32_t[count * stride_]);
+    want_large_pages(levels_.get(), count * stride_ * sizeof(int32_t));
+  }
   return levels_.get();
 }
 
-// Prices of the points at `step` of the sorted clouds, from a coarser sample's: there
-// v_j = min_i (c_ij - u_i) over the sample's rows.
-Prices Assignment::sample_prices(int64_t step) {
-  const double scale = LEVELS / range_;
-  const PointRows fine(*clouds_, step, scale, false);
+// Prices of every `step`-th column, from those of a coarser sample of rows and columns: there
+// v_j = min_i (c_ij - u_i) over the sample's rows. sample(step, last) gives the rows, `last` for
+// those that are looked at once.
+template <class Sample>
+Prices Assignment::sample_prices(const Sample& sample, int64_t step) {
+  const auto fine = sample(step, true);
   const int64_t stride = padded(fine.columns());
   Prices prices(stride, INT_MAX);
-  std::vector<int32_t> scratch(stride);
-  if (fine.columns() < SAMPLE_STEP * 64) {
+  std::vector<Prices> scratch(team_.size());
+  if (fine.columns() < SAMPLE_FROM) {
+    scratch[0].resize(stride);
     for (int64_t i = 0; i < fine.rows(); ++i)
-      kernels_.lower(fine.row(i, scratch.data()), 0, stride, prices.data());
+      kernels_.lower(fine.row(i, scratch[0].data()), 0, stride, prices.data());
     return prices;
   }
-  const bool boxed = problem_.dims <= BOXED_DIMS;
-  const PointRows coarse(*clouds_, step * SAMPLE_STEP, scale, boxed);
-  Prices coarse_prices = sample_prices(step * SAMPLE_STEP);
+  const auto coarse = sample(step * SAMPLE_STEP, false);
+  Prices coarse_prices = sample_prices(sample, step * SAMPLE_STEP);
   Solver solver(coarse, coarse.rows(), coarse.columns(), team_, control_, thread_);
-  solver.solve(coarse_prices, static_cast<int32_t>(RANGE * COLD), static_cast<int32_t>(RANGE * SAMPLE_ENDS));
-  std::vector<int32_t> coarse_costs(padded(coarse.columns()));
-  for (int64_t i = 0; i < coarse.rows(); ++i) {
-    const int32_t offset = kernels_.best_two(coarse.row(i, coarse_costs.data()),
-                                             coarse_prices.data(), coarse_costs.size()).first;
-    kernels_.lower(fine.row(i * SAMPLE_STEP, scratch.data()), offset, stride, prices.data());
-  }
+  solver.solve(coarse_prices, static_cast<int32_t>(RANGE * COLD),
+               static_cast<int32_t>(RANGE * SAMPLE_ENDS));
+  std::vector<Prices> lowest(team_.size(), prices);
+  each_row(coarse.rows(), [&](int64_t i, int thread) {
+    Prices& costs = scratch[thread];
+    costs.resize(std::max(stride, padded(coarse.columns())));
+    const int32_t offset = kernels_.best_two(coarse.row(i, costs.data()), coarse_prices.data(),
+                                             padded(coarse.columns())).first;
+    kernels_.lower(fine.row(i * SAMPLE_STEP, costs.data()), offset, stride,
+                   lowest[thread].data());
+  });
+  for (const Prices& part : lowest) kernels_.lower(part.data(), 0, stride, prices.data());
   return prices;
 }
 
@@ -203,7 +222,9 @@ void Assignment::first_round_of_points() {
                                      problem_.root);
   exact_ = std::make_unique<ExactPoints>(*clouds_);
   range_ = clouds_->range();
-  if (range_ > 0) {
+  if (range_ == 0) {
+    certify();
+  } else {
     const double scale = LEVELS / range_;
     const bool extended = extend(), dense = extended || columns_ < POINTS_FROM;
     const PointRows points(*clouds_, 1, scale, !dense && problem_.dims <= BOXED_DIMS);
@@ -221,18 +242,22 @@ void Assignment::first_round_of_points() {
       }
       if (extended) std::fill(prices.begin(), prices.end(), 0);
       if (warm(&prices, scale)) first = SAMPLED;
-      solve(MatrixRows(levels, stride_), extended ? columns_ : rows_, &prices, first, scale);
+      solve(MatrixRows(levels, stride_), extended ? columns_ : rows_, &prices, first, scale,
+            POINTS_SLACK * problem_.dims);
     } else {
       if (warm(&prices, scale)) {
         first = SAMPLED;
       } else if (rows_ == columns_) {
-        prices = sample_prices(1);
+        prices = sample_prices(
+            [&](int64_t step, bool last) {
+              return PointRows(*clouds_, step, scale, !last && problem_.dims <= BOXED_DIMS);
+            },
+            1);
         first = SAMPLED;
       }
-      solve(points, rows_, &prices, first, scale);
+      solve(points, rows_, &prices, first, scale, POINTS_SLACK * problem_.dims);
     }
   }
-  certify();
 }
 
 void Assignment::first_round_of_matrix() {
@@ -277,15 +302,25 @@ void Assignment::first_round_of_matrix() {
       std::fill_n(levels + i * stride_ + columns_, stride_ - columns_, PADDING_COST);
     }
     if (extended) std::fill(prices.begin(), prices.end(), 0);
-    const double first = warm(&prices, scale) ? SAMPLED : COLD;
-    solve(MatrixRows(levels, stride_), extended ? columns_ : rows_, &prices, first, scale);
-    if (overwritten_) return certify_levels(prices);
+    double first = COLD;
+    if (warm(&prices, scale)) {
+      first = SAMPLED;
+    } else if (rows_ == columns_ && columns_ >= SAMPLE_FROM) {
+      prices = sample_prices(
+          [&](int64_t step, bool) {
+            return MatrixSample(levels, stride_, rows_, columns_, step);
+          },
+          1);
+      first = SAMPLED;
+    }
+    solve(MatrixRows(levels, stride_), extended ? columns_ : rows_, &prices, first, scale,
+          MATRIX_SLACK);
   } else if (overwritten_) {
     for (int64_t i = 0; i < rows_; ++i) matched_[i] = u_[i] = low_[i];
     cost_ = std::accumulate(low_.begin(), low_.end(), 0.0);
-    return;
+  } else {
+    certify();
   }
-  certify();
 }
 
 // Solves what is left of the costs when the prices are taken off, in finer levels. No pair whose
@@ -309,8 +344,7 @@ bool Assignment::refine() {
   for (const Prices& part : lowest) kernels_.lower(part.data(), 0, stride_, prices.data());
   const std::vector<int32_t> match = match_;
   const std::vector<double> v = v_;
-  solve(MatrixRows(levels, stride_), count, &prices, COLD, scale);
-  certify();
+  solve(MatrixRows(levels, stride_), count, &prices, COLD, scale, 0);
   if (gap_ < gap) return true;
   match_ = match;
   v_ = v;
@@ -319,15 +353,20 @@ bool Assignment::refine() {
 }
 
 // Dual variables of rows are what makes those of columns feasible: u_i = min_j (c_ij - v_j).
-void Assignment::certify() {
+void Assignment::certify(const Solver* solver, int32_t slack) {
+  const bool in_float = problem_.form == Form::matrix && !problem_.float64;
   each_row(rows_, [&](int64_t i, int thread) {
-    if (problem_.form == Form::matrix && !problem_.float64) {
+    int32_t near[LIST];
+    const int64_t count = solver ? solver->candidates(i, slack, near) : 0;
+    matched_[i] = cost(i, match_[i]);
+    if (count) {
+      u_[i] = cost(i, near[0]) - v_[near[0]];
+      for (int64_t k = 1; k < count; ++k)
+        u_[i] = std::min(u_[i], cost(i, near[k]) - v_[near[k]]);
+    } else if (in_float) {
       u_[i] = kernels_.lowest_float(floats(i), v_.data(), columns_);
-      matched_[i] = floats(i)[match_[i]];
     } else {
-      const double* row = costs(i, reduced_[thread]);
-      u_[i] = kernels_.lowest_double(row, v_.data(), columns_);
-      matched_[i] = row[match_[i]];
+      u_[i] = kernels_.lowest_double(costs(i, reduced_[thread]), v_.data(), columns_);
     }
   });
   cost_ = gap_ = 0;
@@ -342,12 +381,20 @@ void Assignment::certify() {
 }
 
 // The same where only the levels are left, with their rounding on the safe side.
-void Assignment::certify_levels(const Prices& prices) {
+void Assignment::certify_levels(const Solver& solver, const Prices& prices) {
   const double scale = LEVELS / range_;
   const auto* levels = static_cast<const int32_t*>(problem_.matrix);
   std::vector<int32_t> lowest(rows_);
   each_row(rows_, [&](int64_t i, int) {
-    lowest[i] = kernels_.lowest_levels(levels + i * stride_, prices.data(), stride_);
+    const int32_t* row = levels + i * stride_;
+    int32_t near[LIST];
+    const int64_t count = solver.candidates(i, MATRIX_SLACK, near);
+    lowest[i] = INT_MAX;
+    for (int64_t k = 0; k < count; ++k) {
+      const int32_t j = near[k];
+      lowest[i] = std::min(lowest[i], row[j] - (row[j] >> ROUNDING) - prices[j] - 1);
+    }
+    if (!count) lowest[i] = kernels_.lowest_levels(row, prices.data(), stride_);
   });
   cost_ = gap_ = 0;
   for (int64_t i = 0; i < rows_; ++i) {

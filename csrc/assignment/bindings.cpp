@@ -3,8 +3,10 @@
 #include <atomic>
 #include <chrono>
 #include <stdexcept>
+#include <vector>
 
 #include "assignment/assign.h"
+#include "assignment/memory.h"
 
 namespace py = pybind11;
 using namespace fastgen::assignment;
@@ -115,6 +117,32 @@ double paired_cost(uintptr_t a, uintptr_t b, uintptr_t match, int64_t count, int
   return sum;
 }
 
+// |x_i|^2 of the points x [count, dims], and |mean of x|^2 over the mean of |x|^2 (NaN or infinite
+// if some number is not finite, or its square is not).
+template <class T>
+double moments_of(const T* x, int64_t count, int64_t dims, T* squares) {
+  std::vector<T> sums(dims);
+  double total = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    double square;
+    if constexpr (sizeof(T) == 4)
+      square = kernels().add_moments_float(x + i * dims, dims, sums.data());
+    else
+      square = kernels().add_moments_double(x + i * dims, dims, sums.data());
+    squares[i] = static_cast<T>(square);
+    total += square;
+  }
+  double of_mean = 0;
+  for (const T sum : sums) of_mean += static_cast<double>(sum) * sum;
+  return of_mean / count / total;
+}
+
+double moments(uintptr_t x, int64_t count, int64_t dims, bool float64, uintptr_t squares) {
+  const py::gil_scoped_release release;
+  return float64 ? moments_of(at<double>(x, 0), count, dims, at<double>(squares, 0))
+                 : moments_of(at<float>(x, 0), count, dims, at<float>(squares, 0));
+}
+
 }  // namespace
 
 void fastgen::bind_assignment(py::module_& m) {
@@ -126,4 +154,11 @@ void fastgen::bind_assignment(py::module_& m) {
         py::arg("column_duals"), py::arg("costs"), py::arg("gaps"), py::arg("threads"));
   m.def("paired_cost", &paired_cost, py::arg("a"), py::arg("b"), py::arg("match"),
         py::arg("count"), py::arg("dims"), py::arg("float64"));
+  m.def("moments", &moments, py::arg("x"), py::arg("count"), py::arg("dims"), py::arg("float64"),
+        py::arg("squares"));
+  m.def(
+      "want_large_pages",
+      [](uintptr_t array, size_t bytes) { want_large_pages(at<void>(array, 0), bytes); },
+      "Before a large array is written; see csrc/assignment/memory.h.", py::arg("array"),
+      py::arg("bytes"));
 }

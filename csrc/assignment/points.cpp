@@ -97,6 +97,15 @@ Clouds::Clouds(const void* rows, const void* columns, bool float64, int64_t row_
   column_order_ = spatial_order(columns_, column_count, dims);
 }
 
+double Clouds::cost(int64_t i, int64_t j) const {
+  double sum = 0;
+  for (int64_t k = 0; k < dims_; ++k) {
+    const double difference = row(i)[k] - column(j)[k];
+    sum += difference * difference;
+  }
+  return root_ ? std::sqrt(sum) : sum;
+}
+
 PointRows::PointRows(const Clouds& clouds, int64_t step, double scale, bool boxed)
     : kernels_(kernels()),
       boxed_(boxed),

@@ -23,6 +23,7 @@ class Clouds {
   const std::vector<int32_t>& column_order() const { return column_order_; }
   const double* row(int64_t i) const { return &rows_[i * dims_]; }
   const double* column(int64_t j) const { return &columns_[j * dims_]; }
+  double cost(int64_t i, int64_t j) const;  // as ExactPoints has it
   int64_t rows() const { return row_order_.size(); }
   int64_t columns() const { return column_order_.size(); }
 

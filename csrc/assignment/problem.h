@@ -93,6 +93,9 @@ struct Kernels {
   // sum_i |a_i - b_i|^2 in float64
   double (*squared_distance_float)(const float* a, const float* b, int64_t count);
   double (*squared_distance_double)(const double* a, const double* b, int64_t count);
+  // sums += x; returns sum_k x_k^2.
+  double (*add_moments_float)(const float* x, int64_t count, float* sums);
+  double (*add_moments_double)(const double* x, int64_t count, double* sums);
 };
 
 extern const Kernels baseline_kernels;

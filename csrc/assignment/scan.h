@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <climits>
 #include <cmath>
+#include <type_traits>
 
 #include "assignment/problem.h"
 #include "assignment/vectors.h"
@@ -122,25 +123,35 @@ int32_t visit_box(const Points& points, const float* row, bool root, int64_t beg
 // As many independent chains as hide the latency. A number that is not finite, times zero, is NaN.
 template <class T>
 FASTGEN_INLINE bool range(const T* row, int64_t columns, T* low, T* high) {
-  constexpr int64_t LANES = 4 * W;
-  T lows[LANES], highs[LANES], zeros[LANES] = {};
-  for (int64_t k = 0; k < LANES; ++k) lows[k] = highs[k] = row[0];
+  using V = std::conditional_t<sizeof(T) == 4, F32, F64>;
+  constexpr int64_t LANES = sizeof(V) / sizeof(T), CHAINS = 4;
+  V lows[CHAINS], highs[CHAINS], zeros[CHAINS] = {};
+  for (int64_t c = 0; c < CHAINS; ++c) lows[c] = highs[c] = V{} + row[0];
   int64_t j = 0;
-  for (; j + LANES <= columns; j += LANES)
-    for (int64_t k = 0; k < LANES; ++k) {
-      lows[k] = row[j + k] < lows[k] ? row[j + k] : lows[k];
-      highs[k] = row[j + k] > highs[k] ? row[j + k] : highs[k];
-      zeros[k] += row[j + k] * T{0};
+  for (; j + CHAINS * LANES <= columns; j += CHAINS * LANES)
+    for (int64_t c = 0; c < CHAINS; ++c) {
+      V x;
+      std::memcpy(&x, row + j + c * LANES, sizeof x);
+      lows[c] = smaller(lows[c], x);
+      highs[c] = larger(highs[c], x);
+      zeros[c] += x * T{0};
     }
   for (; j < columns; ++j) {
-    lows[0] = std::min(lows[0], row[j]);
-    highs[0] = std::max(highs[0], row[j]);
-    zeros[0] += row[j] * T{0};
+    lows[0][0] = std::min(lows[0][0], row[j]);
+    highs[0][0] = std::max(highs[0][0], row[j]);
+    zeros[0][0] += row[j] * T{0};
   }
-  *low = *std::min_element(lows, lows + LANES);
-  *high = *std::max_element(highs, highs + LANES);
+  const V least = smaller(smaller(lows[0], lows[1]), smaller(lows[2], lows[3]));
+  const V most = larger(larger(highs[0], highs[1]), larger(highs[2], highs[3]));
+  const V zero = (zeros[0] + zeros[1]) + (zeros[2] + zeros[3]);
   T sum = 0;
-  for (const T zero : zeros) sum += zero;
+  *low = least[0];
+  *high = most[0];
+  for (int64_t l = 0; l < LANES; ++l) {
+    *low = std::min(*low, least[l]);
+    *high = std::max(*high, most[l]);
+    sum += zero[l];
+  }
   return sum == 0;
 }
 bool range_float(const float* row, int64_t columns, float* low, float* high) {
@@ -183,19 +194,21 @@ void lower(const int32_t* row, int32_t offset, int64_t padded, int32_t* lowest) 
 }
 
 Best best_two(const int32_t* costs, const int32_t* prices, int64_t padded) {
-  constexpr int CHAINS = 4;
+  constexpr int CHAINS = 2;
   Candidates part[CHAINS];
   for (Candidates& x : part) x = {fill(INT_MAX), fill(INT_MAX), I32{}};
   I32 at = lanes();
-  for (int64_t j = 0; j < padded; j += CHAINS * W)
+  for (int64_t j = 0; j < padded; j += CHAINS * W) {
     for (int c = 0; c < CHAINS; ++c) {
       const I32 reduced = load(costs + j + c * W) - load(prices + j + c * W);
       part[c].second = smaller(part[c].second, larger(part[c].first, reduced));
       part[c].column = reduced < part[c].first ? at : part[c].column;
       part[c].first = smaller(part[c].first, reduced);
-      at += W;
     }
-  return best_of(merge(merge(part[0], part[1]), merge(part[2], part[3])));
+    at += CHAINS * W;
+  }
+  part[1].column += W;
+  return best_of(merge(part[0], part[1]));
 }
 
 Best best_listed(const int32_t* columns, const int32_t* costs, const int32_t* prices,
@@ -288,20 +301,22 @@ Nearest relax(const int32_t* costs, const int32_t* prices, int64_t padded, int32
   return {found.first, found.column};
 }
 
-// Chains of minima, so that the compiler may use vectors.
 template <class T>
 FASTGEN_INLINE double lowest_of(const T* row, const double* prices, int64_t columns) {
-  constexpr int64_t LANES = 2 * W;
-  double lowest[LANES];
-  for (int64_t k = 0; k < LANES; ++k) lowest[k] = row[0] - prices[0];
+  constexpr int64_t LANES = W / 2, CHAINS = 4;
+  F64 lowest[CHAINS];
+  for (F64& x : lowest) x = F64{} + (row[0] - prices[0]);
   int64_t j = 0;
-  for (; j + LANES <= columns; j += LANES)
-    for (int64_t k = 0; k < LANES; ++k) {
-      const double x = static_cast<double>(row[j + k]) - prices[j + k];
-      lowest[k] = x < lowest[k] ? x : lowest[k];
+  for (; j + CHAINS * LANES <= columns; j += CHAINS * LANES)
+    for (int64_t c = 0; c < CHAINS; ++c) {
+      const int64_t k = j + c * LANES;
+      lowest[c] = smaller(lowest[c], doubles(row + k) - doubles(prices + k));
     }
-  for (; j < columns; ++j) lowest[0] = std::min(lowest[0], row[j] - prices[j]);
-  return *std::min_element(lowest, lowest + LANES);
+  for (; j < columns; ++j) lowest[0][0] = std::min(lowest[0][0], row[j] - prices[j]);
+  const F64 x = smaller(smaller(lowest[0], lowest[1]), smaller(lowest[2], lowest[3]));
+  double least = x[0];
+  for (int64_t l = 1; l < LANES; ++l) least = std::min(least, x[l]);
+  return least;
 }
 double lowest_float(const float* row, const double* prices, int64_t columns) {
   return lowest_of(row, prices, columns);
@@ -346,11 +361,37 @@ double squared_distance_double(const double* a, const double* b, int64_t count) 
   return squared_distance(a, b, count);
 }
 
-#define FASTGEN_ASSIGNMENT_KERNELS                                                              \
-  {                                                                                             \
-    points_row, points_row_double, box_bounds, visit_box, lowest_bound, range_float, range_double, quantise_float, quantise_double,  \
-        lower, best_two, best_listed, reduce, collect, relax, lowest_float, lowest_double,      \
-        lowest_levels, squared_distance_float, squared_distance_double                          \
+template <class T>
+FASTGEN_INLINE double add_moments(const T* x, int64_t count, T* sums) {
+  constexpr int64_t LANES = 32;
+  T squares[LANES] = {};
+  int64_t j = 0;
+  for (; j + LANES <= count; j += LANES)
+    for (int64_t k = 0; k < LANES; ++k) {
+      sums[j + k] += x[j + k];
+      squares[k] += x[j + k] * x[j + k];
+    }
+  for (; j < count; ++j) {
+    sums[j] += x[j];
+    squares[0] += x[j] * x[j];
+  }
+  double sum = 0;
+  for (const T part : squares) sum += part;
+  return sum;
+}
+double add_moments_float(const float* x, int64_t count, float* sums) {
+  return add_moments(x, count, sums);
+}
+double add_moments_double(const double* x, int64_t count, double* sums) {
+  return add_moments(x, count, sums);
+}
+
+#define FASTGEN_ASSIGNMENT_KERNELS                                                           \
+  {                                                                                          \
+    points_row, points_row_double, box_bounds, visit_box, lowest_bound, range_float,         \
+        range_double, quantise_float, quantise_double, lower, best_two, best_listed, reduce, \
+        collect, relax, lowest_float, lowest_double, lowest_levels, squared_distance_float,  \
+        squared_distance_double, add_moments_float, add_moments_double                       \
   }
 
 }  // namespace

@@ -11,8 +11,10 @@ namespace {
 constexpr int64_t MOST_BIDS = 100;
 // Lists are built together for at most so many rows.
 constexpr int64_t MOST_AHEAD = 128;
-// A phase ends when so few of the rows are unassigned: they would bid for long.
-constexpr double PHASE_ENDS = 0.005;
+// A phase ends when so few of the rows are unassigned: they would bid for long. So many are few of
+// any number.
+constexpr double PHASE_ENDS = 0.003;
+constexpr int64_t FEW = 4;
 // Epsilon falls by this factor; where a phase took fewer bids a row than QUIET, to the last value.
 constexpr int32_t FACTOR = 6;
 constexpr int64_t QUIET = 3, LONG_JUMP = 8;
@@ -128,7 +130,8 @@ void Solver::release(int32_t epsilon) {
 
 // False if that took too many bids.
 bool Solver::phase(int32_t epsilon, int64_t most_bids) {
-  const int64_t stop = static_cast<int64_t>(row_count_ * PHASE_ENDS);
+  const int64_t stop = std::max(std::min(FEW, row_count_ / 32),
+                                static_cast<int64_t>(row_count_ * PHASE_ENDS));
   for (int64_t left = most_bids * row_count_; waiting_ > stop; --left) {
     if (left == 0) return false;
     const int32_t row = queue_[head_];
@@ -149,6 +152,16 @@ bool Solver::phase(int32_t epsilon, int64_t most_bids) {
     ++bids_;
   }
   return true;
+}
+
+int64_t Solver::candidates(int64_t row, int32_t slack, int32_t* columns) const {
+  if (!lists_) return 0;
+  const int32_t highest = listed(row).first + slack;
+  if (highest >= list_bounds_[row]) return 0;
+  int64_t count = 0;
+  for (int64_t k = row * LIST; k < row * LIST + list_counts_[row]; ++k)
+    if (list_costs_[k] - price_[list_columns_[k]] <= highest) columns[count++] = list_columns_[k];
+  return count;
 }
 
 Best Solver::listed(int64_t row) const {

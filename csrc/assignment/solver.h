@@ -51,6 +51,10 @@ class Solver {
   // more than its best one. Starts from `prices`, which needs room for padded columns.
   void solve(std::vector<int32_t>& prices, int32_t first, int32_t last);
 
+  // The columns [LIST] whose reduced cost is within `slack` of the row's lowest; 0 if its list
+  // does not tell.
+  int64_t candidates(int64_t row, int32_t slack, int32_t* columns) const;
+
   const std::vector<int32_t>& matches() const { return match_; }  // column of each row
 
  private:

@@ -91,6 +91,38 @@ FASTGEN_INLINE int pack(int32_t* to, I32 x, I32 mask) {
 }
 #endif
 
+// Of numbers none of which is NaN.
+typedef double F64 __attribute__((vector_size(sizeof(F32))));
+#if FASTGEN_INTRINSICS && defined(__AVX512F__)
+FASTGEN_INLINE F32 smaller(F32 a, F32 b) { return (F32)_mm512_min_ps((__m512)a, (__m512)b); }
+FASTGEN_INLINE F32 larger(F32 a, F32 b) { return (F32)_mm512_max_ps((__m512)a, (__m512)b); }
+FASTGEN_INLINE F64 smaller(F64 a, F64 b) { return (F64)_mm512_min_pd((__m512d)a, (__m512d)b); }
+FASTGEN_INLINE F64 larger(F64 a, F64 b) { return (F64)_mm512_max_pd((__m512d)a, (__m512d)b); }
+#elif FASTGEN_INTRINSICS && defined(__AVX2__)
+FASTGEN_INLINE F32 smaller(F32 a, F32 b) { return (F32)_mm256_min_ps((__m256)a, (__m256)b); }
+FASTGEN_INLINE F32 larger(F32 a, F32 b) { return (F32)_mm256_max_ps((__m256)a, (__m256)b); }
+FASTGEN_INLINE F64 smaller(F64 a, F64 b) { return (F64)_mm256_min_pd((__m256d)a, (__m256d)b); }
+FASTGEN_INLINE F64 larger(F64 a, F64 b) { return (F64)_mm256_max_pd((__m256d)a, (__m256d)b); }
+#else
+FASTGEN_INLINE F32 smaller(F32 a, F32 b) { return a < b ? a : b; }
+FASTGEN_INLINE F32 larger(F32 a, F32 b) { return a > b ? a : b; }
+FASTGEN_INLINE F64 smaller(F64 a, F64 b) { return a < b ? a : b; }
+FASTGEN_INLINE F64 larger(F64 a, F64 b) { return a > b ? a : b; }
+#endif
+
+// The next vector of doubles from numbers of either precision.
+FASTGEN_INLINE F64 doubles(const double* from) {
+  F64 x;
+  std::memcpy(&x, from, sizeof x);
+  return x;
+}
+FASTGEN_INLINE F64 doubles(const float* from) {
+  typedef float Half __attribute__((vector_size(sizeof(F32) / 2)));
+  Half x;
+  std::memcpy(&x, from, sizeof x);
+  return __builtin_convertvector(x, F64);
+}
+
 FASTGEN_INLINE int32_t horizontal_min(I32 x) {
   int32_t lowest = x[0];
   for (int i = 1; i < W; ++i) lowest = std::min(lowest, x[i]);

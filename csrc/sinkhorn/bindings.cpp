@@ -35,6 +35,32 @@ void reduce_pairs(bool float64, int want, int64_t rows, int64_t columns, int64_t
       sample_ids, draw, stream, log_sum, mean, column, threads);
 }
 
+template <class T>
+void sweep_of(int64_t rows, int64_t columns, int64_t dims, uintptr_t x, uintptr_t y, uintptr_t bias,
+              double scale, uintptr_t log_sum, const Sweep& sweep, int threads) {
+  Task<T> task{};
+  task.rows = rows;
+  task.columns = columns;
+  task.dims = dims;
+  task.x = at<const T>(x);
+  task.y = at<const T>(y);
+  task.bias = at<const T>(bias);
+  task.scale = scale;
+  task.log_sum = at<double>(log_sum);
+  const py::gil_scoped_release release;
+  run_sweep(task, sweep, threads);
+}
+
+void sweep_pairs(bool float64, int64_t rows, int64_t columns, int64_t dims, uintptr_t x,
+                 uintptr_t y, uintptr_t bias, double scale, uintptr_t weights, uintptr_t before,
+                 double omega, uintptr_t log_sum, uintptr_t fitted, uintptr_t relaxed,
+                 int threads) {
+  const Sweep sweep{at<const double>(weights), at<const double>(before), omega,
+                    at<double>(fitted), at<double>(relaxed)};
+  (float64 ? sweep_of<double> : sweep_of<float>)(rows, columns, dims, x, y, bias, scale, log_sum,
+                                                 sweep, threads);
+}
+
 }  // namespace
 
 void fastgen::bind_sinkhorn(py::module_& m) {
@@ -44,4 +70,9 @@ void fastgen::bind_sinkhorn(py::module_& m) {
         py::arg("features"), py::arg("seeds"), py::arg("seed_per_row"), py::arg("sample_ids"),
         py::arg("draw"), py::arg("stream"), py::arg("log_sum"), py::arg("mean"),
         py::arg("column"), py::arg("threads"));
+  m.def("sweep_pairs", &sweep_pairs, "A sweep of Sinkhorn's iteration; see csrc/sinkhorn/stream.h.",
+        py::arg("float64"), py::arg("rows"), py::arg("columns"), py::arg("dims"), py::arg("x"),
+        py::arg("y"), py::arg("bias"), py::arg("scale"), py::arg("weights"), py::arg("before"),
+        py::arg("omega"), py::arg("log_sum"), py::arg("fitted"), py::arg("relaxed"),
+        py::arg("threads"));
 }

@@ -24,36 +24,88 @@ void run_rows(const Kernels& k, const Task<double>& task, const Packed<double>& 
   k.run_double(task, packed, begin, end, scratch);
 }
 
+void sweep_rows(const Kernels& k, const Task<float>& task, const Packed<float>& packed,
+                const Sweep& sweep, int64_t begin, int64_t end, float* scratch) {
+  k.sweep_float(task, packed, sweep, begin, end, scratch);
+}
+void sweep_rows(const Kernels& k, const Task<double>& task, const Packed<double>& packed,
+                const Sweep& sweep, int64_t begin, int64_t end, double* scratch) {
+  k.sweep_double(task, packed, sweep, begin, end, scratch);
+}
+
+template <class T>
+struct Copy {
+  std::vector<T> panels, bias, values;
+  Packed<T> packed;
+
+  Copy(const Kernels& table, const Task<T>& task) {
+    constexpr double LN2 = 0.693147180559945309417232121458;
+    const int64_t width = sizeof(T) == 4 ? table.width_float : table.width_double;
+    const int64_t tiles = (task.columns + TILE - 1) / TILE, padded = tiles * TILE;
+    const int64_t features = (task.features + width - 1) / width * width;
+    panels.resize(padded * task.dims);
+    bias.assign(padded, static_cast<T>(2 * NOWHERE));
+    values.resize(padded * features);
+    for (int64_t j = 0; j < task.columns; ++j) {
+      T* panel = &panels[j / width * width * task.dims + j % width];
+      for (int64_t k = 0; k < task.dims; ++k) panel[k * width] = task.y[j * task.dims + k];
+      bias[j] = static_cast<T>(task.bias[j] / LN2);
+      std::copy_n(task.values + j * task.features, task.features, &values[j * features]);
+    }
+    packed = {panels.data(), bias.data(), values.data(), tiles, features};
+  }
+};
+
+int64_t blocks_of(int64_t rows) { return (rows + ROWS - 1) / ROWS; }
+
 }  // namespace
 
 template <class T>
 void run(const Task<T>& task, int threads) {
-  constexpr double LN2 = 0.693147180559945309417232121458;
   const Kernels& table = kernels();
-  const int64_t width = sizeof(T) == 4 ? table.width_float : table.width_double;
-  const int64_t tiles = (task.columns + TILE - 1) / TILE, padded = tiles * TILE;
-  const int64_t features = (task.features + width - 1) / width * width;
-  std::vector<T> panels(padded * task.dims), bias(padded, static_cast<T>(2 * NOWHERE));
-  std::vector<T> values(padded * features);
-  for (int64_t j = 0; j < task.columns; ++j) {
-    T* panel = &panels[j / width * width * task.dims + j % width];
-    for (int64_t k = 0; k < task.dims; ++k) panel[k * width] = task.y[j * task.dims + k];
-    bias[j] = static_cast<T>(task.bias[j] / LN2);
-    std::copy_n(task.values + j * task.features, task.features, &values[j * features]);
-  }
-  const Packed<T> packed{panels.data(), bias.data(), values.data(), tiles, features};
-  const int64_t blocks = (task.rows + ROWS - 1) / ROWS;
+  const Copy<T> copy(table, task);
+  const int64_t blocks = blocks_of(task.rows), size = scratch_size(copy.packed.padded_features);
   threads = static_cast<int>(std::min<int64_t>(std::max(threads, 1), std::max<int64_t>(blocks, 1)));
-  std::vector<T> scratch(threads * scratch_size(features));
+  std::vector<T> scratch(threads * size);
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
   for (int i = 0; i < threads; ++i) {
     const int64_t begin = blocks * i / threads * ROWS, end = blocks * (i + 1) / threads * ROWS;
-    run_rows(table, task, packed, begin, std::min(end, task.rows),
-             &scratch[i * scratch_size(features)]);
+    run_rows(table, task, copy.packed, begin, std::min(end, task.rows), &scratch[i * size]);
+  }
+}
+
+template <class T>
+void run_sweep(const Task<T>& task, const Sweep& sweep, int threads) {
+  const Kernels& table = kernels();
+  const Copy<T> copy(table, task);
+  const int64_t blocks = blocks_of(task.rows), parts = std::min(blocks, PARTS);
+  const int64_t size = sweep_scratch_size(copy.packed.tiles), padded = copy.packed.tiles * TILE;
+  threads = static_cast<int>(std::min<int64_t>(std::max(threads, 1), std::max<int64_t>(parts, 1)));
+  std::vector<T> scratch(threads * size);
+  std::vector<double> sums(2 * parts * padded);
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+  for (int i = 0; i < threads; ++i)
+    for (int64_t part = parts * i / threads; part < parts * (i + 1) / threads; ++part) {
+      Sweep own = sweep;
+      own.fitted = &sums[2 * part * padded];
+      own.relaxed = own.fitted + padded;
+      const int64_t begin = blocks * part / parts * ROWS, end = blocks * (part + 1) / parts * ROWS;
+      sweep_rows(table, task, copy.packed, own, begin, std::min(end, task.rows),
+                 &scratch[i * size]);
+    }
+  for (int64_t j = 0; j < task.columns; ++j) {
+    sweep.fitted[j] = sweep.relaxed[j] = 0;
+    for (int64_t part = 0; part < parts; ++part) {
+      sweep.fitted[j] += sums[2 * part * padded + j];
+      sweep.relaxed[j] += sums[(2 * part + 1) * padded + j];
+    }
+    if (sweep.omega == 1) sweep.relaxed[j] = sweep.fitted[j];
   }
 }
 
 template void run<float>(const Task<float>&, int);
 template void run<double>(const Task<double>&, int);
+template void run_sweep<float>(const Task<float>&, const Sweep&, int);
+template void run_sweep<double>(const Task<double>&, const Sweep&, int);
 
 }  // namespace fastgen::sinkhorn

@@ -36,6 +36,16 @@ struct Task {
   int64_t* column;   // [rows]: the best, or the sampled column
 };
 
+// A sweep of Sinkhorn's iteration. With p_i = softmax(s_i) and rows of mass weights_i,
+//   fitted_j = sum_i weights_i p_ij,
+//   relaxed_j = sum_i weights_i exp((1 - omega) (before_i + log sum_j exp(s_ij))) p_ij,
+// the latter where omega is not 1.
+struct Sweep {
+  const double *weights, *before;  // [rows]
+  double omega;
+  double *fitted, *relaxed;  // [columns]
+};
+
 // The clouds in the layout of the kernels: panels of columns, dimension by dimension.
 template <class T>
 struct Packed {
@@ -52,6 +62,12 @@ struct Kernels {
                     float* scratch);
   void (*run_double)(const Task<double>&, const Packed<double>&, int64_t begin, int64_t end,
                      double* scratch);
+  // The same for a sweep, whose sums are added to fitted and relaxed [tiles * TILE]; `scratch` has
+  // sweep_scratch_size(tiles) places.
+  void (*sweep_float)(const Task<float>&, const Packed<float>&, const Sweep&, int64_t begin,
+                      int64_t end, float* scratch);
+  void (*sweep_double)(const Task<double>&, const Packed<double>&, const Sweep&, int64_t begin,
+                       int64_t end, double* scratch);
 };
 
 // Rows that share a pass over the columns. A multiple of every micro-kernel's rows.
@@ -61,6 +77,11 @@ constexpr int64_t scratch_size(int64_t padded_features) {
   return ROWS * (TILE + padded_features);
 }
 
+constexpr int64_t sweep_scratch_size(int64_t tiles) { return ROWS * (TILE + 1) * tiles; }
+
+// Parts of the rows whose sums over a sweep are added up in order, by however many threads.
+constexpr int64_t PARTS = 16;
+
 extern const Kernels baseline_kernels;
 #ifdef FASTGEN_X86
 extern const Kernels avx2_kernels, avx512_kernels;
@@ -68,5 +89,9 @@ extern const Kernels avx2_kernels, avx512_kernels;
 
 template <class T>
 void run(const Task<T>& task, int threads);
+
+// Writes task.log_sum and the sums of the sweep.
+template <class T>
+void run_sweep(const Task<T>& task, const Sweep& sweep, int threads);
 
 }  // namespace fastgen::sinkhorn

@@ -308,8 +308,83 @@ void run_rows(const Task<T>& task, const Packed<T>& packed, int64_t begin, int64
   }
 }
 
-#define FASTGEN_SINKHORN_KERNELS \
-  { WIDTH<float>, WIDTH<double>, run_rows<float>, run_rows<double> }
+// fitted_j += sum_i terms_ij fit_i, relaxed_j += sum_i terms_ij relax_i over the rows of one tile.
+template <class T, bool BOTH>
+__attribute__((noinline)) void add_columns(const T* terms, int64_t rows, const T* fit,
+                                           const T* relax, double* fitted, double* relaxed) {
+  using V = typename Of<T>::Vector;
+  for (int64_t j = 0; j < TILE; j += WIDTH<T>) {
+    V sums[4] = {};
+    for (int64_t i = 0; i < rows; ++i)
+      for (int v = 0; v < 2; ++v) {
+        const V x = load<V>(terms + i * TILE + j + v * LANES<T>);
+        sums[v] = fused(x, V{} + fit[i], sums[v]);
+        if (BOTH) sums[2 + v] = fused(x, V{} + relax[i], sums[2 + v]);
+      }
+    for (int v = 0; v < 2; ++v)
+      for (int64_t l = 0; l < LANES<T>; ++l) {
+        fitted[j + v * LANES<T> + l] += sums[v][l];
+        if (BOTH) relaxed[j + v * LANES<T> + l] += sums[2 + v][l];
+      }
+  }
+}
+
+template <class T>
+void sweep_rows(const Task<T>& task, const Packed<T>& packed, const Sweep& sweep, int64_t begin,
+                int64_t end, T* scratch) {
+  constexpr double LN2 = 0.693147180559945309417232121458;
+  const T scale = static_cast<T>(task.scale / LN2);
+  // Of each tile: the terms of the rows, and the power of two that each row's are relative to.
+  T *const terms = scratch, *const tops = scratch + packed.tiles * ROWS * TILE;
+  for (int64_t first = begin; first < end; first += ROWS) {
+    const int64_t rows = std::min(ROWS, end - first), padded = (rows + MR - 1) / MR * MR;
+    const T* x[ROWS];
+    for (int64_t i = 0; i < padded; ++i)
+      x[i] = task.x + (first + std::min(i, rows - 1)) * task.dims;
+    double high[ROWS], sum[ROWS] = {}, log2_sum[ROWS], relaxing[ROWS];
+    std::fill(high, high + ROWS, 4 * NOWHERE);
+    for (int64_t t = 0; t < packed.tiles; ++t) {
+      T* tile = terms + t * ROWS * TILE;
+      inner_products<T>(x, padded, packed.panels + t * TILE * task.dims, task.dims, tile);
+      for (int64_t i = 0; i < rows; ++i) {
+        T* row = tile + i * TILE;
+        const double top =
+            std::max<double>(high[i], finish_scores<T>(row, packed.bias + t * TILE, scale));
+        sum[i] *= std::exp2(high[i] - top);
+        sum[i] += sum_of_powers<T, true>(row, static_cast<T>(top));
+        high[i] = top;
+        tops[t * ROWS + i] = static_cast<T>(top);
+      }
+    }
+    for (int64_t i = 0; i < rows; ++i) {
+      log2_sum[i] = high[i] + std::log2(sum[i]);
+      const double found = log2_sum[i] * LN2;
+      task.log_sum[first + i] = found;
+      relaxing[i] = std::exp((1 - sweep.omega) * (sweep.before[first + i] + found));
+    }
+    for (int64_t t = 0; t < packed.tiles; ++t) {
+      T fit[ROWS], relax[ROWS];
+      for (int64_t i = 0; i < rows; ++i) {
+        const double weight =
+            sweep.weights[first + i] * std::exp2(tops[t * ROWS + i] - log2_sum[i]);
+        fit[i] = static_cast<T>(weight);
+        relax[i] = static_cast<T>(weight * relaxing[i]);
+      }
+      const T* tile = terms + t * ROWS * TILE;
+      double *fitted = sweep.fitted + t * TILE, *relaxed = sweep.relaxed + t * TILE;
+      if (sweep.omega == 1)
+        add_columns<T, false>(tile, rows, fit, relax, fitted, relaxed);
+      else
+        add_columns<T, true>(tile, rows, fit, relax, fitted, relaxed);
+    }
+  }
+}
+
+#define FASTGEN_SINKHORN_KERNELS                                                          \
+  {                                                                                       \
+    WIDTH<float>, WIDTH<double>, run_rows<float>, run_rows<double>, sweep_rows<float>,    \
+        sweep_rows<double>                                                                \
+  }
 
 }  // namespace
 }  // namespace fastgen::sinkhorn

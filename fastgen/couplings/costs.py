@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +12,11 @@ import torch
 from torch import Tensor
 
 from fastgen.errors import nearest
+
+try:
+    from fastgen import _C
+except ImportError:  # not built: there are no matrices but the caller's
+    _C = None  # type: ignore[assignment]
 
 Cost = Literal["sqeuclidean", "euclidean"] | Tensor | Callable[[Tensor, Tensor], Tensor]
 
@@ -146,20 +152,36 @@ def centred(x0: Tensor, x1: Tensor, root: bool) -> tuple[Tensor, Tensor, Tensor]
     return x0 - own, x1 - centre, (own - centre)[:, 0]
 
 
-def matrix_of(x0: Tensor, x1: Tensor, root: bool) -> Tensor:
-    """Costs [N, n, m] of `centred` clouds by matrix multiplication.
+def matrix_of(x0: Tensor, x1: Tensor, squares: tuple[Tensor, Tensor], root: bool) -> Tensor:
+    """Costs [N, n, m] of clouds by matrix multiplication; `squares` [N, n], [N, m] of the points.
 
     Of squared distances |a|^2 is left out, a constant of each row. The rows are those of a buffer
     with rows padded to a multiple of PADDING.
     """
     count, n, m = len(x0), x0.shape[1], x1.shape[1]
     padded = -(-m // PADDING) * PADDING
-    costs = torch.empty(count, n, padded, dtype=x0.dtype)[:, :, :m]
-    squares = (x1 * x1).sum(2)[:, None, :]
+    costs = torch.empty(count, n, padded, dtype=x0.dtype)
+    _C.want_large_pages(costs.data_ptr(), costs.nbytes)
+    costs = costs[:, :, :m]
     if count == 1:
-        torch.addmm(squares[0], x0[0], x1[0].T, alpha=-2, out=costs[0])
+        torch.addmm(squares[1], x0[0], x1[0].T, alpha=-2, out=costs[0])
     else:
-        torch.baddbmm(squares, x0, x1.mT, alpha=-2, out=costs)
+        torch.baddbmm(squares[1][:, None, :], x0, x1.mT, alpha=-2, out=costs)
     if root:
-        costs.add_((x0 * x0).sum(2)[:, :, None]).clamp_(min=0).sqrt_()
+        costs.add_(squares[0][:, :, None]).clamp_(min=0).sqrt_()
     return costs
+
+
+def squared_norms(x: Tensor) -> tuple[Tensor, float]:
+    """|x_i|^2 [N, n], and of |x|^2 the part that is of the mean, the most of any problem.
+
+    NaN or infinite where a number or its square is, and for clouds of zeros.
+    """
+    count, n, dims = x.shape
+    squares = x.new_empty(count, n)
+    float64 = x.dtype == torch.float64
+    parts = [
+        _C.moments(one.data_ptr(), n, dims, float64, of_one.data_ptr())
+        for one, of_one in zip(x, squares, strict=True)
+    ]
+    return squares, math.nan if any(map(math.isnan, parts)) else max(parts)

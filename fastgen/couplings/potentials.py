@@ -34,6 +34,8 @@ _WINDOW, _LINEAR_BELOW = 4, 0.25
 _HOPE = 4.0
 # A sweep at each intermediate level of annealing brings the potentials near enough for the next.
 _SWEEPS_PER_LEVEL = 2
+# Masses of columns below this may be short of terms too small for float32.
+_LEAST_MASS = 1e-30
 _LEVEL_FACTOR = 0.25
 
 
@@ -78,7 +80,39 @@ class Solver:
     ) -> None:
         self.clouds, self.eps, self.marginals = clouds, eps, marginals
         self.backend = backend
-        self._total = clouds.log_a.exp().sum().item()
+        self._weights = clouds.log_a.exp(), clouds.log_b.exp()
+        self._total = self._weights[0].sum().item()
+        self.sweeps = (
+            marginals.balanced
+            and min(w.min().item() for w in self._weights) > 0
+            and pairwise.can_sweep(clouds.x, backend)
+        )
+
+    def sweep(self, F: Tensor, G: Tensor, omega: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Both half steps of a balanced problem in one pass over the pairs.
+
+        The sums of the rows; the mass by which the columns miss theirs when the rows are exact, []
+        of the total; and the sums of the columns for F over-relaxed by omega. (With u_i = F_i / eps
+        and the row's log-sum S_i, F's fit is -eps S_i, and a_i exp(u_i + s_ij) of the over-relaxed
+        one is a_i exp((1 - omega) (u_i + S_i)) softmax(s_i)_j.)
+        """
+        c = self.clouds
+        bias = G / self.eps + c.log_b
+        sums, fitted, relaxed = pairwise.sweep(
+            c.x,
+            c.y,
+            bias,
+            2 / self.eps,
+            self._weights[0],
+            F / self.eps,
+            omega,
+            backend=self.backend,
+        )
+        error = (fitted - self._weights[1]).abs().sum() / self._total
+        if ((relaxed > _LEAST_MASS) & (relaxed < math.inf)).all():
+            return sums, error, relaxed.log() - bias
+        F = F + omega * (self.fit(sums, 0)[0] - F)
+        return sums, error, self.log_sum_columns(F)
 
     def log_sum_rows(self, G: Tensor) -> Tensor:
         """log sum_j exp(scores) for each row, [n]."""
@@ -217,6 +251,8 @@ def solve(
     returned is fitted, so that rows are exact and the columns' error is at most the one reported
     (half steps of the balanced problem never raise it).
     """
+    if solver.sweeps:
+        return _solve_in_sweeps(solver, start, tolerance, max_iterations, relax)
     relaxation = Relaxation(relax, check_every)
     F, G = start, None
     error, goal, confirm = math.inf, _HOPE * tolerance, False
@@ -242,6 +278,26 @@ def solve(
             confirm = relaxation.omega != 1 and error <= goal
         F = fitted if omega == 1 else F + omega * (fitted - F)
     assert G is not None
+    return State(fitted, G, level, sums, error, iteration)
+
+
+def _solve_in_sweeps(
+    solver: Solver, start: Tensor, tolerance: float, max_iterations: int, relax: bool
+) -> State:
+    """`solve` in one pass a sweep, whose error is that of the columns with exact rows."""
+    relaxation = Relaxation(relax)
+    F = start
+    G = solver.fit(solver.log_sum_columns(F), 1)[0]
+    for iteration in range(1, max_iterations + 1):
+        omega = relaxation.omega
+        sums, missed, column_sums = solver.sweep(F, G, omega)
+        fitted, level = solver.fit(sums, 0)
+        error = missed.item()
+        if math.isnan(error) or error <= tolerance or iteration == max_iterations:
+            break
+        relaxation.observe(error)
+        F = F + omega * (fitted - F)
+        G = G + omega * (solver.fit(column_sums, 1)[0] - G)
     return State(fitted, G, level, sums, error, iteration)
 
 

@@ -29,6 +29,13 @@ def problem(rows, columns, dims, features, dtype, seed=0):
     return x, y, torch.randn(columns, generator=g, dtype=torch.float64), values
 
 
+def masses(rows):
+    """Weights and potentials of rows for a sweep."""
+    g = torch.Generator().manual_seed(rows)
+    weights, before = torch.rand(2, rows, generator=g, dtype=torch.float64)
+    return weights / rows, -before
+
+
 def tolerance(dtype, dims):
     return (64 + dims) * torch.finfo(dtype).eps
 
@@ -53,6 +60,12 @@ def test_cpp_is_the_reference(isa, shape, dtype, poisoned_memory):
     assert torch.equal(column, place)
     sums, column = pairwise.sample(x, y, bias, 0.7, keys, backend="cpp")
     torch.testing.assert_close(sums, expected, **within)
+    weights, before = masses(shape[0])
+    for omega in (1.0, 1.7):
+        found = pairwise.sweep(x, y, bias, 0.7, weights, before, omega, backend="cpp")
+        torch.testing.assert_close(found[0], expected, **within)
+        of_columns = reference.sweep(x, y, bias, 0.7, weights, before, omega)[1:]
+        torch.testing.assert_close(found[1:], of_columns, rtol=4 * within["atol"], atol=1e-30)
     # Rounding decides only where a uniform is within it of a step.
     assert (column == reference.sample(x, y, bias, 0.7, keys)[1]).float().mean() > 0.98
 
@@ -87,6 +100,7 @@ def test_threads_change_no_bit(dtype):
                 *pairwise.mean(x, y, bias, 1.0, values, backend="cpp"),
                 *pairwise.best(x, y, bias, 1.0, backend="cpp"),
                 *pairwise.sample(x, y, bias, 1.0, keys, backend="cpp"),
+                *pairwise.sweep(x, y, bias, 1.0, *masses(500), 1.5, backend="cpp"),
             ]
         )
     torch.set_num_threads(before)
@@ -166,6 +180,10 @@ def test_malformed_calls_name_the_argument():
         pairwise.mean(x, y, bias, 1.0, values[:4])
     with pytest.raises(ValueError, match="sample_ids"):
         pairwise.sample(x, y, bias, 1.0, Keys(torch.tensor([1]), torch.arange(3), 0))
+    with pytest.raises(ValueError, match="weights: expected float64"):
+        pairwise.sweep(x, y, bias, 1.0, torch.ones(4), bias[:4], 1.0)
+    with pytest.raises(ValueError, match=r"before: .*\[4\]"):
+        pairwise.sweep(x, y, bias, 1.0, bias[:4], bias, 1.0)
     with pytest.raises(ValueError, match="draw"):
         pairwise.sample(x, y, bias, 1.0, Keys(torch.tensor([1]), torch.arange(4), -1))
 
@@ -174,3 +192,6 @@ def test_no_rows_are_no_work():
     x, y, bias, _ = problem(0, 5, 3, 1, torch.float32)
     for backend in ("cpp", "reference"):
         assert pairwise.log_sum(x, y, bias, 1.0, backend=backend).shape == (0,)
+        nothing = torch.empty(0, dtype=torch.float64)
+        swept = pairwise.sweep(x, y, bias, 1.0, nothing, nothing, 1.0, backend=backend)
+        assert torch.equal(swept[1], torch.zeros(5, dtype=torch.float64))

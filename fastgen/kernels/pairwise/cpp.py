@@ -73,3 +73,33 @@ def best(x: Tensor, y: Tensor, bias: Tensor, scale: float) -> tuple[Tensor, Tens
 def sample(x: Tensor, y: Tensor, bias: Tensor, scale: float, keys: Keys) -> tuple[Tensor, Tensor]:
     """`reference.sample`."""
     return _reduce(_SAMPLE, x, y, bias, scale, keys=keys)
+
+
+def sweep(
+    x: Tensor, y: Tensor, bias: Tensor, scale: float, weights: Tensor, before: Tensor, omega: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`reference.sweep`, in the arithmetic of x's dtype; sums below its range are lost."""
+    (rows, dims), columns = x.shape, y.shape[0]
+    x, y = x.detach().contiguous(), y.detach().contiguous()
+    bias = bias.detach().clamp(min=NOWHERE).to(x.dtype)
+    weights, before = weights.detach().contiguous(), before.detach().contiguous()
+    log_sum = torch.empty(rows, dtype=torch.float64)
+    fitted, relaxed = (torch.empty(columns, dtype=torch.float64) for _ in range(2))
+    _C.sweep_pairs(
+        float64=x.dtype == torch.float64,
+        rows=rows,
+        columns=columns,
+        dims=dims,
+        x=x.data_ptr(),
+        y=y.data_ptr(),
+        bias=bias.data_ptr(),
+        scale=scale,
+        weights=weights.data_ptr(),
+        before=before.data_ptr(),
+        omega=omega,
+        log_sum=log_sum.data_ptr(),
+        fitted=fitted.data_ptr(),
+        relaxed=relaxed.data_ptr(),
+        threads=torch.get_num_threads() if rows * columns * dims >= PARALLEL_FROM else 1,
+    )
+    return log_sum, fitted, relaxed

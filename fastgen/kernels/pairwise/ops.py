@@ -44,6 +44,50 @@ def log_sum(
     return result
 
 
+def can_sweep(x: Tensor, backend: str | None = None) -> bool:
+    """Whether `sweep` is there for the tensor: on CPUs."""
+    return hasattr(_module(x, backend), "sweep")
+
+
+def sweep(
+    x: Tensor,
+    y: Tensor,
+    bias: Tensor,
+    scale: float,
+    weights: Tensor,
+    before: Tensor,
+    omega: float,
+    *,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Both half steps of a Sinkhorn sweep in one pass: `log_sum`, and masses of the columns.
+
+    With p_i = softmax(s_i), fitted_j = sum_i weights_i p_ij and
+    relaxed_j = sum_i weights_i exp((1 - omega) (before_i + log_sum_i)) p_ij, float64 [columns].
+    Some rows' terms are kept at a time, so that memory is O(columns).
+
+    Args:
+        weights: float64 [rows], >= 0.
+        before: float64 [rows].
+        omega: a number; with 1 both results are equal.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+        NotImplementedError: see `can_sweep`.
+    """
+    check_pairs(x, y, bias)
+    for name, values in (("weights", weights), ("before", before)):
+        if values.dtype != torch.float64 or values.shape != x.shape[:1]:
+            raise ValueError(
+                f"{name}: expected float64 [{x.shape[0]}], got {values.dtype} {list(values.shape)}"
+            )
+    module = _module(x, backend)
+    if not hasattr(module, "sweep"):
+        raise NotImplementedError(f"sweep: not on {x.device}; use log_sum twice")
+    result: tuple[Tensor, Tensor, Tensor] = module.sweep(x, y, bias, scale, weights, before, omega)
+    return result
+
+
 def mean(
     x: Tensor, y: Tensor, bias: Tensor, scale: float, values: Tensor, *, backend: str | None = None
 ) -> tuple[Tensor, Tensor]:

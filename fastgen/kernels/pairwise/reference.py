@@ -21,6 +21,23 @@ def log_sum(x: Tensor, y: Tensor, bias: Tensor, scale: float) -> Tensor:
     return total
 
 
+def sweep(
+    x: Tensor, y: Tensor, bias: Tensor, scale: float, weights: Tensor, before: Tensor, omega: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`fastgen.kernels.pairwise.sweep`."""
+    total = log_sum(x, y, bias, scale)
+    relaxing = ((1 - omega) * (before + total)).exp()
+    masses = torch.stack([weights, weights * relaxing])
+    fitted, relaxed = torch.cat(
+        [
+            masses @ (scores(x, y[j : j + TILE], bias[j : j + TILE], scale) - total[:, None]).exp()
+            for j in range(0, y.shape[0], TILE)
+        ],
+        1,
+    )
+    return total, fitted, relaxed
+
+
 def mean(x: Tensor, y: Tensor, bias: Tensor, scale: float, values: Tensor) -> tuple[Tensor, Tensor]:
     """`fastgen.kernels.pairwise.mean`."""
     total = log_sum(x, y, bias, scale)
