@@ -6,7 +6,9 @@ made beforehand, so that what remains is the solver. The protocol is that of the
 output points, dopri5, float32; diffrax's figure there, 900 us on another machine, stands for
 scale only. Work is counted as rows of network evaluations, on phase-shifted Van der Pol, mu = 25,
 where a joint step follows the fastest sample. The CNF is FFJORD's on 2-D data: samples, and
-likelihoods with one Hutchinson probe, held against torchdiffeq at the same accuracy.
+likelihoods with one Hutchinson probe, held against torchdiffeq at the same accuracy. "network
+alone" is the network, with its one vector-Jacobian product, on as many rows in as many calls as
+fastgen's solve: the rest is the solver's.
 """
 
 from __future__ import annotations
@@ -217,8 +219,13 @@ def cnf() -> list[Case]:
     def likelihood() -> Tensor:
         return fastgen.log_likelihood(model, x, divergence="hutchinson", **options).float()
 
-    samples = [Provider("fastgen", draw)]
-    likelihoods = [Provider("fastgen", likelihood)]
+    def product(x: Tensor, t: Tensor) -> None:
+        with torch.enable_grad():
+            x = x.requires_grad_()
+            torch.autograd.grad(net(x, t), x, probe[: len(x)])
+
+    samples = [Provider("fastgen", draw), _alone(net, draw, net)]
+    likelihoods = [Provider("fastgen", likelihood), _alone(net, likelihood, product)]
     if peer is not None:
 
         def peer_field(t: Tensor, x: Tensor) -> Tensor:
@@ -251,6 +258,23 @@ def cnf() -> list[Case]:
         Case("integrate", "cnf samples", shape, torch.float32, samples, tolerance=1e-4),
         Case("integrate", "cnf likelihood", shape, torch.float32, likelihoods, tolerance=1e-4),
     ]
+
+
+def _alone(net: nn.Module, solve: Callable[[], Any], call: Callable[..., Any]) -> Provider:
+    """call on as many rows, as often, as a solve calls the network."""
+    sizes: list[int] = []
+    hook = net.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    solve()
+    hook.remove()
+    made = {size: (torch.randn(size, 2), torch.rand(size)) for size in sizes}
+
+    @torch.no_grad()
+    def run() -> None:
+        for size in sizes:
+            x, t = made[size]
+            call(x.detach(), t)
+
+    return Provider("network alone", run, compared=False)
 
 
 def rows(quick: bool) -> Iterator[Row]:

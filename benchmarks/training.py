@@ -1,17 +1,20 @@
 """Drawing one training batch, pairing given, beside torchcfm with independent pairs; one thread.
 
 Then whole OT-CFM steps, beside the same step with independent pairs: what they take more is what
-the pairing costs. "in the background" pairs the next batch on a second thread.
+the pairing costs. "in the background" pairs the next batch on a second thread; of the step's wall
+time it is measured which share the step waits for its pairs. Where pairing takes longer than
+training, a second core cannot hide it: the step takes as long as the pairing.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import Case, Provider, Row, measured
+from benchmarks.harness import Case, Provider, Row, measured, recorded, row, threads
 from benchmarks.stacked import Stack
 from fastgen.couplings import ExactOT, paired_batches
 from fastgen.networks import ModulatedMLP
@@ -20,6 +23,7 @@ from fastgen.training.data import load
 
 SUITE = "training"
 SHAPES = [(512, 2), (256, 784), (256, 3072)]
+WARM, STEPS = 3, 10
 
 
 def batch(shape: tuple[int, ...], sigma: float, name: str) -> Case:
@@ -59,16 +63,18 @@ def batch(shape: tuple[int, ...], sigma: float, name: str) -> Case:
     )
 
 
-def step(name: str, network: nn.Module, rows: int = 512) -> Case:
-    """A whole step on the moons: data, noise, pairs, path, network, gradients, AdamW."""
-    data, path, coupling = load("moons").samples, paths.Linear(), ExactOT()
-    optimiser = torch.optim.AdamW(network.parameters(), 1e-3, fused=True)
-    generator = torch.Generator().manual_seed(0)
+def batches(rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Noise and moons."""
+    data, generator = load("moons").samples, torch.Generator().manual_seed(0)
+    while True:
+        x0 = torch.randn(rows, 2, generator=generator)
+        yield x0, data[torch.randint(len(data), (rows,), generator=generator)]
 
-    def batches() -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            x0 = torch.randn(rows, 2, generator=generator)
-            yield x0, data[torch.randint(len(data), (rows,), generator=generator)]
+
+def trainer(network: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    """Path, network, gradients, AdamW."""
+    path = paths.Linear()
+    optimiser = torch.optim.AdamW(network.parameters(), 1e-3, fused=True)
 
     def train(x0: Tensor, x1: Tensor) -> Tensor:
         sample = path.sample(x0, x1)
@@ -78,8 +84,14 @@ def step(name: str, network: nn.Module, rows: int = 512) -> Case:
         optimiser.step()
         return loss
 
-    independent, inline = batches(), batches()
-    background = paired_batches(batches(), coupling)
+    return train
+
+
+def step(name: str, network: nn.Module, rows: int = 512) -> Case:
+    """A whole step on the moons: data, noise, pairs, path, network, gradients, AdamW."""
+    train, coupling = trainer(network), ExactOT()
+    independent, inline = batches(rows), batches(rows)
+    background = paired_batches(batches(rows), coupling)
     ways: dict[str, Callable[[], Tensor]] = {
         "independent pairs": lambda: train(*next(independent)),
         "exact OT": lambda: train(*coupling.pair(*next(inline))),  # type: ignore[arg-type]
@@ -88,7 +100,7 @@ def step(name: str, network: nn.Module, rows: int = 512) -> Case:
     try:
         from torchcfm.optimal_transport import OTPlanSampler
 
-        sampler, theirs = OTPlanSampler("exact"), batches()
+        sampler, theirs = OTPlanSampler("exact"), batches(rows)
         ways["exact OT of torchcfm"] = lambda: train(*sampler.sample_plan(*next(theirs)))
     except ImportError:
         pass
@@ -118,6 +130,43 @@ def cases(quick: bool) -> list[Case]:
     return [batch(shape, sigma, name) for shape in shapes for name, sigma in kinds] + steps
 
 
+def waiting(name: str, network: nn.Module, quick: bool, rows: int = 512) -> Iterator[Row]:
+    """The share of a step's wall time that passes before its pairs are there."""
+    train, coupling = trainer(network), ExactOT()
+    ways: dict[str, Iterator[tuple[Tensor, ...]]] = {
+        "exact OT": (coupling.pair(*pair) for pair in batches(rows)),
+        "exact OT, in the background": paired_batches(batches(rows), coupling),
+    }
+    shares: dict[str, list[float]] = {way: [] for way in ways}
+    with threads(1):
+        for _ in range(3 if quick else 10):
+            for way, pairs in ways.items():
+                # A round's first steps fill the queue, and are not counted.
+                _waited(train, pairs, WARM)
+                shares[way].append(_waited(train, pairs, STEPS))
+    for way, values in shares.items():
+        yield row(
+            SUITE, f"waiting for pairs, {name}", way, "fastgen-torch", (rows, 2), torch.float32,
+            "share", "%", values,
+        )  # fmt: skip
+
+
+def _waited(
+    train: Callable[[Tensor, Tensor], Tensor], pairs: Iterator[tuple[Tensor, ...]], steps: int
+) -> float:
+    """Per cent."""
+    begin, waited = time.perf_counter(), 0.0
+    for _ in range(steps):
+        asked = time.perf_counter()
+        x0, x1 = next(pairs)
+        waited += time.perf_counter() - asked
+        train(x0, x1)
+    return 100 * waited / (time.perf_counter() - begin)
+
+
 def rows(quick: bool) -> Iterator[Row]:
     """The suite."""
-    return measured(cases(quick), quick)
+    yield from measured(cases(quick), quick)
+    for name, network in (("[64, 64, 64]", Small()), ("ModulatedMLP", ModulatedMLP((2,)))):
+        if not recorded(SUITE, f"waiting for pairs, {name}", "exact OT", (512, 2)):
+            yield from waiting(name, network, quick)

@@ -11,6 +11,7 @@
 
 #include "bridge/operation.h"
 #include "dispatch.h"
+#include "pool.h"
 #include "tensors.h"
 
 namespace py = pybind11;
@@ -115,7 +116,7 @@ bool bridge(int64_t rows, int64_t elements, const ChoiceArguments& x0, const Cho
 // the seed, the draw and the tensors.
 struct Description {
   Bridge op{};
-  bool parallel;
+  bool parallel, pooled;
   py::object like, times_like;  // of the results, never written to
   py::object tensor, empty_like, num_threads;
   py::object dtype, index_dtype;
@@ -184,7 +185,9 @@ PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t coun
   const auto results = fastgen::owned(PyList_New(1 + op.targets));
   for (int j = -1; j < op.targets; ++j) {
     const auto& like = j < 0 ? description.times_like : description.like;
-    PyObject* made = PyObject_CallOneArg(description.empty_like.ptr(), like.ptr());
+    PyObject* made = j >= 0 && description.pooled
+                         ? fastgen::pooled_tensor(description.shape, op.float64).release().ptr()
+                         : PyObject_CallOneArg(description.empty_like.ptr(), like.ptr());
     if (!made) return nullptr;
     PyList_SET_ITEM(results.ptr(), j + 1, made);
     (j < 0 ? op.times_out : op.output[j]) = fastgen::data_pointer(made);
@@ -241,6 +244,7 @@ py::object describe_bridge(const py::object& like, const py::object& times_like,
   op.time_stream = time_stream;
   op.noisy = noisy;
   op.float64 = dtype(code) == DType::float64;
+  description->pooled = op.size() * (op.float64 ? 8 : 4) >= POOLED_FROM;
   op.targets = targets;
   for (int k = 0; k < 2; ++k) op.x[k].type = dtype(code);
   for (int j = 0; j < targets; ++j) op.output_type[j] = dtype(code);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -109,6 +110,13 @@ def _in_background(items: Iterator[tuple[Tensor, ...]], depth: int) -> Iterator[
     def consume() -> Iterator[tuple[Tensor, ...]]:
         thread = threading.Thread(target=work, daemon=True, name="fastgen-pairing")
         thread.start()
+
+        def stop() -> None:
+            stopped.set()
+            thread.join()
+
+        # Left in the middle of C++ at the interpreter's end, the thread would abort the process.
+        atexit.register(stop)
         try:
             while True:
                 kind, value = ready.get()
@@ -118,7 +126,7 @@ def _in_background(items: Iterator[tuple[Tensor, ...]], depth: int) -> Iterator[
                     return
                 yield value
         finally:
-            stopped.set()
-            thread.join()
+            atexit.unregister(stop)
+            stop()
 
     return consume()
