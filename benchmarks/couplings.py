@@ -36,7 +36,7 @@ GRID = [
 # A kind of points between, for the solvers alone.
 MIDDLE = [(256, 64), (512, 64), (1024, 64), (2048, 64)]
 # Peers that take this long, in seconds, on a smaller case of the kind are not asked for more.
-PATIENCE = 1.5
+PATIENCE = 0.5
 # Calls that take less, in seconds, are repeated for as long, so that no first call is timed.
 SHORTEST = 0.01
 

@@ -90,6 +90,7 @@ class StoredSolver(Solver):
     """
 
     def __init__(self, x0: Stored, x1: Stored, eps: float, backend: str | None) -> None:
+        self.sweeps = False  # blocks are read for one half step at a time
         self.x0, self.x1, self.eps, self.backend = x0, x1, eps, backend
         self.marginals = Marginals()
         self._total = 1.0
