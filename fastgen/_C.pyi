@@ -57,6 +57,10 @@ def brownian(
     threads: int,
 ) -> None: ...
 
+POOLED_FROM: int
+
+def pooled(shape: tuple[int, ...], float64: bool) -> Tensor: ...
+
 class Walker:
     def __init__(
         self,
