@@ -13,6 +13,7 @@
 #include "dispatch.h"
 #include "integrate/bindings.h"
 #include "motion/bindings.h"
+#include "pool.h"
 #include "stochastic/bindings.h"
 #include "tensors.h"
 #include "sinkhorn/bindings.h"
@@ -181,6 +182,7 @@ PYBIND11_MODULE(_C, m) {
         py::arg("key"));
   bind_integrate(m);
   bind_motion(m);
+  fastgen::bind_pool(m);
   bind_stochastic(m);
   m.def("isa", &fastgen::isa, "The instruction set in use.");
   m.def("set_isa", &fastgen::set_isa, "Use another instruction set, for tests and benchmarks.");

@@ -1,11 +1,6 @@
 #include "pool.h"
 
-#include <cstdlib>
-#include <deque>
 #include <memory>
-#include <mutex>
-#include <new>
-#include <utility>
 #include <vector>
 
 #include "tensors.h"
@@ -37,44 +32,6 @@ struct DLManagedTensor {
 constexpr int32_t ON_CPU = 1;
 constexpr uint8_t REAL = 2;
 
-class Pool {
- public:
-  void* take(int64_t bytes) {
-    {
-      const std::lock_guard<std::mutex> lock(busy);
-      for (auto it = idle.rbegin(); it != idle.rend(); ++it) {
-        if (it->second != bytes) continue;
-        void* const found = it->first;
-        idle.erase(std::next(it).base());
-        held -= bytes;
-        return found;
-      }
-    }
-    void* memory = nullptr;
-    if (posix_memalign(&memory, 4096, static_cast<size_t>(bytes))) throw std::bad_alloc();
-    return memory;
-  }
-
-  void give(void* memory, int64_t bytes) {
-    const std::lock_guard<std::mutex> lock(busy);
-    idle.emplace_back(memory, bytes);
-    for (held += bytes; held > POOLED_IDLE; idle.pop_front()) {
-      std::free(idle.front().first);
-      held -= idle.front().second;
-    }
-  }
-
- private:
-  std::mutex busy;
-  std::deque<std::pair<void*, int64_t>> idle;  // oldest first
-  int64_t held = 0;
-};
-
-Pool& pool() {
-  static Pool* const only = new Pool;  // outlives every tensor
-  return *only;
-}
-
 struct Owned {
   DLManagedTensor managed;
   std::vector<int64_t> shape;
@@ -94,7 +51,7 @@ py::object pooled_tensor(const py::tuple& shape, bool float64) {
   }
   owner->bytes = bytes;
   DLManagedTensor& managed = owner->managed;
-  managed.tensor = {pool().take(bytes),
+  managed.tensor = {take_memory(bytes),
                     {ON_CPU, 0},
                     static_cast<int32_t>(owner->shape.size()),
                     {REAL, static_cast<uint8_t>(float64 ? 64 : 32), 1},
@@ -104,7 +61,7 @@ py::object pooled_tensor(const py::tuple& shape, bool float64) {
   managed.context = owner.get();
   managed.deleter = [](DLManagedTensor* self) {
     const std::unique_ptr<Owned> ended(static_cast<Owned*>(self->context));
-    pool().give(self->tensor.data, ended->bytes);
+    give_memory(self->tensor.data, ended->bytes);
   };
   // torch renames the capsule when it takes over; one that it refused still owns the memory.
   const py::object capsule =
@@ -115,6 +72,12 @@ py::object pooled_tensor(const py::tuple& shape, bool float64) {
         tensor->deleter(tensor);
       }));
   return owned(PyObject_CallOneArg(FROM, capsule.ptr()));
+}
+
+void bind_pool(py::module_& m) {
+  m.attr("POOLED_FROM") = POOLED_FROM;
+  m.def("pooled", &pooled_tensor, "An uninitialised tensor on memory that is kept.",
+        py::arg("shape"), py::arg("float64"));
 }
 
 }  // namespace fastgen

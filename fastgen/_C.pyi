@@ -63,6 +63,10 @@ def brownian(
     threads: int,
 ) -> None: ...
 
+POOLED_FROM: int
+
+def pooled(shape: tuple[int, ...], float64: bool) -> Tensor: ...
+
 class Walker:
     def __init__(
         self,

@@ -6,10 +6,10 @@
 // its path; slot 0 is W(0) = 0, slot 1 is W(1), slot l + 2 the midpoint of level l.
 #pragma once
 #include <cstdint>
-#include <memory>
 #include <mutex>
 #include <vector>
 
+#include "../memory.h"
 #include "../operations.h"
 
 namespace fastgen {
@@ -71,7 +71,7 @@ class Walker {
   int depth;
   double factor;
   bool keeps;
-  std::unique_ptr<double[]> slots, here;
+  PooledDoubles slots, here;
   // The last path: its cell, its slots below `known`, and the time that `here` belongs to.
   uint32_t cell = 0;
   int known = 1;

@@ -1,5 +1,6 @@
 """The kernels in C++ on CPU tensors (``csrc/``): the same functions as ``kernels.reference``."""
 
+import math
 from collections.abc import Callable
 
 import torch  # first: the extension must find torch's OpenMP runtime loaded, or there are two
@@ -27,6 +28,14 @@ _C.use_tensor_type(Tensor, EXCHANGE)
 
 # Below this many elements a second thread costs more than it brings.
 PARALLEL_FROM = 65536
+
+
+def _fresh(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Uninitialised; a large one is on memory that an earlier one has left."""
+    whole = dtype in (torch.float32, torch.float64)
+    if whole and math.prod(shape) * dtype.itemsize >= _C.POOLED_FROM:
+        return _C.pooled(shape, dtype == torch.float64)
+    return torch.empty(shape, dtype=dtype)
 
 
 class Bound:
@@ -170,7 +179,7 @@ def brownian(
 ) -> Tensor:
     """`reference.brownian`; fastest where the times of a call increase or decrease."""
     count, rows = times.shape[0], sample_ids.shape[0]
-    w = torch.empty((count, rows, elements), dtype=torch.float64)
+    w = _fresh((count, rows, elements), torch.float64)
     seeds, sample_ids, times = seeds.contiguous(), sample_ids.contiguous(), times.contiguous()
     _C.brownian(
         rows=rows,
@@ -237,7 +246,7 @@ class Walker:
         if dtype not in (torch.float32, torch.float64):
             raise ValueError(f"dtype={dtype}: expected float32 or float64")
         shape = len(scales) + len(areas), self._rows, self._elements
-        result = torch.empty(shape, dtype=dtype)
+        result = _fresh(shape, dtype)
         doubles, threads = dtype == torch.float64, _threads(4 * result.numel())
         self._walker.increments(times, scales, areas, result.data_ptr(), doubles, threads)
         return result
@@ -293,7 +302,7 @@ def bridge(
         times_or_clock = times_or_clock.contiguous()
         given = times_or_clock.data_ptr()
     t = torch.empty(rows, dtype=time_dtype)
-    outputs = [torch.empty((rows, *shape), dtype=dtype) for dtype in dtypes]
+    outputs = [_fresh((rows, *shape), dtype) for dtype in dtypes]
     in_range = _C.bridge(
         rows,
         elements,

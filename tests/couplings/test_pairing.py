@@ -1,6 +1,8 @@
 """Couplings for training: each sample once, labels kept, one result on any number of processes."""
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -250,3 +252,18 @@ def test_global_batch_does_not_depend_on_the_number_of_processes(tmp_path):
             assert "finite" in message or "first process" in message
     for one, two in zip(results[1], results[2], strict=True):
         assert torch.equal(one, two)
+
+
+def test_the_interpreter_ends_while_the_background_pairs():
+    program = (
+        "import torch\n"
+        "from fastgen.couplings import ExactOT, paired_batches\n"
+        "endless = iter(lambda: (torch.randn(512, 2), torch.randn(512, 2)), None)\n"
+        "stream = paired_batches(endless, ExactOT())\n"
+        "next(stream)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert not ended.stderr

@@ -67,3 +67,38 @@ def test_paths_can_be_copied():
     expected = [path.sample(x, x + 1).x_t for _ in range(2)][1]
     for other in (copy.deepcopy(path), pickle.loads(pickle.dumps(path))):
         assert torch.equal(other.sample(x, x + 1).x_t, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_large_batches_take_the_memory_of_those_that_are_gone(dtype):
+    path, x = paths.Linear(0.1), torch.ones(64, 4096, dtype=dtype)
+    path.sample(x, x)
+    held = [path.sample(x, x, step=k).x_t for k in range(3)]
+    before = [h.clone() for h in held]
+    path.sample(x, x, step=9)
+    assert len({h.data_ptr() for h in held}) == 3
+    assert all(torch.equal(h, b) for h, b in zip(held, before, strict=True))
+    view, address = held[0][3:], held[0].data_ptr()
+    del held
+    others = [path.sample(x, x, step=k) for k in range(4)]
+    assert address not in {t.data_ptr() for o in others for t in (o.x_t, o.velocity)}
+    assert torch.equal(view, before[0][3:])  # a view keeps the memory
+    del view, others
+    seen = {path.sample(x, x, step=k).x_t.data_ptr() for k in range(8)}
+    assert len(seen) < 8
+
+
+def test_pooled_tensors_are_like_others():
+    shape = (300, 1000)
+    x = _C.pooled(shape, False)
+    assert x.shape == shape
+    assert x.dtype == torch.float32
+    assert x.is_contiguous()
+    assert _C.pooled(shape, True).dtype == torch.float64
+    x.normal_()
+    weight = torch.ones(1000, requires_grad=True)
+    (x * weight).sum().backward()
+    assert torch.allclose(weight.grad, x.sum(0), atol=1e-3)
+    assert torch.equal(pickle.loads(pickle.dumps(x)), x)
+    with torch.inference_mode():
+        assert _C.pooled(shape, False).add(1).shape == shape
