@@ -61,9 +61,9 @@ def _normal(count: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _wide_moons(count: int, rng: np.random.Generator) -> np.ndarray:
-    # Both coordinates by one mean and one deviation, as in the code of diffusion Schroedinger bridges
-    # that these data come from: W2^2(q0, q1) is then 30 to 32 (29.5 +- 1.5 in the tables); with
-    # those of each coordinate it is 19.
+    # Both coordinates by one mean and one deviation, as in the code of diffusion Schroedinger
+    # bridges that these data come from: W2^2(q0, q1) is then 30 to 32 (29.5 +- 1.5 in the tables);
+    # with those of each coordinate it is 19.
     points = moons(count, rng)
     return 7 * (points - points.mean()) / points.std()
 
