@@ -234,8 +234,11 @@ def sample_adaptive(
         return solution if return_solution else solution.ys[-1]
     start, end = interval(model, start, end)
 
-    def velocity(t: Tensor, x: Tensor, rows: Tensor) -> Tensor:
-        return prediction("velocity", t.double(), x, rows)
+    everyone = torch.arange(x.shape[0], device=x.device)
+
+    def velocity(t: Tensor, x: Tensor, rows: Tensor = everyone) -> Tensor:
+        time = t.double().expand(len(rows))  # with joint steps one time for all
+        return prediction("velocity", time, x, rows)
 
     found: Solution = odeint(
         velocity,

@@ -70,7 +70,7 @@ def log_likelihood(
     (Chen et al. 2018, arXiv 1806.07366; Song et al. 2021, arXiv 2011.13456, appendix D.2). The
     value and the divergence come from one call of the network; probes are fixed for the whole
     solve, a function of (seed, sample id, number of the probe) alone, and each has an integral of
-    its own, whence the standard error. Every sample has its own steps.
+    its own, whence the standard error. Every sample has its own steps (step="joint": all the same).
 
     Args:
         model: the network and what it means, on any schedule.
@@ -110,8 +110,12 @@ def log_likelihood(
     prediction = Prediction(model, batch, net_kwargs or {})
     estimate = Divergence(divergence, probes, chunk, x, seed, sample_ids)
 
-    def field(t: Tensor, state: tuple[Tensor, Tensor], rows: Tensor) -> tuple[Tensor, Tensor]:
-        time = t.double()
+    everyone = torch.arange(batch, device=x.device)
+
+    def field(
+        t: Tensor, state: tuple[Tensor, Tensor], rows: Tensor = everyone
+    ) -> tuple[Tensor, Tensor]:
+        time = t.double().expand(len(rows))  # with joint steps one time for all
         return estimate(lambda x: prediction("velocity", time, x, rows), state[0], rows)
 
     totals = x.new_zeros(batch, estimate.estimates)

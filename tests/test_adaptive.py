@@ -84,6 +84,16 @@ def test_samples_are_independent_of_their_batch():
         assert batch.stats.rows == int(batch.stats.evaluations.sum())
 
 
+def test_joint_steps_follow_the_same_flow():
+    schedule = schedules.LinearVP()
+    model, x = model_of(schedule, "noise"), start_of(schedule, 9)
+    options = {"start": 0.95, "end": 0.05, "rtol": 1e-9, "atol": 1e-9, "return_solution": True}
+    joint = sample_adaptive(model, x, "dopri5", step="joint", **options)
+    assert len(joint.stats.evaluations) == 1
+    own = sample_adaptive(model, x, "dopri5", **options)
+    assert torch.allclose(joint.ys[-1], own.ys[-1], rtol=0, atol=1e-7)
+
+
 def test_seeds_dtypes_and_conditions():
     schedule = schedules.Rectified()
     model = model_of(schedule, "velocity")

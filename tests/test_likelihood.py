@@ -234,6 +234,19 @@ def test_conditional_models_keep_conditions_with_their_samples():
         assert torch.allclose(alone, found[i : i + 1], atol=1e-12)
 
 
+@pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
+def test_joint_steps_follow_the_same_flow(divergence):
+    """One step size and one time for the whole batch, conditions included."""
+    schedule = schedules.Rectified()
+    options, _ = between(schedule)
+    model, x = model_of(schedule, "velocity"), points(5)
+    shift = torch.linspace(-1, 1, 5).double()[:, None].expand(5, 2)
+    options |= TIGHT | {"divergence": divergence, "net_kwargs": {"shift": shift}}
+    joint = fastgen.log_likelihood(model, x, step="joint", return_solution=True, **options)
+    assert len(joint.solution.stats.evaluations) == 1
+    assert torch.allclose(joint.log_prob, fastgen.log_likelihood(model, x, **options), atol=1e-6)
+
+
 def test_gradients_for_data_and_parameters():
     """d log p / dx is the score."""
     schedule = schedules.Rectified()
