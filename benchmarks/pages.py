@@ -36,7 +36,10 @@ def section(name: str, rows: list[Row]) -> str:
     versions = ", ".join(sorted({row.version for row in rows if row.version}))
     threads = ", ".join(sorted({str(row.threads) for row in rows}))
     dates = ", ".join(sorted({row.date for row in rows}))
-    about = f"{first.device}, threads: {threads}; {versions}; {dates}, commit {first.commit}."
+    commits = sorted({row.commit for row in rows if row.commit})
+    several = "commit" if len(commits) == 1 else "rows of the commits"
+    at = f"{several} {', '.join(commits)}"
+    about = f"{first.device}, threads: {threads}; {versions}; {dates}, {at}."
     blocks = [f"## {name}", "", about, ""]
     ranked = list(rankings(rows))
     for header, lines in ranked:
