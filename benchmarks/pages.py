@@ -35,7 +35,7 @@ def section(name: str, rows: list[Row]) -> str:
     first = rows[0]
     versions = ", ".join(sorted({row.version for row in rows if row.version}))
     threads = ", ".join(sorted({str(row.threads) for row in rows}))
-    dates = ", ".join(sorted({row.date for row in rows}))
+    dates = ", ".join(sorted({row.date for row in rows if row.date}))
     commits = sorted({row.commit for row in rows if row.commit})
     several = "commit" if len(commits) == 1 else "rows of the commits"
     at = f"{several} {', '.join(commits)}"
