@@ -208,7 +208,7 @@ def test_committed_rows_are_whole():
     for row in found:
         if row.provider == "published":  # in a paper, which is its version
             assert row.version.startswith("arXiv")
-            assert not (row.device or row.date or row.commit)
+            assert row.device + row.date + row.commit == ""
         elif row.repeats:
             assert isinstance(row, Row)
             assert row.device
