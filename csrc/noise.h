@@ -26,27 +26,33 @@ FASTGEN_INLINE Words philox(Words c, U64 k0, U64 k1) {
   return c;
 }
 
-FASTGEN_INLINE F32 minus_two_log(U32 r) {
+// sqrt(-2 log((r + 1/2) / 2^32)) of N vectors at once: each is a long chain of dependent
+// operations, and the others fill its gaps.
+template <int N>
+FASTGEN_INLINE void radii(const U32 (&r)[N], F32 (&radius)[N]) {
   constexpr int32_t SQRT_HALF = 0x3F3504F3, EXPONENT_32 = 32 << 23;
-  const U32 complement = (U32)(r >= 3037000500u);
-  const F32 f = to_float(r ^ complement) + 0.5f;
-  const I32 offset = (I32)f - (SQRT_HALF + EXPONENT_32);
-  const F32 exponent = to_float((offset >> 23) & ~(I32)complement);
-  const F32 mantissa = (F32)((offset & 0x7FFFFF) + SQRT_HALF) - 1.0f;
-  const F32 m = (I32)complement ? f * -0x1p-32f : mantissa;
-  const F32 z = m * m;
-  F32 p = m * (-2 * 7.0376836292e-2f) + (-2 * -1.1514610310e-1f);
-  p = p * m + (-2 * 1.1676998740e-1f);
-  p = p * m + (-2 * -1.2420140846e-1f);
-  p = p * m + (-2 * 1.4249322787e-1f);
-  p = p * m + (-2 * -1.6668057665e-1f);
-  p = p * m + (-2 * 2.0000714765e-1f);
-  p = p * m + (-2 * -2.4999993993e-1f);
-  p = p * m + (-2 * 3.3333331174e-1f);
-  F32 y = (p * m) * z;
-  y = y + exponent * (-2 * -2.12194440e-4f);
-  y = y + z;
-  return (m * -2.0f + y) + exponent * (-2 * 0.693359375f);
+  constexpr float POLYNOMIAL[] = {
+      -2 * 7.0376836292e-2f, -2 * -1.1514610310e-1f, -2 * 1.1676998740e-1f,
+      -2 * -1.2420140846e-1f, -2 * 1.4249322787e-1f, -2 * -1.6668057665e-1f,
+      -2 * 2.0000714765e-1f, -2 * -2.4999993993e-1f, -2 * 3.3333331174e-1f};
+  F32 m[N], exponent[N], y[N];
+  for (int n = 0; n < N; ++n) {
+    const U32 complement = (U32)(r[n] >= 3037000500u);
+    const F32 f = to_float(r[n] ^ complement) + 0.5f;
+    const I32 offset = (I32)f - (SQRT_HALF + EXPONENT_32);
+    exponent[n] = to_float((offset >> 23) & ~(I32)complement);
+    const F32 mantissa = (F32)((offset & 0x7FFFFF) + SQRT_HALF) - 1.0f;
+    m[n] = (I32)complement ? f * -0x1p-32f : mantissa;
+  }
+  for (int n = 0; n < N; ++n) y[n] = m[n] * POLYNOMIAL[0] + POLYNOMIAL[1];
+  for (int k = 2; k < 9; ++k)
+    for (int n = 0; n < N; ++n) y[n] = y[n] * m[n] + POLYNOMIAL[k];
+  for (int n = 0; n < N; ++n) {
+    const F32 z = m[n] * m[n];
+    y[n] = ((y[n] * m[n]) * z + exponent[n] * (-2 * -2.12194440e-4f)) + z;
+  }
+  for (int n = 0; n < N; ++n)
+    radius[n] = square_root((m[n] * -2.0f + y[n]) + exponent[n] * (-2 * 0.693359375f));
 }
 
 // radius * (cos, sin) of 2 pi a / 2^32.
@@ -71,18 +77,42 @@ struct GroupWords {
 };
 
 // Both halves of the work are long chains of dependent operations. Loops of their own keep each
-// short enough for the processor to overlap several groups.
-constexpr int BATCH = 16;
+// short enough for the processor to overlap several groups; those of radii take `TOGETHER` groups a turn.
+constexpr int BATCH = 16, TOGETHER = 2;
 
-FASTGEN_INLINE void store_normals(float* to, const GroupWords& w) {
-  F32 z0, z1, z2, z3;
-  polar(square_root(minus_two_log(join(w.even.w0, w.odd.w0))), join(w.even.w1, w.odd.w1), &z0, &z1);
-  polar(square_root(minus_two_log(join(w.even.w2, w.odd.w2))), join(w.even.w3, w.odd.w3), &z2, &z3);
-  store_interleaved(to, z0, z1, z2, z3);
+template <int GROUPS>
+FASTGEN_INLINE void store_groups(float* to, const GroupWords* words) {
+  U32 bits[2 * GROUPS];
+  F32 radius[2 * GROUPS];
+  for (int g = 0; g < GROUPS; ++g) {
+    bits[2 * g] = join(words[g].even.w0, words[g].odd.w0);
+    bits[2 * g + 1] = join(words[g].even.w2, words[g].odd.w2);
+  }
+  radii(bits, radius);
+  for (int g = 0; g < GROUPS; ++g) {
+    const GroupWords& w = words[g];
+    F32 z0, z1, z2, z3;
+    polar(radius[2 * g], join(w.even.w1, w.odd.w1), &z0, &z1);
+    polar(radius[2 * g + 1], join(w.even.w3, w.odd.w3), &z2, &z3);
+    store_interleaved(to + g * GROUP, z0, z1, z2, z3);
+  }
 }
 
 __attribute__((noinline)) void store_normals(float* to, const GroupWords* words, int64_t groups) {
-  for (int64_t g = 0; g < groups; ++g) store_normals(to + g * GROUP, words[g]);
+  int64_t g = 0;
+  for (; g + TOGETHER <= groups; g += TOGETHER) store_groups<TOGETHER>(to + g * GROUP, words + g);
+  for (; g < groups; ++g) store_groups<1>(to + g * GROUP, words + g);
+}
+
+// z_0 and z_1 alone of each of `groups`, x and y.
+template <int GROUPS>
+FASTGEN_INLINE void points(const GroupWords* words, F32 (&x)[GROUPS], F32 (&y)[GROUPS]) {
+  U32 bits[GROUPS];
+  F32 radius[GROUPS];
+  for (int g = 0; g < GROUPS; ++g) bits[g] = join(words[g].even.w0, words[g].odd.w0);
+  radii(bits, radius);
+  for (int g = 0; g < GROUPS; ++g)
+    polar(radius[g], join(words[g].even.w1, words[g].odd.w1), &x[g], &y[g]);
 }
 
 struct Row {
@@ -173,7 +203,7 @@ constexpr int pair_slot(int position) {
 // Rows of two elements, as points in the plane: half of each block's normals are never made.
 // Returns the number of elements written, of whole groups of W rows.
 int64_t fill_pairs(float* to, int64_t rows, int64_t row, Draw draw, const Noise& noise) {
-  GroupWords words[BATCH];
+  GroupWords words[BATCH] = {};
   const int64_t groups = rows / W < BATCH ? rows / W : BATCH;
   for (int64_t g = 0; g < groups; ++g, row += W) {
     Lanes w1, w2, w3, k0;
@@ -189,13 +219,13 @@ int64_t fill_pairs(float* to, int64_t rows, int64_t row, Draw draw, const Noise&
         philox({U64{}, w1.pair[0], w2.pair[0], w3.pair[0]}, k0.pair[0], k0.pair[0] >> 32),
         philox({U64{}, w1.pair[1], w2.pair[1], w3.pair[1]}, k0.pair[1], k0.pair[1] >> 32)};
   }
-  for (int64_t g = 0; g < groups; ++g, to += 2 * W) {
-    const GroupWords& w = words[g];
-    F32 z0, z1;
-    polar(square_root(minus_two_log(join(w.even.w0, w.odd.w0))), join(w.even.w1, w.odd.w1), &z0,
-          &z1);
-    const F32 pairs[2] = {low_pairs(z0, z1), high_pairs(z0, z1)};
-    std::memcpy(to, pairs, sizeof pairs);
+  for (int64_t g = 0; g < groups; g += TOGETHER) {
+    F32 x[TOGETHER], y[TOGETHER];
+    points(words + g, x, y);
+    for (int64_t k = g; k < g + TOGETHER && k < groups; ++k) {
+      const F32 pairs[2] = {low_pairs(x[k - g], y[k - g]), high_pairs(x[k - g], y[k - g])};
+      std::memcpy(to + 2 * W * k, pairs, sizeof pairs);
+    }
   }
   return groups * 2 * W;
 }

@@ -46,6 +46,9 @@ class Assignment {
         rows_(problem.rows),
         columns_(problem.columns),
         stride_(padded(problem.columns)),
+        total_(problem.copies ? std::accumulate(problem.copies, problem.copies + columns_,
+                                                int64_t{0})
+                              : columns_),
         overwritten_(problem.overwrite),
         match_(rows_),
         u_(rows_),
@@ -53,6 +56,7 @@ class Assignment {
         v_(columns_),
         reduced_(team.size()) {
     std::iota(match_.begin(), match_.end(), 0);
+    if (problem.copies) copies_.assign(problem.copies, problem.copies + columns_);
   }
 
   void run(Solution* solution) {
@@ -82,7 +86,7 @@ class Assignment {
   void write(Solution* solution) const;
   // Rows no longer than columns are made as many by rows of costs 0, if that is not much more.
   bool extend() const {
-    return rows_ < columns_ && 2 * rows_ > columns_ && columns_ * stride_ <= MOST_LEVELS / 4;
+    return rows_ < total_ && 2 * rows_ > total_ && total_ * stride_ <= MOST_LEVELS / 4;
   }
   const float* floats(int64_t i) const {
     return static_cast<const float*>(problem_.matrix) + i * problem_.stride;
@@ -93,6 +97,7 @@ class Assignment {
   // The row's costs in float64 (of points: centred, sorted), in place or in `scratch`.
   const double* costs(int64_t i, std::vector<double>& scratch) const;
   double cost(int64_t i, int64_t j) const;
+  int32_t copies_of(int64_t j) const { return copies_.empty() ? 1 : copies_[j]; }
 
   template <class Function>
   void each_row(int64_t count, Function&& function) {
@@ -109,8 +114,9 @@ class Assignment {
   Control& control_;
   const int thread_;
   const Kernels& kernels_;
-  const int64_t rows_, columns_, stride_;
+  const int64_t rows_, columns_, stride_, total_;
   const bool overwritten_;
+  std::vector<int32_t> copies_;  // of each column; empty: one of each
   double range_ = 0;  // of the costs, or the greatest of those of rows
   std::unique_ptr<Clouds> clouds_;
   std::unique_ptr<ExactPoints> exact_;
@@ -140,9 +146,10 @@ double Assignment::cost(int64_t i, int64_t j) const {
 
 void Assignment::solve(const Rows& rows, int64_t row_count, Prices* prices, double first,
                        double scale, int32_t slack) {
-  Solver solver(rows, row_count, columns_, team_, control_, thread_);
+  Solver solver(rows, row_count, columns_, copies_.empty() ? nullptr : copies_.data(), team_,
+                control_, thread_);
   const double last = options_.epsilon * range_ * scale;
-  const bool single_phase = row_count < columns_;
+  const bool single_phase = row_count < total_;
   // Without as many rows, unassigned columns must keep the price that they start with.
   if (single_phase) std::fill(prices->begin(), prices->end(), 0);
   const int32_t end = std::max(1, static_cast<int32_t>(std::min(last, RANGE * 0.25)));
@@ -161,7 +168,7 @@ void Assignment::solve(const Rows& rows, int64_t row_count, Prices* prices, doub
 }
 
 bool Assignment::warm(Prices* prices, double scale) const {
-  if (!options_.warm_prices || rows_ < columns_) return false;
+  if (!options_.warm_prices || rows_ < total_) return false;
   std::vector<double> start(columns_);
   for (int64_t j = 0; j < columns_; ++j) {
     start[j] = options_.warm_prices[clouds_ ? clouds_->column_order()[j] : j];
@@ -175,7 +182,7 @@ bool Assignment::warm(Prices* prices, double scale) const {
 }
 
 int32_t* Assignment::allocate_levels(bool extended) {
-  const int64_t count = extended ? columns_ : rows_;
+  const int64_t count = extended ? total_ : rows_;
   if (!levels_) {
     levels_.reset(new int32_t[count * stride_]);
     want_large_pages(levels_.get(), count * stride_ * sizeof(int32_t));
@@ -200,7 +207,7 @@ Prices Assignment::sample_prices(const Sample& sample, int64_t step) {
   }
   const auto coarse = sample(step * SAMPLE_STEP, false);
   Prices coarse_prices = sample_prices(sample, step * SAMPLE_STEP);
-  Solver solver(coarse, coarse.rows(), coarse.columns(), team_, control_, thread_);
+  Solver solver(coarse, coarse.rows(), coarse.columns(), nullptr, team_, control_, thread_);
   solver.solve(coarse_prices, static_cast<int32_t>(RANGE * COLD),
                static_cast<int32_t>(RANGE * SAMPLE_ENDS));
   std::vector<Prices> lowest(team_.size(), prices);
@@ -219,7 +226,7 @@ Prices Assignment::sample_prices(const Sample& sample, int64_t step) {
 void Assignment::first_round_of_points() {
   clouds_ = std::make_unique<Clouds>(problem_.row_points, problem_.column_points,
                                      problem_.float64, rows_, columns_, problem_.dims,
-                                     problem_.root);
+                                     problem_.root, rows_ == total_);
   exact_ = std::make_unique<ExactPoints>(*clouds_);
   range_ = clouds_->range();
   if (range_ == 0) {
@@ -227,6 +234,8 @@ void Assignment::first_round_of_points() {
   } else {
     const double scale = LEVELS / range_;
     const bool extended = extend(), dense = extended || columns_ < POINTS_FROM;
+    for (int64_t j = 0; problem_.copies && j < columns_; ++j)
+      copies_[j] = problem_.copies[clouds_->column_order()[j]];
     const PointRows points(*clouds_, 1, scale, !dense && problem_.dims <= BOXED_DIMS);
     Prices prices(stride_, INT_MAX);
     double first = COLD;
@@ -236,18 +245,18 @@ void Assignment::first_round_of_points() {
         points.row(i, levels + i * stride_);
         kernels_.lower(levels + i * stride_, 0, stride_, prices.data());
       }
-      for (int64_t i = rows_; i < (extended ? columns_ : rows_); ++i) {
+      for (int64_t i = rows_; i < (extended ? total_ : rows_); ++i) {
         std::fill_n(levels + i * stride_, columns_, 0);
         std::fill_n(levels + i * stride_ + columns_, stride_ - columns_, PADDING_COST);
       }
       if (extended) std::fill(prices.begin(), prices.end(), 0);
       if (warm(&prices, scale)) first = SAMPLED;
-      solve(MatrixRows(levels, stride_), extended ? columns_ : rows_, &prices, first, scale,
+      solve(MatrixRows(levels, stride_), extended ? total_ : rows_, &prices, first, scale,
             POINTS_SLACK * problem_.dims);
     } else {
       if (warm(&prices, scale)) {
         first = SAMPLED;
-      } else if (rows_ == columns_) {
+      } else if (rows_ == columns_ && copies_.empty()) {
         prices = sample_prices(
             [&](int64_t step, bool last) {
               return PointRows(*clouds_, step, scale, !last && problem_.dims <= BOXED_DIMS);
@@ -297,7 +306,7 @@ void Assignment::first_round_of_matrix() {
       std::fill(out + columns_, out + stride_, PADDING_COST);
     });
     for (const Prices& part : lowest) kernels_.lower(part.data(), 0, stride_, prices.data());
-    for (int64_t i = rows_; i < (extended ? columns_ : rows_); ++i) {
+    for (int64_t i = rows_; i < (extended ? total_ : rows_); ++i) {
       std::fill_n(levels + i * stride_, columns_, 0);
       std::fill_n(levels + i * stride_ + columns_, stride_ - columns_, PADDING_COST);
     }
@@ -305,7 +314,7 @@ void Assignment::first_round_of_matrix() {
     double first = COLD;
     if (warm(&prices, scale)) {
       first = SAMPLED;
-    } else if (rows_ == columns_ && columns_ >= SAMPLE_FROM) {
+    } else if (rows_ == columns_ && copies_.empty() && columns_ >= SAMPLE_FROM) {
       prices = sample_prices(
           [&](int64_t step, bool) {
             return MatrixSample(levels, stride_, rows_, columns_, step);
@@ -313,7 +322,7 @@ void Assignment::first_round_of_matrix() {
           1);
       first = SAMPLED;
     }
-    solve(MatrixRows(levels, stride_), extended ? columns_ : rows_, &prices, first, scale,
+    solve(MatrixRows(levels, stride_), extended ? total_ : rows_, &prices, first, scale,
           MATRIX_SLACK);
   } else if (overwritten_) {
     for (int64_t i = 0; i < rows_; ++i) matched_[i] = u_[i] = low_[i];
@@ -326,9 +335,9 @@ void Assignment::first_round_of_matrix() {
 // Solves what is left of the costs when the prices are taken off, in finer levels. No pair whose
 // reduced cost exceeds the gap is part of an optimal assignment: levels end there.
 bool Assignment::refine() {
-  const int64_t count = rows_ < columns_ ? columns_ : rows_;
+  const int64_t count = total_;
   if (overwritten_ || count * stride_ > MOST_LEVELS) return false;
-  if (rows_ < columns_ && levels_) levels_.reset();
+  if (rows_ < total_ && levels_) levels_.reset();
   int32_t* levels = allocate_levels(true);
   const double scale = LEVELS / std::min(range_, gap_), gap = gap_;
   Prices prices(stride_, INT_MAX);
@@ -374,9 +383,9 @@ void Assignment::certify(const Solver* solver, int32_t slack) {
     cost_ += matched_[i];
     gap_ += (matched_[i] - v_[match_[i]]) - u_[i];
   }
-  if (rows_ == columns_) return;
+  if (rows_ == total_) return;
   // Prices of unassigned columns are not above zero.
-  for (const double price : v_) gap_ -= price;
+  for (int64_t j = 0; j < columns_; ++j) gap_ -= copies_of(j) * v_[j];
   for (const int32_t j : match_) gap_ += v_[j];
 }
 
@@ -405,8 +414,8 @@ void Assignment::certify_levels(const Solver& solver, const Prices& prices) {
     cost_ += matched_[i];
     gap_ += (above - prices[match_[i]] - lowest[i]) / scale;
   }
-  if (rows_ == columns_) return;
-  for (const double price : v_) gap_ -= price;
+  if (rows_ == total_) return;
+  for (int64_t j = 0; j < columns_; ++j) gap_ -= copies_of(j) * v_[j];
   for (const int32_t j : match_) gap_ += v_[j];
 }
 
@@ -444,13 +453,8 @@ void Assignment::write(Solution* solution) const {
 
 }  // namespace
 
-void assign(const Problem& problem, const Options& options, Team& team, Control& control,
-            int thread, Solution* solution) {
-  solution->cost = solution->gap = 0;
-  if (problem.rows == 0) {
-    std::fill_n(solution->columns, problem.columns, 0.0);
-    return;
-  }
+void assign_as_given(const Problem& problem, const Options& options, Team& team, Control& control,
+                     int thread, Solution* solution) {
   Assignment(problem, options, team, control, thread).run(solution);
 }
 

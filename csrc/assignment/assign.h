@@ -8,7 +8,7 @@ namespace fastgen::assignment {
 
 enum class Form { matrix, points };
 
-// rows <= columns. A matrix is [rows, stride]; points are [rows, dims] and [columns, dims].
+// No more rows than columns and their copies. A matrix is [rows, stride]; points are [rows, dims] and [columns, dims].
 struct Problem {
   Form form;
   bool float64;
@@ -21,6 +21,7 @@ struct Problem {
   const void *row_points, *column_points;
   int64_t dims;
   bool root;
+  const int32_t* copies;  // how many there are of each column; null: one
 };
 
 struct Options {
@@ -38,6 +39,11 @@ struct Solution {
   double cost, gap;
 };
 
+// The problem as it stands: many equal columns bid against one another in steps of epsilon.
+void assign_as_given(const Problem& problem, const Options& options, Team& team, Control& control,
+                     int thread, Solution* solution);
+
+// The problem (without `copies`) with equal columns, or else equal rows, taken together.
 void assign(const Problem& problem, const Options& options, Team& team, Control& control,
             int thread, Solution* solution);
 

@@ -87,7 +87,8 @@ void assign_many(int64_t problems, bool float64, int64_t rows, int64_t columns, 
                         at<void>(row_points, 0),
                         at<void>(column_points, 0),
                         dims,
-                        root};
+                        root,
+                        nullptr};
   const Options options{epsilon, tolerance, at<const double>(warm_prices, 0)};
   const Solution solution{at<int64_t>(match, 0), at<double>(row_duals, 0),
                           at<double>(column_duals, 0), 0, 0};

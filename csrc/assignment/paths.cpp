@@ -14,10 +14,14 @@ void Solver::augment(int32_t root) {
   done_.clear();
   const Nearest end = lists_ ? search_lists(root) : search_rows(root);
   for (const Nearest& passed : done_) price_[passed.column] -= end.dist - passed.dist;
+  int32_t leaves = -1;  // the row whose copy is taken: none, of the last column
+  --free_[end.column];
   for (int32_t j = end.column;;) {
     const int32_t i = parent_[j], next = match_[i];
+    Copy* copy = &copies_[begin_[j]];
+    while (copy->owner != leaves) ++copy;
+    copy->owner = leaves = i;
     match_[i] = j;
-    owner_[j] = i;
     if (lists_) match_cost_[i] = parent_cost_[j];
     if (i == root) return;
     j = next;
@@ -26,21 +30,24 @@ void Solver::augment(int32_t root) {
 
 // Dijkstra over whole rows.
 Nearest Solver::search_rows(int32_t root) {
-  int32_t row = root, base = 0;
-  const int32_t* costs = rows_.row(row, scratch_[0].costs.data());
-  int32_t offset = kernels_.best_two(costs, price_, padded_).first;
-  for (;;) {
-    work(padded_);
-    const Nearest near = kernels_.relax(costs, price_, padded_, offset, base, row, dist_.data(),
-                                        parent_.data());
-    if (owner_[near.column] < 0) return near;
+  const int32_t* costs = rows_.row(root, scratch_[0].costs.data());
+  const int32_t offset = kernels_.best_two(costs, price_, padded_).first;
+  work(2 * padded_);
+  Nearest near = kernels_.relax(costs, price_, padded_, offset, 0, root, dist_.data(),
+                                parent_.data());
+  while (!free_[near.column]) {
     done_.push_back(near);
-    dist_[near.column] = INT_MIN;
-    base = near.dist;
-    row = owner_[near.column];
-    costs = rows_.row(row, scratch_[0].costs.data());
-    offset = costs[near.column] - price_[near.column];
+    const auto [base, column] = near;
+    dist_[column] = INT_MIN;
+    for (int64_t k = begin_[column]; k < begin_[column + 1]; ++k) {
+      const int32_t row = copies_[k].owner;
+      costs = rows_.row(row, scratch_[0].costs.data());
+      near = kernels_.relax(costs, price_, padded_, costs[column] - price_[column], base, row,
+                            dist_.data(), parent_.data());
+      work(padded_);
+    }
   }
+  return near;
 }
 
 // Dijkstra over lists. What a list leaves out is looked at only if the search gets as far as the
@@ -63,7 +70,7 @@ Nearest Solver::search_lists(int32_t root) {
     dist_[j] = dist;
     parent_[j] = tree.row;
     parent_cost_[j] = cost;
-    if (owner_[j] < 0)
+    if (free_[j])
       end = {dist, j};
     else
       push(dist, j);
@@ -110,9 +117,11 @@ Nearest Solver::search_lists(int32_t root) {
     work(LIST);
     done_.push_back({dist, what});
     dist_[what] = INT_MIN;
-    const int32_t row = owner_[what];
-    trees.push_back({row, dist, match_cost_[row] - price_[what], 0});
-    scan_list(static_cast<int32_t>(trees.size()) - 1);
+    for (int64_t k = begin_[what]; k < begin_[what + 1]; ++k) {
+      const int32_t row = copies_[k].owner;
+      trees.push_back({row, dist, match_cost_[row] - price_[what], 0});
+      scan_list(static_cast<int32_t>(trees.size()) - 1);
+    }
   }
   return end;
 }

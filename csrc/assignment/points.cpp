@@ -64,7 +64,7 @@ std::vector<int32_t> spatial_order(std::vector<double>& points, int64_t count, i
 }  // namespace
 
 Clouds::Clouds(const void* rows, const void* columns, bool float64, int64_t row_count,
-               int64_t column_count, int64_t dims, bool root)
+               int64_t column_count, int64_t dims, bool root, bool all)
     : dims_(dims), root_(root) {
   rows_ = in_double(rows, float64, row_count * dims);
   columns_ = in_double(columns, float64, column_count * dims);
@@ -72,7 +72,7 @@ Clouds::Clouds(const void* rows, const void* columns, bool float64, int64_t row_
   // which matter only where a column may be left over.
   const std::vector<double> row_mean = mean_of(rows_.data(), row_count, dims);
   const std::vector<double> column_mean =
-      root || row_count < column_count ? row_mean : mean_of(columns_.data(), column_count, dims);
+      root || !all ? row_mean : mean_of(columns_.data(), column_count, dims);
   double squares = 0;
   shift_.resize(dims);
   for (int64_t k = 0; k < dims; ++k) shift_[k] = row_mean[k] - column_mean[k];

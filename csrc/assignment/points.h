@@ -10,8 +10,9 @@ namespace fastgen::assignment {
 // Centred clouds in float32 and float64, sorted so that neighbours are near in memory.
 class Clouds {
  public:
+  // Where `all` columns are to be assigned each cloud is centred by itself.
   Clouds(const void* rows, const void* columns, bool float64, int64_t row_count,
-         int64_t column_count, int64_t dims, bool root);
+         int64_t column_count, int64_t dims, bool root, bool all);
 
   int64_t dims() const { return dims_; }
   bool root() const { return root_; }

@@ -26,8 +26,8 @@ constexpr int64_t POLL_ELEMENTS = int64_t{1} << 25;
 
 }  // namespace
 
-Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, Team& team,
-               Control& control, int thread)
+Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, const int32_t* copies,
+               Team& team, Control& control, int thread)
     : kernels_(kernels()),
       rows_(rows),
       row_count_(row_count),
@@ -38,10 +38,13 @@ Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, Team& team,
       control_(control),
       thread_(thread),
       match_(row_count, -1),
-      owner_(padded_, -1),
       match_cost_(row_count),
+      begin_(columns + 1),
+      free_(columns),
       queue_(row_count),
       scratch_(lists_ ? team.size() : 1) {
+  for (int64_t j = 0; j < columns; ++j) begin_[j + 1] = begin_[j] + (copies ? copies[j] : 1);
+  copies_.resize(begin_[columns]);
   for (Scratch& scratch : scratch_) scratch.costs.resize(padded_);
   parent_.resize(padded_);
   parent_cost_.resize(padded_);
@@ -121,11 +124,37 @@ void Solver::release(int32_t epsilon) {
         lowest = kernels_.best_two(rows_.row(i, scratch_[0].costs.data()), price_, padded_).first;
       }
       if (match_cost_[i] - price_[match_[i]] - lowest <= epsilon) continue;
-      owner_[match_[i]] = -1;
       match_[i] = -1;
     }
     queue_[waiting_++] = static_cast<int32_t>(i);
   }
+  hand_out();
+}
+
+// Copies, at their column's price, to the rows that have the column.
+void Solver::hand_out() {
+  for (int64_t j = 0; j < columns_; ++j) {
+    free_[j] = static_cast<int32_t>(begin_[j + 1] - begin_[j]);
+    for (int64_t k = begin_[j]; k < begin_[j + 1]; ++k) copies_[k] = {price_[j], -1};
+  }
+  // Those without an owner come first, and then rows in order: a heap.
+  for (int64_t i = row_count_ - 1; i >= 0; --i) {
+    const int32_t j = match_[i];
+    if (j >= 0) copies_[begin_[j] + --free_[j]].owner = static_cast<int32_t>(i);
+  }
+}
+
+// The column's dearest copy to `row`; returns the row that had it, or -1.
+int32_t Solver::sell(int32_t column, int32_t row, int32_t increment) {
+  Copy* first = &copies_[begin_[column]];
+  Copy* last = &copies_[begin_[column + 1] - 1];
+  std::pop_heap(first, last + 1);
+  const int32_t previous = last->owner;
+  *last = {last->price - increment, row};
+  std::push_heap(first, last + 1);
+  price_[column] = first->price;
+  free_[column] -= previous < 0;
+  return previous;
 }
 
 // False if that took too many bids.
@@ -140,9 +169,7 @@ bool Solver::phase(int32_t epsilon, int64_t most_bids) {
     const Best found = best(row, epsilon / 2);
     const int32_t j = found.column;
     match_cost_[row] = found.first + price_[j];
-    price_[j] -= found.second - found.first + epsilon;
-    const int32_t previous = owner_[j];
-    owner_[j] = row;
+    const int32_t previous = sell(j, row, found.second - found.first + epsilon);
     match_[row] = j;
     if (previous >= 0) {
       match_[previous] = -1;

@@ -7,6 +7,10 @@
 // is bid for whose reduced cost exceeds that of a column without a bid: prices fall at most
 // RANGE + epsilon below, so reduced costs stay under 5 RANGE, distances under 4 RANGE, and their
 // sums with padding (6 RANGE) under 16 RANGE = 2^31.
+//
+// Equal columns are one column with copies (the auction of similar objects of Bertsekas and
+// Castanon 1989): a row bids for the copy with the highest price, which is the column's, against
+// the best *other* column. Copies that bid against one another would have prices fall by epsilon.
 #pragma once
 #include <cstdint>
 #include <utility>
@@ -44,8 +48,9 @@ class Control {
 
 class Solver {
  public:
-  Solver(const Rows& rows, int64_t row_count, int64_t columns, Team& team, Control& control,
-         int thread);
+  // `copies` [columns] of each column, at least two columns; null: one of each.
+  Solver(const Rows& rows, int64_t row_count, int64_t columns, const int32_t* copies, Team& team,
+         Control& control, int thread);
 
   // Final prices are within epsilon of optimal: every row's column costs at most `last` levels
   // more than its best one. Starts from `prices`, which needs room for padded columns.
@@ -61,6 +66,8 @@ class Solver {
   void rebase();
   bool phase(int32_t epsilon, int64_t most_bids);
   void release(int32_t epsilon);
+  void hand_out();
+  int32_t sell(int32_t column, int32_t row, int32_t increment);
   Best listed(int64_t row) const;
   bool stale(int64_t row, const Best& best, int32_t slack) const;
   Best best(int64_t row, int32_t slack);
@@ -82,7 +89,17 @@ class Solver {
   Control& control_;
   const int thread_;
   int32_t* price_ = nullptr;
-  std::vector<int32_t> match_, owner_, match_cost_;
+  std::vector<int32_t> match_, match_cost_;
+  // Copies of a column, begin_[j] to begin_[j + 1]: a heap during a phase, the price on top.
+  struct Copy {
+    int32_t price, owner;  // -1: none
+    bool operator<(const Copy& b) const {
+      return price != b.price ? price < b.price : owner > b.owner;
+    }
+  };
+  std::vector<int64_t> begin_;
+  std::vector<Copy> copies_;
+  std::vector<int32_t> free_;  // copies without an owner, of each column
   // A queue in a ring.
   std::vector<int32_t> queue_;
   int64_t head_ = 0, waiting_ = 0;

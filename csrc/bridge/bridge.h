@@ -94,15 +94,19 @@ __attribute__((noinline)) void draw_pairs_in_order(uint64_t seed, uint32_t strea
                                                    int64_t first, int64_t count, float* to) {
   U64 even, odd;
   every_second(first, &even, &odd);
-  for (int64_t at = 0; at < count; at += W, even += W, odd += W) {
-    const GroupWords w = words_in_order(even, odd, draw, stream, seed);
-    F32 x, y;
-    polar(square_root(minus_two_log(join(w.even.w0, w.odd.w0))), join(w.even.w1, w.odd.w1), &x, &y);
-    const F32 low = low_pairs(x, y), high = high_pairs(x, y);
-    for (int part = 0; part < W / 4; ++part) {
-      const int from = 16 * part;
-      std::memcpy(to + 2 * at + 8 * part, reinterpret_cast<const char*>(&low) + from, 16);
-      std::memcpy(to + 2 * at + 8 * part + 4, reinterpret_cast<const char*>(&high) + from, 16);
+  for (int64_t at = 0; at < count; at += TOGETHER * W) {
+    GroupWords words[TOGETHER];
+    for (int g = 0; g < TOGETHER; ++g, even += W, odd += W)
+      words[g] = words_in_order(even, odd, draw, stream, seed);
+    F32 x[TOGETHER], y[TOGETHER];
+    points(words, x, y);
+    for (int g = 0; g < TOGETHER && at + g * W < count; ++g) {
+      const F32 low = low_pairs(x[g], y[g]), high = high_pairs(x[g], y[g]);
+      for (int part = 0; part < W / 4; ++part) {
+        float* place = to + 2 * (at + g * W) + 8 * part;
+        std::memcpy(place, reinterpret_cast<const char*>(&low) + 16 * part, 16);
+        std::memcpy(place + 4, reinterpret_cast<const char*>(&high) + 16 * part, 16);
+      }
     }
   }
 }

@@ -260,6 +260,44 @@ class TestTies:
         x1 = torch.randn(4, d, generator=g)[torch.randint(4, (self.N,), generator=g)]
         check(assign(x0, x1), true_costs(x0, x1), 1e-6, 1e-6)
 
+    @pytest.mark.parametrize("transposed", [False, True])
+    @pytest.mark.parametrize("d", [2, 16, 0])
+    @pytest.mark.parametrize("kinds", [2, 5, 600])
+    def test_copies_among_others(self, kinds, d, transposed):
+        """Half of the points, or as many as are left, are copies of one; d = 0 gives the matrix."""
+        g = torch.Generator().manual_seed(kinds)
+        x0, x1 = torch.randn(2, self.N, d or 12, generator=g).unbind(0)
+        x1[kinds:] = x1[0]
+        for rows in (self.N, 900, 300):  # all, most and few of the columns
+            a, b = (x1, x0[:rows]) if transposed else (x0[:rows], x1)
+            costs = true_costs(a, b)
+            found = assign(cost=costs, return_duals=True) if d == 0 else assign(a, b)
+            check(found, costs, 1e-12 if d == 0 else 1e-6, 1e-6 if d == 16 else 1e-12)
+
+    def test_copies_of_rows_and_columns(self):
+        g = torch.Generator().manual_seed(3)
+        x0, x1 = torch.randn(2, 4, 16, generator=g).unbind(0)
+        x0, x1 = (x.repeat(self.N // 4, 1).double() for x in (x0, x1))
+        check(assign(x0, x1, return_duals=True), true_costs(x0, x1), 1e-12)
+
+    def test_copies_up_to_rounding(self):
+        """Products of equal points may differ in the last digit; the gap allows for that."""
+        g = torch.Generator().manual_seed(4)
+        costs = torch.rand(self.N, 4, generator=g).repeat(1, self.N // 4) + 1
+        costs = costs * (1 + 6e-8 * (torch.rand(self.N, self.N, generator=g) - 0.5))
+        assert len(costs[0].unique()) > 4
+        check(assign(cost=costs), costs, 1e-6)
+
+    def test_copies_start_warm(self):
+        g = torch.Generator().manual_seed(5)
+        x0 = torch.randn(self.N, 2, generator=g)
+        x1 = torch.randn(4, 2, generator=g).repeat(self.N // 4, 1)
+        cold = assign(x0, x1, return_duals=True)
+        for a, b in ((x0, x1), (x1, x0)):
+            start = assign(a, b, return_duals=True)
+            check(assign(a, b, warm_start=start), true_costs(a, b), 1e-6)
+        assert cold.cost == pytest.approx(start.cost)
+
     def test_lattices(self):
         x = self.lattice()
         shuffled = x[torch.randperm(self.N, generator=torch.Generator().manual_seed(0))]
