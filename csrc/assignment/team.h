@@ -48,24 +48,35 @@ class Team {
   }
 
  private:
-  // How often a waiting thread looks before it sleeps: about ten microseconds.
-  static constexpr int SPINS = 4000;
+  // How often a waiting thread looks before it sleeps, some tenths of a millisecond (to wake it
+  // takes tens of microseconds, as long as many jobs), or lets others run.
+  static constexpr int SPINS = 1 << 14, PATIENCE = 1 << 10;
+
+  static void pause() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+  }
 
   void run(const std::function<void(int)>& job) {
-    {
+    job_ = &job;
+    busy_.store(static_cast<int>(workers_.size()));
+    generation_.fetch_add(1);
+    // A worker counts itself before it looks a last time, so that none sleeps through this.
+    if (asleep_.load()) {
       const std::lock_guard lock(mutex_);
-      job_ = &job;
-      busy_.store(static_cast<int>(workers_.size()));
-      generation_.fetch_add(1);
+      wake_.notify_all();
     }
-    wake_.notify_all();
     try {
       job(0);
     } catch (...) {
       keep_error();
     }
     for (int spin = 0; busy_.load(); ++spin)
-      if (spin > SPINS) std::this_thread::yield();
+      if (spin < PATIENCE)
+        pause();
+      else
+        std::this_thread::yield();
     if (error_) {
       const std::exception_ptr error = std::exchange(error_, nullptr);
       std::rethrow_exception(error);
@@ -75,14 +86,15 @@ class Team {
   void work(int thread) {
     uint64_t seen = 0;
     for (;;) {
-      for (int spin = 0; spin < SPINS && generation_.load() == seen; ++spin) {
-      }
-      {
+      for (int spin = 0; spin < SPINS && generation_.load() == seen; ++spin) pause();
+      if (generation_.load() == seen) {
         std::unique_lock lock(mutex_);
+        ++asleep_;
         wake_.wait(lock, [&] { return generation_.load() != seen; });
-        seen = generation_.load();
-        if (stop_) return;
+        --asleep_;
       }
+      seen = generation_.load();
+      if (stop_) return;
       try {
         (*job_)(thread);
       } catch (...) {
@@ -101,7 +113,7 @@ class Team {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::atomic<uint64_t> generation_{0};
-  std::atomic<int> busy_{0};
+  std::atomic<int> busy_{0}, asleep_{0};
   const std::function<void(int)>* job_ = nullptr;
   std::exception_ptr error_;
   bool stop_ = false;
