@@ -52,7 +52,9 @@ int check(int64_t n, int64_t m, int64_t dims, bool points, bool overwrite, bool 
     if (match[i] < 0 || match[i] >= m || used[match[i]]++) return 1;
     cost += costs[i * stride + match[i]];
   }
-  const bool good = found.gap <= 2 * tolerance * cost + 1e-9 &&
+  // A matrix that is destroyed cannot be refined, which few dimensions would need.
+  const double allowed = overwrite ? 2e-5 : 2 * tolerance;
+  const bool good = found.gap <= allowed * cost + 1e-9 &&
                     std::abs(found.cost - cost) <= 1e-4 * cost + 1e-6;
   if (!good)
     std::printf("%ld x %ld: cost %g, %g, gap %g\n", long(n), long(m), cost, found.cost, found.gap);
@@ -72,6 +74,8 @@ int main() {
       failures += check<float>(700, 700, 2, true, false, ties, threads);
       failures += check<double>(600, 650, 2, true, false, ties, threads);
       failures += check<float>(600, 1300, 2, true, false, ties, threads);
+      failures += check<float>(300, 300, 2, false, true, ties, threads);
+      failures += check<double>(300, 400, 2, false, false, ties, threads);
       failures += check<float>(700, 700, 9, false, true, ties, threads);
       failures += check<double>(600, 600, 9, false, false, ties, threads);
     }

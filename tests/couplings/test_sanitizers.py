@@ -18,7 +18,7 @@ def test_sanitized(sanitizers, tmp_path):
         pytest.skip("no C++ compiler")
     flags = ["-std=c++17", "-O1", "-g", "-pthread", "-Wno-psabi", "-ffp-contract=off"]
     flags += [f"-I{SOURCES}", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all"]
-    names = ["solver", "lists", "paths", "points", "assign", "scan_baseline"]
+    names = ["solver", "lists", "paths", "points", "assign", "copies", "scan_baseline"]
     if platform.machine() in ("x86_64", "AMD64"):
         flags.append("-DFASTGEN_X86")
         names.append("scan_avx2")
