@@ -185,7 +185,8 @@ class _Solution:
 
 def _swapped(problem: costs.Problem) -> costs.Problem:
     matrix = None if problem.matrix is None else problem.matrix.mT
-    return costs.Problem(problem.x1, problem.x0, matrix, problem.root, problem.device)
+    names = problem.names[1], problem.names[0]
+    return costs.Problem(problem.x1, problem.x0, matrix, problem.root, problem.device, names)
 
 
 def _swap_back(solution: _Solution, n: int) -> _Solution:
@@ -255,6 +256,7 @@ class _Reference:
         else:
             assert problem.x0 is not None
             assert problem.x1 is not None
+            costs.check_finite(problem)
             mode = "donot_use_mm_for_euclid_dist"
             matrix = torch.cdist(problem.x0.double(), problem.x1.double(), compute_mode=mode)
             matrix = matrix if problem.root else matrix.square()
@@ -281,6 +283,7 @@ class _Cpp:
         assert x0 is not None
         assert x1 is not None
         if x0.shape[2] <= costs.POINTS_UP_TO:
+            costs.check_finite(problem)
             return self._run(
                 problem.sizes, x0.dtype, epsilon, prices, points=(x0, x1), root=problem.root
             )
@@ -302,7 +305,8 @@ class _Cpp:
         (first, off), (second, other_off) = costs.squared_norms(x0), costs.squared_norms(x1)
         if off < NEAR_CENTRE and other_off < NEAR_CENTRE:
             a, b, shift = x0, x1, torch.zeros_like(x0[:, 0])
-        else:
+        else:  # far from the centre, or NaN
+            costs.check_finite(problem)
             a, b, shift = costs.centred(x0, x1, problem.root)
             first, second = (costs.squared_norms(x)[0] for x in (a, b))
         largest = (first.amax(1).double() * second.amax(1).double()).sqrt()

@@ -30,7 +30,7 @@ PADDING = 64
 class Problem:
     """Clouds [N, n, d] and [N, m, d], or a matrix [N, n, m], in float32 or float64.
 
-    On the CPU and, if points, finite, unless made with on_device=True. `device`: of the arguments.
+    On the CPU unless made with on_device=True. `device`: of the arguments.
     """
 
     x0: Tensor | None
@@ -38,6 +38,7 @@ class Problem:
     matrix: Tensor | None
     root: bool
     device: torch.device
+    names: tuple[str, str] = ("x0", "x1")
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -56,12 +57,13 @@ def problem(
     """The checked problem.
 
     Args:
-        on_device: nothing is copied to the CPU, and numbers that are not finite are let pass.
+        on_device: nothing is copied to the CPU.
+
+    Numbers that are not finite are the solver's to find, on its way (see `check_finite`).
 
     Raises:
         TypeError: for arguments of the wrong type.
-        ValueError: naming the argument, for shapes that do not fit, empty clouds and numbers that
-            are not finite.
+        ValueError: naming the argument, for shapes that do not fit and empty clouds.
     """
     if isinstance(cost, str):
         if cost not in ("sqeuclidean", "euclidean"):
@@ -74,10 +76,10 @@ def problem(
         dtype = torch.promote_types(clouds[0].dtype, clouds[1].dtype)
         if device != x1.device:
             raise ValueError(f"x1: expected device {device} as x0, got {x1.device}")
-        if on_device:
-            first, second = (x.to(dtype).contiguous() for x in clouds)
-        else:
-            first, second = (_finite(f"x{i}", x.to(dtype).cpu()) for i, x in enumerate(clouds))
+        first, second = (x.to(dtype) for x in clouds)
+        if not on_device:
+            first, second = first.cpu(), second.cpu()
+        first, second = first.contiguous(), second.contiguous()
         return Problem(first, second, None, cost == "euclidean", device)
     if callable(cost) and not isinstance(cost, Tensor):
         if x0 is None or x1 is None:
@@ -132,11 +134,13 @@ def _check_clouds(x0: Tensor, x1: Tensor) -> None:
         raise ValueError(f"x1: expected points of {x0.shape[2]} numbers, got {x1.shape[2]}")
 
 
-def _finite(name: str, x: Tensor) -> Tensor:
-    # A sum is fast, and finite unless a number is not or the sum overflows.
-    if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
-        raise ValueError(f"{name}: expected finite numbers")
-    return x.contiguous()
+def check_finite(problem: Problem) -> None:
+    """Raises a ValueError that names the cloud with a number that is not finite."""
+    for name, x in zip(problem.names, (problem.x0, problem.x1), strict=True):
+        assert x is not None
+        # A sum is fast, and finite unless a number is not or the sum overflows.
+        if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
+            raise ValueError(f"{name}: expected finite numbers")
 
 
 def centred(x0: Tensor, x1: Tensor, root: bool) -> tuple[Tensor, Tensor, Tensor]:

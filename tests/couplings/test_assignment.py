@@ -377,6 +377,18 @@ def test_errors_name_the_argument(call, error, message):
         call(torch.arange(6.0).reshape(3, 2))
 
 
+@pytest.mark.parametrize("backend", ["cpp", "reference"])
+@pytest.mark.parametrize("d", [2, 20])
+@pytest.mark.parametrize("bad", ["x0", "x1"])
+@pytest.mark.parametrize(("n", "m"), [(7, 7), (5, 9), (9, 5)])
+def test_bad_numbers_are_found(n, m, bad, d, backend):
+    clouds = {"x0": torch.rand(n, d), "x1": torch.rand(m, d)}
+    for value in (torch.nan, torch.inf, -torch.inf):
+        clouds[bad][3, 1] = value
+        with pytest.raises(ValueError, match=f"{bad}: expected finite numbers"):
+            assign(clouds["x0"], clouds["x1"], backend=backend)
+
+
 def test_ctrl_c():
     """SIGINT stops a run of minutes, soon."""
     program = textwrap.dedent("""
