@@ -12,7 +12,7 @@ namespace {
 
 // Copies of one column that are worth the search, and how many rows of a matrix are asked first.
 constexpr int64_t MANY = 16, PROBES = 16;
-// Products in float32 of equal points differ by where in the matrix they stand.
+// Costs of equal points may differ in the last digits by where in the matrix they stand.
 constexpr double ULPS = 2;
 
 struct Distinct {
@@ -60,7 +60,7 @@ class Search {
 
   bool of_points(int64_t dims) {
     for (int64_t k = 0; k < dims && !runs_.empty(); ++k)
-      if (!split([&](int32_t j) { return costs_.column_points[j * dims + k]; }, 0)) return false;
+      if (!split([&](int32_t j) { return costs_.column_points[j * dims + k]; }, same)) return false;
     return !runs_.empty();
   }
 
@@ -68,18 +68,17 @@ class Search {
     const int64_t probes = std::min(PROBES, costs_.rows);
     for (int64_t k = 0; k < probes && !runs_.empty(); ++k) {
       const int64_t i = k * costs_.rows / probes;
-      if (!split([&](int32_t j) { return costs_.cost(i, j); }, tolerance(i))) return false;
+      if (!split([&](int32_t j) { return costs_.cost(i, j); }, near)) return false;
     }
     double sum = 0;
     for (int64_t i = 0; i < costs_.rows && !runs_.empty(); ++i) {
-      const T allowed = tolerance(i);
       T off = 0;
       for (Run& run : runs_) {
         const T first = costs_.cost(i, order_[run.begin]);
         for (int64_t k = run.end - 1; k > run.begin; --k) {
-          const T difference = std::abs(costs_.cost(i, order_[k]) - first);
-          if (difference <= allowed)
-            off = std::max(off, difference);
+          const T other = costs_.cost(i, order_[k]);
+          if (near(first, other))
+            off = std::max(off, std::abs(first - other));
           else
             std::swap(order_[k], order_[--run.end]);
         }
@@ -119,17 +118,17 @@ class Search {
   std::vector<int32_t> order_;
   std::vector<Run> runs_;
 
-  T tolerance(int64_t i) const {
-    T largest = 0;
-    for (int64_t j = 0; j < costs_.columns; ++j)
-      largest = std::max(largest, std::abs(costs_.cost(i, j)));
-    return static_cast<T>(ULPS * std::numeric_limits<T>::epsilon()) * largest;
+  static bool same(T a, T b) { return a == b; }
+  // Of the costs themselves, not of the largest: some may be far above all others.
+  static bool near(T a, T b) {
+    constexpr T ALLOWED = static_cast<T>(ULPS * std::numeric_limits<T>::epsilon());
+    return std::abs(a - b) <= ALLOWED * std::max(std::abs(a), std::abs(b));
   }
 
-  // Sorts each run by value, and keeps what follows one another at most `gap` apart, if that is
-  // much. False if some value is not finite.
-  template <class Value>
-  bool split(Value&& value, T gap) {
+  // Sorts each run by value, and keeps what follows one another and is `equal`, if that is much.
+  // False if some value is not finite.
+  template <class Value, class Equal>
+  bool split(Value&& value, Equal&& equal) {
     std::vector<Run> kept;
     std::vector<std::pair<T, int32_t>> sorted;
     for (const Run& run : runs_) {
@@ -143,7 +142,7 @@ class Search {
       const int64_t count = run.end - run.begin;
       for (int64_t k = 0, begin = 0; k < count; ++k) {
         order_[run.begin + k] = sorted[k].second;
-        if (k + 1 < count && sorted[k + 1].first - sorted[k].first <= gap) continue;
+        if (k + 1 < count && equal(sorted[k].first, sorted[k + 1].first)) continue;
         if (k + 1 - begin >= MANY) kept.push_back({run.begin + begin, run.begin + k + 1});
         begin = k + 1;
       }

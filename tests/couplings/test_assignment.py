@@ -288,6 +288,12 @@ class TestTies:
         assert len(costs[0].unique()) > 4
         check(assign(cost=costs), costs, 1e-6)
 
+    def test_costs_near_for_the_largest_are_no_copies(self):
+        for n in (1, 30):
+            costs = torch.rand(n, 50, generator=torch.Generator().manual_seed(6))
+            costs[0, 7] = 1e9
+            check(assign(cost=costs), costs, 1e-6)
+
     def test_copies_start_warm(self):
         g = torch.Generator().manual_seed(5)
         x0 = torch.randn(self.N, 2, generator=g)
