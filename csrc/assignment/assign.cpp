@@ -251,8 +251,8 @@ void Assignment::first_round_of_points() {
       }
       if (extended) std::fill(prices.begin(), prices.end(), 0);
       if (warm(&prices, scale)) first = SAMPLED;
-      solve(MatrixRows(levels, stride_), extended ? total_ : rows_, &prices, first, scale,
-            POINTS_SLACK * problem_.dims);
+      solve(MatrixRows(levels, stride_, points.lists_from()), extended ? total_ : rows_, &prices,
+            first, scale, POINTS_SLACK * problem_.dims);
     } else {
       if (warm(&prices, scale)) {
         first = SAMPLED;

@@ -8,12 +8,14 @@ namespace fastgen::assignment {
 
 class MatrixRows : public Rows {
  public:
-  MatrixRows(const int32_t* levels, int64_t stride) : levels_(levels), stride_(stride) {}
+  MatrixRows(const int32_t* levels, int64_t stride, int64_t lists_from = LISTS_FROM)
+      : levels_(levels), stride_(stride), lists_from_(lists_from) {}
   const int32_t* row(int64_t i, int32_t*) const override { return levels_ + i * stride_; }
+  int64_t lists_from() const override { return lists_from_; }
 
  private:
   const int32_t* levels_;
-  const int64_t stride_;
+  const int64_t stride_, lists_from_;
 };
 
 // Every `step`-th row and column of a matrix; a copy, except for all.

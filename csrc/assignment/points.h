@@ -42,6 +42,9 @@ class PointRows : public Rows {
   PointRows(const Clouds& clouds, int64_t step, double scale, bool boxed);
   const int32_t* row(int64_t i, int32_t* scratch) const override;
   const BoxedPoints* boxes() const override { return boxed_ ? &points_ : nullptr; }
+  int64_t lists_from() const override {
+    return points_.points.dims <= FLAT_DIMS ? FLAT_LISTS_FROM : LISTS_FROM;
+  }
   int64_t rows() const { return row_count_; }
   int64_t columns() const { return column_count_; }
 

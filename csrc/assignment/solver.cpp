@@ -18,8 +18,6 @@ constexpr int64_t FEW = 4;
 // Epsilon falls by this factor; where a phase took fewer bids a row than QUIET, to the last value.
 constexpr int32_t FACTOR = 6;
 constexpr int64_t QUIET = 3, LONG_JUMP = 8;
-// From so many columns on rows have lists.
-constexpr int64_t LISTS_FROM = 448;
 
 // Between two questions to Control: some ten milliseconds.
 constexpr int64_t POLL_ELEMENTS = int64_t{1} << 25;
@@ -33,7 +31,7 @@ Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, const int32
       row_count_(row_count),
       columns_(columns),
       padded_(padded(columns)),
-      lists_(columns >= LISTS_FROM),
+      lists_(columns >= rows.lists_from()),
       team_(team),
       control_(control),
       thread_(thread),

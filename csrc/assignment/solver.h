@@ -29,6 +29,10 @@ struct BoxedPoints {
   bool root;
 };
 
+// Lists pay from so many columns on, of points in at most FLAT_DIMS dimensions later: many rows bid
+// for the same columns there, and lists end soon.
+constexpr int64_t LISTS_FROM = 448, FLAT_LISTS_FROM = 900, FLAT_DIMS = 3;
+
 // Rows of integer costs in [0, RANGE], PADDING_COST in padding.
 class Rows {
  public:
@@ -37,6 +41,8 @@ class Rows {
   virtual const int32_t* row(int64_t i, int32_t* scratch) const = 0;
   // Points in boxes, or null.
   virtual const BoxedPoints* boxes() const { return nullptr; }
+  // From so many columns on rows keep lists of their nearest.
+  virtual int64_t lists_from() const { return LISTS_FROM; }
 };
 
 // Asked from time to time whether to go on; throws to stop.
