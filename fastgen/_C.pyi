@@ -258,5 +258,22 @@ def sweep_pairs(
     log_sum: int,
     fitted: int,
     relaxed: int,
+    terms: int,
+    threads: int,
+) -> None: ...
+def kept_size(rows: int, columns: int) -> int: ...
+def sweep_kept(
+    float64: bool,
+    rows: int,
+    columns: int,
+    terms: int,
+    factors: int,
+    known: int,
+    weights: int,
+    before: int,
+    omega: float,
+    log_sum: int,
+    fitted: int,
+    relaxed: int,
     threads: int,
 ) -> None: ...

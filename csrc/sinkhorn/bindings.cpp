@@ -37,7 +37,7 @@ void reduce_pairs(bool float64, int want, int64_t rows, int64_t columns, int64_t
 
 template <class T>
 void sweep_of(int64_t rows, int64_t columns, int64_t dims, uintptr_t x, uintptr_t y, uintptr_t bias,
-              double scale, uintptr_t log_sum, const Sweep& sweep, int threads) {
+              double scale, uintptr_t log_sum, const Sweep& sweep, uintptr_t terms, int threads) {
   Task<T> task{};
   task.rows = rows;
   task.columns = columns;
@@ -48,17 +48,35 @@ void sweep_of(int64_t rows, int64_t columns, int64_t dims, uintptr_t x, uintptr_
   task.scale = scale;
   task.log_sum = at<double>(log_sum);
   const py::gil_scoped_release release;
-  run_sweep(task, sweep, threads);
+  run_sweep(task, sweep, at<T>(terms), threads);
 }
 
 void sweep_pairs(bool float64, int64_t rows, int64_t columns, int64_t dims, uintptr_t x,
                  uintptr_t y, uintptr_t bias, double scale, uintptr_t weights, uintptr_t before,
                  double omega, uintptr_t log_sum, uintptr_t fitted, uintptr_t relaxed,
-                 int threads) {
+                 uintptr_t terms, int threads) {
   const Sweep sweep{at<const double>(weights), at<const double>(before), omega,
                     at<double>(fitted), at<double>(relaxed)};
   (float64 ? sweep_of<double> : sweep_of<float>)(rows, columns, dims, x, y, bias, scale, log_sum,
-                                                 sweep, threads);
+                                                 sweep, terms, threads);
+}
+
+template <class T>
+void again_of(int64_t rows, int64_t columns, uintptr_t terms, uintptr_t factors, uintptr_t known,
+              const Sweep& sweep, uintptr_t log_sum, int threads) {
+  const Kept<T> kept{at<const T>(terms), at<const T>(factors), at<const double>(known), rows,
+                     columns};
+  const py::gil_scoped_release release;
+  run_again(kept, sweep, at<double>(log_sum), threads);
+}
+
+void sweep_kept(bool float64, int64_t rows, int64_t columns, uintptr_t terms, uintptr_t factors,
+                uintptr_t known, uintptr_t weights, uintptr_t before, double omega,
+                uintptr_t log_sum, uintptr_t fitted, uintptr_t relaxed, int threads) {
+  const Sweep sweep{at<const double>(weights), at<const double>(before), omega,
+                    at<double>(fitted), at<double>(relaxed)};
+  (float64 ? again_of<double> : again_of<float>)(rows, columns, terms, factors, known, sweep,
+                                                 log_sum, threads);
 }
 
 }  // namespace
@@ -74,5 +92,11 @@ void fastgen::bind_sinkhorn(py::module_& m) {
         py::arg("float64"), py::arg("rows"), py::arg("columns"), py::arg("dims"), py::arg("x"),
         py::arg("y"), py::arg("bias"), py::arg("scale"), py::arg("weights"), py::arg("before"),
         py::arg("omega"), py::arg("log_sum"), py::arg("fitted"), py::arg("relaxed"),
-        py::arg("threads"));
+        py::arg("terms"), py::arg("threads"));
+  m.def("kept_size", &kept_size, "Numbers that a sweep keeps.", py::arg("rows"),
+        py::arg("columns"));
+  m.def("sweep_kept", &sweep_kept, "A sweep from kept terms.", py::arg("float64"),
+        py::arg("rows"), py::arg("columns"), py::arg("terms"), py::arg("factors"),
+        py::arg("known"), py::arg("weights"), py::arg("before"), py::arg("omega"),
+        py::arg("log_sum"), py::arg("fitted"), py::arg("relaxed"), py::arg("threads"));
 }

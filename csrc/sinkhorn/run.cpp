@@ -25,12 +25,21 @@ void run_rows(const Kernels& k, const Task<double>& task, const Packed<double>& 
 }
 
 void sweep_rows(const Kernels& k, const Task<float>& task, const Packed<float>& packed,
-                const Sweep& sweep, int64_t begin, int64_t end, float* scratch) {
-  k.sweep_float(task, packed, sweep, begin, end, scratch);
+                const Sweep& sweep, int64_t begin, int64_t end, float* scratch, float* terms) {
+  k.sweep_float(task, packed, sweep, begin, end, scratch, terms);
 }
 void sweep_rows(const Kernels& k, const Task<double>& task, const Packed<double>& packed,
-                const Sweep& sweep, int64_t begin, int64_t end, double* scratch) {
-  k.sweep_double(task, packed, sweep, begin, end, scratch);
+                const Sweep& sweep, int64_t begin, int64_t end, double* scratch, double* terms) {
+  k.sweep_double(task, packed, sweep, begin, end, scratch, terms);
+}
+
+void again_rows(const Kernels& k, const Kept<float>& kept, const Sweep& sweep, double* log_sum,
+                int64_t begin, int64_t end) {
+  k.again_float(kept, sweep, log_sum, begin, end);
+}
+void again_rows(const Kernels& k, const Kept<double>& kept, const Sweep& sweep, double* log_sum,
+                int64_t begin, int64_t end) {
+  k.again_double(kept, sweep, log_sum, begin, end);
 }
 
 template <class T>
@@ -58,6 +67,39 @@ struct Copy {
 
 int64_t blocks_of(int64_t rows) { return (rows + ROWS - 1) / ROWS; }
 
+int64_t parts_of(int64_t rows) { return std::min(blocks_of(rows), PARTS); }
+
+int threads_for(int64_t rows, int threads) {
+  return static_cast<int>(
+      std::min<int64_t>(std::max(threads, 1), std::max<int64_t>(parts_of(rows), 1)));
+}
+
+// work(thread, sweep, begin, end) for every part of the rows; their sums in order.
+template <class Work>
+void in_parts(int64_t rows, int64_t columns, const Sweep& sweep, int threads, const Work& work) {
+  const int64_t blocks = blocks_of(rows), parts = parts_of(rows);
+  const int64_t padded = (columns + TILE - 1) / TILE * TILE;
+  threads = threads_for(rows, threads);
+  std::vector<double> sums(2 * parts * padded);
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+  for (int i = 0; i < threads; ++i)
+    for (int64_t part = parts * i / threads; part < parts * (i + 1) / threads; ++part) {
+      Sweep own = sweep;
+      own.fitted = &sums[2 * part * padded];
+      own.relaxed = own.fitted + padded;
+      const int64_t begin = blocks * part / parts * ROWS, end = blocks * (part + 1) / parts * ROWS;
+      work(i, own, begin, std::min(end, rows));
+    }
+  for (int64_t j = 0; j < columns; ++j) {
+    sweep.fitted[j] = sweep.relaxed[j] = 0;
+    for (int64_t part = 0; part < parts; ++part) {
+      sweep.fitted[j] += sums[2 * part * padded + j];
+      sweep.relaxed[j] += sums[(2 * part + 1) * padded + j];
+    }
+    if (sweep.omega == 1) sweep.relaxed[j] = sweep.fitted[j];
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -75,37 +117,39 @@ void run(const Task<T>& task, int threads) {
 }
 
 template <class T>
-void run_sweep(const Task<T>& task, const Sweep& sweep, int threads) {
+void run_sweep(const Task<T>& task, const Sweep& sweep, T* terms, int threads) {
   const Kernels& table = kernels();
   const Copy<T> copy(table, task);
-  const int64_t blocks = blocks_of(task.rows), parts = std::min(blocks, PARTS);
-  const int64_t size = sweep_scratch_size(copy.packed.tiles), padded = copy.packed.tiles * TILE;
-  threads = static_cast<int>(std::min<int64_t>(std::max(threads, 1), std::max<int64_t>(parts, 1)));
-  std::vector<T> scratch(threads * size);
-  std::vector<double> sums(2 * parts * padded);
-#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
-  for (int i = 0; i < threads; ++i)
-    for (int64_t part = parts * i / threads; part < parts * (i + 1) / threads; ++part) {
-      Sweep own = sweep;
-      own.fitted = &sums[2 * part * padded];
-      own.relaxed = own.fitted + padded;
-      const int64_t begin = blocks * part / parts * ROWS, end = blocks * (part + 1) / parts * ROWS;
-      sweep_rows(table, task, copy.packed, own, begin, std::min(end, task.rows),
-                 &scratch[i * size]);
-    }
-  for (int64_t j = 0; j < task.columns; ++j) {
-    sweep.fitted[j] = sweep.relaxed[j] = 0;
-    for (int64_t part = 0; part < parts; ++part) {
-      sweep.fitted[j] += sums[2 * part * padded + j];
-      sweep.relaxed[j] += sums[(2 * part + 1) * padded + j];
-    }
-    if (sweep.omega == 1) sweep.relaxed[j] = sweep.fitted[j];
+  const int64_t size = sweep_scratch_size(copy.packed.tiles);
+  std::vector<T> scratch(threads_for(task.rows, threads) * size);
+  in_parts(task.rows, task.columns, sweep, threads,
+           [&](int thread, const Sweep& own, int64_t begin, int64_t end) {
+             sweep_rows(table, task, copy.packed, own, begin, end, &scratch[thread * size], terms);
+           });
+}
+
+template <class T>
+void run_again(const Kept<T>& kept, const Sweep& sweep, double* log_sum, int threads) {
+  const Kernels& table = kernels();
+  std::vector<T> factors((kept.columns + TILE - 1) / TILE * TILE);
+  std::copy_n(kept.factors, kept.columns, factors.data());
+  Kept<T> padded = kept;
+  padded.factors = factors.data();
+  in_parts(kept.rows, kept.columns, sweep, threads,
+           [&](int, const Sweep& own, int64_t begin, int64_t end) {
+             again_rows(table, padded, own, log_sum, begin, end);
+           });
+  for (int64_t j = 0; j < kept.columns; ++j) {
+    sweep.fitted[j] *= factors[j];
+    sweep.relaxed[j] *= factors[j];
   }
 }
 
 template void run<float>(const Task<float>&, int);
 template void run<double>(const Task<double>&, int);
-template void run_sweep<float>(const Task<float>&, const Sweep&, int);
-template void run_sweep<double>(const Task<double>&, const Sweep&, int);
+template void run_sweep<float>(const Task<float>&, const Sweep&, float*, int);
+template void run_sweep<double>(const Task<double>&, const Sweep&, double*, int);
+template void run_again<float>(const Kept<float>&, const Sweep&, double*, int);
+template void run_again<double>(const Kept<double>&, const Sweep&, double*, int);
 
 }  // namespace fastgen::sinkhorn

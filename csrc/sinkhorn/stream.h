@@ -46,6 +46,16 @@ struct Sweep {
   double *fitted, *relaxed;  // [columns]
 };
 
+// Terms that a sweep kept, p_ij = softmax(s_i)_j, from which those of other biases follow: with
+// b_j = bias_j + log factors_j, log sum_j exp(s_ij) = known_i + log sum_j p_ij factors_j.
+template <class T>
+struct Kept {
+  const T* terms;       // kept_size(rows, columns)
+  const T* factors;     // [tiles * TILE], 0 in padding
+  const double* known;  // [rows]
+  int64_t rows, columns;
+};
+
 // The clouds in the layout of the kernels: panels of columns, dimension by dimension.
 template <class T>
 struct Packed {
@@ -63,11 +73,16 @@ struct Kernels {
   void (*run_double)(const Task<double>&, const Packed<double>&, int64_t begin, int64_t end,
                      double* scratch);
   // The same for a sweep, whose sums are added to fitted and relaxed [tiles * TILE]; `scratch` has
-  // sweep_scratch_size(tiles) places.
+  // sweep_scratch_size(tiles) places. `terms` are kept if it is not null.
   void (*sweep_float)(const Task<float>&, const Packed<float>&, const Sweep&, int64_t begin,
-                      int64_t end, float* scratch);
+                      int64_t end, float* scratch, float* terms);
   void (*sweep_double)(const Task<double>&, const Packed<double>&, const Sweep&, int64_t begin,
-                       int64_t end, double* scratch);
+                       int64_t end, double* scratch, double* terms);
+  // The same from kept terms; columns' sums are without their factors.
+  void (*again_float)(const Kept<float>&, const Sweep&, double* log_sum, int64_t begin,
+                      int64_t end);
+  void (*again_double)(const Kept<double>&, const Sweep&, double* log_sum, int64_t begin,
+                       int64_t end);
 };
 
 // Rows that share a pass over the columns. A multiple of every micro-kernel's rows.
@@ -78,6 +93,11 @@ constexpr int64_t scratch_size(int64_t padded_features) {
 }
 
 constexpr int64_t sweep_scratch_size(int64_t tiles) { return ROWS * (TILE + 1) * tiles; }
+
+// Terms in blocks of ROWS rows, and each of these in tiles [ROWS][TILE].
+constexpr int64_t kept_size(int64_t rows, int64_t columns) {
+  return (rows + ROWS - 1) / ROWS * ROWS * ((columns + TILE - 1) / TILE * TILE);
+}
 
 // Parts of the rows whose sums over a sweep are added up in order, by however many threads.
 constexpr int64_t PARTS = 16;
@@ -90,8 +110,12 @@ extern const Kernels avx2_kernels, avx512_kernels;
 template <class T>
 void run(const Task<T>& task, int threads);
 
-// Writes task.log_sum and the sums of the sweep.
+// Writes task.log_sum and the sums of the sweep; keeps its terms if `terms` is not null.
 template <class T>
-void run_sweep(const Task<T>& task, const Sweep& sweep, int threads);
+void run_sweep(const Task<T>& task, const Sweep& sweep, T* terms, int threads);
+
+// The same from kept terms; `factors` [columns].
+template <class T>
+void run_again(const Kept<T>& kept, const Sweep& sweep, double* log_sum, int threads);
 
 }  // namespace fastgen::sinkhorn

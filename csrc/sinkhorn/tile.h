@@ -330,13 +330,20 @@ __attribute__((noinline)) void add_columns(const T* terms, int64_t rows, const T
 }
 
 template <class T>
+FASTGEN_INLINE void multiply_row(T* row, T factor) {
+  using V = typename Of<T>::Vector;
+  for (int64_t j = 0; j < TILE; j += LANES<T>) store(row + j, load<V>(row + j) * factor);
+}
+
+template <class T>
 void sweep_rows(const Task<T>& task, const Packed<T>& packed, const Sweep& sweep, int64_t begin,
-                int64_t end, T* scratch) {
+                int64_t end, T* scratch, T* kept) {
   constexpr double LN2 = 0.693147180559945309417232121458;
   const T scale = static_cast<T>(task.scale / LN2);
-  // Of each tile: the terms of the rows, and the power of two that each row's are relative to.
-  T *const terms = scratch, *const tops = scratch + packed.tiles * ROWS * TILE;
+  T* const tops = scratch + packed.tiles * ROWS * TILE;
   for (int64_t first = begin; first < end; first += ROWS) {
+    // Of each tile: the terms of the rows, and the power of two that each row's are relative to.
+    T* const terms = kept ? kept + first * packed.tiles * TILE : scratch;
     const int64_t rows = std::min(ROWS, end - first), padded = (rows + MR - 1) / MR * MR;
     const T* x[ROWS];
     for (int64_t i = 0; i < padded; ++i)
@@ -370,20 +377,76 @@ void sweep_rows(const Task<T>& task, const Packed<T>& packed, const Sweep& sweep
         fit[i] = static_cast<T>(weight);
         relax[i] = static_cast<T>(weight * relaxing[i]);
       }
-      const T* tile = terms + t * ROWS * TILE;
+      T* tile = terms + t * ROWS * TILE;
       double *fitted = sweep.fitted + t * TILE, *relaxed = sweep.relaxed + t * TILE;
       if (sweep.omega == 1)
         add_columns<T, false>(tile, rows, fit, relax, fitted, relaxed);
       else
         add_columns<T, true>(tile, rows, fit, relax, fitted, relaxed);
+      for (int64_t i = 0; kept && i < rows; ++i)
+        multiply_row(tile + i * TILE,
+                     static_cast<T>(std::exp2(tops[t * ROWS + i] - log2_sum[i])));
     }
   }
+}
+
+// sum_j terms_j factors_j over a tile.
+template <class T>
+FASTGEN_INLINE double weighted(const T* terms, const T* factors) {
+  using V = typename Of<T>::Vector;
+  V sums[4] = {};
+  for (int64_t j = 0; j < TILE; j += 4 * LANES<T>)
+    for (int v = 0; v < 4; ++v) {
+      const int64_t at = j + v * LANES<T>;
+      sums[v] = fused(load<V>(terms + at), load<V>(factors + at), sums[v]);
+    }
+  const V sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  double total = 0;
+  for (int64_t l = 0; l < LANES<T>; ++l) total += sum[l];
+  return total;
+}
+
+// Rows whose terms stay in the second cache between their two uses: some 256 KiB.
+template <class T>
+int64_t group_size(int64_t tiles) {
+  return std::clamp<int64_t>((int64_t{1} << 18) / (tiles * TILE * sizeof(T)), 8, ROWS);
+}
+
+template <class T>
+void again_rows(const Kept<T>& kept, const Sweep& sweep, double* log_sum, int64_t begin,
+                int64_t end) {
+  const int64_t tiles = (kept.columns + TILE - 1) / TILE, group = group_size<T>(tiles);
+  for (int64_t block = begin; block < end; block += ROWS)
+    for (int64_t first = block; first < std::min(block + ROWS, end); first += group) {
+      const int64_t rows = std::min({group, block + ROWS - first, end - first});
+      const T* terms = kept.terms + block * tiles * TILE + (first - block) * TILE;
+      double sum[ROWS] = {};
+      for (int64_t t = 0; t < tiles; ++t)
+        for (int64_t i = 0; i < rows; ++i)
+          sum[i] += weighted(terms + (t * ROWS + i) * TILE, kept.factors + t * TILE);
+      T fit[ROWS], relax[ROWS];
+      for (int64_t i = 0; i < rows; ++i) {
+        const double found = kept.known[first + i] + std::log(sum[i]);
+        const double weight = sweep.weights[first + i] / sum[i];
+        log_sum[first + i] = found;
+        fit[i] = static_cast<T>(weight);
+        relax[i] =
+            static_cast<T>(weight * std::exp((1 - sweep.omega) * (sweep.before[first + i] + found)));
+      }
+      for (int64_t t = 0; t < tiles; ++t) {
+        double *fitted = sweep.fitted + t * TILE, *relaxed = sweep.relaxed + t * TILE;
+        if (sweep.omega == 1)
+          add_columns<T, false>(terms + t * ROWS * TILE, rows, fit, relax, fitted, relaxed);
+        else
+          add_columns<T, true>(terms + t * ROWS * TILE, rows, fit, relax, fitted, relaxed);
+      }
+    }
 }
 
 #define FASTGEN_SINKHORN_KERNELS                                                          \
   {                                                                                       \
     WIDTH<float>, WIDTH<double>, run_rows<float>, run_rows<double>, sweep_rows<float>,    \
-        sweep_rows<double>                                                                \
+        sweep_rows<double>, again_rows<float>, again_rows<double>                         \
   }
 
 }  // namespace

@@ -73,7 +73,7 @@ class LargeCoupling:
 
         state = potentials.solve(
             solver,
-            -a.norms(),
+            potentials.Start(-a.norms()),
             tolerance=tolerance,
             max_iterations=max_iterations,
             relax=True,

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -72,14 +73,26 @@ class State:
     iterations: int
 
 
+class Start(NamedTuple):
+    """Potentials to begin with; without G, the one that fits F."""
+
+    F: Tensor
+    G: Tensor | None = None
+
+
 class Solver:
     """The half steps of one problem at one eps, and the errors that come with them."""
 
     def __init__(
-        self, clouds: Clouds, eps: float, marginals: Marginals, backend: str | None = None
+        self,
+        clouds: Clouds,
+        eps: float,
+        marginals: Marginals,
+        backend: str | None = None,
+        kept: pairwise.Kept | None = None,
     ) -> None:
         self.clouds, self.eps, self.marginals = clouds, eps, marginals
-        self.backend = backend
+        self.backend, self.kept = backend, kept
         self._weights = clouds.log_a.exp(), clouds.log_b.exp()
         self._total = self._weights[0].sum().item()
         self.sweeps = (
@@ -88,31 +101,33 @@ class Solver:
             and pairwise.can_sweep(clouds.x, backend)
         )
 
-    def sweep(self, F: Tensor, G: Tensor, omega: float) -> tuple[Tensor, Tensor, Tensor]:
+    def sweep(self, u: Tensor, v: Tensor, omega: float) -> tuple[Tensor, float, Tensor]:
         """Both half steps of a balanced problem in one pass over the pairs.
 
-        The sums of the rows; the mass by which the columns miss theirs when the rows are exact, []
-        of the total; and the sums of the columns for F over-relaxed by omega. (With u_i = F_i / eps
-        and the row's log-sum S_i, F's fit is -eps S_i, and a_i exp(u_i + s_ij) of the over-relaxed
-        one is a_i exp((1 - omega) (u_i + S_i)) softmax(s_i)_j.)
+        Of u = F / eps and v = G / eps + log b: the sums S of the rows; the mass by which the
+        columns miss theirs when the rows are exact, of the total; and log of the columns' mass
+        over theirs for u over-relaxed by omega, which is what v is to be less. (The row's fit is
+        -S_i, and a_i exp(u_i + s_ij) of the over-relaxed one is
+        a_i exp((1 - omega) (u_i + S_i)) softmax(s_i)_j.)
         """
-        c = self.clouds
-        bias = G / self.eps + c.log_b
+        c, b = self.clouds, self._weights[1]
         sums, fitted, relaxed = pairwise.sweep(
             c.x,
             c.y,
-            bias,
+            v,
             2 / self.eps,
             self._weights[0],
-            F / self.eps,
+            u,
             omega,
+            self.kept,
             backend=self.backend,
         )
-        error = (fitted - self._weights[1]).abs().sum() / self._total
-        if ((relaxed > _LEAST_MASS) & (relaxed < math.inf)).all():
-            return sums, error, relaxed.log() - bias
-        F = F + omega * (self.fit(sums, 0)[0] - F)
-        return sums, error, self.log_sum_columns(F)
+        error = (fitted - b).abs_().sum().item() / self._total
+        least, most = relaxed.aminmax()
+        if least.item() > _LEAST_MASS and most.item() < math.inf:
+            return sums, error, (relaxed / b).log_()
+        u = torch.sub(u, u + sums, alpha=omega)
+        return sums, error, self.log_sum_columns(self.eps * u) + v - c.log_b
 
     def log_sum_rows(self, G: Tensor) -> Tensor:
         """log sum_j exp(scores) for each row, [n]."""
@@ -238,14 +253,14 @@ class Relaxation:
 
 def solve(
     solver: Solver,
-    start: Tensor,
+    start: Start,
     *,
     tolerance: float,
     max_iterations: int,
     relax: bool,
     check_every: int,
 ) -> State:
-    """Sweeps from F = start until the error of the rows is below the tolerance, with exact columns.
+    """Sweeps from `start` until the error of the rows is below the tolerance, with exact columns.
 
     The error costs no pass of its own: it follows from the sums by which F is fitted. The F
     returned is fitted, so that rows are exact and the columns' error is at most the one reported
@@ -254,7 +269,7 @@ def solve(
     if solver.sweeps:
         return _solve_in_sweeps(solver, start, tolerance, max_iterations, relax)
     relaxation = Relaxation(relax, check_every)
-    F, G = start, None
+    F, G = start.F, start.G
     error, goal, confirm = math.inf, _HOPE * tolerance, False
     for iteration in range(1, max_iterations + 1):
         # Over-relaxed columns are not exact: the rows' error counts after a plain half step only.
@@ -282,23 +297,21 @@ def solve(
 
 
 def _solve_in_sweeps(
-    solver: Solver, start: Tensor, tolerance: float, max_iterations: int, relax: bool
+    solver: Solver, start: Start, tolerance: float, max_iterations: int, relax: bool
 ) -> State:
     """`solve` in one pass a sweep, whose error is that of the columns with exact rows."""
-    relaxation = Relaxation(relax)
-    F = start
-    G = solver.fit(solver.log_sum_columns(F), 1)[0]
+    relaxation, eps, log_b = Relaxation(relax), solver.eps, solver.clouds.log_b
+    u = start.F / eps
+    v = log_b + (-solver.log_sum_columns(start.F) if start.G is None else start.G / eps)
     for iteration in range(1, max_iterations + 1):
         omega = relaxation.omega
-        sums, missed, column_sums = solver.sweep(F, G, omega)
-        fitted, level = solver.fit(sums, 0)
-        error = missed.item()
+        sums, error, excess = solver.sweep(u, v, omega)
         if math.isnan(error) or error <= tolerance or iteration == max_iterations:
             break
         relaxation.observe(error)
-        F = F + omega * (fitted - F)
-        G = G + omega * (solver.fit(column_sums, 1)[0] - G)
-    return State(fitted, G, level, sums, error, iteration)
+        u = torch.sub(u, u + sums, alpha=omega)
+        v = torch.sub(v, excess, alpha=omega)
+    return State(-eps * sums, eps * (v - log_b), sums.new_zeros(()), sums, error, iteration)
 
 
 def solve_symmetric(
@@ -331,14 +344,14 @@ def levels(eps: float, first: float) -> list[float]:
 
 def annealed(
     solver: Solver,
-    start: Tensor,
+    start: Start,
     steps: list[float],
-    run: Callable[[Solver, Tensor], State],
+    run: Callable[[Solver, Start], State],
 ) -> State:
     """`run` from the potentials of a few sweeps at each larger regularisation."""
     done = 0
     for eps in steps:
-        coarse = Solver(solver.clouds, eps, solver.marginals, solver.backend)
+        coarse = Solver(solver.clouds, eps, solver.marginals, solver.backend, solver.kept)
         state = solve(
             coarse,
             start,
@@ -347,6 +360,6 @@ def annealed(
             relax=False,
             check_every=_SWEEPS_PER_LEVEL + 1,
         )
-        start, done = state.F, done + state.iterations
+        start, done = Start(state.F, state.G), done + state.iterations
     state = run(solver, start)
     return replace(state, iterations=done + state.iterations)

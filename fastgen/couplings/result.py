@@ -49,6 +49,14 @@ class SinkhornResult:
     clouds: Clouds
     backend: str | None = None
 
+    def __repr__(self) -> str:
+        """Sizes and how well it is solved; the numbers themselves are attributes."""
+        return (
+            f"SinkhornResult(n={len(self.f)}, m={len(self.g)}, reg={self.reg:.6g}, "
+            f"value={self.value.item():.8g}, marginal_error={self.marginal_error:.3g}, "
+            f"mass={self.mass:.6g}, iterations={self.iterations}, converged={self.converged})"
+        )
+
     def scores(self) -> tuple[Tensor, float]:
         """Bias [m] and scale of the scores: row i of P is its mass times their softmax."""
         c = self.clouds

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastgen.couplings import potentials
 from fastgen.couplings.clouds import Clouds, check_pair, check_weights, prepare
-from fastgen.couplings.potentials import Marginals, Solver, State
+from fastgen.couplings.potentials import Marginals, Solver, Start, State
 from fastgen.couplings.result import SinkhornError, SinkhornResult
 from fastgen.errors import nearest
 from fastgen.kernels import pairwise
@@ -42,15 +42,17 @@ def sinkhorn(
     max_iterations: int = 2000,
     relax: bool = True,
     on_failure: OnFailure = "raise",
+    memory: int = 2**27,
     backend: str | None = None,
 ) -> SinkhornResult:
     """The entropic transport plan of x0 to x1 for the squared distance, as its potentials.
 
     Minimises <P, c> + reg KL(P | a b^T) over plans with marginals a and b (Cuturi 2013,
-    arXiv 1306.0895), or with what `penalty` or `mass` make of them. All pairs are visited in every
-    half step and none is stored: memory is that of a copy of the points. The result does not
-    depend on the number of threads. Differentiable: `result.value` in x0, x1 and the weights, by
-    the envelope theorem, at a fixed absolute regularisation.
+    arXiv 1306.0895), or with what `penalty` or `mass` make of them. Memory is that of a copy of the
+    points; for a balanced problem on the CPU whose plan fits into `memory` it is kept there between
+    sweeps, which saves them the products. The result does not depend on the number of threads.
+    Differentiable: `result.value` in x0, x1 and the weights, by the envelope theorem, at a fixed
+    absolute regularisation.
 
     Args:
         x0: [n, ...], float32 or float64 (which is then the arithmetic).
@@ -69,6 +71,7 @@ def sinkhorn(
         max_iterations: sweeps of two half steps.
         relax: over-relax balanced problems (`fastgen.couplings.potentials.Relaxation`).
         on_failure: "raise" a `SinkhornError`, or "return" the result with converged=False.
+        memory: bytes that the plan may take between sweeps; 0 keeps nothing.
         backend: as for `fastgen.kernels.implementation`.
 
     Raises:
@@ -81,6 +84,8 @@ def sinkhorn(
         raise ValueError(f"on_failure={on_failure!r}: {nearest(on_failure, ('raise', 'return'))}")
     if max_iterations < 1:
         raise ValueError(f"max_iterations={max_iterations}: expected at least 1")
+    if not memory >= 0:
+        raise ValueError(f"memory={memory}: expected bytes, at least 0")
     clouds = prepare(x0, x1, a, b)
     reg = absolute_reg(reg, reg_scale, clouds)
     eps = reg / clouds.unit
@@ -89,14 +94,14 @@ def sinkhorn(
         tolerance = 1e-4 if clouds.x.dtype == torch.float32 else 1e-7
     if not tolerance > 0:
         raise ValueError(f"tolerance={tolerance}: expected a number > 0")
-    solver = Solver(clouds, eps, marginals, backend)
-    start = -clouds.rows if warm_start is None else _start(warm_start, solver)
+    solver = Solver(clouds, eps, marginals, backend, pairwise.Kept(memory))
+    start = Start(-clouds.rows) if warm_start is None else _start(warm_start, solver)
     steps = []
     if anneal if anneal is not None else (warm_start is None and eps < _ANNEAL_BELOW):
         steps = potentials.levels(eps, 1.0)
     check_every = _CHECK_EVERY_ON_DEVICE if x0.is_cuda else 1
 
-    def run(solver: Solver, start: Tensor) -> State:
+    def run(solver: Solver, start: Start) -> State:
         return potentials.solve(
             solver,
             start,
@@ -234,8 +239,8 @@ def _marginals(
     return Marginals(rho=(pair[0] / unit, pair[1] / unit))
 
 
-def _start(warm_start: SinkhornResult | Tensor, solver: Solver) -> Tensor:
-    """F for the potential g of a warm start."""
+def _start(warm_start: SinkhornResult | Tensor, solver: Solver) -> Start:
+    """From the potential g of a warm start, and F that fits it."""
     clouds = solver.clouds
     g = warm_start if isinstance(warm_start, Tensor) else warm_start.g
     if g.shape != clouds.columns.shape or not g.isfinite().all():
@@ -244,7 +249,7 @@ def _start(warm_start: SinkhornResult | Tensor, solver: Solver) -> Tensor:
             f"of x1, got {list(g.shape)}"
         )
     G = g.detach().to(clouds.columns) / clouds.unit - clouds.columns
-    return solver.fit(solver.log_sum_rows(G), 0)[0]
+    return Start(solver.fit(solver.log_sum_rows(G), 0)[0], G)
 
 
 def _finish(

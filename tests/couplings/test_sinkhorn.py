@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from fastgen.couplings import SinkhornError, sinkhorn, sinkhorn_divergence
 from fastgen.couplings.clouds import prepare
-from fastgen.couplings.potentials import Marginals, Solver, solve
+from fastgen.couplings.potentials import Marginals, Solver, Start, solve
+from fastgen.kernels.pairwise import Kept
 
 F64 = torch.float64
 
@@ -197,7 +198,7 @@ def test_rare_looks_at_the_error_cost_few_sweeps():
     sweeps = [
         solve(
             solver,
-            -problem.rows,
+            Start(-problem.rows),
             tolerance=1e-8,
             max_iterations=5000,
             relax=relax,
@@ -309,6 +310,8 @@ def test_failure_is_never_silent():
     found = sinkhorn(x0, x1, 0.01, max_iterations=3, anneal=False, on_failure="return")
     assert not found.converged
     assert found.marginal_error > 1e-7
+    assert "n=50, m=50, reg=0.01" in repr(found)
+    assert "iterations=3, converged=False" in repr(found)
 
 
 def test_malformed_calls_name_the_argument():
@@ -336,6 +339,7 @@ def test_malformed_calls_name_the_argument():
         ((x0, x1, 0.5), {"warm_start": b[:2]}, "warm_start"),
         ((x0, x1, 0.5), {"tolerance": 0.0}, "tolerance"),
         ((x0, x1, 0.5), {"max_iterations": 0}, "max_iterations"),
+        ((x0, x1, 0.5), {"memory": -1}, "memory=-1"),
         ((x0, x1, 0.5), {"on_failure": "ignore"}, "on_failure"),
         ((x0[:1], x0[:1], 0.5), {"reg_scale": "mean_cost"}, "all points of x0 and x1 are equal"),
     ]
@@ -369,21 +373,39 @@ def test_error_is_that_of_the_plan():
         assert found.marginal_error <= tolerance
 
 
-def test_sweeps_are_half_steps():
+@pytest.mark.parametrize("kept", [None, Kept(2**20)])
+def test_sweeps_are_half_steps(kept):
     """One pass and two passes over the pairs find the same, over-relaxed or not."""
     x0, x1, a, b = clouds(150, 120, 4)
     clouds_of = prepare(x0, x1, a, b)
-    solver = Solver(clouds_of, 0.02, Marginals())
+    solver = Solver(clouds_of, 0.02, Marginals(), kept=kept)
     g = torch.Generator().manual_seed(3)
     F = -clouds_of.rows + 0.01 * torch.randn(150, generator=g, dtype=F64)
     G = -clouds_of.columns + 0.01 * torch.randn(120, generator=g, dtype=F64)
-    for omega, far in ((1.0, 0), (1.6, 0), (1.6, 40)):
-        G[:2] -= far  # the mass of these columns is below any number
-        sums, missed, column_sums = solver.sweep(F, G, omega)
+    for omega, far in ((1.0, 0), (1.6, 0), (1.6, 0.5), (1.6, 40)):
+        G[:2] -= far  # at last the mass of these columns is below any number
+        u, v = F / solver.eps, G / solver.eps + clouds_of.log_b
+        sums, missed, excess = solver.sweep(u, v, omega)
         torch.testing.assert_close(sums, solver.log_sum_rows(G))
         fitted, level = solver.fit(sums, 0)
+        best = solver.fit(solver.log_sum_columns(F + omega * (fitted - F)), 1)[0]
         torch.testing.assert_close(
-            column_sums, solver.log_sum_columns(F + omega * (fitted - F)), rtol=0, atol=1e-11
+            v - excess, best / solver.eps + clouds_of.log_b, rtol=0, atol=1e-9
         )
-        expected = solver.error(G, level, solver.log_sum_columns(fitted), 1)
-        torch.testing.assert_close(missed, expected)
+        expected = solver.error(G, level, solver.log_sum_columns(fitted), 1).item()
+        assert missed == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("part", [0.5, 0.003])
+def test_memory_changes_no_plan(dtype, part):
+    x0, x1, a, b = clouds(300, 280, 6)
+    x0, x1 = x0.to(dtype), x1.to(dtype)
+    plans = [
+        sinkhorn(x0, x1, part, reg_scale="mean_cost", weights0=a, weights1=b, memory=memory)
+        for memory in (0, 2**27)
+    ]
+    assert all(p.converged for p in plans)
+    missed = (plans[0].plan() - plans[1].plan()).abs().sum().item()
+    assert missed <= 4 * max(p.marginal_error for p in plans)
+    torch.testing.assert_close(plans[0].value, plans[1].value, rtol=1e-4, atol=0)

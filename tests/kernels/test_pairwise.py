@@ -1,6 +1,7 @@
 """The reductions over all pairs: C++ equals the float64 reference, whatever ISA and threads."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -70,6 +71,42 @@ def test_cpp_is_the_reference(isa, shape, dtype, poisoned_memory):
     assert (column == reference.sample(x, y, bias, 0.7, keys)[1]).float().mean() > 0.98
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_sweeps_from_kept_terms_are_sweeps(isa, shape, dtype, poisoned_memory):
+    x, y, bias, _ = problem(*shape, dtype)
+    weights, before = masses(shape[0])
+    kept = pairwise.Kept(10**7)
+    change = torch.randn(shape[1], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    rtol = 8 * tolerance(dtype, shape[2])
+    for scale, step, omega in ((0.7, 0, 1.7), (0.7, 9, 1.7), (0.7, 300, 1.0), (0.2, 301, 1.2)):
+        b = bias + change + step  # what is common to all columns is no change
+        expected = reference.sweep(x, y, b, scale, weights, before, omega)
+        reused = kept.factors(scale, b) is not None
+        assert reused == (step in (9, 300))
+        found = pairwise.sweep(x, y, b, scale, weights, before, omega, kept, backend="cpp")
+        torch.testing.assert_close(found[0], expected[0], rtol=0, atol=rtol)
+        torch.testing.assert_close(found[1:], expected[1:], rtol=rtol, atol=1e-30)
+        change = change.roll(1) * 2
+
+
+def test_terms_are_kept_within_their_range_and_memory():
+    x, y, bias, _ = problem(30, 40, 3, 1, torch.float32)
+    kept = pairwise.Kept(4 * 96 * 256)
+    sweep = partial(pairwise.sweep, x, y, backend="cpp")
+    weights, before = masses(30)
+    sweep(bias, 1.0, weights, before, 1.0, kept)
+    far = bias.clone()
+    for change, near in ((70.0, False), (40.0, True), (-math.inf, False), (math.nan, False)):
+        far[3] = bias[3] + change
+        assert (kept.factors(1.0, far) is not None) == near
+    assert kept.factors(2.0, bias) is None
+    small = pairwise.Kept(4 * 96 * 256 - 1)
+    sweep(bias, 1.0, weights, before, 1.0, small)
+    assert small.terms is None
+    assert small.factors(1.0, bias) is None
+
+
 @given(
     st.integers(1, 120),
     st.integers(1, 530),
@@ -94,13 +131,15 @@ def test_threads_change_no_bit(dtype):
     before = torch.get_num_threads()
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
+        kept = pairwise.Kept(2**24)
         found.append(
             [
                 pairwise.log_sum(x, y, bias, 1.0, backend="cpp"),
                 *pairwise.mean(x, y, bias, 1.0, values, backend="cpp"),
                 *pairwise.best(x, y, bias, 1.0, backend="cpp"),
                 *pairwise.sample(x, y, bias, 1.0, keys, backend="cpp"),
-                *pairwise.sweep(x, y, bias, 1.0, *masses(500), 1.5, backend="cpp"),
+                *pairwise.sweep(x, y, bias, 1.0, *masses(500), 1.5, kept, backend="cpp"),
+                *pairwise.sweep(x, y, bias + bias, 1.0, *masses(500), 1.5, kept, backend="cpp"),
             ]
         )
     torch.set_num_threads(before)

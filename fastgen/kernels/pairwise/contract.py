@@ -4,6 +4,7 @@ The score of row i and column j is s_ij = scale <x_i, y_j> + bias_j. Squared dis
 -|x - y|^2 = 2 <x, y> - |y|^2 up to a number of the row alone, which callers add themselves.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -28,6 +29,51 @@ class Keys(NamedTuple):
     sample_ids: Tensor
     draw: int
     stream: int = Stream.PLAN
+
+
+class Kept:
+    """Memory for the terms of a sweep, softmax(s_i)_j, from which later sweeps over the same two
+    clouds follow without products or powers: a factor for each column, as far as biases change by
+    no more than what rounding and the range of numbers allow.
+
+    Args:
+        limit: bytes. Where the terms take more, nothing is kept.
+    """
+
+    # Natural logarithms between the largest and the smallest factor. With 80 bits the terms lost
+    # below the smallest float32, 2^-126, are 2^-46 of their row's sum or less.
+    RANGE = 80 * math.log(2)
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.terms: Tensor | None = None
+        self._made: tuple[float, Tensor, Tensor] | None = None
+
+    def room(self, count: int, like: Tensor) -> Tensor | None:
+        """Memory for that many terms of the dtype of `like`, or None; what it held is gone."""
+        self._made = None
+        if count * like.element_size() > self.limit:
+            self.terms = None
+        elif self.terms is None or self.terms.numel() != count or self.terms.dtype != like.dtype:
+            self.terms = like.new_empty(count)
+        return self.terms
+
+    def keep(self, scale: float, bias: Tensor, sums: Tensor) -> None:
+        """Terms are there, of these scores and log-sums of the rows."""
+        self._made = scale, bias, sums
+
+    def factors(self, scale: float, bias: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Factors of the columns and log-sums of the rows with which the terms are those of
+        `bias`; None where they are too far from it.
+        """
+        if self._made is None or self._made[0] != scale or len(bias) != len(self._made[1]):
+            return None
+        change = bias - self._made[1]
+        low, high = (x.item() for x in change.aminmax())
+        if not high - low <= self.RANGE:  # also where a bias is -infinity
+            return None
+        middle = (low + high) / 2
+        return (change - middle).exp(), self._made[2] + middle
 
 
 def check_pairs(x: Tensor, y: Tensor, bias: Tensor) -> None:

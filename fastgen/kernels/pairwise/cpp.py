@@ -1,10 +1,12 @@
 """The pairwise reductions in C++ on CPU tensors (``csrc/sinkhorn/``)."""
 
+from typing import Any
+
 import torch  # first: see fastgen.kernels.cpp
 from torch import Tensor
 
 from fastgen import _C
-from fastgen.kernels.pairwise.contract import NOWHERE, Keys
+from fastgen.kernels.pairwise.contract import NOWHERE, Kept, Keys
 
 _LOG_SUM, _MEAN, _BEST, _SAMPLE = range(4)
 # Below this many products a second thread costs more than it brings.
@@ -76,30 +78,56 @@ def sample(x: Tensor, y: Tensor, bias: Tensor, scale: float, keys: Keys) -> tupl
 
 
 def sweep(
-    x: Tensor, y: Tensor, bias: Tensor, scale: float, weights: Tensor, before: Tensor, omega: float
+    x: Tensor,
+    y: Tensor,
+    bias: Tensor,
+    scale: float,
+    weights: Tensor,
+    before: Tensor,
+    omega: float,
+    kept: Kept | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`reference.sweep`, in the arithmetic of x's dtype; sums below its range are lost."""
     (rows, dims), columns = x.shape, y.shape[0]
-    x, y = x.detach().contiguous(), y.detach().contiguous()
-    bias = bias.detach().clamp(min=NOWHERE).to(x.dtype)
     weights, before = weights.detach().contiguous(), before.detach().contiguous()
     log_sum = torch.empty(rows, dtype=torch.float64)
     fitted, relaxed = (torch.empty(columns, dtype=torch.float64) for _ in range(2))
+    common: dict[str, Any] = {
+        "float64": x.dtype == torch.float64,
+        "rows": rows,
+        "columns": columns,
+        "weights": weights.data_ptr(),
+        "before": before.data_ptr(),
+        "omega": omega,
+        "log_sum": log_sum.data_ptr(),
+        "fitted": fitted.data_ptr(),
+        "relaxed": relaxed.data_ptr(),
+    }
+    bias = bias.detach()
+    found = None if kept is None else kept.factors(scale, bias)
+    if kept is not None and kept.terms is not None and found is not None:
+        factors, known = found[0].to(x.dtype), found[1]
+        _C.sweep_kept(
+            **common,
+            terms=kept.terms.data_ptr(),
+            factors=factors.data_ptr(),
+            known=known.data_ptr(),
+            threads=torch.get_num_threads() if rows * columns >= PARALLEL_FROM else 1,
+        )
+        return log_sum, fitted, relaxed
+    x, y = x.detach().contiguous(), y.detach().contiguous()
+    own = bias.clamp(min=NOWHERE).to(x.dtype)
+    terms = None if kept is None else kept.room(_C.kept_size(rows, columns), x)
     _C.sweep_pairs(
-        float64=x.dtype == torch.float64,
-        rows=rows,
-        columns=columns,
+        **common,
         dims=dims,
         x=x.data_ptr(),
         y=y.data_ptr(),
-        bias=bias.data_ptr(),
+        bias=own.data_ptr(),
         scale=scale,
-        weights=weights.data_ptr(),
-        before=before.data_ptr(),
-        omega=omega,
-        log_sum=log_sum.data_ptr(),
-        fitted=fitted.data_ptr(),
-        relaxed=relaxed.data_ptr(),
+        terms=0 if terms is None else terms.data_ptr(),
         threads=torch.get_num_threads() if rows * columns * dims >= PARALLEL_FROM else 1,
     )
+    if kept is not None and terms is not None:
+        kept.keep(scale, bias, log_sum)
     return log_sum, fitted, relaxed

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgen.kernels import backend as backends
-from fastgen.kernels.pairwise.contract import Keys, check_keys, check_pairs, check_values
+from fastgen.kernels.pairwise.contract import Kept, Keys, check_keys, check_pairs, check_values
 
 
 def _module(x: Tensor, backend: str | None) -> ModuleType:
@@ -57,6 +57,7 @@ def sweep(
     weights: Tensor,
     before: Tensor,
     omega: float,
+    kept: Kept | None = None,
     *,
     backend: str | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,12 +65,13 @@ def sweep(
 
     With p_i = softmax(s_i), fitted_j = sum_i weights_i p_ij and
     relaxed_j = sum_i weights_i exp((1 - omega) (before_i + log_sum_i)) p_ij, float64 [columns].
-    Some rows' terms are kept at a time, so that memory is O(columns).
+    Some rows' terms are there at a time, so that memory is O(columns); with `kept` all of them.
 
     Args:
         weights: float64 [rows], >= 0.
         before: float64 [rows].
         omega: a number; with 1 both results are equal.
+        kept: terms for later sweeps over the same x and y, which then differ by rounding.
 
     Raises:
         ValueError: naming the argument that does not fit.
@@ -84,7 +86,9 @@ def sweep(
     module = _module(x, backend)
     if not hasattr(module, "sweep"):
         raise NotImplementedError(f"sweep: not on {x.device}; use log_sum twice")
-    result: tuple[Tensor, Tensor, Tensor] = module.sweep(x, y, bias, scale, weights, before, omega)
+    result: tuple[Tensor, Tensor, Tensor] = module.sweep(
+        x, y, bias, scale, weights, before, omega, kept
+    )
     return result
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fastgen.kernels.pairwise.contract import NOWHERE, TILE, Keys
+from fastgen.kernels.pairwise.contract import NOWHERE, TILE, Kept, Keys
 from fastgen.kernels.reference.noise import MASK, philox
 
 
@@ -22,9 +22,16 @@ def log_sum(x: Tensor, y: Tensor, bias: Tensor, scale: float) -> Tensor:
 
 
 def sweep(
-    x: Tensor, y: Tensor, bias: Tensor, scale: float, weights: Tensor, before: Tensor, omega: float
+    x: Tensor,
+    y: Tensor,
+    bias: Tensor,
+    scale: float,
+    weights: Tensor,
+    before: Tensor,
+    omega: float,
+    kept: Kept | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`fastgen.kernels.pairwise.sweep`."""
+    """`fastgen.kernels.pairwise.sweep`, which keeps nothing."""
     total = log_sum(x, y, bias, scale)
     relaxing = ((1 - omega) * (before + total)).exp()
     masses = torch.stack([weights, weights * relaxing])
