@@ -120,22 +120,27 @@ def test_pairs_are_optimal_whatever_they_start_from():
     assert cost == pytest.approx(assign(sets.x0[i], sets.x1[j]).cost, rel=1e-5)
 
 
-def test_targets_of_a_step():
+@pytest.mark.parametrize("pair", ["N->8g", "N->s-curve"])
+def test_targets_of_a_step(pair):
     """Velocities of the same points along straight lines, and along bridges beside them."""
-    sets = [Sets("N->8g", seed, 100) for seed in (0, 1)]
-    x, t, scale, y = targets_of_step(sets, 3, 32)
-    assert x.shape == y.shape == (8, 32, 2)
-    assert t.shape == scale.shape == (8, 32)
+    sets = [Sets(pair, seed, 100) for seed in (0, 1)]
+    x, t, scale, y = targets_of_step(pair, sets, 3, 32)
+    sigmas = [1.0, 0.1] if pair == "N->s-curve" else [1.0]
+    networks = 4 * (1 + len(sigmas))
+    assert x.shape == y.shape == (networks, 32, 2)
+    assert t.shape == scale.shape == (networks, 32)
     i, j = sets[1].draw(3, 32)
-    for straight, bridge, index in ((1, 5, j), (3, 7, sets[1].paired(i, j))):
+    for straight, index in ((1, j), (3, sets[1].paired(i, j))):
         x0, x1 = sets[1].x0[i], sets[1].x1[index]
         torch.testing.assert_close(y[straight], x1 - x0)
-        s = t[bridge, :, None]
-        torch.testing.assert_close(x[straight], (1 - s) * x0 + s * x1)
-        z = (x[bridge] - x[straight]) / (s * (1 - s)).sqrt()
-        slope = (1 - 2 * s) / (2 * (s * (1 - s)).sqrt())
-        torch.testing.assert_close(y[bridge], x1 - x0 + slope * z, rtol=1e-3, atol=1e-3)
-        assert 0.5 < z.std() < 1.5
+        for k, sigma in enumerate(sigmas):
+            bridge = straight + 4 * (k + 1)
+            s = t[bridge, :, None]
+            torch.testing.assert_close(x[straight], (1 - s) * x0 + s * x1)
+            z = (x[bridge] - x[straight]) / (s * (1 - s)).sqrt()
+            slope = (1 - 2 * s) / (2 * (s * (1 - s)).sqrt())
+            torch.testing.assert_close(y[bridge], x1 - x0 + slope * z, rtol=1e-3, atol=1e-3)
+            assert 0.5 * sigma < z.std() < 1.5 * sigma
     assert (scale == 1).all()
 
 
