@@ -206,14 +206,17 @@ def end_to_end(quick: bool) -> Iterator[Row]:
 
 
 def ties(quick: bool) -> Iterator[Row]:
-    """Heavy ties beside the generic case of the size."""
+    """Heavy ties and near ties beside the generic case of the size."""
     n = 1024 if quick else 4096
     side = torch.arange(n**0.5)
     for d in (2, 64):
         if done("generic", (n, d)):
             continue
         x0, generic = clouds(n, d)
-        cases = {"generic": generic, "four targets": generic[:4].repeat(n // 4, 1)}
+        four = generic[:4].repeat(n // 4, 1)
+        noise = torch.randn(four.shape, generator=torch.Generator().manual_seed(1))
+        narrow = four + 1e-3 * noise * generic.std()
+        cases = {"generic": generic, "four targets": four, "four narrow clusters": narrow}
         if d == 2:
             cases["lattice"] = torch.cartesian_prod(side, side) / n**0.5 * 4 - 2
         runs = {name: (lambda a=x0, b=x1: assign(a, b)) for name, x1 in cases.items()}

@@ -77,7 +77,7 @@ class Assignment {
   void solve(const Rows& rows, int64_t row_count, Prices* prices, double first, double scale,
              int32_t slack);
   template <class Sample>
-  Prices sample_prices(const Sample& sample, int64_t step);
+  Prices sample_prices(const Sample& sample, const Chosen& chosen);
   bool warm(Prices* prices, double scale) const;
   int32_t* allocate_levels(bool extended);
   void certify(const Solver* solver = nullptr, int32_t slack = 0);
@@ -190,34 +190,34 @@ int32_t* Assignment::allocate_levels(bool extended) {
   return levels_.get();
 }
 
-// Prices of every `step`-th column, from those of a coarser sample of rows and columns: there
-// v_j = min_i (c_ij - u_i) over the sample's rows. sample(step, last) gives the rows, `last` for
+// Prices of the columns chosen, from those of a coarser sample of rows and columns: there
+// v_j = min_i (c_ij - u_i) over the sample's rows. sample(chosen, last) gives the rows, `last` for
 // those that are looked at once.
 template <class Sample>
-Prices Assignment::sample_prices(const Sample& sample, int64_t step) {
-  const auto fine = sample(step, true);
-  const int64_t stride = padded(fine.columns());
+Prices Assignment::sample_prices(const Sample& sample, const Chosen& chosen) {
+  const auto fine = sample(chosen, true);
+  const int64_t stride = padded(fine.count());
   Prices prices(stride, INT_MAX);
   std::vector<Prices> scratch(team_.size());
-  if (fine.columns() < SAMPLE_FROM) {
+  if (fine.count() < SAMPLE_FROM) {
     scratch[0].resize(stride);
-    for (int64_t i = 0; i < fine.rows(); ++i)
+    for (int64_t i = 0; i < fine.count(); ++i)
       kernels_.lower(fine.row(i, scratch[0].data()), 0, stride, prices.data());
     return prices;
   }
-  const auto coarse = sample(step * SAMPLE_STEP, false);
-  Prices coarse_prices = sample_prices(sample, step * SAMPLE_STEP);
-  Solver solver(coarse, coarse.rows(), coarse.columns(), nullptr, team_, control_, thread_);
+  const auto [fewer, places] = chosen.sample(SAMPLE_STEP);
+  const auto coarse = sample(fewer, false);
+  Prices coarse_prices = sample_prices(sample, fewer);
+  Solver solver(coarse, coarse.count(), coarse.count(), nullptr, team_, control_, thread_);
   solver.solve(coarse_prices, static_cast<int32_t>(RANGE * COLD),
                static_cast<int32_t>(RANGE * SAMPLE_ENDS));
   std::vector<Prices> lowest(team_.size(), prices);
-  each_row(coarse.rows(), [&](int64_t i, int thread) {
+  each_row(coarse.count(), [&, &places = places](int64_t i, int thread) {
     Prices& costs = scratch[thread];
-    costs.resize(std::max(stride, padded(coarse.columns())));
+    costs.resize(std::max(stride, padded(coarse.count())));
     const int32_t offset = kernels_.best_two(coarse.row(i, costs.data()), coarse_prices.data(),
-                                             padded(coarse.columns())).first;
-    kernels_.lower(fine.row(i * SAMPLE_STEP, costs.data()), offset, stride,
-                   lowest[thread].data());
+                                             padded(coarse.count())).first;
+    kernels_.lower(fine.row(places[i], costs.data()), offset, stride, lowest[thread].data());
   });
   for (const Prices& part : lowest) kernels_.lower(part.data(), 0, stride, prices.data());
   return prices;
@@ -236,7 +236,9 @@ void Assignment::first_round_of_points() {
     const bool extended = extend(), dense = extended || columns_ < POINTS_FROM;
     for (int64_t j = 0; problem_.copies && j < columns_; ++j)
       copies_[j] = problem_.copies[clouds_->column_order()[j]];
-    const PointRows points(*clouds_, 1, scale, !dense && problem_.dims <= BOXED_DIMS);
+    const Chosen all(columns_);
+    const PointRows points(*clouds_, Chosen(rows_), all, scale,
+                           !dense && problem_.dims <= BOXED_DIMS);
     Prices prices(stride_, INT_MAX);
     double first = COLD;
     if (dense) {
@@ -258,10 +260,11 @@ void Assignment::first_round_of_points() {
         first = SAMPLED;
       } else if (rows_ == columns_ && copies_.empty()) {
         prices = sample_prices(
-            [&](int64_t step, bool last) {
-              return PointRows(*clouds_, step, scale, !last && problem_.dims <= BOXED_DIMS);
+            [&](const Chosen& chosen, bool last) {
+              return PointRows(*clouds_, chosen, chosen, scale,
+                               !last && problem_.dims <= BOXED_DIMS);
             },
-            1);
+            all);
         first = SAMPLED;
       }
       solve(points, rows_, &prices, first, scale, POINTS_SLACK * problem_.dims);
@@ -316,10 +319,10 @@ void Assignment::first_round_of_matrix() {
       first = SAMPLED;
     } else if (rows_ == columns_ && copies_.empty() && columns_ >= SAMPLE_FROM) {
       prices = sample_prices(
-          [&](int64_t step, bool) {
-            return MatrixSample(levels, stride_, rows_, columns_, step);
+          [&](const Chosen& chosen, bool) {
+            return MatrixSample(levels, stride_, chosen);
           },
-          1);
+          Chosen(columns_));
       first = SAMPLED;
     }
     solve(MatrixRows(levels, stride_), extended ? total_ : rows_, &prices, first, scale,

@@ -106,22 +106,23 @@ double Clouds::cost(int64_t i, int64_t j) const {
   return root_ ? std::sqrt(sum) : sum;
 }
 
-PointRows::PointRows(const Clouds& clouds, int64_t step, double scale, bool boxed)
+PointRows::PointRows(const Clouds& clouds, const Chosen& rows, const Chosen& columns,
+                     double scale, bool boxed)
     : kernels_(kernels()),
       boxed_(boxed),
-      row_count_((clouds.rows() + step - 1) / step),
-      column_count_((clouds.columns() + step - 1) / step),
+      row_count_(rows.count()),
+      column_count_(columns.count()),
       rows_(row_count_ * clouds.dims()) {
   const int64_t dims = clouds.dims(), stride = padded(column_count_);
   // The scale is folded into the coordinates: costs come out as levels, whatever the units.
   const double unit = clouds.root() ? scale : std::sqrt(scale);
   for (int64_t i = 0; i < row_count_; ++i)
     for (int64_t k = 0; k < dims; ++k)
-      rows_[i * dims + k] = static_cast<float>(clouds.row(i * step)[k] * unit);
+      rows_[i * dims + k] = static_cast<float>(clouds.row(rows.at(i))[k] * unit);
   columns_.resize(dims * stride);
   for (int64_t j = 0; j < column_count_; ++j)
     for (int64_t k = 0; k < dims; ++k)
-      columns_[k * stride + j] = static_cast<float>(clouds.column(j * step)[k] * unit);
+      columns_[k * stride + j] = static_cast<float>(clouds.column(columns.at(j))[k] * unit);
   points_ = {{dims, stride, columns_.data(), nullptr}, {}, rows_.data(), clouds.root()};
   if (!boxed) return;
   const int64_t boxes = (column_count_ + BOX - 1) / BOX, box_stride = (boxes + 15) / 16 * 16;

@@ -3,6 +3,7 @@
 #include <memory>
 #include <vector>
 
+#include "assignment/sample.h"
 #include "assignment/solver.h"
 
 namespace fastgen::assignment {
@@ -36,17 +37,17 @@ class Clouds {
   std::vector<int32_t> row_order_, column_order_;
 };
 
-// Every `step`-th row and column of the clouds, as integer costs.
+// The clouds, or the rows and columns chosen of them, as integer costs.
 class PointRows : public Rows {
  public:
-  PointRows(const Clouds& clouds, int64_t step, double scale, bool boxed);
+  PointRows(const Clouds& clouds, const Chosen& rows, const Chosen& columns, double scale,
+            bool boxed);
   const int32_t* row(int64_t i, int32_t* scratch) const override;
   const BoxedPoints* boxes() const override { return boxed_ ? &points_ : nullptr; }
   int64_t lists_from() const override {
     return points_.points.dims <= FLAT_DIMS ? FLAT_LISTS_FROM : LISTS_FROM;
   }
-  int64_t rows() const { return row_count_; }
-  int64_t columns() const { return column_count_; }
+  int64_t count() const { return column_count_; }
 
  private:
   const Kernels& kernels_;

@@ -294,6 +294,24 @@ class TestTies:
             costs[0, 7] = 1e9
             check(assign(cost=costs), costs, 1e-6)
 
+    @pytest.mark.parametrize("d", [2, 64])
+    def test_kinds_in_turn_take_no_longer(self, d):
+        """A sample of every fourth column would see one of the four clusters."""
+        g = torch.Generator().manual_seed(0)
+        x0, centres = torch.randn(self.N, d, generator=g), 2 * torch.randn(4, d, generator=g)
+        in_turn = centres.repeat(self.N // 4, 1) + 1e-3 * torch.randn(self.N, d, generator=g)
+        shuffled = in_turn[torch.randperm(self.N, generator=g)]
+        times = []
+        for x1 in (in_turn, shuffled):
+            check(assign(x0, x1), true_costs(x0, x1), 1e-6, 1e-6)
+            runs = []
+            for _ in range(3):
+                before = time.thread_time()
+                assign(x0, x1, threads=1)
+                runs.append(time.thread_time() - before)
+            times.append(min(runs))
+        assert times[0] < 6 * times[1]  # it was 12 times
+
     def test_copies_start_warm(self):
         g = torch.Generator().manual_seed(5)
         x0 = torch.randn(self.N, 2, generator=g)
