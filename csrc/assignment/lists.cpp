@@ -8,9 +8,10 @@
 namespace fastgen::assignment {
 namespace {
 
-// Groups of columns whose lowest one is surely on a list: 16 from this many columns on, else 8.
 // From so many columns on 16 of them are surely on a list, else 8.
 constexpr int64_t WIDE_FROM = 2048;
+// So many columns are more than it takes to choose LIST of them.
+constexpr int64_t LOOSE = 4 * LIST;
 
 // Keeps the LIST nearest of `count` positions with reduced <= highest; the others are at `bound` or
 // above. Of those at `highest` each row takes others: with one choice for all, rows of the same
@@ -38,6 +39,17 @@ int64_t nearest(const int32_t* reduced, int32_t* near, int64_t count, int64_t ro
   return LIST;
 }
 
+// Columns of the same class may be of one kind, and those of the kinds that are far then make the
+// bound a loose one. A lower one for some 2 LIST of the `count` at hand, by some of them.
+int32_t lower_bound(const int32_t* reduced, const int32_t* near, int64_t count) {
+  constexpr int64_t SOME = 32;
+  int32_t some[SOME];
+  for (int64_t k = 0; k < SOME; ++k) some[k] = reduced[near[k * count / SOME]];
+  int32_t* wanted = some + SOME * 2 * LIST / count;
+  std::nth_element(some, wanted, some + SOME);
+  return *wanted;
+}
+
 }  // namespace
 
 void Solver::build(int64_t row, int thread) {
@@ -56,8 +68,12 @@ int64_t Solver::list_from_row(int64_t row, int thread, int32_t* columns, int32_t
   Scratch& scratch = scratch_[thread];
   int32_t *reduced = scratch.reduced.data(), *near = scratch.near.data();
   const int32_t* costs = rows_.row(row, scratch.costs.data());
-  const int32_t highest = kernels_.reduce(costs, price_, padded_, padded_ >= WIDE_FROM, reduced);
+  int32_t highest = kernels_.reduce(costs, price_, padded_, padded_ >= WIDE_FROM, reduced);
   int64_t count = kernels_.collect(reduced, padded_, highest, near);
+  if (count >= LOOSE) {
+    highest = lower_bound(reduced, near, count);
+    count = kernels_.collect(reduced, padded_, highest, near);
+  }
   count = nearest(reduced, near, count, row, highest, &list_bounds_[row]);
   for (int64_t k = 0; k < count; ++k) {
     columns[k] = near[k];
