@@ -365,6 +365,7 @@ def main() -> None:
         for name in names:
             for path in arguments.folder.glob(f"{_file(name)}*"):
                 path.unlink()
+    began = time.perf_counter()
     # A process to a core: networks this small gain nothing from a second thread.
     context = multiprocessing.get_context("spawn")
     found: dict[str, list[Row]] = {}
@@ -381,6 +382,17 @@ def main() -> None:
                     flush=True,
                 )
             harness.write([r for n in names for r in found.get(n, [])], arguments.out)
+    if not arguments.resume:
+        written = [r for n in names for r in found[n]]
+        harness.write([*written, wall_time(names, arguments.jobs, began)], arguments.out)
+
+
+def wall_time(names: Sequence[str], jobs: int, began: float) -> Row:
+    """Of the whole run, beside which `time` counts the seconds of each case."""
+    case = "whole protocol" if len(names) == len(PAIRS) + len(gaussian_bridge.CASES) else "run"
+    seconds = time.perf_counter() - began
+    found = _line(case, "fastgen", "wall time", (len(names),), seconds, 0.0, ", ".join(names))
+    return replace(found, unit="s", threads=jobs)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Networks trained side by side take the steps that each would take alone; runs go on exactly."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -8,7 +9,14 @@ from torch import nn
 
 from benchmarks import gaussian_bridge, harness, pages, stacked, two_dimensional
 from benchmarks.stacked import Stack, Targets, euler, losses_of, train
-from benchmarks.two_dimensional import Protocol, Sets, run_pair, targets_of_step
+from benchmarks.two_dimensional import (
+    PAIRS,
+    Protocol,
+    Sets,
+    run_pair,
+    targets_of_step,
+    wall_time,
+)
 from fastgen.couplings import assign
 
 
@@ -220,3 +228,11 @@ def test_a_finished_pair_is_not_done_again(tmp_path):
     assert calls == ["N->8g"]
     with pytest.raises(ValueError, match="remove it"):
         two_dimensional.kept(work, "N->8g", protocol._replace(steps=4), tmp_path, False)
+
+
+def test_wall_time_is_of_what_was_run():
+    everything = [*PAIRS, *gaussian_bridge.CASES]
+    for names, case in ((everything, "whole protocol"), (["N->8g"], "run")):
+        found = wall_time(names, 2, time.perf_counter() - 50)
+        assert (found.case, found.unit, found.threads) == (case, "s", 2)
+        assert 50 <= found.median < 51
