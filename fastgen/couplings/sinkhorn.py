@@ -95,7 +95,10 @@ def sinkhorn(
     if not tolerance > 0:
         raise ValueError(f"tolerance={tolerance}: expected a number > 0")
     solver = Solver(clouds, eps, marginals, backend, pairwise.Kept(memory))
-    start = Start(-clouds.rows) if warm_start is None else _start(warm_start, solver)
+    if warm_start is None:  # a sweep fits both potentials; half steps begin with that of x1
+        start = Start(-clouds.rows, -clouds.columns if solver.sweeps else None)
+    else:
+        start = _start(warm_start, solver)
     steps = []
     if anneal if anneal is not None else (warm_start is None and eps < _ANNEAL_BELOW):
         steps = potentials.levels(eps, 1.0)
