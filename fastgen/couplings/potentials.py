@@ -31,6 +31,9 @@ from fastgen.kernels import pairwise
 # Sweeps between two estimates of the rate of convergence, and the error, of at most 2, below which
 # there is a rate.
 _WINDOW, _LINEAR_BELOW = 4, 0.25
+# The same where sweeps are over-relaxed, in units of the time in which those errors fall by 1 / e;
+# and by how much an error may be above their line.
+_FALLS, _SWING = 1.0, 1.5
 # A plain half step finds a smaller error than the over-relaxed one before it, often by so much.
 _HOPE = 4.0
 # A sweep at each intermediate level of annealing brings the potentials near enough for the next.
@@ -224,7 +227,7 @@ class Relaxation:
     def __init__(self, enabled: bool, sweeps: int = 1) -> None:
         """With an error after every so many sweeps."""
         self.enabled, self.omega = enabled, 1.0
-        self._sweeps, self._window = sweeps, max(1, _WINDOW // sweeps)
+        self._sweeps = sweeps
         self._errors: list[float] = []
         self._best, self._trust = math.inf, 1.0
 
@@ -240,12 +243,16 @@ class Relaxation:
         if not error < _LINEAR_BELOW:
             return
         self._errors.append(error)
-        if len(self._errors) <= self._window or error <= 0:
+        # Over-relaxed errors swing while they fall by omega - 1 a sweep: only what has fallen far
+        # tells a rate above that from the swing.
+        window = max(1, math.ceil(max(_WINDOW, _FALLS / (2 - self.omega)) / self._sweeps))
+        if len(self._errors) <= window or error <= 0:
             return
-        rate = (error / self._errors[0]) ** (1 / (self._window * self._sweeps))
+        fallen, sweeps = error / self._errors[0], window * self._sweeps
+        rate = fallen ** (1 / sweeps)
         self._errors = [error]
         self._trust = min(1.0, 1.1 * self._trust)
-        if self.omega - 1 < rate < 1:
+        if _SWING * (self.omega - 1) ** sweeps < fallen < 1:
             theta = (rate + self.omega - 1) ** 2 / (rate * self.omega**2)
             best = 2 / (1 + math.sqrt(max(1 - theta, 1e-6)))
             self.omega = max(self.omega, 1 + self._trust * (best - 1))

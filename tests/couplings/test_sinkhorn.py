@@ -190,6 +190,27 @@ def test_relaxation_saves_sweeps_and_changes_no_plan():
     torch.testing.assert_close(fast.plan(), slow.plan(), rtol=1e-4, atol=1e-12)
 
 
+def test_relaxation_is_not_carried_away():
+    """A rate once seen too near to 1 made steps of 1.998, slower than those of 1."""
+    g = torch.Generator().manual_seed(0)
+    x0 = torch.randn(50, 2, generator=g).double()
+    x1 = (torch.randn(50, 2, generator=g) * 1.5 + 1).double()
+    sweeps = [
+        sinkhorn(
+            x0,
+            x1,
+            0.005,
+            reg_scale="mean_cost",
+            tolerance=1e-4,
+            relax=relax,
+            max_iterations=9000,
+            on_failure="return",
+        ).iterations
+        for relax in (True, False)
+    ]
+    assert sweeps[0] < 0.5 * sweeps[1]
+
+
 def test_rare_looks_at_the_error_cost_few_sweeps():
     """As on a GPU, where each look waits for the device."""
     x0, x1, a, b = clouds(100, 100, 2)
