@@ -143,23 +143,22 @@ def wasserstein_squared(a: Tensor, b: Tensor) -> float:
     return wasserstein(a, b) ** 2
 
 
-def methods_of(pair: str) -> list[str]:
-    """Those that are trained side by side."""
-    sigmas = PATHS if pair in OF_UNIT_SIZE else list(PATHS)[:2]
-    return [method for both in sigmas for method in both]
+def paths_of(pair: str) -> dict[tuple[str, str], paths.Path]:
+    """Those of the methods that are trained side by side."""
+    wide = pair not in OF_UNIT_SIZE
+    return {k: path for k, path in PATHS.items() if not (wide and k[0].endswith(NARROW))}
 
 
 def targets_of_step(pair: str, sets: Sequence[Sets], step: int, batch: int) -> Targets:
     """One step of all networks, by method and then by seed."""
-    groups: dict[str, list[PathSample]] = {method: [] for method in methods_of(pair)}
+    groups: dict[str, list[PathSample]] = {}
     for mine in sets:
         i, j = mine.draw(step, batch)
         pairs = (i, j), (i, mine.paired(i, j))
-        for both, path in PATHS.items():
+        for both, path in paths_of(pair).items():
             for method, chosen in zip(both, pairs, strict=True):
-                if method in groups:
-                    found = path.sample(mine.x0, mine.x1, seed=mine.seed, step=step, pairs=chosen)
-                    groups[method].append(found)
+                found = path.sample(mine.x0, mine.x1, seed=mine.seed, step=step, pairs=chosen)
+                groups.setdefault(method, []).append(found)
     return velocities([s for group in groups.values() for s in group])
 
 
@@ -228,7 +227,7 @@ def run_pair(
         seconds["evaluation"] = seconds.get("evaluation", 0.0) + time.perf_counter() - began
         return results
 
-    methods = methods_of(name)
+    methods = [method for both in paths_of(name) for method in both]
     stack = Stack([f"{method} {seed}" for method in methods for seed in seeds])
     average = fit(stack, "matching", lambda step: targets_of_step(name, sets, step, batch))
     results = evaluate(stack, methods)

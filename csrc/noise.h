@@ -77,7 +77,7 @@ struct GroupWords {
 };
 
 // Both halves of the work are long chains of dependent operations. Loops of their own keep each
-// short enough for the processor to overlap several groups; those of radii take `TOGETHER` groups a turn.
+// short enough for the processor to overlap several groups; those of radii take `TOGETHER` a turn.
 constexpr int BATCH = 16, TOGETHER = 2;
 
 template <int GROUPS>
@@ -203,7 +203,8 @@ constexpr int pair_slot(int position) {
 // Rows of two elements, as points in the plane: half of each block's normals are never made.
 // Returns the number of elements written, of whole groups of W rows.
 int64_t fill_pairs(float* to, int64_t rows, int64_t row, Draw draw, const Noise& noise) {
-  GroupWords words[BATCH] = {};
+  static_assert(BATCH % TOGETHER == 0);
+  GroupWords words[BATCH];
   const int64_t groups = rows / W < BATCH ? rows / W : BATCH;
   for (int64_t g = 0; g < groups; ++g, row += W) {
     Lanes w1, w2, w3, k0;
@@ -219,6 +220,7 @@ int64_t fill_pairs(float* to, int64_t rows, int64_t row, Draw draw, const Noise&
         philox({U64{}, w1.pair[0], w2.pair[0], w3.pair[0]}, k0.pair[0], k0.pair[0] >> 32),
         philox({U64{}, w1.pair[1], w2.pair[1], w3.pair[1]}, k0.pair[1], k0.pair[1] >> 32)};
   }
+  for (int64_t g = groups; g % TOGETHER; ++g) words[g] = GroupWords{};  // computed, and never stored
   for (int64_t g = 0; g < groups; g += TOGETHER) {
     F32 x[TOGETHER], y[TOGETHER];
     points(words + g, x, y);

@@ -8,7 +8,8 @@ namespace fastgen::assignment {
 
 enum class Form { matrix, points };
 
-// No more rows than columns and their copies. A matrix is [rows, stride]; points are [rows, dims] and [columns, dims].
+// No more rows than columns and their copies. A matrix is [rows, stride]; points are [rows, dims]
+// and [columns, dims].
 struct Problem {
   Form form;
   bool float64;

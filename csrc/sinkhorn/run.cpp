@@ -50,7 +50,7 @@ struct Copy {
   Copy(const Kernels& table, const Task<T>& task) {
     constexpr double LN2 = 0.693147180559945309417232121458;
     const int64_t width = sizeof(T) == 4 ? table.width_float : table.width_double;
-    const int64_t tiles = (task.columns + TILE - 1) / TILE, padded = tiles * TILE;
+    const int64_t tiles = tiles_of(task.columns), padded = tiles * TILE;
     const int64_t features = (task.features + width - 1) / width * width;
     panels.resize(padded * task.dims);
     bias.assign(padded, static_cast<T>(2 * NOWHERE));
@@ -78,7 +78,7 @@ int threads_for(int64_t rows, int threads) {
 template <class Work>
 void in_parts(int64_t rows, int64_t columns, const Sweep& sweep, int threads, const Work& work) {
   const int64_t blocks = blocks_of(rows), parts = parts_of(rows);
-  const int64_t padded = (columns + TILE - 1) / TILE * TILE;
+  const int64_t padded = tiles_of(columns) * TILE;
   threads = threads_for(rows, threads);
   std::vector<double> sums(2 * parts * padded);
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
@@ -131,7 +131,7 @@ void run_sweep(const Task<T>& task, const Sweep& sweep, T* terms, int threads) {
 template <class T>
 void run_again(const Kept<T>& kept, const Sweep& sweep, double* log_sum, int threads) {
   const Kernels& table = kernels();
-  std::vector<T> factors((kept.columns + TILE - 1) / TILE * TILE);
+  std::vector<T> factors(tiles_of(kept.columns) * TILE);
   std::copy_n(kept.factors, kept.columns, factors.data());
   Kept<T> padded = kept;
   padded.factors = factors.data();

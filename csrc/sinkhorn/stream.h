@@ -92,11 +92,13 @@ constexpr int64_t scratch_size(int64_t padded_features) {
   return ROWS * (TILE + padded_features);
 }
 
+constexpr int64_t tiles_of(int64_t columns) { return (columns + TILE - 1) / TILE; }
+
 constexpr int64_t sweep_scratch_size(int64_t tiles) { return ROWS * (TILE + 1) * tiles; }
 
 // Terms in blocks of ROWS rows, and each of these in tiles [ROWS][TILE].
 constexpr int64_t kept_size(int64_t rows, int64_t columns) {
-  return (rows + ROWS - 1) / ROWS * ROWS * ((columns + TILE - 1) / TILE * TILE);
+  return (rows + ROWS - 1) / ROWS * ROWS * tiles_of(columns) * TILE;
 }
 
 // Parts of the rows whose sums over a sweep are added up in order, by however many threads.

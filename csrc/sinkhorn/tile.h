@@ -329,6 +329,17 @@ __attribute__((noinline)) void add_columns(const T* terms, int64_t rows, const T
   }
 }
 
+// Those sums of tile t of a sweep.
+template <class T>
+void add_tile(const Sweep& sweep, int64_t t, const T* terms, int64_t rows, const T* fit,
+              const T* relax) {
+  double *fitted = sweep.fitted + t * TILE, *relaxed = sweep.relaxed + t * TILE;
+  if (sweep.omega == 1)
+    add_columns<T, false>(terms, rows, fit, relax, fitted, relaxed);
+  else
+    add_columns<T, true>(terms, rows, fit, relax, fitted, relaxed);
+}
+
 template <class T>
 FASTGEN_INLINE void multiply_row(T* row, T factor) {
   using V = typename Of<T>::Vector;
@@ -371,21 +382,17 @@ void sweep_rows(const Task<T>& task, const Packed<T>& packed, const Sweep& sweep
     }
     for (int64_t t = 0; t < packed.tiles; ++t) {
       T fit[ROWS], relax[ROWS];
+      double share[ROWS];
       for (int64_t i = 0; i < rows; ++i) {
-        const double weight =
-            sweep.weights[first + i] * std::exp2(tops[t * ROWS + i] - log2_sum[i]);
+        share[i] = std::exp2(tops[t * ROWS + i] - log2_sum[i]);
+        const double weight = sweep.weights[first + i] * share[i];
         fit[i] = static_cast<T>(weight);
         relax[i] = static_cast<T>(weight * relaxing[i]);
       }
       T* tile = terms + t * ROWS * TILE;
-      double *fitted = sweep.fitted + t * TILE, *relaxed = sweep.relaxed + t * TILE;
-      if (sweep.omega == 1)
-        add_columns<T, false>(tile, rows, fit, relax, fitted, relaxed);
-      else
-        add_columns<T, true>(tile, rows, fit, relax, fitted, relaxed);
+      add_tile(sweep, t, tile, rows, fit, relax);
       for (int64_t i = 0; kept && i < rows; ++i)
-        multiply_row(tile + i * TILE,
-                     static_cast<T>(std::exp2(tops[t * ROWS + i] - log2_sum[i])));
+        multiply_row(tile + i * TILE, static_cast<T>(share[i]));
     }
   }
 }
@@ -415,7 +422,7 @@ int64_t group_size(int64_t tiles) {
 template <class T>
 void again_rows(const Kept<T>& kept, const Sweep& sweep, double* log_sum, int64_t begin,
                 int64_t end) {
-  const int64_t tiles = (kept.columns + TILE - 1) / TILE, group = group_size<T>(tiles);
+  const int64_t tiles = tiles_of(kept.columns), group = group_size<T>(tiles);
   for (int64_t block = begin; block < end; block += ROWS)
     for (int64_t first = block; first < std::min(block + ROWS, end); first += group) {
       const int64_t rows = std::min({group, block + ROWS - first, end - first});
@@ -433,13 +440,8 @@ void again_rows(const Kept<T>& kept, const Sweep& sweep, double* log_sum, int64_
         relax[i] =
             static_cast<T>(weight * std::exp((1 - sweep.omega) * (sweep.before[first + i] + found)));
       }
-      for (int64_t t = 0; t < tiles; ++t) {
-        double *fitted = sweep.fitted + t * TILE, *relaxed = sweep.relaxed + t * TILE;
-        if (sweep.omega == 1)
-          add_columns<T, false>(terms + t * ROWS * TILE, rows, fit, relax, fitted, relaxed);
-        else
-          add_columns<T, true>(terms + t * ROWS * TILE, rows, fit, relax, fitted, relaxed);
-      }
+      for (int64_t t = 0; t < tiles; ++t)
+        add_tile(sweep, t, terms + t * ROWS * TILE, rows, fit, relax);
     }
 }
 

@@ -62,18 +62,21 @@ class Kept:
         """Terms are there, of these scores and log-sums of the rows."""
         self._made = scale, bias, sums
 
-    def factors(self, scale: float, bias: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Factors of the columns and log-sums of the rows with which the terms are those of
-        `bias`; None where they are too far from it.
+    def factors(self, scale: float, bias: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """The terms, and factors of the columns and log-sums of the rows with which they are those
+        of `bias`; None where they are too far from it.
         """
-        if self._made is None or self._made[0] != scale or len(bias) != len(self._made[1]):
+        if self.terms is None or self._made is None:
             return None
-        change = bias - self._made[1]
+        made_scale, made_bias, sums = self._made
+        if scale != made_scale or len(bias) != len(made_bias):
+            return None
+        change = bias - made_bias
         low, high = (x.item() for x in change.aminmax())
         if not high - low <= self.RANGE:  # also where a bias is -infinity
             return None
         middle = (low + high) / 2
-        return (change - middle).exp(), self._made[2] + middle
+        return self.terms, (change - middle).exp(), sums + middle
 
 
 def check_pairs(x: Tensor, y: Tensor, bias: Tensor) -> None:

@@ -105,11 +105,12 @@ def sweep(
     }
     bias = bias.detach()
     found = None if kept is None else kept.factors(scale, bias)
-    if kept is not None and kept.terms is not None and found is not None:
-        factors, known = found[0].to(x.dtype), found[1]
+    if found is not None:
+        made, factors, known = found
+        factors = factors.to(x.dtype)
         _C.sweep_kept(
             **common,
-            terms=kept.terms.data_ptr(),
+            terms=made.data_ptr(),
             factors=factors.data_ptr(),
             known=known.data_ptr(),
             threads=torch.get_num_threads() if rows * columns >= PARALLEL_FROM else 1,
