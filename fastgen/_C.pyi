@@ -202,8 +202,6 @@ def assign(
     rows: int,
     columns: int,
     matrix: int,
-    stride: int,
-    overwrite: bool,
     row_points: int,
     column_points: int,
     dims: int,

@@ -8,8 +8,9 @@
 #include <stdexcept>
 
 #include "assignment/matrix.h"
-#include "assignment/memory.h"
 #include "assignment/points.h"
+#include "assignment/sample.h"
+#include "assignment/solver.h"
 
 namespace fastgen::assignment {
 namespace {
@@ -17,10 +18,8 @@ namespace {
 // From this many columns on points are not made a matrix, and up to so many dimensions far ones
 // are left out by boxes.
 constexpr int64_t POINTS_FROM = 513, BOXED_DIMS = 8;
-// Prices start from those of every SAMPLE_STEP-th row and column, from so many columns on.
-constexpr int64_t SAMPLE_STEP = 4, SAMPLE_FROM = 512;
-// More levels than this in a matrix (1 GiB) are not made for a refinement.
-constexpr int64_t MOST_LEVELS = int64_t{1} << 28;
+// Rows are added up to so many costs, 256 MiB.
+constexpr int64_t MOST_EXTENDED = int64_t{1} << 26;
 // First epsilon, of the range: from scratch, from a sample's or given prices, and a sample's last.
 constexpr double COLD = 0.05, SAMPLED = 2e-3, SAMPLE_ENDS = 5e-4;
 constexpr int MOST_ROUNDS = 4;
@@ -32,6 +31,15 @@ constexpr int32_t MATRIX_SLACK = 70, POINTS_SLACK = 128;
 constexpr double LEVELS = RANGE * 0.999;
 
 using Prices = std::vector<int32_t>;
+
+bool lowest_and_highest(const Kernels& kernels, const float* row, int64_t columns, float* low,
+                        float* high) {
+  return kernels.range_float(row, columns, low, high);
+}
+bool lowest_and_highest(const Kernels& kernels, const double* row, int64_t columns, double* low,
+                        double* high) {
+  return kernels.range_double(row, columns, low, high);
+}
 
 class Assignment {
  public:
@@ -49,7 +57,6 @@ class Assignment {
         total_(problem.copies ? std::accumulate(problem.copies, problem.copies + columns_,
                                                 int64_t{0})
                               : columns_),
-        overwritten_(problem.overwrite),
         match_(rows_),
         u_(rows_),
         matched_(rows_),
@@ -62,8 +69,10 @@ class Assignment {
   void run(Solution* solution) {
     if (problem_.form == Form::points)
       first_round_of_points();
+    else if (problem_.float64)
+      first_round_of_matrix<double>();
     else
-      first_round_of_matrix();
+      first_round_of_matrix<float>();
     for (int round = 1; round < MOST_ROUNDS && inexact() && refine(); ++round) {
     }
     write(solution);
@@ -71,28 +80,32 @@ class Assignment {
 
  private:
   void first_round_of_points();
+  template <class T>
   void first_round_of_matrix();
   bool refine();
   // Certified; by the solver's lists if `slack` bounds twice the rounding of a level.
-  void solve(const Rows& rows, int64_t row_count, Prices* prices, double first, double scale,
+  void solve(const Rows& rows, int64_t row_count, Prices prices, double first, double scale,
              int32_t slack);
-  template <class Sample>
-  Prices sample_prices(const Sample& sample, const Chosen& chosen);
-  bool warm(Prices* prices, double scale) const;
-  int32_t* allocate_levels(bool extended);
+  template <class Sampled>
+  Prices sample_prices(Sampled& fine);
+  template <class Sampled>
+  Prices first_prices(Sampled& rows, double scale, double* first);
+  Prices warm_prices(double scale) const;
   void certify(const Solver* solver = nullptr, int32_t slack = 0);
-  void certify_levels(const Solver& solver, const Prices& prices);
   bool inexact() const;
   void write(Solution* solution) const;
   // Rows no longer than columns are made as many by rows of costs 0, if that is not much more.
   bool extend() const {
-    return rows_ < total_ && 2 * rows_ > total_ && total_ * stride_ <= MOST_LEVELS / 4;
+    return rows_ < total_ && 2 * rows_ > total_ && total_ * stride_ <= MOST_EXTENDED;
   }
-  const float* floats(int64_t i) const {
-    return static_cast<const float*>(problem_.matrix) + i * problem_.stride;
+  // As many prices are started from those of a sample.
+  bool sampled() const {
+    return rows_ == columns_ && copies_.empty() && columns_ >= SAMPLE_FROM &&
+           !options_.warm_prices;
   }
-  const double* doubles(int64_t i) const {
-    return static_cast<const double*>(problem_.matrix) + i * problem_.stride;
+  template <class T = float>
+  const T* given(int64_t i = 0) const {
+    return static_cast<const T*>(problem_.matrix) + i * columns_;
   }
   // The row's costs in float64 (of points: centred, sorted), in place or in `scratch`.
   const double* costs(int64_t i, std::vector<double>& scratch) const;
@@ -115,12 +128,10 @@ class Assignment {
   const int thread_;
   const Kernels& kernels_;
   const int64_t rows_, columns_, stride_, total_;
-  const bool overwritten_;
   std::vector<int32_t> copies_;  // of each column; empty: one of each
   double range_ = 0;  // of the costs, or the greatest of those of rows
   std::unique_ptr<Clouds> clouds_;
   std::unique_ptr<ExactPoints> exact_;
-  std::unique_ptr<int32_t[]> levels_;
   std::vector<double> low_;
   std::vector<int32_t> match_;
   // Dual variables and costs of pairs, as in the matrix or the centred clouds.
@@ -130,45 +141,41 @@ class Assignment {
 };
 
 const double* Assignment::costs(int64_t i, std::vector<double>& scratch) const {
-  if (problem_.form == Form::matrix && problem_.float64) return doubles(i);
+  if (problem_.form == Form::matrix && problem_.float64) return given<double>(i);
   scratch.resize(columns_);
   if (problem_.form == Form::points)
     exact_->row(i, scratch.data());
   else
-    std::copy_n(floats(i), columns_, scratch.begin());
+    std::copy_n(given(i), columns_, scratch.begin());
   return scratch.data();
 }
 
 double Assignment::cost(int64_t i, int64_t j) const {
   if (problem_.form == Form::points) return clouds_->cost(i, j);
-  return problem_.float64 ? doubles(i)[j] : floats(i)[j];
+  return problem_.float64 ? given<double>(i)[j] : given(i)[j];
 }
 
-void Assignment::solve(const Rows& rows, int64_t row_count, Prices* prices, double first,
+void Assignment::solve(const Rows& rows, int64_t row_count, Prices prices, double first,
                        double scale, int32_t slack) {
   Solver solver(rows, row_count, columns_, copies_.empty() ? nullptr : copies_.data(), team_,
                 control_, thread_);
   const double last = options_.epsilon * range_ * scale;
   const bool single_phase = row_count < total_;
   // Without as many rows, unassigned columns must keep the price that they start with.
-  if (single_phase) std::fill(prices->begin(), prices->end(), 0);
+  if (single_phase) prices.assign(stride_, 0);
   const int32_t end = std::max(1, static_cast<int32_t>(std::min(last, RANGE * 0.25)));
-  solver.solve(*prices, single_phase ? end : static_cast<int32_t>(RANGE * first), end);
+  solver.solve(prices, single_phase ? end : static_cast<int32_t>(RANGE * first), end);
   std::copy_n(solver.matches().begin(), rows_, match_.begin());
-  for (int64_t j = 0; j < columns_; ++j) v_[j] += (*prices)[j] / scale;
+  for (int64_t j = 0; j < columns_; ++j) v_[j] += prices[j] / scale;
   if (row_count > rows_) {
     // The columns of the added rows, whose dual variables are left out, have the highest price: 0.
     const double highest = *std::max_element(v_.begin(), v_.end());
     for (double& price : v_) price -= highest;
   }
-  if (overwritten_)
-    certify_levels(solver, *prices);
-  else
-    certify(slack ? &solver : nullptr, slack);
+  certify(slack ? &solver : nullptr, slack);
 }
 
-bool Assignment::warm(Prices* prices, double scale) const {
-  if (!options_.warm_prices || rows_ < total_) return false;
+Prices Assignment::warm_prices(double scale) const {
   std::vector<double> start(columns_);
   for (int64_t j = 0; j < columns_; ++j) {
     start[j] = options_.warm_prices[clouds_ ? clouds_->column_order()[j] : j];
@@ -176,51 +183,44 @@ bool Assignment::warm(Prices* prices, double scale) const {
       start[j] += 2 * clouds_->shift()[k] * clouds_->column(j)[k];
   }
   const double highest = *std::max_element(start.begin(), start.end());
+  Prices prices(stride_);
   for (int64_t j = 0; j < columns_; ++j)
-    (*prices)[j] = static_cast<int32_t>(std::max((start[j] - highest) * scale, -1.0 * RANGE));
-  return true;
+    prices[j] = static_cast<int32_t>(std::max((start[j] - highest) * scale, -1.0 * RANGE));
+  return prices;
 }
 
-int32_t* Assignment::allocate_levels(bool extended) {
-  const int64_t count = extended ? total_ : rows_;
-  if (!levels_) {
-    levels_.reset(new int32_t[count * stride_]);
-    want_large_pages(levels_.get(), count * stride_ * sizeof(int32_t));
-  }
-  return levels_.get();
-}
-
-// Prices of the columns chosen, from those of a coarser sample of rows and columns: there
-// v_j = min_i (c_ij - u_i) over the sample's rows. sample(chosen, last) gives the rows, `last` for
-// those that are looked at once.
-template <class Sample>
-Prices Assignment::sample_prices(const Sample& sample, const Chosen& chosen) {
-  const auto fine = sample(chosen, true);
-  const int64_t stride = padded(fine.count());
-  Prices prices(stride, INT_MAX);
-  std::vector<Prices> scratch(team_.size());
-  if (fine.count() < SAMPLE_FROM) {
-    scratch[0].resize(stride);
-    for (int64_t i = 0; i < fine.count(); ++i)
-      kernels_.lower(fine.row(i, scratch[0].data()), 0, stride, prices.data());
-    return prices;
-  }
-  const auto [fewer, places] = chosen.sample(SAMPLE_STEP);
-  const auto coarse = sample(fewer, false);
-  Prices coarse_prices = sample_prices(sample, fewer);
-  Solver solver(coarse, coarse.count(), coarse.count(), nullptr, team_, control_, thread_);
+// Prices of the columns, from those of a sample of rows and columns: there
+// v_j = min_i (c_ij - u_i) over the sample's rows. None where there are too few columns.
+template <class Sampled>
+Prices Assignment::sample_prices(Sampled& fine) {
+  if (fine.count() < SAMPLE_FROM) return {};
+  const std::vector<int64_t> places = sample_places(fine.count());
+  Sampled coarse = fine.sample(places);
+  Prices coarse_prices = sample_prices(coarse);
+  const int64_t count = coarse.count(), coarse_stride = padded(count);
+  Solver solver(coarse, count, count, nullptr, team_, control_, thread_);
   solver.solve(coarse_prices, static_cast<int32_t>(RANGE * COLD),
                static_cast<int32_t>(RANGE * SAMPLE_ENDS));
-  std::vector<Prices> lowest(team_.size(), prices);
-  each_row(coarse.count(), [&, &places = places](int64_t i, int thread) {
+  const int64_t stride = padded(fine.count());
+  Prices prices(stride, INT_MAX);
+  std::vector<Prices> scratch(team_.size()), lowest(team_.size(), prices);
+  each_row(count, [&](int64_t i, int thread) {
     Prices& costs = scratch[thread];
-    costs.resize(std::max(stride, padded(coarse.count())));
+    costs.resize(stride);
     const int32_t offset = kernels_.best_two(coarse.row(i, costs.data()), coarse_prices.data(),
-                                             padded(coarse.count())).first;
+                                             coarse_stride).first;
     kernels_.lower(fine.row(places[i], costs.data()), offset, stride, lowest[thread].data());
   });
   for (const Prices& part : lowest) kernels_.lower(part.data(), 0, stride, prices.data());
   return prices;
+}
+
+// What a solution starts from, and its first epsilon.
+template <class Sampled>
+Prices Assignment::first_prices(Sampled& rows, double scale, double* first) {
+  const bool warm = options_.warm_prices && rows_ == total_;
+  *first = warm || sampled() ? SAMPLED : COLD;
+  return warm ? warm_prices(scale) : sampled() ? sample_prices(rows) : Prices();
 }
 
 void Assignment::first_round_of_points() {
@@ -229,134 +229,60 @@ void Assignment::first_round_of_points() {
                                      problem_.root, rows_ == total_);
   exact_ = std::make_unique<ExactPoints>(*clouds_);
   range_ = clouds_->range();
-  if (range_ == 0) {
-    certify();
-  } else {
-    const double scale = LEVELS / range_;
-    const bool extended = extend(), dense = extended || columns_ < POINTS_FROM;
-    for (int64_t j = 0; problem_.copies && j < columns_; ++j)
-      copies_[j] = problem_.copies[clouds_->column_order()[j]];
-    const Chosen all(columns_);
-    const PointRows points(*clouds_, Chosen(rows_), all, scale,
-                           !dense && problem_.dims <= BOXED_DIMS);
-    Prices prices(stride_, INT_MAX);
-    double first = COLD;
-    if (dense) {
-      int32_t* levels = allocate_levels(extended);
-      for (int64_t i = 0; i < rows_; ++i) {
-        points.row(i, levels + i * stride_);
-        kernels_.lower(levels + i * stride_, 0, stride_, prices.data());
-      }
-      for (int64_t i = rows_; i < (extended ? total_ : rows_); ++i) {
-        std::fill_n(levels + i * stride_, columns_, 0);
-        std::fill_n(levels + i * stride_ + columns_, stride_ - columns_, PADDING_COST);
-      }
-      if (extended) std::fill(prices.begin(), prices.end(), 0);
-      if (warm(&prices, scale)) first = SAMPLED;
-      solve(MatrixRows(levels, stride_, points.lists_from()), extended ? total_ : rows_, &prices,
-            first, scale, POINTS_SLACK * problem_.dims);
-    } else {
-      if (warm(&prices, scale)) {
-        first = SAMPLED;
-      } else if (rows_ == columns_ && copies_.empty()) {
-        prices = sample_prices(
-            [&](const Chosen& chosen, bool last) {
-              return PointRows(*clouds_, chosen, chosen, scale,
-                               !last && problem_.dims <= BOXED_DIMS);
-            },
-            all);
-        first = SAMPLED;
-      }
-      solve(points, rows_, &prices, first, scale, POINTS_SLACK * problem_.dims);
-    }
-  }
+  if (range_ == 0) return certify();
+  const double scale = LEVELS / range_;
+  for (int64_t j = 0; problem_.copies && j < columns_; ++j)
+    copies_[j] = problem_.copies[clouds_->column_order()[j]];
+  const bool boxed = !extend() && columns_ >= POINTS_FROM && problem_.dims <= BOXED_DIMS;
+  PointRows points(*clouds_, scale, boxed);
+  double first;
+  const Prices prices = first_prices(points, scale, &first);
+  solve(points, extend() ? total_ : rows_, prices, first, scale, POINTS_SLACK * problem_.dims);
 }
 
+template <class T>
 void Assignment::first_round_of_matrix() {
   low_.resize(rows_);
   std::vector<double> high(rows_);
+  // What a sample has is picked on the same way through the matrix.
+  const std::vector<int64_t> places = sampled() ? sample_places(columns_) : std::vector<int64_t>();
+  const int64_t count = places.size();
+  std::vector<T> picked(count * count);
   each_row(rows_, [&](int64_t i, int) {
-    bool finite;
-    if (problem_.float64) {
-      finite = kernels_.range_double(doubles(i), columns_, &low_[i], &high[i]);
-    } else {
-      float low, high_float;
-      finite = kernels_.range_float(floats(i), columns_, &low, &high_float);
-      low_[i] = low;
-      high[i] = high_float;
-    }
-    if (!finite) throw std::domain_error("cost: expected finite numbers");
+    const T* row = given<T>(i);
+    T low, most;
+    if (!lowest_and_highest(kernels_, row, columns_, &low, &most))
+      throw std::domain_error("cost: expected finite numbers");
+    low_[i] = low;
+    high[i] = most;
+    if (const int64_t k = i / SAMPLE_STEP; k < count && places[k] == i)
+      pick(row, places, &picked[k * count]);
   });
   for (int64_t i = 0; i < rows_; ++i) range_ = std::max(range_, high[i] - low_[i]);
-  const bool extended = !overwritten_ && extend();
-  if (range_ > 0) {
-    const double scale = LEVELS / range_;
-    const float float_scale = static_cast<float>(scale);
-    // Float32 would lose its range or its precision: as good as float64.
-    const bool plain = !problem_.float64 && float_scale > 1e-30f && float_scale < 1e30f;
-    int32_t* levels =
-        overwritten_ ? static_cast<int32_t*>(problem_.matrix) : allocate_levels(extended);
-    Prices prices(stride_, INT_MAX);
-    std::vector<Prices> lowest(team_.size(), prices);
-    each_row(rows_, [&](int64_t i, int thread) {
-      int32_t* out = levels + i * stride_;
-      if (plain)
-        kernels_.quantise_float(floats(i), columns_, static_cast<float>(low_[i]), float_scale, out,
-                                lowest[thread].data());
-      else
-        kernels_.quantise_double(costs(i, reduced_[thread]), v_.data(), columns_, low_[i], scale,
-                                 out, lowest[thread].data());
-      std::fill(out + columns_, out + stride_, PADDING_COST);
-    });
-    for (const Prices& part : lowest) kernels_.lower(part.data(), 0, stride_, prices.data());
-    for (int64_t i = rows_; i < (extended ? total_ : rows_); ++i) {
-      std::fill_n(levels + i * stride_, columns_, 0);
-      std::fill_n(levels + i * stride_ + columns_, stride_ - columns_, PADDING_COST);
-    }
-    if (extended) std::fill(prices.begin(), prices.end(), 0);
-    double first = COLD;
-    if (warm(&prices, scale)) {
-      first = SAMPLED;
-    } else if (rows_ == columns_ && copies_.empty() && columns_ >= SAMPLE_FROM) {
-      prices = sample_prices(
-          [&](const Chosen& chosen, bool) {
-            return MatrixSample(levels, stride_, chosen);
-          },
-          Chosen(columns_));
-      first = SAMPLED;
-    }
-    solve(MatrixRows(levels, stride_), extended ? total_ : rows_, &prices, first, scale,
-          MATRIX_SLACK);
-  } else if (overwritten_) {
-    for (int64_t i = 0; i < rows_; ++i) matched_[i] = u_[i] = low_[i];
-    cost_ = std::accumulate(low_.begin(), low_.end(), 0.0);
-  } else {
-    certify();
-  }
+  if (range_ == 0) return certify();
+  const double scale = LEVELS / range_;
+  const bool direct = scale > 1e-30 && scale < 1e30;
+  MatrixRows<T> rows(given<T>(), rows_, columns_, low_.data(), v_.data(), scale, direct);
+  rows.have_sample(std::move(picked));
+  double first;
+  const Prices prices = first_prices(rows, scale, &first);
+  solve(rows, extend() ? total_ : rows_, prices, first, scale, MATRIX_SLACK);
 }
 
 // Solves what is left of the costs when the prices are taken off, in finer levels. No pair whose
 // reduced cost exceeds the gap is part of an optimal assignment: levels end there.
 bool Assignment::refine() {
-  const int64_t count = total_;
-  if (overwritten_ || count * stride_ > MOST_LEVELS) return false;
-  if (rows_ < total_ && levels_) levels_.reset();
-  int32_t* levels = allocate_levels(true);
+  if (rows_ < total_ && total_ * stride_ > MOST_EXTENDED) return false;
   const double scale = LEVELS / std::min(range_, gap_), gap = gap_;
-  Prices prices(stride_, INT_MAX);
-  std::vector<Prices> lowest(team_.size(), prices);
-  const std::vector<double> zeros(columns_);
-  each_row(count, [&](int64_t i, int thread) {
-    int32_t* out = levels + i * stride_;
-    const double* row = i < rows_ ? costs(i, reduced_[thread]) : zeros.data();
-    kernels_.quantise_double(row, v_.data(), columns_, i < rows_ ? u_[i] : 0.0, scale, out,
-                             lowest[thread].data());
-    std::fill(out + columns_, out + stride_, PADDING_COST);
-  });
-  for (const Prices& part : lowest) kernels_.lower(part.data(), 0, stride_, prices.data());
   const std::vector<int32_t> match = match_;
-  const std::vector<double> v = v_;
-  solve(MatrixRows(levels, stride_), count, &prices, COLD, scale, 0);
+  const std::vector<double> u = u_, v = v_;
+  const auto solve_rows = [&](const Rows& rows) { solve(rows, total_, {}, COLD, scale, 0); };
+  if (problem_.form == Form::points)
+    solve_rows(FinePointRows(*exact_, *clouds_, u.data(), v.data(), scale));
+  else if (problem_.float64)
+    solve_rows(MatrixRows(given<double>(), rows_, columns_, u.data(), v.data(), scale, false));
+  else
+    solve_rows(MatrixRows(given(), rows_, columns_, u.data(), v.data(), scale, false));
   if (gap_ < gap) return true;
   match_ = match;
   v_ = v;
@@ -376,7 +302,7 @@ void Assignment::certify(const Solver* solver, int32_t slack) {
       for (int64_t k = 1; k < count; ++k)
         u_[i] = std::min(u_[i], cost(i, near[k]) - v_[near[k]]);
     } else if (in_float) {
-      u_[i] = kernels_.lowest_float(floats(i), v_.data(), columns_);
+      u_[i] = kernels_.lowest_float(given(i), v_.data(), columns_);
     } else {
       u_[i] = kernels_.lowest_double(costs(i, reduced_[thread]), v_.data(), columns_);
     }
@@ -388,36 +314,6 @@ void Assignment::certify(const Solver* solver, int32_t slack) {
   }
   if (rows_ == total_) return;
   // Prices of unassigned columns are not above zero.
-  for (int64_t j = 0; j < columns_; ++j) gap_ -= copies_of(j) * v_[j];
-  for (const int32_t j : match_) gap_ += v_[j];
-}
-
-// The same where only the levels are left, with their rounding on the safe side.
-void Assignment::certify_levels(const Solver& solver, const Prices& prices) {
-  const double scale = LEVELS / range_;
-  const auto* levels = static_cast<const int32_t*>(problem_.matrix);
-  std::vector<int32_t> lowest(rows_);
-  each_row(rows_, [&](int64_t i, int) {
-    const int32_t* row = levels + i * stride_;
-    int32_t near[LIST];
-    const int64_t count = solver.candidates(i, MATRIX_SLACK, near);
-    lowest[i] = INT_MAX;
-    for (int64_t k = 0; k < count; ++k) {
-      const int32_t j = near[k];
-      lowest[i] = std::min(lowest[i], row[j] - (row[j] >> ROUNDING) - prices[j] - 1);
-    }
-    if (!count) lowest[i] = kernels_.lowest_levels(row, prices.data(), stride_);
-  });
-  cost_ = gap_ = 0;
-  for (int64_t i = 0; i < rows_; ++i) {
-    const int64_t level = levels[i * stride_ + match_[i]];
-    const int64_t above = level + (level >> ROUNDING) + 2;
-    u_[i] = low_[i] + lowest[i] / scale;
-    matched_[i] = low_[i] + level / scale;
-    cost_ += matched_[i];
-    gap_ += (above - prices[match_[i]] - lowest[i]) / scale;
-  }
-  if (rows_ == total_) return;
   for (int64_t j = 0; j < columns_; ++j) gap_ -= copies_of(j) * v_[j];
   for (const int32_t j : match_) gap_ += v_[j];
 }

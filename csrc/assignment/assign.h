@@ -14,10 +14,7 @@ struct Problem {
   Form form;
   bool float64;
   int64_t rows, columns;
-  // The matrix. Where `overwrite`, it is float32, stride is padded(columns), and it is destroyed.
-  void* matrix;
-  int64_t stride;
-  bool overwrite;
+  const void* matrix;  // [rows, columns]
   // The points, and whether the cost is their distance rather than its square.
   const void *row_points, *column_points;
   int64_t dims;

@@ -50,7 +50,7 @@ void solve(int64_t problems, Problem first, const Options& options, const Soluti
     const auto offset = [&](const void* base, int64_t elements) {
       return const_cast<char*>(static_cast<const char*>(base)) + k * elements * number;
     };
-    if (first.matrix) problem.matrix = offset(first.matrix, first.rows * first.stride);
+    if (first.matrix) problem.matrix = offset(first.matrix, first.rows * first.columns);
     if (first.row_points) {
       problem.row_points = offset(first.row_points, first.rows * first.dims);
       problem.column_points = offset(first.column_points, first.columns * first.dims);
@@ -73,17 +73,15 @@ void solve(int64_t problems, Problem first, const Options& options, const Soluti
 }
 
 void assign_many(int64_t problems, bool float64, int64_t rows, int64_t columns, uintptr_t matrix,
-                 int64_t stride, bool overwrite, uintptr_t row_points, uintptr_t column_points,
-                 int64_t dims, bool root, double epsilon, double tolerance,
-                 uintptr_t warm_prices, uintptr_t match, uintptr_t row_duals,
-                 uintptr_t column_duals, uintptr_t costs, uintptr_t gaps, int threads) {
+                 uintptr_t row_points, uintptr_t column_points, int64_t dims, bool root,
+                 double epsilon, double tolerance, uintptr_t warm_prices, uintptr_t match,
+                 uintptr_t row_duals, uintptr_t column_duals, uintptr_t costs, uintptr_t gaps,
+                 int threads) {
   const Problem problem{matrix ? Form::matrix : Form::points,
                         float64,
                         rows,
                         columns,
                         at<void>(matrix, 0),
-                        stride,
-                        overwrite,
                         at<void>(row_points, 0),
                         at<void>(column_points, 0),
                         dims,
@@ -149,8 +147,7 @@ double moments(uintptr_t x, int64_t count, int64_t dims, bool float64, uintptr_t
 void fastgen::bind_assignment(py::module_& m) {
   m.def("assign", &assign_many, "Solves assignment problems; see csrc/assignment/assign.h.",
         py::arg("problems"), py::arg("float64"), py::arg("rows"), py::arg("columns"),
-        py::arg("matrix"), py::arg("stride"), py::arg("overwrite"), py::arg("row_points"),
-        py::arg("column_points"), py::arg("dims"), py::arg("root"), py::arg("epsilon"),
+        py::arg("matrix"), py::arg("row_points"), py::arg("column_points"), py::arg("dims"), py::arg("root"), py::arg("epsilon"),
         py::arg("tolerance"), py::arg("warm_prices"), py::arg("match"), py::arg("row_duals"),
         py::arg("column_duals"), py::arg("costs"), py::arg("gaps"), py::arg("threads"));
   m.def("paired_cost", &paired_cost, py::arg("a"), py::arg("b"), py::arg("match"),

@@ -31,8 +31,8 @@ struct View {
         row_points(points(problem, !transposed)),
         column_points(points(problem, transposed)),
         matrix_(static_cast<const T*>(problem.matrix)),
-        row_stride_(transposed ? 1 : problem.stride),
-        column_stride_(transposed ? problem.stride : 1) {}
+        row_stride_(transposed ? 1 : problem.columns),
+        column_stride_(transposed ? problem.columns : 1) {}
 
   const int64_t rows, columns;
   const T *row_points, *column_points;
@@ -190,14 +190,10 @@ class Reduced {
       reduced.column_points = values_.data();
       return;
     }
-    // A matrix that may be destroyed is gathered in place: its columns only move forward.
-    reduced.overwrite = problem.overwrite && !transposed;
-    reduced.stride = reduced.overwrite ? padded(count) : count;
-    if (!reduced.overwrite) values_.resize(costs.rows * count);
-    T* to = reduced.overwrite ? static_cast<T*>(problem.matrix) : values_.data();
+    values_.resize(costs.rows * count);
+    T* to = values_.data();
     for (int64_t i = 0; i < costs.rows; ++i)
-      for (int64_t k = 0; k < count; ++k)
-        to[i * reduced.stride + k] = costs.cost(i, distinct.columns[k]);
+      for (int64_t k = 0; k < count; ++k) to[i * count + k] = costs.cost(i, distinct.columns[k]);
     reduced.matrix = to;
   }
 

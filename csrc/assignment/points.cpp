@@ -106,25 +106,44 @@ double Clouds::cost(int64_t i, int64_t j) const {
   return root_ ? std::sqrt(sum) : sum;
 }
 
-PointRows::PointRows(const Clouds& clouds, const Chosen& rows, const Chosen& columns,
-                     double scale, bool boxed)
+PointRows::PointRows(int64_t rows, int64_t columns, int64_t dims, bool root, bool boxed)
     : kernels_(kernels()),
       boxed_(boxed),
-      row_count_(rows.count()),
-      column_count_(columns.count()),
-      rows_(row_count_ * clouds.dims()) {
-  const int64_t dims = clouds.dims(), stride = padded(column_count_);
+      row_count_(rows),
+      column_count_(columns),
+      rows_(rows * dims),
+      columns_(dims * padded(columns)) {
+  points_ = {{dims, padded(columns), columns_.data(), nullptr}, {}, rows_.data(), root};
+}
+
+PointRows::PointRows(const Clouds& clouds, double scale, bool boxed)
+    : PointRows(clouds.rows(), clouds.columns(), clouds.dims(), clouds.root(), boxed) {
+  const auto [dims, stride, columns, unused] = points_.points;
   // The scale is folded into the coordinates: costs come out as levels, whatever the units.
   const double unit = clouds.root() ? scale : std::sqrt(scale);
   for (int64_t i = 0; i < row_count_; ++i)
     for (int64_t k = 0; k < dims; ++k)
-      rows_[i * dims + k] = static_cast<float>(clouds.row(rows.at(i))[k] * unit);
-  columns_.resize(dims * stride);
+      rows_[i * dims + k] = static_cast<float>(clouds.row(i)[k] * unit);
   for (int64_t j = 0; j < column_count_; ++j)
     for (int64_t k = 0; k < dims; ++k)
-      columns_[k * stride + j] = static_cast<float>(clouds.column(columns.at(j))[k] * unit);
-  points_ = {{dims, stride, columns_.data(), nullptr}, {}, rows_.data(), clouds.root()};
-  if (!boxed) return;
+      columns_[k * stride + j] = static_cast<float>(clouds.column(j)[k] * unit);
+  if (boxed) find_boxes();
+}
+
+PointRows PointRows::sample(const std::vector<int64_t>& places) const {
+  const int64_t count = places.size(), dims = points_.points.dims;
+  PointRows found(count, count, dims, points_.root, boxed_);
+  for (int64_t at = 0; at < count; ++at)
+    for (int64_t k = 0; k < dims; ++k) {
+      found.rows_[at * dims + k] = rows_[places[at] * dims + k];
+      found.columns_[k * padded(count) + at] = columns_[k * points_.points.stride + places[at]];
+    }
+  if (boxed_) found.find_boxes();
+  return found;
+}
+
+void PointRows::find_boxes() {
+  const int64_t dims = points_.points.dims, stride = points_.points.stride;
   const int64_t boxes = (column_count_ + BOX - 1) / BOX, box_stride = (boxes + 15) / 16 * 16;
   low_.assign(dims * box_stride, 0.0f);
   high_.assign(dims * box_stride, 0.0f);
@@ -140,8 +159,11 @@ PointRows::PointRows(const Clouds& clouds, const Chosen& rows, const Chosen& col
 }
 
 const int32_t* PointRows::row(int64_t i, int32_t* scratch) const {
-  const float* row = &rows_[i * points_.points.dims];
-  kernels_.points_row(points_.points, row, points_.root, column_count_, scratch);
+  if (i < row_count_)
+    kernels_.points_row(points_.points, &rows_[i * points_.points.dims], points_.root,
+                        column_count_, scratch);
+  else
+    std::fill_n(scratch, column_count_, 0);
   std::fill(scratch + column_count_, scratch + padded(column_count_), PADDING_COST);
   return scratch;
 }
@@ -156,6 +178,15 @@ ExactPoints::ExactPoints(const Clouds& clouds)
 
 void ExactPoints::row(int64_t i, double* costs) const {
   kernels_.points_row_double(points_, clouds_.row(i), clouds_.root(), clouds_.columns(), costs);
+}
+
+const int32_t* FinePointRows::row(int64_t i, int32_t* scratch) const {
+  std::vector<double> costs(columns_);
+  if (i < rows_) costs_.row(i, costs.data());
+  kernels_.levels_double(costs.data(), prices_, columns_, i < rows_ ? low_[i] : 0.0, scale_,
+                         scratch);
+  std::fill(scratch + columns_, scratch + padded(columns_), PADDING_COST);
+  return scratch;
 }
 
 }  // namespace fastgen::assignment

@@ -3,8 +3,7 @@
 #include <memory>
 #include <vector>
 
-#include "assignment/sample.h"
-#include "assignment/solver.h"
+#include "assignment/rows.h"
 
 namespace fastgen::assignment {
 
@@ -37,21 +36,30 @@ class Clouds {
   std::vector<int32_t> row_order_, column_order_;
 };
 
-// The clouds, or the rows and columns chosen of them, as integer costs.
+// The clouds as integer costs.
 class PointRows : public Rows {
  public:
-  PointRows(const Clouds& clouds, const Chosen& rows, const Chosen& columns, double scale,
-            bool boxed);
+  // Boxed, far columns are not looked at; otherwise rows are worth keeping.
+  PointRows(const Clouds& clouds, double scale, bool boxed);
+  PointRows(const PointRows&) = delete;
+  PointRows(PointRows&&) = default;
+
   const int32_t* row(int64_t i, int32_t* scratch) const override;
   const BoxedPoints* boxes() const override { return boxed_ ? &points_ : nullptr; }
   int64_t lists_from() const override {
     return points_.points.dims <= FLAT_DIMS ? FLAT_LISTS_FROM : LISTS_FROM;
   }
+  bool costly() const override { return !boxed_; }
   int64_t count() const { return column_count_; }
+  // The rows and columns `places`.
+  PointRows sample(const std::vector<int64_t>& places) const;
 
  private:
+  PointRows(int64_t rows, int64_t columns, int64_t dims, bool root, bool boxed);
+  void find_boxes();
+
   const Kernels& kernels_;
-  const bool boxed_;
+  bool boxed_;
   int64_t row_count_, column_count_;
   std::vector<float> rows_, columns_, low_, high_;
   BoxedPoints points_;
@@ -68,6 +76,28 @@ class ExactPoints {
   const Clouds& clouds_;
   std::vector<double> columns_;
   Points points_;
+};
+
+// Levels of (costs - prices - low[i]) * scale. What it is made from must outlive it.
+class FinePointRows : public Rows {
+ public:
+  FinePointRows(const ExactPoints& costs, const Clouds& clouds, const double* low,
+                const double* prices, double scale)
+      : kernels_(kernels()),
+        costs_(costs),
+        rows_(clouds.rows()),
+        columns_(clouds.columns()),
+        low_(low),
+        prices_(prices),
+        scale_(scale) {}
+  const int32_t* row(int64_t i, int32_t* scratch) const override;
+  bool costly() const override { return true; }
+
+ private:
+  const Kernels& kernels_;
+  const ExactPoints& costs_;
+  const int64_t rows_, columns_;
+  const double *low_, *prices_, scale_;
 };
 
 }  // namespace fastgen::assignment

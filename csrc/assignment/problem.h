@@ -11,8 +11,6 @@ namespace fastgen::assignment {
 // Sums of a few multiples of RANGE fit: see the bounds in solver.h.
 constexpr int32_t RANGE = 1 << 27;
 constexpr int32_t PADDING_COST = 4 * RANGE, PADDING_PRICE = -2 * RANGE;
-// Two roundings in float32 change a level by less than one in 2^ROUNDING.
-constexpr int ROUNDING = 22;
 // Columns are padded to a multiple of this: one candidate per class j mod CLASSES is what lists
 // of near columns are made from, on every ISA.
 constexpr int64_t CLASSES = 64;
@@ -64,12 +62,13 @@ struct Kernels {
   // Lowest and highest; false if some number is not finite.
   bool (*range_float)(const float* row, int64_t columns, float* low, float* high);
   bool (*range_double)(const double* row, int64_t columns, double* low, double* high);
-  // out may be the row itself. lowest[j] = min(lowest[j], out[j]).
-  void (*quantise_float)(const float* row, int64_t columns, float low, float scale, int32_t* out,
-                         int32_t* lowest);
-  // Levels of row[j] - prices[j] - low, clipped at RANGE.
-  void (*quantise_double)(const double* row, const double* prices, int64_t columns, double low,
-                          double scale, int32_t* out, int32_t* lowest);
+  // Levels of row[j] - low, in float32.
+  void (*levels_direct)(const float* row, int64_t columns, float low, float scale, int32_t* out);
+  // Levels of row[j] - prices[j] - low, clipped at RANGE, in float64.
+  void (*levels_float)(const float* row, const double* prices, int64_t columns, double low,
+                       double scale, int32_t* out);
+  void (*levels_double)(const double* row, const double* prices, int64_t columns, double low,
+                        double scale, int32_t* out);
   // lowest[j] = min(lowest[j], row[j] - offset)
   void (*lower)(const int32_t* row, int32_t offset, int64_t padded, int32_t* lowest);
   Best (*best_two)(const int32_t* costs, const int32_t* prices, int64_t padded);
@@ -88,8 +87,6 @@ struct Kernels {
   // min_j (costs[j] - prices[j])
   double (*lowest_float)(const float* row, const double* prices, int64_t columns);
   double (*lowest_double)(const double* row, const double* prices, int64_t columns);
-  // A lower bound of min_j (c[j] - prices[j]) for any c within rounding of the levels.
-  int32_t (*lowest_levels)(const int32_t* costs, const int32_t* prices, int64_t padded);
   // sum_i |a_i - b_i|^2 in float64
   double (*squared_distance_float)(const float* a, const float* b, int64_t count);
   double (*squared_distance_double)(const double* a, const double* b, int64_t count);

@@ -1,38 +1,24 @@
 // Which rows and columns of a square problem a sample has.
 #pragma once
 #include <cstdint>
-#include <utility>
 #include <vector>
 
 namespace fastgen::assignment {
 
-class Chosen {
- public:
-  // All of them.
-  explicit Chosen(int64_t count) : count_(count) {}
+// Prices start from those of every SAMPLE_STEP-th row and column, from so many columns on.
+constexpr int64_t SAMPLE_STEP = 4, SAMPLE_FROM = 512;
 
-  bool all() const { return indices_.empty(); }
-  int64_t count() const { return count_; }
-  int64_t at(int64_t k) const { return all() ? k : indices_[k]; }
-
-  // One of every `step`, at irregular places (Fibonacci hashing): columns may be of kinds that
-  // follow one another in turn, of which a regular sample would miss some. Also the places, among
-  // these, of those in it.
-  std::pair<Chosen, std::vector<int64_t>> sample(int64_t step) const {
-    Chosen found((count_ + step - 1) / step);
-    std::vector<int64_t> places(found.count_);
-    for (int64_t k = 0; k < found.count_; ++k) {
-      const int64_t room = k * step + step <= count_ ? step : count_ - k * step;
-      const uint32_t hash = static_cast<uint32_t>(k) * 2654435769u;
-      places[k] = k * step + static_cast<int64_t>((uint64_t{hash} * room) >> 32);
-      found.indices_.push_back(static_cast<int32_t>(at(places[k])));
-    }
-    return {found, places};
+// One of every SAMPLE_STEP of `count` places, irregularly (Fibonacci hashing): columns may be of
+// kinds that follow one another in turn, of which a regular sample would miss some.
+inline std::vector<int64_t> sample_places(int64_t count) {
+  std::vector<int64_t> places((count + SAMPLE_STEP - 1) / SAMPLE_STEP);
+  for (size_t k = 0; k < places.size(); ++k) {
+    const int64_t begin = k * SAMPLE_STEP;
+    const int64_t room = begin + SAMPLE_STEP <= count ? SAMPLE_STEP : count - begin;
+    const uint32_t hash = static_cast<uint32_t>(k) * 2654435769u;
+    places[k] = begin + static_cast<int64_t>((uint64_t{hash} * room) >> 32);
   }
-
- private:
-  int64_t count_;
-  std::vector<int32_t> indices_;
-};
+  return places;
+}
 
 }  // namespace fastgen::assignment

@@ -161,31 +161,26 @@ bool range_double(const double* row, int64_t columns, double* low, double* high)
   return range(row, columns, low, high);
 }
 
-void quantise_float(const float* row, int64_t columns, float low, float scale, int32_t* out,
-                    int32_t* lowest) {
-  int64_t j = 0;
-  for (; j + W <= columns; j += W) {
-    F32 x;
-    std::memcpy(&x, row + j, sizeof x);
-    const I32 level = __builtin_convertvector((x - low) * scale, I32);
-    store(out + j, level);
-    store(lowest + j, smaller(load(lowest + j), level));
-  }
-  for (; j < columns; ++j) {
-    const float x = row[j];
-    out[j] = static_cast<int32_t>((x - low) * scale);
-    lowest[j] = std::min(lowest[j], out[j]);
-  }
+void levels_direct(const float* row, int64_t columns, float low, float scale, int32_t* out) {
+  for (int64_t j = 0; j < columns; ++j) out[j] = static_cast<int32_t>((row[j] - low) * scale);
 }
 
-void quantise_double(const double* row, const double* prices, int64_t columns, double low,
-                     double scale, int32_t* out, int32_t* lowest) {
+template <class T>
+FASTGEN_INLINE void levels_of(const T* row, const double* prices, int64_t columns, double low,
+                              double scale, int32_t* out) {
   for (int64_t j = 0; j < columns; ++j) {
     double level = ((row[j] - prices[j]) - low) * scale;
     level = level < RANGE ? level : RANGE;
     out[j] = static_cast<int32_t>(level > 0 ? level : 0);
-    lowest[j] = std::min(lowest[j], out[j]);
   }
+}
+void levels_float(const float* row, const double* prices, int64_t columns, double low,
+                  double scale, int32_t* out) {
+  levels_of(row, prices, columns, low, scale, out);
+}
+void levels_double(const double* row, const double* prices, int64_t columns, double low,
+                   double scale, int32_t* out) {
+  levels_of(row, prices, columns, low, scale, out);
 }
 
 void lower(const int32_t* row, int32_t offset, int64_t padded, int32_t* lowest) {
@@ -325,17 +320,6 @@ double lowest_double(const double* row, const double* prices, int64_t columns) {
   return lowest_of(row, prices, columns);
 }
 
-int32_t lowest_levels(const int32_t* costs, const int32_t* prices, int64_t padded) {
-  I32 low[4];
-  for (I32& x : low) x = fill(INT_MAX);
-  for (int64_t j = 0; j < padded; j += 4 * W)
-    for (int c = 0; c < 4; ++c) {
-      const I32 cost = load(costs + j + c * W);
-      low[c] = smaller(low[c], (cost - (cost >> ROUNDING)) - load(prices + j + c * W));
-    }
-  return horizontal_min(smaller(smaller(low[0], low[1]), smaller(low[2], low[3]))) - 1;
-}
-
 template <class T>
 FASTGEN_INLINE double squared_distance(const T* a, const T* b, int64_t count) {
   constexpr int64_t LANES = 32;  // on every ISA: the order of the sum is part of the result
@@ -389,9 +373,10 @@ double add_moments_double(const double* x, int64_t count, double* sums) {
 #define FASTGEN_ASSIGNMENT_KERNELS                                                           \
   {                                                                                          \
     points_row, points_row_double, box_bounds, visit_box, lowest_bound, range_float,         \
-        range_double, quantise_float, quantise_double, lower, best_two, best_listed, reduce, \
-        collect, relax, lowest_float, lowest_double, lowest_levels, squared_distance_float,  \
-        squared_distance_double, add_moments_float, add_moments_double                       \
+        range_double, levels_direct, levels_float, levels_double, lower, best_two,           \
+        best_listed, reduce, collect, relax, lowest_float, lowest_double,                    \
+        squared_distance_float, squared_distance_double, add_moments_float,                  \
+        add_moments_double                                                                   \
   }
 
 }  // namespace

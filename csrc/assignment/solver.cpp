@@ -19,6 +19,9 @@ constexpr int64_t FEW = 4;
 constexpr int32_t FACTOR = 6;
 constexpr int64_t QUIET = 3, LONG_JUMP = 8;
 
+// More costs than this (1 GiB) are computed anew rather than kept.
+constexpr int64_t MOST_KEPT = int64_t{1} << 28;
+
 // Between two questions to Control: some ten milliseconds.
 constexpr int64_t POLL_ELEMENTS = int64_t{1} << 25;
 
@@ -27,14 +30,15 @@ constexpr int64_t POLL_ELEMENTS = int64_t{1} << 25;
 Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, const int32_t* copies,
                Team& team, Control& control, int thread)
     : kernels_(kernels()),
-      rows_(rows),
+      team_(team),
+      control_(control),
+      thread_(thread),
       row_count_(row_count),
       columns_(columns),
       padded_(padded(columns)),
       lists_(columns >= rows.lists_from()),
-      team_(team),
-      control_(control),
-      thread_(thread),
+      kept_(keep(rows)),
+      rows_(kept_ ? *kept_ : rows),
       match_(row_count, -1),
       match_cost_(row_count),
       begin_(columns + 1),
@@ -61,6 +65,27 @@ Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, const int32
   box_prices_.resize(rows.boxes()->boxes.stride);
 }
 
+// A copy of rows that will be looked at again and again, or null.
+std::unique_ptr<const Rows> Solver::keep(const Rows& rows) const {
+  if ((lists_ && !rows.costly()) || row_count_ * padded_ > MOST_KEPT) return nullptr;
+  auto kept = std::make_unique<KeptRows>(row_count_, padded_);
+  const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 15) / padded_);
+  team_.each(row_count_, grain, [&](int64_t begin, int64_t end, int thread) {
+    control_.poll(thread_ + thread);
+    for (int64_t i = begin; i < end; ++i) rows.row(i, kept->at(i));
+  });
+  return kept;
+}
+
+std::vector<int32_t> Solver::lowest_costs() {
+  std::vector<int32_t> lowest(padded_, INT_MAX);
+  for (int64_t i = 0; i < row_count_; ++i) {
+    kernels_.lower(rows_.row(i, scratch_[0].costs.data()), 0, padded_, lowest.data());
+    work(padded_);
+  }
+  return lowest;
+}
+
 void Solver::work(int64_t elements) {
   elements_ += elements;
   if (elements_ < POLL_ELEMENTS) return;
@@ -69,6 +94,7 @@ void Solver::work(int64_t elements) {
 }
 
 void Solver::solve(std::vector<int32_t>& prices, int32_t first, int32_t last) {
+  if (prices.empty()) prices = lowest_costs();
   price_ = prices.data();
   std::fill(price_ + columns_, price_ + padded_, PADDING_PRICE);
   int32_t epsilon = std::max(first, last), coarser = 0;

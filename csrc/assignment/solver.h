@@ -13,37 +13,14 @@
 // the best *other* column. Copies that bid against one another would have prices fall by epsilon.
 #pragma once
 #include <cstdint>
+#include <memory>
 #include <utility>
 #include <vector>
 
-#include "assignment/problem.h"
+#include "assignment/rows.h"
 #include "assignment/team.h"
 
 namespace fastgen::assignment {
-
-// Points whose columns are sorted into boxes; cost = levels of |row - column|^2 or its root.
-struct BoxedPoints {
-  Points points;
-  Boxes boxes;
-  const float* rows;  // [row, dims]
-  bool root;
-};
-
-// Lists pay from so many columns on, of points in at most FLAT_DIMS dimensions later: many rows bid
-// for the same columns there, and lists end soon.
-constexpr int64_t LISTS_FROM = 448, FLAT_LISTS_FROM = 900, FLAT_DIMS = 3;
-
-// Rows of integer costs in [0, RANGE], PADDING_COST in padding.
-class Rows {
- public:
-  virtual ~Rows() = default;
-  // The row, in place or written to `scratch` [padded columns].
-  virtual const int32_t* row(int64_t i, int32_t* scratch) const = 0;
-  // Points in boxes, or null.
-  virtual const BoxedPoints* boxes() const { return nullptr; }
-  // From so many columns on rows keep lists of their nearest.
-  virtual int64_t lists_from() const { return LISTS_FROM; }
-};
 
 // Asked from time to time whether to go on; throws to stop.
 class Control {
@@ -59,7 +36,7 @@ class Solver {
          Control& control, int thread);
 
   // Final prices are within epsilon of optimal: every row's column costs at most `last` levels
-  // more than its best one. Starts from `prices`, which needs room for padded columns.
+  // more than its best one. Starts from `prices` [padded columns]; empty: the lowest cost of each.
   void solve(std::vector<int32_t>& prices, int32_t first, int32_t last);
 
   // The columns [LIST] whose reduced cost is within `slack` of the row's lowest; 0 if its list
@@ -69,6 +46,8 @@ class Solver {
   const std::vector<int32_t>& matches() const { return match_; }  // column of each row
 
  private:
+  std::unique_ptr<const Rows> keep(const Rows& rows) const;
+  std::vector<int32_t> lowest_costs();
   void rebase();
   bool phase(int32_t epsilon, int64_t most_bids);
   void release(int32_t epsilon);
@@ -88,12 +67,13 @@ class Solver {
   void work(int64_t elements);
 
   const Kernels& kernels_;
-  const Rows& rows_;
-  const int64_t row_count_, columns_, padded_;
-  const bool lists_;
   Team& team_;
   Control& control_;
   const int thread_;
+  const int64_t row_count_, columns_, padded_;
+  const bool lists_;
+  const std::unique_ptr<const Rows> kept_;
+  const Rows& rows_;
   int32_t* price_ = nullptr;
   std::vector<int32_t> match_, match_cost_;
   // Copies of a column, begin_[j] to begin_[j + 1]: a heap during a phase, the price on top.

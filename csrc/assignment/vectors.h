@@ -123,12 +123,6 @@ FASTGEN_INLINE F64 doubles(const float* from) {
   return __builtin_convertvector(x, F64);
 }
 
-FASTGEN_INLINE int32_t horizontal_min(I32 x) {
-  int32_t lowest = x[0];
-  for (int i = 1; i < W; ++i) lowest = std::min(lowest, x[i]);
-  return lowest;
-}
-
 FASTGEN_INLINE int32_t horizontal_max(I32 x) {
   int32_t highest = x[0];
   for (int i = 1; i < W; ++i) highest = std::max(highest, x[i]);

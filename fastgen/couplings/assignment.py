@@ -324,7 +324,7 @@ class _Cpp:
             prices = None if prices is None else prices - columns
         assert problem.x0 is not None
         tolerance = TOLERANCE[problem.x0.dtype]
-        found = self._run(problem.sizes, x0.dtype, epsilon, prices, tolerance, matrix, not float64)
+        found = self._run(problem.sizes, x0.dtype, epsilon, prices, tolerance, matrix)
         if not problem.root and self._duals:
             found.columns += columns
             found.rows += first.double() + shift.double().square().sum(1, keepdim=True)
@@ -344,7 +344,6 @@ class _Cpp:
         prices: Tensor | None,
         tolerance: float | None = None,
         matrix: Tensor | None = None,
-        overwrite: bool = False,
         points: tuple[Tensor, Tensor] | None = None,
         root: bool = False,
     ) -> _Solution:
@@ -364,9 +363,6 @@ class _Cpp:
                 rows=n,
                 columns=m,
                 matrix=0 if matrix is None else matrix.data_ptr(),
-                # A matrix of one row may have any stride.
-                stride=m if matrix is None or matrix.is_contiguous() else matrix.stride(1),
-                overwrite=overwrite,
                 row_points=0 if points is None else points[0].data_ptr(),
                 column_points=0 if points is None else points[1].data_ptr(),
                 dims=0 if points is None else points[0].shape[2],

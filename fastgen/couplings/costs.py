@@ -22,8 +22,6 @@ Cost = Literal["sqeuclidean", "euclidean"] | Tensor | Callable[[Tensor, Tensor],
 
 # Up to so many dimensions the costs of points are computed when they are needed.
 POINTS_UP_TO = 8
-# Rows of matrices that C++ may overwrite are padded to a multiple of this (csrc/.../problem.h).
-PADDING = 64
 
 
 @dataclass(frozen=True)
@@ -159,14 +157,11 @@ def centred(x0: Tensor, x1: Tensor, root: bool) -> tuple[Tensor, Tensor, Tensor]
 def matrix_of(x0: Tensor, x1: Tensor, squares: tuple[Tensor, Tensor], root: bool) -> Tensor:
     """Costs [N, n, m] of clouds by matrix multiplication; `squares` [N, n], [N, m] of the points.
 
-    Of squared distances |a|^2 is left out, a constant of each row. The rows are those of a buffer
-    with rows padded to a multiple of PADDING.
+    Of squared distances |a|^2 is left out, a constant of each row.
     """
-    count, n, m = len(x0), x0.shape[1], x1.shape[1]
-    padded = -(-m // PADDING) * PADDING
-    costs = torch.empty(count, n, padded, dtype=x0.dtype)
+    count = len(x0)
+    costs = torch.empty(count, x0.shape[1], x1.shape[1], dtype=x0.dtype)
     _C.want_large_pages(costs.data_ptr(), costs.nbytes)
-    costs = costs[:, :, :m]
     if count == 1:
         torch.addmm(squares[1], x0[0], x1[0].T, alpha=-2, out=costs[0])
     else:

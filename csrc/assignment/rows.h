@@ -1,0 +1,49 @@
+// What the solver looks at: rows of integer costs, computed when they are asked for, or kept.
+#pragma once
+#include <memory>
+
+#include "assignment/memory.h"
+#include "assignment/problem.h"
+
+namespace fastgen::assignment {
+
+// Points whose columns are sorted into boxes; cost = levels of |row - column|^2 or its root.
+struct BoxedPoints {
+  Points points;
+  Boxes boxes;
+  const float* rows;  // [row, dims]
+  bool root;
+};
+
+// Lists pay from so many columns on, of points in at most FLAT_DIMS dimensions later: many rows bid
+// for the same columns there, and lists end soon.
+constexpr int64_t LISTS_FROM = 448, FLAT_LISTS_FROM = 900, FLAT_DIMS = 3;
+
+// Rows of integer costs in [0, RANGE], PADDING_COST in padding. Rows after the last cost nothing.
+class Rows {
+ public:
+  virtual ~Rows() = default;
+  // The row, in place or written to `scratch` [padded columns].
+  virtual const int32_t* row(int64_t i, int32_t* scratch) const = 0;
+  // Points in boxes, or null.
+  virtual const BoxedPoints* boxes() const { return nullptr; }
+  // From so many columns on rows keep lists of their nearest.
+  virtual int64_t lists_from() const { return LISTS_FROM; }
+  // Whether to compute a row takes long enough to keep it even where there are lists.
+  virtual bool costly() const { return false; }
+};
+
+class KeptRows : public Rows {
+ public:
+  KeptRows(int64_t rows, int64_t stride) : levels_(new int32_t[rows * stride]), stride_(stride) {
+    want_large_pages(levels_.get(), rows * stride * sizeof(int32_t));
+  }
+  int32_t* at(int64_t i) { return levels_.get() + i * stride_; }
+  const int32_t* row(int64_t i, int32_t*) const override { return levels_.get() + i * stride_; }
+
+ private:
+  const std::unique_ptr<int32_t[]> levels_;
+  const int64_t stride_;
+};
+
+}  // namespace fastgen::assignment
