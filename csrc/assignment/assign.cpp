@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <climits>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <numeric>
 #include <stdexcept>
@@ -23,6 +24,9 @@ constexpr int64_t MOST_EXTENDED = int64_t{1} << 26;
 // First epsilon, of the range: from scratch, from a sample's or given prices, and a sample's last.
 constexpr double COLD = 0.05, SAMPLED = 2e-3, SAMPLE_ENDS = 5e-4;
 constexpr int MOST_ROUNDS = 4;
+// Of a refinement, over the gap: no pair whose reduced cost exceeds the gap is part of an optimal
+// assignment, but bids need a second best.
+constexpr double FINE_RANGE = 64;
 // No level differs from its cost by half as many levels. Of points in float32, in units in which
 // the range is RANGE and no coordinate exceeds its root, a difference is within 3 2^-24 of that
 // root, so that the square of one is within 56 levels.
@@ -91,7 +95,8 @@ class Assignment {
   template <class Sampled>
   Prices first_prices(Sampled& rows, double scale, double* first);
   Prices warm_prices(double scale) const;
-  void certify(const Solver* solver = nullptr, int32_t slack = 0);
+  void certify(Solver* solver = nullptr, int32_t slack = 0);
+  void find_candidates(Solver& solver, double scale, int32_t slack);
   bool inexact() const;
   void write(Solution* solution) const;
   // Rows no longer than columns are made as many by rows of costs 0, if that is not much more.
@@ -132,6 +137,8 @@ class Assignment {
   double range_ = 0;  // of the costs, or the greatest of those of rows
   std::unique_ptr<Clouds> clouds_;
   std::unique_ptr<ExactPoints> exact_;
+  Candidates candidates_;
+  double fine_range_ = 1;
   std::vector<double> low_;
   std::vector<int32_t> match_;
   // Dual variables and costs of pairs, as in the matrix or the centred clouds.
@@ -173,6 +180,35 @@ void Assignment::solve(const Rows& rows, int64_t row_count, Prices prices, doubl
     for (double& price : v_) price -= highest;
   }
   certify(slack ? &solver : nullptr, slack);
+  if (clouds_ && rows_ == total_ && inexact())
+    find_candidates(solver, scale, slack);
+}
+
+// What a refinement looks at, and how far it goes: less far where lists don't tell or that would be
+// many columns, in the end as far as it must for most rows. Otherwise all columns, all rows kept.
+void Assignment::find_candidates(Solver& solver, double scale, int32_t slack) {
+  for (fine_range_ = FINE_RANGE;; fine_range_ /= 4) {
+    candidates_ = {};
+    const double farthest = fine_range_ * gap_ * scale + slack;
+    if (farthest < RANGE / 4) {
+      candidates_.columns.resize(rows_ * MOST_LISTED);
+      candidates_.counts.resize(rows_);
+      each_row(rows_, [&](int64_t i, int thread) {
+        candidates_.counts[i] = solver.candidates(i, static_cast<int32_t>(farthest) + 1, thread,
+                                                  &candidates_.columns[i * MOST_LISTED]);
+      });
+      int64_t unknown = 0, known = 0;
+      for (const int64_t count : candidates_.counts) {
+        unknown += count == 0;
+        known += count;
+      }
+      if (64 * unknown < rows_ && 8 * known < MOST_LISTED * rows_) return;
+      if (fine_range_ == 1 && 4 * unknown < rows_) return;
+    }
+    if (fine_range_ == 1) break;
+  }
+  candidates_ = {};
+  fine_range_ = 1;
 }
 
 Prices Assignment::warm_prices(double scale) const {
@@ -269,16 +305,24 @@ void Assignment::first_round_of_matrix() {
   solve(rows, extend() ? total_ : rows_, prices, first, scale, MATRIX_SLACK);
 }
 
-// Solves what is left of the costs when the prices are taken off, in finer levels. No pair whose
-// reduced cost exceeds the gap is part of an optimal assignment: levels end there.
+// Solves what is left of the costs when the prices are taken off, in finer levels, which end at
+// some times the gap.
 bool Assignment::refine() {
   if (rows_ < total_ && total_ * stride_ > MOST_EXTENDED) return false;
-  const double scale = LEVELS / std::min(range_, gap_), gap = gap_;
+  const double scale = LEVELS / std::min(range_, fine_range_ * gap_), gap = gap_;
+  const Candidates candidates = std::move(candidates_);
   const std::vector<int32_t> match = match_;
   const std::vector<double> u = u_, v = v_;
-  const auto solve_rows = [&](const Rows& rows) { solve(rows, total_, {}, COLD, scale, 0); };
+  const auto solve_rows = [&](const Rows& rows) {
+    // Rounding in float64 of costs less prices.
+    const double slack = 2 + 64 * std::numeric_limits<double>::epsilon() * range_ * scale;
+    const bool listed = !candidates.counts.empty() && slack < RANGE / 8;
+    solve(rows, total_, listed ? Prices(stride_) : Prices(), listed ? SAMPLED : COLD, scale,
+          listed ? static_cast<int32_t>(slack) : 0);
+  };
   if (problem_.form == Form::points)
-    solve_rows(FinePointRows(*exact_, *clouds_, u.data(), v.data(), scale));
+    solve_rows(FinePointRows(*exact_, *clouds_, u.data(), v.data(), scale,
+                             candidates));
   else if (problem_.float64)
     solve_rows(MatrixRows(given<double>(), rows_, columns_, u.data(), v.data(), scale, false));
   else
@@ -291,11 +335,11 @@ bool Assignment::refine() {
 }
 
 // Dual variables of rows are what makes those of columns feasible: u_i = min_j (c_ij - v_j).
-void Assignment::certify(const Solver* solver, int32_t slack) {
+void Assignment::certify(Solver* solver, int32_t slack) {
   const bool in_float = problem_.form == Form::matrix && !problem_.float64;
   each_row(rows_, [&](int64_t i, int thread) {
-    int32_t near[LIST];
-    const int64_t count = solver ? solver->candidates(i, slack, near) : 0;
+    int32_t near[MOST_LISTED];
+    const int64_t count = solver ? solver->candidates(i, slack, thread, near) : 0;
     matched_[i] = cost(i, match_[i]);
     if (count) {
       u_[i] = cost(i, near[0]) - v_[near[0]];

@@ -2,16 +2,40 @@
 // most epsilon, after an auction) taken as zero.
 #include <algorithm>
 #include <climits>
-#include <functional>
+#include <utility>
 
 #include "assignment/solver.h"
 
 namespace fastgen::assignment {
 
+namespace {
+
+// Among so many points or fewer, a search that has looked at so many whole rows, lists having ended
+// twice, looks at no more lists.
+constexpr int64_t WHOLE_UP_TO = 8192, MOST_WHOLE = 32;
+bool later(const Nearest& a, const Nearest& b) {
+  return a.dist != b.dist ? a.dist > b.dist : a.column > b.column;
+}
+
+void push(std::vector<Nearest>& heap, int32_t dist, int32_t what) {
+  heap.push_back({dist, what});
+  std::push_heap(heap.begin(), heap.end(), later);
+}
+
+Nearest pop(std::vector<Nearest>& heap) {
+  std::pop_heap(heap.begin(), heap.end(), later);
+  const Nearest first = heap.back();
+  heap.pop_back();
+  return first;
+}
+
+}  // namespace
+
 void Solver::augment(int32_t root) {
   dist_.assign(padded_, INT_MIN);
   std::fill_n(dist_.begin(), columns_, INT_MAX);
   done_.clear();
+  whole_ = !lists_;
   const Nearest end = lists_ ? search_lists(root) : search_rows(root);
   for (const Nearest& passed : done_) price_[passed.column] -= end.dist - passed.dist;
   int32_t leaves = -1;  // the row whose copy is taken: none, of the last column
@@ -22,7 +46,7 @@ void Solver::augment(int32_t root) {
     while (copy->owner != leaves) ++copy;
     copy->owner = leaves = i;
     match_[i] = j;
-    if (lists_) match_cost_[i] = parent_cost_[j];
+    match_cost_[i] = whole_ ? rows_.row(i, scratch_[0].costs.data())[j] : parent_cost_[j];
     if (i == root) return;
     j = next;
   }
@@ -32,98 +56,105 @@ void Solver::augment(int32_t root) {
 Nearest Solver::search_rows(int32_t root) {
   const int32_t* costs = rows_.row(root, scratch_[0].costs.data());
   const int32_t offset = kernels_.best_two(costs, price_, padded_).first;
-  work(2 * padded_);
-  Nearest near = kernels_.relax(costs, price_, padded_, offset, 0, root, dist_.data(),
-                                parent_.data());
+  work(padded_);
+  return search_rows_from(relax_row({root, 0, offset, false}));
+}
+
+// What is left of the search, given the nearest column not done.
+Nearest Solver::search_rows_from(Nearest near) {
   while (!free_[near.column]) {
     done_.push_back(near);
     const auto [base, column] = near;
     dist_[column] = INT_MIN;
     for (int64_t k = begin_[column]; k < begin_[column + 1]; ++k) {
       const int32_t row = copies_[k].owner;
-      costs = rows_.row(row, scratch_[0].costs.data());
-      near = kernels_.relax(costs, price_, padded_, costs[column] - price_[column], base, row,
-                            dist_.data(), parent_.data());
-      work(padded_);
+      near = relax_row({row, base, match_cost_[row] - price_[column], false});
     }
   }
   return near;
 }
 
+Nearest Solver::relax_row(const Branch& branch) {
+  work(padded_);
+  return kernels_.relax(rows_.row(branch.row, scratch_[0].costs.data()), price_, padded_,
+                        branch.offset, branch.base, branch.row, dist_.data(), parent_.data());
+}
+
 // Dijkstra over lists. What a list leaves out is looked at only if the search gets as far as the
 // list's bound: then in a new list, and then in the whole row.
 Nearest Solver::search_lists(int32_t root) {
-  struct Tree {
-    int32_t row, base, offset, expansions;
-  };
-  std::vector<Tree> trees;
-  heap_.clear();
+  branches_.clear();
+  near_.clear();
+  beyond_.clear();
   Nearest end{INT_MAX, -1};
-  const auto push = [&](int32_t dist, int32_t what) {
-    heap_.emplace_back(dist, what);
-    std::push_heap(heap_.begin(), heap_.end(), std::greater<>());
-  };
-  const auto relax = [&](const Tree& tree, int32_t j, int32_t cost) {
-    const int32_t slack = cost - price_[j] - tree.offset;
-    const int32_t dist = tree.base + std::max(slack, 0);
+  const auto relax = [&](const Branch& branch, int32_t j, int32_t cost) {
+    const int32_t dist = branch.base + std::max(cost - price_[j] - branch.offset, 0);
     if (dist >= dist_[j] || dist >= end.dist) return;
     dist_[j] = dist;
-    parent_[j] = tree.row;
+    parent_[j] = branch.row;
     parent_cost_[j] = cost;
     if (free_[j])
       end = {dist, j};
     else
-      push(dist, j);
+      push(near_, dist, j);
   };
   const auto scan_list = [&](int32_t index) {
-    const Tree tree = trees[index];
-    const int64_t begin = tree.row * LIST, count = list_counts_[tree.row];
-    for (int64_t k = begin; k < begin + count; ++k)
-      relax(tree, list_columns_[k], list_costs_[k]);
-    if (list_bounds_[tree.row] == INT_MAX) return;
-    const int32_t beyond = tree.base + std::max(list_bounds_[tree.row] - tree.offset, 0);
-    if (beyond < end.dist) push(beyond, ~index);
+    const Branch branch = branches_[index];
+    const int32_t* columns = &list_columns_[branch.row * listed_];
+    const int32_t* costs = &list_costs_[branch.row * listed_];
+    int32_t nearer[MOST_LISTED + 16];
+    const int64_t count = kernels_.nearer_listed(
+        columns, costs, price_, list_counts_[branch.row], branch.offset, branch.base, dist_.data(),
+        end.dist, nearer);
+    for (int64_t k = 0; k < count; ++k) relax(branch, columns[nearer[k]], costs[nearer[k]]);
+    work(listed_);
+    if (list_bounds_[branch.row] == INT_MAX) return;
+    const int32_t bound = branch.base + std::max(list_bounds_[branch.row] - branch.offset, 0);
+    if (bound < end.dist) push(beyond_, bound, index);
   };
-  const auto scan_row = [&](const Tree& tree) {
+  const auto scan_row = [&](const Branch& branch) {
     int32_t *reduced = scratch_[0].reduced.data(), *near = scratch_[0].near.data();
-    const int32_t* costs = rows_.row(tree.row, scratch_[0].costs.data());
-    kernels_.reduce(costs, price_, padded_, false, reduced);
+    const int32_t* costs = rows_.row(branch.row, scratch_[0].costs.data());
+    kernels_.reduce(costs, price_, padded_, groups_, reduced);
     // Nothing at end.dist or beyond is of use.
-    const int32_t useful = end.dist == INT_MAX ? PADDING_COST : end.dist - tree.base + tree.offset;
+    const int32_t useful =
+        end.dist == INT_MAX ? PADDING_COST : end.dist - branch.base + branch.offset;
     const int64_t count = kernels_.collect(reduced, padded_, useful, near);
-    for (int64_t k = 0; k < count; ++k)
-      if (near[k] < columns_) relax(tree, near[k], costs[near[k]]);
+    for (int64_t k = 0; k < count && near[k] < columns_; ++k) relax(branch, near[k], costs[near[k]]);
     work(2 * padded_);
   };
-
-  const int32_t offset = best(root, 0).first;
-  trees.push_back({root, 0, offset, 0});
+  branches_.push_back({root, 0, best(root, 0).first, false});
   scan_list(0);
-  while (!heap_.empty() && heap_.front().first < end.dist) {
-    std::pop_heap(heap_.begin(), heap_.end(), std::greater<>());
-    const auto [dist, what] = heap_.back();
-    heap_.pop_back();
-    if (what < 0) {
-      Tree& tree = trees[~what];
-      if (tree.expansions++) {
-        scan_row(tree);
+  const int64_t most = rows_.boxes() && columns_ <= WHOLE_UP_TO ? MOST_WHOLE : row_count_;
+  for (int64_t whole = 0; whole < most;) {
+    const bool is_bound =
+        !beyond_.empty() && (near_.empty() || beyond_.front().dist <= near_.front().dist);
+    std::vector<Nearest>& heap = is_bound ? beyond_ : near_;
+    if (heap.empty() || heap.front().dist >= end.dist) return end;
+    const auto [dist, what] = pop(heap);
+    if (is_bound) {
+      Branch& branch = branches_[what];
+      if (std::exchange(branch.rebuilt, true)) {
+        scan_row(branch);
+        ++whole;
       } else {
-        build(tree.row, 0);
-        scan_list(~what);
+        build(branch.row, 0);
+        scan_list(what);
       }
-      continue;
-    }
-    if (dist != dist_[what]) continue;
-    work(LIST);
-    done_.push_back({dist, what});
-    dist_[what] = INT_MIN;
-    for (int64_t k = begin_[what]; k < begin_[what + 1]; ++k) {
-      const int32_t row = copies_[k].owner;
-      trees.push_back({row, dist, match_cost_[row] - price_[what], 0});
-      scan_list(static_cast<int32_t>(trees.size()) - 1);
+    } else if (dist == dist_[what]) {
+      done_.push_back({dist, what});
+      dist_[what] = INT_MIN;
+      for (int64_t k = begin_[what]; k < begin_[what + 1]; ++k) {
+        const int32_t row = copies_[k].owner;
+        branches_.push_back({row, dist, match_cost_[row] - price_[what], false});
+        scan_list(static_cast<int32_t>(branches_.size()) - 1);
+      }
     }
   }
-  return end;
+  whole_ = true;
+  Nearest near{};
+  for (const Branch& branch : branches_) near = relax_row(branch);
+  return search_rows_from(near);
 }
 
 }  // namespace fastgen::assignment

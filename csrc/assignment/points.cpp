@@ -181,12 +181,24 @@ void ExactPoints::row(int64_t i, double* costs) const {
 }
 
 const int32_t* FinePointRows::row(int64_t i, int32_t* scratch) const {
-  std::vector<double> costs(columns_);
-  if (i < rows_) costs_.row(i, costs.data());
-  kernels_.levels_double(costs.data(), prices_, columns_, i < rows_ ? low_[i] : 0.0, scale_,
-                         scratch);
-  std::fill(scratch + columns_, scratch + padded(columns_), PADDING_COST);
+  const int64_t columns = clouds_.columns();
+  std::vector<double> costs(columns);
+  const bool given = i < clouds_.rows();
+  if (given) costs_.row(i, costs.data());
+  kernels_.levels_double(costs.data(), prices_, columns, given ? low_[i] : 0.0, scale_, scratch);
+  std::fill(scratch + columns, scratch + padded(columns), PADDING_COST);
   return scratch;
+}
+
+int64_t FinePointRows::cheap(int64_t i, int32_t* columns, int32_t* costs) const {
+  if (candidates_.counts.empty()) return 0;
+  const int64_t count = candidates_.counts[i];
+  for (int64_t k = 0; k < count; ++k) {
+    const int64_t j = columns[k] = candidates_.columns[i * MOST_LISTED + k];
+    const double cost = clouds_.cost(i, j);
+    kernels_.levels_double(&cost, prices_ + j, 1, low_[i], scale_, costs + k);
+  }
+  return count;
 }
 
 }  // namespace fastgen::assignment

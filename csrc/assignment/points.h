@@ -78,26 +78,35 @@ class ExactPoints {
   Points points_;
 };
 
+// Columns [rows, MOST_LISTED] of which others cannot take the place in an optimal assignment, and
+// how many; 0 where they are not known. Empty where none are.
+struct Candidates {
+  std::vector<int32_t> columns;
+  std::vector<int64_t> counts;
+};
+
 // Levels of (costs - prices - low[i]) * scale. What it is made from must outlive it.
 class FinePointRows : public Rows {
  public:
   FinePointRows(const ExactPoints& costs, const Clouds& clouds, const double* low,
-                const double* prices, double scale)
+                const double* prices, double scale, const Candidates& candidates)
       : kernels_(kernels()),
         costs_(costs),
-        rows_(clouds.rows()),
-        columns_(clouds.columns()),
+        clouds_(clouds),
         low_(low),
         prices_(prices),
-        scale_(scale) {}
+        scale_(scale),
+        candidates_(candidates) {}
   const int32_t* row(int64_t i, int32_t* scratch) const override;
-  bool costly() const override { return true; }
+  int64_t cheap(int64_t i, int32_t* columns, int32_t* costs) const override;
+  bool costly() const override { return candidates_.counts.empty(); }
 
  private:
   const Kernels& kernels_;
   const ExactPoints& costs_;
-  const int64_t rows_, columns_;
+  const Clouds& clouds_;
   const double *low_, *prices_, scale_;
+  const Candidates& candidates_;
 };
 
 }  // namespace fastgen::assignment

@@ -14,7 +14,7 @@ constexpr int32_t PADDING_COST = 4 * RANGE, PADDING_PRICE = -2 * RANGE;
 // Columns are padded to a multiple of this: one candidate per class j mod CLASSES is what lists
 // of near columns are made from, on every ISA.
 constexpr int64_t CLASSES = 64;
-constexpr int64_t LIST = 64;  // capacity of a row's list of near columns
+constexpr int64_t MOST_LISTED = 128;  // of the columns near a row
 
 constexpr int64_t padded(int64_t columns) { return (columns + CLASSES - 1) / CLASSES * CLASSES; }
 
@@ -53,9 +53,9 @@ struct Kernels {
   void (*box_bounds)(const Boxes&, int64_t dims, const float* row, bool root,
                      const int32_t* highest_price, int32_t* bounds);
   // Costs and reduced costs of the `count` columns from `begin` on, padded to BOX. `lowest` [BOX] keeps the lowest
-  // reduced cost of each class; returns a bound below which there are at least 8 or 16 columns.
+  // reduced cost of each class; returns a bound below which there are columns of `groups` groups.
   int32_t (*visit_box)(const Points&, const float* row, bool root, int64_t begin, int64_t count,
-                       const int32_t* prices, bool wide, int32_t* costs,
+                       const int32_t* prices, int groups, int32_t* costs,
                        int32_t* reduced, int32_t* lowest);
   // The lowest of the bounds of boxes and where it is.
   Nearest (*lowest_bound)(const int32_t* bounds, int64_t count);
@@ -75,8 +75,13 @@ struct Kernels {
   // The same over a list of columns; count is a multiple of 16.
   Best (*best_listed)(const int32_t* columns, const int32_t* costs, const int32_t* prices,
                       int64_t count);
-  // Reduced costs to `reduced`; a bound below which there are at least 8 or 16 (`wide`) columns.
-  int32_t (*reduce)(const int32_t* costs, const int32_t* prices, int64_t padded, bool wide,
+  // Of a list's columns the positions of those where base + max(0, cost - price - offset) is below
+  // `limit` and dist; `nearer` has room for count + 16 of them.
+  int64_t (*nearer_listed)(const int32_t* columns, const int32_t* costs, const int32_t* prices,
+                           int64_t count, int32_t offset, int32_t base, const int32_t* dist,
+                           int32_t limit, int32_t* nearer);
+  // Reduced costs to `reduced`; a bound below which there are columns of 8, 16 or 32 `groups`.
+  int32_t (*reduce)(const int32_t* costs, const int32_t* prices, int64_t padded, int groups,
                     int32_t* reduced);
   // Columns with reduced[j] <= bound, in order; `columns` has room for padded + 16 of them.
   int64_t (*collect)(const int32_t* reduced, int64_t padded, int32_t bound, int32_t* columns);

@@ -17,7 +17,7 @@ struct BoxedPoints {
 
 // Lists pay from so many columns on, of points in at most FLAT_DIMS dimensions later: many rows bid
 // for the same columns there, and lists end soon.
-constexpr int64_t LISTS_FROM = 448, FLAT_LISTS_FROM = 900, FLAT_DIMS = 3;
+constexpr int64_t LISTS_FROM = 448, FLAT_LISTS_FROM = 1200, FLAT_DIMS = 3;
 
 // Rows of integer costs in [0, RANGE], PADDING_COST in padding. Rows after the last cost nothing.
 class Rows {
@@ -29,6 +29,8 @@ class Rows {
   virtual const BoxedPoints* boxes() const { return nullptr; }
   // From so many columns on rows keep lists of their nearest.
   virtual int64_t lists_from() const { return LISTS_FROM; }
+  // The columns [MOST_LISTED] that cost less than RANGE, in order, and what; 0 if not known.
+  virtual int64_t cheap(int64_t, int32_t*, int32_t*) const { return 0; }
   // Whether to compute a row takes long enough to keep it even where there are lists.
   virtual bool costly() const { return false; }
 };

@@ -88,20 +88,19 @@ void box_bounds(const Boxes& boxes, int64_t dims, const float* row, bool root,
   }
 }
 
-// The highest of the lowest of 8 or 16 groups of classes.
+// The highest of the lowest of 8, 16 or 32 groups of classes.
 template <int PARTS>
-FASTGEN_INLINE int32_t bound_of(I32 (&lowest)[PARTS], bool wide) {
-  const int groups = wide ? 16 : 8;
+FASTGEN_INLINE int32_t bound_of(I32 (&lowest)[PARTS], int groups) {
   for (int width = PARTS; width * W > groups && width > 1; width /= 2)
     for (int c = 0; c < width / 2; ++c) lowest[c] = smaller(lowest[c], lowest[c + width / 2]);
-  if (W == 16 && !wide) lowest[0] = smaller(lowest[0], swap<W / 2>(lowest[0]));
+  if (W > groups) lowest[0] = smaller(lowest[0], swap<W / 2>(lowest[0]));
   I32 highest = lowest[0];
   for (int c = 1; c * W < groups; ++c) highest = larger(highest, lowest[c]);
   return horizontal_max(highest);
 }
 
 int32_t visit_box(const Points& points, const float* row, bool root, int64_t begin,
-                  int64_t count, const int32_t* prices, bool wide, int32_t* costs,
+                  int64_t count, const int32_t* prices, int groups, int32_t* costs,
                   int32_t* reduced, int32_t* lowest) {
   const Points box{points.dims, points.stride, points.columns + begin, nullptr};
   if (count == BOX) {
@@ -117,7 +116,7 @@ int32_t visit_box(const Points& points, const float* row, bool root, int64_t beg
     least[c] = smaller(load(lowest + c * W), x);
     store(lowest + c * W, least[c]);
   }
-  return bound_of(least, wide);
+  return bound_of(least, groups);
 }
 
 // As many independent chains as hide the latency. A number that is not finite, times zero, is NaN.
@@ -230,7 +229,30 @@ Best best_listed(const int32_t* columns, const int32_t* costs, const int32_t* pr
 #endif
 }
 
-int32_t reduce(const int32_t* costs, const int32_t* prices, int64_t padded, bool wide,
+int64_t nearer_listed(const int32_t* columns, const int32_t* costs, const int32_t* prices,
+                      int64_t count, int32_t offset, int32_t base, const int32_t* dist,
+                      int32_t limit, int32_t* nearer) {
+  int64_t found = 0;
+#if FASTGEN_INTRINSICS && defined(__AVX2__)
+  const I32 zero{}, farthest = fill(limit);
+  for (int64_t k = 0; k < count; k += W) {
+    const I32 at = load(columns + k);
+    const I32 slack = (load(costs + k) - gather(prices, at)) - offset;
+    const I32 through = larger(slack, zero) + base;
+    const I32 hit = through < smaller(gather(dist, at), farthest);
+    found += pack(nearer + found, lanes() + static_cast<int32_t>(k), hit);
+  }
+#else
+  for (int64_t k = 0; k < count; ++k) {
+    const int32_t through = base + std::max(costs[k] - prices[columns[k]] - offset, 0);
+    nearer[found] = static_cast<int32_t>(k);
+    found += through < std::min(dist[columns[k]], limit);
+  }
+#endif
+  return found;
+}
+
+int32_t reduce(const int32_t* costs, const int32_t* prices, int64_t padded, int groups,
                int32_t* reduced) {
   constexpr int PARTS = CLASSES / W;
   I32 lowest[PARTS];
@@ -241,7 +263,7 @@ int32_t reduce(const int32_t* costs, const int32_t* prices, int64_t padded, bool
       store(reduced + j + c * W, x);
       lowest[c] = smaller(lowest[c], x);
     }
-  return bound_of(lowest, wide);
+  return bound_of(lowest, groups);
 }
 
 int64_t collect(const int32_t* reduced, int64_t padded, int32_t bound, int32_t* columns) {
@@ -374,7 +396,7 @@ double add_moments_double(const double* x, int64_t count, double* sums) {
   {                                                                                          \
     points_row, points_row_double, box_bounds, visit_box, lowest_bound, range_float,         \
         range_double, levels_direct, levels_float, levels_double, lower, best_two,           \
-        best_listed, reduce, collect, relax, lowest_float, lowest_double,                    \
+        best_listed, nearer_listed, reduce, collect, relax, lowest_float, lowest_double,     \
         squared_distance_float, squared_distance_double, add_moments_float,                  \
         add_moments_double                                                                   \
   }

@@ -7,6 +7,9 @@
 namespace fastgen::assignment {
 namespace {
 
+// Lists have columns of so many of 16 groups from so many columns on, else of 8; those of points,
+// whose prices fall together, of 32.
+constexpr int64_t WIDE_FROM = 2048;
 // A price war would take more: the paths do the rest.
 constexpr int64_t MOST_BIDS = 100;
 // Lists are built together for at most so many rows.
@@ -39,6 +42,8 @@ Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, const int32
       lists_(columns >= rows.lists_from()),
       kept_(keep(rows)),
       rows_(kept_ ? *kept_ : rows),
+      listed_(rows.boxes() ? MOST_LISTED : MOST_LISTED / 2),
+      groups_(rows.boxes() ? 32 : padded_ >= WIDE_FROM ? 16 : 8),
       match_(row_count, -1),
       match_cost_(row_count),
       begin_(columns + 1),
@@ -51,8 +56,8 @@ Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, const int32
   parent_.resize(padded_);
   parent_cost_.resize(padded_);
   if (!lists_) return;
-  list_columns_.resize(row_count * LIST);
-  list_costs_.resize(row_count * LIST);
+  list_columns_.resize(row_count * listed_);
+  list_costs_.resize(row_count * listed_);
   list_counts_.assign(row_count, 0);
   list_bounds_.assign(row_count, INT_MIN);
   for (Scratch& scratch : scratch_) {
@@ -205,18 +210,20 @@ bool Solver::phase(int32_t epsilon, int64_t most_bids) {
   return true;
 }
 
-int64_t Solver::candidates(int64_t row, int32_t slack, int32_t* columns) const {
+int64_t Solver::candidates(int64_t row, int32_t slack, int thread, int32_t* columns) {
   if (!lists_) return 0;
-  const int32_t highest = listed(row).first + slack;
+  // Of points in boxes a new list is found sooner than a row is looked through.
+  if (rows_.boxes() && stale(row, listed(row), -slack)) build(row, thread);
+  const int64_t highest = int64_t{listed(row).first} + slack;
   if (highest >= list_bounds_[row]) return 0;
   int64_t count = 0;
-  for (int64_t k = row * LIST; k < row * LIST + list_counts_[row]; ++k)
+  for (int64_t k = row * listed_; k < row * listed_ + list_counts_[row]; ++k)
     if (list_costs_[k] - price_[list_columns_[k]] <= highest) columns[count++] = list_columns_[k];
   return count;
 }
 
 Best Solver::listed(int64_t row) const {
-  return kernels_.best_listed(&list_columns_[row * LIST], &list_costs_[row * LIST], price_,
+  return kernels_.best_listed(&list_columns_[row * listed_], &list_costs_[row * listed_], price_,
                               list_counts_[row]);
 }
 
@@ -236,7 +243,7 @@ Best Solver::best(int64_t row, int32_t slack) {
     build_ahead(row, slack);
     found = listed(row);
   }
-  work(LIST);
+  work(listed_);
   found.second = std::min(found.second, list_bounds_[row]);
   return found;
 }

@@ -39,9 +39,9 @@ class Solver {
   // more than its best one. Starts from `prices` [padded columns]; empty: the lowest cost of each.
   void solve(std::vector<int32_t>& prices, int32_t first, int32_t last);
 
-  // The columns [LIST] whose reduced cost is within `slack` of the row's lowest; 0 if its list
-  // does not tell.
-  int64_t candidates(int64_t row, int32_t slack, int32_t* columns) const;
+  // The columns [MOST_LISTED] whose reduced cost is within `slack` of the row's lowest; 0 if its list
+  // does not tell. Rows may be asked for on several threads.
+  int64_t candidates(int64_t row, int32_t slack, int thread, int32_t* columns);
 
   const std::vector<int32_t>& matches() const { return match_; }  // column of each row
 
@@ -58,11 +58,19 @@ class Solver {
   Best best(int64_t row, int32_t slack);
   void build_ahead(int64_t row, int32_t slack);
   void build(int64_t row, int thread);
+  int64_t list_of_cheap(int64_t row, int32_t* columns, int32_t* costs);
   int64_t list_from_row(int64_t row, int thread, int32_t* columns, int32_t* costs);
   int64_t list_from_boxes(int64_t row, int thread, int32_t* columns, int32_t* costs);
   void raise_boxes();
+  // A row that a search has come to, at distance `base`; `offset` is its reduced cost there.
+  struct Branch {
+    int32_t row, base, offset;
+    bool rebuilt;  // its list
+  };
   Nearest search_rows(int32_t root);
+  Nearest search_rows_from(Nearest near);
   Nearest search_lists(int32_t root);
+  Nearest relax_row(const Branch& branch);
   void augment(int32_t root);
   void work(int64_t elements);
 
@@ -74,6 +82,9 @@ class Solver {
   const bool lists_;
   const std::unique_ptr<const Rows> kept_;
   const Rows& rows_;
+  // Capacity of a row's list of near columns, and from how many groups those are.
+  const int64_t listed_;
+  const int groups_;
   int32_t* price_ = nullptr;
   std::vector<int32_t> match_, match_cost_;
   // Copies of a column, begin_[j] to begin_[j + 1]: a heap during a phase, the price on top.
@@ -98,11 +109,14 @@ class Solver {
   };
   std::vector<Scratch> scratch_;
   std::vector<int32_t> box_prices_;  // the highest in each box, or above it
-  // Of a path: distances, the row before each column and the cost there, columns done.
+  // Of a path: distances, the row before each column and the cost there (unless `whole_` rows were
+  // looked at), columns done.
   std::vector<int32_t> dist_, parent_, parent_cost_;
   std::vector<Nearest> done_;
-  // Columns (>= 0) by distance, and ~index of rows by the distance of what their list leaves out.
-  std::vector<std::pair<int32_t, int32_t>> heap_;
+  bool whole_ = false;
+  std::vector<Branch> branches_;
+  // Heaps of columns by distance, and of branches by the distance of what their lists leave out.
+  std::vector<Nearest> near_, beyond_;
   int64_t elements_ = 0;
   int64_t bids_ = 0;
 };
