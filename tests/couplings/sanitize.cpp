@@ -64,8 +64,8 @@ int main() {
       for (const int64_t n : {1, 2, 5, 33, 64, 150})
         for (const int64_t extra : {0, 1, 40})
           for (const bool points : {false, true}) {
-            failures += check<float>(n, n + extra, 3, points, false, ties, threads);
-            failures += check<double>(n, n + extra, 3, points, false, ties, threads);
+            failures += check<float>(n, n + extra, 3, points, ties, threads);
+            failures += check<double>(n, n + extra, 3, points, ties, threads);
           }
       failures += check<float>(700, 700, 2, true, ties, threads);
       failures += check<double>(600, 650, 2, true, ties, threads);
@@ -73,6 +73,8 @@ int main() {
       failures += check<float>(300, 300, 2, false, ties, threads);
       failures += check<double>(300, 400, 2, false, ties, threads);
       failures += check<float>(700, 700, 9, false, ties, threads);
+      failures += check<float>(1300, 1300, 2, true, ties, threads);
+      failures += check<double>(1300, 1300, 2, true, ties, threads);
       failures += check<double>(600, 600, 9, false, ties, threads);
     }
   std::printf("%d failures\n", failures);

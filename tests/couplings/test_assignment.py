@@ -102,7 +102,7 @@ def test_ten_thousand(seed):
 @pytest.mark.parametrize("isa", _C.supported_isas())
 def test_isas_agree(isa):
     g = torch.Generator().manual_seed(0)
-    x0, x1 = torch.randn(700, 2, generator=g), torch.randn(700, 2, generator=g)
+    x0, x1 = torch.randn(1300, 2, generator=g), torch.randn(1300, 2, generator=g)
     y0, y1 = torch.randn(600, 20, generator=g), torch.randn(600, 20, generator=g)
     before = _C.isa()
     expected = [assign(x0, x1).permutation, assign(y0, y1).permutation]
@@ -122,7 +122,17 @@ def test_reference(kind):
 
 
 @pytest.mark.parametrize(
-    ("n", "m", "d"), [(600, 600, 2), (650, 650, 3), (500, 700, 2), (300, 900, 2), (700, 700, 12)]
+    ("n", "m", "d"),
+    [
+        (600, 600, 2),
+        (650, 650, 3),
+        (500, 700, 2),
+        (300, 900, 2),
+        (700, 700, 5),
+        (700, 700, 12),
+        (1300, 1300, 2),
+        (1300, 1300, 3),
+    ],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_large(n, m, d, dtype):
