@@ -208,6 +208,7 @@ def assign(
     root: bool,
     epsilon: float,
     tolerance: float,
+    left_out: int,
     warm_prices: int,
     match: int,
     row_duals: int,

@@ -363,7 +363,7 @@ void Assignment::certify(Solver* solver, int32_t slack) {
 }
 
 bool Assignment::inexact() const {
-  return options_.epsilon == 0 && gap_ > options_.tolerance * std::abs(cost_) &&
+  return options_.epsilon == 0 && gap_ > options_.tolerance * std::abs(cost_ + options_.left_out) &&
          gap_ > 1e-15 * range_ * rows_;
 }
 

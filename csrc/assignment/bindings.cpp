@@ -42,7 +42,7 @@ T* at(uintptr_t address, int64_t bytes) {
 
 // One problem with all threads, or many with one thread each; arrays follow one another.
 void solve(int64_t problems, Problem first, const Options& options, const Solution& solution,
-           double* costs, double* gaps, int threads) {
+           const double* left_out, double* costs, double* gaps, int threads) {
   Signals signals;
   const int64_t number = first.float64 ? 8 : 4;
   const auto one = [&](int64_t k, Team& team, int thread) {
@@ -57,6 +57,7 @@ void solve(int64_t problems, Problem first, const Options& options, const Soluti
     }
     Options own = options;
     if (own.warm_prices) own.warm_prices += k * first.columns;
+    if (left_out) own.left_out = left_out[k];
     Solution found{solution.match + k * first.rows, solution.rows + k * first.rows,
                    solution.columns + k * first.columns, 0, 0};
     assign(problem, own, team, signals, thread, &found);
@@ -74,9 +75,9 @@ void solve(int64_t problems, Problem first, const Options& options, const Soluti
 
 void assign_many(int64_t problems, bool float64, int64_t rows, int64_t columns, uintptr_t matrix,
                  uintptr_t row_points, uintptr_t column_points, int64_t dims, bool root,
-                 double epsilon, double tolerance, uintptr_t warm_prices, uintptr_t match,
-                 uintptr_t row_duals, uintptr_t column_duals, uintptr_t costs, uintptr_t gaps,
-                 int threads) {
+                 double epsilon, double tolerance, uintptr_t left_out, uintptr_t warm_prices,
+                 uintptr_t match, uintptr_t row_duals, uintptr_t column_duals, uintptr_t costs,
+                 uintptr_t gaps, int threads) {
   const Problem problem{matrix ? Form::matrix : Form::points,
                         float64,
                         rows,
@@ -87,13 +88,13 @@ void assign_many(int64_t problems, bool float64, int64_t rows, int64_t columns, 
                         dims,
                         root,
                         nullptr};
-  const Options options{epsilon, tolerance, at<const double>(warm_prices, 0)};
+  const Options options{epsilon, tolerance, 0, at<const double>(warm_prices, 0)};
   const Solution solution{at<int64_t>(match, 0), at<double>(row_duals, 0),
                           at<double>(column_duals, 0), 0, 0};
   try {
     const py::gil_scoped_release release;
-    solve(problems, problem, options, solution, at<double>(costs, 0), at<double>(gaps, 0),
-          threads);
+    solve(problems, problem, options, solution, at<const double>(left_out, 0),
+          at<double>(costs, 0), at<double>(gaps, 0), threads);
   } catch (const Interrupted&) {
     throw py::error_already_set();
   }
@@ -147,9 +148,10 @@ double moments(uintptr_t x, int64_t count, int64_t dims, bool float64, uintptr_t
 void fastgen::bind_assignment(py::module_& m) {
   m.def("assign", &assign_many, "Solves assignment problems; see csrc/assignment/assign.h.",
         py::arg("problems"), py::arg("float64"), py::arg("rows"), py::arg("columns"),
-        py::arg("matrix"), py::arg("row_points"), py::arg("column_points"), py::arg("dims"), py::arg("root"), py::arg("epsilon"),
-        py::arg("tolerance"), py::arg("warm_prices"), py::arg("match"), py::arg("row_duals"),
-        py::arg("column_duals"), py::arg("costs"), py::arg("gaps"), py::arg("threads"));
+        py::arg("matrix"), py::arg("row_points"), py::arg("column_points"), py::arg("dims"),
+        py::arg("root"), py::arg("epsilon"), py::arg("tolerance"), py::arg("left_out"),
+        py::arg("warm_prices"), py::arg("match"), py::arg("row_duals"), py::arg("column_duals"),
+        py::arg("costs"), py::arg("gaps"), py::arg("threads"));
   m.def("paired_cost", &paired_cost, py::arg("a"), py::arg("b"), py::arg("match"),
         py::arg("count"), py::arg("dims"), py::arg("float64"));
   m.def("moments", &moments, py::arg("x"), py::arg("count"), py::arg("dims"), py::arg("float64"),

@@ -324,7 +324,10 @@ class _Cpp:
             prices = None if prices is None else prices - columns
         assert problem.x0 is not None
         tolerance = TOLERANCE[problem.x0.dtype]
-        found = self._run(problem.sizes, x0.dtype, epsilon, prices, tolerance, matrix)
+        left_out = None if problem.root else first.double().sum(1)
+        found = self._run(
+            problem.sizes, x0.dtype, epsilon, prices, tolerance, matrix, left_out=left_out
+        )
         if not problem.root and self._duals:
             found.columns += columns
             found.rows += first.double() + shift.double().square().sum(1, keepdim=True)
@@ -345,6 +348,7 @@ class _Cpp:
         tolerance: float | None = None,
         matrix: Tensor | None = None,
         points: tuple[Tensor, Tensor] | None = None,
+        left_out: Tensor | None = None,
         root: bool = False,
     ) -> _Solution:
         count, n, m = sizes
@@ -369,6 +373,7 @@ class _Cpp:
                 root=root,
                 epsilon=epsilon,
                 tolerance=TOLERANCE[dtype] if tolerance is None else tolerance,
+                left_out=0 if left_out is None else left_out.data_ptr(),
                 warm_prices=0 if prices is None else prices.data_ptr(),
                 match=match.data_ptr(),
                 row_duals=rows.data_ptr(),

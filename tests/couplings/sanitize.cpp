@@ -43,7 +43,7 @@ int check(int64_t n, int64_t m, int64_t dims, bool points, bool ties, int thread
   const double tolerance = sizeof(T) == 8 ? 1e-12 : 1e-6;
   Silent silent;
   Team team(threads);
-  assign(problem, {0, tolerance, nullptr}, team, silent, 0, &found);
+  assign(problem, {0, tolerance, 0, nullptr}, team, silent, 0, &found);
   std::vector<char> used(m);
   double cost = 0;
   for (int64_t i = 0; i < n; ++i) {
