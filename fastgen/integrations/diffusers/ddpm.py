@@ -138,8 +138,8 @@ class DDPMScheduler(Chain, diffusers.DDPMScheduler):
         """The index before t in the grid; -1 after the last."""
         if not (self.custom_timesteps or self.num_inference_steps):
             return t - 1
-        index = run.positions.get(t)
-        at = (self._missing(run, t) if index is None else index[0]) + 1
+        found = run.positions.get(t)
+        at = (self._missing(run, t) if found is None else found[0]) + 1
         return run.host_timesteps[at] if at < len(run.host_timesteps) else -1
 
     def _variances(self, run: Run, t: float) -> tuple[float, float, float, float]:

@@ -49,6 +49,8 @@ class FlowMatchEulerDiscreteScheduler(OnSigmas, diffusers.FlowMatchEulerDiscrete
         """The previous sample; as diffusers' step, which ignores s_churn and its companions."""
         own = self.__dict__
         k = own["_step_index"]
+        if k is None:
+            k = self._start(timestep)
         if per_token_timesteps is None:
             results = own["_follow"](own, k, timestep, sample, model_output)
             if results is not None:

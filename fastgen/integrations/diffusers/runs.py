@@ -89,9 +89,13 @@ class Run:
         self.timesteps, self.sigmas, self.config = timesteps, sigmas, config
         self.host_timesteps: list[float] = [] if timesteps is None else timesteps.tolist()
         self.host_sigmas: list[float] = [] if sigmas is None else sigmas.tolist()
-        self.positions: dict[float, list[int]] = {}
+        floating = timesteps is not None and timesteps.is_floating_point()
+        self.floating = timesteps.dtype if floating and timesteps is not None else None
+        # The first and the second position of a timestep, which may be the same.
+        self.positions: dict[float, tuple[int, int]] = {}
         for i, t in enumerate(self.host_timesteps):
-            self.positions.setdefault(t, []).append(i)
+            first, second = self.positions.get(t, (i, i))
+            self.positions[t] = first, i if second == first else second
         self.rows: dict[Any, Row] = {}
         self.steps: dict[Any, Step] = {}  # the calls of those that read state and output alone
         self.grids: dict[str, list[float]] = {}
@@ -109,7 +113,7 @@ class Run:
     def index(self, timestep: float | Tensor) -> int | None:
         """Position of a timestep in the grid; the second of several, as diffusers has it."""
         found = self.positions.get(self.value(timestep))
-        return None if found is None else found[min(1, len(found) - 1)]
+        return None if found is None else found[1]
 
     def value(self, timestep: float | Tensor) -> float:
         """The timestep as a number.

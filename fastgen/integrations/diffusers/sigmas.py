@@ -39,6 +39,21 @@ class OnSigmas(FusedScheduler):
                 "scheduler.timesteps, not its position"
             )
 
+    def _start(self, timestep: float | Tensor) -> int:
+        """The position of the first step, by a short way for loops over scheduler.timesteps."""
+        run = self._run
+        if (
+            run is not None
+            and self._begin_index is None
+            and timestep.__class__ is Tensor
+            and timestep.dtype is run.floating
+            and timestep.is_cpu
+        ):
+            found = run.positions.get(timestep.item())
+            if found is not None:
+                return found[1]
+        return self._place(timestep)[1]
+
     def _raw(self, sigma: float, kinds: tuple[str, ...] = ("epsilon", "v_prediction")) -> Form:
         """The data prediction of the model output at x = x0 + sigma eps."""
         config: Any = self.__dict__["_internal_dict"]
@@ -125,6 +140,8 @@ class EulerDiscreteScheduler(Churned, Scaled, diffusers.EulerDiscreteScheduler):
         """The previous sample and the data prediction; as diffusers' step."""
         own = self.__dict__
         k, results = own["_step_index"], None
+        if k is None:
+            k = self._start(timestep)
         if s_churn == 0:
             results = own["_follow"](own, k, timestep, sample, model_output)
         if results is None:

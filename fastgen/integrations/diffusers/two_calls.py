@@ -56,6 +56,8 @@ class HeunDiscreteScheduler(TwoCalls, diffusers.HeunDiscreteScheduler):
         """The next state and the data prediction; as diffusers' step."""
         own = self.__dict__
         k, first = own["_step_index"], own["dt"] is None
+        if k is None:
+            k = self._start(timestep)
         results = own["_follow"](own, (k, first), timestep, sample, model_output)
         if results is None:
             run, k = self._place(timestep)
@@ -97,6 +99,8 @@ class KDPM2DiscreteScheduler(TwoCalls, diffusers.KDPM2DiscreteScheduler):
         """The next state and the data prediction; as diffusers' step."""
         own = self.__dict__
         k, first = own["_step_index"], own["sample"] is None
+        if k is None:
+            k = self._start(timestep)
         results = own["_follow"](own, (k, first), timestep, sample, model_output)
         if results is None:
             run, k = self._place(timestep)
