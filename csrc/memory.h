@@ -8,7 +8,7 @@
 namespace fastgen {
 
 // Bytes from where memory is kept, and that are kept at most while nobody uses them.
-constexpr int64_t POOLED_FROM = int64_t{1} << 19, POOLED_IDLE = int64_t{1} << 27;
+constexpr int64_t POOLED_FROM = int64_t{1} << 18, POOLED_IDLE = int64_t{1} << 27;
 
 void* take_memory(int64_t bytes);
 // From any thread.
@@ -16,13 +16,15 @@ void give_memory(void* memory, int64_t bytes);
 
 struct GiveBack {
   int64_t bytes = 0;
-  void operator()(double* memory) const { give_memory(memory, bytes); }
+  void operator()(void* memory) const { give_memory(memory, bytes); }
 };
-using PooledDoubles = std::unique_ptr<double[], GiveBack>;
+template <class T>
+using Pooled = std::unique_ptr<T[], GiveBack>;
 
-inline PooledDoubles pooled_doubles(int64_t count) {
-  const int64_t bytes = count * int64_t{sizeof(double)};
-  return {static_cast<double*>(take_memory(bytes)), GiveBack{bytes}};
+template <class T>
+Pooled<T> pooled(int64_t count) {
+  const int64_t bytes = count * int64_t{sizeof(T)};
+  return {static_cast<T*>(take_memory(bytes)), GiveBack{bytes}};
 }
 
 }  // namespace fastgen

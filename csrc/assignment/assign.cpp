@@ -19,8 +19,8 @@ namespace {
 // From this many columns on points are not made a matrix, and up to so many dimensions far ones
 // are left out by boxes.
 constexpr int64_t POINTS_FROM = 513, BOXED_DIMS = 8;
-// Rows are added up to so many costs, 256 MiB.
-constexpr int64_t MOST_EXTENDED = int64_t{1} << 26;
+// Rows are added up to so many costs at first, 256 MiB, and for a refinement.
+constexpr int64_t MOST_EXTENDED = int64_t{1} << 26, MOST_REFINED = int64_t{1} << 28;
 // First epsilon, of the range: from scratch, from a sample's or given prices, and a sample's last.
 constexpr double COLD = 0.05, SAMPLED = 2e-3, SAMPLE_ENDS = 5e-4;
 constexpr int MOST_ROUNDS = 4;
@@ -180,8 +180,7 @@ void Assignment::solve(const Rows& rows, int64_t row_count, Prices prices, doubl
     for (double& price : v_) price -= highest;
   }
   certify(slack ? &solver : nullptr, slack);
-  if (clouds_ && rows_ == total_ && inexact())
-    find_candidates(solver, scale, slack);
+  if (clouds_ && rows_ == total_ && slack && inexact()) find_candidates(solver, scale, slack);
 }
 
 // What a refinement looks at, and how far it goes: less far where lists don't tell or that would be
@@ -308,7 +307,7 @@ void Assignment::first_round_of_matrix() {
 // Solves what is left of the costs when the prices are taken off, in finer levels, which end at
 // some times the gap.
 bool Assignment::refine() {
-  if (rows_ < total_ && total_ * stride_ > MOST_EXTENDED) return false;
+  if (rows_ < total_ && total_ * stride_ > MOST_REFINED) return false;
   const double scale = LEVELS / std::min(range_, fine_range_ * gap_), gap = gap_;
   const Candidates candidates = std::move(candidates_);
   const std::vector<int32_t> match = match_;
@@ -321,8 +320,7 @@ bool Assignment::refine() {
           listed ? static_cast<int32_t>(slack) : 0);
   };
   if (problem_.form == Form::points)
-    solve_rows(FinePointRows(*exact_, *clouds_, u.data(), v.data(), scale,
-                             candidates));
+    solve_rows(FinePointRows(*exact_, *clouds_, u.data(), v.data(), scale, candidates));
   else if (problem_.float64)
     solve_rows(MatrixRows(given<double>(), rows_, columns_, u.data(), v.data(), scale, false));
   else

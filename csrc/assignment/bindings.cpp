@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "assignment/assign.h"
-#include "assignment/memory.h"
 
 namespace py = pybind11;
 using namespace fastgen::assignment;
@@ -156,9 +155,4 @@ void fastgen::bind_assignment(py::module_& m) {
         py::arg("count"), py::arg("dims"), py::arg("float64"));
   m.def("moments", &moments, py::arg("x"), py::arg("count"), py::arg("dims"), py::arg("float64"),
         py::arg("squares"));
-  m.def(
-      "want_large_pages",
-      [](uintptr_t array, size_t bytes) { want_large_pages(at<void>(array, 0), bytes); },
-      "Before a large array is written; see csrc/assignment/memory.h.", py::arg("array"),
-      py::arg("bytes"));
 }

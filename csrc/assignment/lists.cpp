@@ -61,7 +61,7 @@ void Solver::build(int64_t row, int thread) {
                           : list_from_row(row, thread, columns, costs);
   for (; count % 16; ++count) {
     columns[count] = 0;
-    costs[count] = PADDING_COST + 4 * RANGE;
+    costs[count] = PADDING_COST + 2 * RANGE;
   }
   list_counts_[row] = static_cast<int32_t>(count);
 }

@@ -7,12 +7,12 @@
 #include "assignment/solver.h"
 
 namespace fastgen::assignment {
-
 namespace {
 
 // Among so many points or fewer, a search that has looked at so many whole rows, lists having ended
 // twice, looks at no more lists.
 constexpr int64_t WHOLE_UP_TO = 8192, MOST_WHOLE = 32;
+
 bool later(const Nearest& a, const Nearest& b) {
   return a.dist != b.dist ? a.dist > b.dist : a.column > b.column;
 }
@@ -123,6 +123,7 @@ Nearest Solver::search_lists(int32_t root) {
     for (int64_t k = 0; k < count && near[k] < columns_; ++k) relax(branch, near[k], costs[near[k]]);
     work(2 * padded_);
   };
+
   branches_.push_back({root, 0, best(root, 0).first, false});
   scan_list(0);
   const int64_t most = rows_.boxes() && columns_ <= WHOLE_UP_TO ? MOST_WHOLE : row_count_;

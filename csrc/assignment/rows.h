@@ -1,9 +1,7 @@
 // What the solver looks at: rows of integer costs, computed when they are asked for, or kept.
 #pragma once
-#include <memory>
-
-#include "assignment/memory.h"
 #include "assignment/problem.h"
+#include "memory.h"
 
 namespace fastgen::assignment {
 
@@ -37,14 +35,13 @@ class Rows {
 
 class KeptRows : public Rows {
  public:
-  KeptRows(int64_t rows, int64_t stride) : levels_(new int32_t[rows * stride]), stride_(stride) {
-    want_large_pages(levels_.get(), rows * stride * sizeof(int32_t));
-  }
+  KeptRows(int64_t rows, int64_t stride)
+      : levels_(pooled<int32_t>(rows * stride)), stride_(stride) {}
   int32_t* at(int64_t i) { return levels_.get() + i * stride_; }
   const int32_t* row(int64_t i, int32_t*) const override { return levels_.get() + i * stride_; }
 
  private:
-  const std::unique_ptr<int32_t[]> levels_;
+  const Pooled<int32_t> levels_;
   const int64_t stride_;
 };
 

@@ -133,7 +133,7 @@ void Solver::raise_boxes() {
 
 void Solver::rebase() {
   const auto [low, high] = std::minmax_element(price_, price_ + columns_);
-  if (*low >= -2 * RANGE) return;
+  if (*low >= -2 * RANGE && *high <= RANGE) return;
   const int32_t shift = *high;
   for (int64_t j = 0; j < columns_; ++j) price_[j] -= shift;
   for (int32_t& bound : list_bounds_)

@@ -3,8 +3,8 @@
 // Volgenant 1987) for those. Prices only fall, so a row's list of near columns stays good until
 // its best two prices have fallen to the list's bound.
 //
-// Bounds. At the start of a phase prices span at most 2 RANGE (`rebase` sees to that). No column
-// is bid for whose reduced cost exceeds that of a column without a bid: prices fall at most
+// Bounds. At the start of a phase prices are from -2 RANGE to RANGE (`rebase` sees to that). No
+// column is bid for whose reduced cost exceeds that of a column without a bid: prices fall at most
 // RANGE + epsilon below, so reduced costs stay under 5 RANGE, distances under 4 RANGE, and their
 // sums with padding (6 RANGE) under 16 RANGE = 2^31.
 //

@@ -71,7 +71,7 @@ class Walker {
   int depth;
   double factor;
   bool keeps;
-  PooledDoubles slots, here;
+  Pooled<double> slots, here;
   // The last path: its cell, its slots below `known`, and the time that `here` belongs to.
   uint32_t cell = 0;
   int known = 1;

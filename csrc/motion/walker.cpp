@@ -60,8 +60,8 @@ void Walker::increments(const std::vector<double>& times, const std::vector<doub
   if (tiles == 0) return;
   const bool keep = keeps && !area;
   if (keep && !slots) {
-    slots = pooled_doubles(tiles * KEPT * TILE);
-    here = pooled_doubles(tiles * TILE);
+    slots = pooled<double>(tiles * KEPT * TILE);
+    here = pooled<double>(tiles * TILE);
   }
   const bool start_known = keep && times[0] == here_time;
   here_time = -1;  // until this is through

@@ -160,8 +160,7 @@ def matrix_of(x0: Tensor, x1: Tensor, squares: tuple[Tensor, Tensor], root: bool
     Of squared distances |a|^2 is left out, a constant of each row.
     """
     count = len(x0)
-    costs = torch.empty(count, x0.shape[1], x1.shape[1], dtype=x0.dtype)
-    _C.want_large_pages(costs.data_ptr(), costs.nbytes)
+    costs = _C.pooled((count, x0.shape[1], x1.shape[1]), x0.dtype == torch.float64)
     if count == 1:
         torch.addmm(squares[1], x0[0], x1[0].T, alpha=-2, out=costs[0])
     else:

@@ -23,7 +23,7 @@ def test_sanitized(sanitizers, tmp_path):
         flags.append("-DFASTGEN_X86")
         names.append("scan_avx2")
     objects = []
-    sources = [SOURCES / "assignment" / f"{name}.cpp" for name in names]
+    sources = [SOURCES / "assignment" / f"{name}.cpp" for name in names] + [SOURCES / "memory.cpp"]
     for source in [*sources, Path(__file__).parent / "sanitize.cpp"]:
         objects.append(str(tmp_path / f"{source.stem}.o"))
         isa = ["-mavx2", "-mf16c"] if source.stem.endswith("avx2") else []
