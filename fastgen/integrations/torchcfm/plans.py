@@ -10,13 +10,18 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fastgen import kernels
 from fastgen.couplings import SinkhornResult, assign, sinkhorn
 from fastgen.couplings.costs import Cost
-from fastgen.kernels.pairwise import Keys
-from fastgen.kernels.pairwise.reference import uniforms
+from fastgen.kernels import Noise, Stream
+from fastgen.kernels.contract import Clock
 from fastgen.noise import seed_tensor
 
 Array = npt.NDArray[Any]
+
+# Draws are those of times, of another seed than a matcher's own times have.
+PAIRS_SEED = 0x1E3779B97F4A7C15
+UNIFORM = Clock(torch.tensor([0.0, 1.0], dtype=torch.float64))
 
 # Between clouds of different sizes points are split into equal parts, up to so many of them.
 PARTS_UP_TO = 8192
@@ -31,7 +36,8 @@ class Uniforms:
     """
 
     def __init__(self, seed: int | None) -> None:
-        self.seeds = None if seed is None else seed_tensor(seed, 1, torch.device("cpu"))
+        cpu = torch.device("cpu")
+        self.seeds = None if seed is None else seed_tensor(seed ^ PAIRS_SEED, 1, cpu)
         self.draw = 0
 
     def __call__(self, count: int) -> Array:
@@ -40,7 +46,8 @@ class Uniforms:
             return np.random.random_sample(count)
         self.draw += 1
         ids = torch.arange(count, dtype=torch.int64)
-        found: Array = uniforms(Keys(self.seeds, ids, self.draw - 1), count, 0)[0].numpy()
+        noise = Noise(self.seeds, ids, torch.tensor([self.draw - 1]), Stream.TIME)
+        found: Array = kernels.times(noise, UNIFORM).numpy()
         return found
 
     def without_replacement(self, weights: Array, count: int) -> Array:
