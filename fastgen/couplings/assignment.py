@@ -112,7 +112,7 @@ def assign(
             several threads.
         threads: at most so many; default `torch.get_num_threads()` for large problems. The result
             does not depend on it. Bids follow one another and only rows are searched together:
-            two threads take .75 to .95 of the time of one. Problems of a batch share nothing.
+            two threads take .75 to .98 of the time of one. Problems of a batch share nothing.
         backend: "cpp", "reference" (numpy, slow), both for CPU tensors, "cuda" for tensors on an
             NVIDIA GPU, or "auto": C++ where it is built; tensors on other devices are copied to the
             CPU, and the result back, unless the environment has FASTGEN_CUDA_ASSIGN=1, which
