@@ -65,7 +65,7 @@ class Assignment {
         u_(rows_),
         matched_(rows_),
         v_(columns_),
-        reduced_(team.size()) {
+        costs_(team.size()) {
     std::iota(match_.begin(), match_.end(), 0);
     if (problem.copies) copies_.assign(problem.copies, problem.copies + columns_);
   }
@@ -112,18 +112,13 @@ class Assignment {
   const T* given(int64_t i = 0) const {
     return static_cast<const T*>(problem_.matrix) + i * columns_;
   }
-  // The row's costs in float64 (of points: centred, sorted), in place or in `scratch`.
-  const double* costs(int64_t i, std::vector<double>& scratch) const;
+  double lowest_reduced(int64_t i, int thread);
   double cost(int64_t i, int64_t j) const;
   int32_t copies_of(int64_t j) const { return copies_.empty() ? 1 : copies_[j]; }
 
   template <class Function>
   void each_row(int64_t count, Function&& function) {
-    const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 15) / stride_);
-    team_.each(count, grain, [&](int64_t begin, int64_t end, int thread) {
-      control_.poll(thread_ + thread);
-      for (int64_t i = begin; i < end; ++i) function(i, thread);
-    });
+    assignment::each_row(team_, control_, thread_, count, stride_, function);
   }
 
   const Problem& problem_;
@@ -143,18 +138,20 @@ class Assignment {
   std::vector<int32_t> match_;
   // Dual variables and costs of pairs, as in the matrix or the centred clouds.
   std::vector<double> u_, matched_, v_;
-  std::vector<std::vector<double>> reduced_;  // of each thread
+  std::vector<std::vector<double>> costs_;  // of each thread, a row of points
   double cost_ = 0, gap_ = 0;
 };
 
-const double* Assignment::costs(int64_t i, std::vector<double>& scratch) const {
-  if (problem_.form == Form::matrix && problem_.float64) return given<double>(i);
-  scratch.resize(columns_);
-  if (problem_.form == Form::points)
-    exact_->row(i, scratch.data());
-  else
-    std::copy_n(given(i), columns_, scratch.begin());
-  return scratch.data();
+// min_j (c_ij - v_j) over all columns.
+double Assignment::lowest_reduced(int64_t i, int thread) {
+  if (problem_.form == Form::points) {
+    std::vector<double>& costs = costs_[thread];
+    costs.resize(columns_);
+    exact_->row(i, costs.data());
+    return kernels_.lowest_double(costs.data(), v_.data(), columns_);
+  }
+  return problem_.float64 ? kernels_.lowest_double(given<double>(i), v_.data(), columns_)
+                          : kernels_.lowest_float(given(i), v_.data(), columns_);
 }
 
 double Assignment::cost(int64_t i, int64_t j) const {
@@ -186,25 +183,23 @@ void Assignment::solve(const Rows& rows, int64_t row_count, Prices prices, doubl
 // What a refinement looks at, and how far it goes: less far where lists don't tell or that would be
 // many columns, in the end as far as it must for most rows. Otherwise all columns, all rows kept.
 void Assignment::find_candidates(Solver& solver, double scale, int32_t slack) {
-  for (fine_range_ = FINE_RANGE;; fine_range_ /= 4) {
-    candidates_ = {};
-    const double farthest = fine_range_ * gap_ * scale + slack;
-    if (farthest < RANGE / 4) {
-      candidates_.columns.resize(rows_ * MOST_LISTED);
-      candidates_.counts.resize(rows_);
-      each_row(rows_, [&](int64_t i, int thread) {
-        candidates_.counts[i] = solver.candidates(i, static_cast<int32_t>(farthest) + 1, thread,
-                                                  &candidates_.columns[i * MOST_LISTED]);
-      });
-      int64_t unknown = 0, known = 0;
-      for (const int64_t count : candidates_.counts) {
-        unknown += count == 0;
-        known += count;
-      }
-      if (64 * unknown < rows_ && 8 * known < MOST_LISTED * rows_) return;
-      if (fine_range_ == 1 && 4 * unknown < rows_) return;
+  for (double range = FINE_RANGE; range >= 1; range /= 4) {
+    const double farthest = range * gap_ * scale + slack;
+    if (!(farthest < RANGE / 4)) continue;
+    fine_range_ = range;
+    candidates_.columns.resize(rows_ * MOST_LISTED);
+    candidates_.counts.resize(rows_);
+    each_row(rows_, [&](int64_t i, int thread) {
+      candidates_.counts[i] = solver.candidates(i, static_cast<int32_t>(farthest) + 1, thread,
+                                                &candidates_.columns[i * MOST_LISTED]);
+    });
+    int64_t unknown = 0, known = 0;
+    for (const int64_t count : candidates_.counts) {
+      unknown += count == 0;
+      known += count;
     }
-    if (fine_range_ == 1) break;
+    if (64 * unknown < rows_ && 8 * known < MOST_LISTED * rows_) return;
+    if (range == 1 && 4 * unknown < rows_) return;
   }
   candidates_ = {};
   fine_range_ = 1;
@@ -334,7 +329,6 @@ bool Assignment::refine() {
 
 // Dual variables of rows are what makes those of columns feasible: u_i = min_j (c_ij - v_j).
 void Assignment::certify(Solver* solver, int32_t slack) {
-  const bool in_float = problem_.form == Form::matrix && !problem_.float64;
   each_row(rows_, [&](int64_t i, int thread) {
     int32_t near[MOST_LISTED];
     const int64_t count = solver ? solver->candidates(i, slack, thread, near) : 0;
@@ -343,10 +337,8 @@ void Assignment::certify(Solver* solver, int32_t slack) {
       u_[i] = cost(i, near[0]) - v_[near[0]];
       for (int64_t k = 1; k < count; ++k)
         u_[i] = std::min(u_[i], cost(i, near[k]) - v_[near[k]]);
-    } else if (in_float) {
-      u_[i] = kernels_.lowest_float(given(i), v_.data(), columns_);
     } else {
-      u_[i] = kernels_.lowest_double(costs(i, reduced_[thread]), v_.data(), columns_);
+      u_[i] = lowest_reduced(i, thread);
     }
   });
   cost_ = gap_ = 0;

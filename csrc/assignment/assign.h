@@ -26,8 +26,8 @@ struct Options {
   // Each pair costs at most `epsilon` of the costs' range more than in an optimal assignment;
   // 0: exact.
   double epsilon;
-  // Exact means a gap of at most this part of the cost, with what the matrix leaves out of it, or of
-  // rounding.
+  // Exact means a gap of at most this part of the cost, with what the matrix leaves out of it, or
+  // of rounding.
   double tolerance;
   double left_out;
   const double* warm_prices;  // [columns], or null

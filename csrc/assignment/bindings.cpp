@@ -47,7 +47,7 @@ void solve(int64_t problems, Problem first, const Options& options, const Soluti
   const auto one = [&](int64_t k, Team& team, int thread) {
     Problem problem = first;
     const auto offset = [&](const void* base, int64_t elements) {
-      return const_cast<char*>(static_cast<const char*>(base)) + k * elements * number;
+      return static_cast<const char*>(base) + k * elements * number;
     };
     if (first.matrix) problem.matrix = offset(first.matrix, first.rows * first.columns);
     if (first.row_points) {

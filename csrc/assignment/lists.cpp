@@ -11,8 +11,8 @@ namespace {
 // So many times as many columns as a list has are more than it takes to choose them.
 constexpr int64_t LOOSE = 4;
 
-// Keeps the `most` nearest of `count` positions with reduced <= highest; the others are at `bound` or
-// above. Of those at `highest` each row takes others: with one choice for all, rows of the same
+// Keeps the `most` nearest of `count` positions with reduced <= highest; the others are at `bound`
+// or above. Of those at `highest` each row takes others: with one choice for all, rows of the same
 // costs would bid for the same few columns.
 int64_t nearest(const int32_t* reduced, int32_t* near, int64_t count, int64_t most,
                 int64_t row, int32_t highest, int32_t* bound) {
@@ -54,9 +54,12 @@ int32_t lower_bound(const int32_t* reduced, const int32_t* near, int64_t count,
 void Solver::build(int64_t row, int thread) {
   int32_t* columns = &list_columns_[row * listed_];
   int32_t* costs = &list_costs_[row * listed_];
+  // The first list may be known: no other columns matter while no price is above zero.
   const bool first = list_bounds_[row] == INT_MIN;
-  int64_t count = first ? list_of_cheap(row, columns, costs) : 0;
-  if (count == 0)
+  int64_t count = first ? rows_.cheap(row, listed_, columns, costs) : 0;
+  if (count > 0)
+    list_bounds_[row] = RANGE;
+  else
     count = rows_.boxes() ? list_from_boxes(row, thread, columns, costs)
                           : list_from_row(row, thread, columns, costs);
   for (; count % 16; ++count) {
@@ -64,17 +67,6 @@ void Solver::build(int64_t row, int thread) {
     costs[count] = PADDING_COST + 2 * RANGE;
   }
   list_counts_[row] = static_cast<int32_t>(count);
-}
-
-// Where no other columns matter, while no price is above zero.
-int64_t Solver::list_of_cheap(int64_t row, int32_t* columns, int32_t* list_costs) {
-  int32_t all[MOST_LISTED], costs[MOST_LISTED];
-  const int64_t count = rows_.cheap(row, all, costs);
-  if (count == 0 || count > listed_) return 0;
-  std::copy_n(all, count, columns);
-  std::copy_n(costs, count, list_costs);
-  list_bounds_[row] = RANGE;
-  return count;
 }
 
 int64_t Solver::list_from_row(int64_t row, int thread, int32_t* columns, int32_t* list_costs) {

@@ -45,8 +45,7 @@ class MatrixRows : public Rows {
                              scratch);
     else
       kernels_.levels_float(from, prices_, columns_, low, scale_, scratch);
-    std::fill(scratch + columns_, scratch + padded(columns_), PADDING_COST);
-    return scratch;
+    return pad(scratch, columns_);
   }
 
   // The costs at `places`, where they have been picked already.

@@ -120,7 +120,8 @@ Nearest Solver::search_lists(int32_t root) {
     const int32_t useful =
         end.dist == INT_MAX ? PADDING_COST : end.dist - branch.base + branch.offset;
     const int64_t count = kernels_.collect(reduced, padded_, useful, near);
-    for (int64_t k = 0; k < count && near[k] < columns_; ++k) relax(branch, near[k], costs[near[k]]);
+    for (int64_t k = 0; k < count && near[k] < columns_; ++k)
+      relax(branch, near[k], costs[near[k]]);
     work(2 * padded_);
   };
 

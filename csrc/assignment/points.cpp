@@ -118,7 +118,7 @@ PointRows::PointRows(int64_t rows, int64_t columns, int64_t dims, bool root, boo
 
 PointRows::PointRows(const Clouds& clouds, double scale, bool boxed)
     : PointRows(clouds.rows(), clouds.columns(), clouds.dims(), clouds.root(), boxed) {
-  const auto [dims, stride, columns, unused] = points_.points;
+  const int64_t dims = points_.points.dims, stride = points_.points.stride;
   // The scale is folded into the coordinates: costs come out as levels, whatever the units.
   const double unit = clouds.root() ? scale : std::sqrt(scale);
   for (int64_t i = 0; i < row_count_; ++i)
@@ -164,8 +164,7 @@ const int32_t* PointRows::row(int64_t i, int32_t* scratch) const {
                         column_count_, scratch);
   else
     std::fill_n(scratch, column_count_, 0);
-  std::fill(scratch + column_count_, scratch + padded(column_count_), PADDING_COST);
-  return scratch;
+  return pad(scratch, column_count_);
 }
 
 ExactPoints::ExactPoints(const Clouds& clouds)
@@ -186,13 +185,13 @@ const int32_t* FinePointRows::row(int64_t i, int32_t* scratch) const {
   const bool given = i < clouds_.rows();
   if (given) costs_.row(i, costs.data());
   kernels_.levels_double(costs.data(), prices_, columns, given ? low_[i] : 0.0, scale_, scratch);
-  std::fill(scratch + columns, scratch + padded(columns), PADDING_COST);
-  return scratch;
+  return pad(scratch, columns);
 }
 
-int64_t FinePointRows::cheap(int64_t i, int32_t* columns, int32_t* costs) const {
+int64_t FinePointRows::cheap(int64_t i, int64_t most, int32_t* columns, int32_t* costs) const {
   if (candidates_.counts.empty()) return 0;
   const int64_t count = candidates_.counts[i];
+  if (count > most) return 0;
   for (int64_t k = 0; k < count; ++k) {
     const int64_t j = columns[k] = candidates_.columns[i * MOST_LISTED + k];
     const double cost = clouds_.cost(i, j);

@@ -98,7 +98,7 @@ class FinePointRows : public Rows {
         scale_(scale),
         candidates_(candidates) {}
   const int32_t* row(int64_t i, int32_t* scratch) const override;
-  int64_t cheap(int64_t i, int32_t* columns, int32_t* costs) const override;
+  int64_t cheap(int64_t i, int64_t most, int32_t* columns, int32_t* costs) const override;
   bool costly() const override { return candidates_.counts.empty(); }
 
  private:

@@ -52,8 +52,9 @@ struct Kernels {
   // bounds[b] <= every reduced cost in box b, given its highest price; INT_MAX in padding.
   void (*box_bounds)(const Boxes&, int64_t dims, const float* row, bool root,
                      const int32_t* highest_price, int32_t* bounds);
-  // Costs and reduced costs of the `count` columns from `begin` on, padded to BOX. `lowest` [BOX] keeps the lowest
-  // reduced cost of each class; returns a bound below which there are columns of `groups` groups.
+  // Costs and reduced costs of the `count` columns from `begin` on, padded to BOX. `lowest` [BOX]
+  // keeps the lowest reduced cost of each class; returns a bound below which there are columns of
+  // `groups` groups.
   int32_t (*visit_box)(const Points&, const float* row, bool root, int64_t begin, int64_t count,
                        const int32_t* prices, int groups, int32_t* costs,
                        int32_t* reduced, int32_t* lowest);

@@ -1,5 +1,7 @@
 // What the solver looks at: rows of integer costs, computed when they are asked for, or kept.
 #pragma once
+#include <algorithm>
+
 #include "assignment/problem.h"
 #include "memory.h"
 
@@ -27,11 +29,20 @@ class Rows {
   virtual const BoxedPoints* boxes() const { return nullptr; }
   // From so many columns on rows keep lists of their nearest.
   virtual int64_t lists_from() const { return LISTS_FROM; }
-  // The columns [MOST_LISTED] that cost less than RANGE, in order, and what; 0 if not known.
-  virtual int64_t cheap(int64_t, int32_t*, int32_t*) const { return 0; }
+  // The columns that cost less than RANGE, in order, and what; 0 if not known or more than `most`.
+  virtual int64_t cheap(int64_t /*i*/, int64_t /*most*/, int32_t* /*columns*/,
+                        int32_t* /*costs*/) const {
+    return 0;
+  }
   // Whether to compute a row takes long enough to keep it even where there are lists.
   virtual bool costly() const { return false; }
 };
+
+// Fills what is behind the columns of a row; returns the row.
+inline const int32_t* pad(int32_t* row, int64_t columns) {
+  std::fill(row + columns, row + padded(columns), PADDING_COST);
+  return row;
+}
 
 class KeptRows : public Rows {
  public:

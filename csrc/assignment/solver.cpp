@@ -7,8 +7,8 @@
 namespace fastgen::assignment {
 namespace {
 
-// Lists have columns of so many of 16 groups from so many columns on, else of 8; those of points,
-// whose prices fall together, of 32.
+// Lists hold columns of 16 groups from so many columns on, else of 8; those of points in boxes,
+// where prices fall together, of 32.
 constexpr int64_t WIDE_FROM = 2048;
 // A price war would take more: the paths do the rest.
 constexpr int64_t MOST_BIDS = 100;
@@ -74,11 +74,8 @@ Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, const int32
 std::unique_ptr<const Rows> Solver::keep(const Rows& rows) const {
   if ((lists_ && !rows.costly()) || row_count_ * padded_ > MOST_KEPT) return nullptr;
   auto kept = std::make_unique<KeptRows>(row_count_, padded_);
-  const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 15) / padded_);
-  team_.each(row_count_, grain, [&](int64_t begin, int64_t end, int thread) {
-    control_.poll(thread_ + thread);
-    for (int64_t i = begin; i < end; ++i) rows.row(i, kept->at(i));
-  });
+  each_row(team_, control_, thread_, row_count_, padded_,
+           [&](int64_t i, int) { rows.row(i, kept->at(i)); });
   return kept;
 }
 

@@ -12,6 +12,7 @@
 // Castanon 1989): a row bids for the copy with the highest price, which is the column's, against
 // the best *other* column. Copies that bid against one another would have prices fall by epsilon.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <utility>
@@ -29,6 +30,18 @@ class Control {
   virtual void poll(int thread) = 0;
 };
 
+// function(i, thread) for `count` rows of `stride` columns on the team's threads, numbered from
+// `first` on for the control.
+template <class Function>
+void each_row(Team& team, Control& control, int first, int64_t count, int64_t stride,
+              Function&& function) {
+  const int64_t grain = std::max<int64_t>(1, (int64_t{1} << 15) / stride);
+  team.each(count, grain, [&](int64_t begin, int64_t end, int thread) {
+    control.poll(first + thread);
+    for (int64_t i = begin; i < end; ++i) function(i, thread);
+  });
+}
+
 class Solver {
  public:
   // `copies` [columns] of each column, at least two columns; null: one of each.
@@ -39,8 +52,8 @@ class Solver {
   // more than its best one. Starts from `prices` [padded columns]; empty: the lowest cost of each.
   void solve(std::vector<int32_t>& prices, int32_t first, int32_t last);
 
-  // The columns [MOST_LISTED] whose reduced cost is within `slack` of the row's lowest; 0 if its list
-  // does not tell. Rows may be asked for on several threads.
+  // The columns [MOST_LISTED] whose reduced cost is within `slack` of the row's lowest; 0 if its
+  // list does not tell. Rows may be asked for on several threads.
   int64_t candidates(int64_t row, int32_t slack, int thread, int32_t* columns);
 
   const std::vector<int32_t>& matches() const { return match_; }  // column of each row
@@ -58,7 +71,6 @@ class Solver {
   Best best(int64_t row, int32_t slack);
   void build_ahead(int64_t row, int32_t slack);
   void build(int64_t row, int thread);
-  int64_t list_of_cheap(int64_t row, int32_t* columns, int32_t* costs);
   int64_t list_from_row(int64_t row, int thread, int32_t* columns, int32_t* costs);
   int64_t list_from_boxes(int64_t row, int thread, int32_t* columns, int32_t* costs);
   void raise_boxes();
