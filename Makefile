@@ -28,11 +28,11 @@ types: $(VENV)/ready
 
 # The Triton kernels compiled ahead of time for NVIDIA and AMD GPUs, with a gate on the code.
 kernels: $(VENV)/ready
-	$(BIN)/python -m fastgen.kernels.triton.aot
+	$(BIN)/python -m fastgen.kernels.aot
 
 # The CUDA C++ kernels compiled ahead of time, where nvcc is installed; the same gate.
 cuda: $(VENV)/ready
-	$(BIN)/python -m fastgen.couplings.cuda_aot
+	$(BIN)/python -m fastgen.kernels.assignment.cuda_aot
 
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks

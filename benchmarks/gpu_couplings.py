@@ -9,8 +9,9 @@ from torch import Tensor
 
 from benchmarks.couplings import clouds
 from benchmarks.harness import Provider, row
-from fastgen.couplings import Assignment, assign, costs, cuda
+from fastgen.couplings import Assignment, assign, costs
 from fastgen.couplings.assignment import Backend
+from fastgen.kernels.assignment import cuda
 
 if TYPE_CHECKING:
     from benchmarks.gpu import Bench

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.harness import Case, Provider, Row, measured
-from fastgen.integrate.controller import CONTROLLERS
-from fastgen.integrate.tableaus import ADAPTIVE
 from fastgen.kernels import Noise, bridge, implementation
-from fastgen.kernels.integrate import Control, Workspace, operations
+from fastgen.kernels.runge_kutta.contract import Control, Workspace, operations
+from fastgen.ode.controller import CONTROLLERS
+from fastgen.ode.tableaus import ADAPTIVE
 
 ROWS = 256
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import fastgen
+from fastgen.cli import solvers_page as table
 from fastgen.schedules import Schedule
-from fastgen.solvers import table
 
 COMPONENTS = 16
 

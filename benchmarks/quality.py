@@ -22,9 +22,9 @@ import fastgen
 from benchmarks import digits_networks, quality_peers
 from benchmarks.harness import Row, recorded, row, show_progress
 from benchmarks.problems import EXACT, Problem, most_steps
+from fastgen.cli import solvers_page as table
 from fastgen.demo.report import frechet_distance
 from fastgen.schedules import DiscreteVP, LinearVP
-from fastgen.solvers import table
 
 SUITE = "quality"
 DIRECTIONS, BATCH, SEEDS = 256, 512, 3

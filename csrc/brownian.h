@@ -1,4 +1,4 @@
-// The virtual Brownian tree (fastgen/kernels/reference/brownian.py), one group of W blocks of four
+// The virtual Brownian tree (fastgen/kernels/brownian/reference.py), one group of W blocks of four
 // elements at a time. Normals depend on the time alone, so those of a whole descent are drawn
 // together, before the first bisection. A time that follows another starts where they part.
 #pragma once

@@ -1,4 +1,4 @@
-// Linear combinations (fastgen/kernels/reference/combine.py), tile by tile: a tile of every
+// Linear combinations (fastgen/kernels/combine/reference.py), tile by tile: a tile of every
 // tensor stays in the first-level cache while it is converted, clipped, summed and stored.
 #pragma once
 #include "convert.h"

@@ -1,4 +1,4 @@
-// The noise contract (fastgen/kernels/reference/noise.py) on W lanes.
+// The noise contract (fastgen/kernels/normals/reference.py) on W lanes.
 //
 // The order of roundings is the reference's. Only steps that cannot change a bit are rearranged:
 // powers of two move through products, and -2 goes into the coefficients of the logarithm.

@@ -2,20 +2,20 @@
 
 from fastgen import couplings, kernels, networks, schedules, solvers, timesteps, training
 from fastgen.couplings import wasserstein
-from fastgen.guidance import Guidance
-from fastgen.integrate import odeint
-from fastgen.inversion import Inversion, invert
-from fastgen.latent import Latent
-from fastgen.likelihood import log_likelihood
-from fastgen.log_probability import sampled_log_probability, trajectory_log_probability
-from fastgen.model import Model
-from fastgen.noise import brownian, randn
-from fastgen.observation import Step
+from fastgen.likelihood import (
+    log_likelihood,
+    sampled_log_probability,
+    trajectory_log_probability,
+    variational_bound,
+)
+from fastgen.model import Guidance, Model
+from fastgen.noise import BrownianPath, brownian, randn
+from fastgen.ode import odeint
 from fastgen.plans import Plan
-from fastgen.sampling import Sampler, sample
-from fastgen.sde import BrownianPath, sdeint
+from fastgen.sampling import Inversion, Sampler, Step, invert, sample
+from fastgen.sde import sdeint
 from fastgen.solvers import plan
-from fastgen.variational_bound import variational_bound
+from fastgen.training.latent import Latent
 
 __all__ = [
     "BrownianPath",

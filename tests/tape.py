@@ -1,4 +1,4 @@
-"""What a CUDA graph does, on the CPU: a stand-in for `fastgen.graphs.Graph`.
+"""What a CUDA graph does, on the CPU: a stand-in for `fastgen.common.graphs.Graph`.
 
 The tape notes every operation of the recorded work with the very tensors and numbers it was given,
 and repeats them without calling Python code of the work again. So whatever the work has built in by
@@ -38,7 +38,7 @@ class _Noted(TorchDispatchMode):
 
 
 class Tape:
-    """A `fastgen.graphs.Recording` for the CPU."""
+    """A `fastgen.common.graphs.Recording` for the CPU."""
 
     graphed = True
 

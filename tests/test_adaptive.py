@@ -8,8 +8,8 @@ import torch
 
 import fastgen
 from fastgen import schedules
-from fastgen.adaptive import SOLVERS, sample_adaptive
-from fastgen.integrate import Status
+from fastgen.ode import Status
+from fastgen.sampling.error_controlled import SOLVERS, sample_adaptive
 from tests.closed_forms import Gaussian
 from tests.test_likelihood import PREDICTIONS, model_of
 

@@ -10,7 +10,7 @@ import torch
 import fastgen
 from fastgen import schedules
 from fastgen.plans.forms import Let, Normal
-from fastgen.plans.paths import follow_path, increments
+from fastgen.plans.increments import follow_path, increments
 
 SCHEDULE = schedules.LinearVP()
 VARIANCE, MEAN = 0.25, 0.4  # of the Gaussian data

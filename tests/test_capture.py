@@ -10,8 +10,10 @@ from tape import Noting, Tape
 from torch import nn
 
 import fastgen
-from fastgen import execution, graphs, schedules
-from fastgen.guidance import dynamic_threshold
+from fastgen import schedules
+from fastgen.common import graphs
+from fastgen.model.guidance import dynamic_threshold
+from fastgen.sampling import run as execution
 
 SCHEDULE = schedules.LinearVP()
 SOLVERS = [n for n in fastgen.solvers.names() if not fastgen.solvers.get(n).two_times]

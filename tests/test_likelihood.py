@@ -8,7 +8,7 @@ import torch
 
 import fastgen
 from fastgen import schedules
-from fastgen.divergence import Divergence
+from fastgen.likelihood.divergence import Divergence
 
 SCHEDULES = [
     schedules.Rectified(),

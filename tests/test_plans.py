@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 import fastgen
 from fastgen import schedules
 from fastgen.kernels import Stream
+from fastgen.model.parametrisation import Parametrisation
 from fastgen.noise import randn
 from fastgen.plans import Builder, Form, Plan
 from fastgen.plans.forms import Evaluate, Let, Normal, Prediction, Value
-from fastgen.predictions import Parametrisation
 
 SCHEDULE = schedules.LinearVP()
 

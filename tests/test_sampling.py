@@ -11,7 +11,7 @@ from torch import nn
 
 import fastgen
 from fastgen import schedules
-from fastgen.kernels import backend as backends
+from fastgen.kernels import dispatch as backends
 
 SCHEDULE = schedules.LinearVP()
 SOLVERS = [n for n in fastgen.solvers.names() if not fastgen.solvers.get(n).two_times]

@@ -13,7 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from fastgen import schedules
-from fastgen.errors import nearest
+from fastgen.common.errors import nearest
 from fastgen.schedules import (
     EDM,
     VE,

@@ -11,7 +11,9 @@ from tape import Noting, Tape
 from torch import nn
 
 import fastgen
-from fastgen import graphs, schedules, serving
+from fastgen import schedules
+from fastgen.common import graphs
+from fastgen.sampling import serving
 
 SCHEDULE = schedules.LinearVP()
 SOLVERS = ["ddim", "euler", "dpmpp_2m", "unipc", "ddpm", "heun", "euler_ancestral", "rk4"]

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastgen
 from fastgen import schedules
-from fastgen.guidance import dynamic_threshold
+from fastgen.model.guidance import dynamic_threshold
 
 SCHEDULE = schedules.LinearVP()
 SHAPE = (3, 2, 5)

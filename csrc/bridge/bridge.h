@@ -1,4 +1,4 @@
-// One training batch (fastgen/kernels/reference/bridge.py): rows are taken in chunks. Times and
+// One training batch (fastgen/kernels/bridge/reference.py): rows are taken in chunks. Times and
 // coefficients of a chunk are made first, W rows at a time; then short rows are gathered together
 // into a tile, and long ones are worked off tile by tile.
 #pragma once

@@ -1,4 +1,4 @@
-// What `bridge` computes, as plain data. Semantics: fastgen/kernels/reference/bridge.py; shapes and
+// What `bridge` computes, as plain data. Semantics: fastgen/kernels/bridge/reference.py; shapes and
 // counts: checked by fastgen/kernels/contract.py.
 #pragma once
 #include <atomic>

@@ -11,7 +11,7 @@ constexpr int PADDING_COST = 4 * RANGE, PADDING_PRICE = -2 * RANGE;
 constexpr double LEVELS = RANGE * 0.999;
 constexpr unsigned NOBODY = 0xffffffffu;
 
-// Every field has eight bytes: fastgen/couplings/cuda.py declares the same.
+// Every field has eight bytes: fastgen/kernels/assignment/cuda.py declares the same.
 struct Problem {
   i64 rows, columns;  // rows <= columns
   i64 padded;         // columns, rounded up to a multiple of 128

@@ -1,5 +1,5 @@
 // Error-controlled Runge-Kutta steps, every row with its own time and step size, as plain data.
-// Semantics: fastgen/kernels/reference/integrate.py, whose names are used here.
+// Semantics: fastgen/kernels/runge_kutta/reference.py, whose names are used here.
 #pragma once
 #include <cstdint>
 

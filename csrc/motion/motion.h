@@ -1,5 +1,5 @@
 // Walks along virtual Brownian trees: increments between times, one after the other, and the areas
-// below them where asked for (fastgen/kernels/reference/brownian.py and area.py).
+// below them where asked for (fastgen/kernels/brownian/reference.py and area.py).
 //
 // All elements are asked for the same times, so where a time's cell is, and which nodes above it are
 // known from the last time, is found once for all of them. W at the midpoints above a cell makes up

@@ -301,11 +301,11 @@ py::object describe_step(const py::object& empty_like, const py::object& thread_
 }  // namespace
 
 void bind_registers(py::module_& m) {
-  m.def("describe_step", &describe_step, "A function run; see fastgen.kernels.registers.",
+  m.def("describe_step", &describe_step, "A function run; see fastgen.kernels.combine.registers.",
         py::arg("empty_like"), py::arg("thread_count"), py::arg("grad_enabled"), py::arg("shape"),
         py::arg("source"), py::arg("inputs"), py::arg("made"),
         py::arg("buffers"), py::arg("keep"), py::arg("table"), py::arg("table_address"),
         py::arg("clip"), py::arg("noise_owner"), py::arg("noise"));
-  m.def("follow", &follow, "A function that runs steps; see fastgen.kernels.registers.",
+  m.def("follow", &follow, "A function that runs steps; see fastgen.kernels.combine.registers.",
         py::arg("same"), py::arg("steps"), py::arg("held"), py::arg("free"));
 }

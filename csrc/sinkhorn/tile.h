@@ -195,7 +195,7 @@ FASTGEN_INLINE double sum_of_powers(T* scores, T high) {
   return total;
 }
 
-// Words of one Philox4x32-10 block (fastgen/kernels/reference/noise.py), one row at a time.
+// Words of one Philox4x32-10 block (fastgen/kernels/normals/reference.py), one row at a time.
 FASTGEN_INLINE void philox_block(uint64_t seed, uint64_t sample, uint32_t draw, uint32_t stream,
                                  uint64_t block, uint32_t words[4]) {
   uint32_t c[4] = {static_cast<uint32_t>(block), static_cast<uint32_t>(sample), draw,

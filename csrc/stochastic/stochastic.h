@@ -1,5 +1,5 @@
 // Linear combinations whose coefficients are polynomials in unit noises, as plain data.
-// Semantics: fastgen/kernels/reference/stochastic.py; shapes: fastgen/kernels/stochastic.py.
+// Semantics: fastgen/kernels/random_combine/reference.py; shapes: fastgen/kernels/random_combine/operator.py.
 #pragma once
 #include "../operations.h"
 

@@ -10,11 +10,12 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from fastgen.couplings import costs, cuda, reference
-from fastgen.errors import nearest
+from fastgen.common.errors import nearest
+from fastgen.couplings import costs
+from fastgen.kernels.assignment import cuda, reference
 
 try:
-    from fastgen import _C
+    import fastgen._C as _C
 except ImportError:  # not built: the reference is used
     _C = None  # type: ignore[assignment]
 

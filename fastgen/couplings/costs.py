@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.errors import nearest
+from fastgen.common.errors import nearest
 
 try:
-    from fastgen import _C
+    import fastgen._C as _C
 except ImportError:  # not built: there are no matrices but the caller's
     _C = None  # type: ignore[assignment]
 

@@ -7,9 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fastgen.common.errors import nearest
 from fastgen.couplings.assignment import assign
-from fastgen.errors import nearest
-from fastgen.noise import randn
+from fastgen.noise.normals import randn
 
 METHODS = ("exact", "sliced")
 # Directions projected on at once.

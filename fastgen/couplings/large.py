@@ -15,7 +15,7 @@ from fastgen.couplings.stored import Points, Stored, StoredSolver
 from fastgen.kernels import Stream
 from fastgen.kernels.pairwise import Keys
 from fastgen.kernels.pairwise.reference import uniforms
-from fastgen.noise import id_tensor, seed_tensor
+from fastgen.noise.keys import id_tensor, seed_tensor
 
 
 @dataclass(frozen=True)

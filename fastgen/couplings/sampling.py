@@ -12,7 +12,7 @@ from fastgen.couplings.sinkhorn import SinkhornResult
 from fastgen.kernels import Stream, pairwise
 from fastgen.kernels.pairwise import NOWHERE, Keys
 from fastgen.kernels.pairwise.reference import uniforms
-from fastgen.noise import id_tensor, seed_tensor
+from fastgen.noise.keys import id_tensor, seed_tensor
 
 
 def sample_pairs(

@@ -14,7 +14,7 @@ from fastgen.couplings.clouds import check_points
 from fastgen.couplings.entropic import check_no_labels
 from fastgen.couplings.stored import Points, Stored, best_column
 from fastgen.kernels import Stream
-from fastgen.noise import randn
+from fastgen.noise.normals import randn
 
 # Draws of the noise that fits the potential, above those of plans and of batches.
 _FIRST_DRAW = 2**31

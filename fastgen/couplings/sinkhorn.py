@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fastgen.common.errors import nearest
 from fastgen.couplings import potentials
 from fastgen.couplings.clouds import Clouds, check_pair, check_weights, prepare
 from fastgen.couplings.potentials import Marginals, Solver, Start, State
 from fastgen.couplings.result import SinkhornError, SinkhornResult
-from fastgen.errors import nearest
 from fastgen.kernels import pairwise
 
 RegScale = Literal["absolute", "mean_cost"]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from torch import nn
 
-from fastgen import Model, schedules
+import fastgen.schedules as schedules
 from fastgen.demo.networks import DigitFeatures
+from fastgen.model.model import Model
 from fastgen.networks import Network, from_config, to_config
 from fastgen.schedules import Schedule
 from fastgen.training.files import load_strictly, read_safetensors, replacing

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch.nn import functional
 
-from fastgen import schedules
+import fastgen.schedules as schedules
 from fastgen.demo.checkpoint import Checkpoint
 from fastgen.demo.data import CLASSES, Part
 from fastgen.demo.networks import DigitFeatures

@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.devices import upload
-from fastgen.errors import nearest
-from fastgen.execution import BufferKey
-from fastgen.integrations.prepared import Prepared
+from fastgen.common.devices import upload
+from fastgen.common.errors import nearest
 from fastgen.kernels.contract import DTYPE_CODES
-from fastgen.noise import id_tensor, seed_tensor
+from fastgen.model.parametrisation import Parametrisation
+from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.plans import Builder, Form
 from fastgen.plans.forms import Computed, Evaluate, Increment, Let, Normal, State, Symbol, Value
 from fastgen.plans.lowering import lower
-from fastgen.predictions import Parametrisation
+from fastgen.sampling.prepared import Prepared
+from fastgen.sampling.run import BufferKey
 from fastgen.schedules import EDM
 
 Denoiser = Callable[..., Tensor]
@@ -120,7 +120,7 @@ def before_each_step(found: Recipe, levels: tuple[float, ...]) -> dict[int, Span
 
 
 class Calls:
-    """The model's calls and the noise of one run (`fastgen.execution.Evaluations`)."""
+    """The model's calls and the noise of one run (`fastgen.sampling.run.Evaluations`)."""
 
     def __init__(
         self,

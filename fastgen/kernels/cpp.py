@@ -6,7 +6,8 @@ from collections.abc import Callable
 import torch  # first: the extension must find torch's OpenMP runtime loaded, or there are two
 from torch import Tensor
 
-from fastgen import _C
+import fastgen._C as _C
+from fastgen.kernels.brownian.area_reference import brownian_area as brownian_area  # see Walker
 from fastgen.kernels.contract import (
     BROWNIAN_DEPTH,
     BROWNIAN_STREAM,
@@ -19,7 +20,6 @@ from fastgen.kernels.contract import (
     check_combine,
     check_outputs,
 )
-from fastgen.kernels.reference.area import brownian_area as brownian_area  # see Walker
 
 # torch's table of C functions (2.10 and later), which makes looking at a tensor from C++ cheap;
 # None: by its Python attributes.

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from fastgen.errors import nearest
+from fastgen.common.errors import nearest
 
 _registry: dict[str, type[Network]] = {}
 N = TypeVar("N", bound="type[Network]")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastgen.errors import nearest
+from fastgen.common.errors import nearest
 from fastgen.networks.embedding import Embedding, Network, register
 
 ACTIVATIONS = {"selu": nn.SELU, "silu": nn.SiLU, "gelu": nn.GELU, "relu": nn.ReLU}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from fastgen.model.parametrisation import PAIR, QUANTITIES, Parametrisation
 from fastgen.plans.forms import (
     Computed,
     Evaluate,
@@ -17,7 +18,6 @@ from fastgen.plans.forms import (
     Value,
     name,
 )
-from fastgen.predictions import PAIR, QUANTITIES, Parametrisation
 from fastgen.schedules import Schedule
 
 

@@ -17,6 +17,7 @@ from typing import TypeAlias
 import numpy as np
 
 from fastgen.kernels.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
+from fastgen.model.parametrisation import Parametrisation
 from fastgen.plans.forms import (
     Computed,
     Evaluate,
@@ -29,7 +30,6 @@ from fastgen.plans.forms import (
     State,
     Value,
 )
-from fastgen.predictions import Parametrisation
 
 
 @dataclass(frozen=True, order=True)

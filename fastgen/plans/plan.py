@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastgen import schedules
+import fastgen.schedules as schedules
+from fastgen.model.parametrisation import Parametrisation
 from fastgen.plans.forms import (
     Computed,
     Evaluate,
@@ -23,9 +24,8 @@ from fastgen.plans.forms import (
     Value,
     name,
 )
+from fastgen.plans.increments import follow_path
 from fastgen.plans.lowering import Program, lower
-from fastgen.plans.paths import follow_path
-from fastgen.predictions import Parametrisation
 from fastgen.schedules import Schedule
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastgen.errors import nearest
+from fastgen.common.errors import nearest
 from fastgen.schedules import scalar
 
 Value = TypeVar("Value", float, NDArray[np.float64], torch.Tensor)

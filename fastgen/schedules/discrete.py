@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastgen.errors import nearest
+from fastgen.common.errors import nearest
 from fastgen.schedules import scalar
 from fastgen.schedules.base import Schedule, Value, evaluate, register
 from fastgen.schedules.vp import VariancePreserving, minus_log_alpha, noise_scale

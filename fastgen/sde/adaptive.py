@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.kernels.stochastic import stochastic_combine
+from fastgen.kernels.random_combine.operator import stochastic_combine
+from fastgen.noise.brownian_path import BrownianPath
 from fastgen.sde.equation import Equation
+from fastgen.sde.expressions import STATE, Combine, Contract, Evaluate, Program, square_root
 from fastgen.sde.fixed import evaluate, scalar_table
-from fastgen.sde.motion import BrownianPath
-from fastgen.sde.program import STATE, Combine, Contract, Evaluate, Program, square_root
 
 SAFETY, MIN_FACTOR, MAX_FACTOR = 0.9, 0.2, 5.0
 # Steps shorter than this part of the path's interval come near the cells of the tree, 2^-24 of it.

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fastgen.kernels import Noise
-from fastgen.kernels.stochastic import MONOMIALS, bind_stochastic, stochastic_combine
+from fastgen.kernels.random_combine.operator import MONOMIALS, bind_stochastic, stochastic_combine
 from fastgen.sde.equation import Equation
-from fastgen.sde.motion import Draws, Source
-from fastgen.sde.program import STATE, Combine, Contract, Evaluate, Program
+from fastgen.sde.expressions import STATE, Combine, Contract, Evaluate, Program
+from fastgen.sde.sources import Draws, Source
 
 # A kernel call: (step, the registers, z and z') puts its outputs into the registers.
 Call = Callable[[int, list[Any], list[Tensor]], None]

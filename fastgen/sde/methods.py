@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fastgen.errors import nearest
-from fastgen.sde.program import Form, Step
+from fastgen.common.errors import nearest
+from fastgen.sde.expressions import Form, Step
 
 NOISE_TYPES = ("diagonal", "scalar", "additive", "general")
 SDE_TYPES = ("ito", "stratonovich")

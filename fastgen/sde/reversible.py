@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.kernels.stochastic import MONOMIALS, stochastic_combine
+from fastgen.kernels.random_combine.operator import MONOMIALS, stochastic_combine
 from fastgen.sde.equation import Equation
+from fastgen.sde.expressions import square_root
 from fastgen.sde.fixed import Grid
-from fastgen.sde.motion import Source
-from fastgen.sde.program import square_root
+from fastgen.sde.sources import Source
 
 
 class Leap:

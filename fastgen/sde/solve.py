@@ -9,23 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.errors import nearest
-from fastgen.noise import id_tensor, seed_tensor
+from fastgen.common.errors import nearest
+from fastgen.noise.brownian_path import BrownianPath
+from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.sde import methods
 from fastgen.sde.adaptive import SHORTEST, Control, solve_adaptive
 from fastgen.sde.equation import Equation, check_finite, parameters_of, times_of
+from fastgen.sde.expressions import lower
 from fastgen.sde.fixed import solve_fixed
 from fastgen.sde.methods import NOISE_TYPES, SDE_TYPES
-from fastgen.sde.motion import (
-    BrownianPath,
+from fastgen.sde.reversible import Leap, solve_reversible
+from fastgen.sde.sources import (
     CallableIncrements,
     Draws,
     PathIncrements,
     Source,
     grid_of,
 )
-from fastgen.sde.program import lower
-from fastgen.sde.reversible import Leap, solve_reversible
 
 NOISES = ("draws", "brownian")
 GRADIENTS = ("through", "adjoint", "none")

@@ -3,8 +3,8 @@
 from itertools import pairwise
 from math import sqrt
 
+from fastgen.common.checks import check_choice, check_nonnegative
 from fastgen.plans import Builder, Form
-from fastgen.solvers.options import check_choice, check_nonnegative
 from fastgen.solvers.registry import register
 from fastgen.solvers.stochastic import fresh_noise
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import expm1, sqrt
 
+from fastgen.common.checks import check_nonnegative
 from fastgen.plans import Builder, Form
-from fastgen.solvers.options import check_nonnegative
 from fastgen.solvers.registry import register
 
 

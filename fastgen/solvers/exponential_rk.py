@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from fastgen.common.checks import check_choice
 from fastgen.plans import Builder, Form
 from fastgen.solvers.exponential import exponential_step
-from fastgen.solvers.options import check_choice
 from fastgen.solvers.registry import register
 
 PREDICTIONS = ("data", "noise")

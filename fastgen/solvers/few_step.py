@@ -2,9 +2,9 @@
 
 from itertools import pairwise
 
+from fastgen.common.checks import check_fraction
 from fastgen.plans import Builder, Form
 from fastgen.schedules import DiscreteVP
-from fastgen.solvers.options import check_fraction
 from fastgen.solvers.registry import register
 from fastgen.solvers.stochastic import fresh_noise, renoise
 

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from itertools import pairwise
 from math import cos, isfinite, pi, sin, sqrt
 
+from fastgen.common.checks import check_choice, check_nonnegative
 from fastgen.plans import Builder, Form
 from fastgen.solvers.exponential import ancestral_step
-from fastgen.solvers.options import check_choice, check_nonnegative
 from fastgen.solvers.registry import register
 from fastgen.solvers.stochastic import fresh_noise
 

@@ -3,9 +3,9 @@
 from itertools import pairwise
 from math import sqrt
 
+from fastgen.common.checks import check_nonnegative, check_whole
 from fastgen.plans import Builder, Form
 from fastgen.solvers.exponential import ancestral_step
-from fastgen.solvers.options import check_nonnegative, check_whole
 from fastgen.solvers.registry import register
 
 

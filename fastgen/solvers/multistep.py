@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from fastgen.common.checks import check_choice, check_whole
 from fastgen.plans import Builder, Form
 from fastgen.plans.builder import Predictions
 from fastgen.schedules import DiscreteVP, Schedule
@@ -27,7 +28,6 @@ from fastgen.solvers.exponential_rk import (
     lagrange_weights,
     moments,
 )
-from fastgen.solvers.options import check_choice, check_whole
 from fastgen.solvers.registry import register
 from fastgen.solvers.velocity import RK4, adams_weights
 from fastgen.solvers.velocity_rk import ratio_combine

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fastgen import timesteps as grids
-from fastgen.errors import nearest
+import fastgen.timesteps as grids
+from fastgen.common.errors import nearest
 from fastgen.plans import Builder, Form, Plan
 from fastgen.schedules import Schedule
 

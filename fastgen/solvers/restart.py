@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import log
 
-from fastgen import timesteps
+import fastgen.timesteps as timesteps
+from fastgen.common.checks import check_choice
 from fastgen.plans import Builder, Form
-from fastgen.solvers.options import check_choice
 from fastgen.solvers.registry import register
 from fastgen.solvers.stochastic import Step, dpm_2_step, euler_step, heun_step, renoise
 

@@ -20,8 +20,8 @@ data form's of first order, as the noise form has no limit there.
 from itertools import pairwise
 from math import exp, expm1, sqrt
 
+from fastgen.common.checks import check_fraction, check_nonnegative
 from fastgen.plans import Builder, Form
-from fastgen.solvers.options import check_fraction, check_nonnegative
 from fastgen.solvers.registry import register
 from fastgen.solvers.stochastic import (
     constant_decay,

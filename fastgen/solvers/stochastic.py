@@ -18,9 +18,9 @@ from collections.abc import Callable
 from itertools import pairwise
 from math import exp, expm1, inf, isfinite, log1p, sqrt
 
+from fastgen.common.checks import check_fraction, check_nonnegative
 from fastgen.plans import Builder, Form
 from fastgen.solvers.exponential import exponential_step
-from fastgen.solvers.options import check_fraction, check_nonnegative
 from fastgen.solvers.registry import register
 
 Step = Callable[[Builder, Form, float, float], Form]

@@ -13,9 +13,9 @@ from math import exp, expm1, inf, isfinite, log
 
 import numpy as np
 
+from fastgen.common.checks import check_choice, check_nonnegative, check_whole
 from fastgen.plans import Builder, Form
 from fastgen.solvers import exponential_rk
-from fastgen.solvers.options import check_choice, check_nonnegative, check_whole
 from fastgen.solvers.registry import register
 from fastgen.solvers.stochastic import (
     constant_decay,

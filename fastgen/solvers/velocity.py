@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
 
+from fastgen.common.checks import check_choice, check_whole
 from fastgen.plans import Builder, Form
 from fastgen.solvers.exponential import exponential_step
 from fastgen.solvers.exponential_rk import lagrange_weights
-from fastgen.solvers.options import check_choice, check_whole
 from fastgen.solvers.registry import register
 
 

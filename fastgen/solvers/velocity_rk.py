@@ -10,10 +10,10 @@ from __future__ import annotations
 from itertools import pairwise
 from math import sqrt
 
+from fastgen.common.checks import check_choice, check_nonnegative
 from fastgen.plans import Builder, Form
 from fastgen.solvers.exponential import exponential_step
 from fastgen.solvers.exponential_rk import PREDICTIONS, finite, predict
-from fastgen.solvers.options import check_choice, check_nonnegative
 from fastgen.solvers.registry import register
 from fastgen.solvers.velocity import EULER, HEUN, RK4, Tableau, runge_kutta
 

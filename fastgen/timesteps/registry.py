@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastgen.errors import nearest
+from fastgen.common.errors import nearest
 from fastgen.schedules import Schedule
 from fastgen.timesteps.checks import falling, positive_integer
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from fastgen.errors import nearest
+from fastgen.common.errors import nearest
 from fastgen.schedules import Schedule
 from fastgen.timesteps.registry import Times, register
 

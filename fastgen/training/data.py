@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastgen.errors import nearest
+from fastgen.common.errors import nearest
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SAMPLES = 20_000  # of the sets that are drawn

@@ -12,16 +12,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastgen import networks, schedules
-from fastgen.errors import nearest
+import fastgen.networks as networks
+import fastgen.schedules as schedules
+from fastgen.common.errors import nearest
 from fastgen.kernels import Stream
-from fastgen.latent import Latent
-from fastgen.model import Model
+from fastgen.model.model import Model
 from fastgen.networks import VAE, Network, ScoreVAE
-from fastgen.noise import randn
+from fastgen.noise.normals import randn
 from fastgen.schedules import LinearVP, Rectified, Schedule
 from fastgen.training import losses
 from fastgen.training.files import load_strictly, read_safetensors
+from fastgen.training.latent import Latent
 from fastgen.training.pairing import Pairing
 from fastgen.training.paths import Target
 from fastgen.training.times import SAMPLINGS, Times, uniform

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from fastgen.common.errors import nearest
 from fastgen.couplings import ByLabel, Coupling, ExactOT, Hilbert, Independent, Sorted
 from fastgen.couplings import sinkhorn as solve
 from fastgen.couplings.sampling import sample_pairs
-from fastgen.errors import nearest
 
 WITHIN_LABELS = "label-"
 

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.model import Model
-from fastgen.noise import randn
+from fastgen.model.model import Model
+from fastgen.noise.normals import randn
 from fastgen.plans import Plan
 from fastgen.plans.forms import Increment, Let, Normal
-from fastgen.sampling import Sampler
+from fastgen.sampling.sampler import Sampler
 from fastgen.solvers import plan
 from fastgen.training.files import read_safetensors, replacing
 

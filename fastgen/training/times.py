@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastgen.errors import nearest
+from fastgen.common.errors import nearest
 from fastgen.kernels import Clock, Sampling
 from fastgen.schedules import Schedule
 from fastgen.timesteps.beta import quantile as beta_quantile

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastgen import kernels
+import fastgen.kernels as kernels
 from fastgen.kernels import Clock, Noise
 from fastgen.training.files import load_strictly, read_safetensors, replacing
 

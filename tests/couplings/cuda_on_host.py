@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastgen.couplings import cuda
-from fastgen.kernels import nvrtc
+from fastgen.kernels.assignment import cuda, nvrtc
 
 SOURCES = Path(__file__).parents[2] / "csrc" / "cuda"
 

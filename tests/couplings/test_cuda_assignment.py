@@ -10,8 +10,8 @@ import pytest
 import torch
 from test_assignment import KINDS, TOLERANCE, check, random_problem, true_costs
 
-from fastgen.couplings import Assignment, ExactOT, assign, cuda
-from fastgen.kernels import nvrtc
+from fastgen.couplings import Assignment, ExactOT, assign
+from fastgen.kernels.assignment import cuda, nvrtc
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 
@@ -264,7 +264,7 @@ def test_ahead_of_time(architecture):
     """By nvcc, without a stack and without spills."""
     if shutil.which("nvcc") is None:
         pytest.skip("nvcc is not installed")
-    from fastgen.couplings.cuda_aot import judge
+    from fastgen.kernels.assignment.cuda_aot import judge
 
     for figures in judge(architecture):
         assert (figures.stack, figures.spills) == (0, 0), figures

@@ -28,7 +28,7 @@ FILES = {
 
 
 def run(name, folder, *options):
-    module = importlib.import_module(f"fastgen.examples.{name}")
+    module = importlib.import_module(f"examples.{name}")
     return module.main(["--out", str(folder), *options])
 
 
@@ -49,7 +49,7 @@ def test_equal_seeds_give_equal_numbers(tmp_path):
 
 
 def test_as_a_program_that_refuses_nonsense(tmp_path):
-    command = [sys.executable, "-m", "fastgen.examples.latent_flow", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "examples.latent_flow", "--out", str(tmp_path)]
     failed = subprocess.run([*command, "--steps", "0"], capture_output=True, text=True)
     assert failed.returncode == 2
     assert "expected at least 1" in failed.stderr

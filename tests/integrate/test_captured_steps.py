@@ -5,8 +5,8 @@ import torch
 from tape import Tape
 
 import fastgen
-from fastgen import graphs
-from fastgen.integrate import engine
+from fastgen.common import graphs
+from fastgen.ode import engine
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fastgen
-from fastgen.integrate import Status
+from fastgen.ode import Status
 
 Y0 = torch.tensor([[0.0, 1.0], [0.5, 0.0], [0.0, -2.0]], dtype=torch.float64)
 TIGHT = {"rtol": 1e-10, "atol": 1e-12, "return_solution": True, "max_step": 0.4}

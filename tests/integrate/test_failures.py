@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fastgen
-from fastgen.integrate import Status
+from fastgen.ode import Status
 
 
 def blow_up(t, y):

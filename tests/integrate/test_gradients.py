@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fastgen
-from fastgen.integrate import Status
+from fastgen.ode import Status
 
 TIGHT = {"rtol": 1e-9, "atol": 1e-9, "method": "dopri8"}
 Y0 = torch.tensor([[0.3, -0.2], [1.1, 0.4], [2.5, -1.5]], dtype=torch.float64)

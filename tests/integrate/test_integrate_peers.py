@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fastgen
-from fastgen.integrate import METHODS
+from fastgen.ode import METHODS
 
 torchdiffeq = pytest.importorskip("torchdiffeq")
 

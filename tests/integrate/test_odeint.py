@@ -10,7 +10,7 @@ from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
 import fastgen
-from fastgen.integrate import Controller, tableaus
+from fastgen.ode import Controller, tableaus
 from tests.closed_forms import slope
 
 ADAPTIVE, FIXED = list(tableaus.ADAPTIVE), [*tableaus.FIXED, "explicit_adams"]

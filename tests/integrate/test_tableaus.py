@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import fastgen
-from fastgen.adaptive import SOLVERS
-from fastgen.integrate import tableaus
+from fastgen.ode import tableaus
+from fastgen.sampling.error_controlled import SOLVERS
 
 ALL = {**tableaus.ADAPTIVE, **tableaus.FIXED}
 

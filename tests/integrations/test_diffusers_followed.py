@@ -6,7 +6,7 @@ import pytest
 import torch
 
 pytest.importorskip("diffusers")
-pytest.importorskip("fastgen.kernels.registers", reason="the C++ kernels are not built")
+pytest.importorskip("fastgen.kernels.combine.registers", reason="the C++ kernels are not built")
 import diffusers
 from scheduler_loops import SHAPE, drop_in, relative
 from scheduler_loops import network as strided

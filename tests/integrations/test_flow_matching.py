@@ -242,7 +242,7 @@ def test_likelihood_is_differentiable_and_calls_the_model_once_per_evaluation():
 
 @pytest.mark.parametrize("method", ["dopri5", "bosh3"])
 def test_adaptive_methods(method):
-    pytest.importorskip("fastgen.integrate")
+    pytest.importorskip("fastgen.ode")
     x = noise(4, 3)
     solver = ODESolver(gaussian_velocity)
     tolerances = {"method": method, "atol": 1e-9, "rtol": 1e-9, "step_size": None}

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import fastgen
-from fastgen.integrations import prepared
 from fastgen.integrations.k_diffusion import sampling
 from fastgen.integrations.k_diffusion.programs import VP_SIGMA_MAX, VP_SIGMA_MIN, vp_time
 from fastgen.kernels import Stream
+from fastgen.sampling import prepared
 
 DTYPE = torch.float64
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from fastgen.kernels import Noise, reference
-from fastgen.kernels.reference.stochastic import stochastic_combine
-from fastgen.kernels.stochastic import MONOMIALS
+from fastgen.kernels.random_combine.operator import MONOMIALS
+from fastgen.kernels.random_combine.reference import stochastic_combine
 
 cpp = pytest.importorskip("fastgen.kernels.cpp", reason="the C++ kernels are not built")
-cpp_stochastic = pytest.importorskip("fastgen.kernels.cpp_stochastic")
+cpp_stochastic = pytest.importorskip("fastgen.kernels.random_combine.cpp")
 
 pytestmark = pytest.mark.usefixtures("each_look")
 KINDS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

@@ -256,7 +256,7 @@ class TestErrors:
 
 def test_square_roots_are_correctly_rounded():
     """torch's own are not (MKL): C++ and Triton round as IEEE says, as numpy does."""
-    from fastgen.kernels.reference.bridge import square_root
+    from fastgen.kernels.bridge.reference import square_root
 
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(200_000, dtype=F64, generator=generator) ** 4 / 4

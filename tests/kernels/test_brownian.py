@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 import fastgen
 from fastgen import kernels
+from fastgen.kernels.brownian.reference import brownian as reference
 from fastgen.kernels.contract import BROWNIAN_DEPTH, BROWNIAN_STREAM
-from fastgen.kernels.reference import noise as noise_reference
-from fastgen.kernels.reference.brownian import brownian as reference
+from fastgen.kernels.normals import reference as noise_reference
 
 cpp = pytest.importorskip("fastgen.kernels.cpp")
 _C = pytest.importorskip("fastgen._C")

@@ -11,7 +11,7 @@ from test_brownian import CELL, INT64, SAMPLE, each_isa, same
 
 from fastgen.kernels import reference
 from fastgen.kernels.contract import BROWNIAN_DEPTH
-from fastgen.sde import BrownianPath
+from fastgen.noise import BrownianPath
 
 cpp = pytest.importorskip("fastgen.kernels.cpp")
 

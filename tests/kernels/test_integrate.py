@@ -9,10 +9,17 @@ import os
 import pytest
 import torch
 
-from fastgen.integrate import tableaus
-from fastgen.integrate.controller import CONTROLLERS
-from fastgen.kernels.integrate import FEWER_ROWS, FINISHED, Control, Count, Status, Workspace
-from fastgen.kernels.reference.integrate import ReferenceOperations, lane_sum
+from fastgen.kernels.runge_kutta.contract import (
+    FEWER_ROWS,
+    FINISHED,
+    Control,
+    Count,
+    Status,
+    Workspace,
+)
+from fastgen.kernels.runge_kutta.reference import ReferenceOperations, lane_sum
+from fastgen.ode import tableaus
+from fastgen.ode.controller import CONTROLLERS
 
 ROWS = 6
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
@@ -25,14 +32,14 @@ def triton_operations():
     with pytest.MonkeyPatch.context() as patch:
         if INTERPRETED:
             patch.setenv("TRITON_INTERPRET", "1")
-        from fastgen.kernels.triton.integrate import TritonOperations
+        from fastgen.kernels.runge_kutta.triton import TritonOperations
     return TritonOperations
 
 
 def operations(name):
     if name == "triton":
         return triton_operations()
-    from fastgen.kernels.cpp_integrate import CppOperations
+    from fastgen.kernels.runge_kutta.cpp import CppOperations
 
     return CppOperations
 

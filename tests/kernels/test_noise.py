@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgen.kernels.reference import noise as reference
+from fastgen.kernels.normals import reference
 
 cpp = pytest.importorskip("fastgen.kernels.cpp")
 _C = pytest.importorskip("fastgen._C")

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from fastgen.kernels import reference
 
-registers = pytest.importorskip("fastgen.kernels.registers", reason="the C++ kernels are not built")
+registers = pytest.importorskip(
+    "fastgen.kernels.combine.registers", reason="the C++ kernels are not built"
+)
 KINDS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 GIVEN = registers.GIVEN
 

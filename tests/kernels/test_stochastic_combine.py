@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgen.kernels import Noise
-from fastgen.kernels.reference import noise as noise_reference
-from fastgen.kernels.reference import stochastic as reference
-from fastgen.kernels.stochastic import MONOMIALS, bind_stochastic, stochastic_combine
+from fastgen.kernels.normals import reference as noise_reference
+from fastgen.kernels.random_combine import reference
+from fastgen.kernels.random_combine.operator import MONOMIALS, bind_stochastic, stochastic_combine
 
-cpp = pytest.importorskip("fastgen.kernels.cpp_stochastic")
+cpp = pytest.importorskip("fastgen.kernels.random_combine.cpp")
 _C = pytest.importorskip("fastgen._C")
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

@@ -14,7 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from fastgen import kernels
-from fastgen.kernels import backend as backends
+from fastgen.kernels import dispatch as backends
 from fastgen.kernels import reference
 from fastgen.kernels.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS, Noise
 
@@ -27,9 +27,9 @@ with pytest.MonkeyPatch.context() as patch:  # Triton looks when the kernels are
     from triton import jit
 
     from fastgen.kernels import triton
-    from fastgen.kernels.triton import geometry as geometries
-    from fastgen.kernels.triton import launch
-    from fastgen.kernels.triton.noise import four_normals, philox
+    from fastgen.kernels.triton_support import geometry as geometries
+    from fastgen.kernels.triton_support import launch
+    from fastgen.kernels.triton_support.noise import four_normals, philox
 
     @jit
     def philox_kernel(given, found, COUNT: tl.constexpr):

@@ -150,7 +150,7 @@ assert launches[-1][6] is not None
 
 
 def test_large_calls_fit_the_grid():
-    from fastgen.kernels.triton.geometry import geometry
+    from fastgen.kernels.triton_support.geometry import geometry
 
     for rows, elements in ((1, 2**39), (2**31, 3), (70_000, 100_000), (3, 2**33)):
         for noises in (0, 1):
@@ -167,7 +167,7 @@ def test_importing_fastgen_does_not_import_triton():
 
 
 def test_backend_names_what_it_needs():
-    from fastgen.kernels.backend import implementation
+    from fastgen.kernels.dispatch import implementation
 
     if os.environ.get("TRITON_INTERPRET") != "1":
         with pytest.raises(ValueError, match="runs on CUDA and ROCm tensors, got cpu"):

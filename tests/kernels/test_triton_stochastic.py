@@ -8,15 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgen.kernels import Noise
-from fastgen.kernels.reference import stochastic as reference
-from fastgen.kernels.stochastic import MONOMIALS
+from fastgen.kernels.random_combine import reference
+from fastgen.kernels.random_combine.operator import MONOMIALS
 
 pytest.importorskip("triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
 with pytest.MonkeyPatch.context() as patch:  # Triton looks when the kernels are defined
     if INTERPRETED:
         patch.setenv("TRITON_INTERPRET", "1")
-    from fastgen.kernels.triton import stochastic
+    from fastgen.kernels.random_combine import triton as stochastic
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 pytestmark = [] if INTERPRETED else [pytest.mark.gpu]

@@ -8,12 +8,12 @@ import torch
 from sde_equations import Fine, gbm
 
 import fastgen
-from fastgen.sde import BrownianPath
+from fastgen.noise import BrownianPath
 from fastgen.sde.adaptive import row_norm
 from fastgen.sde.equation import Equation
 from fastgen.sde.methods import METHODS
-from fastgen.sde.motion import Draws, grid_of
 from fastgen.sde.reversible import Leap
+from fastgen.sde.sources import Draws, grid_of
 
 
 def f(t, y):

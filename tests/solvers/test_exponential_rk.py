@@ -11,9 +11,9 @@ import torch
 from closed_forms import Gaussian, Mixture, network, slope
 
 import fastgen
+from fastgen.model.parametrisation import Parametrisation
 from fastgen.plans import Builder
 from fastgen.plans.forms import Let, Value
-from fastgen.predictions import Parametrisation
 from fastgen.schedules import EDM, VE, CosineVP, DiscreteVP, LinearVP, Rectified, SubVP
 from fastgen.solvers import exponential_rk
 from fastgen.solvers.exponential_rk import interval, lagrange_weights, moments, phi

@@ -15,8 +15,8 @@ from test_exponential_rk import (
 )
 
 import fastgen
+from fastgen.model.parametrisation import Parametrisation
 from fastgen.plans.lowering import Raw
-from fastgen.predictions import Parametrisation
 from fastgen.schedules import CosineVP, DiscreteVP, LinearVP, Rectified
 from fastgen.solvers.multistep import time_moments
 

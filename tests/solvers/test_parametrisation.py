@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import fastgen
 from fastgen import solvers
-from fastgen.predictions import Parametrisation
+from fastgen.model.parametrisation import Parametrisation
 from fastgen.schedules import (
     EDM,
     VE,

@@ -17,8 +17,8 @@ from scipy.integrate import quad
 
 import fastgen
 from fastgen import solvers
+from fastgen.model.parametrisation import Parametrisation
 from fastgen.plans.forms import Let, Normal
-from fastgen.predictions import Parametrisation
 from fastgen.schedules import EDM, VE, CosineVP, DiscreteVP, LinearVP, Rectified, SubVP, Trig
 from fastgen.solvers import flow_sde, stochastic, stochastic_multistep
 from fastgen.solvers.stochastic_multistep import LOG_SCALES, moments

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch.nn import Module
 
-from fastgen.errors import nearest
+from fastgen.common.errors import nearest
 from fastgen.integrations.diffusers.base import FusedScheduler
 
 Owner = TypeVar("Owner")

@@ -10,7 +10,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from fastgen.errors import nearest
+from fastgen.common.errors import nearest
 from fastgen.integrations.diffusers.rows import Row, Transform, Update, out, x
 from fastgen.integrations.diffusers.runs import Contract, Generators, Kind, Run, promised
 from fastgen.plans.forms import Form
@@ -165,7 +165,7 @@ class FusedScheduler:
         ``vars(self)["_follow"](vars(self), key, timestep, sample, output)`` is then what
         `_advance` returns, or None where that has to be called.
         """
-        from fastgen.kernels import registers
+        from fastgen.kernels.combine import registers
 
         me: Any = self
         same = {"timesteps": run.timesteps, "sigmas": run.sigmas, "_internal_dict": run.config}

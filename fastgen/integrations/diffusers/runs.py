@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from fastgen import kernels
+import fastgen.kernels as kernels
 from fastgen.integrations.diffusers.rows import FIRST_REGISTER, Row
 from fastgen.kernels import Noise, Stream
 from fastgen.kernels.contract import compute_dtype
-from fastgen.noise import id_tensor, seed_tensor
+from fastgen.noise.keys import id_tensor, seed_tensor
 
 if TYPE_CHECKING:
-    from fastgen.kernels.registers import Step  # needs the extension
+    from fastgen.kernels.combine.registers import Step  # needs the extension
 
 # Dtype of the next state: that of the model's output, of the sample, or what both promote to.
 Kind: TypeAlias = Literal["output", "sample", "promoted"]
@@ -184,7 +184,7 @@ class Run:
         module = kernels.implementation(sample.device).__name__
         if not plain or not module.endswith(".cpp"):
             return False
-        from fastgen.kernels import registers
+        from fastgen.kernels.combine import registers
 
         row.run = registers.describe(
             sample,

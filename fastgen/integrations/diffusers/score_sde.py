@@ -15,7 +15,7 @@ from diffusers.schedulers.scheduling_sde_ve import SdeVeOutput
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from fastgen import kernels
+import fastgen.kernels as kernels
 from fastgen.integrations.diffusers.base import FusedScheduler, normal
 from fastgen.integrations.diffusers.outputs import packed
 from fastgen.integrations.diffusers.rows import Update, noise, out, x

@@ -22,7 +22,7 @@ from fastgen.integrations.diffusers.outputs import packed
 from fastgen.integrations.diffusers.rows import Transform, Update, data, noise, r, x
 from fastgen.integrations.diffusers.runs import Generators, Run
 from fastgen.integrations.diffusers.sigmas import ALL, Scaled
-from fastgen.noise import brownian
+from fastgen.noise.brownian import brownian
 
 START, SLOPE = 0, 1  # registers: the state and the slope of the first call
 

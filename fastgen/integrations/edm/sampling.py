@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_choice, check_fraction, check_nonnegative, check_whole
 from fastgen.integrations.edm.process import (
     DISCRETIZATIONS,
     SCALINGS,
@@ -21,7 +22,6 @@ from fastgen.integrations.edm.process import (
     vp_sigma,
 )
 from fastgen.integrations.levels import Seeds, before_each_step, check_noise, run
-from fastgen.solvers.options import check_choice, check_fraction, check_nonnegative, check_whole
 
 NOISES = ("torch", "contract")
 

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastgen import kernels
-from fastgen.devices import upload
+import fastgen.kernels as kernels
+from fastgen.common.devices import upload
 from fastgen.kernels import Noise
-from fastgen.noise import id_tensor, seed_tensor
+from fastgen.noise.keys import id_tensor, seed_tensor
 
 Array = NDArray[np.float64]
 END = 1e-5  # how near t must come to its end

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fastgen.common.checks import check_choice, check_whole
 from fastgen.integrations.k_diffusion import programs
 from fastgen.integrations.k_diffusion.choices import (
     after_each_step,
@@ -28,7 +29,6 @@ from fastgen.integrations.levels import (
 )
 from fastgen.solvers.exponential import ddpm
 from fastgen.solvers.multistep import ipndm, ipndm_v, lms
-from fastgen.solvers.options import check_choice, check_whole
 from fastgen.solvers.stochastic_multistep import er_sde_1, er_sde_2, er_sde_3
 from fastgen.solvers.velocity_rk import gradient_estimation
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen import kernels
+import fastgen.kernels as kernels
 from fastgen.integrations.levels import NoiseSampler
-from fastgen.noise import id_tensor, seed_tensor
+from fastgen.noise.keys import id_tensor, seed_tensor
 
 KEPT = 3  # values of W that later increments begin or end at: a step has a start, a middle, an end
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastgen.common.checks import check_nonnegative, check_whole
 from fastgen.plans import Builder, Form
 from fastgen.solvers.exponential import exponential_step
 from fastgen.solvers.exponential_rk import (
@@ -25,7 +26,6 @@ from fastgen.solvers.exponential_rk import (
     three_stages,
     two_stages,
 )
-from fastgen.solvers.options import check_nonnegative, check_whole
 from fastgen.solvers.stochastic import (
     ancestral_decay,
     churned_time,

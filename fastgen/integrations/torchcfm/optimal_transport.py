@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgen.common.errors import nearest
 from fastgen.couplings import assign, sinkhorn
 from fastgen.couplings import wasserstein as exact_wasserstein
-from fastgen.errors import nearest
 from fastgen.integrations.torchcfm.plans import (
     Array,
     Uniforms,

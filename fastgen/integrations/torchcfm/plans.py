@@ -10,12 +10,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fastgen import kernels
+import fastgen.kernels as kernels
 from fastgen.couplings import SinkhornResult, assign, sinkhorn
 from fastgen.couplings.costs import Cost
 from fastgen.kernels import Noise, Stream
 from fastgen.kernels.contract import Clock
-from fastgen.noise import seed_tensor
+from fastgen.noise.keys import seed_tensor
 
 Array = npt.NDArray[Any]
 

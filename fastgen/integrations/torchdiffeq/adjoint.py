@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.integrate.problem import State
 from fastgen.integrations.torchdiffeq.problem import (
     ADAPTIVE,
     Function,
@@ -18,6 +17,7 @@ from fastgen.integrations.torchdiffeq.problem import (
     options_of,
 )
 from fastgen.integrations.torchdiffeq.solve import odeint, solve
+from fastgen.ode.problem import State
 
 SEMINORM = "seminorm"
 

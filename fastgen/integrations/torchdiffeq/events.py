@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.integrate.problem import State
 from fastgen.integrations.torchdiffeq.problem import Function
 from fastgen.integrations.torchdiffeq.solve import odeint
+from fastgen.ode.problem import State
 
 # Keeps the time's gradient finite where the trajectory touches the event without crossing it.
 TINY = 1e-12

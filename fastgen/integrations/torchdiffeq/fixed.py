@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.errors import nearest
-from fastgen.integrate.tableau import Tableau
-from fastgen.integrate.tableaus import EULER, HEUN, MIDPOINT, RK4
+from fastgen.common.errors import nearest
+from fastgen.common.tableau import Tableau
 from fastgen.integrations.torchdiffeq.problem import ADAMS
+from fastgen.ode.tableaus import EULER, HEUN, MIDPOINT, RK4
 
 Function = Callable[[Tensor, Tensor], Tensor]
 Interpolant = Callable[[Tensor], Tensor]

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.errors import nearest
-from fastgen.integrate import Controller
+from fastgen.common.errors import nearest
+from fastgen.ode import Controller
 
 Function = Callable[..., Any]
 

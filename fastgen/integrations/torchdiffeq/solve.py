@@ -10,9 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen import integrate
-from fastgen.integrate import Status
-from fastgen.integrate.problem import State
+from fastgen import ode as integrate
 from fastgen.integrations.torchdiffeq.fixed import Grid, solve_scipy
 from fastgen.integrations.torchdiffeq.problem import (
     ADAPTIVE,
@@ -25,6 +23,8 @@ from fastgen.integrations.torchdiffeq.problem import (
     options_of,
     solver_options,
 )
+from fastgen.ode import Status
+from fastgen.ode.problem import State
 
 REASONS = {
     Status.MAX_STEPS: "max_num_steps exceeded",

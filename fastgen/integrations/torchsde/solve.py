@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fastgen
-from fastgen.errors import nearest
+from fastgen.common.errors import nearest
 from fastgen.integrations.torchsde.motions import BrownianInterval
 
 # torchsde's names for methods, by the type of equation.

@@ -5,7 +5,7 @@ from typing import Any
 import torch  # first: see fastgen.kernels.cpp
 from torch import Tensor
 
-from fastgen import _C
+import fastgen._C as _C
 from fastgen.kernels.pairwise.contract import NOWHERE, Kept, Keys
 
 _LOG_SUM, _MEAN, _BEST, _SAMPLE = range(4)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from fastgen.kernels.normals.reference import MASK, philox
 from fastgen.kernels.pairwise.contract import NOWHERE, TILE, Kept, Keys
-from fastgen.kernels.reference.noise import MASK, philox
 
 
 def scores(x: Tensor, y: Tensor, bias: Tensor, scale: float) -> Tensor:

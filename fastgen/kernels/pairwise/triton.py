@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastgen.kernels.pairwise.contract import NOWHERE, TILE, Keys
 from fastgen.kernels.pairwise.triton_kernels import BEST, LOG_SUM, MEAN, SAMPLE, pairs_kernel
-from fastgen.kernels.triton.launch import OPTIONS
+from fastgen.kernels.triton_support.launch import OPTIONS
 
 # Of a program: with fewer, a tile of scores and three-part operands do not fit into registers.
 THREADS = 256

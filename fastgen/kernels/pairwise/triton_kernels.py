@@ -13,7 +13,7 @@ import triton.language as tl
 # interpreted as Triton was when it was first imported; reductions over these are built in.
 from triton.language.standard import _elementwise_max, _elementwise_min, _sum_combine
 
-from fastgen.kernels.triton.noise import philox
+from fastgen.kernels.triton_support.noise import philox
 
 # Integers that Triton would otherwise make constants (1) or specialise (multiples of 16).
 SCALARS = ("rows", "columns", "dims", "features", "draw", "stream")

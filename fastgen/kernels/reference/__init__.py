@@ -1,10 +1,10 @@
 """The contract of every kernel as readable PyTorch: any device, any dtype, differentiable."""
 
-from fastgen.kernels.reference.area import brownian_area
-from fastgen.kernels.reference.bridge import bridge, times
-from fastgen.kernels.reference.brownian import brownian
-from fastgen.kernels.reference.combine import bind, combine, combine_into
-from fastgen.kernels.reference.noise import normals
+from fastgen.kernels.bridge.reference import bridge, times
+from fastgen.kernels.brownian.area_reference import brownian_area
+from fastgen.kernels.brownian.reference import brownian
+from fastgen.kernels.combine.reference import bind, combine, combine_into
+from fastgen.kernels.normals.reference import normals
 
 __all__ = [
     "bind",

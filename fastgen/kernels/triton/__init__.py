@@ -1,9 +1,9 @@
 """The kernels in Triton, for CUDA and ROCm devices."""
 
-from fastgen.kernels.triton.area import brownian_area
-from fastgen.kernels.triton.bridge import bridge, times
-from fastgen.kernels.triton.combine import bind, combine, combine_into, normals
-from fastgen.kernels.triton.tree import brownian
+from fastgen.kernels.bridge.triton import bridge, times
+from fastgen.kernels.brownian.area_triton import brownian_area
+from fastgen.kernels.brownian.triton import brownian
+from fastgen.kernels.combine.triton import bind, combine, combine_into, normals
 
 __all__ = [
     "bind",

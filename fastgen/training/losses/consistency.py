@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen import kernels
-from fastgen.training.keys import training_noise
+import fastgen.kernels as kernels
+from fastgen.noise.keys import training_noise
 from fastgen.training.losses.reduction import mean_square, reduced, same_shape, sum_square
 
 

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen import kernels
-from fastgen.errors import nearest
+import fastgen.kernels as kernels
+from fastgen.common.errors import nearest
 from fastgen.kernels import Clock, Noise
-from fastgen.model import Model
+from fastgen.model.model import Model
+from fastgen.noise.keys import training_noise
 from fastgen.schedules import DiscreteVP
-from fastgen.training.keys import training_noise
 from fastgen.training.losses.reduction import mean_square, reduced, same_shape, sum_square
 from fastgen.training.times import Times, uniform
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastgen.model import Model
+from fastgen.model.model import Model
 from fastgen.training.losses.denoising import denoising, likelihood
 from fastgen.training.losses.reduction import reduced, same_shape, sum_square
 from fastgen.training.times import Times, uniform

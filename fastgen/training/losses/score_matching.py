@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen.kernels import Stream
-from fastgen.noise import randn
+from fastgen.noise.normals import randn
 from fastgen.training.losses.reduction import reduced, same_shape, sum_square
 
 Score = Callable[[Tensor], Tensor]

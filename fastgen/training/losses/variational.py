@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgen import kernels
+import fastgen.kernels as kernels
 from fastgen.kernels import Clock, Noise
-from fastgen.model import Model
+from fastgen.model.model import Model
+from fastgen.noise.keys import training_noise
 from fastgen.schedules import DiscreteVP
-from fastgen.training.keys import training_noise
 from fastgen.training.losses.denoising import network_times
 from fastgen.training.losses.reduction import mean_square, reduced, same_shape
 

@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fastgen import kernels
-from fastgen.errors import nearest
+import fastgen.kernels as kernels
+from fastgen.common.errors import nearest
 from fastgen.kernels import Clock, Noise, Stream
+from fastgen.kernels.bridge.reference import rows_of
 from fastgen.kernels.contract import DTYPE_CODES, TERMS
-from fastgen.kernels.reference.bridge import rows_of
-from fastgen.training.keys import training_noise
+from fastgen.noise.keys import training_noise
 from fastgen.training.times import Times, uniform
 
 UNIFORM = uniform()

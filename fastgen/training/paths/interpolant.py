@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastgen.errors import nearest
+from fastgen.common.errors import nearest
 from fastgen.training.paths.base import Path
 from fastgen.training.paths.gaussian import not_negative
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from fastgen import kernels
+import fastgen.kernels as kernels
 from fastgen.kernels import Clock, Noise
 from fastgen.training.paths.base import Path, PathSample
 

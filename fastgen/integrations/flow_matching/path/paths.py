@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastgen import kernels
+import fastgen.kernels as kernels
 from fastgen.integrations.flow_matching.path.scheduler.schedulers import (
     CondOTScheduler,
     ConvexScheduler,

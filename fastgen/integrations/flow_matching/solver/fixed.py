@@ -10,15 +10,15 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fastgen.devices import upload
-from fastgen.execution import BufferKey, InPlaceRun, RecordedRun
-from fastgen.integrations.prepared import Prepared
+from fastgen.common.devices import upload
 from fastgen.kernels.contract import DTYPE_CODES
-from fastgen.noise import id_tensor, seed_tensor
+from fastgen.model.parametrisation import Parametrisation
+from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.plans import Builder, Form
 from fastgen.plans.forms import Computed, Increment, Value
 from fastgen.plans.lowering import lower
-from fastgen.predictions import Parametrisation
+from fastgen.sampling.prepared import Prepared
+from fastgen.sampling.run import BufferKey, InPlaceRun, RecordedRun
 from fastgen.schedules import Rectified
 from fastgen.solvers.velocity import EULER, HEUN, Tableau
 from fastgen.solvers.velocity_rk import MIDPOINT, THREE_EIGHTHS
@@ -88,7 +88,7 @@ fixed_steps = lru_cache(maxsize=64)(FixedSteps)
 
 
 class Calls:
-    """The model's calls in one run (`fastgen.execution.Evaluations`)."""
+    """The model's calls in one run (`fastgen.sampling.run.Evaluations`)."""
 
     def __init__(
         self, field: Callable[[int, Tensor, Tensor], Tensor], times: Sequence[Tensor], x: Tensor

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.errors import nearest
+from fastgen.common.errors import nearest
 from fastgen.integrations.flow_matching.solver.fixed import METHODS, integrate
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "tsit5", "fehlberg2", "fehlberg45", "adaptive_heun")
@@ -61,7 +61,7 @@ class ODESolver:
             return self.velocity_model(x=x, t=t, **model_extras)
 
         if _adaptive(method, step_size):
-            from fastgen import odeint
+            from fastgen.ode import odeint
 
             with torch.set_grad_enabled(enable_grad):
                 states: Tensor = odeint(
@@ -127,7 +127,7 @@ class ODESolver:
             )
 
         if _adaptive(method, step_size):
-            from fastgen import odeint
+            from fastgen.ode import odeint
 
             with torch.set_grad_enabled(enable_grad):
                 states, change = odeint(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.errors import nearest
+from fastgen.common.errors import nearest
 from fastgen.integrations.flow_matching.solver.fixed import METHODS, grid_of
 from fastgen.integrations.flow_matching.solver.ode import _times
 from fastgen.integrations.flow_matching.utils.manifolds import Manifold

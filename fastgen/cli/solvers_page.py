@@ -1,0 +1,112 @@
+"""The solver table, measured from the plans themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from fastgen.model.parametrisation import Parametrisation
+from fastgen.plans.lowering import Raw
+from fastgen.schedules import LinearVP
+from fastgen.solvers.registry import get, names, plan
+
+# Options that turn noise on, in the order in which they are looked for.
+NOISE_OPTIONS = ("eta", "s_churn")
+HEADERS = (
+    "solver",
+    "order",
+    "evaluations/step",
+    "stochastic",
+    "history",
+    "bytes/step",
+    "options",
+    "source",
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One solver.
+
+    order: convergence order that the tests measure (weak order where noise is added), None where
+    the theory gives none. evaluations: network evaluations per step, from the plan. history:
+    tensors of the state's size that live on between evaluations besides the state. bytes: read
+    and written per element and step by all stages, float32, for a network that predicts noise.
+    """
+
+    name: str
+    order: int | None
+    evaluations: float
+    stochastic: str
+    history: int
+    bytes: float
+    options: str
+    source: str
+
+    def cells(self) -> tuple[str, ...]:
+        """What the table prints."""
+        order = "-" if self.order is None else str(self.order)
+        return (
+            self.name,
+            order,
+            f"{self.evaluations:g}",
+            self.stochastic,
+            str(self.history),
+            f"{self.bytes:g}",
+            self.options,
+            self.source,
+        )
+
+
+@cache
+def row(name: str) -> Row:
+    """The table's row of one solver, from plans of 8 and 16 steps on the linear VP schedule."""
+    entry, schedule = get(name), LinearVP()
+    predicts = "average_velocity" if entry.two_times else "noise"
+    few, many = (
+        plan(name, schedule, steps, start=0.9, end=0.1, predicts=predicts) for steps in (8, 16)
+    )
+    programs = [p.lower(Parametrisation(schedule, predicts)) for p in (few, many)]
+    raws = max(
+        len({i for i in stage.inputs if isinstance(i, Raw)}) - 1
+        for stage in programs[1].stages
+        if stage is not None
+    )
+    stochastic = "yes" if many.draws else "no"
+    for option in NOISE_OPTIONS:
+        if not many.draws and option in entry.options:
+            stochastic = f"{option} > 0"
+            break
+    return Row(
+        name=name,
+        order=entry.order,
+        evaluations=(many.nfe - few.nfe) / 8,
+        stochastic=stochastic,
+        history=len(programs[1].network_buffers) - 1 + max(raws, 0),
+        bytes=(programs[1].bytes_per_element(4, 4) - programs[0].bytes_per_element(4, 4)) / 8,
+        options=", ".join(f"{k}={v!r}" for k, v in entry.options.items()),
+        source=entry.source,
+    )
+
+
+def rows() -> list[Row]:
+    """All solvers, alphabetically."""
+    return [row(name) for name in names()]
+
+
+def markdown() -> str:
+    """The page docs/solvers.md."""
+    lines = [
+        "# Solvers",
+        "",
+        "Written by `fastgen solvers --markdown`. Orders are measured in `tests/solvers/`;",
+        "the rest is read off the plans. *order*: of convergence, weak where noise is added,",
+        "`-` where the theory gives none. *history*: tensors that live on between evaluations",
+        "besides the state. *bytes/step*: read and written per element of the state and step",
+        "by all that is not the network (float32, a network that predicts noise).",
+        "",
+        "| " + " | ".join(HEADERS) + " |",
+        "|" + "---|" * len(HEADERS),
+    ]
+    lines += ["| " + " | ".join(r.cells()) + " |" for r in rows()]
+    return "\n".join(lines) + "\n"

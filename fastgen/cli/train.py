@@ -1,0 +1,159 @@
+"""`fastgen train`: arrays, image folders and built-in sets, from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fastgen.networks as networks
+import fastgen.schedules as schedules
+from fastgen.common.errors import nearest
+
+TWO_PARTS = "ScoreVAE"  # a network that no single line of arguments describes
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to a parser's subparsers."""
+    train = commands.add_parser("train", help="train a network on arrays, images or a built-in set")
+    train.add_argument(
+        "source",
+        help=".npy, .npz (data, labels), a folder of images, or 8gaussians, moons, scurve, "
+        "checkerboard, digits",
+    )
+    train.add_argument("--out", type=Path, required=True, help="the checkpoint, .safetensors")
+    train.add_argument(
+        "--network",
+        default=None,
+        metavar="NAME[:key=value,...]",
+        help=f"of {', '.join(n for n in networks.names() if n != TWO_PARTS)}; chosen by the data's "
+        "shape if not given",
+    )
+    train.add_argument(
+        "--predicts", default="velocity", help="velocity (flow matching), noise, data, v, score"
+    )
+    train.add_argument("--schedule", default="CosineVP", help="of all but flow matching")
+    train.add_argument("--weighting", default="simple", help="simple, min_snr, edm, sigmoid ...")
+    train.add_argument(
+        "--coupling",
+        default="independent",
+        metavar="NAME[:key=value,...]",
+        help="of noise and data in flow matching: independent, ot, sinkhorn, unbalanced, partial, "
+        "hilbert, sorted, or label-ot ... within labels (%(default)s)",
+    )
+    train.add_argument("--steps", type=int, default=2000, help="training steps (%(default)s)")
+    train.add_argument("--batch", type=int, default=256, help="samples in a step (%(default)s)")
+    train.add_argument("--learning-rate", type=float, default=1e-3)
+    train.add_argument("--clip", type=float, help="largest norm of the gradient")
+    train.add_argument("--average", type=float, default=0.998, help="decay of averaged weights")
+    train.add_argument("--bfloat16", action="store_true", help="autocast")
+    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--threads", type=int, default=1, help="of the CPU (%(default)s)")
+    train.add_argument("--every", type=int, default=500, help="steps between checkpoints")
+    train.add_argument("--restart", action="store_true", help="do not go on from --out")
+    train.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, or go on from the checkpoint that is there."""
+    from fastgen.training import Denoising, Flow, Settings, Trainer, data, describe
+    from fastgen.training.files import read_safetensors
+    from fastgen.training.trainer import read_metadata
+
+    out: Path = arguments.out
+    if out.suffix != ".safetensors":
+        raise ValueError(f"--out {out}: expected a name that ends in .safetensors")
+    found = data.load(arguments.source)
+    name, options = _named(arguments.coupling, "--coupling")
+    objective: Flow | Denoising = Flow(coupling=name, coupling_options=options)
+    if name.startswith("label-") and found.labels is None:
+        raise ValueError(f"--coupling {name}: {arguments.source} has no labels")
+    if arguments.predicts != "velocity":
+        if name != "independent":
+            raise ValueError(
+                f"--coupling {name}: noise is paired in flow matching only (--predicts velocity), "
+                f"got --predicts {arguments.predicts}"
+            )
+        schedule = schedules.from_config({"name": arguments.schedule})
+        objective = Denoising(schedule, arguments.predicts, arguments.weighting)
+    settings = Settings(
+        steps=arguments.steps,
+        batch=arguments.batch,
+        learning_rate=arguments.learning_rate,
+        clip=arguments.clip,
+        average=arguments.average,
+        bfloat16=arguments.bfloat16,
+        seed=arguments.seed,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(arguments.seed)
+        network = networks.from_config(_network(arguments.network, found))
+    shape = list(found.samples.shape[1:])
+    facts = describe(network, objective, shape=shape, source=arguments.source)
+    trainer = Trainer(network, objective.loss, found.samples, settings, found.labels, facts)
+    if out.exists() and not arguments.restart:
+        trainer.resume(out)
+        print(f"going on from step {trainer.step} of {out}")
+        source = read_metadata(out, read_safetensors(out)[1])[1].get("source")
+        if source != arguments.source:
+            print(f"note: it was trained on {source} so far, and goes on with {arguments.source}")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(arguments.threads)
+    try:
+        losses = trainer.run(checkpoint=out, every=arguments.every, progress=True)
+    finally:
+        torch.set_num_threads(threads)
+    if not losses:
+        print(f"{out}: all {settings.steps} steps are done; --restart begins anew")
+        return
+    recent = losses[-100:]
+    size = ",".join(map(str, [16, *shape]))
+    print(
+        f"wrote {out}: step {trainer.step} of {settings.steps}, mean loss of the last "
+        f"{len(recent)} steps {sum(recent) / len(recent):.4g}\n"
+        f"next: fastgen sample {out} --shape {size} --steps 20 --out samples.npz"
+    )
+
+
+def _network(text: str | None, found: Any) -> dict[str, Any]:
+    """A configuration, with what the data determine."""
+    shape = list(found.samples.shape[1:])
+    head, given = _named(text or "", "--network")
+    if not head:
+        large = len(shape) == 3 and shape[1] > 8 and shape[1] % 2 == shape[2] % 2 == 0
+        head = "UNet" if large else "ModulatedMLP"
+    if head == TWO_PARTS:
+        raise ValueError(
+            f"--network {head}: has two parts and is trained from Python, with "
+            "fastgen.training.LatentScore"
+        )
+    if head not in networks.names():
+        raise ValueError(f"--network {head}: {nearest(head, networks.names())}")
+    config: dict[str, Any] = {"name": head, "classes": found.classes}
+    if head in ("MLP", "ModulatedMLP"):
+        config["shape"] = shape
+    elif len(shape) == 3 or (len(shape) == 2 and head == "UNet"):
+        config["channels"] = shape[0]
+        config |= {"size": shape[1]} if head == "DiT" else {"dims": len(shape) - 1}
+    else:
+        raise ValueError(f"--network {head}: data of shape {shape} have no channels; use an MLP")
+    return {**config, **given}
+
+
+def _named(text: str, argument: str) -> tuple[str, dict[str, Any]]:
+    """NAME[:key=value,...]: the name, and the values as Python writes them (or as text)."""
+    head, _, tail = text.partition(":")
+    given: dict[str, Any] = {}
+    for part in filter(None, re.split(r",(?=[a-z_0-9]+=)", tail)):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"{argument} {text}: expected key=value, got {part!r}")
+        try:
+            given[key] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            given[key] = value
+    return head, given

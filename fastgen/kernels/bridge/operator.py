@@ -1,0 +1,243 @@
+"""`bridge` and `times` as torch operators: `torch.compile(fullgraph=True)`, fakes, autograd."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fastgen.kernels import dispatch as backend
+from fastgen.kernels.bridge.reference import rows_of
+from fastgen.kernels.contract import (
+    DTYPE_CODES,
+    FEATURES,
+    Clock,
+    Noise,
+    check_bridge,
+    check_clock,
+    check_noise,
+)
+
+if TYPE_CHECKING:
+    from fastgen.kernels.bridge.cpp import Batches
+
+_LIBRARY = torch.library.Library("fastgen", "FRAGMENT")
+_LIBRARY.define(
+    "times(Tensor seeds, Tensor sample_ids, Tensor draw, Tensor quantiles, int sampling) -> Tensor"
+)
+_LIBRARY.define(
+    "bridge(Tensor? x0, Tensor x1, Tensor? index0, Tensor? index1, Tensor coefficients, "
+    "Tensor? times, Tensor? quantiles, int sampling, Tensor seeds, Tensor sample_ids, Tensor draw, "
+    "int stream, bool noisy, int[] dtypes, int time_dtype) -> Tensor[]"
+)
+_KINDS = list(DTYPE_CODES)
+
+
+def times(noise: Noise, clock: Clock) -> Tensor:
+    """The times that `bridge` draws for the same arguments, float64 [rows].
+
+    See `fastgen.kernels.bridge.reference.times`; noise.stream is not used, times have their own.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+    check_noise(noise, noise.sample_ids.shape[0], noise.sample_ids.device)
+    check_clock(clock, noise.sample_ids.device)
+    result: Tensor = torch.ops.fastgen.times(*noise[:3], clock.quantiles, int(clock.sampling))
+    return result
+
+
+def bridge(
+    x0: Tensor | None,
+    x1: Tensor,
+    coefficients: Tensor,
+    times: Tensor | Clock,
+    noise: Noise,
+    *,
+    index0: Tensor | None = None,
+    index1: Tensor | None = None,
+    noisy: bool = True,
+    dtypes: list[torch.dtype] | None = None,
+    time_dtype: torch.dtype = torch.float32,
+) -> list[Tensor]:
+    """The state and the targets of a training batch in one pass: t and M tensors [rows, ...].
+
+    out_j[b] = C[b, j, 0] x0[index0[b]] + C[b, j, 1] x1[index1[b]] + C[b, j, 2] z_b; see
+    `fastgen.kernels.bridge.reference.bridge` for the exact contract. Differentiable in x0 and x1.
+
+    Args:
+        x0, x1: tensors [N, ...] and [N', ...]; x0 may be None.
+        coefficients: float64, recipes [M, 3, 5] or, for given times, [rows, M, 3].
+        times: float64 [rows] in [0, 1] (NaN results elsewhere), or what to draw them from.
+        noise: seeds, sample ids [rows] and one draw id.
+        index0, index1: int64 [rows], which rows of x0 and x1; the default is 0 .. rows - 1.
+        noisy: whether there is a third term.
+        dtypes: dtypes of the M outputs; the default is that of x1 for each.
+        time_dtype: dtype of t, torch.float32 or torch.float64.
+
+    Raises:
+        ValueError: naming the argument that does not fit; on CPU tensors for an index out of
+            range too (on others such rows are NaN).
+    """
+    if dtypes is None:
+        targets = coefficients.shape[0 if coefficients.shape[-1] == FEATURES else 1]
+        dtypes = [x1.dtype] * targets
+    check_bridge(x0, x1, index0, index1, coefficients, times, noise, dtypes)
+    if time_dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"time_dtype: expected float32 or float64, got {time_dtype}")
+    given, quantiles, sampling = (
+        (None, times.quantiles, int(times.sampling))
+        if isinstance(times, Clock)
+        else (times, None, 0)
+    )
+    if plain(x0, x1):
+        kernel = backend.implementation(x1.device)
+        direct: list[Tensor] = kernel.bridge(
+            x0, x1, index0, index1, coefficients, times, noise, noisy, dtypes, time_dtype
+        )
+        return direct
+    codes = [DTYPE_CODES[kind] for kind in dtypes]
+    result: list[Tensor] = torch.ops.fastgen.bridge(
+        x0,
+        x1,
+        index0,
+        index1,
+        coefficients,
+        given,
+        quantiles,
+        sampling,
+        *noise[:3],
+        int(noise.stream),
+        noisy,
+        codes,
+        DTYPE_CODES[time_dtype],
+    )
+    return result
+
+
+def plain(x0: Tensor | None, x1: Tensor) -> bool:
+    """Whether there is nothing to trace or to differentiate, so that no operator is needed.
+
+    That saves more than the kernel takes on small batches.
+    """
+    if torch.compiler.is_compiling() or type(x1) is not Tensor:
+        return False
+    if x0 is not None and type(x0) is not Tensor:
+        return False
+    needed = x1.requires_grad or (x0 is not None and x0.requires_grad)
+    return not (needed and torch.is_grad_enabled())
+
+
+def batches(
+    rows: int,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    recipe: Tensor,
+    clock: Clock,
+    noisy: bool,
+    stream: int,
+) -> Batches | None:
+    """The calls of `bridge` that a run makes on the CPU, described once; None without C++."""
+    kernel = backend.implementation(recipe.device)
+    if kernel.__name__ != "fastgen.kernels.cpp":
+        return None
+    from fastgen.kernels.bridge.cpp import Batches
+
+    return Batches(rows, shape, dtype, recipe, clock, noisy, stream)
+
+
+def _times(
+    seeds: Tensor, sample_ids: Tensor, draw: Tensor, quantiles: Tensor, sampling: int
+) -> Tensor:
+    kernels = backend.implementation(sample_ids.device)
+    result: Tensor = kernels.times(seeds, sample_ids, draw, Clock(quantiles, sampling))
+    return result
+
+
+def _times_fake(seeds: Tensor, sample_ids: Tensor, *_: Any) -> Tensor:
+    return torch.empty(sample_ids.shape[0], dtype=torch.float64, device=sample_ids.device)
+
+
+def _bridge(
+    x0: Tensor | None,
+    x1: Tensor,
+    index0: Tensor | None,
+    index1: Tensor | None,
+    coefficients: Tensor,
+    times: Tensor | None,
+    quantiles: Tensor | None,
+    sampling: int,
+    seeds: Tensor,
+    sample_ids: Tensor,
+    draw: Tensor,
+    stream: int,
+    noisy: bool,
+    dtypes: list[int],
+    time_dtype: int,
+) -> list[Tensor]:
+    kernels = backend.implementation(x1.device)
+    noise = Noise(seeds, sample_ids, draw, stream)
+    when = Clock(quantiles, sampling) if times is None and quantiles is not None else times
+    kinds = [_KINDS[code] for code in dtypes]
+    result: list[Tensor] = kernels.bridge(
+        x0, x1, index0, index1, coefficients, when, noise, noisy, kinds, _KINDS[time_dtype]
+    )
+    return result
+
+
+def _bridge_fake(x0: Tensor | None, x1: Tensor, *rest: Any) -> list[Tensor]:
+    sample_ids, dtypes, time_dtype = rest[7], rest[11], rest[12]
+    rows = sample_ids.shape[0]
+    return [
+        x1.new_empty(rows, dtype=_KINDS[time_dtype]),
+        *(x1.new_empty((rows, *x1.shape[1:]), dtype=_KINDS[code]) for code in dtypes),
+    ]
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    x0, x1, index0, index1, coefficients, given, quantiles, sampling = inputs[:8]
+    ctx.save_for_backward(index0, index1, coefficients, given, quantiles, *inputs[8:11])
+    ctx.sampling = sampling
+    ctx.shapes = [None if x is None else (x.shape, x.dtype) for x in (x0, x1)]
+
+
+def _backward(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
+    """Of x_k: the rows sum_j C[b, j, k] g_j[b], added up where a row was chosen more than once."""
+    index0, index1, coefficients, given, quantiles, seeds, ids, draw = ctx.saved_tensors
+    present = [(j, g) for j, g in enumerate(gradients[1:]) if g is not None]
+    result: list[Tensor | None] = [None, None]
+    if present:
+        t = given
+        if t is None:
+            t = torch.ops.fastgen.times(seeds, ids, draw, quantiles, ctx.sampling)
+        recipe = coefficients.shape[-1] == FEATURES
+        table = rows_of(coefficients, t) if recipe else coefficients
+        for k, index in enumerate((index0, index1)):
+            if ctx.shapes[k] is None or not ctx.needs_input_grad[k]:
+                continue
+            shape, dtype = ctx.shapes[k]
+            weights = table[:, [j for j, _ in present], k][:, None].contiguous()
+            rows = torch.ops.fastgen.combine(
+                [g.contiguous() for _, g in present],
+                weights,
+                [DTYPE_CODES[dtype]],
+                None,
+                None,
+                None,
+                None,
+                0,
+            )[0]
+            if index is None:
+                result[k] = rows
+            else:
+                result[k] = rows.new_zeros(shape).index_add(0, index, rows)
+    return *result, *[None] * 13
+
+
+for _key in ("CPU", "CUDA"):
+    _LIBRARY.impl("times", _times, _key)
+    _LIBRARY.impl("bridge", _bridge, _key)
+torch.library.register_fake("fastgen::times", _times_fake, lib=_LIBRARY)
+torch.library.register_fake("fastgen::bridge", _bridge_fake, lib=_LIBRARY)
+torch.library.register_autograd("fastgen::bridge", _backward, setup_context=_setup, lib=_LIBRARY)

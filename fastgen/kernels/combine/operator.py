@@ -1,0 +1,235 @@
+"""The kernels as torch operators: `torch.compile(fullgraph=True)`, fake tensors, autograd.
+
+`torch.ops.fastgen.combine` is `reference.combine`, flattened to what an operator schema can say.
+Its gradient is the transposed combination, so it is the same operator again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgen.kernels import dispatch as backend
+from fastgen.kernels.contract import (
+    BROWNIAN_DEPTH,
+    DTYPE_CODES,
+    MAX_OUTPUTS,
+    Noise,
+    check_brownian,
+    check_combine,
+    check_noise,
+)
+
+_LIBRARY = torch.library.Library("fastgen", "DEF")
+_LIBRARY.define(
+    "combine(Tensor[] inputs, Tensor table, int[] dtypes, float[]? clip, Tensor? seeds, "
+    "Tensor? sample_ids, Tensor? draws, int stream) -> Tensor[]"
+)
+_LIBRARY.define(
+    "normals(int elements, Tensor seeds, Tensor sample_ids, Tensor draw, int stream) -> Tensor"
+)
+_LIBRARY.define(
+    "brownian(int elements, Tensor seeds, Tensor sample_ids, int tree, Tensor times, "
+    "int depth=24) -> Tensor"
+)
+
+
+def combine(
+    inputs: list[Tensor],
+    table: Tensor,
+    dtypes: list[torch.dtype] | None = None,
+    *,
+    clip: tuple[float, float] | None = None,
+    noise: Noise | None = None,
+) -> list[Tensor]:
+    """Several linear combinations of the same tensors and of fresh noise, in one pass.
+
+    out_j = sum_i C[j, i] x_i (+ C[j, N] d, the clipped value) + sum_k C[j, N (+ 1) + k] z_k; see
+    `fastgen.kernels.combine.reference` for the exact contract. Differentiable in the inputs.
+
+    Args:
+        inputs: 1 to 24 tensors [B, ...] of one shape and device.
+        table: float64 coefficients [1 or B, M (+ 1), N (+ 1) + K].
+        dtypes: dtypes of the outputs; the default is inputs[0].dtype for each.
+        clip: (low, high) of the clipped value d, whose coefficients are the table's first row.
+        noise: seeds, sample ids and K draw ids.
+
+    Returns:
+        M tensors [B, ...].
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+    if dtypes is None:
+        dtypes = [inputs[0].dtype] * (table.shape[1] - (clip is not None))
+    check_combine(inputs, table, dtypes, clip, noise)
+    if table.requires_grad:
+        raise ValueError(
+            "table: gradients in the coefficients need fastgen.kernels.combine.reference"
+        )
+    seeds, ids, draws, stream = noise if noise is not None else (None, None, None, 0)
+    bounds = None if clip is None else list(clip)
+    result: list[Tensor] = torch.ops.fastgen.combine(
+        inputs, table, [DTYPE_CODES[d] for d in dtypes], bounds, seeds, ids, draws, stream
+    )
+    return result
+
+
+def normals(elements: int, seeds: Tensor, sample_ids: Tensor, draw: Tensor, stream: int) -> Tensor:
+    """Standard normals [rows, elements] of the noise contract, float32 (`reference.normals`).
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+    check_noise(Noise(seeds, sample_ids, draw, stream), sample_ids.shape[0], sample_ids.device)
+    result: Tensor = torch.ops.fastgen.normals(elements, seeds, sample_ids, draw, stream)
+    return result
+
+
+def brownian(
+    elements: int,
+    seeds: Tensor,
+    sample_ids: Tensor,
+    tree: int,
+    times: Tensor,
+    depth: int = BROWNIAN_DEPTH,
+) -> Tensor:
+    """Brownian motions at given times, [T, rows, elements], float64.
+
+    See `fastgen.kernels.brownian.reference` for the exact contract. Times outside [0, 1] give
+    NaN: to find them on a device would need a synchronisation.
+
+    Args:
+        elements: number of elements per sample.
+        seeds: int64 [1] or [rows].
+        sample_ids: int64 [rows].
+        tree: which of the sample's independent motions, 0 <= tree < 128.
+        times: float64 [T], or [T, rows].
+        depth: levels of bisection, 1 <= depth <= 24.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+    check_brownian(seeds, sample_ids, tree, times, depth)
+    result: Tensor = torch.ops.fastgen.brownian(elements, seeds, sample_ids, tree, times, depth)
+    return result
+
+
+def _noise(
+    seeds: Tensor | None, ids: Tensor | None, draws: Tensor | None, stream: int
+) -> Noise | None:
+    if seeds is None or ids is None or draws is None:
+        return None
+    return Noise(seeds, ids, draws, stream)
+
+
+def _decode(codes: list[int]) -> list[torch.dtype]:
+    kinds = list(DTYPE_CODES)
+    return [kinds[code] for code in codes]
+
+
+def _combine(
+    inputs: list[Tensor],
+    table: Tensor,
+    dtypes: list[int],
+    clip: list[float] | None,
+    seeds: Tensor | None,
+    sample_ids: Tensor | None,
+    draws: Tensor | None,
+    stream: int,
+) -> list[Tensor]:
+    kernels = backend.implementation(inputs[0].device)
+    bounds = None if clip is None else (clip[0], clip[1])
+    result: list[Tensor] = kernels.combine(
+        inputs, table, _decode(dtypes), bounds, _noise(seeds, sample_ids, draws, stream)
+    )
+    return result
+
+
+def _combine_fake(inputs: list[Tensor], table: Tensor, dtypes: list[int], *_: Any) -> list[Tensor]:
+    shape = inputs[0].shape
+    return [torch.empty(shape, dtype=kind, device=table.device) for kind in _decode(dtypes)]
+
+
+def _normals(elements: int, seeds: Tensor, sample_ids: Tensor, draw: Tensor, stream: int) -> Tensor:
+    kernels = backend.implementation(sample_ids.device)
+    result: Tensor = kernels.normals(elements, seeds, sample_ids, draw, stream)
+    return result
+
+
+def _normals_fake(
+    elements: int, seeds: Tensor, sample_ids: Tensor, draw: Tensor, stream: int
+) -> Tensor:
+    return torch.empty(
+        (sample_ids.shape[0], elements), dtype=torch.float32, device=sample_ids.device
+    )
+
+
+def _brownian(
+    elements: int,
+    seeds: Tensor,
+    sample_ids: Tensor,
+    tree: int,
+    times: Tensor,
+    depth: int = BROWNIAN_DEPTH,
+) -> Tensor:
+    kernels = backend.implementation(sample_ids.device)
+    result: Tensor = kernels.brownian(elements, seeds, sample_ids, tree, times, depth)
+    return result
+
+
+def _brownian_fake(
+    elements: int,
+    seeds: Tensor,
+    sample_ids: Tensor,
+    tree: int,
+    times: Tensor,
+    depth: int = BROWNIAN_DEPTH,
+) -> Tensor:
+    shape = times.shape[0], sample_ids.shape[0], elements
+    return torch.empty(shape, dtype=torch.float64, device=sample_ids.device)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    tensors, table, _, clip = inputs[:4]
+    ctx.count, ctx.clip = len(tensors), clip
+    ctx.dtypes = [x.dtype for x in tensors]
+    # The values matter for the mask of the clip only; a linear stage needs none of them.
+    ctx.save_for_backward(table, *(tensors if clip is not None else ()))
+
+
+def _backward(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
+    """Of x_i: sum_j C[j, i] g_j + A[i] (sum_j C[j, N] g_j inside the bounds of the clip)."""
+    table, *values = ctx.saved_tensors
+    present = [j for j, g in enumerate(gradients) if g is not None]
+    grads = [g for g in gradients if g is not None]
+    if not grads:
+        return [None] * ctx.count, *[None] * 7
+    rows = [j + (ctx.clip is not None) for j in present]
+    weights = table[:, rows, : ctx.count]
+    if ctx.clip is not None:
+        kind = torch.float64 if torch.float64 in ctx.dtypes else torch.float32
+        unclipped = combine(values, table[:, :1, : ctx.count].contiguous(), [kind])[0]
+        column = table[:, rows, ctx.count, None].transpose(1, 2).contiguous()
+        through = combine(grads, column, [kind])[0]
+        low, high = ctx.clip
+        grads = [*grads, through * ((unclipped >= low) & (unclipped <= high))]
+        weights = torch.cat([weights, table[:, :1, : ctx.count]], dim=1)
+    transposed = weights.transpose(1, 2).contiguous()
+    result: list[Tensor] = []
+    for i in range(0, ctx.count, MAX_OUTPUTS):
+        part = slice(i, min(i + MAX_OUTPUTS, ctx.count))
+        result += combine(grads, transposed[:, part].contiguous(), ctx.dtypes[part])
+    return result, *[None] * 7
+
+
+for _key in ("CPU", "CUDA"):
+    _LIBRARY.impl("combine", _combine, _key)
+    _LIBRARY.impl("normals", _normals, _key)
+    _LIBRARY.impl("brownian", _brownian, _key)
+torch.library.register_fake("fastgen::combine", _combine_fake, lib=_LIBRARY)
+torch.library.register_fake("fastgen::normals", _normals_fake, lib=_LIBRARY)
+torch.library.register_fake("fastgen::brownian", _brownian_fake, lib=_LIBRARY)
+torch.library.register_autograd("fastgen::combine", _backward, setup_context=_setup, lib=_LIBRARY)

@@ -1,0 +1,112 @@
+"""`combine` in C++ for callers whose tensors change with every call and who keep some between them.
+
+`cpp.bind` holds buffers by address; here the tensors come with the call, and what one call keeps
+for the next is in registers, which C++ moves. A description stays good for as long as shapes and
+dtypes do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+import fastgen._C as _C
+from fastgen.kernels import cpp as cpp  # tells C++ what a tensor is
+from fastgen.kernels.contract import DTYPE_CODES, Noise, check_combine
+
+# A call brings this many tensors, and register number i is input GIVEN + i.
+GIVEN = 4
+# A tensor, and whether its memory is ours: free to be written when no register has it any more.
+Entry: TypeAlias = "tuple[Tensor, bool]"
+Registers: TypeAlias = dict[int, Entry]
+# run(registers by input number, free buffers, *given): the new tensors, or None where an input
+# does not fit and nothing ran. Registers and free buffers are updated in place.
+Step: TypeAlias = Callable[..., "tuple[Tensor, ...] | None"]
+# follow(vars(object), key, timestep, first, second): as a step.
+Follow: TypeAlias = Callable[..., "tuple[Tensor, ...] | None"]
+
+
+def describe(
+    like: Tensor,
+    source: Sequence[int],
+    inputs: list[Tensor],
+    made: list[torch.dtype],
+    keep: Sequence[tuple[int, int | None]] | None,
+    table: Tensor,
+    clip: tuple[float, float] | None = None,
+    noise: Noise | None = None,
+) -> Step:
+    """A `combine` with one table for all rows, checked on these tensors.
+
+    Table and noise are held; draws written to in place take effect.
+
+    Args:
+        like: the first given tensor, which new tensors are like; buffers are float64 where it is,
+            else float32.
+        source: of each input its position among the given, or GIVEN + the number of its register.
+        inputs: the tensors there.
+        made: dtypes of the outputs that are new tensors; those after them are what ``keep`` has.
+        keep: all registers after the call: GIVEN + number, and what it keeps: an input by its
+            number as in ``source``, or None for the next output. None in place of the list: the
+            call leaves the registers as they are.
+        table: contiguous float64 [1, M (+ 1), N (+ 1) + K] on the CPU.
+        clip: bounds of the clipped value.
+        noise: what the table's last columns draw.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+    wide = torch.float64 if like.dtype is torch.float64 else torch.float32
+    written = sum(source is None for _, source in keep or ())
+    check_combine(inputs, table, made + [wide] * written, clip, noise)
+    if table.shape[0] != 1:
+        raise ValueError(f"table: expected one for all rows, got {table.shape[0]}")
+    described = None
+    if noise is not None:
+        described = (
+            noise.seeds.data_ptr(),
+            noise.seeds.numel(),
+            noise.sample_ids.data_ptr(),
+            int(noise.stream),
+            noise.draws.data_ptr(),
+            noise.draws.numel(),
+        )
+    return _C.describe_step(
+        empty_like=torch.empty_like,
+        thread_count=torch.get_num_threads,
+        grad_enabled=torch.is_grad_enabled,
+        shape=like.shape,
+        source=list(source),
+        inputs=[(x.dtype, DTYPE_CODES[x.dtype]) for x in [*inputs, like]],
+        made=[(None if kind is like.dtype else kind, DTYPE_CODES[kind]) for kind in made],
+        buffers=(wide, DTYPE_CODES[wide]),
+        keep=None if keep is None else [(n, -1 if i is None else i) for n, i in keep],
+        table=table,
+        table_address=table.data_ptr(),
+        clip=clip,
+        noise_owner=noise,
+        noise=described,
+    )
+
+
+def follow(
+    same: dict[str, object], steps: dict[object, Step], held: Registers, free: list[Entry]
+) -> Follow:
+    """Steps of an object, found and run in one call: what finding them in Python takes is saved.
+
+    Args:
+        same: attributes of the object and what they are; None also for one it has not. Where one is
+            another object now, nothing runs.
+        steps: what `describe` made, by any key; steps may be added.
+        held: registers of the steps, updated in place.
+        free: buffers of theirs, updated in place.
+
+    Returns:
+        follow(vars(object), key, timestep, first, second): what the step returns for these two
+        given tensors; None, with nothing run, where there is no such step or the timestep is an
+        int.
+    """
+    return _C.follow(same, steps, held, free)

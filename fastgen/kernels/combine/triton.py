@@ -1,0 +1,186 @@
+"""The kernels in Triton on CUDA and ROCm tensors: the same functions as ``kernels.reference``.
+
+With ``TRITON_INTERPRET=1`` set before this is imported they run on CPU tensors, slowly, for tests.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgen.kernels.contract import Noise, check_bound, check_combine, check_outputs
+from fastgen.kernels.triton_support.launch import ALIGNMENT, Launch, describe, launch_normals
+
+
+class Bound:
+    """A `combine_into` on fixed buffers whose arguments are packed once; see `bind`."""
+
+    __slots__ = (
+        "_addresses",
+        "_arguments",
+        "_device",
+        "_dtypes",
+        "_empty",
+        "_launch",
+        "_misaligned",
+        "_places",
+        "_shape",
+    )
+
+    def __init__(
+        self,
+        inputs: list[Tensor | None],
+        outputs: list[Tensor],
+        table: Tensor,
+        clip: tuple[float, float] | None,
+        noise: Noise | None,
+    ):
+        self._arguments = (list(inputs), list(outputs), table, clip, noise)
+        self._shape, self._device = outputs[0].shape, outputs[0].device
+        self._empty = outputs[0].numel() == 0
+        self._places = [i for i, x in enumerate(inputs) if x is None]
+        self._addresses = [0 if x is None else x.data_ptr() for x in inputs]
+        self._misaligned = int(any(address % ALIGNMENT for address in self._addresses))
+        self._describe([outputs[0].dtype for _ in self._places])
+
+    def __call__(self, missing: list[Tensor]) -> None:
+        """Compute with `missing` in the places of the inputs that are None, in order."""
+        places, shape, device = self._places, self._shape, self._device
+        if len(missing) != len(places):
+            raise ValueError(f"expected {len(places)} tensors, got {len(missing)}")
+        misaligned, addresses = self._misaligned, self._addresses
+        if places:
+            addresses = addresses.copy()
+            for place, dtype, x in zip(places, self._dtypes, missing):  # noqa: B905 (of one length)
+                if x.dtype is not dtype or not x.is_contiguous():
+                    self(self._adapt(missing))
+                    return
+                if x.shape != shape or x.device != device:
+                    raise ValueError(
+                        f"expected tensors of shape {tuple(shape)} on {device}, "
+                        f"got {tuple(x.shape)} on {x.device}"
+                    )
+                addresses[place] = address = x.data_ptr()
+                misaligned |= address % ALIGNMENT
+        launch = self._launch
+        if self._empty or (not misaligned and launch.lean(tuple(addresses))):
+            return
+        rest = iter(missing)
+        launch.ordinary(tuple([next(rest) if x is None else x for x in self._arguments[0]]))
+
+    def _adapt(self, missing: list[Tensor]) -> list[Tensor]:
+        """`missing` as the kernel can read it; the launch is described anew for other dtypes."""
+        dtypes = [x.dtype for x in missing]
+        if dtypes != self._dtypes:
+            self._describe(dtypes)
+        return [x.contiguous() for x in missing]
+
+    def _describe(self, dtypes: list[torch.dtype]) -> None:
+        inputs, outputs, table, clip, noise = self._arguments
+        rest = iter(dtypes)
+        kinds = [next(rest) if x is None else x.dtype for x in inputs]
+        shown = [
+            torch.empty((), dtype=kind, device=self._device).expand(self._shape) if x is None else x
+            for x, kind in zip(inputs, kinds, strict=True)
+        ]
+        check_combine(shown, table, [y.dtype for y in outputs], clip, noise)
+        self._launch = _launch(kinds, outputs, table, clip, noise)
+        self._dtypes = dtypes
+
+
+def bind(
+    inputs: list[Tensor | None],
+    outputs: list[Tensor],
+    table: Tensor,
+    clip: tuple[float, float] | None = None,
+    noise: Noise | None = None,
+) -> Bound:
+    """`combine_into` with all but some inputs fixed; launches without inspecting its tensors.
+
+    The call's tensors take the places of the inputs that are None, in order. The fixed tensors
+    are held by address and read when it runs, so writing to coefficients, seeds, sample ids
+    or draws in place takes effect, in a captured graph too.
+
+    Raises:
+        ValueError: a tensor does not fit (see `fastgen.kernels.contract.check_combine`), or one
+            given here is not contiguous or not on the outputs' device.
+    """
+    check_bound(inputs, outputs, table, noise, outputs[0].device)
+    return Bound(inputs, outputs, table, clip, noise)
+
+
+def combine_into(
+    inputs: list[Tensor],
+    outputs: list[Tensor],
+    table: Tensor,
+    clip: tuple[float, float] | None = None,
+    noise: Noise | None = None,
+) -> None:
+    """`reference.combine_into`; raises a ValueError for outputs that are not contiguous."""
+    check_outputs(outputs, inputs[0].shape)
+    if outputs[0].numel() == 0:
+        return
+    if noise is not None:
+        seeds, ids, draws, stream = noise
+        noise = Noise(seeds.contiguous(), ids.contiguous(), draws.contiguous(), stream)
+    launch = _launch([x.dtype for x in inputs], outputs, table.contiguous(), clip, noise)
+    launch(tuple([x.contiguous() for x in inputs]))
+
+
+def combine(
+    inputs: list[Tensor],
+    table: Tensor,
+    dtypes: list[torch.dtype],
+    clip: tuple[float, float] | None = None,
+    noise: Noise | None = None,
+) -> list[Tensor]:
+    """`reference.combine`; the outputs are contiguous."""
+    x = inputs[0]
+    outputs = [torch.empty(x.shape, dtype=dtype, device=x.device) for dtype in dtypes]
+    combine_into(inputs, outputs, table, clip, noise)
+    return outputs
+
+
+def normals(
+    elements: int,
+    seeds: Tensor,
+    sample_ids: Tensor,
+    draw: Tensor | int,
+    stream: int,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """`reference.noise.normals`, [rows, elements], rounded to `dtype`."""
+    device = sample_ids.device
+    z = torch.empty((sample_ids.shape[0], elements), dtype=dtype, device=device)
+    if z.numel() == 0:
+        return z
+    if not isinstance(draw, Tensor):  # filled on the device: no copy from the host
+        draw = torch.full((1,), draw, dtype=torch.int64, device=device)
+    launch_normals(z, seeds.contiguous(), sample_ids.contiguous(), draw, stream)
+    return z
+
+
+def _launch(
+    kinds: list[torch.dtype],
+    outputs: list[Tensor],
+    table: Tensor,
+    clip: tuple[float, float] | None,
+    noise: Noise | None,
+) -> Launch:
+    rows = outputs[0].shape[0]
+    if noise is not None and noise.noises == 0:
+        noise = None
+    stage = describe(
+        rows,
+        outputs[0].numel() // max(rows, 1),
+        kinds,
+        [y.dtype for y in outputs],
+        table.shape[0],
+        clip is not None,
+        0 if noise is None else noise.noises,
+        1 if noise is None else noise.seeds.numel(),
+        noise is not None and noise.draws.ndim == 2,
+    )
+    keys = (None, None, None) if noise is None else noise[:3]
+    stream = 0 if noise is None else int(noise.stream)
+    return Launch(stage, tuple(kinds), (tuple(outputs), table, *keys), clip, stream)

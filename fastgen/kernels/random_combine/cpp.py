@@ -1,0 +1,117 @@
+"""Combinations with random coefficients in C++ on CPU tensors (``csrc/stochastic``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+import fastgen._C as _C
+from fastgen.kernels.contract import DTYPE_CODES, Noise
+from fastgen.kernels.cpp import PARALLEL_FROM
+
+
+class Bound:
+    """`reference.stochastic.bind_stochastic`, at about 1 us a call beyond the arithmetic.
+
+    The fixed tensors are held by address: contiguous, on the CPU, alive as long as this is.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[Tensor | None],
+        outputs: list[Tensor],
+        tables: Tensor,
+        noise: Noise | None = None,
+        given: Sequence[Tensor | None] | None = None,
+    ) -> None:
+        self._arguments = (list(inputs), outputs, tables, noise, list(given or []))
+        self._shape = outputs[0].shape
+        self._parallel = outputs[0].numel() >= PARALLEL_FROM
+        missing = sum(x is None for x in (*inputs, *self._arguments[4]))
+        self._describe([outputs[0].dtype] * missing)
+
+    def __call__(self, step: int, missing: list[Tensor]) -> None:
+        """Compute with a step's table and draws and `missing` in the places of None."""
+        threads = torch.get_num_threads() if self._parallel else 1
+        if not self._run(threads, step, missing):
+            dtypes = [x.dtype for x in missing]
+            for x in missing:
+                if x.shape != self._shape or not x.is_cpu:
+                    raise ValueError(
+                        f"expected tensors of shape {tuple(self._shape)} on the CPU, "
+                        f"got {tuple(x.shape)} on {x.device}"
+                    )
+            if dtypes != self._dtypes:
+                self._describe(dtypes)
+            if not self._run(threads, step, [x.contiguous() for x in missing]):
+                raise ValueError(f"expected {len(self._dtypes)} tensors, got {len(missing)}")
+
+    def _describe(self, dtypes: list[torch.dtype]) -> None:
+        inputs, outputs, tables, noise, given = self._arguments
+        rest = iter(dtypes)
+        self._dtypes = dtypes
+        self._run = _described(
+            [(x, next(rest) if x is None else x.dtype) for x in inputs],
+            outputs,
+            tables,
+            noise,
+            [(z, next(rest) if z is None else z.dtype) for z in given],
+        )
+
+
+bind_stochastic = Bound
+
+
+def stochastic_combine(
+    inputs: list[Tensor],
+    table: Tensor,
+    dtypes: list[torch.dtype],
+    noise: Noise | None = None,
+    given: list[Tensor] | None = None,
+) -> list[Tensor]:
+    """`reference.stochastic.stochastic_combine`; the outputs are contiguous."""
+    inputs, given = [x.contiguous() for x in inputs], [z.contiguous() for z in given or []]
+    table = table.contiguous()
+    if noise is not None:
+        seeds, sample_ids, draws = (x.contiguous() for x in noise[:3])
+        noise = Noise(seeds, sample_ids, draws[None], noise.stream)
+    outputs = [torch.empty(inputs[0].shape, dtype=dtype) for dtype in dtypes]
+    run = _described(
+        [(x, x.dtype) for x in inputs], outputs, table[None], noise, [(z, z.dtype) for z in given]
+    )
+    threads = torch.get_num_threads() if outputs[0].numel() >= PARALLEL_FROM else 1
+    run(threads, 0, [])
+    return outputs
+
+
+def _described(
+    inputs: list[tuple[Tensor | None, torch.dtype]],
+    outputs: list[Tensor],
+    tables: Tensor,
+    noise: Noise | None,
+    given: list[tuple[Tensor | None, torch.dtype]],
+) -> Callable[[int, int, list[Tensor]], bool]:
+    first = outputs[0]
+    rows = first.shape[0]
+    keys = None
+    if noise is not None:
+        seeds, sample_ids = noise.seeds, noise.sample_ids
+        keys = seeds.data_ptr(), seeds.numel(), sample_ids.data_ptr(), int(noise.stream)
+    return _C.describe_stochastic(
+        shape=first.shape,
+        rows=rows,
+        elements=first.numel() // max(rows, 1),
+        inputs=[(x if x is None else x.data_ptr(), DTYPE_CODES[dtype]) for x, dtype in inputs],
+        missing=tuple(dtype for x, dtype in (*inputs, *given) if x is None),
+        outputs=[(y.data_ptr(), DTYPE_CODES[y.dtype]) for y in outputs],
+        tables=tables.data_ptr(),
+        steps=tables.shape[0],
+        table_per_row=tables.shape[1] > 1,
+        given=[(z if z is None else z.data_ptr(), DTYPE_CODES[dtype]) for z, dtype in given],
+        noise=keys,
+        draws=0 if noise is None else noise.draws.data_ptr(),
+        draws_per_row=noise is not None and noise.draws.ndim == 3,
+        noises=0 if noise is None else noise.noises,
+    )

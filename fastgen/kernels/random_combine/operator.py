@@ -1,0 +1,239 @@
+"""Combinations with random coefficients: checks, choice of an implementation, torch operator.
+
+Everything of a step of an SDE solver beside the evaluations of drift and diffusion is one of
+these (`fastgen.kernels.random_combine.reference`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgen.kernels.contract import (
+    DTYPE_CODES,
+    MAX_INPUTS,
+    MAX_OUTPUTS,
+    Noise,
+    check_noise,
+    check_outputs,
+)
+from fastgen.kernels.dispatch import implementation as kernels_for
+
+MONOMIALS = 5  # 1, z, z^2, z^3, z'
+
+_LIBRARY = torch.library.Library("fastgen", "FRAGMENT")
+_LIBRARY.define(
+    "stochastic_combine(Tensor[] inputs, Tensor table, int[] dtypes, Tensor? seeds, "
+    "Tensor? sample_ids, Tensor? draws, int stream, Tensor[] given) -> Tensor[]"
+)
+
+
+def implementation(device: torch.device, backend: str | None = None) -> ModuleType:
+    """The module with `stochastic_combine` and `bind_stochastic`; see `kernels.implementation`."""
+    name = kernels_for(device, backend).__name__.rsplit(".", 1)[1]
+    if name == "cpp":
+        from fastgen.kernels.random_combine import cpp as cpp_stochastic
+
+        return cpp_stochastic
+    if name == "triton":
+        from fastgen.kernels.random_combine import triton as stochastic
+
+        return stochastic
+    from fastgen.kernels.random_combine import reference
+
+    return reference
+
+
+def stochastic_combine(
+    inputs: list[Tensor],
+    table: Tensor,
+    dtypes: list[torch.dtype] | None = None,
+    *,
+    noise: Noise | None = None,
+    given: list[Tensor] | None = None,
+) -> list[Tensor]:
+    """out_j = sum_i x_i sum_k T[j, i, k] m_k with m = (1, z, z^2, z^3, z'), unit noises z and z'.
+
+    See `fastgen.kernels.random_combine.reference` for the exact contract. Differentiable in the
+    inputs: the gradient is the transposed combination with the same noises, drawn anew.
+
+    Args:
+        inputs: 1 to 24 tensors [B, ...] of one shape and device.
+        table: float64 coefficients [1 or B, M, N, 5].
+        dtypes: dtypes of the outputs; the default is inputs[0].dtype for each.
+        noise: seeds, sample ids and one or two draw ids.
+        given: instead of ``noise`` the tensors z, or z and z'.
+
+    Returns:
+        M tensors [B, ...].
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+    given = given or []
+    if dtypes is None:
+        dtypes = [inputs[0].dtype] * table.shape[1]
+    check_stochastic(inputs, table, dtypes, noise, given)
+    seeds, ids, draws, stream = noise if noise is not None else (None, None, None, 0)
+    codes = [DTYPE_CODES[d] for d in dtypes]
+    result: list[Tensor] = torch.ops.fastgen.stochastic_combine(
+        inputs, table, codes, seeds, ids, draws, int(stream), given
+    )
+    return result
+
+
+def bind_stochastic(
+    inputs: list[Tensor | None],
+    outputs: list[Tensor],
+    tables: Tensor,
+    *,
+    noise: Noise | None = None,
+    given: list[Tensor | None] | None = None,
+    backend: str | None = None,
+) -> Callable[[int, list[Tensor]], None]:
+    """`stochastic_combine` for the steps of a run; see `reference.stochastic.bind_stochastic`.
+
+    Raises:
+        ValueError: naming the argument that does not fit, or is not contiguous.
+    """
+    first, given = outputs[0], given or []
+    check_outputs(outputs, first.shape)
+    shown = [first if x is None else x for x in inputs]
+    units = [first if z is None else z for z in given]
+    drawn = None if noise is None else noise._replace(draws=noise.draws[0])
+    check_stochastic(shown, tables[0], [y.dtype for y in outputs], drawn, units)
+    held = {"tables": tables}
+    held |= {f"inputs[{i}]": x for i, x in enumerate(inputs) if x is not None}
+    if noise is not None:
+        if noise.draws.shape[0] != tables.shape[0]:
+            raise ValueError(
+                f"noise.draws: expected {tables.shape[0]} steps as in tables, "
+                f"got {noise.draws.shape[0]}"
+            )
+        held |= {f"noise.{name}": getattr(noise, name) for name in noise._fields[:3]}
+    for name, tensor in held.items():
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name}: expected a contiguous tensor, got {tensor.stride()}")
+    bind: Callable[..., Callable[[int, list[Tensor]], None]]
+    bind = implementation(first.device, backend).bind_stochastic
+    return bind(inputs, outputs, tables, noise, given)
+
+
+def check_stochastic(
+    inputs: list[Tensor],
+    table: Tensor,
+    dtypes: list[torch.dtype],
+    noise: Noise | None,
+    given: list[Tensor],
+) -> None:
+    """Raise a ValueError that names the argument where a call is malformed."""
+    if not 1 <= len(inputs) <= MAX_INPUTS:
+        raise ValueError(f"inputs: expected 1 to {MAX_INPUTS} tensors, got {len(inputs)}")
+    if not 1 <= len(dtypes) <= MAX_OUTPUTS:
+        raise ValueError(f"dtypes: expected 1 to {MAX_OUTPUTS} outputs, got {len(dtypes)}")
+    first = inputs[0]
+    named = [(f"inputs[{i}]", x) for i, x in enumerate(inputs)]
+    for name, x in (*named, *[(f"given[{k}]", z) for k, z in enumerate(given)]):
+        if x.shape != first.shape or x.ndim == 0 or x.device != first.device:
+            raise ValueError(
+                f"{name}: expected shape {tuple(first.shape)} on {first.device} like inputs[0], "
+                f"with a batch axis, got {tuple(x.shape)} on {x.device}"
+            )
+        if x.dtype not in DTYPE_CODES:
+            raise ValueError(f"{name}: expected one of {list(DTYPE_CODES)}, got {x.dtype}")
+    for i, kind in enumerate(dtypes):
+        if kind not in DTYPE_CODES:
+            raise ValueError(f"dtypes[{i}]: expected one of {list(DTYPE_CODES)}, got {kind}")
+    rows, shape = first.shape[0], (len(dtypes), len(inputs), MONOMIALS)
+    if (
+        table.ndim != 4
+        or tuple(table.shape[1:]) != shape
+        or table.shape[0] not in (1, rows)
+        or table.dtype != torch.float64
+        or table.device != first.device
+    ):
+        raise ValueError(
+            f"table: expected float64 [1 or {rows}, {', '.join(map(str, shape))}] on "
+            f"{first.device}, got {table.dtype} {list(table.shape)} on {table.device}"
+        )
+    if table.requires_grad or any(z.requires_grad for z in given):
+        raise ValueError("table, given: gradients are those of the inputs only; detach them")
+    if len(given) > 2 or (given and noise is not None):
+        raise ValueError(f"given: expected at most z and z', and no noise, got {len(given)}")
+    units = len(given)
+    if noise is not None:
+        check_noise(noise, rows, first.device)
+        units = noise.noises
+        if not 1 <= units <= 2:
+            raise ValueError(f"noise.draws: expected one or two draws, got {units}")
+    # To look at a table on a device would need a wait, and at one that is traced cannot be done.
+    if units < 2 and table.device.type == "cpu" and not torch.compiler.is_compiling():
+        for k in range(4 if units else 1, MONOMIALS):
+            if bool((table[..., k] != 0).any()):
+                raise ValueError(f"table: monomial {k} needs more than {units} unit noises")
+
+
+def _noise(
+    seeds: Tensor | None, ids: Tensor | None, draws: Tensor | None, stream: int
+) -> Noise | None:
+    if seeds is None or ids is None or draws is None:
+        return None
+    return Noise(seeds, ids, draws, stream)
+
+
+def _combine(
+    inputs: list[Tensor],
+    table: Tensor,
+    dtypes: list[int],
+    seeds: Tensor | None,
+    ids: Tensor | None,
+    draws: Tensor | None,
+    stream: int,
+    given: list[Tensor],
+) -> list[Tensor]:
+    kinds = list(DTYPE_CODES)
+    result: list[Tensor] = implementation(inputs[0].device).stochastic_combine(
+        inputs, table, [kinds[code] for code in dtypes], _noise(seeds, ids, draws, stream), given
+    )
+    return result
+
+
+def _fake(inputs: list[Tensor], table: Tensor, dtypes: list[int], *_: Any) -> list[Tensor]:
+    kinds = list(DTYPE_CODES)
+    return [torch.empty(inputs[0].shape, dtype=kinds[d], device=table.device) for d in dtypes]
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    tensors, table, _, seeds, ids, draws, stream, given = inputs
+    ctx.dtypes, ctx.stream = [x.dtype for x in tensors], stream
+    ctx.save_for_backward(table, seeds, ids, draws, *given)
+
+
+def _backward(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
+    """Of x_i: sum_j g_j sum_k T[j, i, k] m_k."""
+    table, seeds, ids, draws, *given = ctx.saved_tensors
+    present = [j for j, g in enumerate(gradients) if g is not None]
+    grads = [g for g in gradients if g is not None]
+    if not grads:
+        return [None] * len(ctx.dtypes), *[None] * 6, [None] * len(given)
+    transposed = table[:, present].transpose(1, 2)
+    result: list[Tensor] = []
+    for i in range(0, len(ctx.dtypes), MAX_OUTPUTS):
+        codes = [DTYPE_CODES[kind] for kind in ctx.dtypes[i : i + MAX_OUTPUTS]]
+        part = transposed[:, i : i + MAX_OUTPUTS].contiguous()
+        result += torch.ops.fastgen.stochastic_combine(
+            grads, part, codes, seeds, ids, draws, ctx.stream, given
+        )
+    return result, *[None] * 6, [None] * len(given)
+
+
+for _key in ("CPU", "CUDA"):
+    _LIBRARY.impl("stochastic_combine", _combine, _key)
+torch.library.register_fake("fastgen::stochastic_combine", _fake, lib=_LIBRARY)
+torch.library.register_autograd(
+    "fastgen::stochastic_combine", _backward, setup_context=_setup, lib=_LIBRARY
+)

@@ -1,0 +1,118 @@
+"""Combinations with random coefficients in Triton on CUDA and ROCm tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import triton.language as tl
+from torch import Tensor
+
+from fastgen.kernels.contract import Noise, compute_dtype
+from fastgen.kernels.random_combine.triton_kernels import stochastic_kernel
+from fastgen.kernels.triton_support.geometry import Geometry, geometry
+from fastgen.kernels.triton_support.launch import OPTIONS
+
+
+class StochasticStage(NamedTuple):
+    """What a compiled `stochastic_kernel` depends on, beside dtypes and alignment."""
+
+    geometry: Geometry
+    noises: int
+    table_per_row: bool
+    seed_per_row: bool
+    draws_per_row: bool
+    wide: bool
+
+    def constants(self) -> tuple[Any, ...]:
+        """The kernel's constexpr arguments, in order."""
+        real = tl.float64 if self.wide else tl.float32
+        return (*self[1:5], real, *self.geometry[2:])
+
+
+def describe_stochastic(
+    rows: int,
+    elements: int,
+    inputs: list[torch.dtype],
+    given: list[torch.dtype],
+    outputs: list[torch.dtype],
+    table_rows: int,
+    noises: int,
+    seeds: int,
+    draws_per_row: bool,
+) -> StochasticStage:
+    """The stage for a call with these sizes and dtypes."""
+    by_row = table_rows > 1
+    # Powers of the noise live beside the terms.
+    terms = len(inputs) + 2 * (noises + len(given))
+    g = geometry(rows, elements, inputs + given + outputs, terms, noises, by_row)
+    wide = compute_dtype(inputs + outputs) == torch.float64
+    return StochasticStage(g, noises, by_row, noises > 0 and seeds > 1, draws_per_row, wide)
+
+
+def stochastic_combine(
+    inputs: list[Tensor],
+    table: Tensor,
+    dtypes: list[torch.dtype],
+    noise: Noise | None = None,
+    given: list[Tensor] | None = None,
+) -> list[Tensor]:
+    """`reference.stochastic.stochastic_combine`; the outputs are contiguous."""
+    x = inputs[0]
+    outputs = [torch.empty(x.shape, dtype=dtype, device=x.device) for dtype in dtypes]
+    _launch(inputs, outputs, table, noise, given or [])
+    return outputs
+
+
+def bind_stochastic(
+    inputs: list[Tensor | None],
+    outputs: list[Tensor],
+    tables: Tensor,
+    noise: Noise | None = None,
+    given: list[Tensor | None] | None = None,
+) -> Callable[[int, list[Tensor]], None]:
+    """`reference.stochastic.bind_stochastic`; tables and draws are read on the device."""
+
+    def call(step: int, missing: list[Tensor]) -> None:
+        rest = iter(missing)
+        filled = [next(rest) if x is None else x for x in inputs]
+        units = [next(rest) if z is None else z for z in given or []]
+        drawn = None if noise is None else noise._replace(draws=noise.draws[step])
+        _launch(filled, outputs, tables[step], drawn, units)
+
+    return call
+
+
+def _launch(
+    inputs: list[Tensor],
+    outputs: list[Tensor],
+    table: Tensor,
+    noise: Noise | None,
+    given: list[Tensor],
+) -> None:
+    first = outputs[0]
+    if first.numel() == 0:
+        return
+    rows = first.shape[0]
+    seeds, sample_ids, draws, stream = noise if noise is not None else (None, None, None, 0)
+    stage = describe_stochastic(
+        rows,
+        first.numel() // rows,
+        [x.dtype for x in inputs],
+        [z.dtype for z in given],
+        [y.dtype for y in outputs],
+        table.shape[0],
+        0 if noise is None else noise.noises,
+        1 if noise is None else noise.seeds.numel(),
+        noise is not None and noise.draws.ndim == 2,
+    )
+    g = stage.geometry
+    keys = [None if x is None else x.contiguous() for x in (seeds, sample_ids, draws)]
+    tensors = tuple(x.contiguous() for x in inputs), tuple(z.contiguous() for z in given)
+    arguments = (*tensors, tuple(outputs), table.contiguous(), *keys)
+    with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
+        stochastic_kernel[(g.programs,)](
+            *arguments, g.rows, g.elements, int(stream), *stage.constants(), **OPTIONS
+        )

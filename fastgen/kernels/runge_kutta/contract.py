@@ -1,0 +1,202 @@
+"""Error-controlled Runge-Kutta steps: what the implementations share, and the choice of one.
+
+An implementation is a class that is given a `Workspace` and works on it in place:
+
+    stage(i)    the input and time of stage i; that of the last stage is the new state
+    control()   the error's norm, acceptance and the next step's size
+    commit()    outputs that accepted rows have passed, their new state; the next step of all rows
+    probe(), first()   the first step's size (two evaluations), or start() where it was given
+    compacted() running rows first, if that is wanted; 0, FINISHED or FEWER_ROWS
+
+Every row has its own time and step, and no number of a row depends on another row. Semantics:
+`fastgen.kernels.runge_kutta.reference`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from fastgen.kernels.dispatch import implementation
+
+
+class Control(IntEnum):
+    """Rows of the float64 table of a workspace, [9, R].
+
+    STEP: the signed step attempted now. ERROR: the last norm; ERROR_1, ERROR_2: those of the
+    last accepted steps. PROPOSAL: size of the next step, negative after a rejection.
+    """
+
+    TIME = 0
+    STEP = 1
+    END = 2
+    RTOL = 3
+    ATOL = 4
+    ERROR = 5
+    ERROR_1 = 6
+    ERROR_2 = 7
+    PROPOSAL = 8
+
+
+class Count(IntEnum):
+    """Rows of the int64 table of a workspace, [6, R].
+
+    CURSOR: the next output. ROW: the sample that this row holds. TAKEN: whether the last attempt
+    was accepted.
+    """
+
+    STATUS = 0
+    ACCEPTED = 1
+    REJECTED = 2
+    CURSOR = 3
+    ROW = 4
+    TAKEN = 5
+
+
+class Status(IntEnum):
+    """What became of a sample."""
+
+    RUNNING = 0
+    DONE = 1
+    EVENT = 2
+    MAX_STEPS = 3
+    UNDERFLOW = 4
+    NON_FINITE = 5
+
+
+LANES = 1024
+MAX_STAGES = 16
+FINISHED, FEWER_ROWS = 1, 2
+
+
+class StepSize(NamedTuple):
+    """Numbers of the controller; see `fastgen.ode.Controller`.
+
+    beta: exponents of the last three errors. order: of the solution, for the first step.
+    """
+
+    safety: float
+    min_factor: float
+    max_factor: float
+    min_step: float
+    max_step: float
+    beta: tuple[float, float, float]
+    order: int
+    max_steps: int
+
+
+@dataclass
+class Workspace:
+    """All that a solve works on. R rows of N elements, S stages, T outputs.
+
+    a [S, S], c, error [S], dense [S, degree]: float64 on the CPU. segment_ends: int64 [G], where
+    the parts of a row end whose norms are taken apart; the largest counts. output_times: float64
+    [T] or [R, T]. y, y_new, stage [R, N], k [S, R, N], stage_times [R], ys [T, R, N]: of the
+    state's dtype. control [9, R], count [6, R].
+    """
+
+    a: Tensor
+    c: Tensor
+    error: Tensor
+    dense: Tensor
+    segment_ends: Tensor
+    output_times: Tensor
+    y: Tensor
+    y_new: Tensor
+    k: Tensor
+    stage: Tensor
+    stage_times: Tensor
+    ys: Tensor
+    control: Tensor
+    count: Tensor
+    step_size: StepSize
+    compact: bool = False
+    first_step_given: bool = False
+
+    @classmethod
+    def allocate(
+        cls,
+        y: Tensor,
+        a: Tensor,
+        c: Tensor,
+        error: Tensor,
+        dense: Tensor,
+        segment_ends: Tensor,
+        output_times: Tensor,
+        step_size: StepSize,
+        compact: bool = False,
+        first_step_given: bool = False,
+    ) -> Workspace:
+        """A workspace for states like y [R, N]; the tables of rows are zero."""
+        rows, elements = y.shape
+        stages, outputs = len(c), output_times.shape[-1]
+        device = y.device
+        return cls(
+            a,
+            c,
+            error,
+            dense,
+            segment_ends.to(device),
+            output_times.contiguous(),
+            y.detach().clone(memory_format=torch.contiguous_format),
+            torch.empty_like(y, memory_format=torch.contiguous_format),
+            y.new_empty(stages, rows, elements),
+            y.detach().clone(memory_format=torch.contiguous_format),
+            y.new_zeros(rows),
+            y.new_empty(outputs, rows, elements),
+            torch.zeros(len(Control), rows, dtype=torch.float64, device=device),
+            torch.zeros(len(Count), rows, dtype=torch.int64, device=device),
+            step_size,
+            compact,
+            first_step_given,
+        )
+
+
+class Operations(Protocol):
+    """What an implementation offers."""
+
+    @property
+    def rows(self) -> int:
+        """Rows in use."""
+
+    def stage(self, i: int) -> None:
+        """Input and time of stage i >= 1."""
+
+    def control(self) -> None:
+        """Error, acceptance, next step."""
+
+    def commit(self) -> None:
+        """Outputs and new states."""
+
+    def probe(self) -> None:
+        """First guess of the first step from k_0, and the input of the second."""
+
+    def first(self) -> None:
+        """The first step, from k_0 and k_1."""
+
+    def start(self) -> None:
+        """The first step, as given."""
+
+    def compacted(self) -> int:
+        """Running rows first; a code."""
+
+
+def operations(workspace: Workspace, backend: str | None = None) -> Operations:
+    """The implementation for the workspace's device; see `fastgen.kernels.implementation`."""
+    module = implementation(workspace.y.device, backend)
+    name = module.__name__.rsplit(".", 1)[1]
+    if name == "cpp":
+        from fastgen.kernels.runge_kutta.cpp import CppOperations
+
+        return CppOperations(workspace)
+    if name == "triton":
+        from fastgen.kernels.runge_kutta.triton import TritonOperations
+
+        return TritonOperations(workspace)
+    from fastgen.kernels.runge_kutta.reference import ReferenceOperations
+
+    return ReferenceOperations(workspace)

@@ -1,0 +1,248 @@
+"""Device code of error-controlled steps: `fastgen.kernels.runge_kutta.reference`.
+
+control is float64 [9, capacity] and count int64 [6, capacity]; the rows of these tables are those
+of `runge_kutta.contract.Control` and `Count`. One program has one row (and of a stage one
+tile of it), so that no row depends on another. USED has a bit for every stage whose weight is not
+zero: the others are not read.
+"""
+
+# mypy: disable-error-code="assignment"
+import triton
+import triton.language as tl
+
+TIME: tl.constexpr = tl.constexpr(0)
+STEP: tl.constexpr = tl.constexpr(1)
+END: tl.constexpr = tl.constexpr(2)
+RTOL: tl.constexpr = tl.constexpr(3)
+ATOL: tl.constexpr = tl.constexpr(4)
+ERROR: tl.constexpr = tl.constexpr(5)
+ERROR_1: tl.constexpr = tl.constexpr(6)
+ERROR_2: tl.constexpr = tl.constexpr(7)
+PROPOSAL: tl.constexpr = tl.constexpr(8)
+STATUS: tl.constexpr = tl.constexpr(0)
+ACCEPTED: tl.constexpr = tl.constexpr(1)
+REJECTED: tl.constexpr = tl.constexpr(2)
+CURSOR: tl.constexpr = tl.constexpr(3)
+ROW: tl.constexpr = tl.constexpr(4)
+TAKEN: tl.constexpr = tl.constexpr(5)
+DONE: tl.constexpr = tl.constexpr(1)
+MAX_STEPS: tl.constexpr = tl.constexpr(3)
+UNDERFLOW: tl.constexpr = tl.constexpr(4)
+NON_FINITE: tl.constexpr = tl.constexpr(5)
+
+# Integers that must not make kernels of their own.
+SCALARS = ("rows", "capacity", "elements", "segments", "outputs", "output_stride", "max_steps")
+TABLES = ("a", "c", "error", "dense", "control", "count", "times", "numbers", "segment_ends")
+
+
+@triton.jit
+def add(a, b):
+    """For reductions: Triton's own sum cannot be interpreted where it was imported before."""
+    return a + b
+
+
+@triton.jit
+def finite(x):
+    """Neither infinite nor NaN."""
+    return tl.abs(x) < float("inf")
+
+
+@triton.jit
+def power(x, exponent):
+    """x^exponent for x > 0, in float64."""
+    return tl.exp(exponent * tl.log(x))
+
+
+@triton.jit(do_not_specialize=SCALARS, do_not_specialize_on_alignment=TABLES)
+def stage_kernel(
+    y,
+    k,
+    stage,
+    y_new,
+    stage_times,
+    a,
+    c,
+    control,
+    rows: tl.int64,
+    capacity: tl.int64,
+    elements: tl.int64,
+    COUNT: tl.constexpr,
+    USED: tl.constexpr,
+    LAST: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """stage = y + h sum_j a_j k_j, stage_times = t + c h; a and c are those of the stage."""
+    r, tile = tl.program_id(0).to(tl.int64), tl.program_id(1).to(tl.int64)
+    h = tl.load(control + STEP * capacity + r)
+    e = tile * BLOCK + tl.arange(0, BLOCK)
+    mask = e < elements
+    total = tl.load(y + r * elements + e, mask=mask)
+    for j in tl.static_range(COUNT):
+        if (USED >> j) & 1:
+            w = (h * tl.load(a + j)).to(total.dtype)
+            slope = tl.load(k + (j * capacity + r) * elements + e, mask=mask)
+            total = tl.where(h == 0, total, total + w * slope)
+    tl.store(stage + r * elements + e, total, mask=mask)
+    if LAST:
+        tl.store(y_new + r * elements + e, total, mask=mask)
+    if tile == 0:
+        time = tl.load(control + TIME * capacity + r) + tl.load(c) * h
+        tl.store(stage_times + r, time.to(total.dtype))
+
+
+@triton.jit(do_not_specialize=SCALARS, do_not_specialize_on_alignment=TABLES)
+def control_kernel(
+    y,
+    y_new,
+    k,
+    error,
+    segment_ends,
+    control,
+    count,
+    numbers,
+    rows: tl.int64,
+    capacity: tl.int64,
+    elements: tl.int64,
+    segments: tl.int64,
+    COUNT: tl.constexpr,
+    USED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Error, norm, acceptance and next size of one row.
+
+    numbers: safety, smallest and largest factor, shortest and longest step, three exponents.
+    """
+    r = tl.program_id(0).to(tl.int64)
+    h = tl.load(control + STEP * capacity + r)
+    running = tl.load(count + STATUS * capacity + r) == 0
+    rtol = tl.load(control + RTOL * capacity + r)
+    atol = tl.load(control + ATOL * capacity + r)
+    norm = rtol * 0
+    begin = tl.load(segment_ends) * 0
+    for g in range(segments):
+        end = tl.load(segment_ends + g)
+        lanes = tl.full([BLOCK], 0.0, tl.float64)
+        for at in range(begin, end, BLOCK):
+            e = at + tl.arange(0, BLOCK)
+            mask = e < end
+            old = tl.load(y + r * elements + e, mask=mask, other=1.0)
+            new = tl.load(y_new + r * elements + e, mask=mask, other=1.0)
+            total = old * 0
+            for j in tl.static_range(COUNT):
+                if (USED >> j) & 1:
+                    w = (h * tl.load(error + j)).to(old.dtype)
+                    slope = tl.load(k + (j * capacity + r) * elements + e, mask=mask, other=0.0)
+                    term = w * slope
+                    total = total + term
+            larger = tl.maximum(tl.abs(old), tl.abs(new))
+            scale = atol.to(old.dtype) + rtol.to(old.dtype) * larger
+            # Through float64: there is no other division that rounds once for both dtypes.
+            quotient = (total.to(tl.float64) / scale.to(tl.float64)).to(old.dtype)
+            ratio = tl.where(total == 0, total * 0, quotient).to(tl.float64)
+            ratio = tl.where(mask, ratio, 0.0)
+            lanes += ratio * ratio
+        if end > begin:
+            mean = tl.sqrt(tl.reduce(lanes, 0, add) / (end - begin).to(tl.float64))
+            norm = tl.where(mean <= norm, norm, mean)
+        begin = end
+    safety, least, most = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2)
+    shortest, longest = tl.load(numbers + 3), tl.load(numbers + 4)
+    size = tl.abs(h)
+    good = finite(norm)
+    taken = good & ((norm <= 1) | (size <= shortest)) & running
+    e0 = tl.maximum(tl.where(good, norm, 1.0), 1e-10)
+    e1 = tl.load(control + ERROR_1 * capacity + r)
+    e2 = tl.load(control + ERROR_2 * capacity + r)
+    factor = safety * power(e0, -tl.load(numbers + 5))
+    factor *= power(e1, -tl.load(numbers + 6)) * power(e2, -tl.load(numbers + 7))
+    grown = tl.where(tl.load(control + PROPOSAL * capacity + r) < 0, 1.0, most)
+    factor = tl.minimum(tl.maximum(factor, least), tl.where(taken, grown, safety))
+    factor = tl.where(good, factor, least)
+    size = tl.minimum(tl.maximum(size * factor, shortest), longest)
+    tl.store(count + TAKEN * capacity + r, taken.to(tl.int64))
+    tl.store(control + ERROR_2 * capacity + r, e1, mask=taken)
+    tl.store(control + ERROR_1 * capacity + r, e0, mask=taken)
+    tl.store(control + ERROR * capacity + r, norm, mask=running)
+    tl.store(control + PROPOSAL * capacity + r, tl.where(taken, size, -size), mask=running)
+    which = tl.where(taken, ACCEPTED, REJECTED)
+    place = count + which * capacity + r
+    tl.store(place, tl.load(place) + 1, mask=running)
+
+
+@triton.jit(do_not_specialize=SCALARS, do_not_specialize_on_alignment=TABLES)
+def commit_kernel(
+    y,
+    y_new,
+    k,
+    ys,
+    dense,
+    times,
+    control,
+    count,
+    rows: tl.int64,
+    capacity: tl.int64,
+    elements: tl.int64,
+    outputs: tl.int64,
+    output_stride: tl.int64,
+    max_steps: tl.int64,
+    COUNT: tl.constexpr,
+    DEGREE: tl.constexpr,
+    USED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Outputs that an accepted row has passed, its new state, and every row's next step."""
+    r = tl.program_id(0).to(tl.int64)
+    running = tl.load(count + STATUS * capacity + r) == 0
+    taken = (tl.load(count + TAKEN * capacity + r) != 0) & running
+    t = tl.load(control + TIME * capacity + r)
+    h = tl.load(control + STEP * capacity + r)
+    end = tl.load(control + END * capacity + r)
+    sample = tl.load(count + ROW * capacity + r)
+    t_new = tl.where(h == end - t, end, t + h)
+    if taken:
+        cursor = tl.load(count + CURSOR * capacity + r)
+        own = times + sample * output_stride
+        at = tl.load(own + cursor, mask=cursor < outputs, other=0.0)
+        due = (cursor < outputs) & tl.where(h > 0, at <= t_new, at >= t_new)
+        while due:
+            theta = (at - t) / h
+            for tile in range(0, elements, BLOCK):
+                e = tile + tl.arange(0, BLOCK)
+                mask = e < elements
+                total = tl.load(y + r * elements + e, mask=mask)
+                for j in tl.static_range(COUNT):
+                    if (USED >> j) & 1:
+                        b = tl.load(dense + j * DEGREE + DEGREE - 1)
+                        for d in tl.static_range(1, DEGREE):
+                            b = b * theta + tl.load(dense + j * DEGREE + DEGREE - 1 - d)
+                        w = (h * (b * theta)).to(total.dtype)
+                        slope = tl.load(k + (j * capacity + r) * elements + e, mask=mask)
+                        total = total + w * slope
+                last = tl.load(y_new + r * elements + e, mask=mask)
+                total = tl.where(at == t_new, last, total)
+                tl.store(ys + (cursor * capacity + sample) * elements + e, total, mask=mask)
+            cursor += 1
+            at = tl.load(own + cursor, mask=cursor < outputs, other=0.0)
+            due = (cursor < outputs) & tl.where(h > 0, at <= t_new, at >= t_new)
+        tl.store(count + CURSOR * capacity + r, cursor)
+        for tile in range(0, elements, BLOCK):
+            e = tile + tl.arange(0, BLOCK)
+            mask = e < elements
+            state = tl.load(y_new + r * elements + e, mask=mask)
+            slope = tl.load(k + ((COUNT - 1) * capacity + r) * elements + e, mask=mask)
+            tl.store(y + r * elements + e, state, mask=mask)
+            tl.store(k + r * elements + e, slope, mask=mask)
+    time = tl.where(taken, t_new, t)
+    size = tl.abs(tl.load(control + PROPOSAL * capacity + r))
+    rest = end - time
+    step = tl.where(tl.abs(rest) <= 1.01 * size, rest, tl.where(rest < 0, -size, size))
+    accepted = tl.load(count + ACCEPTED * capacity + r)
+    steps = accepted + tl.load(count + REJECTED * capacity + r)
+    good = finite(tl.load(control + ERROR * capacity + r))
+    stuck = (time + step == time) | (finite(step) == 0)
+    status = tl.where(stuck, tl.where(good, UNDERFLOW, NON_FINITE), 0)
+    status = tl.where(steps >= max_steps, MAX_STEPS, status)
+    status = tl.where(time == end, DONE, status)
+    tl.store(control + TIME * capacity + r, time, mask=running)
+    tl.store(control + STEP * capacity + r, tl.where(status == 0, step, 0.0), mask=running)
+    tl.store(count + STATUS * capacity + r, status.to(tl.int64), mask=running)

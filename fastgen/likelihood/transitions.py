@@ -1,0 +1,222 @@
+"""Log-densities of the Gaussian transitions of a stochastic sampler.
+
+A step x_t = m(x_s) + std z has log p(x_t | x_s) = -|x_t - m|^2 / (2 std^2) - n log(std sqrt(2 pi))
+for n elements: what policy-gradient fine-tuning of samplers needs (DDPO, Black et al. 2024, arXiv
+2305.13301; Flow-GRPO, Liu et al. 2025, arXiv 2505.05470). Multistep solvers condition on all
+earlier states; steps without noise, such as the last one to t = 0, have no density.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recompute
+
+from fastgen.common.errors import nearest
+from fastgen.kernels import Stream
+from fastgen.noise.keys import id_tensor, seed_tensor
+from fastgen.noise.normals import randn
+from fastgen.plans import Plan
+from fastgen.plans.forms import Computed, Evaluate, Form, Let, Normal, Prediction, State, Value
+from fastgen.plans.increments import increments
+from fastgen.sampling.increments import Path, PathTable
+from fastgen.sampling.sampler import NOISES, Sampler
+
+
+@dataclass(frozen=True)
+class LogProbability:
+    """Log-densities [len(steps), B] of the steps that add noise, numbered from 0."""
+
+    values: Tensor
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Transition:
+    step: int
+    form: Form
+    std: float
+    normals: dict[Normal, float]
+
+
+def transitions(plan: Plan) -> list[_Transition]:
+    """The plan's Gaussian steps.
+
+    Raises:
+        ValueError: if a step is not Gaussian given the earlier states: noise enters a point at
+            which the network is evaluated within the step, or one noise enters two states.
+    """
+    forms = {i.value: i.form for i in plan.instructions if isinstance(i, Let)}
+    if any(isinstance(s, Computed) for form in forms.values() for s in form.terms):
+        raise ValueError(f"{plan.solver}: the steps' variances depend on the network")
+    states = {i.value for i in plan.instructions if isinstance(i, State)}
+    used: set[Normal] = set()
+    found = []
+    for step, state in enumerate(plan.states):
+        normals = _normals(forms.get(state.value, Form({})), forms, states)
+        if used & set(normals):
+            raise ValueError(f"{plan.solver}: one noise enters several states, step {step}")
+        used |= set(normals)
+        std = math.sqrt(sum(c * c for c in normals.values()))
+        if std > 0:
+            found.append(_Transition(step, forms[state.value], std, normals))
+    for e in plan.evaluations:
+        if e.x not in states and e.x in forms and _normals(forms[e.x], forms, states):
+            raise ValueError(
+                f"{plan.solver}: the network is evaluated at a point with fresh noise within a "
+                f"step (t={e.time:.6g}), so the step is not Gaussian; use a one-evaluation solver "
+                "such as ddpm, ddim with eta > 0 or euler_ancestral"
+            )
+    if not found:
+        raise ValueError(f"{plan.solver}: no step adds noise, so there is no density to give")
+    return found
+
+
+def _normals(form: Form, forms: dict[Value, Form], states: set[Value]) -> dict[Normal, float]:
+    """Noise coefficients of a form, registers between states expanded."""
+    total: dict[Normal, float] = {}
+    for symbol, c in form.terms.items():
+        part: dict[Normal, float] = {}
+        if isinstance(symbol, Normal):
+            part = {symbol: 1.0}
+        elif isinstance(symbol, Value) and symbol not in states and symbol in forms:
+            part = _normals(forms[symbol], forms, states)
+        for normal, factor in part.items():
+            total[normal] = total.get(normal, 0.0) + c * factor
+    return total
+
+
+def sampled_log_probability(
+    plan: Plan,
+    shape: Sequence[int],
+    *,
+    seed: int | Sequence[int] | Tensor = 0,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    noise: str = "draws",
+    device: torch.device | str = "cpu",
+) -> LogProbability:
+    """Log-densities of the steps that a sampler took, from its seed alone.
+
+    The noise is drawn again from the contract, so neither network nor states are needed.
+
+    Args:
+        plan: the sampler's plan.
+        shape: [B, ...] as it was sampled.
+        seed: as it was sampled.
+        sample_ids: as it was sampled.
+        noise: as it was sampled (see `Sampler`).
+        device: where to compute.
+    """
+    if noise not in NOISES:
+        raise ValueError(f"noise={noise!r}: {nearest(noise, NOISES)}")
+    device, batch = torch.device(device), shape[0]
+    seeds, ids = seed_tensor(seed, batch, device), id_tensor(sample_ids, batch, device)
+    size = math.prod(shape[1:])
+    on_path = increments(plan.instructions, float(plan.times[0])) if noise == "brownian" else {}
+    path = Path(PathTable(list(on_path.values()), device), (batch, size), seeds, ids)
+    steps, rows = transitions(plan), []
+    for transition in steps:
+        z = torch.zeros((batch, size), dtype=torch.float64, device=device)
+        for normal, c in transition.normals.items():
+            if normal in on_path:
+                z += c * path(on_path[normal], torch.float64)
+                continue
+            z += c * randn(
+                (batch, size),
+                seed=seeds,
+                sample_ids=ids,
+                draw=normal.draw,
+                stream=Stream.SOLVER,
+                dtype=torch.float64,
+                device=device,
+            )
+        rows.append(_log_density(z, transition.std))
+    return LogProbability(torch.stack(rows), tuple(t.step for t in steps))
+
+
+def _log_density(deviation: Tensor, std: float) -> Tensor:
+    """Of the difference from the mean [B, ...], summed over the elements in float64."""
+    flat = (deviation.to(torch.float64) / std).flatten(1)
+    return -0.5 * flat.square().sum(1) - flat.shape[1] * math.log(std * math.sqrt(2 * math.pi))
+
+
+def trajectory_log_probability(
+    sampler: Sampler,
+    states: Tensor,
+    *,
+    differentiable: bool = False,
+    checkpoint: bool = False,
+    **net_kwargs: Any,
+) -> LogProbability:
+    """Log-densities of a stored trajectory under the sampler's (possibly changed) network.
+
+    Args:
+        sampler: network, plan, guidance and transform.
+        states: [n + 1, B, ...], as ``sampler(..., trajectory=True)`` returns them.
+        differentiable: record for autograd (in the network's parameters and the states).
+        checkpoint: with differentiable, recompute each evaluation in the backward pass.
+        **net_kwargs: passed to the network.
+
+    Raises:
+        ValueError: if the plan's steps are not Gaussian, or the states do not fit the plan.
+    """
+    plan = sampler.plan
+    steps = transitions(plan)
+    if states.shape[0] != len(plan.states) + 1:
+        raise ValueError(f"states: expected {len(plan.states) + 1} of them, got {states.shape[0]}")
+    states = states.to(sampler.dtype)
+    by_form = {id(t.form): t for t in steps}
+    nothing = torch.zeros(1, dtype=torch.int64, device=states.device)
+    ids = nothing.expand(states.shape[1])
+    evaluate = sampler.evaluation(states[0], nothing, ids, net_kwargs)
+    parametrisation = sampler.parametrisation
+    values: dict[Value, Tensor] = {Value(0): states[0]}
+    known = {s.value: states[k + 1] for k, s in enumerate(plan.states)}
+    outputs: list[tuple[Evaluate, tuple[Tensor, ...]]] = []
+    rows = []
+
+    def network(k: int, x: Tensor) -> tuple[Tensor, ...]:
+        scaled = x * parametrisation.input_scale(plan.evaluations[k].time)
+        return evaluate(k, scaled.to(sampler.dtypes[1]), x)
+
+    def prediction(symbol: Prediction) -> Tensor:
+        e, found = outputs[symbol.evaluation]
+        x, output = values[e.x], found[-1 if symbol.unconditional else 0]
+        if len(found) == 2 and not symbol.unconditional and sampler.guidance is not None:
+            output = sampler.guidance.merge(*found)
+        if plan.clip is not None and not symbol.unconditional:
+            p, q = parametrisation.conversion("data", e.time)
+            data = (p * x + q * output.to(x.dtype)).clamp(*plan.clip)
+            p, q = parametrisation.from_data(symbol.quantity, e.time)
+            return p * x + q * data
+        p, q = parametrisation.conversion(symbol.quantity, e.time)
+        return p * x + q * output.to(x.dtype)
+
+    def total(form: Form) -> Tensor:
+        terms = [
+            c * (values[s] if isinstance(s, Value) else prediction(s))
+            for s, c in form.terms.items()
+            if isinstance(s, Value | Prediction)
+        ]
+        return torch.stack(terms).sum(0) if terms else torch.zeros_like(states[0])
+
+    with nullcontext() if differentiable else torch.no_grad():
+        for i in plan.instructions:
+            if isinstance(i, Evaluate):
+                arguments = len(outputs), values[i.x]
+                if checkpoint and differentiable:
+                    outputs.append((i, recompute(network, *arguments, use_reentrant=False)))
+                else:
+                    outputs.append((i, network(*arguments)))
+            elif isinstance(i, Let):
+                mean = total(i.form)
+                values[i.value] = known.get(i.value, mean)
+                if id(i.form) in by_form:
+                    rows.append(_log_density(values[i.value] - mean, by_form[id(i.form)].std))
+    return LogProbability(torch.stack(rows), tuple(t.step for t in steps))

@@ -1,0 +1,167 @@
+"""The variational bound of DDPM: an upper bound of -log p(x) term by term."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgen.kernels import Stream
+from fastgen.model.model import Model
+from fastgen.noise.normals import randn
+from fastgen.schedules import DiscreteVP
+
+
+@dataclass(frozen=True)
+class VariationalBound:
+    """Terms in nats, float64.
+
+    prior: [B], KL(q(x_T | x_0) || N(0, 1)). transitions: [N - 1, B], KL of q(x_{t-1} | x_t, x_0)
+    and p(x_{t-1} | x_t) for t = 2 .. N. reconstruction: [B], -log p(x_0 | x_1). dimensions: of a
+    sample.
+    """
+
+    prior: Tensor
+    transitions: Tensor
+    reconstruction: Tensor
+    dimensions: int
+
+    @property
+    def total(self) -> Tensor:
+        """The bound of -log p(x), [B]."""
+        return self.prior + self.transitions.sum(0) + self.reconstruction
+
+    @property
+    def bits_per_dimension(self) -> Tensor:
+        """The bound in bits per dimension, [B]."""
+        return self.total / (self.dimensions * math.log(2))
+
+
+def variational_bound(
+    model: Model,
+    x: Tensor,
+    *,
+    variance: str = "small",
+    levels: int | None = None,
+    seed: int | Sequence[int] | Tensor = 0,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    clip: tuple[float, float] | None = None,
+    net_kwargs: Mapping[str, Any] | None = None,
+) -> VariationalBound:
+    """The discrete variational bound of a model on a `DiscreteVP` schedule of N steps.
+
+    L = KL(q(x_N|x_0) || N(0, 1)) + sum_t KL(q(x_{t-1}|x_t,x_0) || p(x_{t-1}|x_t)) - log p(x_0|x_1)
+    (Ho et al. 2020, arXiv 2006.11239, eq. 5; Nichol and Dhariwal 2021, arXiv 2102.09672), one
+    draw of x_t for each term and N calls of the network. p's mean is q's with the model's data
+    prediction for x_0.
+
+    Args:
+        model: on a `DiscreteVP` schedule; any prediction.
+        x: data [B, ...].
+        variance: of p: "small", that of q(x_{t-1} | x_t, x_0) (that of the next step for the
+            first, where it is zero); "large", beta_t; "learned", the interpolation of a network
+            with twice the channels.
+        levels: number of levels of data on a grid in [-1, 1] (256, say): p(x_0 | x_1) is then a
+            Gaussian summed over the cell of x_0; otherwise its density.
+        seed, sample_ids: of the noise, draw t of the training stream for term t.
+        clip: bounds of the data prediction.
+        net_kwargs: for the network.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    schedule = model.schedule
+    if not isinstance(schedule, DiscreteVP):
+        raise ValueError(f"model: the bound is for a DiscreteVP schedule, got {schedule!r}")
+    if variance not in ("small", "large", "learned"):
+        raise ValueError(f"variance={variance!r}: expected 'small', 'large' or 'learned'")
+    if (variance == "learned") and not model.learned_variance:
+        raise ValueError("variance='learned': pass Model(..., learned_variance=True)")
+    if levels is not None and levels < 2:
+        raise ValueError(f"levels={levels!r}: expected at least 2")
+    count, data = schedule.num_steps, x.double()
+    terms = []
+    with torch.no_grad():
+        for n in range(1, count + 1):
+            t, s = n / count, (n - 1) / count
+            alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+            noise = randn(
+                x.shape,
+                seed=seed,
+                sample_ids=sample_ids,
+                draw=n,
+                stream=Stream.TRAINING,
+                dtype=torch.float64,
+                device=x.device,
+            )
+            state = alpha * data + sigma * noise
+            predicted, spread = _predict(model, state.to(x.dtype), t, net_kwargs or {})
+            if clip is not None:
+                predicted = predicted.clamp(*clip)
+            ratio = alpha / schedule.alpha(s)
+            beta = sigma**2 - ratio**2 * schedule.sigma(s) ** 2
+            weight = schedule.alpha(s) * beta / sigma**2
+            posterior = beta * schedule.sigma(s) ** 2 / sigma**2
+            least = posterior if n > 1 else _posterior(schedule, min(2, count))
+            log_variance: Any = math.log(least if variance != "large" else max(beta, least))
+            if variance == "learned":
+                share = (spread.double() + 1) / 2
+                log_variance = share * math.log(beta) + (1 - share) * math.log(least)
+            log_variance = torch.as_tensor(log_variance, dtype=torch.float64, device=x.device)
+            if n == 1:
+                terms.append(_reconstruction(data, predicted, log_variance.expand_as(data), levels))
+                continue
+            apart = (weight * (data - predicted)).square() / log_variance.exp()
+            log_ratio = log_variance - math.log(posterior)
+            kl = 0.5 * (log_ratio + torch.exp(-log_ratio) + apart - 1)
+            terms.append(kl.flatten(1).sum(1))
+    alpha, sigma = schedule.alpha(1.0), schedule.sigma(1.0)
+    prior = 0.5 * ((alpha * data).square() + sigma**2 - 1 - 2 * math.log(sigma))
+    transitions = torch.stack(terms[1:]) if count > 1 else data.new_zeros(0, len(x))
+    return VariationalBound(prior.flatten(1).sum(1), transitions, terms[0], x[:1].numel())
+
+
+def _posterior(schedule: DiscreteVP, n: int) -> float:
+    """The variance of q(x_{n-1} | x_n, x_0); for a single step that of q(x_1 | x_0)."""
+    t, s = n / schedule.num_steps, (n - 1) / schedule.num_steps
+    ratio = schedule.alpha(t) / schedule.alpha(s)
+    before = schedule.sigma(s) ** 2
+    beta = schedule.sigma(t) ** 2 - ratio**2 * before
+    return beta * before / schedule.sigma(t) ** 2 if before else beta
+
+
+def _predict(
+    model: Model, x: Tensor, t: float, net_kwargs: Mapping[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """The data prediction in float64, and the raw variance output if there is one."""
+    p, q = model.parametrisation.conversion("data", t)
+    scaled = (x * model.parametrisation.input_scale(t)).to(model.input_dtype(x.dtype))
+    time = torch.full((x.shape[0],), model.network_time(t), dtype=torch.float64, device=x.device)
+    output = model.net(scaled, time.to(model.time_dtype), **net_kwargs).double()
+    spread = output
+    if model.learned_variance:
+        output, spread = output.chunk(2, 1)
+    return p * x.double() + q * output, spread
+
+
+def _reconstruction(data: Tensor, mean: Tensor, log_variance: Tensor, levels: int | None) -> Tensor:
+    """-log p(x_0 | x_1), by density or summed over the cell of each level."""
+    z = (data - mean) * torch.exp(-log_variance / 2)
+    if levels is None:
+        log_density = -0.5 * (z.square() + log_variance + math.log(2 * math.pi))
+        return -log_density.flatten(1).sum(1)
+    half = torch.exp(-log_variance / 2) / (levels - 1)
+    upper, lower = torch.special.log_ndtr(z + half), torch.special.log_ndtr(z - half)
+    # log(Phi(b) - Phi(a)) in the tail where both are small, by symmetry.
+    flip = z > 0
+    high = torch.where(flip, torch.special.log_ndtr(-(z - half)), upper)
+    low = torch.where(flip, torch.special.log_ndtr(-(z + half)), lower)
+    inside = high + torch.log(-torch.expm1((low - high).clamp(max=-1e-300)))
+    first, last = data < -1 + 1 / (levels - 1), data > 1 - 1 / (levels - 1)
+    inside = torch.where(first, upper, inside)
+    inside = torch.where(last, torch.special.log_ndtr(-(z - half)), inside)
+    return -inside.flatten(1).sum(1)

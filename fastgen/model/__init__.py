@@ -1,0 +1,6 @@
+"""A network and what it means: its prediction, its schedule, how it is told the time, guidance."""
+
+from fastgen.model.guidance import Guidance, dynamic_threshold
+from fastgen.model.model import Model
+
+__all__ = ["Guidance", "Model", "dynamic_threshold"]

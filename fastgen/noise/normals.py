@@ -1,0 +1,57 @@
+"""Reproducible Gaussian noise: a function of (seed, sample id, draw, element) and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+import fastgen.kernels as kernels
+from fastgen.kernels import Stream
+from fastgen.noise.keys import id_tensor, seed_tensor
+
+
+def randn(
+    shape: Sequence[int],
+    *,
+    seed: int | Sequence[int] | Tensor = 0,
+    draw: int = 0,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    stream: int = Stream.INITIAL,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Standard normals [B, ...] that do not depend on batch, device, layout or threads.
+
+    Row b is a function of (its seed, its sample id, draw, stream): ``randn((64, 3), seed=7)[5]``
+    equals ``randn((1, 3), seed=7, sample_ids=[5])[0]`` bit for bit. The bits are Philox4x32-10
+    (Salmon et al. 2011), the normals Box-Muller in float32; other dtypes are rounded from those.
+
+    Args:
+        shape: [B, ...], the batch axis first.
+        seed: one 64-bit seed for the run, or one per sample.
+        draw: number of the draw, 0 <= draw < 2^32.
+        sample_ids: B ids, 0 <= id < 2^48; the default is 0 .. B - 1.
+        stream: family of draws, below 128 (from there on are the motions of `brownian`); the
+            default is that of a sampler's initial noise.
+        dtype: dtype of the result.
+        device: where the numbers are made; they are the same everywhere.
+
+    Raises:
+        ValueError: naming the argument that is out of range.
+    """
+    size = torch.Size(shape)
+    if len(size) == 0:
+        raise ValueError("shape: expected a batch axis, got ()")
+    if not 0 <= draw < 2**32:
+        raise ValueError(f"draw={draw}: expected 0 <= draw < 2^32")
+    device = torch.device(device)
+    z = kernels.normals(
+        size[1:].numel(),
+        seed_tensor(seed, size[0], device),
+        id_tensor(sample_ids, size[0], device),
+        torch.full((1,), draw, dtype=torch.int64, device=device),
+        stream,
+    )
+    return z.reshape(size).to(dtype)

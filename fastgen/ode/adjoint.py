@@ -1,0 +1,222 @@
+"""The continuous adjoint: gradients by a second solve, backwards in time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgen.common.tableau import Tableau
+from fastgen.kernels.runge_kutta.contract import Control, Count, Status, Workspace
+from fastgen.ode.controller import Controller
+from fastgen.ode.engine import integrate
+from fastgen.ode.problem import Field, State
+
+
+@dataclass(frozen=True)
+class AdjointOptions:
+    """How to solve the way back; see `fastgen.odeint`."""
+
+    tableau: Tableau | None
+    rtol: Tensor
+    atol: Tensor
+    controller: Controller
+    bounds: tuple[float, float, int]
+    seminorm: bool
+    backend: str | None
+
+
+def solve_adjoint(
+    field: Field,
+    y: Tensor,
+    times: Tensor,
+    ys: Tensor,
+    parameters: tuple[Tensor, ...],
+    options: AdjointOptions,
+) -> Tensor:
+    """ys [T, R, N] with gradients for y, times and the parameters.
+
+    With a = dL/dy(t): da/dt = -a^T df/dy, dL/dtheta = int a^T df/dtheta dt (Pontryagin et al.
+    1962; Chen et al. 2018, arXiv 1806.07366). y is solved backwards with a and set right at every
+    output. The integral is summed by the weights of the accepted steps of each sample, or with
+    joint steps and the full norm is part of the state. Not differentiable twice.
+    """
+    if options.tableau is None or not options.tableau.adaptive:
+        raise ValueError("adjoint_method: expected a method of varying steps")
+    if not options.seminorm and not field.state.joint:
+        raise ValueError(
+            "adjoint_seminorm=False: parameters have one gradient for all samples, which samples' "
+            "own steps cannot control; use step='joint'"
+        )
+    apply: Callable[..., Tensor] = _Adjoint.apply
+    return apply(field, options, ys, times, y, *parameters)
+
+
+class _Adjoint(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        field: Field,
+        options: AdjointOptions,
+        ys: Tensor,
+        times: Tensor,
+        y: Tensor,
+        *parameters: Tensor,
+    ) -> Tensor:
+        ctx.field, ctx.options = field, options
+        ctx.save_for_backward(ys, times, *parameters)
+        return ys.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        ys, times, *parameters = ctx.saved_tensors
+        way = _WayBack(ctx.field, ctx.options, tuple(parameters), ctx.needs_input_grad[3])
+        y_grad, time_grad, parameter_grads = way(ys, times, gradients[0])
+        return None, None, None, time_grad, y_grad, *parameter_grads
+
+
+class _WayBack:
+    """Solves for [y, a] in rows of 2 N elements, or with parameters [y, a, g] in the one row."""
+
+    def __init__(
+        self,
+        field: Field,
+        options: AdjointOptions,
+        parameters: tuple[Tensor, ...],
+        want_times: bool,
+    ) -> None:
+        self.field, self.options, self.parameters = field, options, parameters
+        self.want_times = want_times
+        self.summed = options.seminorm and bool(parameters)
+        self.totals = [torch.zeros_like(p) for p in parameters]
+        # Of the stages of the step under way: value, its (stage state, parameters), cotangent.
+        self.graphs: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(
+        self, ys: Tensor, times: Tensor, gradients: Tensor
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        rows, size = ys.shape[1:]
+        steps = self.options
+        assert steps.tableau is not None
+        own = times.expand(rows, -1)
+        a = gradients[-1].clone()
+        time_grad = torch.zeros(own.shape, dtype=torch.float64, device=ys.device)
+        extra = 0 if self.summed else sum(p.numel() for p in self.parameters)
+        proposal: Tensor | None = None
+        for j in range(own.shape[1] - 1, 0, -1):
+            y = ys[j]
+            if self.want_times:
+                time_grad[:, j] = self._rate(own[:, j], y, gradients[j])
+            parts = [y, a]
+            if extra:
+                parts.append(torch.cat([g.reshape(1, -1) for g in self.totals], 1).to(y.dtype))
+            state = torch.cat(parts, 1)
+            layout = self._layout(state, size, extra)
+            back = Field(self._slope, layout, None)
+            back.told, back.compact = not layout.joint, self.field.compact
+            first = None if proposal is None else proposal.clamp(min=1e-300)
+            raw = integrate(
+                back,
+                state,
+                own[:, [j, j - 1]],
+                steps.tableau,
+                steps.rtol,
+                steps.atol,
+                steps.controller.step_size(steps.tableau.order, *steps.bounds),
+                first,
+                steps.backend,
+                self if self.summed else None,
+            )
+            from fastgen.ode.solve import check
+
+            check(raw, steps.bounds[2])
+            moved = raw.accepted > 0
+            if bool(moved.all()):
+                proposal = raw.proposal
+            a = raw.y[:, size : 2 * size] + gradients[j - 1]
+            if extra:
+                pieces = torch.split(raw.y[0, 2 * size :], [p.numel() for p in self.parameters])
+                self.totals = [
+                    x.reshape(p.shape) for x, p in zip(pieces, self.parameters, strict=True)
+                ]
+        if not self.want_times:
+            return a, None, self.totals
+        # The start's rate has all of a but what came at the start itself.
+        time_grad[:, 0] = -self._rate(own[:, 0], ys[0], a - gradients[0])
+        found = time_grad if times.ndim == 2 else time_grad.sum(0)
+        return a, found, self.totals
+
+    def _layout(self, state: Tensor, size: int, extra: int) -> State:
+        joint = self.field.state.joint
+        layout = State(state, joint=False)
+        layout.joint = joint
+        if joint:
+            layout.shapes = [state.shape]
+        ends = self.field.state.segment_ends
+        layout.segment_ends = torch.cat([ends, ends + size])
+        if extra:
+            layout.segment_ends = torch.cat([layout.segment_ends, torch.tensor([2 * size + extra])])
+        return layout
+
+    def _rate(self, t: Tensor, y: Tensor, a: Tensor) -> Tensor:
+        """a^T f at outputs: how L changes with their times."""
+        slope = self._value(t.to(y.dtype), y, torch.arange(len(y), device=y.device))
+        return (slope * a).sum(1).double()
+
+    def _value(self, t: Tensor, y: Tensor, rows: Tensor | None) -> Tensor:
+        return self.field.call(t, y, rows)
+
+    def _slope(self, t: Tensor, state: Tensor, rows: Tensor | None = None) -> Tensor:
+        size = self.field.state.segment_ends[-1]
+        state = state.reshape(-1, state.shape[-1])
+        y, a = state[:, :size].detach(), state[:, size : 2 * size].clone()
+        times = t.reshape(1) if t.ndim == 0 else t
+        with torch.enable_grad():
+            y = y.clone().requires_grad_()
+            value = self._value(times, y, rows)
+            inputs = [y] if self.summed else [y, *self.parameters]
+            found: tuple[Tensor | None, ...] = (None,) * len(inputs)
+            if value.requires_grad:
+                found = torch.autograd.grad(
+                    value, inputs, a, retain_graph=self.summed, allow_unused=True
+                )
+        if self.summed:
+            self.graphs.append((value, a))
+        pieces = [
+            torch.zeros_like(p) if g is None else g for p, g in zip(inputs, found, strict=True)
+        ]
+        flat = [value.detach(), -pieces[0], *(-g.reshape(1, -1).to(a.dtype) for g in pieces[1:])]
+        return torch.cat(flat, 1)
+
+    def decided(self, w: Workspace, rows: int) -> None:
+        """Add h sum_i b_i a_i^T df/dtheta of the accepted rows."""
+        assert self.options.tableau is not None
+        count, control = w.count[:, :rows], w.control[:, :rows]
+        taken = (count[Count.TAKEN] != 0) & (count[Count.STATUS] == Status.RUNNING)
+        weights = self.options.tableau.weights
+        graphs = self.graphs[-(len(weights) - 1) :]
+        if bool(taken.any()):
+            h = torch.where(taken, control[Control.STEP], 0.0)
+            # k_0 may be of an earlier step for some rows and of another for others.
+            self.graphs = []
+            state = w.y[:rows]
+            time = control[Control.TIME].to(state.dtype)
+            self._slope(
+                time[0] if self.field.state.joint else time, state, count[Count.ROW].clone()
+            )
+            graphs = [*self.graphs, *graphs]
+            for weight, (value, a) in zip(weights, graphs, strict=True):
+                if weight and value.requires_grad:
+                    scaled = a * (-h * weight).to(a.dtype)[:, None]
+                    found = torch.autograd.grad(value, self.parameters, scaled, allow_unused=True)
+                    for total, g in zip(self.totals, found, strict=True):
+                        if g is not None:
+                            total.add_(g)
+        self.graphs = []
+
+    def moved(self, w: Workspace, rows: int) -> None:
+        """Nothing is left to do."""

@@ -1,0 +1,286 @@
+"""The loop: evaluate the field, let the kernels do everything else, until all rows have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from fastgen.common.graphs import Recording, recorded, warm_up
+from fastgen.common.tableau import Tableau
+from fastgen.kernels.runge_kutta.contract import (
+    FEWER_ROWS,
+    FINISHED,
+    Control,
+    Count,
+    Operations,
+    Status,
+    StepSize,
+    Workspace,
+    operations,
+)
+from fastgen.ode.problem import Field
+
+# On a GPU the host looks whether rows are still running only once in so many steps.
+CHECK_EVERY = 8
+
+
+class Observer(Protocol):
+    """Sees every attempted step of the rows in use."""
+
+    def decided(self, w: Workspace, rows: int) -> None:
+        """After acceptance is known, before anything moves."""
+
+    def moved(self, w: Workspace, rows: int) -> None:
+        """After accepted rows have moved."""
+
+
+class NeedsGradientError(Exception):
+    """Raised by a solve that watches for it: f's value requires gradients."""
+
+
+@dataclass
+class Raw:
+    """What a solve leaves, by sample: R samples.
+
+    ys: [T, R, N]. y [R, N] and time [R]: where each ended. status, accepted, rejected: int64 [R].
+    proposal: the next step's size, float64 [R]. calls, rows: evaluations of the field, and of
+    single rows.
+    """
+
+    ys: Tensor
+    y: Tensor
+    time: Tensor
+    status: Tensor
+    accepted: Tensor
+    rejected: Tensor
+    proposal: Tensor
+    calls: int
+    rows: int
+
+
+def integrate(
+    field: Field,
+    y: Tensor,
+    times: Tensor,
+    tableau: Tableau,
+    rtol: Tensor,
+    atol: Tensor,
+    step_size: StepSize,
+    first_step: float | Tensor | None = None,
+    backend: str | None = None,
+    observer: Observer | None = None,
+    check_every: int | None = None,
+    watch: bool = False,
+    capture: bool = False,
+) -> Raw:
+    """Solve from times[..., 0] to times[..., -1]; see `fastgen.odeint`.
+
+    Args:
+        field: the right-hand side.
+        y: [R, N] at the first times.
+        times: float64 [T] or [R, T].
+        tableau: a method with an error estimate.
+        rtol, atol: [R].
+        step_size: numbers of the controller.
+        first_step: size of the first step, for all or [R]; None computes it.
+        backend: as in `fastgen.kernels.implementation`.
+        observer: sees every step.
+        check_every: steps between two looks at the rows' states.
+        watch: evaluate f for the first time with gradients enabled.
+        capture: record an attempted step of the whole batch, and repeat it.
+
+    Raises:
+        NeedsGradientError: if that value requires gradients.
+    """
+    w = Workspace.allocate(
+        y,
+        tableau.matrix,
+        tableau.nodes,
+        tableau.errors,
+        tableau.polynomials,
+        field.state.segment_ends,
+        times.detach(),
+        step_size,
+        field.compact and not capture,
+        first_step is not None,
+    )
+    _begin(w, rtol, atol, first_step)
+    ops = operations(w, backend)
+    if check_every is None:
+        check_every = CHECK_EVERY if y.is_cuda else 1
+    with torch.no_grad():
+        if y.shape[0] == 0:
+            calls, rows = 0, 0
+        elif observer is None and not capture and hasattr(ops, "advance"):
+            calls, rows = _run_fused(field, w, ops, watch)
+        else:
+            calls, rows = _run(field, w, ops, observer, check_every, watch, capture)
+    return _finish(w, calls, rows)
+
+
+def _begin(w: Workspace, rtol: Tensor, atol: Tensor, first_step: float | Tensor | None) -> None:
+    """Fill the tables; outputs at the first time are there already."""
+    times, control, count = w.output_times, w.control, w.count
+    control[Control.TIME] = times[..., 0]
+    control[Control.END] = times[..., -1]
+    control[Control.RTOL], control[Control.ATOL] = rtol, atol
+    control[Control.PROPOSAL] = 0.0 if first_step is None else torch.as_tensor(first_step)
+    control[Control.ERROR] = 1.0
+    w.stage_times.copy_(control[Control.TIME])
+    count[Count.ROW] = torch.arange(w.y.shape[0], device=w.y.device)
+    known = (times == times[..., :1]).cumprod(-1).sum(-1)
+    count[Count.CURSOR] = known
+    w.ys[: int(known.max() if known.numel() else 0)] = w.y
+    count[Count.STATUS] = torch.where(
+        control[Control.TIME] == control[Control.END], Status.DONE, Status.RUNNING
+    )
+
+
+def _rows(w: Workspace, rows: int) -> Tensor | None:
+    return w.count[Count.ROW, :rows].clone()
+
+
+def _watched(call: Callable[..., Any], *arguments: Any) -> Any:
+    with torch.enable_grad():
+        value = call(*arguments)
+    if any(isinstance(x, Tensor) and x.requires_grad for x in pytree.tree_leaves(value)):
+        raise NeedsGradientError
+    return value
+
+
+def _run_fused(field: Field, w: Workspace, ops: Any, watch: bool) -> tuple[int, int]:
+    """One C++ call between two evaluations."""
+    advance, rows = ops.advance, ops.rows
+    if ops.compacted() == FINISHED:
+        return 0, 0
+    while True:
+        rows = ops.rows
+        stage, times = w.stage[:rows], w.stage_times[:rows]
+        if rows < w.y.shape[0] and ops.evaluated[0] == 0:  # some samples have nothing to do
+            stage.copy_(w.y[:rows])
+            times.copy_(w.control[Control.TIME, :rows])
+        f, t, y = field.bound(times, stage, _rows(w, rows) if field.told else None)
+        shape = y.shape if field.state.single else stage.shape
+        ops.expect(shape)
+        slope = _watched(f, t, y) if watch else f(t, y)
+        watch = False
+        while True:
+            code = advance(slope)
+            if code == -1:
+                fixed = field.checked(slope, stage) if field.state.single else slope
+                code = advance(fixed.to(w.y.dtype).contiguous().reshape(shape))
+            if code:
+                break
+            slope = f(t, y)
+        if code == FINISHED:
+            calls, evaluated = ops.evaluated
+            return calls, evaluated
+        assert code == FEWER_ROWS
+
+
+def _run(
+    field: Field,
+    w: Workspace,
+    ops: Operations,
+    observer: Observer | None,
+    check_every: int,
+    watch: bool,
+    capture: bool,
+) -> tuple[int, int]:
+    """The same, operation by operation.
+
+    An attempted step is always the same work on the same memory, until rows are left out: rows
+    that have ended are not changed by it. So one can be recorded, and it is a step like any other
+    that warms it up.
+    """
+    calls = evaluated = 0
+    rows = -1
+    made: Recording | None = None
+    call: Callable[[], Any] = lambda: None  # noqa: E731
+
+    def evaluate(i: int) -> None:
+        nonlocal calls
+        value = _watched(call) if watch and not calls else call()
+        w.k[i, :rows] = field.checked(value, w.stage[:rows]) if field.state.single else value
+        calls += 1
+
+    def attempt() -> None:
+        for i in range(1, len(w.c)):
+            ops.stage(i)
+            evaluate(i)
+        ops.control()
+        if observer is not None:
+            observer.decided(w, rows)
+        ops.commit()
+        if observer is not None:
+            observer.moved(w, rows)
+
+    def bind() -> Callable[[], Any]:
+        f, t, y = field.bound(
+            w.stage_times[:rows], w.stage[:rows], _rows(w, rows) if field.told else None
+        )
+        return lambda: f(t, y)
+
+    if ops.compacted() == FINISHED:
+        return 0, 0
+    rows = ops.rows
+    w.stage[:rows] = w.y[:rows]
+    w.stage_times[:rows] = w.control[Control.TIME, :rows]
+    call = bind()
+    evaluate(0)
+    if w.first_step_given:
+        ops.start()
+    else:
+        ops.probe()
+        evaluate(1)
+        ops.first()
+    evaluated = calls * rows
+    step = 0
+    code = ops.compacted()
+    while code != FINISHED:
+        if code == FEWER_ROWS:
+            rows = ops.rows
+            call = bind()
+        before = calls
+        if made is not None:
+            made.replay()
+        elif capture:
+            warm_up(attempt, w.y.device, 1)
+            made = recorded(attempt, w.y.device, "step of odeint")
+        else:
+            attempt()
+        calls = before + len(w.c) - 1
+        evaluated += (len(w.c) - 1) * rows
+        step += 1
+        code = 0 if step % check_every else ops.compacted()
+    return calls, evaluated
+
+
+def _finish(w: Workspace, calls: int, rows: int) -> Raw:
+    """Results by sample; outputs that were not reached hold the last state."""
+    order = torch.empty_like(w.count[Count.ROW])
+    order[w.count[Count.ROW]] = torch.arange(len(order), device=order.device)
+    control, count, y = w.control[:, order], w.count[:, order], w.y[order]
+    status, time = count[Count.STATUS], control[Control.TIME]
+    short = status != Status.DONE
+    if bool(short.any()):
+        times = w.output_times.expand(len(order), -1)
+        ahead = torch.sign(control[Control.END] - times[:, 0])
+        late = short[:, None] & ((times - time[:, None]) * ahead[:, None] > 0)
+        w.ys = torch.where(late.T[:, :, None], y, w.ys)
+    return Raw(
+        w.ys,
+        y,
+        time,
+        status,
+        count[Count.ACCEPTED],
+        count[Count.REJECTED],
+        control[Control.PROPOSAL].abs(),
+        calls,
+        rows,
+    )

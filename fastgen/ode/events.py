@@ -1,0 +1,132 @@
+"""Events: times at which a function of the state changes its sign."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgen.kernels.runge_kutta.contract import Control, Count, Status, Workspace
+from fastgen.kernels.runge_kutta.reference import ReferenceOperations
+from fastgen.ode.problem import State
+
+
+@dataclass(frozen=True)
+class Event:
+    """One crossing: the sample, which of the event's values crossed, when, and the state there."""
+
+    sample: int
+    index: int
+    time: float
+    state: Any
+
+
+@dataclass
+class EventObserver:
+    """Looks for sign changes over each accepted step and finds them on the step's interpolant.
+
+    function(t, y) returns [B] or [B, E] values. The root is found by the Illinois variant of
+    regula falsi (Dowell and Jarratt 1971), every sample by itself, until its bracket is shorter
+    than the tolerance. A terminal event ends its sample at the first crossing.
+
+    Two crossings within one step cancel and are not seen; `max_step` bounds the step.
+    """
+
+    function: Callable[..., Any]
+    state: State
+    terminal: bool
+    tolerance: float
+    found: list[Event] = field(default_factory=list)
+    _before: Tensor | None = None
+    _pending: list[tuple[int, int, Tensor, Tensor]] = field(default_factory=list)
+
+    def value(self, t: Tensor, y: Tensor) -> Tensor:
+        """The event's values at times [A] and rows [A, N]: [A, E]."""
+        time = t.to(y.dtype)
+        joint = self.state.joint
+        found = self.function(time[0] if joint else time, self.state.tree(y))
+        if not isinstance(found, Tensor):
+            raise TypeError(f"event: expected a tensor, got {type(found).__name__}")
+        if joint:
+            return found.reshape(1, -1)
+        if found.ndim not in (1, 2) or found.shape[0] != y.shape[0]:
+            raise ValueError(
+                f"event: expected values [{y.shape[0]}] or [{y.shape[0]}, E], got "
+                f"{tuple(found.shape)}"
+            )
+        return found.reshape(y.shape[0], -1)
+
+    def decided(self, w: Workspace, rows: int) -> None:
+        """Find crossings of the steps that are about to be taken."""
+        control, count = w.control[:, :rows], w.count[:, :rows]
+        sample, t, h = count[Count.ROW], control[Control.TIME], control[Control.STEP]
+        if self._before is None:
+            first = self.value(t, w.y[:rows])
+            self._before = first.new_zeros(w.y.shape[0], first.shape[1])
+            self._before[sample] = first
+        old, new = self._before[sample], self.value(t + h, w.y_new[:rows])
+        taken = (count[Count.TAKEN] != 0) & (count[Count.STATUS] == Status.RUNNING)
+        crossed = taken[:, None] & (old * new <= 0) & (old != 0)
+        self._pending = []
+        if bool(crossed.any()):
+            self._locate(w, rows, crossed, old, new)
+        self._before[sample] = torch.where(taken[:, None] & (new != 0), new, old)
+
+    def _locate(self, w: Workspace, rows: int, crossed: Tensor, old: Tensor, new: Tensor) -> None:
+        interpolate = ReferenceOperations(w)
+        interpolate.rows = rows
+        t, h = w.control[Control.TIME, :rows], w.control[Control.STEP, :rows]
+        roots = torch.full(crossed.shape, torch.inf, dtype=torch.float64, device=t.device)
+        for e in crossed.any(0).nonzero().flatten().tolist():
+            low, high = torch.zeros_like(t), torch.ones_like(t)
+            f_low, f_high = old[:, e].double(), new[:, e].double()
+            for _ in range(100):
+                wide = (high - low) * h.abs() > self.tolerance
+                if not bool((crossed[:, e] & wide & (f_high != 0)).any()):
+                    break
+                middle = high - f_high * (high - low) / (f_high - f_low)
+                inside = (middle > low) & (middle < high)
+                middle = torch.where(inside, middle, (low + high) / 2)
+                # Half a tolerance off the root, so that the bracket closes from both sides.
+                nudge = 0.5 * self.tolerance / h.abs().clamp(min=1e-300)
+                nearer = torch.where(middle - low < high - middle, nudge, -nudge)
+                moved = middle + nearer
+                middle = torch.where((moved > low) & (moved < high), moved, middle)
+                f = self.value(t + middle * h, interpolate.interpolate(middle))[:, e].double()
+                same = torch.sign(f) == torch.sign(f_high)
+                f_low = torch.where(same, f_low / 2, f)
+                low = torch.where(same, low, middle)
+                f_high, high = torch.where(same, f, f_high / 2), torch.where(same, middle, high)
+                exact = f == 0
+                high, f_high = torch.where(exact, middle, high), torch.where(exact, f, f_high)
+            roots[:, e] = torch.where(crossed[:, e], high, roots[:, e])
+        if self.terminal:
+            first = roots.argmin(1, keepdim=True)
+            crossed = crossed & torch.zeros_like(crossed).scatter(1, first, True)
+        for r, e in crossed.nonzero().tolist():
+            theta = torch.where(torch.isfinite(roots[:, e]), roots[:, e], 1.0)
+            y = w.y_new[r] if theta[r] == 1 else interpolate.interpolate(theta)[r]
+            self._pending.append((r, e, t[r] + theta[r] * h[r], y.clone()))
+
+    def moved(self, w: Workspace, rows: int) -> None:
+        """Record them; end the samples of terminal ones there."""
+        for r, e, time, y in self._pending:
+            sample = int(w.count[Count.ROW, r])
+            state = self.state.tree(y[None])
+            if not self.state.joint:
+                state = _first(state)
+            self.found.append(Event(sample, e, float(time), state))
+            if self.terminal:
+                w.count[Count.STATUS, r] = Status.EVENT
+                w.control[Control.TIME, r] = time
+                w.control[Control.STEP, r] = 0.0
+                w.y[r] = y
+
+
+def _first(state: Any) -> Any:
+    from torch.utils import _pytree as pytree
+
+    return pytree.tree_map(lambda x: x[0], state)

@@ -1,0 +1,8 @@
+"""Running plans: samplers, whole runs as graphs, continuous batching, inversion."""
+
+from fastgen.sampling.inversion import Inversion, invert
+from fastgen.sampling.observation import Step
+from fastgen.sampling.sample import sample
+from fastgen.sampling.sampler import Sampler
+
+__all__ = ["Inversion", "Sampler", "Step", "invert", "sample"]

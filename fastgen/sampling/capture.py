@@ -1,0 +1,231 @@
+"""A whole sampling run as one CUDA graph that can be replayed with other inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from fastgen.common.errors import nearest
+from fastgen.common.graphs import recorded, warm_up
+from fastgen.model.guidance import Guidance
+from fastgen.plans import Plan
+from fastgen.plans.forms import Computed
+from fastgen.sampling.run import BufferKey, InPlaceRun
+
+if TYPE_CHECKING:
+    from fastgen.sampling.sampler import Sampler
+
+
+class StaticArguments:
+    """Keyword arguments of a network whose tensors lie in memory of their own.
+
+    Args:
+        arguments: tensors, also inside of lists, tuples and dictionaries, are copied; everything
+            else is kept as it is.
+        device: where the copies are.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any], device: torch.device) -> None:
+        self.values = {
+            name: pytree.tree_map_only(
+                Tensor, lambda x: x.detach().to(device, copy=True).contiguous(), value
+            )
+            for name, value in arguments.items()
+        }
+
+    def load(self, arguments: Mapping[str, Any]) -> None:
+        """Copy tensors into place; those left out keep their values.
+
+        Raises:
+            TypeError: for an argument that there was not.
+            ValueError: for a tensor of another shape or dtype, or another value of something that
+                is no tensor.
+        """
+        for name, value in arguments.items():
+            if name not in self.values:
+                raise TypeError(
+                    f"unknown argument {name!r} of the captured network: "
+                    f"{nearest(name, self.values)}"
+                )
+            given, structure = pytree.tree_flatten(value)
+            own, expected = pytree.tree_flatten(self.values[name])
+            if structure != expected:
+                raise ValueError(f"{name}: expected the structure {expected}, got {structure}")
+            for x, static in zip(given, own, strict=True):
+                self._copy(name, x, static)
+
+    @staticmethod
+    def _copy(name: str, x: Any, static: Any) -> None:
+        if not isinstance(static, Tensor):
+            if isinstance(x, Tensor) or x != static:
+                raise ValueError(
+                    f"{name}: {static!r} is built into the capture, got {x!r}; make another"
+                )
+        elif not isinstance(x, Tensor) or x.shape != static.shape or x.dtype != static.dtype:
+            found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else repr(x)
+            raise ValueError(
+                f"{name}: expected a tensor {static.dtype} {tuple(static.shape)} as at the "
+                f"capture, got {found}"
+            )
+        else:
+            static.copy_(x, non_blocking=True)
+
+
+class Captured:
+    """One recorded run of a sampler; made by `Sampler.capture`.
+
+    ``captured(seed=7)`` gives what the sampler gives for the captured shape and this seed, bit
+    for bit. Not to be called from two threads at once.
+
+    Attributes:
+        graphed: whether it is a CUDA graph; otherwise the run is repeated eagerly, on the same
+            memory.
+        sampler: the sampler that it equals, which `exchange` replaces.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        shape: Sequence[int],
+        device: torch.device,
+        warmup: int,
+        net_kwargs: dict[str, Any],
+    ) -> None:
+        self.sampler = sampler
+        x, seeds, ids = sampler.initial(shape, 0, None, device)
+        # A seed for every sample: one for all is then a special case.
+        key = BufferKey(tuple(x.shape), x.device, sampler.dtypes, x.shape[0], False, False)
+        self._tables, self._times = sampler.tables(device), sampler.time_tables(x.shape[0], device)
+        self._run = InPlaceRun(sampler.program(), self._tables, key, sampler.backend)
+        self._arguments = StaticArguments(net_kwargs, device)
+        self._signature = signature(sampler, self._times.path)
+        origin, run, times, arguments = sampler, self._run, self._times, self._arguments.values
+
+        def work() -> None:
+            evaluate = origin.evaluation(run.slots[0], run.seeds, run.ids, arguments, tables=times)
+            for k in range(-1, origin.plan.nfe):
+                run.advance(k, evaluate)
+
+        def start() -> None:
+            run.start(x, seeds, ids)
+            work()
+
+        with torch.inference_mode():
+            warm_up(start, device, warmup)
+            self._recording = recorded(work, device, "sampling loop")
+
+    @property
+    def graphed(self) -> bool:
+        """Whether a graph is replayed."""
+        return self._recording.graphed
+
+    def __call__(
+        self,
+        x: Tensor | None = None,
+        *,
+        seed: int | Sequence[int] | Tensor = 0,
+        sample_ids: Sequence[int] | Tensor | None = None,
+        **net_kwargs: Any,
+    ) -> Tensor:
+        """Draw a batch of the captured shape.
+
+        Args:
+            x: the initial state [B, ...]; the default is drawn from the seed.
+            seed, sample_ids: as in `Sampler.__call__`.
+            **net_kwargs: tensors of the shapes they had at the capture, which replace those;
+                arguments that are left out keep their last values.
+
+        Returns:
+            The sample [B, ...], in memory of its own.
+
+        Raises:
+            ValueError: for an argument of another shape than at the capture.
+        """
+        run = self._run
+        shape = run.key.shape
+        if x is not None and tuple(x.shape) != shape:
+            raise ValueError(f"x: expected shape {shape} as at the capture, got {tuple(x.shape)}")
+        start = self.sampler.initial(shape if x is None else x, seed, sample_ids, run.key.device)
+        self._arguments.load(net_kwargs)
+        with torch.inference_mode():
+            run.start(*start)
+            self._recording.replay()
+        return run.finish()
+
+    def exchange(self, plan: Plan | None = None, *, scale: float | Tensor | None = None) -> None:
+        """Sample by another plan, or with another guidance scale, from the next call on.
+
+        Only numbers are replaced: coefficients, draw ids and times.
+
+        Args:
+            plan: of the captured plan's structure: the same solver and number of steps on another
+                time grid, say.
+            scale: one number or one per sample, as at the capture.
+
+        Raises:
+            ValueError: if the graph has something built in that would be another.
+        """
+        old = self.sampler
+        guidance = old.guidance
+        if scale is not None:
+            guidance = _rescaled(guidance, scale)
+        new = type(old)(
+            old.model,
+            old.plan if plan is None else plan,
+            guidance=guidance,
+            transform=old.transform,
+            noise=old.noise,
+            dtype=old.dtype,
+            backend=old.backend,
+        )
+        device = self._run.key.device
+        times = new.time_tables(self._run.key.shape[0], device)
+        if signature(new, times.path) != self._signature:
+            raise ValueError(
+                f"plan: {new.plan.solver!r} with {new.plan.nfe} evaluations does not fit the "
+                f"captured {old.plan.solver!r} with {old.plan.nfe}: its stages, its clipping, what "
+                "is guided, or numbers that are not in tables (see Sampler.capture) differ; "
+                "capture it on its own"
+            )
+        self._tables.load(new.tables(device))
+        self._times.load(times)
+        self.sampler = new
+
+
+def _rescaled(guidance: Guidance | None, scale: float | Tensor) -> Guidance:
+    if guidance is None:
+        raise ValueError("scale: the captured sampler has no guidance")
+    if isinstance(scale, Tensor) != isinstance(guidance.scale, Tensor) or (
+        isinstance(scale, Tensor)
+        and isinstance(guidance.scale, Tensor)
+        and scale.shape != guidance.scale.shape
+    ):
+        raise ValueError(
+            f"scale: expected one like {guidance.scale!r} at the capture, got {scale!r}"
+        )
+    return replace(guidance, scale=scale)
+
+
+def signature(sampler: Sampler, path: Any) -> tuple[object, ...]:
+    """All that a graph of the sampler's run has built in, beside the network.
+
+    Coefficients, times and draws lie in tables. Transforms, guidance that is rescaled and inputs
+    computed from the data get times, scales and variances as plain numbers.
+    """
+    program, guidance, plan = sampler.program(), sampler.guidance, sampler.plan
+    computed = any(isinstance(i, Computed) for s in program.stages if s for i in s.inputs)
+    built_in: list[object] = []
+    if sampler.transform is not None or computed:
+        built_in += [e.time for e in plan.evaluations]
+    if guidance is not None:
+        built_in += [guidance.active(e.time) for e in plan.evaluations]
+        if guidance.rescale or sampler.transform is not None or computed:
+            scale = guidance.scale
+            built_in.append(id(scale) if isinstance(scale, Tensor) else scale)
+    structure = None if path is None else path.structure
+    return program.signature(), tuple(built_in), structure

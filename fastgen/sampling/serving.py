@@ -1,0 +1,399 @@
+"""Continuous batching: requests at different steps of different plans share every network call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+import fastgen.kernels as kernels
+from fastgen.common.devices import upload
+from fastgen.common.errors import nearest
+from fastgen.common.graphs import Recording, recorded, warm_up
+from fastgen.kernels import Noise, Stream
+from fastgen.plans import Plan
+from fastgen.plans.shared_layout import Layout, embed
+from fastgen.sampling.capture import StaticArguments
+from fastgen.sampling.network_calls import Evaluation
+
+if TYPE_CHECKING:
+    from fastgen.sampling.sampler import Sampler
+
+# Plans and guidance scales whose tables stay on the device.
+KEPT_PROGRAMS = 64
+
+
+@dataclass(frozen=True)
+class _Program:
+    """An embedded plan on the device, and the sampler that runs it alone."""
+
+    sampler: Sampler
+    first: Tensor
+    first_draws: Tensor
+    tables: Tensor
+    draws: Tensor
+    times: Tensor
+
+    @property
+    def nfe(self) -> int:
+        return self.sampler.plan.nfe
+
+
+@dataclass
+class _Request:
+    ticket: int
+    row: int
+    program: _Program
+    left: int
+
+
+class Batch:
+    """Rows of a batch as places for requests; made by `Sampler.serve`.
+
+    ::
+
+        batch = sampler.serve((8, 3, 64, 64))
+        ticket = batch.admit(seed=7)
+        while batch.active:
+            for ticket, x in batch.step().items(): ...
+
+    A step is one network call on all rows and one kernel call after it, whatever steps and plans
+    the requests are at: coefficients, times and draws are looked up on the device by every row's
+    own step index. A request's result equals that of a run of its own bit for bit if the network
+    treats rows alike and apart (in libraries for matrix products, the batch's size may decide the
+    order of additions). Not to be called from two threads at once.
+    """
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        shape: Sequence[int],
+        plans: Sequence[Plan],
+        device: torch.device,
+        capture: bool,
+        net_kwargs: dict[str, Any],
+    ) -> None:
+        _check_servable(sampler)
+        self._sampler, self._device, self._capture = sampler, device, capture
+        self._shape = sampler.initial(shape, 0, None, device)[0].shape
+        rows = self._shape[0]
+        layouts = [self._layout(_with(sampler, plan, None)) for plan in (sampler.plan, *plans)]
+        layout = layouts[0]
+        for other in layouts:
+            layout = layout.join(other)
+        if sampler.guidance is not None:
+            layout = layout.join(replace(layout, branches=2))
+        self.layout = layout
+        state, network = sampler.dtypes
+        self._slots = [
+            torch.zeros(self._shape, dtype=state, device=device) for _ in range(layout.slots)
+        ]
+        self._input = torch.zeros(self._shape, dtype=network, device=device)
+        self._history: list[Tensor] = []
+        self._seeds, self._ids = torch.zeros((2, rows), dtype=torch.int64, device=device).unbind()
+        length = layout.evaluations + 1
+        real, whole = torch.float64, torch.int64
+        self._tables = torch.zeros((rows * length, *layout.table), dtype=real, device=device)
+        self._draws = torch.zeros((rows * length, layout.noises), dtype=whole, device=device)
+        self._table = torch.zeros((rows, *layout.table), dtype=real, device=device)
+        self._draw = torch.zeros((rows, layout.noises), dtype=whole, device=device)
+        self._last = torch.arange(rows, device=device) * length + layout.evaluations
+        self._position = self._last.clone()
+        self._programs: dict[tuple[int, float | None], _Program] = {}
+        # Rows without a request are evaluated too: at a time that the network can take.
+        own = self._program(sampler.plan, None)
+        self._times = own.times.repeat(1, rows)
+        self._initial_arguments = StaticArguments(net_kwargs, device)
+        self._arguments = StaticArguments(net_kwargs, device)
+        self._kernel = kernels.implementation(device, sampler.backend)
+        self._bound: Any = None
+        self._recording: Recording | None = None
+        self._free = list(range(rows))[::-1]
+        self._requests: dict[int, _Request] = {}
+        self._tickets = 0
+
+    @property
+    def active(self) -> int:
+        """Number of requests in the batch."""
+        return len(self._requests)
+
+    @property
+    def free(self) -> int:
+        """Number of requests that can be admitted now."""
+        return len(self._free)
+
+    @property
+    def graphed(self) -> bool:
+        """Whether a step replays a CUDA graph."""
+        return self._recording is not None and self._recording.graphed
+
+    def admit(
+        self,
+        x: Tensor | None = None,
+        *,
+        seed: int = 0,
+        sample_id: int = 0,
+        plan: Plan | None = None,
+        scale: float | None = None,
+        **net_kwargs: Any,
+    ) -> int:
+        """Take a request for one sample.
+
+        Args:
+            x: the initial state [...], without a batch axis; the default is drawn from the seed.
+            seed, sample_id: what determines the noise.
+            plan: how to sample; the default is the sampler's plan.
+            scale: the guidance scale; the default is the sampler's, if that is one number.
+            **net_kwargs: the row's part of the tensors that `Sampler.serve` was given with a batch
+                axis, each without it; what is left out has the values given there.
+
+        Returns:
+            A ticket, under which `step` returns the sample.
+
+        Raises:
+            RuntimeError: if no row is free.
+            ValueError: if the plan does not fit the batch, or an argument its row.
+        """
+        guidance = self._sampler.guidance
+        if scale is None and guidance is not None and isinstance(guidance.scale, Tensor):
+            raise ValueError("scale: the sampler has one per sample; give the request its own")
+        if not self._free:
+            raise RuntimeError(f"all {self._shape[0]} rows are taken; step until one is finished")
+        program = self._program(self._sampler.plan if plan is None else plan, scale)
+        shape = (1, *self._shape[1:])
+        if x is not None and tuple(x.shape) != shape[1:]:
+            raise ValueError(f"x: expected shape {shape[1:]}, got {tuple(x.shape)}")
+        start = program.sampler.initial(
+            shape if x is None else x[None], seed, [sample_id], self._device
+        )
+        row = self._free[-1]
+        self._condition(row, net_kwargs)
+        self._free.pop()
+        self._tickets += 1
+        self._requests[self._tickets] = _Request(self._tickets, row, program, program.nfe)
+        length = self.layout.evaluations + 1
+        rows, part = slice(row, row + 1), slice(row * length, (row + 1) * length)
+        with torch.inference_mode():
+            for target, value in zip((self._slots[0], self._seeds, self._ids), start, strict=True):
+                target[rows].copy_(value)
+            self._tables[part].copy_(program.tables)
+            self._draws[part].copy_(program.draws)
+            self._times[:, part].copy_(program.times)
+            self._position[rows].fill_(row * length)
+            noise = self._noise(rows, program.first_draws)
+            slots = [slot[rows] for slot in self._slots]
+            self._kernel.combine_into(
+                slots, [*slots, self._input[rows]], program.first, None, noise
+            )
+        return self._tickets
+
+    def step(self) -> dict[int, Tensor]:
+        """Evaluate the network once on all rows.
+
+        Returns:
+            The samples [...] of the requests that this step finished, by ticket; their rows are
+            free again.
+        """
+        if not self._requests:
+            return {}
+        with torch.inference_mode():
+            if not self._capture:
+                self._advance()
+            elif self._recording is None:
+                self._record()
+            else:
+                self._recording.replay()
+        finished = {}
+        for request in list(self._requests.values()):
+            request.left -= 1
+            if request.left == 0:
+                finished[request.ticket] = self._slots[0][request.row].clone()
+                self.retire(request.ticket)
+        return finished
+
+    def retire(self, ticket: int) -> None:
+        """Take a request that is not finished out of the batch.
+
+        Raises:
+            KeyError: if there is none of that ticket.
+        """
+        if ticket not in self._requests:
+            raise KeyError(f"ticket {ticket}: not in the batch, which has {list(self._requests)}")
+        row = self._requests.pop(ticket).row
+        self._free.append(row)
+        # The tables of the last index are zeros: an idle row is evaluated at the state 0.
+        self._position[row : row + 1].fill_((row + 1) * (self.layout.evaluations + 1) - 1)
+
+    def _advance(self) -> None:
+        """A step, all of it on the device."""
+        position = self._position
+        torch.index_select(self._tables, 0, position, out=self._table)
+        torch.index_select(self._draws, 0, position, out=self._draw)
+        times = tuple([column.index_select(0, position) for column in self._times])
+        sampler, twice = self._sampler, self.layout.branches == 2
+        evaluate = Evaluation(
+            sampler.model,
+            sampler.plan,
+            self._input,
+            self._seeds,
+            self._ids,
+            [times],
+            [tuple([t.repeat(2) for t in times])] if twice else (),
+            sampler.guidance,
+            None,
+            self._arguments.values,
+            False,
+            lambda: None,
+            guided=[twice],
+        )
+        outputs = [self._own(output) for output in evaluate(0, self._input, None)]
+        if self._bound is None:
+            self._bind(outputs)
+        self._bound(outputs)
+        # From the oldest output to the newest.
+        for newer, older in list(zip([*outputs, *self._history], self._history, strict=False))[
+            ::-1
+        ]:
+            older.copy_(newer)
+        torch.minimum(position.add_(1), self._last, out=position)
+
+    def _own(self, output: Tensor) -> Tensor:
+        """The output, in memory that the call does not write."""
+        storage = output.untyped_storage().data_ptr()
+        own = (self._input, *self._slots)
+        if any(storage == t.untyped_storage().data_ptr() for t in own):
+            return output.clone()
+        return output
+
+    def _bind(self, outputs: list[Tensor]) -> None:
+        count = (self.layout.ages - 1) * self.layout.branches
+        if not self._history:
+            self._history = [
+                torch.zeros_like(outputs[i % len(outputs)], memory_format=torch.contiguous_format)
+                for i in range(count)
+            ]
+        self._bound = self._kernel.bind(
+            [*self._slots, *[None] * len(outputs), *self._history],
+            [*self._slots, self._input],
+            self._table,
+            self.layout.clip,
+            self._noise(slice(None), self._draw),
+        )
+
+    def _noise(self, rows: slice, draws: Tensor) -> Noise | None:
+        if not self.layout.noises:
+            return None
+        return Noise(self._seeds[rows], self._ids[rows], draws, Stream.SOLVER)
+
+    def _record(self) -> None:
+        """Record a step and take it: what trial steps change is put back."""
+        state = [*self._slots, self._input, self._position]
+        before = [tensor.clone() for tensor in state]
+        warm_up(self._advance, self._device, 3)
+        self._recording = recorded(self._advance, self._device, "step of a batch")
+        for tensor, old in zip(state, before, strict=True):
+            tensor.copy_(old)
+        for output in self._history:
+            output.zero_()
+        self._recording.replay()
+
+    def _condition(self, row: int, net_kwargs: dict[str, Any]) -> None:
+        """Write a row of the network's arguments."""
+        rows = self._shape[0]
+        initial, values = self._initial_arguments.values, self._arguments.values
+        for name in net_kwargs:
+            if name not in values:
+                raise ValueError(f"unknown argument {name!r}: {nearest(name, values)}")
+        writes: list[tuple[Tensor, Tensor]] = []
+        for name in values:
+            own, structure = pytree.tree_flatten(values[name])
+            given = [x[row] if _by_row(x, rows) else x for x in pytree.tree_leaves(initial[name])]
+            if name in net_kwargs:
+                given, other = pytree.tree_flatten(net_kwargs[name])
+                if other != structure:
+                    raise ValueError(f"{name}: expected the structure {structure}, got {other}")
+            for static, x in zip(own, given, strict=True):
+                if not _by_row(static, rows):
+                    if name in net_kwargs:
+                        raise ValueError(
+                            f"{name}: it has no batch axis of {rows}; all rows share it"
+                        )
+                    continue
+                if not isinstance(x, Tensor) or x.shape != static.shape[1:]:
+                    expected = tuple(static.shape[1:])
+                    found = tuple(x.shape) if isinstance(x, Tensor) else repr(x)
+                    raise ValueError(
+                        f"{name}: expected a tensor {expected} for one row, got {found}"
+                    )
+                writes.append((static[row], x))
+        for target, x in writes:
+            target.copy_(x, non_blocking=True)
+
+    def _layout(self, sampler: Sampler) -> Layout:
+        try:
+            return Layout.of(sampler.program())
+        except ValueError as error:
+            raise ValueError(f"plan: {sampler.plan.solver!r} cannot be served: {error}") from error
+
+    def _program(self, plan: Plan, scale: float | None) -> _Program:
+        key = id(plan), scale
+        if key not in self._programs:
+            if len(self._programs) >= KEPT_PROGRAMS:
+                self._programs.pop(next(iter(self._programs)))
+            sampler = _with(self._sampler, plan, scale)
+            if not plan.nfe:
+                raise ValueError(f"plan: {plan.solver!r} evaluates the network nowhere")
+            own = self._layout(sampler)
+            joined = self.layout.join(own)
+            if joined != self.layout:
+                raise ValueError(
+                    f"plan: {plan.solver!r} with {plan.nfe} evaluations needs {own}, the batch has "
+                    f"{self.layout}; pass it to Sampler.serve(..., plans=[...])"
+                )
+            embedded = embed(sampler.program(), self.layout)
+            layout, device = self.layout, self._device
+            noises = layout.inputs + (layout.clip is not None)
+            columns = [*range(layout.slots), *range(noises, noises + layout.noises)]
+            first = embedded.first[layout.clip is not None :, columns][None]
+            times = sampler.model.time_table(plan.evaluations, 1, device)[..., 0]
+            length = layout.evaluations + 1
+            times = torch.cat([times, times[:, -1:].expand(-1, length - times.shape[1])], 1)
+            self._programs[key] = _Program(
+                sampler,
+                upload(torch.from_numpy(first.copy()), device),
+                upload(torch.from_numpy(embedded.first_draws), device),
+                upload(torch.from_numpy(embedded.tables), device),
+                upload(torch.from_numpy(embedded.draws), device),
+                times,
+            )
+        return self._programs[key]
+
+
+def _by_row(x: Any, rows: int) -> bool:
+    return isinstance(x, Tensor) and x.ndim > 0 and x.shape[0] == rows
+
+
+def _with(sampler: Sampler, plan: Plan, scale: float | None) -> Sampler:
+    """The sampler of one request."""
+    guidance = sampler.guidance
+    if guidance is None and scale is not None:
+        raise ValueError(f"scale={scale}: the sampler has no guidance")
+    if guidance is not None:
+        own = guidance.scale if scale is None else scale
+        guidance = replace(guidance, scale=2.0 if isinstance(own, Tensor) else own)
+    return type(sampler)(
+        sampler.model, plan, guidance=guidance, dtype=sampler.dtype, backend=sampler.backend
+    )
+
+
+def _check_servable(sampler: Sampler) -> None:
+    if sampler.transform is not None:
+        raise ValueError("transform: rows at different times cannot share one; serve without it")
+    if sampler.noise != "draws":
+        raise ValueError(f"noise={sampler.noise!r}: only draws can be served")
+    if sampler.guidance is not None and sampler.guidance.rescale:
+        raise ValueError("guidance: rescale > 0 is not linear and cannot be served")
