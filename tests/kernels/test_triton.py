@@ -17,6 +17,7 @@ from fastgen import kernels
 from fastgen.kernels import dispatch as backends
 from fastgen.kernels import reference
 from fastgen.kernels.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS, Noise
+from fastgen.kernels.normals import reference as normals_reference
 
 pytest.importorskip("triton")
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
@@ -307,7 +308,7 @@ def test_philox_words_equal_reference():
     words[:, 0], words[:, 1] = 0, 2**32 - 1  # two of Random123's known-answer vectors
     found = torch.empty(4, 256, dtype=torch.int64, device=DEVICE)
     philox_kernel[(1,)](words.to(DEVICE), found, 256)
-    expected = reference.noise.philox(tuple(words[:4]), tuple(words[4:]))
+    expected = normals_reference.philox(tuple(words[:4]), tuple(words[4:]))
     assert torch.equal(found.cpu(), torch.stack(expected))
     assert found[0, 0] == 0x6627E8D5
 
@@ -316,17 +317,17 @@ def test_blocks_beyond_32_bits():
     blocks = torch.tensor([2**32 - 1, 2**32, 2**40 - 1, 7 * 2**33 + 5])
     sample, seed, draw, stream = 2**48 - 2, -(2**62), 2**32 - 1, 255
     counter = (
-        blocks & reference.noise.MASK,
-        torch.tensor(sample & reference.noise.MASK),
+        blocks & normals_reference.MASK,
+        torch.tensor(sample & normals_reference.MASK),
         torch.tensor(draw),
         stream | ((blocks >> 32) & 0xFF) << 8 | (sample >> 32) << 16,
     )
-    key = torch.tensor(seed & reference.noise.MASK), torch.tensor((seed >> 32) & 0xFFFFFFFF)
-    words = reference.noise.philox(counter, key)
+    key = torch.tensor(seed & normals_reference.MASK), torch.tensor((seed >> 32) & 0xFFFFFFFF)
+    words = normals_reference.philox(counter, key)
     found = torch.empty(4, 4, device=DEVICE)
     keys = torch.tensor([sample, seed, draw, stream], device=DEVICE)
     four_normals_kernel[(1,)](blocks.to(DEVICE), keys, found, **launch.OPTIONS)
-    assert torch.equal(found.cpu(), reference.noise.normals_from_words(words))
+    assert torch.equal(found.cpu(), normals_reference.normals_from_words(words))
 
 
 @pytest.mark.parametrize("dtype", [F32, F64])

@@ -20,7 +20,9 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from fastgen.kernels import triton as kernels
 from fastgen.kernels.contract import Noise
-from fastgen.kernels.triton import kernels as source, launch, tree
+from fastgen.kernels.brownian import triton as tree
+from fastgen.kernels.combine import triton_kernels as source
+from fastgen.kernels.triton_support import launch
 
 launches = []
 
@@ -180,7 +182,7 @@ def test_backend_names_what_it_needs():
 def test_compiles_ahead_of_time_for_every_target():
     """One kernel with noise and mixed dtypes for each target; CI compiles all of them."""
     script = """
-from fastgen.kernels.triton import aot
+from fastgen.kernels import aot
 raise SystemExit(aot.main(["--only", "noise mixed", "--jobs", "1"]))
 """
     assert run(script) == "all 4 pass"
@@ -189,7 +191,7 @@ raise SystemExit(aot.main(["--only", "noise mixed", "--jobs", "1"]))
 def test_gate_closes():
     script = """
 from dataclasses import replace
-from fastgen.kernels.triton import aot
+from fastgen.kernels import aot
 
 variant = aot.VARIANTS[1]
 assert aot.judge(variant, "sm_90").faults == []
@@ -203,5 +205,5 @@ assert any(f.startswith("fused") for f in aot.judge(variant, "gfx942").faults)
 
 @pytest.mark.slow
 def test_every_variant_compiles_ahead_of_time():
-    script = "from fastgen.kernels.triton import aot; raise SystemExit(aot.main([]))"
+    script = "from fastgen.kernels import aot; raise SystemExit(aot.main([]))"
     assert run(script).startswith("all ")
