@@ -33,8 +33,9 @@ fi
 
 echo "== tests marked gpu"
 # The noise and the stages first: should the time run out, the rest is missing.
-TESTS="tests/kernels/test_triton.py tests/test_capture.py tests/test_synchronisation.py
-    tests/test_serving.py tests/kernels/test_triton_stochastic.py tests/kernels/test_bridge_triton.py
+TESTS="tests/kernels/test_triton.py tests/sampling/test_capture.py
+    tests/sampling/test_synchronisation.py tests/sampling/test_serving.py
+    tests/kernels/test_triton_stochastic.py tests/kernels/test_bridge_triton.py
     tests/kernels/test_pairwise_triton.py tests/kernels/test_integrate.py
     tests/integrate/test_captured_steps.py tests/couplings/test_cuda_assignment.py"
 if ! "$PYTHON" -c "import pytest" 2> /dev/null; then

@@ -4,7 +4,7 @@ import torch
 try:
     from hypothesis import settings
 except ImportError:  # on machines with a GPU and little else, the other tests still run
-    import without_hypothesis
+    from tests.support import without_hypothesis
 
     without_hypothesis.install()
 else:

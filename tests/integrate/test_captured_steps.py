@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tape import Tape
 
 import fastgen
 from fastgen.common import graphs
 from fastgen.ode import engine
+from tests.support.tape import Tape
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 

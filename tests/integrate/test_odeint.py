@@ -11,7 +11,7 @@ from scipy.linalg import expm
 
 import fastgen
 from fastgen.ode import Controller, tableaus
-from tests.closed_forms import slope
+from tests.support.closed_forms import slope
 
 ADAPTIVE, FIXED = list(tableaus.ADAPTIVE), [*tableaus.FIXED, "explicit_adams"]
 ORDER = {n: t.order for n, t in {**tableaus.ADAPTIVE, **tableaus.FIXED}.items()}

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peers import k_diffusion
 
 from fastgen.integrations import k_diffusion as K  # noqa: N812
 from fastgen.integrations.k_diffusion import external, sampling
+from tests.support.peers import k_diffusion
 
 PRECISIONS = [(torch.float32, 1e-5), (torch.float64, 1e-10)]
 CHURN = {"s_churn": 3.0, "s_tmin": 0.1, "s_tmax": 10.0, "s_noise": 1.01}

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from tape import WAITING
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastgen.integrations.flow_matching.solver import ODESolver
 from fastgen.integrations.k_diffusion import sampling
+from tests.support.tape import WAITING
 
 
 class NoWaiting(TorchDispatchMode):

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from closed_forms import Gaussian, network, propagate, slope
 
 import fastgen
 from fastgen.schedules import LinearVP, Rectified
+from tests.support.closed_forms import Gaussian, network, propagate, slope
 
 
 class Bridge:

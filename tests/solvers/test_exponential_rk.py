@@ -8,7 +8,6 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from closed_forms import Gaussian, Mixture, network, slope
 
 import fastgen
 from fastgen.model.parametrisation import Parametrisation
@@ -17,6 +16,7 @@ from fastgen.plans.forms import Let, Value
 from fastgen.schedules import EDM, VE, CosineVP, DiscreteVP, LinearVP, Rectified, SubVP
 from fastgen.solvers import exponential_rk
 from fastgen.solvers.exponential_rk import interval, lagrange_weights, moments, phi
+from tests.support.closed_forms import Gaussian, Mixture, network, slope
 
 SCHEDULES = {
     "linear_vp": LinearVP(),

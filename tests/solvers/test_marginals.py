@@ -8,11 +8,11 @@ closed form. Monte Carlo then only has to confirm that the sampler runs the plan
 import numpy as np
 import pytest
 import torch
-from closed_forms import CORE, Gaussian, network, propagate, slope
 
 import fastgen
 from fastgen import solvers, timesteps
 from fastgen.schedules import EDM, VE, CosineVP, LinearVP, Rectified
+from tests.support.closed_forms import CORE, Gaussian, network, propagate, slope
 
 GAUSSIAN = Gaussian()
 # As in test_order: away from the ends, and steps even where the process changes evenly.

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from closed_forms import Gaussian, Mixture
 from test_exponential_rk import (
     EVERY_SCHEDULE,
     SCHEDULES,
@@ -19,6 +18,7 @@ from fastgen.model.parametrisation import Parametrisation
 from fastgen.plans.lowering import Raw
 from fastgen.schedules import CosineVP, DiscreteVP, LinearVP, Rectified
 from fastgen.solvers.multistep import time_moments
+from tests.support.closed_forms import Gaussian, Mixture
 
 MULTISTEP = [
     "dpmpp_3m",

@@ -9,13 +9,13 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from closed_forms import Gaussian, Mixture, network, propagate, slope, tiered
 
 import fastgen
 from fastgen import solvers, timesteps
 from fastgen.schedules import EDM, VE, CosineVP, LinearVP, Rectified
 from fastgen.solvers import Tableau, registry, runge_kutta
 from fastgen.solvers.velocity import adams_weights
+from tests.support.closed_forms import Gaussian, Mixture, network, propagate, slope, tiered
 
 # Start and end keep away from where an order cannot show: sigma' is infinite at t = 0 for VP, and
 # alpha = 0 at t = 1 makes the first exponential step infinitely long in log-SNR.

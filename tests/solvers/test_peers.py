@@ -10,11 +10,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from peers import k_diffusion
 
 import fastgen
 from fastgen.kernels import Stream
 from fastgen.schedules import EDM, CosineVP, DiscreteVP, LinearVP, Rectified
+from tests.support.peers import k_diffusion
 
 SHAPE, SEED = (3, 6), 21
 N = 1000

@@ -14,11 +14,11 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from peers import k_diffusion
 from scipy import integrate
 
 import fastgen
 from fastgen.schedules import EDM, DiscreteVP
+from tests.support.peers import k_diffusion
 
 diffusers = pytest.importorskip("diffusers")
 BETAS = np.linspace(1e-4, 0.02, 1000)

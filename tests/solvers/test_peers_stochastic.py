@@ -10,12 +10,12 @@ import types
 import numpy as np
 import pytest
 import torch
-from peers import k_diffusion
 
 import fastgen
 from fastgen.kernels import Stream
 from fastgen.schedules import EDM, DiscreteVP, LinearVP, Rectified
 from fastgen.solvers.stochastic_multistep import moments
+from tests.support.peers import k_diffusion
 
 SHAPE, SEED, N = (3, 6), 21, 1000
 VP = DiscreteVP.linear(N)

@@ -12,7 +12,6 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from closed_forms import Gaussian, network, propagate, slope
 from scipy.integrate import quad
 
 import fastgen
@@ -22,6 +21,7 @@ from fastgen.plans.forms import Let, Normal
 from fastgen.schedules import EDM, VE, CosineVP, DiscreteVP, LinearVP, Rectified, SubVP, Trig
 from fastgen.solvers import flow_sde, stochastic, stochastic_multistep
 from fastgen.solvers.stochastic_multistep import LOG_SCALES, moments
+from tests.support.closed_forms import Gaussian, network, propagate, slope
 
 GAUSSIAN = Gaussian()
 SETTINGS = {

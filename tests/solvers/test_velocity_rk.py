@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from closed_forms import Gaussian, Mixture
 from test_exponential_rk import (
     EVERY_SCHEDULE,
     SCHEDULES,
@@ -17,6 +16,7 @@ from test_exponential_rk import (
 import fastgen
 from fastgen.schedules import EDM, LinearVP, Rectified
 from fastgen.solvers.velocity_rk import TABLEAUS
+from tests.support.closed_forms import Gaussian, Mixture
 
 SOLVERS = {  # evaluations per step
     "euler": 1,

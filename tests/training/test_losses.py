@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from closed_forms import Gaussian, output
 from torch import nn
 
 import fastgen
@@ -13,6 +12,7 @@ from fastgen import schedules
 from fastgen.training import losses, paths, times
 from fastgen.training.losses.denoising import prediction_rows
 from fastgen.training.losses.variational import discretised, posterior
+from tests.support.closed_forms import Gaussian, output
 
 F64 = torch.float64
 ROWS = 10_000

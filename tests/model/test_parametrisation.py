@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from closed_forms import Gaussian, Mixture, network, tiered
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from fastgen.schedules import (
     Trig,
     UserSchedule,
 )
+from tests.support.closed_forms import Gaussian, Mixture, network, tiered
 
 # Of networks of one time; those of two have tests of their own.
 KINDS = ("data", "noise", "velocity", "v", "score", "edm")

@@ -8,7 +8,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peers import k_diffusion
 
 from fastgen import timesteps
 from fastgen.schedules import (
@@ -23,6 +22,7 @@ from fastgen.schedules import (
     UserSchedule,
 )
 from fastgen.timesteps import registry
+from tests.support.peers import k_diffusion
 
 ON_RATIO = ["log_snr", "karras", "exponential", "polyexponential", "kl_optimal"]
 IN_TIME = ["uniform", "quadratic", "sgm_uniform", "normal", "linear_quadratic", "beta"]

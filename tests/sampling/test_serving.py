@@ -7,13 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tape import Noting, Tape
 from torch import nn
 
 import fastgen
 from fastgen import schedules
 from fastgen.common import graphs
 from fastgen.sampling import serving
+from tests.support.tape import Noting, Tape
 
 SCHEDULE = schedules.LinearVP()
 SOLVERS = ["ddim", "euler", "dpmpp_2m", "unipc", "ddpm", "heun", "euler_ancestral", "rk4"]

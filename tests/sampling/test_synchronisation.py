@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tape import WAITING
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastgen
 from fastgen import schedules
 from fastgen.model.guidance import dynamic_threshold
+from tests.support.tape import WAITING
 
 SCHEDULE = schedules.LinearVP()
 SHAPE = (3, 2, 5)

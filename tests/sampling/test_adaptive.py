@@ -10,8 +10,8 @@ import fastgen
 from fastgen import schedules
 from fastgen.ode import Status
 from fastgen.sampling.error_controlled import SOLVERS, sample_adaptive
-from tests.closed_forms import Gaussian
-from tests.test_likelihood import PREDICTIONS, model_of
+from tests.support.closed_forms import Gaussian
+from tests.support.mixtures import PREDICTIONS, model_of
 
 GAUSSIAN = Gaussian(mean=(-1.0, 0.4), std=(0.5, 0.5))
 

@@ -1,12 +1,12 @@
 """`Sampler.capture`: replays with other seeds, coefficients and conditioning equal eager runs.
 
-On the CPU a tape (tests/tape.py) stands in for the CUDA graph: like one it repeats operations on
-fixed memory without running Python code. Where there is a GPU the same tests run on real graphs.
+On the CPU a tape (tests/support/tape.py) stands in for the CUDA graph: like one it repeats
+operations on fixed memory without running Python code. Where there is a GPU the same tests run on
+real graphs.
 """
 
 import pytest
 import torch
-from tape import Noting, Tape
 from torch import nn
 
 import fastgen
@@ -14,6 +14,7 @@ from fastgen import schedules
 from fastgen.common import graphs
 from fastgen.model.guidance import dynamic_threshold
 from fastgen.sampling import run as execution
+from tests.support.tape import Noting, Tape
 
 SCHEDULE = schedules.LinearVP()
 SOLVERS = [n for n in fastgen.solvers.names() if not fastgen.solvers.get(n).two_times]
