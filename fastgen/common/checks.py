@@ -1,6 +1,15 @@
-"""What the options of solvers may be; each refusal names the option, its value and the remedy."""
+"""Checks of arguments, and numbers of rows as factors of a batch.
 
-from collections.abc import Collection
+Each refusal names the argument, its value and what was expected.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from torch import Tensor
 
 from fastgen.common.errors import nearest
 
@@ -12,10 +21,19 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> str:
     return value
 
 
-def check_nonnegative(name: str, value: float) -> None:
-    """Raise a ValueError for an option that must be a finite number >= 0."""
-    if not 0 <= value < float("inf"):
+def check_nonnegative(name: str, value: float) -> float:
+    """The value, or a ValueError if it is not a finite number >= 0."""
+    if not 0 <= value < math.inf:
         raise ValueError(f"{name}={value!r}: expected a finite number >= 0")
+    return value
+
+
+def check_positive(name: str, value: float, remedy: str = "") -> float:
+    """The value, or a ValueError if it is not a finite number > 0; ``remedy`` says what to do."""
+    if not 0 < value < math.inf:
+        advice = f"; {remedy}" if remedy else ""
+        raise ValueError(f"{name}={value!r}: expected a positive number{advice}")
+    return value
 
 
 def check_fraction(name: str, value: float) -> None:
@@ -30,3 +48,56 @@ def check_whole(name: str, value: int, least: int, most: int | None = None) -> i
         allowed = f">= {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name}={value!r}: expected a whole number {allowed}")
     return value
+
+
+def check_at_least(name: str, value: float, least: int) -> None:
+    """Raise a ValueError for a number below ``least``, such as a count or a size."""
+    if not value >= least:
+        raise ValueError(f"{name}={value!r}: expected at least {least}")
+
+
+def check_tensor(name: str, value: Any) -> Tensor:
+    """The value, or a TypeError if it is not a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
+    return value
+
+
+def check_floating(name: str, value: Any, shape: str = "[B, ...]", axes: int = 1) -> Tensor:
+    """The value, or an error if it is not a tensor of floating numbers.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        shape: as the message shows it.
+        axes: as many as the tensor has at least.
+
+    Raises:
+        TypeError: for something else than a tensor.
+        ValueError: for whole or complex numbers, and for fewer axes.
+    """
+    x = check_tensor(name, value)
+    if x.ndim < axes or not x.is_floating_point():
+        raise ValueError(f"{name}: expected floating {shape}, got {x.dtype} {list(x.shape)}")
+    return x
+
+
+def check_shape(name: str, x: Tensor, shape: Sequence[int], like: str = "") -> None:
+    """Raise a ValueError unless a tensor has the shape, which is that of ``like`` if it is named.
+
+    Where a result would be broadcast instead, something else would be computed without a word.
+    """
+    if x.shape != tuple(shape):
+        source = f" like {like}" if like else ""
+        raise ValueError(f"{name}: expected shape {list(shape)}{source}, got {list(x.shape)}")
+
+
+def check_finite(name: str, x: Tensor) -> None:
+    """Raise a ValueError if a number of a tensor is NaN or infinite."""
+    if not x.isfinite().all():
+        raise ValueError(f"{name}: expected finite numbers")
+
+
+def per_row(values: Tensor, like: Tensor) -> Tensor:
+    """Numbers [B] as factors of a batch ``like`` [B, ...]: the same memory, seen as [B, 1, ...]."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
