@@ -67,7 +67,7 @@ class Loop:
         self.outputs = itertools.cycle(self.pool)
         model = fastgen.Model(lambda *_: next(self.outputs), schedule, predicts)
         self.sampler = fastgen.Sampler(model, self.plan)
-        self.program = self.sampler.program()
+        self.program = self.sampler.prepared.program()
 
     def fastgen(self) -> torch.Tensor:
         """A run, from the first of the network's outputs."""

@@ -25,7 +25,7 @@ from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.plans import Builder, Form
 from fastgen.plans.forms import Computed, Evaluate, Increment, Let, Normal, State, Symbol, Value
 from fastgen.plans.lowering import lower
-from fastgen.sampling.prepared import Prepared
+from fastgen.sampling.prepared import PreparedProgram
 from fastgen.sampling.run import BufferKey
 from fastgen.schedules import EDM
 
@@ -38,7 +38,7 @@ NOISES = ("torch", "comfyui", "contract")
 MARGIN = 1.5  # churn goes up to sqrt(2) times the highest level
 
 
-class Recipe(Prepared):
+class Recipe(PreparedProgram):
     """A lowered plan on given levels, and what its run must know of k-diffusion's order of things.
 
     evaluations: the noise level of each; first: each step's first evaluation; last: the stage

@@ -13,10 +13,11 @@ from torch import Tensor
 from fastgen.common.errors import nearest
 from fastgen.kernels import Stream
 from fastgen.likelihood.divergence import DIVERGENCES, Divergence
+from fastgen.model.field import ModelField
 from fastgen.model.model import Model
 from fastgen.noise.normals import randn
 from fastgen.ode import Solution, odeint
-from fastgen.sampling.error_controlled import Prediction, interval, standard_normal
+from fastgen.sampling.error_controlled import interval
 
 # The draw that dequantises; probes are the draws from 0 on.
 DEQUANTISATION_DRAW = 1 << 31
@@ -107,7 +108,7 @@ def log_likelihood(
     x = x.to(dtype)
     if dequantise is not None:
         x = x + _uniform(x, seed, sample_ids) * (2 / _levels(dequantise))
-    prediction = Prediction(model, batch, net_kwargs or {})
+    predicted = ModelField(model, batch, net_kwargs or {})
     estimate = Divergence(divergence, probes, chunk, x, seed, sample_ids)
 
     everyone = torch.arange(batch, device=x.device)
@@ -116,7 +117,7 @@ def log_likelihood(
         t: Tensor, state: tuple[Tensor, Tensor], rows: Tensor = everyone
     ) -> tuple[Tensor, Tensor]:
         time = t.double().expand(len(rows))  # with joint steps one time for all
-        return estimate(lambda x: prediction("velocity", time, x, rows), state[0], rows)
+        return estimate(lambda x: predicted("velocity", time, x, rows), state[0], rows)
 
     totals = x.new_zeros(batch, estimate.estimates)
     with torch.set_grad_enabled(differentiable):
@@ -171,3 +172,10 @@ def _uniform(
     )
     uniform: Tensor = torch.special.ndtr(z) - 0.5
     return uniform.to(x.dtype)
+
+
+def standard_normal(x: Tensor, deviation: float) -> Tensor:
+    """log N(x; 0, deviation^2) of samples x [B, ...], in float64 [B]."""
+    flat = x.flatten(1).double()
+    constant = math.log(2 * math.pi) + 2 * math.log(deviation)
+    return -0.5 * ((flat / deviation).square().sum(1) + flat.shape[1] * constant)

@@ -25,8 +25,9 @@ from fastgen.noise.normals import randn
 from fastgen.plans import Plan
 from fastgen.plans.forms import Computed, Evaluate, Form, Let, Normal, Prediction, State, Value
 from fastgen.plans.increments import increments
-from fastgen.sampling.increments import Path, PathTable
-from fastgen.sampling.sampler import NOISES, Sampler
+from fastgen.sampling.increments import Increments, IncrementTable
+from fastgen.sampling.prepared import NOISES
+from fastgen.sampling.sampler import Sampler
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,8 @@ def sampled_log_probability(
     seeds, ids = seed_tensor(seed, batch, device), id_tensor(sample_ids, batch, device)
     size = math.prod(shape[1:])
     on_path = increments(plan.instructions, float(plan.times[0])) if noise == "brownian" else {}
-    path = Path(PathTable(list(on_path.values()), device), (batch, size), seeds, ids)
+    table = IncrementTable(list(on_path.values()), device)
+    path = Increments(table, (batch, size), seeds, ids)
     steps, rows = transitions(plan), []
     for transition in steps:
         z = torch.zeros((batch, size), dtype=torch.float64, device=device)
@@ -174,8 +176,8 @@ def trajectory_log_probability(
     by_form = {id(t.form): t for t in steps}
     nothing = torch.zeros(1, dtype=torch.int64, device=states.device)
     ids = nothing.expand(states.shape[1])
-    evaluate = sampler.evaluation(states[0], nothing, ids, net_kwargs)
-    parametrisation = sampler.parametrisation
+    evaluate = sampler.prepared.network_calls(states[0], nothing, ids, net_kwargs)
+    parametrisation = sampler.prepared.parametrisation
     values: dict[Value, Tensor] = {Value(0): states[0]}
     known = {s.value: states[k + 1] for k, s in enumerate(plan.states)}
     outputs: list[tuple[Evaluate, tuple[Tensor, ...]]] = []
@@ -183,7 +185,7 @@ def trajectory_log_probability(
 
     def network(k: int, x: Tensor) -> tuple[Tensor, ...]:
         scaled = x * parametrisation.input_scale(plan.evaluations[k].time)
-        return evaluate(k, scaled.to(sampler.dtypes[1]), x)
+        return evaluate(k, scaled.to(sampler.prepared.dtypes[1]), x)
 
     def prediction(symbol: Prediction) -> Tensor:
         e, found = outputs[symbol.evaluation]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -83,6 +83,12 @@ class Guidance:
             scale = upload(self.scale.to(dtype=c.dtype), c.device)
             self._scales[c.device, c.dtype] = scale
         return self._scales[c.device, c.dtype].reshape(-1, *[1] * (c.ndim - 1))
+
+    def of_rows(self, rows: Tensor) -> Guidance:
+        """The guidance of some samples [A] of the batch."""
+        if not isinstance(self.scale, Tensor):
+            return self
+        return replace(self, scale=self.scale.to(rows.device)[rows])
 
     def joined(self, batch: int, net_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Keyword arguments for one call on c's and u's rows.

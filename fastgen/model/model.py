@@ -4,18 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, Protocol, overload
 
 import torch
 from torch import Tensor, nn
 
 from fastgen.common.devices import upload
 from fastgen.common.errors import nearest
+from fastgen.model.inputs import TIME_INPUTS, network_time
 from fastgen.model.parametrisation import Parametrisation
-from fastgen.plans.forms import Evaluate, Value
 from fastgen.schedules import DiscreteVP, Schedule
 
-TIME_INPUTS = ("unit", "index", "sigma", "log_snr", "edm")
+
+class Moment(Protocol):
+    """When a network is called: internal time, and for networks of two times the other one."""
+
+    @property
+    def time(self) -> float:
+        """The internal time."""
+
+    @property
+    def until(self) -> float | None:
+        """The end of the interval, or None for `time`."""
+
+
+class Instant(NamedTuple):
+    """A moment of one time."""
+
+    time: float
+    until: float | None = None
 
 
 class Model:
@@ -97,6 +114,14 @@ class Model:
         """What the network predicts."""
         return self.parametrisation.predicts
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network's first parameter is; the CPU if it has none."""
+        if isinstance(self.net, nn.Module):
+            for parameter in self.net.parameters():
+                return parameter.device
+        return torch.device("cpu")
+
     def input_dtype(self, state: torch.dtype) -> torch.dtype:
         """The dtype the network is fed for a state of dtype ``state``."""
         if self.dtype is not None:
@@ -106,26 +131,21 @@ class Model:
             return next(kinds, state)
         return state
 
-    def network_time(self, t: float) -> float:
-        """What the network is fed at internal time t.
+    @overload
+    def network_time(self, t: float) -> float: ...
+    @overload
+    def network_time(self, t: Tensor) -> Tensor: ...
+    def network_time(self, t: Any) -> Any:
+        """What the network is fed at internal time t, or at float64 times [A] in ``time_dtype``.
 
         Raises:
-            ValueError: where that is not a finite number (log-SNR at alpha = 0).
+            ValueError: where that is not a finite number (log-SNR at alpha = 0), or not whole for
+                a ``time_dtype`` of whole numbers. Tensors are not looked at.
         """
-        schedule, kind = self.schedule, self.time_input
-        if callable(kind):
-            time = float(kind(t))
-        elif kind == "unit":
-            time = 1.0 - t if self.parametrisation.data_at == 1 else t
-        elif kind == "index":
-            assert isinstance(schedule, DiscreteVP)
-            time = schedule.index_of_time(t)
-        elif kind == "sigma":
-            time = schedule.ratio(t)
-        elif kind == "log_snr":
-            time = schedule.log_snr(t)
-        else:
-            time = -schedule.half_log_snr(t) / 4
+        kind = self.time_input
+        time = network_time(kind, self.schedule, t, self.parametrisation.data_at)
+        if isinstance(time, Tensor):
+            return time.to(self.time_dtype)
         if not math.isfinite(time):
             raise ValueError(
                 f"time_input={kind!r} is {time} at t={t}; start or end the time grid elsewhere "
@@ -139,30 +159,29 @@ class Model:
             )
         return time
 
-    def time_table(
-        self, evaluations: Sequence[Evaluate], batch: int, device: torch.device
-    ) -> Tensor:
-        """The times that the network is fed, [1 or 2 times, evaluations, batch]."""
-        columns = [[self.network_time(e.time) for e in evaluations]]
+    def time_values(self, moments: Sequence[Moment]) -> list[list[float]]:
+        """The times that the network is fed at some moments, [1 or 2 times][moments]."""
+        columns = [[self.network_time(e.time) for e in moments]]
         if self.predicts == "average_velocity":
-            ends = [self.network_time(e.time if e.until is None else e.until) for e in evaluations]
+            ends = [self.network_time(e.time if e.until is None else e.until) for e in moments]
             pairs = zip(ends, columns[0], strict=True)
             steps = [abs(end - start) for end, start in pairs]
             columns.append(ends if self.second_time == "end" else steps)
-        values = upload(torch.tensor(columns, dtype=torch.float64).to(self.time_dtype), device)
-        return values[..., None].expand(-1, -1, batch).contiguous()
+        return columns
 
-    def times(
-        self, evaluations: Sequence[Evaluate], batch: int, device: torch.device
-    ) -> list[tuple[Tensor, ...]]:
-        """For each evaluation the times that the network is fed, each [batch]."""
-        return time_rows(self.time_table(evaluations, batch, device))
+    def time_table(
+        self, values: Sequence[Sequence[float]], batch: int, device: torch.device
+    ) -> Tensor:
+        """What `time_values` found, on a device for B samples: [1 or 2 times, moments, B]."""
+        columns = upload(torch.tensor(values, dtype=torch.float64).to(self.time_dtype), device)
+        return columns[..., None].expand(-1, -1, batch).contiguous()
 
     def predict(self, quantity: str, x: Tensor, t: float, **net_kwargs: Any) -> Tensor:
         """One quantity ("data", "noise", "velocity", "v", "score") at state x [B, ...], time t."""
         p, q = self.parametrisation.conversion(quantity, t)
         scaled = (x * self.parametrisation.input_scale(t)).to(self.input_dtype(x.dtype))
-        (times,) = self.times([Evaluate(Value(0), t)], x.shape[0], x.device)
+        values = self.time_values([Instant(t)])
+        (times,) = time_rows(self.time_table(values, x.shape[0], x.device))
         outputs = self.net(scaled, *times, **net_kwargs)
         if self.parametrisation.outputs == 2:
             outputs = outputs[self.parametrisation.output(quantity)]

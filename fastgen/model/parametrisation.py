@@ -17,11 +17,19 @@ A pair of networks may predict the velocity and the score each on its own, betwe
 distributions ([SF]2M, Tong et al. 2023, arXiv 2307.03672). Neither tells the other, nor the data.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import Any, TypeVar, overload
+
+import torch
+from torch import Tensor
 
 from fastgen.common.errors import nearest
 from fastgen.schedules import Schedule
+
+Time = TypeVar("Time", float, Tensor)
 
 PAIR = "velocity_and_score"
 QUANTITIES = ("data", "noise", "velocity", "v", "score", "edm", "average_velocity", PAIR)
@@ -64,36 +72,31 @@ class Parametrisation:
         """Which of the network's outputs determines the quantity, from 0."""
         return 1 if self.predicts == PAIR and quantity == "score" else 0
 
-    def _row(self, quantity: str, t: float) -> tuple[float, float, float]:
-        """(a, b, scale) with scale * quantity = a x_0 + b eps."""
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        if quantity == "data":
-            return 1.0, 0.0, 1.0
-        if quantity == "noise":
-            return 0.0, 1.0, 1.0
-        if quantity == "velocity":
-            return self.schedule.d_alpha(t), self.schedule.d_sigma(t), 1.0
-        if quantity == "v":
-            return -sigma, alpha, 1.0
-        if quantity == "score":
-            return 0.0, -1.0, sigma
-        # F = (x_0 - c_skip x) / c_out, with the common factor of numerator and denominator gone.
-        norm = self._edm_norm(t)
-        return sigma / (self.sigma_data * norm), -alpha * self.sigma_data / norm, 1.0
-
-    def _edm_norm(self, t: float) -> float:
-        return math.hypot(self.schedule.sigma(t), self.schedule.alpha(t) * self.sigma_data)
-
-    def input_scale(self, t: float) -> float:
+    @overload
+    def input_scale(self, t: float) -> float: ...
+    @overload
+    def input_scale(self, t: Tensor) -> Tensor | float: ...
+    def input_scale(self, t: Any) -> Any:
         """c_in(t), by which the state is multiplied before the network sees it."""
-        return 1.0 / self._edm_norm(t) if self.predicts == "edm" else 1.0
+        if self.predicts != "edm":
+            return 1.0
+        return 1.0 / self._edm_norm(self.schedule.alpha(t), self.schedule.sigma(t))
 
-    def conversion(self, quantity: str, t: float) -> tuple[float, float]:
+    @overload
+    def conversion(self, quantity: str, t: float) -> tuple[float, float]: ...
+    @overload
+    def conversion(self, quantity: str, t: Tensor) -> tuple[Tensor | float, Tensor | float]: ...
+    def conversion(self, quantity: str, t: Any) -> tuple[Any, Any]:
         """(p, q) with quantity = p x + q output, for a network output at time t.
+
+        Args:
+            quantity: one of ``QUANTITIES`` but the pair.
+            t: one time, or float64 times [A]. Tensors are not looked at, which would make a GPU
+                wait: where the quantity is not finite p and q are not either.
 
         Raises:
             ValueError: where state and prediction do not determine the quantity (the noise
-                does not tell the data where alpha = 0), or where it is not finite.
+                does not tell the data where alpha = 0), or where it is not finite at a float t.
         """
         if self.transformed:
             return self.from_data(quantity, t)
@@ -120,19 +123,47 @@ class Parametrisation:
         """(p, q) with quantity = p x + q x_0, for a data prediction at time t."""
         return (0.0, 1.0) if quantity == "data" else self._solve(quantity, "data", t, 1.0)
 
-    def _solve(self, wanted: str, given: str, t: float, sign: float) -> tuple[float, float]:
+    def target(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(a, b) with the network's own output = a x_0 + b eps at times t [B]."""
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        w0, w1, w_scale = self._row(wanted, t)
-        g0, g1, g_scale = self._row(given, t)
-        determinant = alpha * g1 - sigma * g0
-        denominator = determinant * w_scale
-        if denominator != 0 and math.isfinite(denominator):
+        a, b, scale = self._row(self.predicts, t, alpha, sigma)
+        sign = -1.0 if self.data_at == 1 and self.predicts == "velocity" else 1.0
+        zero = torch.zeros_like(t)
+        return zero + sign * a / scale, zero + sign * b / scale
+
+    def _solve(self, wanted: str, given: str, t: Any, sign: float) -> tuple[Any, Any]:
+        """Both quantities are rows (a, b) over (x_0, eps), and so is x = (alpha, sigma)."""
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        w0, w1, w_scale = self._row(wanted, t, alpha, sigma)
+        g0, g1, g_scale = self._row(given, t, alpha, sigma)
+        denominator = (alpha * g1 - sigma * g0) * w_scale
+        if isinstance(t, Tensor) or (denominator != 0 and math.isfinite(denominator)):
             p = (w0 * g1 - w1 * g0) / denominator
             q = sign * g_scale * (alpha * w1 - sigma * w0) / denominator
-            if math.isfinite(p) and math.isfinite(q):
+            if isinstance(t, Tensor) or (math.isfinite(p) and math.isfinite(q)):
                 return p, q
         raise ValueError(
             f"t={t!r}: {wanted} cannot be computed from a prediction of {given} where "
             f"alpha={alpha:.6g}, sigma={sigma:.6g} on {self.schedule!r}; start or end the time "
             "grid elsewhere (plan(..., start=, end=)), or use another solver or prediction"
         )
+
+    def _row(self, quantity: str, t: Any, alpha: Any, sigma: Any) -> tuple[Any, Any, Any]:
+        """(a, b, scale) with scale * quantity = a x_0 + b eps."""
+        if quantity == "data":
+            return 1.0, 0.0, 1.0
+        if quantity == "noise":
+            return 0.0, 1.0, 1.0
+        if quantity == "velocity":
+            return self.schedule.d_alpha(t), self.schedule.d_sigma(t), 1.0
+        if quantity == "v":
+            return -sigma, alpha, 1.0
+        if quantity == "score":
+            return 0.0, -1.0, sigma
+        # F = (x_0 - c_skip x) / c_out, with the common factor of numerator and denominator gone.
+        norm = self._edm_norm(alpha, sigma)
+        return sigma / (self.sigma_data * norm), -alpha * self.sigma_data / norm, 1.0
+
+    def _edm_norm(self, alpha: Any, sigma: Any) -> Any:
+        hypot = torch.hypot if isinstance(sigma, Tensor) else math.hypot
+        return hypot(sigma, alpha * self.sigma_data)

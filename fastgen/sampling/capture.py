@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +15,8 @@ from fastgen.common.graphs import recorded, warm_up
 from fastgen.model.guidance import Guidance
 from fastgen.plans import Plan
 from fastgen.plans.forms import Computed
+from fastgen.sampling.prepared import Prepared
 from fastgen.sampling.run import BufferKey, InPlaceRun
-
-if TYPE_CHECKING:
-    from fastgen.sampling.sampler import Sampler
 
 
 class StaticArguments:
@@ -42,7 +40,7 @@ class StaticArguments:
         """Copy tensors into place; those left out keep their values.
 
         Raises:
-            TypeError: for an argument that there was not.
+            TypeError: for an argument that the capture did not have.
             ValueError: for a tensor of another shape or dtype, or another value of something that
                 is no tensor.
         """
@@ -85,31 +83,33 @@ class Captured:
     Attributes:
         graphed: whether it is a CUDA graph; otherwise the run is repeated eagerly, on the same
             memory.
-        sampler: the sampler that it equals, which `exchange` replaces.
+        prepared: the model and plan that it runs, which `exchange` replaces.
     """
 
     def __init__(
         self,
-        sampler: Sampler,
+        prepared: Prepared,
         shape: Sequence[int],
         device: torch.device,
         warmup: int,
         net_kwargs: dict[str, Any],
     ) -> None:
-        self.sampler = sampler
-        x, seeds, ids = sampler.initial(shape, 0, None, device)
+        self.prepared = prepared
+        x, seeds, ids = prepared.initial(shape, 0, None, device)
         # A seed for every sample: one for all is then a special case.
-        key = BufferKey(tuple(x.shape), x.device, sampler.dtypes, x.shape[0], False, False)
-        self._tables, self._times = sampler.tables(device), sampler.time_tables(x.shape[0], device)
-        self._run = InPlaceRun(sampler.program(), self._tables, key, sampler.backend)
+        key = BufferKey(tuple(x.shape), x.device, prepared.dtypes, x.shape[0], False, False)
+        self._tables = prepared.new_tables(device)
+        self._times = prepared.new_time_tables(x.shape[0], device)
+        self._run = InPlaceRun(prepared.program(), self._tables, key, prepared.backend)
         self._arguments = StaticArguments(net_kwargs, device)
-        self._signature = signature(sampler, self._times.path)
-        origin, run, times, arguments = sampler, self._run, self._times, self._arguments.values
+        self._signature = signature(prepared, self._times.path)
+        run, times, arguments = self._run, self._times, self._arguments.values
 
         def work() -> None:
-            evaluate = origin.evaluation(run.slots[0], run.seeds, run.ids, arguments, tables=times)
-            for k in range(-1, origin.plan.nfe):
-                run.advance(k, evaluate)
+            state, seeds, ids = run.slots[0], run.seeds, run.ids
+            calls = prepared.network_calls(state, seeds, ids, arguments, tables=times)
+            for k in range(-1, prepared.plan.nfe):
+                run.advance(k, calls)
 
         def start() -> None:
             run.start(x, seeds, ids)
@@ -150,7 +150,7 @@ class Captured:
         shape = run.key.shape
         if x is not None and tuple(x.shape) != shape:
             raise ValueError(f"x: expected shape {shape} as at the capture, got {tuple(x.shape)}")
-        start = self.sampler.initial(shape if x is None else x, seed, sample_ids, run.key.device)
+        start = self.prepared.initial(shape if x is None else x, seed, sample_ids, run.key.device)
         self._arguments.load(net_kwargs)
         with torch.inference_mode():
             run.start(*start)
@@ -170,21 +170,13 @@ class Captured:
         Raises:
             ValueError: if the graph has something built in that would be another.
         """
-        old = self.sampler
+        old = self.prepared
         guidance = old.guidance
         if scale is not None:
             guidance = _rescaled(guidance, scale)
-        new = type(old)(
-            old.model,
-            old.plan if plan is None else plan,
-            guidance=guidance,
-            transform=old.transform,
-            noise=old.noise,
-            dtype=old.dtype,
-            backend=old.backend,
-        )
+        new = old.with_plan(old.plan if plan is None else plan, guidance)
         device = self._run.key.device
-        times = new.time_tables(self._run.key.shape[0], device)
+        times = new.new_time_tables(self._run.key.shape[0], device)
         if signature(new, times.path) != self._signature:
             raise ValueError(
                 f"plan: {new.plan.solver!r} with {new.plan.nfe} evaluations does not fit the "
@@ -192,9 +184,9 @@ class Captured:
                 "is guided, or numbers that are not in tables (see Sampler.capture) differ; "
                 "capture it on its own"
             )
-        self._tables.load(new.tables(device))
+        self._tables.load(new.new_tables(device))
         self._times.load(times)
-        self.sampler = new
+        self.prepared = new
 
 
 def _rescaled(guidance: Guidance | None, scale: float | Tensor) -> Guidance:
@@ -211,20 +203,20 @@ def _rescaled(guidance: Guidance | None, scale: float | Tensor) -> Guidance:
     return replace(guidance, scale=scale)
 
 
-def signature(sampler: Sampler, path: Any) -> tuple[object, ...]:
-    """All that a graph of the sampler's run has built in, beside the network.
+def signature(prepared: Prepared, path: Any) -> tuple[object, ...]:
+    """All that a graph of the run has built in, beside the network.
 
     Coefficients, times and draws lie in tables. Transforms, guidance that is rescaled and inputs
     computed from the data get times, scales and variances as plain numbers.
     """
-    program, guidance, plan = sampler.program(), sampler.guidance, sampler.plan
+    program, guidance, plan = prepared.program(), prepared.guidance, prepared.plan
     computed = any(isinstance(i, Computed) for s in program.stages if s for i in s.inputs)
     built_in: list[object] = []
-    if sampler.transform is not None or computed:
+    if prepared.transform is not None or computed:
         built_in += [e.time for e in plan.evaluations]
     if guidance is not None:
         built_in += [guidance.active(e.time) for e in plan.evaluations]
-        if guidance.rescale or sampler.transform is not None or computed:
+        if guidance.rescale or prepared.transform is not None or computed:
             scale = guidance.scale
             built_in.append(id(scale) if isinstance(scale, Tensor) else scale)
     structure = None if path is None else path.structure

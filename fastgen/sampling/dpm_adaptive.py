@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_choice, per_row
+from fastgen.kernels.dispatch import BACKENDS
 from fastgen.kernels.runge_kutta.contract import Status
 from fastgen.kernels.runge_kutta.reference import error_norm, power
+from fastgen.model.field import ModelField
 from fastgen.ode import Solution, Statistics
 from fastgen.ode import controller as controllers
 from fastgen.ode.controller import Controller
-
-if TYPE_CHECKING:
-    from fastgen.sampling.error_controlled import Prediction
 
 CONTROLLER = Controller(integral=1.0, safety=0.9)
 
 
 def dpm_adaptive(
-    prediction: Prediction,
+    field: ModelField,
     x: Tensor,
     start: float,
     end: float,
@@ -33,6 +33,7 @@ def dpm_adaptive(
     first_step: float = 0.05,
     max_steps: int = 10_000,
     on_failure: str = "raise",
+    backend: str | None = None,
 ) -> Solution:
     """DPM-Solver-12 (order 2) or -23 (order 3) of Lu et al. 2022, arXiv 2206.00927, appendix C.
 
@@ -47,7 +48,7 @@ def dpm_adaptive(
     its own steps; those that have arrived are no longer evaluated.
 
     Args:
-        prediction: the model at times of each sample's own.
+        field: the model at times that differ between samples.
         x: [B, ...] at time `start`.
         start, end: times with finite log-SNR.
         order: 2 or 3.
@@ -56,15 +57,18 @@ def dpm_adaptive(
         first_step: of lambda.
         max_steps: most attempts of one sample.
         on_failure: "raise" or "return".
+        backend: None, "auto" or "reference": there is no other implementation of these steps.
 
     Raises:
         ValueError: naming the argument. RuntimeError: naming the first sample that failed.
     """
-    schedule = prediction.schedule
+    schedule = field.schedule
     if order not in (2, 3):
         raise ValueError(f"order={order!r}: expected 2 or 3")
-    if on_failure not in ("raise", "return"):
-        raise ValueError(f"on_failure={on_failure!r}: expected 'raise' or 'return'")
+    check_choice("on_failure", on_failure, ("raise", "return"))
+    check_choice("backend", backend or "auto", BACKENDS)
+    if backend in ("cpp", "triton"):
+        raise ValueError(f"backend={backend!r}: dpm_adaptive runs in PyTorch only; leave it out")
     if not first_step > 0 or max_steps < 1:
         raise ValueError(f"first_step={first_step!r}, max_steps={max_steps!r}: expected > 0")
     for name, value in (("rtol", rtol), ("atol", atol)):
@@ -96,7 +100,7 @@ def dpm_adaptive(
         nonlocal calls, evaluated
         calls, evaluated = calls + 1, evaluated + len(rows)
         evaluations[rows] += 1
-        return prediction("noise", schedule.time_at(level), state, rows)
+        return field("noise", schedule.time_at(level), state, rows)
 
     while True:
         rows = (status == Status.RUNNING).nonzero().flatten()
@@ -171,7 +175,7 @@ def _pair(
     s = schedule.time_at(at)
 
     def wide(values: Tensor) -> Tensor:
-        return values.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+        return per_row(values.to(x.dtype), x)
 
     def first(r: float) -> tuple[Tensor, Tensor, Tensor]:
         """The first-order state at at + r h, sigma there, and e^(r h) - 1."""

@@ -13,7 +13,7 @@ from fastgen.common.devices import upload
 from fastgen.plans.forms import Increment
 
 
-class PathTable:
+class IncrementTable:
     """Which values of W the increments of a plan are made of, and their times on a device.
 
     Args:
@@ -41,13 +41,13 @@ class PathTable:
         self.times = upload(torch.tensor(list(first), dtype=torch.float64), device)
         self.lengths = upload(torch.tensor(lengths, dtype=torch.float64), device)
 
-    def load(self, other: PathTable) -> None:
+    def load(self, other: IncrementTable) -> None:
         """Take the times of a table with the same structure, in place."""
         self.times.copy_(other.times)
         self.lengths.copy_(other.lengths)
 
 
-class Path:
+class Increments:
     """(W(start) - W(end)) / sqrt(start - end) for the increments of a run, in internal time.
 
     W is the motion of `fastgen.brownian` with tree 0. Its values are kept while later increments
@@ -64,7 +64,7 @@ class Path:
 
     def __init__(
         self,
-        table: PathTable,
+        table: IncrementTable,
         shape: Sequence[int],
         seeds: Tensor,
         sample_ids: Tensor,

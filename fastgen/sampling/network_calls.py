@@ -12,13 +12,14 @@ from torch import Tensor
 
 from fastgen.kernels import Stream
 from fastgen.kernels.contract import DTYPE_CODES
+from fastgen.model.field import pair_of
 from fastgen.model.guidance import Guidance, Transform
 from fastgen.model.model import Model, time_rows
 from fastgen.model.parametrisation import Parametrisation
 from fastgen.noise.normals import randn
 from fastgen.plans import Plan
 from fastgen.plans.forms import Computed, Increment, Let, Prediction
-from fastgen.sampling.increments import Path, PathTable
+from fastgen.sampling.increments import Increments, IncrementTable
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class TimeTables:
 
     times: Tensor
     doubled: Tensor | None
-    path: PathTable | None
+    path: IncrementTable | None
 
     def load(self, other: TimeTables) -> None:
         """Take the values of tables of the same structure, in place."""
@@ -58,7 +59,7 @@ class TimeRows:
             self._doubled.copy_(tables.doubled)
 
 
-class Evaluation:
+class NetworkCalls:
     """The network of one run, by evaluation number.
 
     Args:
@@ -92,7 +93,7 @@ class Evaluation:
         net_kwargs: Mapping[str, Any],
         check_finite: bool,
         tick: Callable[[], object],
-        path: Path | None = None,
+        path: Increments | None = None,
         guided: Sequence[bool] | None = None,
     ) -> None:
         self.model, self.plan, self.guidance, self.transform = model, plan, guidance, transform
@@ -153,12 +154,7 @@ class Evaluation:
         )
 
     def _pair(self, k: int, outputs: Any) -> tuple[Tensor, ...]:
-        if not isinstance(outputs, (tuple, list)) or len(outputs) != 2:
-            raise ValueError(
-                f"net: expected (velocity, score), got {type(outputs).__name__}; wrap two "
-                "networks as lambda x, t: (flow(x, t), score(x, t))"
-            )
-        return tuple([self._checked(k, output, self.shape) for output in outputs])
+        return tuple([self._checked(k, output, self.shape) for output in pair_of(outputs)])
 
     def _checked(self, k: int, output: Any, shape: tuple[int, ...]) -> Tensor:
         if (

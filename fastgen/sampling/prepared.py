@@ -1,19 +1,65 @@
-"""Lowered programs that are kept between calls, with their coefficients and buffers."""
+"""What is ready before a run: lowered programs, their tables on each device, idle buffers."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any, Generic, TypeVar
 
 import torch
+from torch import Tensor
 
-from fastgen.plans import Program
-from fastgen.sampling.run import BufferKey, InPlaceRun, Tables
+from fastgen.common.checks import check_choice
+from fastgen.model.guidance import Guidance, Transform
+from fastgen.model.model import Model
+from fastgen.noise.keys import id_tensor, seed_tensor
+from fastgen.noise.normals import randn
+from fastgen.plans import Plan, Program
+from fastgen.plans.forms import Increment
+from fastgen.sampling.increments import Increments, IncrementTable
+from fastgen.sampling.network_calls import NetworkCalls, TimeRows, TimeTables, check_plan
+from fastgen.sampling.run import BufferKey, InPlaceRun
+from fastgen.sampling.tables import Tables
 
-_idle: deque[tuple[Prepared, InPlaceRun]] = deque(maxlen=8)
+NOISES = ("draws", "brownian")
+
+Key = TypeVar("Key", bound=Hashable)
+Work = TypeVar("Work")
 
 
-class Prepared:
-    """A program; its tables on each device; buffers of the last runs, of all programs together."""
+class Idle(Generic[Key, Work]):
+    """Buffers of runs that are over, for the next run with the same key. Safe between threads."""
+
+    def __init__(self, limit: int) -> None:
+        self._kept: deque[tuple[Key, Work]] = deque(maxlen=limit)
+
+    def take(self, key: Key) -> Work | None:
+        """Buffers of that key, which are then the caller's alone."""
+        for _ in range(len(self._kept)):
+            try:
+                other, work = self._kept.popleft()
+            except IndexError:  # another thread took it
+                break
+            if other == key:
+                return work
+            self._kept.append((other, work))
+        return None
+
+    def keep(self, key: Key, work: Work) -> None:
+        """Give buffers back; the oldest go where there are too many."""
+        self._kept.append((key, work))
+
+    def clear(self) -> None:
+        """Let all of them go."""
+        self._kept.clear()
+
+
+class PreparedProgram:
+    """A lowered program; its tables on each device; buffers of the last runs of all programs."""
+
+    idle: Idle[tuple[PreparedProgram, BufferKey], InPlaceRun] = Idle(8)
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -27,17 +73,229 @@ class Prepared:
 
     def workspace(self, key: BufferKey) -> InPlaceRun:
         """Buffers and prepared calls: those of an earlier run where they fit."""
-        for _ in range(len(_idle)):
-            try:
-                owner, work = _idle.popleft()
-            except IndexError:  # another thread took it
-                break
-            if owner is self and work.key == key:
-                return work
-            _idle.append((owner, work))
+        work = self.idle.take((self, key))
+        if work is not None:
+            return work
         with torch.inference_mode(False):  # buffers for later runs in whatever mode
             return InPlaceRun(self.program, self.tables(key.device), key, None)
 
     def keep(self, work: InPlaceRun) -> None:
         """Keep the buffers of a run that is over."""
-        _idle.append((self, work))
+        self.idle.keep((self, work.key), work)
+
+
+class Prepared:
+    """A model and a plan, checked against each other, with all that runs of them share.
+
+    It is what `Sampler`, `Captured` and `ContinuousBatch` have in common; arguments and errors
+    are those of `Sampler`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        plan: Plan,
+        guidance: Guidance | None,
+        transform: Transform | None,
+        noise: str,
+        dtype: torch.dtype,
+        backend: str | None,
+    ) -> None:
+        if plan.schedule != model.schedule:
+            raise ValueError(
+                f"plan: it was made for {plan.schedule!r}, the model is on {model.schedule!r}"
+            )
+        if model.parametrisation.outputs == 2 and (guidance or transform):
+            raise ValueError(
+                "guidance, transform: a network of velocity and score is run as it is; combine "
+                "conditional and unconditional outputs in net"
+            )
+        check_state_dtype(dtype)
+        check_choice("noise", noise, NOISES)
+        self.model, self.plan, self.guidance, self.noise = model, plan, guidance, noise
+        self.transform, self.dtype, self.backend = transform, dtype, backend
+        # What the stages are handed; the transform itself needs what the network predicts.
+        self.parametrisation = replace(model.parametrisation, transformed=transform is not None)
+        self.dtypes = dtype, model.input_dtype(dtype)
+        self._idle: Idle[BufferKey, tuple[InPlaceRun, TimeRows]] = Idle(4)
+        self._programs: dict[tuple[bool, bool, float], Program] = {}
+        self._tables: dict[tuple[bool, bool, torch.device], Tables] = {}
+        self._times: dict[tuple[int, torch.device], TimeTables] = {}
+        check_plan(plan, model, transform)
+        # A plain run's program and times, for the sake of the errors that belong here.
+        self.program()
+        self._time_values = model.time_values(plan.evaluations)
+
+    def with_plan(self, plan: Plan, guidance: Guidance | None) -> Prepared:
+        """The same with another plan or other guidance."""
+        model, transform, noise = self.model, self.transform, self.noise
+        return Prepared(model, plan, guidance, transform, noise, self.dtype, self.backend)
+
+    def program(self, observe: bool = False, keep: bool = False, scale: float = 2.0) -> Program:
+        """The lowered plan; ``scale`` stands for guidance scales that differ between samples."""
+        key = observe, keep, scale
+        if key not in self._programs:
+            self._programs[key] = self.plan.lower(
+                self.parametrisation,
+                brownian=self.noise == "brownian",
+                cast=self.dtypes[0] != self.dtypes[1],
+                observe=observe,
+                keep_states=keep,
+                hold_outputs=not self.model.reuses_output,
+                weights=partial(self._weights, scale=scale),
+            )
+        return self._programs[key]
+
+    def _weights(self, t: float, scale: float = 2.0) -> tuple[float, ...]:
+        """The factors of the network's outputs at time t; ``scale`` stands for one per sample."""
+        if self.guidance is None or self.transform is not None:
+            return (1.0,)
+        own = self.guidance.scale
+        return self.guidance.weights(t, scale if isinstance(own, Tensor) else own)
+
+    def new_tables(self, device: torch.device, observe: bool = False, keep: bool = False) -> Tables:
+        """The coefficients of all stages, in new memory."""
+        scale = None if self.guidance is None else self.guidance.scale
+        rows = scale if isinstance(scale, Tensor) else None
+        other = None if rows is None else self.program(observe, keep, 3.0)
+        return Tables(self.program(observe, keep), device, rows, other)
+
+    def tables(self, device: torch.device, observe: bool = False, keep: bool = False) -> Tables:
+        """The coefficients of all stages, made once."""
+        key = observe, keep, device
+        if key not in self._tables:
+            self._tables[key] = self.new_tables(device, observe, keep)
+        return self._tables[key]
+
+    def new_time_tables(self, batch: int, device: torch.device) -> TimeTables:
+        """What evaluations of B states read of the plan's times, in new memory."""
+        twice = self.guidance is not None and self.guidance.batched
+        table = self.model.time_table(self._time_values, batch, device)
+        increments = self._increments
+        return TimeTables(
+            table,
+            self.model.time_table(self._time_values, 2 * batch, device) if twice else None,
+            IncrementTable(increments, device) if increments else None,
+        )
+
+    def time_tables(self, x: Tensor) -> TimeTables:
+        """What evaluations of states like x read of the plan's times, made once."""
+        key = x.shape[0], x.device
+        if key not in self._times:
+            self._times[key] = self.new_time_tables(*key)
+        return self._times[key]
+
+    @cached_property
+    def _increments(self) -> list[Increment]:
+        """Increments of a Brownian path, as often as stages read them."""
+        stages = [stage for stage in self.program().stages if stage is not None]
+        return [i for stage in stages for i in stage.inputs if isinstance(i, Increment)]
+
+    def workspace(
+        self, observe: bool, keep: bool, x: Tensor, seeds: Tensor
+    ) -> tuple[InPlaceRun, TimeRows]:
+        """Buffers and prepared calls for a run, and its times: an earlier run's where they fit."""
+        key = BufferKey(tuple(x.shape), x.device, self.dtypes, seeds.numel(), observe, keep)
+        found = self._idle.take(key)
+        if found is not None:
+            found[1].restore(self.time_tables(x))
+            return found
+        tables = self.tables(x.device, observe, keep)
+        run = InPlaceRun(self.program(observe, keep), tables, key, self.backend)
+        return run, TimeRows(self.time_tables(x))
+
+    def keep(self, run: InPlaceRun, rows: TimeRows) -> None:
+        """Keep the buffers of a run that is over."""
+        self._idle.keep(run.key, (run, rows))
+
+    def initial(
+        self,
+        shape_or_x: Sequence[int] | Tensor,
+        seed: int | Sequence[int] | Tensor,
+        sample_ids: Sequence[int] | Tensor | None,
+        device: torch.device | str | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The initial state, the seeds and the ids; see `Sampler.__call__`."""
+        start = float(self.plan.times[0])
+        scale = None if self.guidance is None else self.guidance.scale
+        return initial_state(
+            self.model, shape_or_x, seed, sample_ids, device, self.dtype, start, scale
+        )
+
+    def network_calls(
+        self,
+        x: Tensor,
+        seeds: Tensor,
+        sample_ids: Tensor,
+        net_kwargs: Mapping[str, Any],
+        *,
+        check_finite: bool = False,
+        tick: Callable[[], object] = lambda: None,
+        tables: TimeTables | None = None,
+        rows: TimeRows | None = None,
+    ) -> NetworkCalls:
+        """The network with guidance and transform, for one run on states like x.
+
+        ``tables`` are this plan's own for these states, and ``rows`` a new copy of them, unless
+        they are given. ``tick`` is called after each evaluation.
+        """
+        tables = self.time_tables(x) if tables is None else tables
+        rows = TimeRows(tables) if rows is None else rows
+        increments = None
+        if tables.path is not None:
+            increments = Increments(tables.path, x.shape, seeds, sample_ids, self.backend)
+        return NetworkCalls(
+            self.model,
+            self.plan,
+            x,
+            seeds,
+            sample_ids,
+            rows.times,
+            rows.doubled,
+            self.guidance,
+            self.transform,
+            net_kwargs,
+            check_finite,
+            tick,
+            increments,
+        )
+
+
+def check_state_dtype(dtype: torch.dtype) -> None:
+    """Raise a ValueError for a dtype that states cannot have."""
+    if dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"dtype={dtype}: the state is torch.float32 or torch.float64")
+
+
+def initial_state(
+    model: Model,
+    shape_or_x: Sequence[int] | Tensor,
+    seed: int | Sequence[int] | Tensor,
+    sample_ids: Sequence[int] | Tensor | None,
+    device: torch.device | str | None,
+    dtype: torch.dtype,
+    start: float,
+    scale: float | Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The state at time ``start`` as `Sampler.__call__` says it, with the seeds and the ids.
+
+    ``scale`` is that of guidance; one per sample must fit the batch.
+    """
+    if device is None:
+        device = shape_or_x.device if isinstance(shape_or_x, Tensor) else model.device
+    device = torch.device(device)
+    shape = tuple(shape_or_x.shape if isinstance(shape_or_x, Tensor) else shape_or_x)
+    if isinstance(scale, Tensor) and shape[:1] != scale.shape:
+        raise ValueError(
+            f"guidance: there are {len(scale)} scales for a batch of shape {shape}; give one "
+            "number, or one per sample"
+        )
+    if not shape or any(not isinstance(n, int) or n < 0 for n in shape):
+        raise ValueError(f"shape_or_x: expected [B, ...] with sizes >= 0, got {shape}")
+    seeds, ids = seed_tensor(seed, shape[0], device), id_tensor(sample_ids, shape[0], device)
+    if isinstance(shape_or_x, Tensor):
+        if not shape_or_x.is_floating_point():
+            raise ValueError(f"shape_or_x: the initial state must be real, got {shape_or_x.dtype}")
+        return shape_or_x.to(device=device, dtype=dtype).contiguous(), seeds, ids
+    z = randn(shape, seed=seeds, sample_ids=ids, dtype=dtype, device=device)
+    return z.mul_(model.schedule.sigma(start)), seeds, ids

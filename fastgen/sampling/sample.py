@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,10 +14,32 @@ from torch import Tensor
 from fastgen.common.errors import nearest
 from fastgen.model.guidance import Guidance, Transform
 from fastgen.model.model import Model
-from fastgen.sampling import error_controlled as adaptive
+from fastgen.sampling import error_controlled
 from fastgen.sampling.observation import Step
 from fastgen.sampling.sampler import Sampler
 from fastgen.solvers.registry import known_options, plan
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """Arguments of `sample` that have a meaning only where the steps are planned."""
+
+    steps: int | None = None
+    transform: Transform | None = None
+    noise: str = "draws"
+    trajectory: bool = False
+    callback: Callable[[Step], None] | None = None
+    progress: bool = False
+    checkpoint: bool = False
+
+    def refuse(self, solver: str) -> None:
+        """Raise a ValueError for one that was given."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                raise ValueError(
+                    f"{field.name}={value!r}: solver {solver!r} chooses its own steps and has none"
+                )
 
 
 def sample(
@@ -39,7 +63,7 @@ def sample(
     differentiable: bool = False,
     checkpoint: bool = False,
     net_kwargs: dict[str, Any] | None = None,
-    **plan_options: Any,
+    **options: Any,
 ) -> Any:
     """Plan and draw a batch in one call.
 
@@ -58,7 +82,7 @@ def sample(
             checkpoint: as in `Sampler.__call__`.
         guidance, transform, noise, dtype, backend: see `Sampler`.
         net_kwargs: keyword arguments for the network.
-        **plan_options: see `fastgen.plan`.
+        **options: the plan's (see `fastgen.plan`), or the integrator's.
 
     Returns:
         The sample [B, ...], or (sample, states [n + 1, B, ...]) with ``trajectory``.
@@ -67,19 +91,30 @@ def sample(
         TypeError: for an unknown option, naming the nearest one.
         ValueError: for an argument out of range.
     """
-    if solver in adaptive.SOLVERS:
-        given = dict(locals())
-        defaults = {n: q.default for n, q in inspect.signature(sample).parameters.items()}
-        return adaptive.sample_by_name(model, shape_or_x, solver, given, defaults, plan_options)
-    own = [n for n, q in inspect.signature(sample).parameters.items() if q.kind is q.KEYWORD_ONLY]
-    known = [*own, *known_options(solver, model.schedule, plan_options.get("timesteps"))]
-    for option in plan_options:
+    if solver in error_controlled.SOLVERS:
+        _Planned(steps, transform, noise, trajectory, callback, progress, checkpoint).refuse(solver)
+        return error_controlled.sample_batch(
+            model,
+            shape_or_x,
+            solver,
+            seed=seed,
+            sample_ids=sample_ids,
+            guidance=guidance,
+            dtype=dtype,
+            device=device,
+            backend=backend,
+            check_finite=check_finite,
+            differentiable=differentiable,
+            net_kwargs=net_kwargs,
+            **options,
+        )
+    known = known_options(solver, model.schedule, options.get("timesteps"))
+    for option in options:
         if option not in known:
-            raise TypeError(f"unknown option {option!r}: {nearest(option, known)}")
-    program = plan(solver, model.schedule, steps, predicts=model.predicts, **plan_options)
+            raise TypeError(f"unknown option {option!r}: {nearest(option, (*_keywords(), *known))}")
     sampler = Sampler(
         model,
-        program,
+        plan(solver, model.schedule, steps, predicts=model.predicts, **options),
         guidance=guidance,
         transform=transform,
         noise=noise,
@@ -99,3 +134,9 @@ def sample(
         checkpoint=checkpoint,
         **(net_kwargs or {}),
     )
+
+
+@cache
+def _keywords() -> tuple[str, ...]:
+    parameters = inspect.signature(sample).parameters.values()
+    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,20 +18,18 @@ from fastgen.kernels import Noise, Stream
 from fastgen.plans import Plan
 from fastgen.plans.shared_layout import Layout, embed
 from fastgen.sampling.capture import StaticArguments
-from fastgen.sampling.network_calls import Evaluation
-
-if TYPE_CHECKING:
-    from fastgen.sampling.sampler import Sampler
+from fastgen.sampling.network_calls import NetworkCalls
+from fastgen.sampling.prepared import Prepared
 
 # Plans and guidance scales whose tables stay on the device.
 KEPT_PROGRAMS = 64
 
 
 @dataclass(frozen=True)
-class _Program:
-    """An embedded plan on the device, and the sampler that runs it alone."""
+class _Embedded:
+    """A plan in the batch's layout on the device, and what runs it alone."""
 
-    sampler: Sampler
+    prepared: Prepared
     first: Tensor
     first_draws: Tensor
     tables: Tensor
@@ -40,18 +38,18 @@ class _Program:
 
     @property
     def nfe(self) -> int:
-        return self.sampler.plan.nfe
+        return self.prepared.plan.nfe
 
 
 @dataclass
 class _Request:
     ticket: int
     row: int
-    program: _Program
+    embedded: _Embedded
     left: int
 
 
-class Batch:
+class ContinuousBatch:
     """Rows of a batch as places for requests; made by `Sampler.serve`.
 
     ::
@@ -70,25 +68,25 @@ class Batch:
 
     def __init__(
         self,
-        sampler: Sampler,
+        prepared: Prepared,
         shape: Sequence[int],
         plans: Sequence[Plan],
         device: torch.device,
         capture: bool,
         net_kwargs: dict[str, Any],
     ) -> None:
-        _check_servable(sampler)
-        self._sampler, self._device, self._capture = sampler, device, capture
-        self._shape = sampler.initial(shape, 0, None, device)[0].shape
+        _check_servable(prepared)
+        self._prepared, self._device, self._capture = prepared, device, capture
+        self._shape = prepared.initial(shape, 0, None, device)[0].shape
         rows = self._shape[0]
-        layouts = [self._layout(_with(sampler, plan, None)) for plan in (sampler.plan, *plans)]
+        layouts = [self._layout(_with(prepared, plan, None)) for plan in (prepared.plan, *plans)]
         layout = layouts[0]
         for other in layouts:
             layout = layout.join(other)
-        if sampler.guidance is not None:
+        if prepared.guidance is not None:
             layout = layout.join(replace(layout, branches=2))
         self.layout = layout
-        state, network = sampler.dtypes
+        state, network = prepared.dtypes
         self._slots = [
             torch.zeros(self._shape, dtype=state, device=device) for _ in range(layout.slots)
         ]
@@ -103,13 +101,13 @@ class Batch:
         self._draw = torch.zeros((rows, layout.noises), dtype=whole, device=device)
         self._last = torch.arange(rows, device=device) * length + layout.evaluations
         self._position = self._last.clone()
-        self._programs: dict[tuple[int, float | None], _Program] = {}
+        self._plans: dict[tuple[int, float | None], _Embedded] = {}
         # Rows without a request are evaluated too: at a time that the network can take.
-        own = self._program(sampler.plan, None)
+        own = self._embedded(prepared.plan, None)
         self._times = own.times.repeat(1, rows)
         self._initial_arguments = StaticArguments(net_kwargs, device)
         self._arguments = StaticArguments(net_kwargs, device)
-        self._kernel = kernels.implementation(device, sampler.backend)
+        self._kernel = kernels.implementation(device, prepared.backend)
         self._bound: Any = None
         self._recording: Recording | None = None
         self._free = list(range(rows))[::-1]
@@ -158,36 +156,36 @@ class Batch:
             RuntimeError: if no row is free.
             ValueError: if the plan does not fit the batch, or an argument its row.
         """
-        guidance = self._sampler.guidance
+        guidance = self._prepared.guidance
         if scale is None and guidance is not None and isinstance(guidance.scale, Tensor):
             raise ValueError("scale: the sampler has one per sample; give the request its own")
         if not self._free:
             raise RuntimeError(f"all {self._shape[0]} rows are taken; step until one is finished")
-        program = self._program(self._sampler.plan if plan is None else plan, scale)
+        embedded = self._embedded(self._prepared.plan if plan is None else plan, scale)
         shape = (1, *self._shape[1:])
         if x is not None and tuple(x.shape) != shape[1:]:
             raise ValueError(f"x: expected shape {shape[1:]}, got {tuple(x.shape)}")
-        start = program.sampler.initial(
+        start = embedded.prepared.initial(
             shape if x is None else x[None], seed, [sample_id], self._device
         )
         row = self._free[-1]
         self._condition(row, net_kwargs)
         self._free.pop()
         self._tickets += 1
-        self._requests[self._tickets] = _Request(self._tickets, row, program, program.nfe)
+        self._requests[self._tickets] = _Request(self._tickets, row, embedded, embedded.nfe)
         length = self.layout.evaluations + 1
         rows, part = slice(row, row + 1), slice(row * length, (row + 1) * length)
         with torch.inference_mode():
             for target, value in zip((self._slots[0], self._seeds, self._ids), start, strict=True):
                 target[rows].copy_(value)
-            self._tables[part].copy_(program.tables)
-            self._draws[part].copy_(program.draws)
-            self._times[:, part].copy_(program.times)
+            self._tables[part].copy_(embedded.tables)
+            self._draws[part].copy_(embedded.draws)
+            self._times[:, part].copy_(embedded.times)
             self._position[rows].fill_(row * length)
-            noise = self._noise(rows, program.first_draws)
+            noise = self._noise(rows, embedded.first_draws)
             slots = [slot[rows] for slot in self._slots]
             self._kernel.combine_into(
-                slots, [*slots, self._input[rows]], program.first, None, noise
+                slots, [*slots, self._input[rows]], embedded.first, None, noise
             )
         return self._tickets
 
@@ -234,16 +232,16 @@ class Batch:
         torch.index_select(self._tables, 0, position, out=self._table)
         torch.index_select(self._draws, 0, position, out=self._draw)
         times = tuple([column.index_select(0, position) for column in self._times])
-        sampler, twice = self._sampler, self.layout.branches == 2
-        evaluate = Evaluation(
-            sampler.model,
-            sampler.plan,
+        prepared, twice = self._prepared, self.layout.branches == 2
+        evaluate = NetworkCalls(
+            prepared.model,
+            prepared.plan,
             self._input,
             self._seeds,
             self._ids,
             [times],
             [tuple([t.repeat(2) for t in times])] if twice else (),
-            sampler.guidance,
+            prepared.guidance,
             None,
             self._arguments.values,
             False,
@@ -333,67 +331,66 @@ class Batch:
         for target, x in writes:
             target.copy_(x, non_blocking=True)
 
-    def _layout(self, sampler: Sampler) -> Layout:
+    def _layout(self, prepared: Prepared) -> Layout:
         try:
-            return Layout.of(sampler.program())
+            return Layout.of(prepared.program())
         except ValueError as error:
-            raise ValueError(f"plan: {sampler.plan.solver!r} cannot be served: {error}") from error
+            raise ValueError(f"plan: {prepared.plan.solver!r} cannot be served: {error}") from error
 
-    def _program(self, plan: Plan, scale: float | None) -> _Program:
+    def _embedded(self, plan: Plan, scale: float | None) -> _Embedded:
         key = id(plan), scale
-        if key not in self._programs:
-            if len(self._programs) >= KEPT_PROGRAMS:
-                self._programs.pop(next(iter(self._programs)))
-            sampler = _with(self._sampler, plan, scale)
+        if key not in self._plans:
+            if len(self._plans) >= KEPT_PROGRAMS:
+                self._plans.pop(next(iter(self._plans)))
+            prepared = _with(self._prepared, plan, scale)
             if not plan.nfe:
                 raise ValueError(f"plan: {plan.solver!r} evaluates the network nowhere")
-            own = self._layout(sampler)
+            own = self._layout(prepared)
             joined = self.layout.join(own)
             if joined != self.layout:
                 raise ValueError(
                     f"plan: {plan.solver!r} with {plan.nfe} evaluations needs {own}, the batch has "
                     f"{self.layout}; pass it to Sampler.serve(..., plans=[...])"
                 )
-            embedded = embed(sampler.program(), self.layout)
+            shared = embed(prepared.program(), self.layout)
             layout, device = self.layout, self._device
             noises = layout.inputs + (layout.clip is not None)
             columns = [*range(layout.slots), *range(noises, noises + layout.noises)]
-            first = embedded.first[layout.clip is not None :, columns][None]
-            times = sampler.model.time_table(plan.evaluations, 1, device)[..., 0]
+            first = shared.first[layout.clip is not None :, columns][None]
+            values = prepared.model.time_values(plan.evaluations)
+            times = prepared.model.time_table(values, 1, device)[..., 0]
             length = layout.evaluations + 1
             times = torch.cat([times, times[:, -1:].expand(-1, length - times.shape[1])], 1)
-            self._programs[key] = _Program(
-                sampler,
+            self._plans[key] = _Embedded(
+                prepared,
                 upload(torch.from_numpy(first.copy()), device),
-                upload(torch.from_numpy(embedded.first_draws), device),
-                upload(torch.from_numpy(embedded.tables), device),
-                upload(torch.from_numpy(embedded.draws), device),
+                upload(torch.from_numpy(shared.first_draws), device),
+                upload(torch.from_numpy(shared.tables), device),
+                upload(torch.from_numpy(shared.draws), device),
                 times,
             )
-        return self._programs[key]
+        return self._plans[key]
 
 
 def _by_row(x: Any, rows: int) -> bool:
     return isinstance(x, Tensor) and x.ndim > 0 and x.shape[0] == rows
 
 
-def _with(sampler: Sampler, plan: Plan, scale: float | None) -> Sampler:
-    """The sampler of one request."""
-    guidance = sampler.guidance
+def _with(prepared: Prepared, plan: Plan, scale: float | None) -> Prepared:
+    """What runs one request alone."""
+    guidance = prepared.guidance
     if guidance is None and scale is not None:
         raise ValueError(f"scale={scale}: the sampler has no guidance")
     if guidance is not None:
         own = guidance.scale if scale is None else scale
         guidance = replace(guidance, scale=2.0 if isinstance(own, Tensor) else own)
-    return type(sampler)(
-        sampler.model, plan, guidance=guidance, dtype=sampler.dtype, backend=sampler.backend
-    )
+    return prepared.with_plan(plan, guidance)
 
 
-def _check_servable(sampler: Sampler) -> None:
-    if sampler.transform is not None:
+def _check_servable(prepared: Prepared) -> None:
+    if prepared.transform is not None:
         raise ValueError("transform: rows at different times cannot share one; serve without it")
-    if sampler.noise != "draws":
-        raise ValueError(f"noise={sampler.noise!r}: only draws can be served")
-    if sampler.guidance is not None and sampler.guidance.rescale:
+    if prepared.noise != "draws":
+        raise ValueError(f"noise={prepared.noise!r}: only draws can be served")
+    if prepared.guidance is not None and prepared.guidance.rescale:
         raise ValueError("guidance: rescale > 0 is not linear and cannot be served")

@@ -368,7 +368,7 @@ def test_backends_agree(backend, monkeypatch):
     results = []
     for name in ("auto", backend):
         monkeypatch.setenv("FASTGEN_BACKEND", name)
-        prepared._idle.clear()  # runs that are bound to the kernels of the other one
+        prepared.PreparedProgram.idle.clear()  # runs that are bound to the kernels of the other one
         results.append(
             sampling.sample_dpmpp_sde(denoiser, x, sigmas, noise="contract", seed=3, disable=True)
         )

@@ -290,3 +290,17 @@ def test_variational_bound_errors():
         fastgen.variational_bound(model, x, variance="tiny")
     with pytest.raises(ValueError, match="learned_variance=True"):
         fastgen.variational_bound(model, x, variance="learned")
+
+
+def test_of_a_pair_of_networks():
+    schedule = schedules.Rectified()
+    velocity = model_of(schedule, "velocity")
+    pair = fastgen.Model(
+        lambda x, t: (velocity.net(x, t), torch.full_like(x, math.nan)),
+        schedule,
+        "velocity_and_score",
+        time_dtype=velocity.time_dtype,
+    )
+    x = torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
+    found, expected = (fastgen.log_likelihood(m, x, end=0.01) for m in (pair, velocity))
+    assert torch.equal(found, expected)

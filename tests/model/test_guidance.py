@@ -100,7 +100,7 @@ def test_scale_one_is_no_guidance():
 
 def test_guidance_adds_one_read_per_stage_and_no_write():
     def reads_and_writes(guidance):
-        stages = sampler(guidance).program().stages
+        stages = sampler(guidance).prepared.program().stages
         return [(len(s.inputs), len(s.outputs)) for s in stages if s]
 
     plain, guided = reads_and_writes(None), reads_and_writes(Guidance(2.0))

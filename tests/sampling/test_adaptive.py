@@ -183,3 +183,35 @@ def test_errors():
     )
     with pytest.raises(ValueError, match="not whole"):
         fastgen.sample(whole, (2, 2), solver="dopri5")
+
+
+def test_a_pair_of_networks_is_integrated_by_its_velocity():
+    schedule = schedules.Rectified()
+    velocity = model_of(schedule, "velocity", single=True)
+    pair = fastgen.Model(
+        lambda x, t: (velocity.net(x, t), torch.full_like(x, math.nan)),
+        schedule,
+        "velocity_and_score",
+        time_dtype=velocity.time_dtype,
+    )
+    x, options = start_of(schedule), {"dtype": torch.float64, "start": 0.95, "end": 0.05}
+    found = fastgen.sample(pair, x, solver="dopri5", **options)
+    assert torch.equal(found, fastgen.sample(velocity, x, solver="dopri5", **options))
+    with pytest.raises(ValueError, match="noise does not follow"):
+        fastgen.sample(pair, x, solver="dpm_adaptive", **options)
+    with pytest.raises(ValueError, match="velocity and score is run as it is"):
+        fastgen.sample(pair, x, solver="dopri5", guidance=fastgen.Guidance(2.0), **options)
+    single = fastgen.Model(lambda x, t: x, schedule, "velocity_and_score")
+    with pytest.raises(ValueError, match=r"expected \(velocity, score\), got Tensor"):
+        fastgen.sample(single, x, solver="dopri5", **options)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_no_argument_is_dropped(solver):
+    model = model_of(schedules.LinearVP(), "noise")
+    with pytest.raises(ValueError, match="backend='nonsense'"):
+        fastgen.sample(model, (2, 2), solver=solver, backend="nonsense")
+    with pytest.raises(TypeError, match="unknown option 'event'"):
+        fastgen.sample(model, (2, 2), solver=solver, event=lambda t, y: t)
+    with pytest.raises(ValueError, match="sample_ids"):
+        fastgen.sample(model, torch.zeros(2, 2), solver=solver, sample_ids=[3, 4])

@@ -10,7 +10,6 @@ from torch import nn
 import fastgen
 from fastgen import schedules
 from fastgen.training import losses, paths, times
-from fastgen.training.losses.denoising import prediction_rows
 from fastgen.training.losses.variational import discretised, posterior
 from tests.support.closed_forms import Gaussian, output
 
@@ -187,7 +186,7 @@ class TestDenoising:
                         back = output(GAUSSIAN, schedule, "data", one[None] * 1.1, u)[0]
                         noise = (one - schedule.alpha(u) * back) / schedule.sigma(u)
                         model = fastgen.Model(lambda *_: None, schedule, predicts)
-                        a, b = prediction_rows(model, torch.tensor([u], dtype=F64))
+                        a, b = model.parametrisation.target(torch.tensor([u], dtype=F64))
                         rows[-1] = a * back + b * noise
                 return torch.stack(rows)
 

@@ -12,59 +12,26 @@ import fastgen.kernels as kernels
 from fastgen.common.errors import nearest
 from fastgen.kernels import Clock, Noise
 from fastgen.model.model import Model
+from fastgen.model.parametrisation import PAIR
 from fastgen.noise.keys import training_noise
-from fastgen.schedules import DiscreteVP
 from fastgen.training.losses.reduction import mean_square, reduced, same_shape, sum_square
 from fastgen.training.times import Times, uniform
 
 Weighting = Callable[[Model, Tensor], Tensor]
 
 
-def network_times(model: Model, s: Tensor) -> Tensor:
-    """What a model's network is fed at internal times s [B] (1 = noise), in the model's dtype."""
-    schedule, kind = model.schedule, model.time_input
-    if callable(kind):
-        fed = torch.tensor([float(kind(float(u))) for u in s], device=s.device)
-    elif kind == "unit":
-        fed = 1 - s if model.parametrisation.data_at == 1 else s
-    elif kind == "index":
-        assert isinstance(schedule, DiscreteVP)
-        fed = schedule.index_of_time(s)
-    elif kind == "sigma":
-        fed = schedule.ratio(s)
-    elif kind == "log_snr":
-        fed = schedule.log_snr(s)
-    else:
-        fed = -schedule.half_log_snr(s) / 4
-    return fed.to(model.time_dtype)
-
-
-def prediction_rows(model: Model, s: Tensor) -> tuple[Tensor, Tensor]:
-    """(a, b) with the network's target = a data + b noise at internal times s [B], float64."""
-    schedule, kind = model.schedule, model.predicts
-    alpha, sigma = schedule.alpha(s), schedule.sigma(s)
-    zero = torch.zeros_like(s)
-    if kind == "data":
-        return zero + 1, zero
-    if kind == "noise":
-        return zero, zero + 1
-    if kind == "v":
-        return -sigma, alpha
-    if kind == "score":
-        return zero, -1 / sigma
-    if kind == "velocity":
-        sign = -1.0 if model.parametrisation.data_at == 1 else 1.0
-        return sign * schedule.d_alpha(s), sign * schedule.d_sigma(s)
-    if kind == "edm":
-        deviation = model.parametrisation.sigma_data
-        norm = torch.hypot(sigma, alpha * deviation)
-        return sigma / (deviation * norm), -alpha * deviation / norm
-    raise ValueError(f"predicts={kind!r}: for networks of two times use mean_flow or shortcut")
+def _target(model: Model, s: Tensor) -> tuple[Tensor, Tensor]:
+    """(a, b) with the network's target = a data + b noise at internal times s [B]."""
+    if model.predicts in ("average_velocity", PAIR):
+        raise ValueError(
+            f"predicts={model.predicts!r}: for networks of two times use mean_flow or shortcut"
+        )
+    return model.parametrisation.target(s)
 
 
 def _noise_error_squared(model: Model, s: Tensor) -> Tensor:
     """(d noise / d target)^2 at a given state: what turns the target's error into the noise's."""
-    a, b = prediction_rows(model, s)
+    a, b = _target(model, s)
     alpha, sigma = model.schedule.alpha(s), model.schedule.sigma(s)
     return (alpha / (alpha * b - sigma * a)) ** 2
 
@@ -188,7 +155,7 @@ def _noised(
     if noise is not None and noise.shape != data.shape:
         raise ValueError(f"noise: expected shape {tuple(data.shape)}, got {tuple(noise.shape)}")
     alpha, sigma, zero = model.schedule.alpha(s), model.schedule.sigma(s), torch.zeros_like(s)
-    a, b = prediction_rows(model, s)
+    a, b = _target(model, s)
     if model.predicts == "edm":
         scale = 1 / torch.hypot(sigma, alpha * model.parametrisation.sigma_data)
         alpha, sigma = alpha * scale, sigma * scale
@@ -202,7 +169,7 @@ def _noised(
 
 def _output(model: Model, state: Tensor, s: Tensor, net_kwargs: dict[str, Any]) -> Tensor:
     fed = state.to(model.input_dtype(state.dtype))
-    output: Tensor = model.net(fed, network_times(model, s), **net_kwargs)
+    output: Tensor = model.net(fed, model.network_time(s), **net_kwargs)
     return output.chunk(2, 1)[0] if model.learned_variance else output
 
 

@@ -14,7 +14,6 @@ from fastgen.kernels import Clock, Noise
 from fastgen.model.model import Model
 from fastgen.noise.keys import training_noise
 from fastgen.schedules import DiscreteVP
-from fastgen.training.losses.denoising import network_times
 from fastgen.training.losses.reduction import mean_square, reduced, same_shape
 
 LEVELS = 256  # of data in [-1, 1], as 8-bit images have
@@ -144,7 +143,7 @@ def _network(
 ) -> tuple[Tensor, Tensor | None]:
     schedule = model.schedule
     assert isinstance(schedule, DiscreteVP)
-    t = network_times(model, schedule.time_of_index(index.to(torch.float64)))
+    t = model.network_time(schedule.time_of_index(index.to(torch.float64)))
     output = model.net(x.to(model.input_dtype(x.dtype)), t, **net_kwargs).to(x.dtype)
     if not model.learned_variance:
         return output, None

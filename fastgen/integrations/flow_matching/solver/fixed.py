@@ -17,8 +17,9 @@ from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.plans import Builder, Form
 from fastgen.plans.forms import Computed, Increment, Value
 from fastgen.plans.lowering import lower
-from fastgen.sampling.prepared import Prepared
-from fastgen.sampling.run import BufferKey, InPlaceRun, RecordedRun
+from fastgen.sampling.prepared import PreparedProgram
+from fastgen.sampling.recorded import RecordedRun
+from fastgen.sampling.run import BufferKey, InPlaceRun
 from fastgen.schedules import Rectified
 from fastgen.solvers.velocity import EULER, HEUN, Tableau
 from fastgen.solvers.velocity_rk import MIDPOINT, THREE_EIGHTHS
@@ -34,7 +35,7 @@ METHODS = {
 }
 
 
-class FixedSteps(Prepared):
+class FixedSteps(PreparedProgram):
     """The program of one method on one grid.
 
     times: of the evaluations; weights: of each in the integral of anything over the grid.
