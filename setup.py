@@ -8,6 +8,7 @@ import platform
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -30,32 +31,50 @@ FLAGS = [
 # The kernels are long chains of dependent operations: scheduled before registers are assigned,
 # noise is a fifth faster (GCC; Clang schedules so anyway and ignores the flag).
 KERNEL_FLAGS = ["-fschedule-insns"]
-# A source named *_baseline, *_avx2 or *_avx512 is compiled for that instruction set.
-ISAS = {"baseline": []}
-FOREIGN = {"avx2", "avx512"}
+# Every operation's kernels_isa.cpp is compiled once for each of these instruction sets, which it
+# knows as FASTGEN_ISA; see csrc/common/isa.h.
+ISA_FLAGS = {"baseline": []}
 MACROS = []
 if platform.machine().lower() in ("x86_64", "amd64") and sys.platform != "win32":
     MACROS = [("FASTGEN_X86", None)]
-    FOREIGN = set()
     # Fused steps are used where they are asked for by name: nothing is contracted.
-    ISAS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
-    ISAS["avx512"] = [f"-mavx512{part}" for part in ("f", "dq", "vl", "bw")]
+    ISA_FLAGS["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
+    ISA_FLAGS["avx512"] = [f"-mavx512{part}" for part in ("f", "dq", "vl", "bw")]
     # GCC's own AVX-512 headers set off the two warnings.
-    ISAS["avx512"] += ["-mf16c", "-mprefer-vector-width=512"]
-    ISAS["avx512"] += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
-CUDA_SOURCES = sorted(str(s) for s in Path("csrc/cuda").glob("*.cu*"))
+    ISA_FLAGS["avx512"] += ["-mf16c", "-mprefer-vector-width=512"]
+    ISA_FLAGS["avx512"] += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+CUDA_SOURCES = sorted(str(s) for s in Path("csrc/assignment/cuda").glob("*.cu*"))
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
 
 
-def isa_of(source):
-    return source.stem.rpartition("_")[2]
+@dataclass(frozen=True)
+class Unit:
+    """A source and how it is compiled: `isa` is one of ISA_FLAGS, or None."""
+
+    source: str
+    isa: str | None
+
+    def flags(self):
+        if self.isa is None:
+            return []
+        return [f"-DFASTGEN_ISA={self.isa}", *KERNEL_FLAGS, *ISA_FLAGS[self.isa]]
+
+    def folder(self, objects):
+        """Where its object goes: each instruction set has a folder of its own."""
+        return objects if self.isa is None else os.path.join(objects, self.isa)
+
+    def is_current(self, built):
+        """Whether an object is newer than its source, the headers that it may include, and this."""
+        folder = Path(self.source).parent
+        headers = [*folder.rglob("*.h"), *Path("csrc/common").glob("*.h")]
+        inputs = [Path(self.source), Path(__file__), *headers]
+        return built.exists() and built.stat().st_mtime > max(p.stat().st_mtime for p in inputs)
 
 
-def is_current(built, source):
-    """Whether an object is newer than its source, the headers that it may include, and this."""
-    headers = [*Path("csrc").glob("*.h"), *source.parent.glob("*.h")]
-    inputs = [source, Path(__file__), *headers]
-    return built.exists() and built.stat().st_mtime > max(p.stat().st_mtime for p in inputs)
+def units(sources):
+    for source in sources:
+        is_kernel = Path(source).name == "kernels_isa.cpp"
+        yield from (Unit(source, isa) for isa in (ISA_FLAGS if is_kernel else [None]))
 
 
 class BuildWithCuda(build_py):
@@ -65,7 +84,7 @@ class BuildWithCuda(build_py):
         super().run()
         if self.editable_mode:  # found in csrc/
             return
-        folder = Path(self.build_lib, "fastgen", "couplings", "cuda_source")
+        folder = Path(self.build_lib, "fastgen/kernels/assignment/cuda_source")
         folder.mkdir(parents=True, exist_ok=True)
         for source in CUDA_SOURCES:
             shutil.copy(source, folder)
@@ -77,18 +96,17 @@ class BuildKernels(build_ext):
     def build_extension(self, ext):
         compile_sources = self.compiler.compile
 
-        def compile_one(source, extra_postargs, **options):
-            (built,) = self.compiler.object_filenames([source], output_dir=options["output_dir"])
-            if is_current(Path(built), Path(source)):
-                return [built]
-            flags = ISAS.get(isa_of(Path(source)))
-            extra = [] if flags is None else KERNEL_FLAGS + flags
-            return compile_sources([source], extra_postargs=extra_postargs + extra, **options)
+        def compile_unit(unit, output_dir, extra_postargs, **options):
+            folder = unit.folder(output_dir)
+            (built,) = self.compiler.object_filenames([unit.source], output_dir=folder)
+            if not unit.is_current(Path(built)):
+                options["extra_postargs"] = extra_postargs + unit.flags()
+                compile_sources([unit.source], output_dir=folder, **options)
+            return built
 
         def compile_in_parallel(sources, **options):
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                objects = pool.map(lambda source: compile_one(source, **options), sources)
-                return [path for paths in objects for path in paths]
+                return list(pool.map(lambda unit: compile_unit(unit, **options), units(sources)))
 
         try:
             import pybind11
@@ -108,7 +126,7 @@ setup(
     ext_modules=[
         Extension(
             "fastgen._C",
-            sorted(str(s) for s in Path("csrc").rglob("*.cpp") if isa_of(s) not in FOREIGN),
+            sorted(str(source) for source in Path("csrc").rglob("*.cpp")),
             depends=[*(str(header) for header in Path("csrc").rglob("*.h")), *CUDA_SOURCES],
             include_dirs=["csrc"],
             define_macros=MACROS,

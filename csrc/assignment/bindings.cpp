@@ -1,16 +1,15 @@
-#include "assignment/bindings.h"
-
 #include <atomic>
 #include <chrono>
-#include <stdexcept>
-#include <vector>
 
-#include "assignment/assign.h"
+#include "assignment/operation.h"
+#include "common/bindings.h"
 
 namespace py = pybind11;
-using namespace fastgen::assignment;
 
+namespace fastgen {
 namespace {
+
+using namespace assignment;
 
 struct Interrupted {};
 
@@ -33,11 +32,6 @@ class Signals : public Control {
   std::atomic<bool> stop_{false};
   std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
 };
-
-template <class T>
-T* at(uintptr_t address, int64_t bytes) {
-  return address ? reinterpret_cast<T*>(address + bytes) : nullptr;
-}
 
 // One problem with all threads, or many with one thread each; arrays follow one another.
 void solve(int64_t problems, Problem first, const Options& options, const Solution& solution,
@@ -81,19 +75,19 @@ void assign_many(int64_t problems, bool float64, int64_t rows, int64_t columns, 
                         float64,
                         rows,
                         columns,
-                        at<void>(matrix, 0),
-                        at<void>(row_points, 0),
-                        at<void>(column_points, 0),
+                        pointer<void>(matrix),
+                        pointer<void>(row_points),
+                        pointer<void>(column_points),
                         dims,
                         root,
                         nullptr};
-  const Options options{epsilon, tolerance, 0, at<const double>(warm_prices, 0)};
-  const Solution solution{at<int64_t>(match, 0), at<double>(row_duals, 0),
-                          at<double>(column_duals, 0), 0, 0};
+  const Options options{epsilon, tolerance, 0, pointer<const double>(warm_prices)};
+  const Solution solution{pointer<int64_t>(match), pointer<double>(row_duals),
+                          pointer<double>(column_duals), 0, 0};
   try {
     const py::gil_scoped_release release;
-    solve(problems, problem, options, solution, at<const double>(left_out, 0),
-          at<double>(costs, 0), at<double>(gaps, 0), threads);
+    solve(problems, problem, options, solution, pointer<const double>(left_out),
+          pointer<double>(costs), pointer<double>(gaps), threads);
   } catch (const Interrupted&) {
     throw py::error_already_set();
   }
@@ -104,14 +98,14 @@ double paired_cost(uintptr_t a, uintptr_t b, uintptr_t match, int64_t count, int
                    bool float64) {
   const py::gil_scoped_release release;
   const int64_t bytes = dims * (float64 ? 8 : 4);
-  const int64_t* to = at<const int64_t>(match, 0);
+  const int64_t* to = pointer<const int64_t>(match);
   double sum = 0;
   for (int64_t i = 0; i < count; ++i) {
     if (to[i] < 0) continue;
-    sum += float64 ? kernels().squared_distance_double(at<double>(a, i * bytes),
-                                                       at<double>(b, to[i] * bytes), dims)
-                   : kernels().squared_distance_float(at<float>(a, i * bytes),
-                                                      at<float>(b, to[i] * bytes), dims);
+    sum += float64 ? kernels<Kernels>().squared_distance_double(
+                         pointer<double>(a + i * bytes), pointer<double>(b + to[i] * bytes), dims)
+                   : kernels<Kernels>().squared_distance_float(
+                         pointer<float>(a + i * bytes), pointer<float>(b + to[i] * bytes), dims);
   }
   return sum;
 }
@@ -125,9 +119,9 @@ double moments_of(const T* x, int64_t count, int64_t dims, T* squares) {
   for (int64_t i = 0; i < count; ++i) {
     double square;
     if constexpr (sizeof(T) == 4)
-      square = kernels().add_moments_float(x + i * dims, dims, sums.data());
+      square = kernels<Kernels>().add_moments_float(x + i * dims, dims, sums.data());
     else
-      square = kernels().add_moments_double(x + i * dims, dims, sums.data());
+      square = kernels<Kernels>().add_moments_double(x + i * dims, dims, sums.data());
     squares[i] = static_cast<T>(square);
     total += square;
   }
@@ -138,21 +132,23 @@ double moments_of(const T* x, int64_t count, int64_t dims, T* squares) {
 
 double moments(uintptr_t x, int64_t count, int64_t dims, bool float64, uintptr_t squares) {
   const py::gil_scoped_release release;
-  return float64 ? moments_of(at<double>(x, 0), count, dims, at<double>(squares, 0))
-                 : moments_of(at<float>(x, 0), count, dims, at<float>(squares, 0));
+  return float64 ? moments_of(pointer<double>(x), count, dims, pointer<double>(squares))
+                 : moments_of(pointer<float>(x), count, dims, pointer<float>(squares));
 }
 
 }  // namespace
 
-void fastgen::bind_assignment(py::module_& m) {
-  m.def("assign", &assign_many, "Solves assignment problems; see csrc/assignment/assign.h.",
+void bind_assignment(py::module_& m) {
+  m.def("assign", &assign_many, "Solves assignment problems; see csrc/assignment/operation.h.",
         py::arg("problems"), py::arg("float64"), py::arg("rows"), py::arg("columns"),
         py::arg("matrix"), py::arg("row_points"), py::arg("column_points"), py::arg("dims"),
         py::arg("root"), py::arg("epsilon"), py::arg("tolerance"), py::arg("left_out"),
         py::arg("warm_prices"), py::arg("match"), py::arg("row_duals"), py::arg("column_duals"),
         py::arg("costs"), py::arg("gaps"), py::arg("threads"));
-  m.def("paired_cost", &paired_cost, py::arg("a"), py::arg("b"), py::arg("match"),
-        py::arg("count"), py::arg("dims"), py::arg("float64"));
+  m.def("paired_cost", &paired_cost, py::arg("a"), py::arg("b"), py::arg("match"), py::arg("count"),
+        py::arg("dims"), py::arg("float64"));
   m.def("moments", &moments, py::arg("x"), py::arg("count"), py::arg("dims"), py::arg("float64"),
         py::arg("squares"));
 }
+
+}  // namespace fastgen

@@ -1,5 +1,5 @@
 // Columns that are equal, or equal up to rounding, are assigned as one column with copies.
-#include "assignment/assign.h"
+#include "assignment/operation.h"
 
 #include <algorithm>
 #include <cmath>
@@ -96,8 +96,8 @@ class Search {
     std::vector<int32_t> first(costs_.columns), count(costs_.columns, 1);
     std::iota(first.begin(), first.end(), 0);
     for (const Run& run : runs_) {
-      const int32_t lowest = *std::min_element(order_.begin() + run.begin,
-                                               order_.begin() + run.end);
+      const int32_t lowest =
+          *std::min_element(order_.begin() + run.begin, order_.begin() + run.end);
       for (int64_t k = run.begin; k < run.end; ++k) first[order_[k]] = lowest;
       count[lowest] = static_cast<int32_t>(run.end - run.begin);
     }
@@ -175,8 +175,7 @@ Distinct distinct_columns(const Problem& problem, bool transposed, Control& cont
 template <class T>
 class Reduced {
  public:
-  Reduced(const Problem& problem, const Distinct& distinct, bool transposed)
-      : reduced(problem) {
+  Reduced(const Problem& problem, const Distinct& distinct, bool transposed) : reduced(problem) {
     const View<T> costs(problem, transposed);
     const int64_t count = distinct.columns.size();
     reduced.columns = count;
@@ -268,8 +267,7 @@ void assign(const Problem& problem, const Options& options, Team& team, Control&
     assign_distinct<double>(problem, distinct, transposed, options, team, control, thread,
                             solution);
   else
-    assign_distinct<float>(problem, distinct, transposed, options, team, control, thread,
-                           solution);
+    assign_distinct<float>(problem, distinct, transposed, options, team, control, thread, solution);
 }
 
 }  // namespace fastgen::assignment

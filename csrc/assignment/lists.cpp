@@ -14,8 +14,8 @@ constexpr int64_t LOOSE = 4;
 // Keeps the `most` nearest of `count` positions with reduced <= highest; the others are at `bound`
 // or above. Of those at `highest` each row takes others: with one choice for all, rows of the same
 // costs would bid for the same few columns.
-int64_t nearest(const int32_t* reduced, int32_t* near, int64_t count, int64_t most,
-                int64_t row, int32_t highest, int32_t* bound) {
+int64_t nearest(const int32_t* reduced, int32_t* near, int64_t count, int64_t most, int64_t row,
+                int32_t highest, int32_t* bound) {
   *bound = highest + 1;
   if (count <= most) return count;
   const int64_t below =
@@ -39,8 +39,7 @@ int64_t nearest(const int32_t* reduced, int32_t* near, int64_t count, int64_t mo
 
 // Columns of the same class may be of one kind, and those of the kinds that are far then make the
 // bound a loose one. A lower one for some `wanted` of the `count` at hand, by some of them.
-int32_t lower_bound(const int32_t* reduced, const int32_t* near, int64_t count,
-                    int64_t wanted) {
+int32_t lower_bound(const int32_t* reduced, const int32_t* near, int64_t count, int64_t wanted) {
   constexpr int64_t SOME = 32;
   int32_t some[SOME];
   for (int64_t k = 0; k < SOME; ++k) some[k] = reduced[near[k * count / SOME]];
@@ -103,9 +102,9 @@ int64_t Solver::list_from_boxes(int64_t row, int thread, int32_t* columns, int32
   int64_t visits = 0;
   const auto visit = [&](int32_t box) {
     const int64_t begin = box * BOX, seen = visits * BOX;
-    highest = kernels_.visit_box(boxed.points, at, boxed.root, begin,
-                                 std::min(BOX, columns_ - begin), price_, groups_,
-                                 costs + seen, reduced + seen, lowest);
+    highest =
+        kernels_.visit_box(boxed.points, at, boxed.root, begin, std::min(BOX, columns_ - begin),
+                           price_, groups_, costs + seen, reduced + seen, lowest);
     visited[visits++] = box;
     bounds[box] = INT_MAX;
   };

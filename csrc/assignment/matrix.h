@@ -19,9 +19,9 @@ template <class T>
 class MatrixRows : public Rows {
  public:
   // `direct`: the prices are zeros, and neither range nor precision of float32 would be left.
-  MatrixRows(const T* costs, int64_t rows, int64_t columns, const double* low,
-             const double* prices, double scale, bool direct)
-      : kernels_(kernels()),
+  MatrixRows(const T* costs, int64_t rows, int64_t columns, const double* low, const double* prices,
+             double scale, bool direct)
+      : kernels_(kernels<Kernels>()),
         costs_(costs),
         rows_(rows),
         columns_(columns),

@@ -37,6 +37,8 @@ void Solver::augment(int32_t root) {
   done_.clear();
   whole_ = !lists_;
   const Nearest end = lists_ ? search_lists(root) : search_rows(root);
+  // The path ends at distance end.dist. Columns that are nearer get dearer by what they are nearer
+  // by, so that each row on the path finds its new column as cheap as its old one.
   for (const Nearest& passed : done_) price_[passed.column] -= end.dist - passed.dist;
   int32_t leaves = -1;  // the row whose copy is taken: none, of the last column
   --free_[end.column];
@@ -103,9 +105,9 @@ Nearest Solver::search_lists(int32_t root) {
     const int32_t* columns = &list_columns_[branch.row * listed_];
     const int32_t* costs = &list_costs_[branch.row * listed_];
     int32_t nearer[MOST_LISTED + 16];
-    const int64_t count = kernels_.nearer_listed(
-        columns, costs, price_, list_counts_[branch.row], branch.offset, branch.base, dist_.data(),
-        end.dist, nearer);
+    const int64_t count =
+        kernels_.nearer_listed(columns, costs, price_, list_counts_[branch.row], branch.offset,
+                               branch.base, dist_.data(), end.dist, nearer);
     for (int64_t k = 0; k < count; ++k) relax(branch, columns[nearer[k]], costs[nearer[k]]);
     work(listed_);
     if (list_bounds_[branch.row] == INT_MAX) return;

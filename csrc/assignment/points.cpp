@@ -107,7 +107,7 @@ double Clouds::cost(int64_t i, int64_t j) const {
 }
 
 PointRows::PointRows(int64_t rows, int64_t columns, int64_t dims, bool root, bool boxed)
-    : kernels_(kernels()),
+    : kernels_(kernels<Kernels>()),
       boxed_(boxed),
       row_count_(rows),
       column_count_(columns),
@@ -168,7 +168,7 @@ const int32_t* PointRows::row(int64_t i, int32_t* scratch) const {
 }
 
 ExactPoints::ExactPoints(const Clouds& clouds)
-    : kernels_(kernels()), clouds_(clouds), columns_(clouds.dims() * clouds.columns()) {
+    : kernels_(kernels<Kernels>()), clouds_(clouds), columns_(clouds.dims() * clouds.columns()) {
   for (int64_t j = 0; j < clouds.columns(); ++j)
     for (int64_t k = 0; k < clouds.dims(); ++k)
       columns_[k * clouds.columns() + j] = clouds.column(j)[k];

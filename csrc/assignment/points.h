@@ -90,7 +90,7 @@ class FinePointRows : public Rows {
  public:
   FinePointRows(const ExactPoints& costs, const Clouds& clouds, const double* low,
                 const double* prices, double scale, const Candidates& candidates)
-      : kernels_(kernels()),
+      : kernels_(kernels<Kernels>()),
         costs_(costs),
         clouds_(clouds),
         low_(low),

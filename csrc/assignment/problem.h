@@ -1,10 +1,12 @@
-// Linear assignment: what is solved, as plain data, and the table of functions each ISA provides.
+// Linear assignment: what the solver works on, as plain data, and its kernels.
 //
 // Costs are solved as integers, 0 to RANGE levels a row: no price step is ever below the spacing
 // of its numbers, ties are ties, and reductions do not depend on their order. Prices only fall.
 #pragma once
 #include <cstdint>
 #include <vector>
+
+#include "common/isa.h"
 
 namespace fastgen::assignment {
 
@@ -32,7 +34,7 @@ constexpr int64_t BOX = 32;
 // Points dimension by dimension, in units in which costs are levels (float32) or their own.
 struct Points {
   int64_t dims, stride;
-  const float* columns;          // [dims, stride]
+  const float* columns;  // [dims, stride]
   const double* columns_double;
 };
 
@@ -43,9 +45,9 @@ struct Boxes {
 };
 
 struct Kernels {
+  static const Kernels baseline, avx2, avx512;
   // out[j] = levels of |row - column j|^2 (or its root), padding left out.
-  void (*points_row)(const Points&, const float* row, bool root, int64_t columns,
-                     int32_t* out);
+  void (*points_row)(const Points&, const float* row, bool root, int64_t columns, int32_t* out);
   // out[j] = |row - column j|^2 (or its root) in float64.
   void (*points_row_double)(const Points&, const double* row, bool root, int64_t columns,
                             double* out);
@@ -56,8 +58,8 @@ struct Kernels {
   // keeps the lowest reduced cost of each class; returns a bound below which there are columns of
   // `groups` groups.
   int32_t (*visit_box)(const Points&, const float* row, bool root, int64_t begin, int64_t count,
-                       const int32_t* prices, int groups, int32_t* costs,
-                       int32_t* reduced, int32_t* lowest);
+                       const int32_t* prices, int groups, int32_t* costs, int32_t* reduced,
+                       int32_t* lowest);
   // The lowest of the bounds of boxes and where it is.
   Nearest (*lowest_bound)(const int32_t* bounds, int64_t count);
   // Lowest and highest; false if some number is not finite.
@@ -100,11 +102,5 @@ struct Kernels {
   double (*add_moments_float)(const float* x, int64_t count, float* sums);
   double (*add_moments_double)(const double* x, int64_t count, double* sums);
 };
-
-extern const Kernels baseline_kernels;
-#ifdef FASTGEN_X86
-extern const Kernels avx2_kernels, avx512_kernels;
-#endif
-const Kernels& kernels();
 
 }  // namespace fastgen::assignment

@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "assignment/problem.h"
-#include "memory.h"
+#include "common/memory.h"
 
 namespace fastgen::assignment {
 

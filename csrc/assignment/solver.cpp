@@ -32,7 +32,7 @@ constexpr int64_t POLL_ELEMENTS = int64_t{1} << 25;
 
 Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, const int32_t* copies,
                Team& team, Control& control, int thread)
-    : kernels_(kernels()),
+    : kernels_(kernels<Kernels>()),
       team_(team),
       control_(control),
       thread_(thread),
@@ -43,7 +43,9 @@ Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, const int32
       kept_(keep(rows)),
       rows_(kept_ ? *kept_ : rows),
       listed_(rows.boxes() ? MOST_LISTED : MOST_LISTED / 2),
-      groups_(rows.boxes() ? 32 : padded_ >= WIDE_FROM ? 16 : 8),
+      groups_(rows.boxes()           ? 32
+              : padded_ >= WIDE_FROM ? 16
+                                     : 8),
       match_(row_count, -1),
       match_cost_(row_count),
       begin_(columns + 1),
@@ -185,8 +187,8 @@ int32_t Solver::sell(int32_t column, int32_t row, int32_t increment) {
 
 // False if that took too many bids.
 bool Solver::phase(int32_t epsilon, int64_t most_bids) {
-  const int64_t stop = std::max(std::min(FEW, row_count_ / 32),
-                                static_cast<int64_t>(row_count_ * PHASE_ENDS));
+  const int64_t stop =
+      std::max(std::min(FEW, row_count_ / 32), static_cast<int64_t>(row_count_ * PHASE_ENDS));
   for (int64_t left = most_bids * row_count_; waiting_ > stop; --left) {
     if (left == 0) return false;
     const int32_t row = queue_[head_];

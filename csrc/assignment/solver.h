@@ -3,6 +3,22 @@
 // Volgenant 1987) for those. Prices only fall, so a row's list of near columns stays good until
 // its best two prices have fallen to the list's bound.
 //
+// A bid. For a row, column j costs cost[j] - price[j]: its reduced cost. The row takes the column
+// with the lowest, `first`, from whoever has it, and lowers the column's price by
+//
+//     (second - first) + epsilon,      second: the lowest reduced cost of the other columns.
+//
+// Then its column costs second + epsilon: not more than epsilon above the best that it could have.
+// So it stays while prices fall elsewhere: others only get dearer. The row that lost its column
+// waits for its turn to bid. Were epsilon 0, two rows that want the same two columns would take
+// them from each other for ever.
+//
+// A phase has one epsilon: `release` frees the rows whose column costs more than that above their
+// best, and they bid until few are left (`phase`). Epsilon falls from phase to phase, as prices
+// that are nearly right leave little to bid for. The rows that the last phase leaves over are
+// assigned one by one along shortest paths (`augment`), which change prices too, but by no more
+// than keeps every row within epsilon of its best.
+//
 // Bounds. At the start of a phase prices are from -2 RANGE to RANGE (`rebase` sees to that). No
 // column is bid for whose reduced cost exceeds that of a column without a bid: prices fall at most
 // RANGE + epsilon below, so reduced costs stay under 5 RANGE, distances under 4 RANGE, and their

@@ -5,14 +5,10 @@
 #include <cstring>
 
 #include "assignment/problem.h"
-#include "lanes.h"
+#include "common/lanes.h"
 
 namespace fastgen::assignment {
 namespace {
-
-using fastgen::F32;
-using fastgen::I32;
-using fastgen::W;
 
 FASTGEN_INLINE I32 load(const int32_t* from) {
   I32 x;
@@ -28,9 +24,7 @@ FASTGEN_INLINE I32 lanes() {
 }
 
 #if FASTGEN_INTRINSICS && defined(__AVX512F__)
-FASTGEN_INLINE I32 smaller(I32 a, I32 b) {
-  return (I32)_mm512_min_epi32((__m512i)a, (__m512i)b);
-}
+FASTGEN_INLINE I32 smaller(I32 a, I32 b) { return (I32)_mm512_min_epi32((__m512i)a, (__m512i)b); }
 FASTGEN_INLINE I32 larger(I32 a, I32 b) { return (I32)_mm512_max_epi32((__m512i)a, (__m512i)b); }
 FASTGEN_INLINE uint32_t bits(I32 mask) { return _mm512_movepi32_mask((__m512i)mask); }
 FASTGEN_INLINE I32 gather(const int32_t* from, I32 at) {
@@ -43,9 +37,7 @@ FASTGEN_INLINE int pack(int32_t* to, I32 x, I32 mask) {
   return __builtin_popcount(set);
 }
 #elif FASTGEN_INTRINSICS && defined(__AVX2__)
-FASTGEN_INLINE I32 smaller(I32 a, I32 b) {
-  return (I32)_mm256_min_epi32((__m256i)a, (__m256i)b);
-}
+FASTGEN_INLINE I32 smaller(I32 a, I32 b) { return (I32)_mm256_min_epi32((__m256i)a, (__m256i)b); }
 FASTGEN_INLINE I32 larger(I32 a, I32 b) { return (I32)_mm256_max_epi32((__m256i)a, (__m256i)b); }
 FASTGEN_INLINE uint32_t bits(I32 mask) { return _mm256_movemask_ps((__m256)mask); }
 FASTGEN_INLINE I32 gather(const int32_t* from, I32 at) {
@@ -92,7 +84,6 @@ FASTGEN_INLINE int pack(int32_t* to, I32 x, I32 mask) {
 #endif
 
 // Of numbers none of which is NaN.
-typedef double F64 __attribute__((vector_size(sizeof(F32))));
 #if FASTGEN_INTRINSICS && defined(__AVX512F__)
 FASTGEN_INLINE F32 smaller(F32 a, F32 b) { return (F32)_mm512_min_ps((__m512)a, (__m512)b); }
 FASTGEN_INLINE F32 larger(F32 a, F32 b) { return (F32)_mm512_max_ps((__m512)a, (__m512)b); }
@@ -143,8 +134,7 @@ struct Candidates {
 
 FASTGEN_INLINE Candidates merge(const Candidates& a, const Candidates& b) {
   const I32 wins = (b.first < a.first) | ((b.first == a.first) & (b.column < a.column));
-  return {smaller(a.first, b.first),
-          smaller(larger(a.first, b.first), smaller(a.second, b.second)),
+  return {smaller(a.first, b.first), smaller(larger(a.first, b.first), smaller(a.second, b.second)),
           wins ? b.column : a.column};
 }
 
@@ -153,8 +143,7 @@ FASTGEN_INLINE Best best_of(const Candidates& x) {
   if constexpr (DISTANCE == 0) {
     return {x.column[0], x.first[0], x.second[0]};
   } else {
-    const Candidates y{swap<DISTANCE>(x.first), swap<DISTANCE>(x.second),
-                       swap<DISTANCE>(x.column)};
+    const Candidates y{swap<DISTANCE>(x.first), swap<DISTANCE>(x.second), swap<DISTANCE>(x.column)};
     return best_of<DISTANCE / 2>(merge(x, y));
   }
 }

@@ -1,87 +1,27 @@
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
 #include <cstdlib>
 #include <cstring>
-#include <memory>
-#include <stdexcept>
-#include <tuple>
-#include <utility>
-#include <vector>
 
 #include "bridge/operation.h"
-#include "dispatch.h"
-#include "pool.h"
-#include "tensors.h"
+#include "common/bindings.h"
+#include "common/pool.h"
 
 namespace py = pybind11;
 
 namespace fastgen {
 namespace {
 
-const BridgeKernels& kernels() {
-  switch (isa_level()) {
-#ifdef FASTGEN_X86
-    case Isa::avx512: return bridge_avx512;
-    case Isa::avx2: return bridge_avx2;
-#endif
-    default: return bridge_baseline;
-  }
-}
-
-// Rows begin at multiples of this, so that no block of noise is computed by two threads twice.
-constexpr int64_t ROW_GRAIN = 16;
-
-template <class T>
-T* at(uintptr_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
-DType dtype(int code) {
-  if (code < 0 || code > 3) throw std::invalid_argument("unknown dtype code");
-  return static_cast<DType>(code);
-}
-
-Sampling sampling(int code) {
+Sampling sampling_from(int code) {
   if (code < 0 || code > 2) throw std::invalid_argument("unknown sampling code");
   return static_cast<Sampling>(code);
 }
 
 // Address, dtype code, rows, address of the index or 0.
 using ChoiceArguments = std::tuple<uintptr_t, int, int64_t, uintptr_t>;
-// Seeds, number of seeds, sample ids, stream.
-using NoiseArguments = std::tuple<uintptr_t, int64_t, uintptr_t, uint32_t>;
-
-Noise noise(const NoiseArguments& arguments) {
-  const auto& [seeds, count, sample_ids, stream] = arguments;
-  return {at<const int64_t>(seeds), count > 1, at<const int64_t>(sample_ids), stream};
-}
-
-// The call, split over threads; false where an index was out of range.
-bool run(Bridge& op, int threads) {
-  std::atomic<bool> bad_index{false};
-  op.bad_index = &bad_index;
-  const auto kernel = kernels().bridge;
-  if (threads <= 1) {
-    kernel(op, 0, op.rows);
-  } else {
-    const int64_t units = (op.rows + ROW_GRAIN - 1) / ROW_GRAIN;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int i = 0; i < threads; ++i) {
-      const int64_t first = units * i / threads * ROW_GRAIN;
-      const int64_t last = units * (i + 1) / threads * ROW_GRAIN;
-      if (first < last) kernel(op, first, last < op.rows ? last : op.rows);
-    }
-  }
-  return !bad_index.load();
-}
-
-bool bridge(int64_t rows, int64_t elements, const ChoiceArguments& x0, const ChoiceArguments& x1,
-            uintptr_t coefficients, bool is_recipe, uintptr_t times, uintptr_t quantiles,
-            int64_t cells, int sampling_code, const NoiseArguments& noise_arguments,
-            uint32_t time_stream, uintptr_t draw, bool noisy,
-            const std::vector<std::pair<uintptr_t, int>>& outputs, uintptr_t times_out,
-            int times_type, int threads) {
+bool run_bridge(int64_t rows, int64_t elements, const ChoiceArguments& x0,
+                const ChoiceArguments& x1, uintptr_t coefficients, bool is_recipe, uintptr_t times,
+                uintptr_t quantiles, int64_t cells, int sampling, const NoiseArguments& noise,
+                uint32_t time_stream, uintptr_t draw, bool noisy, const Outputs& outputs,
+                uintptr_t times_out, int times_type, int threads) {
   if (outputs.size() > MAX_TARGETS) throw std::invalid_argument("too many outputs");
   Bridge op{};
   op.rows = rows;
@@ -89,27 +29,24 @@ bool bridge(int64_t rows, int64_t elements, const ChoiceArguments& x0, const Cho
   const ChoiceArguments* choices[2] = {&x0, &x1};
   for (int k = 0; k < 2; ++k) {
     const auto& [address, code, count, index] = *choices[k];
-    op.x[k] = {at<const void>(address), dtype(code), count, at<const int64_t>(index)};
-    op.float64 |= address && dtype(code) == DType::float64;
+    op.x[k] = {pointer<const void>(address), dtype_from(code), count,
+               pointer<const int64_t>(index)};
+    op.float64 |= address && dtype_from(code) == DType::float64;
   }
-  (is_recipe ? op.recipe : op.table) = at<const double>(coefficients);
-  op.times = at<const double>(times);
-  op.quantiles = at<const double>(quantiles);
+  (is_recipe ? op.recipe : op.table) = pointer<const double>(coefficients);
+  op.times = pointer<const double>(times);
+  op.quantiles = pointer<const double>(quantiles);
   op.cells = cells;
-  op.sampling = sampling(sampling_code);
-  op.noise = noise(noise_arguments);
+  op.sampling = sampling_from(sampling);
+  op.noise = noise_from(noise);
   op.time_stream = time_stream;
-  op.draw = static_cast<uint32_t>(*at<const int64_t>(draw));
+  op.draw = static_cast<uint32_t>(*pointer<const int64_t>(draw));
   op.noisy = noisy;
-  for (const auto& [address, code] : outputs) {
-    op.output[op.targets] = at<void>(address);
-    op.output_type[op.targets++] = dtype(code);
-    op.float64 |= dtype(code) == DType::float64;
-  }
-  op.times_out = at<void>(times_out);
-  op.times_type = dtype(times_type);
-  py::gil_scoped_release release;
-  return run(op, threads);
+  set_outputs(op, outputs);
+  op.times_out = pointer<void>(times_out);
+  op.times_type = dtype_from(times_type);
+  const py::gil_scoped_release release;
+  return bridge(op, threads);
 }
 
 // A described call with recipes and drawn times, on rows 0, 1, 2 ... of one seed. Each run brings
@@ -134,17 +71,16 @@ bool fits(const Description& description, PyObject* x, const py::object& dtype, 
   static PyObject* const IS_CPU = PyUnicode_InternFromString("is_cpu");
   static PyObject* const REQUIRES_GRAD = PyUnicode_InternFromString("requires_grad");
   if (reinterpret_cast<PyObject*>(Py_TYPE(x)) != description.tensor.ptr()) return false;
-  if (!fastgen::attribute(x, DTYPE).is(dtype)) return false;
-  const auto shape = fastgen::attribute(x, SHAPE);
+  if (!attribute(x, DTYPE).is(dtype)) return false;
+  const auto shape = attribute(x, SHAPE);
   if (PyTuple_GET_SIZE(shape.ptr()) != dims) return false;
   for (Py_ssize_t i = 1; i < dims; ++i)
     if (PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), i)) !=
         PyLong_AsLongLong(PyTuple_GET_ITEM(description.shape.ptr(), i)))
       return false;
   *count = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), 0));
-  return fastgen::attribute(x, IS_CPU).ptr() == Py_True &&
-         fastgen::attribute(x, REQUIRES_GRAD).ptr() == Py_False &&
-         fastgen::call(x, IS_CONTIGUOUS).ptr() == Py_True;
+  return attribute(x, IS_CPU).ptr() == Py_True && attribute(x, REQUIRES_GRAD).ptr() == Py_False &&
+         call(x, IS_CONTIGUOUS).ptr() == Py_True;
 }
 
 // Whether the environment leaves the choice to C++. It may change between two calls.
@@ -155,7 +91,7 @@ bool wanted() {
 
 // run(seed, draw, x0, x1, index0, index1) -> [t, outputs ...], or None if something does not fit.
 PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t count) try {
-  const auto& description = *static_cast<Description*>(PyCapsule_GetPointer(self, nullptr));
+  const auto& description = state_of<Description>(self);
   Bridge op = description.op;
   if (count != 6) {
     PyErr_SetString(PyExc_TypeError, "expected 6 arguments");
@@ -174,38 +110,31 @@ PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t coun
     PyObject *x = args[2 + k], *index = args[4 + k];
     if (x == Py_None) continue;
     if (!fits(description, x, description.dtype, dims, &op.x[k].count)) Py_RETURN_NONE;
-    op.x[k].rows = fastgen::data_pointer(x);
+    op.x[k].rows = data_pointer(x);
     int64_t rows = op.x[k].count;
     if (index != Py_None) {
       if (!fits(description, index, description.index_dtype, 1, &rows)) Py_RETURN_NONE;
-      op.x[k].index = static_cast<const int64_t*>(fastgen::data_pointer(index));
+      op.x[k].index = static_cast<const int64_t*>(data_pointer(index));
     }
     if (rows != op.rows) Py_RETURN_NONE;
   }
-  const auto results = fastgen::owned(PyList_New(1 + op.targets));
-  for (int j = -1; j < op.targets; ++j) {
+  const auto results = owned(PyList_New(1 + op.outputs));
+  for (int j = -1; j < op.outputs; ++j) {
     const auto& like = j < 0 ? description.times_like : description.like;
     PyObject* made = j >= 0 && description.pooled
-                         ? fastgen::pooled_tensor(description.shape, op.float64).release().ptr()
+                         ? pooled_tensor(description.shape, op.float64).release().ptr()
                          : PyObject_CallOneArg(description.empty_like.ptr(), like.ptr());
     if (!made) return nullptr;
     PyList_SET_ITEM(results.ptr(), j + 1, made);
-    (j < 0 ? op.times_out : op.output[j]) = fastgen::data_pointer(made);
+    (j < 0 ? op.times_out : op.output[j]) = data_pointer(made);
   }
   int threads = 1;
   if (description.parallel) {
-    const auto found = fastgen::owned(PyObject_CallNoArgs(description.num_threads.ptr()));
+    const auto found = owned(PyObject_CallNoArgs(description.num_threads.ptr()));
     threads = static_cast<int>(PyLong_AsLong(found.ptr()));
     if (PyErr_Occurred()) return nullptr;
   }
-  bool in_range;
-  if (op.size() < fastgen::RELEASE_GIL_FROM) {
-    in_range = run(op, threads);
-  } else {
-    py::gil_scoped_release release;
-    in_range = run(op, threads);
-  }
-  if (!in_range) {
+  if (!without_gil(op.size(), [&] { return bridge(op, threads); })) {
     PyErr_SetString(PyExc_ValueError, "index: an entry is outside the rows of its tensor");
     return nullptr;
   }
@@ -218,7 +147,7 @@ PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t coun
 py::object describe_bridge(const py::object& like, const py::object& times_like, int64_t elements,
                            int code, int times_code, const py::object& index_dtype,
                            uintptr_t recipe, int targets, bool noisy, uintptr_t quantiles,
-                           int64_t cells, int sampling_code, uint32_t stream, uint32_t time_stream,
+                           int64_t cells, int sampling, uint32_t stream, uint32_t time_stream,
                            bool parallel) {
   if (targets > MAX_TARGETS) throw std::invalid_argument("too many outputs");
   auto description = std::make_unique<Description>();
@@ -235,45 +164,43 @@ py::object describe_bridge(const py::object& like, const py::object& times_like,
   Bridge& op = description->op;
   op.rows = py::cast<int64_t>(description->shape[0]);
   op.elements = elements;
-  op.recipe = at<const double>(recipe);
-  op.quantiles = at<const double>(quantiles);
+  op.recipe = pointer<const double>(recipe);
+  op.quantiles = pointer<const double>(quantiles);
   op.cells = cells;
-  op.sampling = sampling(sampling_code);
+  op.sampling = sampling_from(sampling);
   op.noise.stream = stream;
   op.in_order = op.rows < int64_t{1} << 32;
   op.time_stream = time_stream;
   op.noisy = noisy;
-  op.float64 = dtype(code) == DType::float64;
+  op.float64 = dtype_from(code) == DType::float64;
   description->pooled = op.size() * (op.float64 ? 8 : 4) >= POOLED_FROM;
-  op.targets = targets;
-  for (int k = 0; k < 2; ++k) op.x[k].type = dtype(code);
-  for (int j = 0; j < targets; ++j) op.output_type[j] = dtype(code);
-  op.times_type = dtype(times_code);
+  op.outputs = targets;
+  for (int k = 0; k < 2; ++k) op.x[k].type = dtype_from(code);
+  for (int j = 0; j < targets; ++j) op.output_type[j] = dtype_from(code);
+  op.times_type = dtype_from(times_code);
   for (int64_t i = 0; i < op.rows; ++i) description->ids.push_back(i);
-  static PyMethodDef method{
-      "run", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(run_description)),
-      METH_FASTCALL, "run(seed, draw, x0, x1, index0, index1) -> [t, outputs ...] or None"};
-  const py::capsule owner(description.release(),
-                          [](void* owned) { delete static_cast<Description*>(owned); });
-  return fastgen::owned(PyCFunction_New(&method, owner.ptr()));
+  static PyMethodDef method =
+      bare_method("run", run_description,
+                  "run(seed, draw, x0, x1, index0, index1) -> [t, outputs ...] or None");
+  return bare_function(method, std::move(description));
 }
 
-void times(int64_t rows, uintptr_t quantiles, int64_t cells, int sampling_code,
-           const NoiseArguments& noise_arguments, uintptr_t draw, uintptr_t output) {
+void draw_times(int64_t rows, uintptr_t quantiles, int64_t cells, int sampling,
+                const NoiseArguments& noise, uintptr_t draw, uintptr_t output) {
   const Times op{rows,
-                 at<const double>(quantiles),
+                 pointer<const double>(quantiles),
                  cells,
-                 sampling(sampling_code),
-                 noise(noise_arguments),
-                 static_cast<uint32_t>(*at<const int64_t>(draw)),
-                 at<double>(output)};
-  kernels().times(op, 0, rows);
+                 sampling_from(sampling),
+                 noise_from(noise),
+                 static_cast<uint32_t>(*pointer<const int64_t>(draw)),
+                 pointer<double>(output)};
+  times(op);
 }
 
 }  // namespace
 
 void bind_bridge(py::module_& m) {
-  m.def("bridge", &bridge, "Whether all indices were in range.", py::arg("rows"),
+  m.def("bridge", &run_bridge, "Whether all indices were in range.", py::arg("rows"),
         py::arg("elements"), py::arg("x0"), py::arg("x1"), py::arg("coefficients"),
         py::arg("is_recipe"), py::arg("times"), py::arg("quantiles"), py::arg("cells"),
         py::arg("sampling"), py::arg("noise"), py::arg("time_stream"), py::arg("draw"),
@@ -286,7 +213,7 @@ void bind_bridge(py::module_& m) {
         py::arg("times_code"), py::arg("index_dtype"), py::arg("recipe"), py::arg("targets"),
         py::arg("noisy"), py::arg("quantiles"), py::arg("cells"), py::arg("sampling"),
         py::arg("stream"), py::arg("time_stream"), py::arg("parallel"));
-  m.def("times", &times, py::arg("rows"), py::arg("quantiles"), py::arg("cells"),
+  m.def("times", &draw_times, py::arg("rows"), py::arg("quantiles"), py::arg("cells"),
         py::arg("sampling"), py::arg("noise"), py::arg("draw"), py::arg("output"));
 }
 

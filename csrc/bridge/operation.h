@@ -1,9 +1,9 @@
-// What `bridge` computes, as plain data. Semantics: fastgen/kernels/bridge/reference.py; shapes and
-// counts: checked by fastgen/kernels/contract.py.
+// Rows of a training batch on paths between two clouds, as plain data. Semantics:
+// fastgen/kernels/bridge/reference.py.
 #pragma once
 #include <atomic>
 
-#include "operations.h"
+#include "common/types.h"
 
 namespace fastgen {
 
@@ -32,7 +32,7 @@ struct Bridge {
   uint32_t time_stream, draw;
   bool noisy, float64;
   bool in_order;  // one seed, and sample ids 0, 1, 2 ...
-  int targets;
+  int outputs;
   void* output[MAX_TARGETS];
   DType output_type[MAX_TARGETS];
   void* times_out;  // [rows]
@@ -53,13 +53,13 @@ struct Times {
 };
 
 struct BridgeKernels {
+  static const BridgeKernels baseline, avx2, avx512;
   void (*bridge)(const Bridge&, int64_t first_row, int64_t last_row);
   void (*times)(const Times&, int64_t first_row, int64_t last_row);
 };
 
-extern const BridgeKernels bridge_baseline;
-#ifdef FASTGEN_X86
-extern const BridgeKernels bridge_avx2, bridge_avx512;
-#endif
+// False where an index was out of range; `op.bad_index` is set by the call.
+bool bridge(Bridge op, int threads);
+void times(const Times& op);
 
 }  // namespace fastgen

@@ -44,15 +44,14 @@ int cuModuleGetFunction(void** function, void*, const char* name) {
 }
 int cuFuncSetAttribute(void*, int, int) { return 0; }
 // Blocks that need not be resident together run one after another.
-int cuLaunchKernel(void* function, unsigned blocks, unsigned, unsigned, unsigned threads,
-                   unsigned, unsigned, unsigned shared, void*, void** parameters, void**) {
+int cuLaunchKernel(void* function, unsigned blocks, unsigned, unsigned, unsigned threads, unsigned,
+                   unsigned, unsigned shared, void*, void** parameters, void**) {
   for (unsigned b = 0; b < blocks; ++b)
     if (const int error = launch(function, b, 1, threads, shared, parameters)) return error;
   return 0;
 }
-int cuLaunchCooperativeKernel(void* function, unsigned blocks, unsigned, unsigned,
-                              unsigned threads, unsigned, unsigned, unsigned shared, void*,
-                              void** parameters) {
+int cuLaunchCooperativeKernel(void* function, unsigned blocks, unsigned, unsigned, unsigned threads,
+                              unsigned, unsigned, unsigned shared, void*, void** parameters) {
   return launch(function, 0, blocks, threads, shared, parameters);
 }
 }

@@ -168,8 +168,7 @@ inline void __nanosleep(unsigned) {
 }
 inline int __reduce_min_sync(unsigned, int x) {
   const uint64_t* all = cuda_on_host::exchange(static_cast<unsigned>(x));
-  for (int k = 0; k < 32; ++k)
-    x = static_cast<int>(all[k]) < x ? static_cast<int>(all[k]) : x;
+  for (int k = 0; k < 32; ++k) x = static_cast<int>(all[k]) < x ? static_cast<int>(all[k]) : x;
   return x;
 }
 template <class T>

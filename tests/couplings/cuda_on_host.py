@@ -1,4 +1,4 @@
-"""The CUDA kernels of csrc/cuda on the CPU: compiled by g++, behind a stand-in for the driver."""
+"""The kernels of csrc/assignment/cuda on the CPU: built by g++, behind a stand-in for the driver."""
 
 import ctypes
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 from fastgen.kernels.assignment import cuda, nvrtc
 
-SOURCES = Path(__file__).parents[2] / "csrc" / "cuda"
+SOURCES = Path(__file__).parents[2] / "csrc/assignment/cuda"
 
 
 def build(folder: Path, *flags: str) -> ctypes.CDLL:

@@ -5,16 +5,9 @@
 #include <random>
 #include <vector>
 
-#include "assignment/assign.h"
+#include "assignment/operation.h"
 
 using namespace fastgen::assignment;
-
-const Kernels& fastgen::assignment::kernels() {
-#ifdef FASTGEN_X86
-  if (__builtin_cpu_supports("avx2")) return avx2_kernels;
-#endif
-  return baseline_kernels;
-}
 
 struct Silent : Control {
   void poll(int) override {}
@@ -37,9 +30,15 @@ int check(int64_t n, int64_t m, int64_t dims, bool points, bool ties, int thread
   std::vector<int64_t> match(n);
   std::vector<double> u(n), v(m);
   Solution found{match.data(), u.data(), v.data(), 0, 0};
-  const Problem problem{points ? Form::points : Form::matrix, sizeof(T) == 8, n, m,
+  const Problem problem{points ? Form::points : Form::matrix,
+                        sizeof(T) == 8,
+                        n,
+                        m,
                         points ? nullptr : matrix.data(),
-                        a.data(), b.data(), dims, false};
+                        a.data(),
+                        b.data(),
+                        dims,
+                        false};
   const double tolerance = sizeof(T) == 8 ? 1e-12 : 1e-6;
   Silent silent;
   Team team(threads);
@@ -50,8 +49,8 @@ int check(int64_t n, int64_t m, int64_t dims, bool points, bool ties, int thread
     if (match[i] < 0 || match[i] >= m || used[match[i]]++) return 1;
     cost += costs[i * m + match[i]];
   }
-  const bool good = found.gap <= 2 * tolerance * cost + 1e-9 &&
-                    std::abs(found.cost - cost) <= 1e-4 * cost + 1e-6;
+  const bool good =
+      found.gap <= 2 * tolerance * cost + 1e-9 && std::abs(found.cost - cost) <= 1e-4 * cost + 1e-6;
   if (!good)
     std::printf("%ld x %ld: cost %g, %g, gap %g\n", long(n), long(m), cost, found.cost, found.gap);
   return !good;

@@ -1,4 +1,4 @@
-"""Exact assignment on NVIDIA GPUs: csrc/cuda, compiled at run time; the host never waits."""
+"""Exact assignment on NVIDIA GPUs: csrc/assignment/cuda, compiled when used; the host never waits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastgen.couplings import costs
 from fastgen.kernels.assignment import nvrtc
 
 HEADERS = ("device.cuh", "problem.cuh", "auction.cuh", "paths.cuh")
-# As in csrc/cuda/problem.cuh.
+# As in csrc/assignment/cuda/problem.cuh.
 LEVELS = (1 << 27) * 0.999
 PADDING = 128
 MOST_ROWS = (1 << 20) - 1
@@ -31,7 +31,7 @@ _WORD, _REAL, _POINTER = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
 
 class Problem(ctypes.Structure):
-    """`fastgen::Problem` of csrc/cuda/problem.cuh, which says what the fields are."""
+    """`fastgen::Problem` of csrc/assignment/cuda/problem.cuh, which says what the fields are."""
 
     _fields_ = [
         *((name, _WORD) for name in ("rows", "columns", "padded", "team", "searches")),
@@ -75,11 +75,11 @@ class Runtime:
 def sources() -> tuple[str, dict[str, str]]:
     """The kernels' source and its headers by name: in the package, or in the repository."""
     package = Path(__file__).parent
-    for folder in (package / "cuda_source", package.parents[1] / "csrc" / "cuda"):
+    for folder in (package / "cuda_source", package.parents[2] / "csrc/assignment/cuda"):
         if (folder / "assignment.cu").exists():
             headers = {name: (folder / name).read_text() for name in HEADERS}
             return (folder / "assignment.cu").read_text(), headers
-    raise OSError("csrc/cuda/assignment.cu is not there; reinstall fastgen")
+    raise OSError("csrc/assignment/cuda/assignment.cu is not there; reinstall fastgen")
 
 
 @lru_cache(maxsize=16)

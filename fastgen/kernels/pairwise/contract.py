@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastgen.kernels.contract import Noise, Stream, check_noise
 
-# Columns of a tile; a sample spends two uniforms on each tile of a row (csrc/sinkhorn/stream.h).
+# Columns of a tile; a sample spends two uniforms on each tile of a row (csrc/pairwise/operation.h).
 TILE = 256
 # A score that is none: no product of finite points comes near it.
 NOWHERE = -1e30

@@ -1,4 +1,4 @@
-"""The pairwise reductions in C++ on CPU tensors (``csrc/sinkhorn/``)."""
+"""The pairwise reductions in C++ on CPU tensors (``csrc/pairwise/``)."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Combinations with random coefficients in C++ on CPU tensors (``csrc/stochastic``)."""
+"""Combinations with random coefficients in C++ on CPU tensors (``csrc/random_combine``)."""
 
 from __future__ import annotations
 

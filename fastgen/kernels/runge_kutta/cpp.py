@@ -1,4 +1,4 @@
-"""Error-controlled steps in C++ on CPU tensors (``csrc/integrate``)."""
+"""Error-controlled steps in C++ on CPU tensors (``csrc/runge_kutta``)."""
 
 from __future__ import annotations
 

@@ -1,6 +1,0 @@
-#pragma once
-#include <pybind11/pybind11.h>
-
-namespace fastgen {
-void bind_assignment(pybind11::module_& m);
-}

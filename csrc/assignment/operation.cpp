@@ -1,0 +1,392 @@
+#include "assignment/operation.h"
+
+#include <algorithm>
+#include <climits>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <stdexcept>
+
+#include "assignment/matrix.h"
+#include "assignment/points.h"
+#include "assignment/sample.h"
+#include "assignment/solver.h"
+
+namespace fastgen::assignment {
+namespace {
+
+// From this many columns on points are not made a matrix, and up to so many dimensions far ones
+// are left out by boxes.
+constexpr int64_t POINTS_FROM = 513, BOXED_DIMS = 8;
+// Rows are added up to so many costs at first, 256 MiB, and for a refinement.
+constexpr int64_t MOST_EXTENDED = int64_t{1} << 26, MOST_REFINED = int64_t{1} << 28;
+// First epsilon, of the range: from scratch, from a sample's or given prices, and a sample's last.
+constexpr double COLD = 0.05, SAMPLED = 2e-3, SAMPLE_ENDS = 5e-4;
+constexpr int MOST_ROUNDS = 4;
+// Of a refinement, over the gap: no pair whose reduced cost exceeds the gap is part of an optimal
+// assignment, but bids need a second best.
+constexpr double FINE_RANGE = 64;
+// No level differs from its cost by half as many levels. Of points in float32, in units in which
+// the range is RANGE and no coordinate exceeds its root, a difference is within 3 2^-24 of that
+// root, so that the square of one is within 56 levels.
+constexpr int32_t MATRIX_SLACK = 70, POINTS_SLACK = 128;
+// Levels are below RANGE by more than rounding.
+constexpr double LEVELS = RANGE * 0.999;
+
+using Prices = std::vector<int32_t>;
+
+bool lowest_and_highest(const Kernels& kernels, const float* row, int64_t columns, float* low,
+                        float* high) {
+  return kernels.range_float(row, columns, low, high);
+}
+bool lowest_and_highest(const Kernels& kernels, const double* row, int64_t columns, double* low,
+                        double* high) {
+  return kernels.range_double(row, columns, low, high);
+}
+
+class Assignment {
+ public:
+  Assignment(const Problem& problem, const Options& options, Team& team, Control& control,
+             int thread)
+      : problem_(problem),
+        options_(options),
+        team_(team),
+        control_(control),
+        thread_(thread),
+        kernels_(kernels<Kernels>()),
+        rows_(problem.rows),
+        columns_(problem.columns),
+        stride_(padded(problem.columns)),
+        total_(problem.copies
+                   ? std::accumulate(problem.copies, problem.copies + columns_, int64_t{0})
+                   : columns_),
+        match_(rows_),
+        u_(rows_),
+        matched_(rows_),
+        v_(columns_),
+        costs_(team.size()) {
+    std::iota(match_.begin(), match_.end(), 0);
+    if (problem.copies) copies_.assign(problem.copies, problem.copies + columns_);
+  }
+
+  void run(Solution* solution) {
+    if (problem_.form == Form::points)
+      first_round_of_points();
+    else if (problem_.float64)
+      first_round_of_matrix<double>();
+    else
+      first_round_of_matrix<float>();
+    for (int round = 1; round < MOST_ROUNDS && inexact() && refine(); ++round) {
+    }
+    write(solution);
+  }
+
+ private:
+  void first_round_of_points();
+  template <class T>
+  void first_round_of_matrix();
+  bool refine();
+  // Certified; by the solver's lists if `slack` bounds twice the rounding of a level.
+  void solve(const Rows& rows, int64_t row_count, Prices prices, double first, double scale,
+             int32_t slack);
+  template <class Sampled>
+  Prices sample_prices(Sampled& fine);
+  template <class Sampled>
+  Prices first_prices(Sampled& rows, double scale, double* first);
+  Prices warm_prices(double scale) const;
+  void certify(Solver* solver = nullptr, int32_t slack = 0);
+  void find_candidates(Solver& solver, double scale, int32_t slack);
+  bool inexact() const;
+  void write(Solution* solution) const;
+  // Rows no longer than columns are made as many by rows of costs 0, if that is not much more.
+  bool extend() const {
+    return rows_ < total_ && 2 * rows_ > total_ && total_ * stride_ <= MOST_EXTENDED;
+  }
+  // As many prices are started from those of a sample.
+  bool sampled() const {
+    return rows_ == columns_ && copies_.empty() && columns_ >= SAMPLE_FROM && !options_.warm_prices;
+  }
+  template <class T = float>
+  const T* given(int64_t i = 0) const {
+    return static_cast<const T*>(problem_.matrix) + i * columns_;
+  }
+  double lowest_reduced(int64_t i, int thread);
+  double cost(int64_t i, int64_t j) const;
+  int32_t copies_of(int64_t j) const { return copies_.empty() ? 1 : copies_[j]; }
+
+  template <class Function>
+  void each_row(int64_t count, Function&& function) {
+    assignment::each_row(team_, control_, thread_, count, stride_, function);
+  }
+
+  const Problem& problem_;
+  const Options& options_;
+  Team& team_;
+  Control& control_;
+  const int thread_;
+  const Kernels& kernels_;
+  const int64_t rows_, columns_, stride_, total_;
+  std::vector<int32_t> copies_;  // of each column; empty: one of each
+  double range_ = 0;             // of the costs, or the greatest of those of rows
+  std::unique_ptr<Clouds> clouds_;
+  std::unique_ptr<ExactPoints> exact_;
+  Candidates candidates_;
+  double fine_range_ = 1;
+  std::vector<double> low_;
+  std::vector<int32_t> match_;
+  // Dual variables and costs of pairs, as in the matrix or the centred clouds.
+  std::vector<double> u_, matched_, v_;
+  std::vector<std::vector<double>> costs_;  // of each thread, a row of points
+  double cost_ = 0, gap_ = 0;
+};
+
+// min_j (c_ij - v_j) over all columns.
+double Assignment::lowest_reduced(int64_t i, int thread) {
+  if (problem_.form == Form::points) {
+    std::vector<double>& costs = costs_[thread];
+    costs.resize(columns_);
+    exact_->row(i, costs.data());
+    return kernels_.lowest_double(costs.data(), v_.data(), columns_);
+  }
+  return problem_.float64 ? kernels_.lowest_double(given<double>(i), v_.data(), columns_)
+                          : kernels_.lowest_float(given(i), v_.data(), columns_);
+}
+
+double Assignment::cost(int64_t i, int64_t j) const {
+  if (problem_.form == Form::points) return clouds_->cost(i, j);
+  return problem_.float64 ? given<double>(i)[j] : given(i)[j];
+}
+
+void Assignment::solve(const Rows& rows, int64_t row_count, Prices prices, double first,
+                       double scale, int32_t slack) {
+  Solver solver(rows, row_count, columns_, copies_.empty() ? nullptr : copies_.data(), team_,
+                control_, thread_);
+  const double last = options_.epsilon * range_ * scale;
+  const bool single_phase = row_count < total_;
+  // Without as many rows, unassigned columns must keep the price that they start with.
+  if (single_phase) prices.assign(stride_, 0);
+  const int32_t end = std::max(1, static_cast<int32_t>(std::min(last, RANGE * 0.25)));
+  solver.solve(prices, single_phase ? end : static_cast<int32_t>(RANGE * first), end);
+  std::copy_n(solver.matches().begin(), rows_, match_.begin());
+  for (int64_t j = 0; j < columns_; ++j) v_[j] += prices[j] / scale;
+  if (row_count > rows_) {
+    // The columns of the added rows, whose dual variables are left out, have the highest price: 0.
+    const double highest = *std::max_element(v_.begin(), v_.end());
+    for (double& price : v_) price -= highest;
+  }
+  certify(slack ? &solver : nullptr, slack);
+  if (clouds_ && rows_ == total_ && slack && inexact()) find_candidates(solver, scale, slack);
+}
+
+// What a refinement looks at, and how far it goes: less far where lists don't tell or that would be
+// many columns, in the end as far as it must for most rows. Otherwise all columns, all rows kept.
+void Assignment::find_candidates(Solver& solver, double scale, int32_t slack) {
+  for (double range = FINE_RANGE; range >= 1; range /= 4) {
+    const double farthest = range * gap_ * scale + slack;
+    if (!(farthest < RANGE / 4)) continue;
+    fine_range_ = range;
+    candidates_.columns.resize(rows_ * MOST_LISTED);
+    candidates_.counts.resize(rows_);
+    each_row(rows_, [&](int64_t i, int thread) {
+      candidates_.counts[i] = solver.candidates(i, static_cast<int32_t>(farthest) + 1, thread,
+                                                &candidates_.columns[i * MOST_LISTED]);
+    });
+    int64_t unknown = 0, known = 0;
+    for (const int64_t count : candidates_.counts) {
+      unknown += count == 0;
+      known += count;
+    }
+    if (64 * unknown < rows_ && 8 * known < MOST_LISTED * rows_) return;
+    if (range == 1 && 4 * unknown < rows_) return;
+  }
+  candidates_ = {};
+  fine_range_ = 1;
+}
+
+Prices Assignment::warm_prices(double scale) const {
+  std::vector<double> start(columns_);
+  for (int64_t j = 0; j < columns_; ++j) {
+    start[j] = options_.warm_prices[clouds_ ? clouds_->column_order()[j] : j];
+    for (int64_t k = 0; clouds_ && k < clouds_->dims(); ++k)
+      start[j] += 2 * clouds_->shift()[k] * clouds_->column(j)[k];
+  }
+  const double highest = *std::max_element(start.begin(), start.end());
+  Prices prices(stride_);
+  for (int64_t j = 0; j < columns_; ++j)
+    prices[j] = static_cast<int32_t>(std::max((start[j] - highest) * scale, -1.0 * RANGE));
+  return prices;
+}
+
+// Prices of the columns, from those of a sample of rows and columns: there
+// v_j = min_i (c_ij - u_i) over the sample's rows. None where there are too few columns.
+template <class Sampled>
+Prices Assignment::sample_prices(Sampled& fine) {
+  if (fine.count() < SAMPLE_FROM) return {};
+  const std::vector<int64_t> places = sample_places(fine.count());
+  Sampled coarse = fine.sample(places);
+  Prices coarse_prices = sample_prices(coarse);
+  const int64_t count = coarse.count(), coarse_stride = padded(count);
+  Solver solver(coarse, count, count, nullptr, team_, control_, thread_);
+  solver.solve(coarse_prices, static_cast<int32_t>(RANGE * COLD),
+               static_cast<int32_t>(RANGE * SAMPLE_ENDS));
+  const int64_t stride = padded(fine.count());
+  Prices prices(stride, INT_MAX);
+  std::vector<Prices> scratch(team_.size()), lowest(team_.size(), prices);
+  each_row(count, [&](int64_t i, int thread) {
+    Prices& costs = scratch[thread];
+    costs.resize(stride);
+    const int32_t offset =
+        kernels_.best_two(coarse.row(i, costs.data()), coarse_prices.data(), coarse_stride).first;
+    kernels_.lower(fine.row(places[i], costs.data()), offset, stride, lowest[thread].data());
+  });
+  for (const Prices& part : lowest) kernels_.lower(part.data(), 0, stride, prices.data());
+  return prices;
+}
+
+// What a solution starts from, and its first epsilon.
+template <class Sampled>
+Prices Assignment::first_prices(Sampled& rows, double scale, double* first) {
+  const bool warm = options_.warm_prices && rows_ == total_;
+  *first = warm || sampled() ? SAMPLED : COLD;
+  return warm ? warm_prices(scale) : sampled() ? sample_prices(rows) : Prices();
+}
+
+void Assignment::first_round_of_points() {
+  clouds_ =
+      std::make_unique<Clouds>(problem_.row_points, problem_.column_points, problem_.float64, rows_,
+                               columns_, problem_.dims, problem_.root, rows_ == total_);
+  exact_ = std::make_unique<ExactPoints>(*clouds_);
+  range_ = clouds_->range();
+  if (range_ == 0) return certify();
+  const double scale = LEVELS / range_;
+  for (int64_t j = 0; problem_.copies && j < columns_; ++j)
+    copies_[j] = problem_.copies[clouds_->column_order()[j]];
+  const bool boxed = !extend() && columns_ >= POINTS_FROM && problem_.dims <= BOXED_DIMS;
+  PointRows points(*clouds_, scale, boxed);
+  double first;
+  const Prices prices = first_prices(points, scale, &first);
+  solve(points, extend() ? total_ : rows_, prices, first, scale, POINTS_SLACK * problem_.dims);
+}
+
+template <class T>
+void Assignment::first_round_of_matrix() {
+  low_.resize(rows_);
+  std::vector<double> high(rows_);
+  // What a sample has is picked on the same way through the matrix.
+  const std::vector<int64_t> places = sampled() ? sample_places(columns_) : std::vector<int64_t>();
+  const int64_t count = places.size();
+  std::vector<T> picked(count * count);
+  each_row(rows_, [&](int64_t i, int) {
+    const T* row = given<T>(i);
+    T low, most;
+    if (!lowest_and_highest(kernels_, row, columns_, &low, &most))
+      throw std::domain_error("cost: expected finite numbers");
+    low_[i] = low;
+    high[i] = most;
+    if (const int64_t k = i / SAMPLE_STEP; k < count && places[k] == i)
+      pick(row, places, &picked[k * count]);
+  });
+  for (int64_t i = 0; i < rows_; ++i) range_ = std::max(range_, high[i] - low_[i]);
+  if (range_ == 0) return certify();
+  const double scale = LEVELS / range_;
+  const bool direct = scale > 1e-30 && scale < 1e30;
+  MatrixRows<T> rows(given<T>(), rows_, columns_, low_.data(), v_.data(), scale, direct);
+  rows.have_sample(std::move(picked));
+  double first;
+  const Prices prices = first_prices(rows, scale, &first);
+  solve(rows, extend() ? total_ : rows_, prices, first, scale, MATRIX_SLACK);
+}
+
+// Solves what is left of the costs when the prices are taken off, in finer levels, which end at
+// some times the gap.
+bool Assignment::refine() {
+  if (rows_ < total_ && total_ * stride_ > MOST_REFINED) return false;
+  const double scale = LEVELS / std::min(range_, fine_range_ * gap_), gap = gap_;
+  const Candidates candidates = std::move(candidates_);
+  const std::vector<int32_t> match = match_;
+  const std::vector<double> u = u_, v = v_;
+  const auto solve_rows = [&](const Rows& rows) {
+    // Rounding in float64 of costs less prices.
+    const double slack = 2 + 64 * std::numeric_limits<double>::epsilon() * range_ * scale;
+    const bool listed = !candidates.counts.empty() && slack < RANGE / 8;
+    solve(rows, total_, listed ? Prices(stride_) : Prices(), listed ? SAMPLED : COLD, scale,
+          listed ? static_cast<int32_t>(slack) : 0);
+  };
+  if (problem_.form == Form::points)
+    solve_rows(FinePointRows(*exact_, *clouds_, u.data(), v.data(), scale, candidates));
+  else if (problem_.float64)
+    solve_rows(MatrixRows(given<double>(), rows_, columns_, u.data(), v.data(), scale, false));
+  else
+    solve_rows(MatrixRows(given(), rows_, columns_, u.data(), v.data(), scale, false));
+  if (gap_ < gap) return true;
+  match_ = match;
+  v_ = v;
+  certify();
+  return false;
+}
+
+// Dual variables of rows are what makes those of columns feasible: u_i = min_j (c_ij - v_j).
+void Assignment::certify(Solver* solver, int32_t slack) {
+  each_row(rows_, [&](int64_t i, int thread) {
+    int32_t near[MOST_LISTED];
+    const int64_t count = solver ? solver->candidates(i, slack, thread, near) : 0;
+    matched_[i] = cost(i, match_[i]);
+    if (count) {
+      u_[i] = cost(i, near[0]) - v_[near[0]];
+      for (int64_t k = 1; k < count; ++k) u_[i] = std::min(u_[i], cost(i, near[k]) - v_[near[k]]);
+    } else {
+      u_[i] = lowest_reduced(i, thread);
+    }
+  });
+  cost_ = gap_ = 0;
+  for (int64_t i = 0; i < rows_; ++i) {
+    cost_ += matched_[i];
+    gap_ += (matched_[i] - v_[match_[i]]) - u_[i];
+  }
+  if (rows_ == total_) return;
+  // Prices of unassigned columns are not above zero.
+  for (int64_t j = 0; j < columns_; ++j) gap_ -= copies_of(j) * v_[j];
+  for (const int32_t j : match_) gap_ += v_[j];
+}
+
+bool Assignment::inexact() const {
+  return options_.epsilon == 0 && gap_ > options_.tolerance * std::abs(cost_ + options_.left_out) &&
+         gap_ > 1e-15 * range_ * rows_;
+}
+
+void Assignment::write(Solution* solution) const {
+  solution->cost = cost_;
+  solution->gap = std::max(gap_, 0.0);
+  if (!clouds_) {
+    std::copy(match_.begin(), match_.end(), solution->match);
+    std::copy(u_.begin(), u_.end(), solution->rows);
+    std::copy(v_.begin(), v_.end(), solution->columns);
+    return;
+  }
+  // Back to the given order and origin: |a - b + s|^2 = |a - b|^2 + (2 s.a + |s|^2) - 2 s.b.
+  const std::vector<double>& shift = clouds_->shift();
+  const auto along = [&](const double* x) {
+    double sum = 0;
+    for (size_t k = 0; k < shift.size(); ++k) sum += shift[k] * x[k];
+    return sum;
+  };
+  const double square = along(shift.data());
+  for (int64_t i = 0; i < rows_; ++i) {
+    const int64_t at = clouds_->row_order()[i];
+    solution->match[at] = clouds_->column_order()[match_[i]];
+    solution->rows[at] = u_[i] + 2 * along(clouds_->row(i)) + square;
+    solution->cost += 2 * (along(clouds_->row(i)) - along(clouds_->column(match_[i]))) + square;
+  }
+  for (int64_t j = 0; j < columns_; ++j)
+    solution->columns[clouds_->column_order()[j]] = v_[j] - 2 * along(clouds_->column(j));
+}
+
+}  // namespace
+
+void assign_as_given(const Problem& problem, const Options& options, Team& team, Control& control,
+                     int thread, Solution* solution) {
+  Assignment(problem, options, team, control, thread).run(solution);
+}
+
+}  // namespace fastgen::assignment

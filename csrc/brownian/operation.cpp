@@ -1,0 +1,8 @@
+#include "brownian/operation.h"
+
+#include "common/isa.h"
+#include "common/parallel.h"
+
+void fastgen::brownian(const Brownian& op, int threads) {
+  over_elements(kernels<BrownianKernels>().brownian, op, threads);
+}

@@ -1,0 +1,15 @@
+// Tensors on memory that is kept (common/memory.h).
+#pragma once
+#include <pybind11/pybind11.h>
+
+#include "common/memory.h"
+
+namespace fastgen {
+
+// An uninitialised contiguous float32 or float64 tensor of this shape, whose memory goes back to
+// the pool with its last user, in whatever thread that is.
+pybind11::object pooled_tensor(const pybind11::tuple& shape, bool float64);
+
+void bind_pool(pybind11::module_& m);
+
+}  // namespace fastgen

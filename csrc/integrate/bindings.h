@@ -1,4 +1,0 @@
-#pragma once
-#include <pybind11/pybind11.h>
-
-void bind_integrate(pybind11::module_& m);

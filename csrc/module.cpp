@@ -1,0 +1,41 @@
+// The extension module fastgen._C.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "common/isa.h"
+#include "common/pool.h"
+#include "common/tensors.h"
+
+namespace py = pybind11;
+
+namespace fastgen {
+// Each in the bindings.cpp of its folder.
+void bind_assignment(py::module_& m);
+void bind_bridge(py::module_& m);
+void bind_brownian(py::module_& m);
+void bind_combine(py::module_& m);
+void bind_normals(py::module_& m);
+void bind_pairwise(py::module_& m);
+void bind_random_combine(py::module_& m);
+void bind_runge_kutta(py::module_& m);
+}  // namespace fastgen
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "CPU kernels on raw addresses; nothing is checked here. Use fastgen.kernels.";
+  fastgen::isa();  // an unusable FASTGEN_ISA is reported on import
+  m.def("isa", &fastgen::isa_name, "The instruction set in use.");
+  m.def("set_isa", &fastgen::set_isa, "Use another instruction set, for tests and benchmarks.");
+  m.def("supported_isas", &fastgen::supported_isas, "Instruction sets this CPU can run.");
+  m.def("use_tensor_type", &fastgen::use_tensor_type,
+        "torch.Tensor, and what it has as __dlpack_c_exchange_api__ or None.", py::arg("type"),
+        py::arg("exchange"));
+  fastgen::bind_pool(m);
+  fastgen::bind_combine(m);
+  fastgen::bind_normals(m);
+  fastgen::bind_brownian(m);
+  fastgen::bind_bridge(m);
+  fastgen::bind_random_combine(m);
+  fastgen::bind_runge_kutta(m);
+  fastgen::bind_pairwise(m);
+  fastgen::bind_assignment(m);
+}

@@ -1,3 +1,0 @@
-#include "tiles.h"
-
-const fastgen::MotionKernels fastgen::motion_baseline{walk_tiles};

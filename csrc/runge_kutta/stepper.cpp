@@ -1,0 +1,89 @@
+#include "runge_kutta/stepper.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "common/parallel.h"
+
+namespace fastgen {
+namespace {
+
+template <class Real>
+void swap_parts(void* data, int64_t a, int64_t b, int64_t elements) {
+  Real* x = static_cast<Real*>(data);
+  std::swap_ranges(x + a * elements, x + (a + 1) * elements, x + b * elements);
+}
+
+}  // namespace
+
+void Stepper::stage(int i) {
+  parallel_for(op.rows, 1, threads,
+               [&](int64_t begin, int64_t end, int) { kernels.stage(op, i, begin, end); });
+}
+
+void Stepper::run(RowsKernel kernel) {
+  parallel_for(op.rows, 1, threads,
+               [&](int64_t begin, int64_t end, int) { (kernels.*kernel)(op, begin, end); });
+}
+
+void Stepper::keep(int i, const void* slope) {
+  const int64_t width = op.float64 ? 8 : 4, stride = op.capacity * op.elements * width;
+  std::memcpy(static_cast<char*>(op.k) + i * stride, slope, op.rows * op.elements * width);
+}
+
+int Stepper::compacted() {
+  bool changed = false, running = false;
+  int64_t rows = op.rows;
+  for (int64_t r = 0; r < rows; ++r) running |= op.at(STATUS, r) == RUNNING;
+  if (!running || !compact) return running ? 0 : FINISHED;
+  for (int64_t r = 0; r < rows;) {
+    if (op.at(STATUS, r) == RUNNING) {
+      ++r;
+      continue;
+    }
+    const int64_t last = --rows;
+    changed = true;
+    if (r == last) continue;
+    for (void* part : {op.y, op.k})
+      (op.float64 ? swap_parts<double> : swap_parts<float>)(part, r, last, op.elements);
+    for (int i = 0; i < CONTROLS; ++i)
+      std::swap(op.at(static_cast<Control>(i), r), op.at(static_cast<Control>(i), last));
+    for (int i = 0; i < COUNTS; ++i)
+      std::swap(op.at(static_cast<Count>(i), r), op.at(static_cast<Count>(i), last));
+  }
+  op.rows = rows;
+  return changed ? FEWER_ROWS : 0;
+}
+
+int Stepper::advance(const void* slope) {
+  evaluated += op.rows;
+  ++calls;
+  int code = 0;
+  if (phase == BEGIN) {
+    keep(0, slope);
+    if (!first_step_given) {
+      run(&RungeKuttaKernels::probe);
+      phase = PROBED;
+      return 0;
+    }
+    run(&RungeKuttaKernels::start);
+    code = compacted();
+  } else if (phase == PROBED) {
+    keep(1, slope);
+    run(&RungeKuttaKernels::first);
+    code = compacted();
+  } else {
+    keep(phase, slope);
+    if (phase < op.stages - 1) {
+      stage(++phase);
+      return 0;
+    }
+    run(&RungeKuttaKernels::control);
+    run(&RungeKuttaKernels::commit);
+    code = compacted();
+  }
+  if (code != FINISHED) stage(phase = 1);
+  return code;
+}
+
+}  // namespace fastgen

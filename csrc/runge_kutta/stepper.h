@@ -1,0 +1,31 @@
+// Everything between two evaluations of the vector field, as one call.
+#pragma once
+#include <cstdint>
+
+#include "common/isa.h"
+#include "runge_kutta/operation.h"
+
+namespace fastgen {
+
+struct Stepper {
+  using RowsKernel = void (*RungeKuttaKernels::*)(const Integration&, int64_t, int64_t);
+  // Phases beside the number of the stage whose slope comes next, and codes of `advance`.
+  static constexpr int BEGIN = 0, PROBED = -1;
+  static constexpr int FINISHED = 1, FEWER_ROWS = 2;
+
+  Integration op{};
+  const RungeKuttaKernels& kernels = fastgen::kernels<RungeKuttaKernels>();
+  bool compact = false, first_step_given = false;
+  int threads = 1, phase = BEGIN;
+  int64_t evaluated = 0, calls = 0;
+
+  void stage(int i);
+  void run(RowsKernel kernel);
+  void keep(int i, const void* slope);
+  // Puts running rows first and the others out of use, if that is wanted; a code.
+  int compacted();
+  // Takes f at the stage's input; afterwards the next stage's is there, unless FINISHED.
+  int advance(const void* slope);
+};
+
+}  // namespace fastgen

@@ -1,3 +1,0 @@
-#include "sinkhorn/tile.h"
-
-const fastgen::sinkhorn::Kernels fastgen::sinkhorn::avx512_kernels = FASTGEN_SINKHORN_KERNELS;
