@@ -1,4 +1,4 @@
-"""The kernels of csrc/assignment/cuda on the CPU: built by g++, behind a stand-in for the driver."""
+"""The kernels of csrc/assignment/cuda on the CPU: built by g++, behind a mock of the driver."""
 
 import ctypes
 import shutil

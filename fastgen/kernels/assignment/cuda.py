@@ -1,4 +1,4 @@
-"""Exact assignment on NVIDIA GPUs: csrc/assignment/cuda, compiled when used; the host never waits."""
+"""Exact assignment on NVIDIA GPUs: csrc/assignment/cuda, compiled at run time; no waits."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """The noise contract (`fastgen.kernels.normals.reference`) as Triton device functions.
 
 The order of roundings is the reference's. Only steps that cannot change a bit are rearranged, as
-in ``csrc/common/normals.h``: powers of two move through products, and -2 goes into the coefficients of the
-logarithm. Kernels that call these functions must be compiled with ``enable_fp_fusion=False``.
+in ``csrc/common/normals.h``: powers of two move through products, and -2 goes into the
+coefficients of the logarithm. Kernels that call these functions must be compiled with
+``enable_fp_fusion=False``.
 """
 
 import triton
