@@ -14,8 +14,10 @@ import torch
 import fastgen
 from benchmarks.harness import Row, recorded, row, show_progress, skipped
 from benchmarks.problems import most_steps
-from fastgen.demo import data, train
+from fastgen.datasets import CLASSES, Part, load_digits
+from fastgen.demo.classifier import BATCH, classifier
 from fastgen.demo.report import frechet_distance
+from fastgen.demo.train import one_thread
 from fastgen.networks import ModulatedMLP
 from fastgen.schedules import CosineVP
 from fastgen.training import Denoising, Flow, Settings, Trainer
@@ -29,11 +31,11 @@ OBJECTIVES = {
 STEPS, QUICK_STEPS, SEEDS = 2000, 150, 2
 
 
-def trained(objective: Denoising | Flow, digits: data.Part, steps: int) -> fastgen.Model:
+def trained(objective: Denoising | Flow, digits: Part, steps: int) -> fastgen.Model:
     """A network of the demonstration's kind after ``steps`` steps."""
     torch.manual_seed(0)
-    network = ModulatedMLP((1, 8, 8), 256, classes=data.CLASSES)
-    settings = Settings(steps=steps, batch=train.BATCH, warm_up=min(100, steps // 4))
+    network = ModulatedMLP((1, 8, 8), 256, classes=CLASSES)
+    settings = Settings(steps=steps, batch=BATCH, warm_up=min(100, steps // 4))
     trainer = Trainer(network, objective.loss, digits.images, settings, digits.labels)
     trainer.run(progress=False)
     return objective.model(trainer.average)
@@ -41,9 +43,9 @@ def trained(objective: Denoising | Flow, digits: data.Part, steps: int) -> fastg
 
 def rows(quick: bool, budgets: tuple[int, ...], solvers: list[str]) -> Iterator[Row]:
     """Every solver on every network, at most ``budgets`` evaluations each."""
-    digits = data.load_digits()
-    with train.one_thread():
-        features = train.classifier(digits.train, 10 * QUICK_STEPS // 2).describe
+    digits = load_digits()
+    with one_thread():
+        features = classifier(digits.train, 10 * QUICK_STEPS // 2).describe
         held_out = digits.held_out_a, digits.held_out_b
         real = [features(part.images) for part in held_out]
         floor = frechet_distance(*real)

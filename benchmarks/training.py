@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from benchmarks.harness import Case, Provider, Row, measured, recorded, row, threads
 from benchmarks.stacked import Stack
 from fastgen.couplings import ExactOT, paired_batches
+from fastgen.datasets import load
 from fastgen.networks import ModulatedMLP
 from fastgen.training import losses, paths
-from fastgen.training.data import load
 
 SUITE = "training"
 SHAPES = [(512, 2), (256, 784), (256, 3072)]

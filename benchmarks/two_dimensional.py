@@ -37,8 +37,8 @@ from benchmarks import gaussian_bridge, harness
 from benchmarks.harness import Row, row
 from benchmarks.stacked import Stack, Targets, euler, train
 from fastgen.couplings import assign, wasserstein
+from fastgen.datasets import eight_gaussians, moons, s_curve
 from fastgen.training import paths
-from fastgen.training.data import eight_gaussians, moons, s_curve
 from fastgen.training.files import replacing
 from fastgen.training.paths.base import PathSample
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 import fastgen
 from examples.common import arguments, panels
+from fastgen.datasets import load
 from fastgen.demo.train import one_thread
 from fastgen.networks import ModulatedMLP
-from fastgen.training import Batch, Settings, Trainer, data, losses
+from fastgen.training import Batch, Settings, Trainer, losses
 
 SMALLEST, LARGEST, LEVELS = 0.05, 5.0, 20
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     options = arguments("annealed_langevin", summary, 3000, argv, points=1000)
     if options.points > 1000:
         raise ValueError(f"points={options.points}: expected at most 1000, as many as are held out")
-    board = data.load("checkerboard").samples
+    board = load("checkerboard").samples
     sigmas = torch.logspace(0, 1, LEVELS, LARGEST / SMALLEST).double() * SMALLEST
 
     def loss(network: nn.Module, batch: Batch) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fastgen
 from examples.common import arguments
-from fastgen.demo.data import CLASSES, load_digits
+from fastgen.datasets import CLASSES, load_digits
 from fastgen.demo.train import one_thread
 from fastgen.networks import ModulatedMLP
 from fastgen.training import Batch, Flow, Settings, Trainer

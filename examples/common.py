@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.demo.data import Digits, load_digits
-from fastgen.demo.networks import DigitFeatures
+from fastgen.datasets import Digits, load_digits
+from fastgen.demo.classifier import DigitFeatures, classifier
 from fastgen.demo.report import frechet_distance, strip
-from fastgen.demo.train import classifier
 from fastgen.training.files import replacing
 
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 import fastgen
 from examples.common import arguments, panels
 from fastgen.couplings import Coupling, ExactOT, Independent, Sinkhorn
+from fastgen.datasets import eight_gaussians, moons
 from fastgen.demo.train import one_thread
 from fastgen.networks import MLP
-from fastgen.training import Batch, Settings, Trainer, data, losses, paths
+from fastgen.training import Batch, Settings, Trainer, losses, paths
 
 SIGMA = 1.0
 METHODS: dict[str, tuple[paths.Linear | paths.Brownian, str]] = {
@@ -38,12 +39,12 @@ def coupling_of(name: str) -> Coupling | Sinkhorn:
 
 def source(count: int, seed: Sequence[int]) -> Tensor:
     """Points of the eight Gaussians, [count, 2]."""
-    return torch.from_numpy(data.eight_gaussians(count, np.random.default_rng(seed))).float()
+    return torch.from_numpy(eight_gaussians(count, np.random.default_rng(seed))).float()
 
 
 def target(count: int, seed: Sequence[int]) -> Tensor:
     """Points of the moons, [count, 2]."""
-    return torch.from_numpy(3 * data.moons(count, np.random.default_rng(seed)) - 1).float()
+    return torch.from_numpy(3 * moons(count, np.random.default_rng(seed)) - 1).float()
 
 
 def train(method: str, steps: int, seed: int) -> fastgen.Model:
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     options = arguments(
         "trajectories", "8 Gaussians to moons by four methods", 1500, argv, points=1000
     )
-    starts, moons = source(options.points, (3,)), target(options.points, (4,))
+    starts, held_out = source(options.points, (3,)), target(options.points, (4,))
     found, pictures = {}, {}
     for method in METHODS:
         model = train(method, options.steps, options.seed)
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
             seed=options.seed,
             **more,
         )
-        found[method] = fastgen.wasserstein(ends, moons)
+        found[method] = fastgen.wasserstein(ends, held_out)
         print(f"{method:8} {solver:10} W2 to the moons {found[method]:.3f}", flush=True)
         pictures[method] = ends, states[:, :200]
     panels(pictures, options.out / "trajectories.png", 9.0)

@@ -136,9 +136,9 @@ def _plan_arguments(parser: argparse.ArgumentParser, schedule: str | None) -> No
 
 def _demo(arguments: argparse.Namespace) -> None:
     _require("sklearn", "safetensors", "matplotlib", "tqdm")
+    from fastgen.datasets import load_digits
     from fastgen.demo import report
     from fastgen.demo.checkpoint import Checkpoint
-    from fastgen.demo.data import load_digits
     from fastgen.demo.train import train
 
     digits, folder = load_digits(), arguments.out

@@ -60,14 +60,15 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, or go on from the checkpoint that is there."""
-    from fastgen.training import Denoising, Flow, Settings, Trainer, data, describe
+    from fastgen.datasets import load
+    from fastgen.training import Denoising, Flow, Settings, Trainer, describe
     from fastgen.training.files import read_safetensors
     from fastgen.training.trainer import read_metadata
 
     out: Path = arguments.out
     if out.suffix != ".safetensors":
         raise ValueError(f"--out {out}: expected a name that ends in .safetensors")
-    found = data.load(arguments.source)
+    found = load(arguments.source)
     name, options = _named(arguments.coupling, "--coupling")
     objective: Flow | Denoising = Flow(coupling=name, coupling_options=options)
     if name.startswith("label-") and found.labels is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 import fastgen.schedules as schedules
-from fastgen.demo.networks import DigitFeatures
+from fastgen.demo.classifier import DigitFeatures
 from fastgen.model.model import Model
 from fastgen.networks import Network, from_config, to_config
 from fastgen.schedules import Schedule

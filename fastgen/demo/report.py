@@ -14,10 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import fastgen
+import fastgen.solvers as solvers
+from fastgen.datasets import CLASSES, Digits
 from fastgen.demo.checkpoint import Checkpoint
-from fastgen.demo.data import CLASSES, Digits
 from fastgen.demo.train import one_thread
+from fastgen.sampling.sample import sample
+from fastgen.sampling.sampler import Sampler
 from fastgen.schedules import Schedule
 
 NFES = (5, 10, 20, 50)
@@ -36,7 +38,7 @@ HEADERS = ("solver", "NFE", "seconds", "Fréchet", "nearest")
 
 
 @dataclass(frozen=True)
-class Row:
+class Run:
     """One run: nfe evaluations of the network for each digit, seconds for the whole batch.
 
     frechet: mean of the distances to the two held-out parts. nearest: mean Euclidean distance to
@@ -83,13 +85,13 @@ def _covariance(x: Tensor) -> Tensor:
 
 def steps_for(solver: str, options: Mapping[str, Any], schedule: Schedule, nfe: int) -> int:
     """Most steps that cost at most ``nfe`` evaluations (at least 1)."""
-    one, two = (fastgen.plan(solver, schedule, n, **options).nfe for n in (1, 2))
+    one, two = (solvers.plan(solver, schedule, n, **options).nfe for n in (1, 2))
     return max(1, (nfe - one) // (two - one) + 1)
 
 
 @one_thread()
 @torch.inference_mode()
-def compare(checkpoint: Checkpoint, digits: Digits, seed: int) -> list[Row]:
+def compare(checkpoint: Checkpoint, digits: Digits, seed: int) -> list[Run]:
     """Every solver at every NFE, from the same initial noise; then the floor.
 
     Features are those of `DigitFeatures.describe`. All sets have the size and
@@ -100,25 +102,25 @@ def compare(checkpoint: Checkpoint, digits: Digits, seed: int) -> list[Row]:
     shape = tuple(digits.held_out_a.images.shape)
     features = checkpoint.features.describe
     real = [features(part.images) for part in (digits.held_out_a, digits.held_out_b)]
-    fastgen.sample(model, shape, "euler", 1, net_kwargs={"labels": labels})  # warm up
+    sample(model, shape, "euler", 1, net_kwargs={"labels": labels})  # warm up
     rows = []
     for solver, options in SOLVERS:
         name = solver + "".join(f" {k}={v}" for k, v in options.items())
         for asked in NFES:
             steps = steps_for(solver, options, model.schedule, asked)
-            plan = fastgen.plan(solver, model.schedule, steps, **options)
-            sampler = fastgen.Sampler(model, plan)
+            plan = solvers.plan(solver, model.schedule, steps, **options)
+            sampler = Sampler(model, plan)
             start = time.perf_counter()
             images = sampler(shape, seed=seed, labels=labels)
             seconds = time.perf_counter() - start
             found = features(images)
             frechet = sum(frechet_distance(found, half) for half in real) / 2
             nearest = nearest_distance(images, digits.train.images)
-            rows.append(Row(name, asked, plan.nfe, seconds, frechet, nearest, images))
+            rows.append(Run(name, asked, plan.nfe, seconds, frechet, nearest, images))
     nearest = nearest_distance(digits.held_out_a.images, digits.train.images)
     floor = frechet_distance(*real)
     real_digits = digits.held_out_a.images
-    return [*rows, Row("real digits (floor)", 0, 0, 0.0, floor, nearest, real_digits)]
+    return [*rows, Run("real digits (floor)", 0, 0, 0.0, floor, nearest, real_digits)]
 
 
 def nearest_distance(images: Tensor, reference: Tensor) -> float:
@@ -146,7 +148,7 @@ def _is_number(cell: str) -> bool:
     return not cell or cell.replace(".", "", 1).isdigit()
 
 
-def report(rows: Sequence[Row]) -> str:
+def report(rows: Sequence[Run]) -> str:
     """The demonstration's table."""
     cells = [
         (
@@ -161,7 +163,7 @@ def report(rows: Sequence[Row]) -> str:
     return table(HEADERS, cells)
 
 
-def write_csv(rows: Sequence[Row], path: Path) -> None:
+def write_csv(rows: Sequence[Run], path: Path) -> None:
     """One line per row; seconds are for ``samples`` digits."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -189,7 +191,7 @@ def strip(images: Tensor, columns: int) -> NDArray[np.float64]:
     return grid
 
 
-def write_sheet(rows: Sequence[Row], labels: Tensor, path: Path) -> None:
+def write_sheet(rows: Sequence[Run], labels: Tensor, path: Path) -> None:
     """Digits 0 to 9 of every solver (down) at every NFE (across) below real ones, as PNG."""
     from matplotlib.figure import Figure
 

@@ -1,4 +1,4 @@
-"""Flow matching on the digits, and the classifier by which the samples are judged."""
+"""Flow matching on the digits."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch.nn import functional
 
-import fastgen.schedules as schedules
+from fastgen.datasets import CLASSES, Part
 from fastgen.demo.checkpoint import Checkpoint
-from fastgen.demo.data import CLASSES, Part
-from fastgen.demo.networks import DigitFeatures
+from fastgen.demo.classifier import BATCH, classifier
 from fastgen.networks import ModulatedMLP
+from fastgen.schedules import Rectified
 from fastgen.training import Flow, Settings, Trainer
 
-BATCH = 128
 LEARNING_RATE = 1e-3
 CLASSIFIER_STEPS = 800
 OBJECTIVE = Flow(data_at=0)
@@ -73,23 +71,4 @@ def train(
     seconds = round(time.perf_counter() - start, 2)
     average = trainer.average
     assert isinstance(average, ModulatedMLP)
-    return Checkpoint(average, features, schedules.Rectified(), seed, trainer.step, seconds)
-
-
-def classifier(digits: Part, steps: int) -> DigitFeatures:
-    """Cross-entropy on slightly noisy digits."""
-    network = DigitFeatures()
-    optimiser = torch.optim.AdamW(network.parameters(), 2e-3, weight_decay=0.05, fused=True)
-    for _ in range(steps):
-        images, labels = _batch(digits)
-        noisy = images + 0.2 * torch.randn_like(images)
-        loss = functional.cross_entropy(network(noisy), labels)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    return network.requires_grad_(False).eval()
-
-
-def _batch(digits: Part) -> Part:
-    chosen = torch.randint(len(digits.images), (BATCH,))
-    return Part(digits.images[chosen], digits.labels[chosen])
+    return Checkpoint(average, features, Rectified(), seed, trainer.step, seconds)

@@ -15,6 +15,7 @@ from fastgen.model.model import Model
 from fastgen.networks.vae import VAE, Posterior
 from fastgen.noise.normals import randn
 from fastgen.sampling.sample import sample
+from fastgen.training.files import load_strictly, read_safetensors, replacing
 
 FORMAT, VERSION = "fastgen_latent", "1"
 # The draw of latents from their posteriors: apart from the steps of a trainer.
@@ -139,8 +140,6 @@ class Latent:
         """
         from safetensors.torch import save
 
-        from fastgen.training.files import replacing
-
         if self.network is None:
             raise ValueError("save: only of Latent.of(vae); store your own encoder and decoder")
         tensors = {f"vae.{k}": v.contiguous() for k, v in self.network.state_dict().items()}
@@ -157,8 +156,6 @@ class Latent:
             FileNotFoundError: if there is no such file.
             ValueError: if it is damaged or of another kind.
         """
-        from fastgen.training.files import load_strictly, read_safetensors
-
         path = Path(path)
         tensors, metadata = read_safetensors(path)
         if metadata.get(FORMAT) != VERSION or not {"scale", "shift"} <= tensors.keys():

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import fastgen.solvers as solvers
 from fastgen.model.model import Model
 from fastgen.noise.normals import randn
 from fastgen.plans import Plan
 from fastgen.plans.forms import Increment, Let, Normal
 from fastgen.sampling.sampler import Sampler
-from fastgen.solvers import plan
 from fastgen.training.files import read_safetensors, replacing
 
 FORMAT, VERSION = "fastgen_reflow", "1"
@@ -65,12 +65,12 @@ def reflow(
         raise ValueError(f"source: expected {count} states, got {len(source)}")
     if source is None and not shape:
         raise ValueError("shape: give that of one sample, or source")
-    program = plan(solver, model.schedule, steps, predicts=model.predicts, **(options or {}))
-    if _draws_noise(program):
+    plan = solvers.plan(solver, model.schedule, steps, predicts=model.predicts, **(options or {}))
+    if _draws_noise(plan):
         raise ValueError(f"solver={solver!r}: it draws noise, so that x0 does not determine x1")
     facts = {"solver": solver, "steps": steps, "seed": seed, "count": count, "shard": shard}
     facts |= {"options": dict(options or {}), "source": source is not None}
-    sampler = Sampler(model, program)
+    sampler = Sampler(model, plan)
     for k, first in enumerate(range(0, count, shard)):
         path, rows = _path(folder, k), min(shard, count - first)
         if path.exists():
@@ -81,7 +81,7 @@ def reflow(
         else:
             ids = range(first, first + rows)
             x0 = randn((rows, *shape), seed=seed, sample_ids=ids) * model.schedule.sigma(
-                program.times[0]
+                plan.times[0]
             )
         with torch.no_grad():
             x1 = sampler(x0, **net_kwargs)
@@ -117,8 +117,8 @@ class Pairs:
         return len(self.x0)
 
 
-def _draws_noise(program: Plan) -> bool:
-    forms = [i.form for i in program.instructions if isinstance(i, Let)]
+def _draws_noise(plan: Plan) -> bool:
+    forms = [i.form for i in plan.instructions if isinstance(i, Let)]
     return any(isinstance(symbol, Normal | Increment) for form in forms for symbol in form.terms)
 
 

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+import fastgen.datasets as datasets
 from fastgen import networks
 from fastgen.cli import main
-from fastgen.training import LatentScore, Settings, Trainer, data, describe, load
+from fastgen.training import LatentScore, Settings, Trainer, describe, load
 
 for package in ("safetensors", "tqdm"):
     pytest.importorskip(package)
@@ -128,13 +129,13 @@ class TestData:
             (tmp_path / name).mkdir(exist_ok=True)
             pixels = np.full((4, 6, 3), 255 * (k == 2), dtype=np.uint8)
             image.imsave(tmp_path / name / f"{k}.png", pixels)
-        found = data.load(str(tmp_path))
+        found = datasets.load(str(tmp_path))
         assert found.samples.shape == (3, 3, 4, 6)
         assert found.samples[:, 0, 0, 0].tolist() == [-1, -1, 1]
         assert found.labels.tolist() == [0, 0, 1]
         image.imsave(tmp_path / "cat" / "z.png", np.zeros((4, 5, 3), dtype=np.uint8))
         with pytest.raises(ValueError, match="bring all images to one size"):
-            data.load(str(tmp_path))
+            datasets.load(str(tmp_path))
 
     @pytest.mark.parametrize(
         ("arrays", "message"),
@@ -149,18 +150,18 @@ class TestData:
     def test_bad_arrays(self, arrays, message, tmp_path):
         np.savez(tmp_path / "a.npz", **arrays)
         with pytest.raises(ValueError, match=message):
-            data.load(str(tmp_path / "a.npz"))
+            datasets.load(str(tmp_path / "a.npz"))
 
     def test_a_damaged_file(self, tmp_path):
         np.save(tmp_path / "a.npy", np.zeros((3, 2)))
         whole = (tmp_path / "a.npy").read_bytes()
         (tmp_path / "a.npy").write_bytes(whole[:-8])
         with pytest.raises(ValueError, match="not a whole array file"):
-            data.load(str(tmp_path / "a.npy"))
+            datasets.load(str(tmp_path / "a.npy"))
 
-    @pytest.mark.parametrize("name", list(data.SETS))
+    @pytest.mark.parametrize("name", list(datasets.SETS))
     def test_sets_have_their_moments(self, name):
-        x = data.load(name).samples
-        assert x.shape == (data.SAMPLES, 2)
+        x = datasets.load(name).samples
+        assert x.shape == (datasets.SAMPLES, 2)
         assert x.isfinite().all()
         assert 0.5 < float(x.std()) < 5

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 import fastgen
+from fastgen.datasets import CLASSES, load_digits
 from fastgen.demo.checkpoint import Checkpoint
-from fastgen.demo.data import CLASSES, load_digits
 from fastgen.demo.report import (
     NFES,
     SOLVERS,
-    Row,
+    Run,
     frechet_distance,
     nearest_distance,
     steps_for,
@@ -219,8 +219,8 @@ class TestReport:
 
     def test_csv_and_sheet(self, digits, tmp_path):
         images, labels = digits.held_out_a
-        rows = [Row(s, n, n, 0.1, 1.0, 2.0, images) for s in ("euler", "rk4") for n in NFES]
-        rows.append(Row("real", 0, 0, 0.0, 0.5, 2.0, images))
+        rows = [Run(s, n, n, 0.1, 1.0, 2.0, images) for s in ("euler", "rk4") for n in NFES]
+        rows.append(Run("real", 0, 0, 0.0, 0.5, 2.0, images))
         write_csv(rows, tmp_path / "r.csv")
         with (tmp_path / "r.csv").open() as file:
             lines = list(csv.DictReader(file))

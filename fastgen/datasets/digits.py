@@ -1,4 +1,4 @@
-"""Real handwritten digits: the 1797 scans of 8 x 8 pixels that come with scikit-learn."""
+"""Handwritten digits: the 1797 scans of 8 x 8 pixels that come with scikit-learn."""
 
 from __future__ import annotations
 

@@ -1,18 +1,17 @@
-"""Data for the command line: arrays, folders of images and small built-in sets."""
+"""Data by a name or a path: built-in sets, files of arrays and folders of images."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgen.common.errors import nearest
+from fastgen.datasets.digits import load_digits
+from fastgen.datasets.planar import SETS
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SAMPLES = 20_000  # of the sets that are drawn
@@ -30,45 +29,6 @@ class Data(NamedTuple):
         return 0 if self.labels is None else int(self.labels.max()) + 1
 
 
-def eight_gaussians(
-    count: int, rng: np.random.Generator, radius: float = 5.0, std: float = 1.0
-) -> NDArray[np.float64]:
-    """Eight Gaussians on a circle, [count, 2]."""
-    angle = rng.integers(8, size=count) * (math.pi / 4)
-    centres = radius * np.stack([np.cos(angle), np.sin(angle)], 1)
-    return np.asarray(centres + std * rng.standard_normal((count, 2)))
-
-
-def moons(count: int, rng: np.random.Generator, noise: float = 0.05) -> NDArray[np.float64]:
-    """Two half circles that interlock, [count, 2]."""
-    angle, lower = rng.uniform(0, math.pi, count), rng.integers(2, size=count) == 1
-    x = np.where(lower, 1 - np.cos(angle), np.cos(angle))
-    y = np.where(lower, 0.5 - np.sin(angle), np.sin(angle))
-    return np.asarray(np.stack([x, y], 1) + noise * rng.standard_normal((count, 2)))
-
-
-def s_curve(count: int, rng: np.random.Generator, noise: float = 0.05) -> NDArray[np.float64]:
-    """A letter S, [count, 2]."""
-    t = 3 * math.pi * (rng.uniform(size=count) - 0.5)
-    points = np.stack([np.sin(t), np.sign(t) * (np.cos(t) - 1)], 1)
-    return np.asarray(points + noise * rng.standard_normal((count, 2)))
-
-
-def checkerboard(count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Every second square of a board of side 4, [count, 2]."""
-    column, row = rng.integers(4, size=count), rng.integers(2, size=count)
-    corner = np.stack([column - 2, 2 * row + column % 2 - 2], 1)
-    return np.asarray(corner + rng.uniform(size=(count, 2)))
-
-
-SETS: dict[str, Callable[[int, np.random.Generator], NDArray[np.float64]]] = {
-    "8gaussians": eight_gaussians,
-    "moons": lambda count, rng: 2 * moons(count, rng) - np.array([1.0, 0.0]),
-    "scurve": lambda count, rng: 1.5 * s_curve(count, rng),
-    "checkerboard": checkerboard,
-}
-
-
 def load(source: str) -> Data:
     """A built-in set's name, an .npy or .npz file, or a folder of images.
 
@@ -81,8 +41,6 @@ def load(source: str) -> Data:
         ValueError: if it cannot be used, saying why.
     """
     if source == "digits":
-        from fastgen.demo.data import load_digits
-
         return Data(*load_digits().train)
     if source in SETS:
         drawn = SETS[source](SAMPLES, np.random.default_rng(0))
