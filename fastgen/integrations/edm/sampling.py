@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_fraction, check_nonnegative, check_whole
+from fastgen.integrations.common.levels import run
+from fastgen.integrations.common.noise import NoiseSource, Seeds, check_noise
+from fastgen.integrations.common.recipes import before_each_step
 from fastgen.integrations.edm.process import (
     DISCRETIZATIONS,
     SCALINGS,
@@ -21,9 +24,6 @@ from fastgen.integrations.edm.process import (
     vp_betas,
     vp_sigma,
 )
-from fastgen.integrations.levels import Seeds, before_each_step, check_noise, run
-
-NOISES = ("torch", "contract")
 
 
 def edm_sampler(
@@ -153,8 +153,7 @@ def ablation_sampler(
     check_choice("discretization", discretization, DISCRETIZATIONS)
     check_choice("schedule", schedule, SCHEDULES)
     check_choice("scaling", scaling, SCALINGS)
-    check_choice("noise", noise, NOISES)
-    check_noise(noise, None, seed)
+    check_noise(noise, seed)
     check_whole("num_steps", num_steps, 1)
     check_fraction("alpha", alpha)
     check_nonnegative("S_churn", S_churn)
@@ -197,17 +196,15 @@ def ablation_sampler(
         lambda x, sigma: net(x, sigma[0], class_labels),
         x * levels[0],
         [*levels, 0.0],
-        None,
-        None,
-        True,
-        sampler=sampler,
-        noise=noise,
-        seed=seed,
+        disable=True,
+        noise=NoiseSource(noise, seed, sampler),
         unused=before_each_step,
-        process=process,
-        times=(*times, 0.0),
-        churned=tuple(churned),
-        euler=solver == "euler",
-        alpha=float(alpha),
-        s_noise=float(S_noise),
+        options={
+            "process": process,
+            "times": (*times, 0.0),
+            "churned": tuple(churned),
+            "euler": solver == "euler",
+            "alpha": float(alpha),
+            "s_noise": float(S_noise),
+        },
     )

@@ -19,6 +19,7 @@ from torch import Tensor
 
 import fastgen.kernels as kernels
 from fastgen.common.devices import upload
+from fastgen.integrations.common.noise import NoiseSource, fresh_seed
 from fastgen.kernels import Noise
 from fastgen.noise.keys import id_tensor, seed_tensor
 
@@ -27,7 +28,7 @@ END = 1e-5  # how near t must come to its end
 
 
 @dataclass
-class Controller:
+class PidController:
     """k-diffusion's PID controller of step sizes, one for each of ``rows`` integrations.
 
     The next step is this one times 1 + atan(f - 1), f the product of powers of the last three
@@ -74,8 +75,8 @@ class DpmAdaptive:
         x: Tensor,
         extra_args: dict[str, Any],
         order: int,
-        controller: Controller,
-        noise: dict[str, Any],
+        controller: PidController,
+        noise: NoiseSource,
         eta: float,
         s_noise: float,
     ) -> None:
@@ -84,13 +85,10 @@ class DpmAdaptive:
         self.given = x
         self.dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         self.x = x.to(self.dtype)
-        self.sampler, self.kind = noise.get("sampler"), noise["noise"]
-        self.foreign = noise["foreign"]
+        self.noise = noise
         self.accepted = np.zeros(controller.rows, dtype=np.int64)
-        if self.kind == "contract":
-            seed = noise["seed"]
-            if seed is None:
-                seed = int(torch.randint(0, 2**63 - 1, []).item())
+        if noise.in_kernels:
+            seed = fresh_seed() if noise.seed is None else noise.seed
             self.seeds = seed_tensor(seed, x.shape[0], x.device)
             self.ids = id_tensor(None, x.shape[0], x.device)
 
@@ -275,15 +273,17 @@ class DpmAdaptive:
         std = self.s_noise * up
         one = np.ones_like(std)
         noisy = bool(std.any())
-        if self.kind == "contract" and noisy:
+        if self.noise.in_kernels and noisy:
             table = upload(torch.from_numpy(np.stack([one, std], -1)[:, None]), high.device)
             draws = torch.from_numpy(self.accepted).to(high.device)
             draws = draws[:, None].expand(high.shape[0], 1).contiguous()
-            noise = Noise(self.seeds, self.ids, draws)
-            high = kernels.combine([high], table, noise=noise)[0]
-        elif self.sampler is not None and (noisy or self.kind == "torch" or self.foreign):
+            drawn = Noise(self.seeds, self.ids, draws)
+            high = kernels.combine([high], table, noise=drawn)[0]
+        elif self.noise.sampler is not None and (
+            noisy or self.noise.kind == "torch" or self.noise.foreign
+        ):
             sigmas = [np.exp(-s), np.exp(-t)]
-            levels = [self._shown(v) for v in sigmas] if self.foreign else sigmas
-            z = self.sampler(*levels)
+            levels = [self._shown(v) for v in sigmas] if self.noise.foreign else sigmas
+            z = self.noise.sampler(*levels)
             high = self._combine([high, z], [[one, std]])[0] if noisy else high
         self.x = self._chosen(accepted, high, self.x)

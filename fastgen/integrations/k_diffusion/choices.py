@@ -6,44 +6,56 @@ from typing import Any
 
 from torch import Tensor
 
+from fastgen.integrations.common.levels import checked_levels
+from fastgen.integrations.common.noise import NoiseSampler, NoiseSource, Seeds, check_noise
+from fastgen.integrations.common.recipes import Recipe, Span
 from fastgen.integrations.k_diffusion.noise import (
     BrownianTreeNoiseSampler,
     default_noise_sampler,
 )
-from fastgen.integrations.levels import (
-    NoiseSampler,
-    Recipe,
-    Seeds,
-    Span,
-    check_noise,
-    checked_levels,
-)
+
+NOISES = ("torch", "comfyui", "contract")
 
 
-def noise_options(
+def noise_source(
     x: Tensor,
     sampler: NoiseSampler | None,
     noise: str,
     seed: Seeds | None,
     extra_args: dict[str, Any] | None,
     brownian: Any = None,
-) -> dict[str, Any]:
-    """The keywords of `fastgen.integrations.levels.run` for a sampler's choice of noise.
+) -> NoiseSource:
+    """Where a sampler's noise comes from.
 
-    brownian: the noise levels, where the default is a Brownian path.
+    Args:
+        x: the state.
+        sampler: the caller's, or None.
+        noise: one of ``NOISES``.
+        seed: of "contract".
+        extra_args: the model's; "comfyui" reads a seed there.
+        brownian: the noise levels, where the default is a Brownian path.
+
+    Raises:
+        ValueError: for choices that contradict each other.
     """
-    check_noise(noise, sampler, seed)
-    chosen: dict[str, Any] = {"noise": noise, "seed": seed, "foreign": sampler is not None}
-    if sampler is not None or noise == "contract":
-        return chosen | {"sampler": sampler}
+    check_noise(noise, seed, NOISES)
+    if noise == "contract":
+        if sampler is not None:
+            raise ValueError(
+                "noise_sampler: noise='contract' makes the noise inside the kernels; give one or "
+                "the other"
+            )
+        return NoiseSource(noise, seed)
+    if sampler is not None:
+        return NoiseSource(noise, sampler=sampler, foreign=True)
     own_seed = (extra_args or {}).get("seed") if noise == "comfyui" else None
     if brownian is None:
-        return chosen | {"sampler": default_noise_sampler(x, own_seed)}
+        return NoiseSource(noise, sampler=default_noise_sampler(x, own_seed))
     levels = [s for s in checked_levels(brownian) if s > 0]
-    if len(levels) > 1:
-        low, high = min(levels), max(levels)
-        return chosen | {"sampler": BrownianTreeNoiseSampler(x, low, high, own_seed)}
-    return chosen  # the one step goes to data
+    if len(levels) < 2:  # the one step goes to data
+        return NoiseSource(noise)
+    path = BrownianTreeNoiseSampler(x, min(levels), max(levels), own_seed)
+    return NoiseSource(noise, sampler=path)
 
 
 def after_each_step(found: Recipe, levels: tuple[float, ...]) -> dict[int, Span]:

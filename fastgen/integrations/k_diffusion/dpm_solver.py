@@ -9,19 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.integrations.k_diffusion.adaptive import Controller, DpmAdaptive
-from fastgen.integrations.k_diffusion.choices import noise_options
+from fastgen.integrations.common.levels import Callback, Denoiser, progress_bar, run
+from fastgen.integrations.common.noise import NoiseSampler, Seeds
+from fastgen.integrations.common.recipes import Recipe, Span
+from fastgen.integrations.k_diffusion.adaptive import DpmAdaptive, PidController
+from fastgen.integrations.k_diffusion.choices import noise_source
 from fastgen.integrations.k_diffusion.programs import dpm_fast
-from fastgen.integrations.levels import (
-    Callback,
-    Denoiser,
-    NoiseSampler,
-    Recipe,
-    Seeds,
-    Span,
-    progress_bar,
-    run,
-)
 
 
 def _check_ends(sigma_min: float, sigma_max: float) -> tuple[float, float]:
@@ -56,7 +49,7 @@ def sample_dpm_fast(
     """DPM-Solver-fast: n evaluations in steps of orders 3 and less, even in log sigma.
 
     Lu et al. 2022 (arXiv 2206.00927), app. D.3. Other arguments as in
-    `fastgen.integrations.k_diffusion.ordinary`; the callback's dictionary also has t and t_up,
+    `fastgen.integrations.k_diffusion.samplers`; the callback's dictionary also has t and t_up,
     -log sigma.
 
     Raises:
@@ -84,13 +77,11 @@ def sample_dpm_fast(
         extra_args,
         callback,
         disable,
-        orders=tuple(orders),
-        eta=eta,
-        s_noise=s_noise,
+        noise=noise_source(x, noise_sampler, noise, seed, extra_args),
+        unused=_each_step,
         describe=describe,
         bar_of_evaluations=True,
-        unused=None if noise == "comfyui" else _each_step,
-        **noise_options(x, noise_sampler, noise, seed, extra_args),
+        options={"orders": tuple(orders), "eta": eta, "s_noise": s_noise},
     )
 
 
@@ -127,7 +118,7 @@ def sample_dpm_adaptive(
     k-diffusion or, with per_sample, over each sample: its steps then do not depend on the others'.
 
     Args:
-        model: as in `fastgen.integrations.k_diffusion.ordinary`.
+        model: as in `fastgen.integrations.k_diffusion.samplers`.
         x: [B, ...] at noise level sigma_max.
         sigma_min: last noise level, above 0; larger than sigma_max for steps that add noise.
         sigma_max: first noise level.
@@ -148,7 +139,7 @@ def sample_dpm_adaptive(
         noise_sampler: where it comes from.
         return_info: whether to return (x, info), info the counts of steps, nfe, n_accept and
             n_reject; numpy arrays [B] with per_sample.
-        noise: as in `fastgen.integrations.k_diffusion.ordinary`.
+        noise: as in `fastgen.integrations.k_diffusion.samplers`.
         seed: of noise="contract".
         per_sample: whether each sample has steps of its own.
         max_steps: most attempted steps; k-diffusion sets no limit.
@@ -163,11 +154,11 @@ def sample_dpm_adaptive(
     if eta and low > high:
         raise ValueError(f"eta={eta!r}: expected 0 for steps that add noise")
     rows = x.shape[0] if per_sample else 1
-    controller = Controller(
+    controller = PidController(
         rows, h_init, pcoeff, icoeff, dcoeff, 1.5 if eta else order, accept_safety
     )
-    chosen = noise_options(x, noise_sampler, noise, seed, extra_args)
-    work = DpmAdaptive(model, x, extra_args or {}, order, controller, chosen, eta, s_noise)
+    source = noise_source(x, noise_sampler, noise, seed, extra_args)
+    work = DpmAdaptive(model, x, extra_args or {}, order, controller, source, eta, s_noise)
     bar = progress_bar(None, disable)
     result, info = work.integrate(
         -math.log(high), -math.log(low), rtol, atol, callback, bar, max_steps

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
-from fastgen.integrations.levels import NoiseSampler
+from fastgen.integrations.common.noise import NoiseSampler, fresh_seed
 from fastgen.noise.keys import id_tensor, seed_tensor
 
 KEPT = 3  # values of W that later increments begin or end at: a step has a start, a middle, an end
@@ -59,7 +59,7 @@ class BatchedBrownianTree:
         self.sign = 1 if start < end else -1
         self.start, self.span = min(start, end), abs(end - start)
         if seed is None:
-            seed = int(torch.randint(0, 2**63 - 1, []).item())
+            seed = fresh_seed()
         self.batched = not isinstance(seed, int)
         batch = x.shape[0]
         self.shape, self.dtype, self.device = x.shape, x.dtype, x.device

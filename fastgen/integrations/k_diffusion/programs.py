@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from fastgen.common.checks import check_nonnegative, check_whole
+from fastgen.integrations.common.recipes import Build
 from fastgen.plans import Builder, Form
 from fastgen.solvers.exponential import exponential_step
 from fastgen.solvers.exponential_rk import (
@@ -26,6 +27,7 @@ from fastgen.solvers.exponential_rk import (
     three_stages,
     two_stages,
 )
+from fastgen.solvers.multistep import lms
 from fastgen.solvers.stochastic import (
     ancestral_decay,
     churned_time,
@@ -35,13 +37,19 @@ from fastgen.solvers.stochastic import (
     renoise,
     sde_step,
 )
-from fastgen.solvers.stochastic_multistep import dpmpp_3m_sde, sa_solver
+from fastgen.solvers.stochastic_multistep import (
+    dpmpp_3m_sde,
+    er_sde_1,
+    er_sde_2,
+    er_sde_3,
+    sa_solver,
+)
 from fastgen.solvers.velocity_rk import ratio_combine
 
-Solver = Callable[..., Form]
+ER_SDE = {1: er_sde_1, 2: er_sde_2, 3: er_sde_3}
 
 
-def denoised_at_zero(build: Solver) -> Solver:
+def denoised_at_zero(build: Build) -> Build:
     """The solver with x = D for a last step to sigma = 0, as ComfyUI ends its multistep ones."""
 
     def solve(p: Builder, times: list[float], **options: Any) -> Form:
@@ -160,6 +168,11 @@ def relative_scale(scaler: Callable[[Any], Any]) -> Callable[[float], float]:
     return scale
 
 
+def er_sde(p: Builder, times: list[float], *, stage: int, **options: Any) -> Form:
+    """ER-SDE of order ``stage``; see `fastgen.solvers.stochastic_multistep`."""
+    return ER_SDE[stage](p, times, **options)
+
+
 def sa_solver_between(
     p: Builder, times: list[float], *, tau: float, steps: tuple[int, int], **options: Any
 ) -> Form:
@@ -216,3 +229,8 @@ def deis_tab(p: Builder, times: list[float], *, order: int = 3) -> Form:
         factors = lagrange_weights(at, means)
         x = p.state(ratio_combine(p, x, s, t, factors, [eps for _, eps in past]), t)
     return x
+
+
+def deis(p: Builder, times: list[float], *, order: int = 3, mode: str = "tab") -> Form:
+    """DEIS with polynomials in the VP process's time ("tab") or in sigma ("rhoab")."""
+    return (deis_tab if mode == "tab" else lms)(p, times, order=order)

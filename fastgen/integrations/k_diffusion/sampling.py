@@ -1,43 +1,36 @@
 """What `k_diffusion.sampling` offers, and the samplers of ComfyUI's copy."""
 
-from fastgen.integrations.k_diffusion.comfyui import (
-    sample_ddpm,
-    sample_deis,
-    sample_er_sde,
-    sample_gradient_estimation,
-    sample_heunpp2,
-    sample_ipndm,
-    sample_ipndm_v,
-    sample_lcm,
-    sample_res_multistep,
-    sample_res_multistep_ancestral,
-    sample_sa_solver,
-    sample_sa_solver_pece,
-)
-from fastgen.integrations.k_diffusion.dpm_solver import (
-    sample_dpm_adaptive,
-    sample_dpm_fast,
-)
+from fastgen.integrations.k_diffusion.dpm_solver import sample_dpm_adaptive, sample_dpm_fast
 from fastgen.integrations.k_diffusion.noise import (
     BatchedBrownianTree,
     BrownianTreeNoiseSampler,
     default_noise_sampler,
 )
-from fastgen.integrations.k_diffusion.ordinary import (
+from fastgen.integrations.k_diffusion.samplers import (
+    sample_ddpm,
+    sample_deis,
     sample_dpm_2,
     sample_dpm_2_ancestral,
     sample_dpmpp_2m,
-    sample_dpmpp_2s_ancestral,
-    sample_euler,
-    sample_euler_ancestral,
-    sample_heun,
-    sample_lms,
-)
-from fastgen.integrations.k_diffusion.stochastic import (
     sample_dpmpp_2m_sde,
     sample_dpmpp_2m_sde_heun,
+    sample_dpmpp_2s_ancestral,
     sample_dpmpp_3m_sde,
     sample_dpmpp_sde,
+    sample_er_sde,
+    sample_euler,
+    sample_euler_ancestral,
+    sample_gradient_estimation,
+    sample_heun,
+    sample_heunpp2,
+    sample_ipndm,
+    sample_ipndm_v,
+    sample_lcm,
+    sample_lms,
+    sample_res_multistep,
+    sample_res_multistep_ancestral,
+    sample_sa_solver,
+    sample_sa_solver_pece,
 )
 from fastgen.integrations.k_diffusion.utils import (
     append_zero,

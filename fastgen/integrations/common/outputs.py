@@ -1,0 +1,38 @@
+"""Checks of what users hand to a drop-in's loop: the state, and what their network returns."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastgen.kernels.contract import DTYPE_CODES
+
+
+def check_state(name: str, x: Tensor) -> None:
+    """Raise a ValueError unless x is a real tensor [B, ...] of a dtype that kernels know."""
+    if x.dtype not in DTYPE_CODES or x.ndim == 0:
+        raise ValueError(f"{name}: expected a real tensor [B, ...], got {x.dtype} {tuple(x.shape)}")
+
+
+def check_output(call: str, output: object, like: Tensor) -> None:
+    """Raise a ValueError unless a network's output is a real tensor of like's shape and device.
+
+    Args:
+        call: how the network is called, beginning with its name.
+        output: what it returned.
+        like: the state it was called with.
+    """
+    if (
+        not isinstance(output, Tensor)
+        or output.shape != like.shape
+        or output.dtype not in DTYPE_CODES
+        or output.device != like.device
+    ):
+        found = (
+            f"{output.dtype} {tuple(output.shape)} on {output.device}"
+            if isinstance(output, Tensor)
+            else type(output).__name__
+        )
+        raise ValueError(
+            f"{call.partition('(')[0]}: expected a real tensor {tuple(like.shape)} on "
+            f"{like.device} from {call}, got {found}"
+        )
