@@ -81,7 +81,7 @@ def _loop(
 
 def _bytes(scheduler: Any, elements: int) -> float:
     """What a step reads and writes in float32, the mean over the last loop's tables."""
-    tables = scheduler._run.rows.values()
+    tables = scheduler._run.steps.values()
     return 4 * elements * statistics.mean(len(t.inputs) + t.outputs for t in tables)
 
 

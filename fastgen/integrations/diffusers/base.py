@@ -1,4 +1,10 @@
-"""What all schedulers here share: diffusers' configuration and grids, this library's steps."""
+"""What all schedulers here share: diffusers' configuration and grids, this library's steps.
+
+A scheduler's `step` names what it is about to do by a key and calls `FusedScheduler._advance`. The
+first time, `_update` gives the mathematics of that key, which becomes a `FusedStep`; it is kept in
+the `SchedulerRun` of the grid. From then on the key leads to its prepared kernel call. Keys are
+whatever the coefficients depend on: mostly the position in the grid, and the options of the call.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +16,20 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from fastgen.common.errors import nearest
-from fastgen.integrations.diffusers.rows import Row, Transform, Update, out, x
-from fastgen.integrations.diffusers.runs import Contract, Generators, Kind, Run, promised
+from fastgen.integrations.common.noise import check_noise
+from fastgen.integrations.diffusers.contract_noise import ContractNoise, Generators
+from fastgen.integrations.diffusers.fused_step import FusedStep, Transform, Update, out, x
+from fastgen.integrations.diffusers.runs import ResultDtype, SchedulerRun, resolved_dtype
 from fastgen.plans.forms import Form
 
-NOISES = ("torch", "contract")
 # Tables of that many grids are kept: a program that alternates between a few pays for none.
 GRIDS = 8
-# Marks the row of a step whose noise the caller gives.
-GIVEN = "given"
-# In place of alpha = 0: bounds make x0 what they make of infinity, and without them it is refused.
-INFINITESIMAL = 1e-30
+# In the key of a step whose noise the caller gives, whatever makes the noise of the others.
+CALLERS_NOISE = "caller's noise"
+# Stands for alpha = 0 in x0 = (x - sigma eps) / alpha, which is infinite there. Where x0 is clipped
+# or thresholded, the bound takes the place of the huge number, as it takes that of diffusers'
+# infinity; where it is not, the step is refused.
+NEARLY_ZERO = 1e-30
 
 
 class FusedScheduler:
@@ -40,17 +48,23 @@ class FusedScheduler:
             run from torch's global generator.
     """
 
-    _kind: ClassVar[Kind] = "promoted"
+    _result_dtype: ClassVar[ResultDtype] = "promoted"
     _noise_in_kernel: ClassVar[bool] = True
     # Of the noise that a step draws from torch.
-    _noise_dtype: ClassVar[torch.dtype | Kind] = "output"
+    _noise_dtype: ClassVar[torch.dtype | ResultDtype] = "output"
+    # Names of the tables besides sigmas that belong to a grid.
     _grids: ClassVar[tuple[str, ...]] = ()
     _family: ClassVar[dict[str, type]] = {}
-    _run: Run | None = None
+    _run: SchedulerRun | None = None
+    # The choice of noise= and seed=.
     _noise: tuple[str, int | None] = ("torch", None)
-    # The configuration and the chain that the tables are of; the tables of each grid, and the calls
-    # of the steps there that need nothing but state and output.
-    _known: tuple[Any, Any, dict[Any, tuple[dict[Any, Row], dict[Any, Any]]]] = (None, None, {})
+    # A configuration, a chain, and what was made for them on each grid: the fused steps, and the
+    # direct calls among them.
+    _made: tuple[Any, Any, dict[Any, tuple[dict[Any, FusedStep], dict[Any, Any]]]] = (
+        None,
+        None,
+        {},
+    )
     _begin_index: int | None = None
     _step_index: int | None = None
 
@@ -58,7 +72,7 @@ class FusedScheduler:
         """Pipelines save where a class comes from: say diffusers, so that it can load them."""
         self = super().__new__(cls)
         self.__dict__["__module__"] = _peer(cls).__module__
-        self.__dict__["_follow"] = _nothing
+        self.__dict__["_cpp_step"] = _no_cpp_step
         return self
 
     def __init_subclass__(cls) -> None:
@@ -73,7 +87,7 @@ class FusedScheduler:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles make their tables, which C++ holds by address, again."""
-        return {k: v for k, v in vars(self).items() if k not in ("_known", "_follow")}
+        return {k: v for k, v in vars(self).items() if k not in ("_made", "_cpp_step")}
 
     @staticmethod
     def family() -> dict[str, type]:
@@ -91,15 +105,9 @@ class FusedScheduler:
         Raises:
             ValueError: for another name, or a seed where the noise is torch's.
         """
-        if noise not in NOISES:
-            raise ValueError(f"noise={noise!r}: {nearest(noise, NOISES)}")
-        if noise == "torch" and seed is not None:
-            raise ValueError(
-                f"seed={seed}: with noise='torch' the generator given to step() has the seed; "
-                "use noise='contract'"
-            )
+        check_noise(noise, seed)
         self._noise = noise, seed
-        self._known = (None, None, {})
+        self._made = (None, None, {})
         if self._run is not None:
             self._run.contract = None
             self._begin()
@@ -119,7 +127,7 @@ class FusedScheduler:
         index = run.index(timestep)
         return self._missing(run, timestep) if index is None else index
 
-    def _missing(self, run: Run, timestep: float | Tensor) -> int:
+    def _missing(self, run: SchedulerRun, timestep: float | Tensor) -> int:
         raise IndexError(
             f"timestep={run.value(timestep)}: not in scheduler.timesteps, which set_timesteps made"
         )
@@ -128,50 +136,52 @@ class FusedScheduler:
         begin = self._begin_index
         self._step_index = self.index_for_timestep(timestep) if begin is None else begin
 
-    def _begin(self, keep: Run | None = None) -> Run:
+    def _begin(self, keep: SchedulerRun | None = None) -> SchedulerRun:
         """Take over the grid that diffusers has set; ``keep``: with the history of that run."""
         me: Any = self
-        run = Run(me.timesteps, me.__dict__.get("sigmas"), me._internal_dict)
-        config, chain, grids = self._known
+        run = SchedulerRun(me.timesteps, me.__dict__.get("sigmas"), me._internal_dict)
+        config, chain, grids = self._made
         if config is not run.config or chain is not self._chain():
             grids = {}
-            self._known = (run.config, self._chain(), grids)
+            self._made = (run.config, self._chain(), grids)
         key = (*run.host_timesteps, None, *run.host_sigmas)
         if key not in grids and len(grids) >= GRIDS:
             grids.clear()
-        run.rows, run.steps = grids.setdefault(key, ({}, {}))
+        run.steps, run.direct_calls = grids.setdefault(key, ({}, {}))
         if self._noise[0] == "contract":
             same = self._run is not None and self._run.contract is not None
-            run.contract = self._run.contract if same and self._run else Contract(self._noise[1])
+            run.contract = (
+                self._run.contract if same and self._run else ContractNoise(self._noise[1])
+            )
             assert run.contract is not None
             if keep is None:
                 run.contract.begin()
         if keep is not None:
-            run.held, run.data = keep.held, keep.data
+            run.registers, run.data = keep.registers, keep.data
         if self._run is not None:
-            run.epoch, run.free = self._run.epoch, self._run.free
+            run.binding, run.free_buffers = self._run.binding, self._run.free_buffers
         for name in self._grids:  # here, where reading from a device is no surprise
             if name in self.__dict__:
                 self._grid(run, name)
         self._run = run
-        me._follow = _nothing
-        if run.steps:
-            self._follow_steps(run)
+        me._cpp_step = _no_cpp_step
+        if run.direct_calls:
+            self._prepare_cpp_steps(run)
         return run
 
-    def _follow_steps(self, run: Run) -> None:
-        """Let C++ find the run's steps, for as long as timesteps and configuration are these.
+    def _prepare_cpp_steps(self, run: SchedulerRun) -> None:
+        """Let C++ look up the run's direct calls, while timesteps and configuration are these.
 
-        ``vars(self)["_follow"](vars(self), key, timestep, sample, output)`` is then what
-        `_advance` returns, or None where that has to be called.
+        ``vars(self)["_cpp_step"](vars(self), key, timestep, sample, output)`` is then what
+        `_advance` returns; None, with nothing run, where `_advance` has to be called.
         """
         from fastgen.kernels.combine import registers
 
         me: Any = self
         same = {"timesteps": run.timesteps, "sigmas": run.sigmas, "_internal_dict": run.config}
-        me._follow = registers.follow(same, run.steps, run.held, run.free)
+        me._cpp_step = registers.follow(same, run.direct_calls, run.registers, run.free_buffers)
 
-    def _current(self) -> Run:
+    def _current(self) -> SchedulerRun:
         """The run, also after someone has assigned other timesteps or sigmas."""
         run, own = self._run, self.__dict__
         if run is None or run.config is not own["_internal_dict"]:
@@ -180,7 +190,7 @@ class FusedScheduler:
             return self._begin(run)
         return run
 
-    def _grid(self, run: Run, name: str) -> list[float]:
+    def _grid(self, run: SchedulerRun, name: str) -> list[float]:
         """Another table of the grid than sigmas, as host numbers."""
         if name not in run.grids:
             run.grids[name] = getattr(self, name).tolist()
@@ -195,8 +205,11 @@ class FusedScheduler:
             assert k is not None
         return k
 
-    def _place(self, timestep: float | Tensor) -> tuple[Run, int]:
-        """`_current` and `_at`, for steps that count their position."""
+    def _place(self, timestep: float | Tensor) -> tuple[SchedulerRun, int]:
+        """`_current` and `_at`, for steps that count their position.
+
+        In the middle of a run, where nothing was assigned meanwhile, it is a handful of look-ups.
+        """
         run, k, own = self._run, self._step_index, self.__dict__
         if (
             run is None
@@ -222,12 +235,12 @@ class FusedScheduler:
         """What happens to the data prediction before it is used."""
         return None
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         """The step's forms: the mathematics of the scheduler."""
         raise NotImplementedError
 
-    def _row(self, run: Run, key: Any, given: bool) -> Row:
-        """The row of a step; ``given``: its noise comes from the caller, whatever makes others."""
+    def _fused(self, run: SchedulerRun, key: Any, callers_noise: bool) -> FusedStep:
+        """Make the step of a key; callers_noise: its noise is given, whatever makes others'."""
         try:
             update: Update | None = self._update(run, key)
         except ZeroDivisionError:
@@ -238,14 +251,14 @@ class FusedScheduler:
                 f"{type(self).__name__}: the step divides by zero with this configuration "
                 f"(alpha or sigma is 0 there); diffusers returns NaN or infinity"
             )
-        in_kernel = run.contract is not None and self._noise_in_kernel and not given
-        row = Row(update, self._transform(), in_kernel)
-        run.rows[(key, GIVEN) if given else key] = row
-        return row
+        in_kernel = run.contract is not None and self._noise_in_kernel and not callers_noise
+        step = FusedStep(update, self._transform(), in_kernel)
+        run.steps[(key, CALLERS_NOISE) if callers_noise else key] = step
+        return step
 
     def _advance(
         self,
-        run: Run,
+        run: SchedulerRun,
         key: Any,
         sample: Tensor,
         output: Tensor,
@@ -254,36 +267,41 @@ class FusedScheduler:
         z: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """The step that ``key`` names; the noise of it is ``z``, or drawn as number ``draw``."""
-        row = run.rows.get(key)
-        if row is not None and row.alone is run.epoch and z is None:
-            results = row.run(run.held, run.free, sample, output, None, None)
+        step = run.steps.get(key)
+        if step is not None and step.direct_for is run.binding and z is None:
+            results = step.call(run.registers, run.free_buffers, sample, output, None, None)
             if results is not None:
                 return results
         if z is None:
-            row = row or self._row(run, key, False)
-            if row.draws:
+            step = step or self._fused(run, key, False)
+            if step.draws:
                 if run.contract is None:
-                    dtype = promised(self._noise_dtype, sample, output)
+                    dtype = resolved_dtype(self._noise_dtype, sample, output)
                     z = normal(output.shape, generator, output.device, dtype)
                 else:
                     run.use_contract(generator, output, draw)
         else:
-            row = run.rows.get((key, GIVEN)) or self._row(run, key, True)
-        if row.before is not None:
+            step = run.steps.get((key, CALLERS_NOISE)) or self._fused(run, key, True)
+        if step.data_step is not None:
             me: Any = self
             run.data = me._threshold_sample(
-                run.advance(row.before, "promoted", sample, output, z)[0]
+                run.advance(step.data_step, "promoted", sample, output, z)[0]
             )
-        results = run.advance(row, self._kind, sample, output, z)
-        if row.alone is run.epoch and z is None and not row.noise:
-            run.steps[key] = row.run
-            if vars(self)["_follow"] is _nothing:
-                self._follow_steps(run)
+        results = run.advance(step, self._result_dtype, sample, output, z)
+        if step.direct_for is run.binding and z is None and not step.in_kernel:
+            run.direct_calls[key] = step.call
+            if vars(self)["_cpp_step"] is _no_cpp_step:
+                self._prepare_cpp_steps(run)
         return results
 
 
-def _nothing(*_: object) -> None:
-    """No step to follow: there is none that C++ may find, or the extension is not there."""
+def _no_cpp_step(*_: object) -> None:
+    """In place of C++'s look-up before the first direct call, and without the extension."""
+
+
+def not_started(attribute: str, method: str) -> ValueError:
+    """The error of a step before `set_timesteps`, when the attribute is still None."""
+    return ValueError(f"{attribute}=None: call set_timesteps before {method}")
 
 
 def _peer(cls: type) -> Any:
@@ -292,7 +310,7 @@ def _peer(cls: type) -> Any:
 
 
 def _infinite(raw: Form) -> bool:
-    return any(abs(c) >= 0.5 / INFINITESIMAL for c in raw.terms.values())
+    return any(abs(c) >= 0.5 / NEARLY_ZERO for c in raw.terms.values())
 
 
 def normal(
@@ -314,7 +332,7 @@ def prediction(kind: str, alpha: float, sigma: float, allowed: tuple[str, ...], 
     if kind not in allowed:
         raise ValueError(f"prediction_type={kind!r}: {name} knows {', '.join(allowed)}")
     if kind == "epsilon":
-        return (x - sigma * out) / (alpha or INFINITESIMAL)
+        return (x - sigma * out) / (alpha or NEARLY_ZERO)
     if kind == "v_prediction":
         return alpha * x - sigma * out
     if kind == "flow_prediction":

@@ -15,10 +15,11 @@ from diffusers.schedulers.scheduling_ddim_inverse import (
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
-from fastgen.integrations.diffusers.base import FusedScheduler, normal, prediction
+from fastgen.integrations.diffusers.base import FusedScheduler, normal, not_started, prediction
+from fastgen.integrations.diffusers.contract_noise import Generators
+from fastgen.integrations.diffusers.fused_step import Transform, Update, data, noise, out, x
 from fastgen.integrations.diffusers.outputs import packed
-from fastgen.integrations.diffusers.rows import Transform, Update, data, noise, out, x
-from fastgen.integrations.diffusers.runs import Generators, Run
+from fastgen.integrations.diffusers.runs import SchedulerRun
 from fastgen.plans.forms import Form
 
 KINDS = ("epsilon", "sample", "v_prediction")
@@ -43,7 +44,7 @@ class Chain(FusedScheduler):
             self._alphas = (me.alphas_cumprod, me.alphas_cumprod.tolist())
         return self._alphas[1]
 
-    def _current(self) -> Run:
+    def _current(self) -> SchedulerRun:
         if self._alphas[0] is not self.__dict__["alphas_cumprod"] and self._run is not None:
             return self._begin(self._run)
         return super()._current()
@@ -134,7 +135,7 @@ class DDPMScheduler(Chain, diffusers.DDPMScheduler):
         results = self._advance(run, key, sample, output, generator, int(t) + 1, z)
         return packed(DDPMSchedulerOutput, results) if return_dict else results
 
-    def _previous(self, run: Run, t: float) -> float:
+    def _previous(self, run: SchedulerRun, t: float) -> float:
         """The index before t in the grid; -1 after the last."""
         if not (self.custom_timesteps or self.num_inference_steps):
             return t - 1
@@ -142,7 +143,7 @@ class DDPMScheduler(Chain, diffusers.DDPMScheduler):
         at = (self._missing(run, t) if found is None else found[0]) + 1
         return run.host_timesteps[at] if at < len(run.host_timesteps) else -1
 
-    def _variances(self, run: Run, t: float) -> tuple[float, float, float, float]:
+    def _variances(self, run: SchedulerRun, t: float) -> tuple[float, float, float, float]:
         """ab_t, ab_prev, beta, and the posterior's variance, which is kept above 1e-20."""
         previous = self._previous(run, t)
         here = self._alpha_bar(t)
@@ -150,7 +151,7 @@ class DDPMScheduler(Chain, diffusers.DDPMScheduler):
         beta = 1 - here / there
         return here, there, beta, max((1 - there) / (1 - here) * beta, 1e-20)
 
-    def _deviation(self, run: Run, t: float, learned: Tensor) -> Tensor:
+    def _deviation(self, run: SchedulerRun, t: float, learned: Tensor) -> Tensor:
         """sqrt(var) where the network predicts it, or where between its bounds it lies."""
         if self.variance_type == "learned":
             return learned**0.5
@@ -158,7 +159,7 @@ class DDPMScheduler(Chain, diffusers.DDPMScheduler):
         fraction = (learned + 1) / 2
         return torch.exp(0.5 * (fraction * math.log(beta) + (1 - fraction) * math.log(small)))
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         t, kind, learned = key
         here, there, beta, small = self._variances(run, t)
         mean = (
@@ -212,7 +213,7 @@ class DDIMScheduler(Chain, diffusers.DDIMScheduler):
         """The previous sample and the data prediction; as diffusers' step."""
         steps = self.num_inference_steps
         if steps is None:
-            raise ValueError("num_inference_steps=None: call set_timesteps before step")
+            raise not_started("num_inference_steps", "step")
         if variance_noise is not None and generator is not None and eta > 0:
             raise ValueError("variance_noise and generator: give one of the two")
         run = self._current()
@@ -223,7 +224,7 @@ class DDIMScheduler(Chain, diffusers.DDIMScheduler):
         )
         return packed(DDIMSchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         t, eta, clipped, _, steps = key
         previous = t - self.config.num_train_timesteps // steps
         here = self._alpha_bar(t)
@@ -253,12 +254,12 @@ class DDIMInverseScheduler(Chain, diffusers.DDIMInverseScheduler):
         run = self._current()
         steps = self.num_inference_steps
         if steps is None:
-            raise ValueError("num_inference_steps=None: call set_timesteps before step")
+            raise not_started("num_inference_steps", "step")
         key = (run.value(timestep), steps)
         results = self._advance(run, key, sample, model_output)
         return packed(DDIMInverseSchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         there, steps = key
         length = self.config.num_train_timesteps
         here = min(there - length // steps, length - 1)

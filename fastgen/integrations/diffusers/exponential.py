@@ -15,10 +15,11 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from fastgen.integrations.diffusers.base import FusedScheduler, prediction
+from fastgen.integrations.diffusers.base import FusedScheduler, not_started, prediction
+from fastgen.integrations.diffusers.contract_noise import Generators
+from fastgen.integrations.diffusers.fused_step import Transform, Update, data, noise, out, r, x
 from fastgen.integrations.diffusers.outputs import packed
-from fastgen.integrations.diffusers.rows import Transform, Update, data, noise, out, r, x
-from fastgen.integrations.diffusers.runs import Generators, Run
+from fastgen.integrations.diffusers.runs import SchedulerRun
 from fastgen.integrations.diffusers.sigmas import edm_denoised
 from fastgen.plans.forms import Form
 
@@ -31,7 +32,7 @@ START = 15  # register of the state that a singlestep method started from
 class Exponential(FusedScheduler):
     """Half log-SNR, conversions and the updates of DPM-Solver's papers."""
 
-    def _missing(self, run: Run, timestep: float | Tensor) -> int:
+    def _missing(self, run: SchedulerRun, timestep: float | Tensor) -> int:
         return len(run.host_timesteps) - 1
 
     def _transform(self) -> Transform:
@@ -125,11 +126,11 @@ class Exponential(FusedScheduler):
 class Multistep(Exponential):
     """Order and history of DPM-Solver's multistep methods (Lu et al. 2022, arXiv 2211.01095)."""
 
-    def _order(self, run: Run, k: int) -> int:
+    def _order(self, run: SchedulerRun, k: int) -> int:
         """1, 2 or 3: lower at the start and, with lower_order_final, in the last steps."""
         me, config = self.__dict__, self.__dict__["_internal_dict"]
         left, few = len(run.host_timesteps) - k, len(run.host_timesteps) < 15
-        known = min(me["lower_order_nums"], len(run.held))
+        known = min(me["lower_order_nums"], len(run.registers))
         final = left == 1 and (
             config.get("euler_at_final", False)
             or (config["lower_order_final"] and few)
@@ -150,7 +151,7 @@ class Multistep(Exponential):
     ) -> tuple[Tensor, ...]:
         own = self.__dict__
         if own["num_inference_steps"] is None:
-            raise ValueError("num_inference_steps=None: call set_timesteps before step")
+            raise not_started("num_inference_steps", "step")
         run, k = self._place(timestep)
         order = own["_internal_dict"]["solver_order"]
         known = own["lower_order_nums"]
@@ -162,13 +163,13 @@ class Multistep(Exponential):
         self._step_index = k + 1
         return results
 
-    def _history(self, run: Run, current: Form) -> dict[int, Form]:
+    def _history(self, run: SchedulerRun, current: Form) -> dict[int, Form]:
         """The registers after the step: this value and the ones before, as many as are read."""
         size = self.__dict__["_internal_dict"]["solver_order"] - 1
-        values = [current, *r[: min(len(run.held), size - 1)]]
+        values = [current, *r[: min(len(run.registers), size - 1)]]
         return dict(enumerate(values[:size]))
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, _ = key
         config: Any = self.__dict__["_internal_dict"]
         algorithm, kind = config["algorithm_type"], config["solver_type"]
@@ -280,7 +281,7 @@ class DEISMultistepScheduler(Multistep, diffusers.DEISMultistepScheduler):
             return ((1 - a**2) * x + a * s * out) / s, None
         return self._epsilon(kind, sigma), None
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, _ = key
         s, t = run.host_sigmas[k : k + 2]
         value, raw = self._value(s, False)
@@ -339,9 +340,9 @@ class DPMSolverSinglestepScheduler(Exponential, diffusers.DPMSolverSinglestepSch
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
         if self.num_inference_steps is None:
-            raise ValueError("num_inference_steps=None: call set_timesteps before step")
+            raise not_started("num_inference_steps", "step")
         run, k = self._place(timestep)
-        known = len(run.held) - 1 if run.held else 0
+        known = len(run.registers) - 1 if run.registers else 0
         order = min(self.order_list[k], known + 1)
         key = (k, order, known)
         output = self._output(model_output)
@@ -349,7 +350,7 @@ class DPMSolverSinglestepScheduler(Exponential, diffusers.DPMSolverSinglestepSch
         self._step_index = k + 1
         return packed(SchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, order, known = key
         config: Any = self.__dict__["_internal_dict"]
         algorithm, kind = config["algorithm_type"], config["solver_type"]

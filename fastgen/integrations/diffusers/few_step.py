@@ -11,10 +11,12 @@ from diffusers.schedulers.scheduling_lcm import LCMSchedulerOutput
 from diffusers.schedulers.scheduling_tcd import TCDSchedulerOutput
 from torch import Tensor
 
+from fastgen.integrations.diffusers.base import not_started
+from fastgen.integrations.diffusers.contract_noise import Generators
 from fastgen.integrations.diffusers.ddpm import Chain
+from fastgen.integrations.diffusers.fused_step import Transform, Update, data, noise, x
 from fastgen.integrations.diffusers.outputs import packed
-from fastgen.integrations.diffusers.rows import Transform, Update, data, noise, x
-from fastgen.integrations.diffusers.runs import Generators, Run
+from fastgen.integrations.diffusers.runs import SchedulerRun
 
 
 class Counted(Chain):
@@ -33,7 +35,7 @@ class Counted(Chain):
         own = self.__dict__
         steps = own["num_inference_steps"]
         if steps is None:
-            raise ValueError("num_inference_steps=None: call set_timesteps before step")
+            raise not_started("num_inference_steps", "step")
         run = self._current()
         k = self._at(timestep)
         key = (k, run.value(timestep), steps, *options)
@@ -41,7 +43,7 @@ class Counted(Chain):
         self._step_index = k + 1
         return results
 
-    def _next(self, run: Run, k: int, last: float) -> float:
+    def _next(self, run: SchedulerRun, k: int, last: float) -> float:
         return run.host_timesteps[k + 1] if k + 1 < len(run.host_timesteps) else last
 
 
@@ -65,7 +67,7 @@ class LCMScheduler(Counted, diffusers.LCMScheduler):
         results = self._counted(model_output, timestep, sample, generator)
         return packed(LCMSchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, t, steps = key
         previous = self._next(run, k, t)
         there = self._alpha_bar(previous) if previous >= 0 else self._final()
@@ -105,7 +107,7 @@ class TCDScheduler(Counted, diffusers.TCDScheduler):
         results = self._counted(model_output, timestep, sample, generator, eta)
         return packed(TCDSchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, t, steps, eta = key
         previous = self._next(run, k, 0)
         s = float(torch.floor((1 - eta) * torch.tensor(previous)))  # in float32: it may matter

@@ -15,9 +15,10 @@ from diffusers.schedulers.scheduling_flow_match_heun_discrete import (
 )
 from torch import Tensor
 
+from fastgen.integrations.diffusers.contract_noise import Generators
+from fastgen.integrations.diffusers.fused_step import Update, noise, out, r, x
 from fastgen.integrations.diffusers.outputs import packed
-from fastgen.integrations.diffusers.rows import Update, noise, out, r, x
-from fastgen.integrations.diffusers.runs import Generators, Kind, Run
+from fastgen.integrations.diffusers.runs import ResultDtype, SchedulerRun
 from fastgen.integrations.diffusers.sigmas import Churned, OnSigmas
 
 START, SLOPE = 0, 1  # registers: the state and the slope of the first call
@@ -30,7 +31,7 @@ class FlowMatchEulerDiscreteScheduler(OnSigmas, diffusers.FlowMatchEulerDiscrete
     sigma_next z.
     """
 
-    _kind: ClassVar[Kind] = "output"
+    _result_dtype: ClassVar[ResultDtype] = "output"
     _noise_dtype = torch.float32
 
     def step(
@@ -52,7 +53,7 @@ class FlowMatchEulerDiscreteScheduler(OnSigmas, diffusers.FlowMatchEulerDiscrete
         if k is None:
             k = self._start(timestep)
         if per_token_timesteps is None:
-            results = own["_follow"](own, k, timestep, sample, model_output)
+            results = own["_cpp_step"](own, k, timestep, sample, model_output)
             if results is not None:
                 own["_step_index"] = k + 1
                 if return_dict:
@@ -74,7 +75,7 @@ class FlowMatchEulerDiscreteScheduler(OnSigmas, diffusers.FlowMatchEulerDiscrete
         self._step_index = k + 1
         return packed(FlowMatchEulerDiscreteSchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         sigma, following = run.host_sigmas[key : key + 2]
         if not self.config.stochastic_sampling:
             return Update(x + (following - sigma) * out)
@@ -110,7 +111,7 @@ class FlowMatchHeunDiscreteScheduler(Churned, diffusers.FlowMatchHeunDiscreteSch
         self._step_index = k + 1
         return packed(FlowMatchHeunDiscreteSchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         first, churn = key
         start, gamma, s_noise = churn if isinstance(churn, tuple) else (churn, 0.0, 1.0)
         sigma, to = run.host_sigmas[start : start + 2]

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import diffusers
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
-from fastgen.integrations.diffusers.base import FusedScheduler
+from fastgen.integrations.diffusers.base import FusedScheduler, not_started
 from fastgen.integrations.diffusers.ddpm import Chain
+from fastgen.integrations.diffusers.fused_step import FIRST_REGISTER, Transform, Update, out, r, x
 from fastgen.integrations.diffusers.outputs import packed
-from fastgen.integrations.diffusers.rows import Transform, Update, out, r, x
-from fastgen.integrations.diffusers.runs import Run
+from fastgen.integrations.diffusers.runs import SchedulerRun
 from fastgen.plans.forms import Form
 from fastgen.solvers.multistep import CONSTANT_STEP
 
@@ -26,6 +27,11 @@ def adams_bashforth(values: list[Form]) -> Form:
     """The constant-step combination of up to four predictions, newest first."""
     weights = CONSTANT_STEP[len(values) - 1]
     return sum((w * v for w, v in zip(weights, values, strict=True)), Form({}))
+
+
+def _predictions(held: Iterable[int]) -> int:
+    """How many registers hold noise predictions."""
+    return sum(k < FIRST_REGISTER + SUM for k in held)
 
 
 class PNDMScheduler(Chain, diffusers.PNDMScheduler):
@@ -47,7 +53,7 @@ class PNDMScheduler(Chain, diffusers.PNDMScheduler):
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
         if self.num_inference_steps is None:
-            raise ValueError("num_inference_steps=None: call set_timesteps before step")
+            raise not_started("num_inference_steps", "step")
         if self.counter < len(self.prk_timesteps) and not self.config.skip_prk_steps:
             return self.step_prk(model_output, timestep, sample, return_dict)
         return self.step_plms(model_output, timestep, sample, return_dict)
@@ -70,7 +76,7 @@ class PNDMScheduler(Chain, diffusers.PNDMScheduler):
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         """One multistep step; as diffusers' step_plms."""
-        known = len([k for k in self._current().held if k < 4 + SUM])
+        known = _predictions(self._current().registers)
         if not self.config.skip_prk_steps and known < 3:
             raise ValueError(
                 f"step_plms after {self.counter} steps: it needs the 3 predictions of the 12 "
@@ -87,16 +93,16 @@ class PNDMScheduler(Chain, diffusers.PNDMScheduler):
         return_dict: bool,
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         if self.num_inference_steps is None:
-            raise ValueError("num_inference_steps=None: call set_timesteps before step")
+            raise not_started("num_inference_steps", "step")
         run = self._current()
-        key = (mode, self.counter, run.value(timestep), tuple(sorted(run.held)))
+        key = (mode, self.counter, run.value(timestep), tuple(sorted(run.registers)))
         results = self._advance(run, key, sample, model_output)
         self.counter += 1
         return packed(SchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         mode, count, t, held = key
-        past = r[: sum(k < 4 + SUM for k in held)]
+        past = r[: _predictions(held)]
         stride = self.config.num_train_timesteps // self.num_inference_steps
         if mode == "prk":
             return self._runge_kutta(count, t, past, stride)
@@ -159,13 +165,13 @@ class IPNDMScheduler(FusedScheduler, diffusers.IPNDMScheduler):
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
         if self.num_inference_steps is None:
-            raise ValueError("num_inference_steps=None: call set_timesteps before step")
+            raise not_started("num_inference_steps", "step")
         run, k = self._place(timestep)
-        results = self._advance(run, (k, len(run.held)), sample, model_output)
+        results = self._advance(run, (k, len(run.registers)), sample, model_output)
         self._step_index = k + 1
         return packed(SchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, known = key
         (sigma, to_sigma), (alpha, to_alpha) = (
             self._grid(run, name)[k : k + 2] for name in ("betas", "alphas")

@@ -1,89 +1,35 @@
-"""What a scheduler holds between two steps, and how one row runs on the caller's tensors."""
+"""What a scheduler holds on one grid between two steps, and how a step runs on given tensors."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
-from fastgen.integrations.diffusers.rows import FIRST_REGISTER, Row
-from fastgen.kernels import Noise, Stream
+from fastgen.integrations.diffusers.contract_noise import ContractNoise, Generators
+from fastgen.integrations.diffusers.fused_step import FIRST_REGISTER, Call, FusedStep
 from fastgen.kernels.contract import compute_dtype
-from fastgen.noise.keys import id_tensor, seed_tensor
-
-if TYPE_CHECKING:
-    from fastgen.kernels.combine.registers import Step  # needs the extension
 
 # Dtype of the next state: that of the model's output, of the sample, or what both promote to.
-Kind: TypeAlias = Literal["output", "sample", "promoted"]
-Generators: TypeAlias = "torch.Generator | list[torch.Generator] | None"
+ResultDtype: TypeAlias = Literal["output", "sample", "promoted"]
 # A register: the tensor, and whether it is a buffer of ours, to be written again once it is free.
-Held: TypeAlias = "tuple[Tensor, bool]"
+Register: TypeAlias = "tuple[Tensor, bool]"
 # State, output, data prediction and noise of a step.
-Given: TypeAlias = "tuple[Tensor | None, ...]"
+StepInputs: TypeAlias = "tuple[Tensor | None, ...]"
 
 
-class Contract:
-    """The library's reproducible noise for a run: seeds, sample ids and the current draw.
+class SchedulerRun:
+    """Steps, history and noise of one scheduler on one grid of timesteps.
 
-    The seeds are those of the generators; a list of generators makes every sample number 0 of its
-    own seed, so that one image of a batch can be made again alone.
+    steps: the fused steps by key; a key says all that a step's coefficients depend on, mostly its
+    position. direct_calls: the calls of those that need nothing but state and output, by the same
+    keys; C++ looks them up without Python. registers: what steps keep for later ones, by number
+    from FIRST_REGISTER on. free_buffers: memory of ours that no register has any more. binding: an
+    object that is replaced when tensors which prepared calls hold by address are, so that those
+    calls are not used again. data: the data prediction after "threshold".
     """
-
-    def __init__(self, seed: int | None, drawn: int | None = None) -> None:
-        self.seed, self.drawn = seed, drawn
-        self.noise: Noise | None = None
-        self.key: object = None
-        self.draw: Any = None  # the draw on the host, to write without torch's overhead
-
-    def begin(self) -> None:
-        """A new run: where no generator and no seed said otherwise, another one is drawn."""
-        if self.drawn is not None:
-            self.key = self.drawn = None
-
-    def __reduce__(self) -> Any:
-        """Copies point at tensors of their own."""
-        return Contract, (self.seed, self.drawn)
-
-    def use(self, generator: Generators, rows: int, device: torch.device, draw: int) -> bool:
-        """Point at a draw; True if that needed new tensors, at other addresses."""
-        if isinstance(generator, list):
-            seeds: Any = tuple([g.initial_seed() for g in generator])
-        else:
-            seeds = None if generator is None else generator.initial_seed()
-        key = (seeds, rows, device)
-        fresh = key != self.key
-        if fresh:
-            self.key = key
-            own = list(seeds) if isinstance(seeds, tuple) else [seeds]
-            own = [self._own() if s is None else s for s in own]
-            ids = [0] * rows if len(own) > 1 else None
-            self.noise = Noise(
-                seed_tensor(own, rows, device),
-                id_tensor(ids, rows, device),
-                torch.zeros(1, dtype=torch.int64, device=device),
-                Stream.SOLVER,
-            )
-            self.draw = self.noise.draws.numpy() if device.type == "cpu" else None
-        assert self.noise is not None
-        if self.draw is not None:
-            self.draw[0] = draw
-        else:
-            self.noise.draws.fill_(draw)
-        return fresh
-
-    def _own(self) -> int:
-        if self.seed is not None:
-            return self.seed
-        if self.drawn is None:
-            self.drawn = int(torch.randint(2**63 - 1, ()).item())
-        return self.drawn
-
-
-class Run:
-    """Tables, layouts, history and noise of one scheduler on one grid of timesteps."""
 
     def __init__(self, timesteps: Tensor | None, sigmas: Tensor | None, config: object) -> None:
         self.timesteps, self.sigmas, self.config = timesteps, sigmas, config
@@ -96,18 +42,18 @@ class Run:
         for i, t in enumerate(self.host_timesteps):
             first, second = self.positions.get(t, (i, i))
             self.positions[t] = first, i if second == first else second
-        self.rows: dict[Any, Row] = {}
-        self.steps: dict[Any, Step] = {}  # the calls of those that read state and output alone
+        self.steps: dict[Any, FusedStep] = {}
+        self.direct_calls: dict[Any, Call] = {}
         self.grids: dict[str, list[float]] = {}
-        self.contract: Contract | None = None
-        self.held: dict[int, Held] = {}
-        self.free: list[Held] = []
-        self.epoch = object()  # for as long as it is this one, rows may run as described
-        self.data: Tensor | None = None  # the data prediction after "threshold"
+        self.contract: ContractNoise | None = None
+        self.registers: dict[int, Register] = {}
+        self.free_buffers: list[Register] = []
+        self.binding = object()
+        self.data: Tensor | None = None
 
     def __reduce__(self) -> Any:
         """Copies and pickles: tables and layouts, which hold addresses, are made again."""
-        held = {k: v for k, (v, _) in self.held.items()}
+        held = {k: v for k, (v, _) in self.registers.items()}
         return _restored, (self.timesteps, self.sigmas, self.config, held, self.contract)
 
     def index(self, timestep: float | Tensor) -> int | None:
@@ -134,42 +80,51 @@ class Run:
         return timestep.item()
 
     def use_contract(self, generator: Generators, output: Tensor, draw: int) -> None:
-        """Set what rows with noise of their own draw next."""
+        """Set what the kernels draw next."""
         assert self.contract is not None
         if self.contract.use(generator, output.shape[0], output.device, draw):
-            self.epoch = object()
+            self.binding = object()
+
+    def holds(self, register: int) -> bool:
+        """Whether a register has a value."""
+        return FIRST_REGISTER + register in self.registers
 
     def advance(
-        self, row: Row, kind: Kind, sample: Tensor, output: Tensor, z: Tensor | None = None
+        self,
+        step: FusedStep,
+        kind: ResultDtype,
+        sample: Tensor,
+        output: Tensor,
+        z: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Run a row: the next state and perhaps a second result; registers change as it says.
+        """Run a step: the next state and perhaps a second result; registers change as it says.
 
-        z: what the row reads as noise.
+        z: what the step reads as noise.
         """
-        given: Given = (sample, output, self.data, z)
-        if row.epoch is self.epoch:
-            results = row.run(self.held, self.free, *given)
+        given: StepInputs = (sample, output, self.data, z)
+        if step.bound_to is self.binding:
+            results = step.call(self.registers, self.free_buffers, *given)
             if results is not None:
                 return results
         # A network may return a transposed view in every step, as lerobot's does.
         given = tuple([t if t is None or t.is_contiguous() else t.contiguous() for t in given])
-        if row.epoch is self.epoch:
-            results = row.run(self.held, self.free, *given)
+        if step.bound_to is self.binding:
+            results = step.call(self.registers, self.free_buffers, *given)
             if results is not None:
                 return results
-        if self._describe(row, kind, given):
-            results = row.run(self.held, self.free, *given)
+        if self._prepare(step, kind, given):
+            results = step.call(self.registers, self.free_buffers, *given)
             if results is not None:
                 return results
-        return self._general(row, kind, given)
+        return self._general(step, kind, given)
 
-    def _tensors(self, row: Row, given: Given) -> list[Tensor]:
-        found = [self.held[i][0] if i >= FIRST_REGISTER else given[i] for i in row.inputs]
+    def _tensors(self, step: FusedStep, given: StepInputs) -> list[Tensor]:
+        found = [self.registers[i][0] if i >= FIRST_REGISTER else given[i] for i in step.inputs]
         return [t for t in found if t is not None]
 
-    def _describe(self, row: Row, kind: Kind, given: Given) -> bool:
-        """Give the row a layout for these tensors, if C++ can run them; else the operator must."""
-        tensors, sample = self._tensors(row, given), given[0]
+    def _prepare(self, step: FusedStep, kind: ResultDtype, given: StepInputs) -> bool:
+        """Give the step a call for tensors laid out like these, if C++ can run them."""
+        tensors, sample = self._tensors(step, given), given[0]
         assert sample is not None
         # Registers are float64 where the sample is, so nothing else may be.
         plain = sample.ndim > 0 and all(
@@ -186,48 +141,51 @@ class Run:
             return False
         from fastgen.kernels.combine import registers
 
-        row.run = registers.describe(
+        step.call = registers.describe(
             sample,
-            row.inputs,
+            step.inputs,
             tensors,
-            _dtypes(row, kind, tensors, given)[: 1 + row.returns],
-            row.keep if row.steps else None,
-            row.table,
-            row.clip,
-            self.contract.noise if row.noise and self.contract is not None else None,
+            _dtypes(step, kind, tensors, given)[: 1 + step.returns],
+            step.keep if step.moves_registers else None,
+            step.table,
+            step.clip,
+            self.contract.noise if step.in_kernel and self.contract is not None else None,
         )
-        row.epoch = self.epoch
-        row.alone = None if row.draws or row.before is not None else self.epoch
+        step.bound_to = self.binding
+        step.direct_for = None if step.draws or step.data_step is not None else self.binding
         return True
 
-    def _general(self, row: Row, kind: Kind, given: Given) -> tuple[Tensor, ...]:
+    def _general(self, step: FusedStep, kind: ResultDtype, given: StepInputs) -> tuple[Tensor, ...]:
         """The same by the operator: any device, any strides, differentiable."""
-        tensors = self._tensors(row, given)
-        found: dict[int, Any] = dict(enumerate(given)) | {k: t for k, (t, _) in self.held.items()}
+        tensors = self._tensors(step, given)
+        found: dict[int, Any] = dict(enumerate(given))
+        found |= {k: t for k, (t, _) in self.registers.items()}
         results = kernels.combine(
             tensors,
-            row.table_on(tensors[0].device),
-            _dtypes(row, kind, tensors, given),
-            clip=row.clip,
-            noise=self.contract.noise if row.noise and self.contract is not None else None,
+            step.table_on(tensors[0].device),
+            _dtypes(step, kind, tensors, given),
+            clip=step.clip,
+            noise=self.contract.noise if step.in_kernel and self.contract is not None else None,
         )
-        if row.steps:
-            written = iter(results[1 + row.returns :])
-            kept = {k: next(written) if i is None else found[i] for k, i in row.keep}
-            self.held.clear()  # the same dict: C++ may have it
-            self.held.update((k, (t, False)) for k, t in kept.items())
-        return tuple(results[: 1 + row.returns])
+        if step.moves_registers:
+            written = iter(results[1 + step.returns :])
+            kept = {k: next(written) if i is None else found[i] for k, i in step.keep}
+            self.registers.clear()  # the same dict: C++ may have it
+            self.registers.update((k, (t, False)) for k, t in kept.items())
+        return tuple(results[: 1 + step.returns])
 
 
-def _dtypes(row: Row, kind: Kind, tensors: list[Tensor], given: Given) -> list[torch.dtype]:
+def _dtypes(
+    step: FusedStep, kind: ResultDtype, tensors: list[Tensor], given: StepInputs
+) -> list[torch.dtype]:
     sample, output = given[:2]
     assert sample is not None
     assert output is not None
     wide = compute_dtype([sample.dtype, *(t.dtype for t in tensors)])
-    return [promised(kind, sample, output)] + [wide] * (row.outputs - 1)
+    return [resolved_dtype(kind, sample, output)] + [wide] * (step.outputs - 1)
 
 
-def promised(kind: torch.dtype | Kind, sample: Tensor, output: Tensor) -> torch.dtype:
+def resolved_dtype(kind: torch.dtype | ResultDtype, sample: Tensor, output: Tensor) -> torch.dtype:
     """The dtype that a kind stands for."""
     if kind == "output":
         return output.dtype
@@ -243,9 +201,9 @@ def _restored(
     sigmas: Tensor | None,
     config: object,
     held: dict[int, Tensor],
-    contract: Contract | None,
-) -> Run:
-    run = Run(timesteps, sigmas, config)
-    run.held = {k: (v, False) for k, v in held.items()}
+    contract: ContractNoise | None,
+) -> SchedulerRun:
+    run = SchedulerRun(timesteps, sigmas, config)
+    run.registers = {k: (v, False) for k, v in held.items()}
     run.contract = contract
     return run

@@ -16,10 +16,11 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 import fastgen.kernels as kernels
-from fastgen.integrations.diffusers.base import FusedScheduler, normal
+from fastgen.integrations.diffusers.base import FusedScheduler, normal, not_started
+from fastgen.integrations.diffusers.contract_noise import Generators
+from fastgen.integrations.diffusers.fused_step import Update, noise, out, x
 from fastgen.integrations.diffusers.outputs import packed
-from fastgen.integrations.diffusers.rows import Update, noise, out, x
-from fastgen.integrations.diffusers.runs import Generators, Run
+from fastgen.integrations.diffusers.runs import SchedulerRun
 
 
 class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
@@ -38,7 +39,7 @@ class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
     ) -> SdeVeOutput | tuple[Tensor, ...]:
         """x_prev = x + g^2 score + g z, g^2 = sigma_t^2 - sigma_prev^2; and its mean."""
         if self.timesteps is None:
-            raise ValueError("timesteps=None: call set_timesteps before step_pred")
+            raise not_started("timesteps", "step_pred")
         if isinstance(timestep, Tensor) and timestep.numel() > 1:  # a time for each sample
             peer: Any = super()
             result: Any = peer.step_pred(model_output, timestep, sample, generator, return_dict)
@@ -49,7 +50,7 @@ class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
         results = self._advance(run, position, sample, model_output, generator, position + 1)
         return packed(SdeVeOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         sigmas = self._grid(run, "discrete_sigmas")
         variance = sigmas[key] ** 2 - (sigmas[key - 1] ** 2 if key > 0 else 0.0)
         mean = x + variance * out
@@ -64,7 +65,7 @@ class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         """x + e score + sqrt(2 e) z, e = 2 (snr |z| / |score|)^2 with norms averaged."""
         if self.timesteps is None:
-            raise ValueError("timesteps=None: call set_timesteps before step_correct")
+            raise not_started("timesteps", "step_correct")
         # diffusers makes this noise in float32 on the host, where the generator's is not elsewhere.
         z = normal(sample.shape, generator, torch.device("cpu"), torch.float32).to(sample.device)
         norms = [t.flatten(1).float().norm(dim=1).mean().double() for t in (z, model_output)]
@@ -87,7 +88,7 @@ class ScoreSdeVpScheduler(FusedScheduler, PeerScoreSdeVpScheduler):
         t: one time, or [B].
         """
         if self.timesteps is None:
-            raise ValueError("timesteps=None: call set_timesteps before step_pred")
+            raise not_started("timesteps", "step_pred")
         low, high, steps = self.config.beta_min, self.config.beta_max, len(self.timesteps)
         # The deviation has the peer's roundings: in float32 they are felt at small times.
         mean_log = -0.25 * t**2 * (high - low) - 0.5 * t * low

@@ -18,9 +18,19 @@ from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteSchedulerOut
 from torch import Tensor
 
 from fastgen.integrations.diffusers.base import FusedScheduler
+from fastgen.integrations.diffusers.contract_noise import Generators
+from fastgen.integrations.diffusers.fused_step import (
+    SAMPLE,
+    Transform,
+    Update,
+    data,
+    noise,
+    out,
+    r,
+    x,
+)
 from fastgen.integrations.diffusers.outputs import packed
-from fastgen.integrations.diffusers.rows import SAMPLE, Transform, Update, data, noise, out, r, x
-from fastgen.integrations.diffusers.runs import Generators, Kind, Run
+from fastgen.integrations.diffusers.runs import ResultDtype, SchedulerRun
 from fastgen.plans.forms import Form, Value
 
 
@@ -75,7 +85,7 @@ class Scaled(OnSigmas):
     def _input_scale(self, sigma: float) -> float:
         return math.sqrt(sigma**2 + 1)
 
-    def _input_sigma(self, run: Run, k: int) -> float:
+    def _input_sigma(self, run: SchedulerRun, k: int) -> float:
         return run.host_sigmas[k]
 
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor) -> Tensor:
@@ -86,6 +96,8 @@ class Scaled(OnSigmas):
         return sample / self._input_scale(sigma)
 
 
+# In the key of a step of which the caller gives the data prediction, in place of an output.
+DATA_GIVEN = "data given"
 ALL = ("epsilon", "v_prediction", "sample", "original_sample")
 
 
@@ -97,14 +109,20 @@ class Churned(OnSigmas):
     (x_hat - x0) / sigma_hat.
     """
 
-    _kind: ClassVar[Kind] = "output"
+    _result_dtype: ClassVar[ResultDtype] = "output"
 
     def _denoised(self, at: Form, sigma: float, sigma_hat: float) -> Form:
         """The data prediction at the state ``at``."""
         raise NotImplementedError
 
     def _churned_key(
-        self, run: Run, k: int, s_churn: float, s_tmin: float, s_tmax: float, s_noise: float
+        self,
+        run: SchedulerRun,
+        k: int,
+        s_churn: float,
+        s_tmin: float,
+        s_tmax: float,
+        s_noise: float,
     ) -> Any:
         sigmas = run.host_sigmas
         gamma = 0.0
@@ -112,7 +130,7 @@ class Churned(OnSigmas):
             gamma = min(s_churn / (len(sigmas) - 1), 2**0.5 - 1)
         return (k, gamma, s_noise) if gamma > 0 else k
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, gamma, s_noise = key if isinstance(key, tuple) else (key, 0.0, 1.0)
         sigma, following = run.host_sigmas[k : k + 2]
         sigma_hat = sigma * (1 + gamma)
@@ -143,7 +161,7 @@ class EulerDiscreteScheduler(Churned, Scaled, diffusers.EulerDiscreteScheduler):
         if k is None:
             k = self._start(timestep)
         if s_churn == 0:
-            results = own["_follow"](own, k, timestep, sample, model_output)
+            results = own["_cpp_step"](own, k, timestep, sample, model_output)
         if results is None:
             run, k = self._place(timestep)
             key = self._churned_key(run, k, s_churn, s_tmin, s_tmax, s_noise)
@@ -180,15 +198,15 @@ class EDMEulerScheduler(Churned, Scaled, diffusers.EDMEulerScheduler):
         run, k = self._place(timestep)
         key = self._churned_key(run, k, s_churn, s_tmin, s_tmax, s_noise)
         if pred_original_sample is not None:
-            key, model_output = (key, "given"), pred_original_sample.to(model_output.dtype)
+            key, model_output = (key, DATA_GIVEN), pred_original_sample.to(model_output.dtype)
         results = self._advance(run, key, sample, model_output, generator, k + 1)
         self._step_index = k + 1
         if pred_original_sample is not None:
             results = (results[0], pred_original_sample)
         return packed(EDMEulerSchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
-        if isinstance(key, tuple) and key[-1] == "given":
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
+        if isinstance(key, tuple) and key[-1] == DATA_GIVEN:
             update = super()._update(run, key[0])
             return Update(update.sample, out, data, draws=update.draws)
         return super()._update(run, key)
@@ -215,7 +233,7 @@ class EulerAncestralDiscreteScheduler(Scaled, diffusers.EulerAncestralDiscreteSc
     sigma_up^2 = sigma_t^2 (sigma_s^2 - sigma_t^2) / sigma_s^2, sigma_down = sigma_t^2 / sigma_s.
     """
 
-    _kind: ClassVar[Kind] = "output"
+    _result_dtype: ClassVar[ResultDtype] = "output"
 
     def step(
         self,
@@ -231,7 +249,7 @@ class EulerAncestralDiscreteScheduler(Scaled, diffusers.EulerAncestralDiscreteSc
         self._step_index = k + 1
         return packed(EulerAncestralDiscreteSchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         sigma, to = run.host_sigmas[key : key + 2]
         up = to * math.sqrt(sigma**2 - to**2) / sigma
         down = to**2 / sigma  # the root of to^2 - up^2, without the cancellation
@@ -258,12 +276,12 @@ class LMSDiscreteScheduler(Scaled, diffusers.LMSDiscreteScheduler):
         run, k = self._place(timestep)
         if not 1 <= order <= 8:
             raise ValueError(f"order={order}: expected a whole number from 1 to 8")
-        key = (k, order, min(len(run.held), order - 1))
+        key = (k, order, min(len(run.registers), order - 1))
         results = self._advance(run, key, sample, model_output)
         self._step_index = k + 1
         return packed(LMSDiscreteSchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, order, held = key
         raw = self._raw(run.host_sigmas[k], ALL[:3])
         slopes = [(x - data) / run.host_sigmas[k], *r[:held]]
@@ -315,7 +333,7 @@ class CMStochasticIterativeScheduler(Scaled, diffusers.CMStochasticIterativeSche
         self._step_index = k + 1
         return packed(CMStochasticIterativeSchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         sigmas, config = run.host_sigmas, self.config
         sigma, low, width = sigmas[key], config.sigma_min, config.sigma_data
         following = sigmas[key + 1 if key + 1 < config.num_train_timesteps else -1]

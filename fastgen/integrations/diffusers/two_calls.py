@@ -18,9 +18,11 @@ from diffusers.schedulers.scheduling_k_dpm_2_ancestral_discrete import (
 from diffusers.schedulers.scheduling_k_dpm_2_discrete import KDPM2DiscreteSchedulerOutput
 from torch import Tensor
 
+from fastgen.integrations.common.noise import fresh_seed
+from fastgen.integrations.diffusers.contract_noise import Generators
+from fastgen.integrations.diffusers.fused_step import Transform, Update, data, noise, r, x
 from fastgen.integrations.diffusers.outputs import packed
-from fastgen.integrations.diffusers.rows import Transform, Update, data, noise, r, x
-from fastgen.integrations.diffusers.runs import Generators, Run
+from fastgen.integrations.diffusers.runs import SchedulerRun
 from fastgen.integrations.diffusers.sigmas import ALL, Scaled
 from fastgen.noise.brownian import brownian
 
@@ -28,10 +30,14 @@ START, SLOPE = 0, 1  # registers: the state and the slope of the first call
 
 
 class TwoCalls(Scaled):
-    """What diffusers' own properties look at; the values themselves are in the registers."""
+    """Schedulers whose steps take two calls: one at the start, one at the end or in the middle.
 
-    dt: Any  # not None, or
-    sample: Any  # not None: the next call is the second of a step
+    ``dt`` (Heun's) or ``sample`` (the others') is None before a first call. diffusers' own
+    properties look at these attributes too; the values of the first call are in the registers.
+    """
+
+    dt: Any
+    sample: Any
     noise_sampler: Any
 
 
@@ -58,7 +64,7 @@ class HeunDiscreteScheduler(TwoCalls, diffusers.HeunDiscreteScheduler):
         k, first = own["_step_index"], own["dt"] is None
         if k is None:
             k = self._start(timestep)
-        results = own["_follow"](own, (k, first), timestep, sample, model_output)
+        results = own["_cpp_step"](own, (k, first), timestep, sample, model_output)
         if results is None:
             run, k = self._place(timestep)
             results = self._advance(run, (k, first), sample, model_output)
@@ -67,7 +73,7 @@ class HeunDiscreteScheduler(TwoCalls, diffusers.HeunDiscreteScheduler):
         own["_step_index"] = k + 1
         return packed(HeunDiscreteSchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, first = key
         sigma, to = run.host_sigmas[k : k + 2] if first else run.host_sigmas[k - 1 : k + 1]
         if first:
@@ -86,7 +92,7 @@ class KDPM2DiscreteScheduler(TwoCalls, diffusers.KDPM2DiscreteScheduler):
 
     _grids = ("sigmas_interpol",)
 
-    def _input_sigma(self, run: Run, k: int) -> float:
+    def _input_sigma(self, run: SchedulerRun, k: int) -> float:
         return run.host_sigmas[k] if self.sample is None else self._grid(run, "sigmas_interpol")[k]
 
     def step(
@@ -101,7 +107,7 @@ class KDPM2DiscreteScheduler(TwoCalls, diffusers.KDPM2DiscreteScheduler):
         k, first = own["_step_index"], own["sample"] is None
         if k is None:
             k = self._start(timestep)
-        results = own["_follow"](own, (k, first), timestep, sample, model_output)
+        results = own["_cpp_step"](own, (k, first), timestep, sample, model_output)
         if results is None:
             run, k = self._place(timestep)
             results = self._advance(run, (k, first), sample, model_output)
@@ -109,7 +115,7 @@ class KDPM2DiscreteScheduler(TwoCalls, diffusers.KDPM2DiscreteScheduler):
         own["_step_index"] = k + 1
         return packed(KDPM2DiscreteSchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, first = key
         start = k if first else k - 1
         sigma, to = run.host_sigmas[start : start + 2]
@@ -126,7 +132,7 @@ class KDPM2AncestralDiscreteScheduler(TwoCalls, diffusers.KDPM2AncestralDiscrete
 
     _grids = ("sigmas_interpol", "sigmas_up", "sigmas_down")
 
-    def _input_sigma(self, run: Run, k: int) -> float:
+    def _input_sigma(self, run: SchedulerRun, k: int) -> float:
         if self.sample is None:
             return run.host_sigmas[k]
         return self._grid(run, "sigmas_interpol")[k - 1]
@@ -147,7 +153,7 @@ class KDPM2AncestralDiscreteScheduler(TwoCalls, diffusers.KDPM2AncestralDiscrete
         self._step_index = k + 1
         return packed(KDPM2AncestralDiscreteSchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, first = key
         start = k if first else k - 1
         sigma = run.host_sigmas[start]
@@ -160,14 +166,18 @@ class KDPM2AncestralDiscreteScheduler(TwoCalls, diffusers.KDPM2AncestralDiscrete
         return Update(step, self._raw(middle), data, draws=True)
 
 
-class BrownianPath:
-    """Increments over [sigma_to, sigma] of the virtual Brownian tree, as unit normals."""
+class TreeNoiseSampler:
+    """Unit noise of a step: the Brownian tree's increment over [sigma_to, sigma], scaled.
+
+    The motion runs in sigma / high, so that its times lie in [0, 1]. ``low`` is not needed; the
+    arguments are those of diffusers' `BrownianTreeNoiseSampler`.
+    """
 
     def __init__(
         self, like: Tensor, low: float, high: float, seed: int | list[int] | None = None
     ) -> None:
         self.like, self.high = like, high
-        self.seed = int(torch.randint(2**63 - 1, ())) if seed is None else seed
+        self.seed = fresh_seed() if seed is None else seed
         self.ids = [0] * like.shape[0] if isinstance(seed, list) else None
 
     def __call__(self, sigma: Tensor, to: Tensor) -> Tensor:
@@ -190,10 +200,10 @@ class DPMSolverSDEScheduler(TwoCalls, diffusers.DPMSolverSDEScheduler):
 
     _noise_in_kernel = False
 
-    def _input_sigma(self, run: Run, k: int) -> float:
+    def _input_sigma(self, run: SchedulerRun, k: int) -> float:
         return run.host_sigmas[k] if self.sample is None else self._middle(run, k - 1)
 
-    def _middle(self, run: Run, k: int) -> float:
+    def _middle(self, run: SchedulerRun, k: int) -> float:
         return math.sqrt(run.host_sigmas[k] * run.host_sigmas[k + 1])
 
     def step(
@@ -213,13 +223,13 @@ class DPMSolverSDEScheduler(TwoCalls, diffusers.DPMSolverSDEScheduler):
         z = None
         if self.noise_sampler is None:
             positive = [s for s in run.host_sigmas if s > 0]
-            path: Any = BrownianTreeNoiseSampler if run.contract is None else BrownianPath
+            path: Any = BrownianTreeNoiseSampler if run.contract is None else TreeNoiseSampler
             seed = (
                 self.noise_sampler_seed if self.noise_sampler_seed is not None else self._noise[1]
             )
             self.noise_sampler = path(sample, min(positive), max(positive), seed)
         if not last:
-            # The path has the bits it has at just these times, rounded as the peer rounds them.
+            # torchsde's path is a function of the times' bits, so they are rounded as the peer's.
             t, t_end = (-torch.tensor(s).log() for s in (sigma, end))
             t_to = t + (t_end - t) * 0.5 if first else t_end
             z = self.noise_sampler((-t).exp(), (-t_to).exp())
@@ -231,7 +241,7 @@ class DPMSolverSDEScheduler(TwoCalls, diffusers.DPMSolverSDEScheduler):
         self._step_index = k + 1
         return packed(DPMSolverSDESchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, first, s_noise = key
         start = k if first else k - 1
         sigma, end = run.host_sigmas[start : start + 2]

@@ -10,10 +10,12 @@ import numpy as np
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
+from fastgen.integrations.diffusers.base import not_started
+from fastgen.integrations.diffusers.contract_noise import Generators
 from fastgen.integrations.diffusers.exponential import Exponential
+from fastgen.integrations.diffusers.fused_step import FIRST_REGISTER, Update, noise, r, x
 from fastgen.integrations.diffusers.outputs import packed
-from fastgen.integrations.diffusers.rows import Update, noise, r, x
-from fastgen.integrations.diffusers.runs import Generators, Kind, Run
+from fastgen.integrations.diffusers.runs import ResultDtype, SchedulerRun
 from fastgen.plans.forms import Form
 
 LAST_NOISE, LAST = 14, 15  # registers: the last step's noise and corrected state
@@ -28,7 +30,7 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
     x_t = (sigma_t / sigma_s) x - alpha_t (h phi_1 m_0 + B(h) sum_j rho_j D_j).
     """
 
-    _kind: ClassVar[Kind] = "sample"
+    _result_dtype: ClassVar[ResultDtype] = "sample"
     this_order: int
 
     def step(
@@ -40,17 +42,18 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
         if self.num_inference_steps is None:
-            raise ValueError("num_inference_steps=None: call set_timesteps before step")
+            raise not_started("num_inference_steps", "step")
         run, k = self._place(timestep)
-        held, order = run.held, self.config.solver_order
+        order = self.config.solver_order
         if order > MAX_ORDER:
             raise ValueError(f"solver_order={order}: at most {MAX_ORDER} here")
-        correct = k > 0 and LAST + 4 in held and k - 1 not in self.disable_corrector
+        correct = k > 0 and run.holds(LAST) and k - 1 not in self.disable_corrector
         last_order = self.this_order if correct else 0
         left = len(run.host_timesteps) - k
         this = min(order, left) if self.config.lower_order_final else order
         this = min(this, self.lower_order_nums + 1)
-        key = (k, this, last_order, max(len(held) - 1, 0), self.predict_x0, self.solver_p is None)
+        options = self.predict_x0, self.solver_p is None
+        key = (k, this, last_order, max(len(run.registers) - 1, 0), *options)
         results = self._advance(run, key, sample, model_output)
         if self.solver_p is not None:  # the row stops at the corrected state
             solved = self.solver_p.step(model_output, timestep, results[0])
@@ -68,7 +71,7 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
         # diffusers thresholds the data prediction only where that is what is integrated.
         return self._epsilon(self.config.prediction_type, sigma), None
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, order, last_order, known, data_prediction, predict = key
         sigmas = run.host_sigmas
         value, raw = self._value(sigmas[k], data_prediction)
@@ -140,7 +143,7 @@ class SASolverScheduler(Exponential, diffusers.SASolverScheduler):
     sigma_t sqrt(1 - e^(-2 tau^2 h)) z; at order 2 the second moment is that of the authors' code.
     """
 
-    _kind: ClassVar[Kind] = "sample"
+    _result_dtype: ClassVar[ResultDtype] = "sample"
     this_corrector_order: int
     _last_tau: float
 
@@ -154,11 +157,11 @@ class SASolverScheduler(Exponential, diffusers.SASolverScheduler):
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step. tau_func is given host numbers."""
         if self.num_inference_steps is None:
-            raise ValueError("num_inference_steps=None: call set_timesteps before step")
+            raise not_started("num_inference_steps", "step")
         run, k = self._place(timestep)
-        config, held = self.config, run.held
+        config = self.config
         size = max(config.predictor_order, config.corrector_order - 1)
-        correct = k > 0 and LAST + 4 in held
+        correct = k > 0 and run.holds(LAST)
         last = (self.this_corrector_order, self._last_tau) if correct else None
         predictor, corrector = config.predictor_order, config.corrector_order
         if config.lower_order_final:
@@ -167,7 +170,7 @@ class SASolverScheduler(Exponential, diffusers.SASolverScheduler):
         self.this_predictor_order = min(predictor, self.lower_order_nums + 1)
         self.this_corrector_order = min(corrector, self.lower_order_nums + 2)
         tau = float(self.tau_func(run.value(timestep)))
-        known = sum(i < LAST_NOISE + 4 for i in held)
+        known = sum(i < FIRST_REGISTER + LAST_NOISE for i in run.registers)
         key = (k, self.this_predictor_order, tau, last, known)
         output = self._output(model_output)
         results = self._advance(run, key, sample, output, generator, k + 1)
@@ -177,7 +180,7 @@ class SASolverScheduler(Exponential, diffusers.SASolverScheduler):
         self._step_index = k + 1
         return packed(SchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: Run, key: Any) -> Update:
+    def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, order, tau, last, known = key
         value, raw = self._value(run.host_sigmas[k], self.predict_x0)
         past, at = r[:known], x
@@ -191,7 +194,7 @@ class SASolverScheduler(Exponential, diffusers.SASolverScheduler):
 
     def _adams(
         self,
-        run: Run,
+        run: SchedulerRun,
         k: int,
         values: list[Form],
         tau: float,

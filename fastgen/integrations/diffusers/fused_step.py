@@ -1,4 +1,8 @@
-"""A scheduler's step as data: linear forms of the tensors it reads, lowered to one kernel call."""
+"""A scheduler's step as data: linear forms of the tensors it reads, lowered to one kernel call.
+
+A scheduler writes the mathematics of a step as an `Update`. A `FusedStep` is what is made of it:
+the numbers of the tensors it reads, the table of coefficients, and the call of the kernel.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,13 @@ from torch import Tensor
 
 from fastgen.plans.forms import Form, Value
 
-# What a step may read. From FIRST_REGISTER on: what the scheduler kept from earlier steps.
+# What a step may read, by number. From FIRST_REGISTER on: what earlier steps kept, in registers.
 SAMPLE, OUTPUT, DATA, NOISE = range(4)
 FIRST_REGISTER = 4
 
+# call(registers, free buffers, state, output, data, noise): the results, or None where the tensors
+# are not those it was prepared for, and nothing ran.
+Call: TypeAlias = Callable[..., "tuple[Tensor, ...] | None"]
 # The data prediction as it enters the step: as it is, clipped, or through a function of a tensor.
 Transform: TypeAlias = tuple[float, float] | Literal["threshold"] | None
 
@@ -45,24 +52,30 @@ class Update:
     draws: bool = False
 
 
-class Row:
-    """An `Update` as one `combine`: which tensors in which order, and the table.
+class FusedStep:
+    """An `Update` as one `combine`: which tensors in which order, the table, and the call.
 
-    inputs: indices of the tensors it reads. keep: (register, index it takes over or None if it is
-    written). before: the row that computes what a "threshold" transforms, read here as DATA; it
-    is no step, so ``steps`` is False and the registers stay.
+    inputs: numbers of the tensors it reads. keep: (register, number of the tensor it takes over, or
+    None if the kernel writes it). draws: whether the caller's generator is asked for noise.
+    in_kernel: whether the kernel makes the noise. data_step: what computes the data prediction that
+    a "threshold" transforms; it is read here as DATA. moves_registers: False for such a data_step,
+    which is no step of the scheduler and leaves the registers as they are.
+
+    call: the kernel's call, prepared for tensors of one layout, good as long as ``bound_to`` is the
+    run's binding. direct_for: the same object where the call needs nothing but state and output,
+    so that neither noise nor a threshold has to be seen to before it.
     """
 
     def __init__(
-        self, update: Update, transform: Transform, contract: bool, steps: bool = True
+        self, update: Update, transform: Transform, contract: bool, moves_registers: bool = True
     ) -> None:
-        self.steps = steps
+        self.moves_registers = moves_registers
         forms = [update.sample]
         if update.returned is not None:
             forms.append(update.returned)
         self.returns = update.returned is not None
         self.draws = update.draws
-        self.before: Row | None = None
+        self.data_step: FusedStep | None = None
         self.clip = transform if isinstance(transform, tuple) else None
         reads = {s for f in (*forms, *update.keep.values()) for s in f.terms}
         if update.raw is None or Value(DATA) not in reads:
@@ -76,7 +89,7 @@ class Row:
             forms = [update.sample, *(_substitute(f, raw) for f in forms[1:])]
         elif transform == "threshold":
             assert update.raw is not None
-            self.before = Row(Update(update.raw), None, contract, steps=False)
+            self.data_step = FusedStep(Update(update.raw), None, contract, moves_registers=False)
         keep: list[tuple[int, int | None]] = []
         for register, form in update.keep.items():
             source = _renamed(form)
@@ -92,25 +105,23 @@ class Row:
         read = {s.index for f in forms + clipped for s in f.terms if isinstance(s, Value)}
         if self.clip is not None:
             read.discard(DATA)
-        self.noise = contract and NOISE in read
-        if self.noise:
+        self.in_kernel = contract and NOISE in read
+        if self.in_kernel:
             read.discard(NOISE)
         self.inputs = tuple(sorted(read)) or (SAMPLE,)
-        columns = [*self.inputs, *([DATA] if clipped else []), *([NOISE] if self.noise else [])]
+        columns = [*self.inputs, *([DATA] if clipped else []), *([NOISE] if self.in_kernel else [])]
         self.table = torch.tensor(
             [[[f.terms.get(Value(c), 0.0) for c in columns] for f in clipped + forms]],
             dtype=torch.float64,
         )
-        # The prepared call, for as long as the run's epoch is this one.
-        self.run: Callable[..., tuple[Tensor, ...] | None] = _undescribed
-        self.epoch: object = None
-        # The same where a call needs nothing but state and output.
-        self.alone: object = None
+        self.call: Call = _unprepared
+        self.bound_to: object = None
+        self.direct_for: object = None
         self._tables: dict[torch.device, Tensor] = {}
 
     @property
     def outputs(self) -> int:
-        """How many tensors the row computes."""
+        """How many tensors the step computes."""
         return 1 + self.returns + self.written
 
     def table_on(self, device: torch.device) -> Tensor:
@@ -123,8 +134,8 @@ class Row:
         return self._tables[device]
 
 
-def _undescribed(*_: object) -> None:
-    """The call of a row that was not yet described."""
+def _unprepared(*_: object) -> None:
+    """The call of a step that was not yet prepared."""
 
 
 def _substitute(form: Form, raw: Form) -> Form:
