@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from fastgen.integrations.common.noise import NoiseSource, fresh_seed
-from fastgen.integrations.common.outputs import check_output, check_state
 from fastgen.integrations.common.recipes import Build, Recipe, Span, recipe
+from fastgen.integrations.common.tensors import check_output, check_state
 from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.plans.forms import Computed, Increment
 from fastgen.sampling.run import BufferKey

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import fastgen.kernels as kernels
+from fastgen.common.checks import per_row
 from fastgen.common.devices import upload
 from fastgen.integrations.common.noise import NoiseSource, fresh_seed
 from fastgen.kernels import Noise
@@ -264,7 +265,7 @@ class DpmAdaptive:
         if accepted.all():
             return new
         mask = torch.from_numpy(accepted).to(new.device)
-        return torch.where(mask.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+        return torch.where(per_row(mask, new), new, old)
 
     def _accept(
         self, accepted: NDArray[np.bool_], low: Tensor, high: Tensor, s: Array, t: Array, up: Array

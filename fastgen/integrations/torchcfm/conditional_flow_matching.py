@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import per_row
 from fastgen.integrations.torchcfm.optimal_transport import OTPlanSampler, Replace, contract_seed
 from fastgen.training.paths import Brownian, Interpolant, Linear, Path, Target
 
@@ -28,7 +29,7 @@ def pad_t_like_x(t: Any, x: Tensor) -> Any:
     """Times [B] as [B, 1, ...], with as many axes as x; numbers as they are."""
     if isinstance(t, float | int):
         return t
-    return t.reshape(-1, *([1] * (x.dim() - 1)))
+    return per_row(t, x)
 
 
 class ConditionalFlowMatcher:

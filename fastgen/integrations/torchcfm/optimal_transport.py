@@ -10,9 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_finite, check_positive
 from fastgen.common.errors import nearest
 from fastgen.couplings import assign, sinkhorn
 from fastgen.couplings import wasserstein as exact_wasserstein
+from fastgen.integrations.common.noise import check_noise, fresh_seed
 from fastgen.integrations.torchcfm.plans import (
     Array,
     Uniforms,
@@ -22,10 +24,10 @@ from fastgen.integrations.torchcfm.plans import (
     exact_pairs,
     exact_plan,
     largest_cost,
+    rows_of,
 )
 
 METHODS = ("exact", "sinkhorn", "unbalanced", "partial")
-NOISES = ("torch", "contract")
 ONCE = "once"
 Replace = bool | str
 
@@ -70,9 +72,8 @@ class OTPlanSampler:
     ) -> None:
         if method not in METHODS:
             raise ValueError(f"Unknown method: {method}; {nearest(str(method), METHODS)}")
-        for name, value in (("reg", reg), ("reg_m", reg_m)):
-            if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name}={value!r}: expected a positive number")
+        check_positive("reg", reg)
+        check_positive("reg_m", reg_m)
         if num_threads != "max" and (isinstance(num_threads, str) or num_threads < 1):
             raise ValueError(f"num_threads={num_threads!r}: expected at least 1, or 'max'")
         self.method, self.reg, self.reg_m = method, reg, reg_m
@@ -226,24 +227,20 @@ def wasserstein(
         return math.sqrt(exact_pairs(x0, x1, None)[2])
     if method != "sinkhorn":
         raise ValueError(f"Unknown method: {method}; {nearest(method, ('exact', 'sinkhorn'))}")
-    if not (reg > 0 and math.isfinite(reg)):
-        raise ValueError(f"reg={reg!r}: expected a positive number")
+    check_positive("reg", reg)
     _check_finite(x0, x1)
     if power == 1:
         return entropic_distance(x0, x1, reg)
-    a, b = (x.detach().double().flatten(1) for x in (x0, x1))
-    return math.sqrt(sinkhorn(a, b, reg, max_iterations=100_000).transport_cost())
+    result = sinkhorn(rows_of(x0), rows_of(x1), reg, max_iterations=100_000)
+    return math.sqrt(result.transport_cost())
 
 
 def contract_seed(noise: str, seed: int | None) -> int | None:
     """The seed of noise="contract", None for "torch"; a ValueError for other combinations."""
-    if noise not in NOISES:
-        raise ValueError(f"noise={noise!r}: {nearest(str(noise), NOISES)}")
+    check_noise(noise, seed)
     if noise == "torch":
-        if seed is not None:
-            raise ValueError(f"seed={seed}: of noise='contract'; got noise='torch'")
         return None
-    return int(torch.randint(0, 2**63 - 1, []).item()) if seed is None else seed
+    return fresh_seed() if seed is None else seed
 
 
 def _once(replace: Replace, n: int, m: int, count: int) -> bool:
@@ -258,5 +255,4 @@ def _once(replace: Replace, n: int, m: int, count: int) -> bool:
 
 def _check_finite(*clouds: Tensor) -> None:
     for name, x in zip(("x0", "x1"), clouds, strict=True):
-        if not torch.isfinite(x).all():
-            raise ValueError(f"{name}: expected finite numbers")
+        check_finite(name, x)

@@ -19,11 +19,13 @@ from fastgen.noise.keys import seed_tensor
 
 Array = npt.NDArray[Any]
 
-# Draws are those of times, of another seed than a matcher's own times have.
-PAIRS_SEED = 0x1E3779B97F4A7C15
+# Pairs are drawn with uniform numbers, which the kernels make on the stream of times only. A
+# matcher draws its times there too, with the same seed, sample ids and draws. So that pairs and
+# times are not the same numbers, pairs have another seed.
+SEED_OF_PAIRS = 0x1E3779B97F4A7C15
 UNIFORM = Clock(torch.tensor([0.0, 1.0], dtype=torch.float64))
 
-# Between clouds of different sizes points are split into equal parts, up to so many of them.
+# Most parts into which points are split, where the clouds differ in size.
 PARTS_UP_TO = 8192
 
 
@@ -37,7 +39,7 @@ class Uniforms:
 
     def __init__(self, seed: int | None) -> None:
         cpu = torch.device("cpu")
-        self.seeds = None if seed is None else seed_tensor(seed ^ PAIRS_SEED, 1, cpu)
+        self.seeds = None if seed is None else seed_tensor(seed ^ SEED_OF_PAIRS, 1, cpu)
         self.draw = 0
 
     def __call__(self, count: int) -> Array:
@@ -121,13 +123,18 @@ def exact_plan(x0: Tensor, x1: Tensor, threads: int | None) -> Array:
     return plan
 
 
+def rows_of(x: Tensor) -> Tensor:
+    """Samples [n, ...] as float64 [n, d], without gradients."""
+    return x.detach().double().flatten(1)
+
+
 def entropic(
     x0: Tensor, x1: Tensor, reg: float, penalty: float | None, scale: float
 ) -> SinkhornResult:
     """The entropic plan for the squared distance over `scale`, in float64, converged or not."""
     return sinkhorn(
-        x0.detach().double().flatten(1),
-        x1.detach().double().flatten(1),
+        rows_of(x0),
+        rows_of(x1),
         reg * scale,
         penalty=None if penalty is None else penalty * scale,
         on_failure="return",
@@ -136,8 +143,7 @@ def entropic(
 
 def largest_cost(x0: Tensor, x1: Tensor) -> float:
     """The largest squared distance of a pair."""
-    a, b = (x.detach().reshape(len(x), -1).double() for x in (x0, x1))
-    return float(torch.cdist(a, b).amax().square())
+    return float(torch.cdist(rows_of(x0), rows_of(x1)).amax().square())
 
 
 def entropic_distance(x0: Tensor, x1: Tensor, reg: float, tolerance: float = 1e-9) -> float:
@@ -148,8 +154,7 @@ def entropic_distance(x0: Tensor, x1: Tensor, reg: float, tolerance: float = 1e-
     Raises:
         RuntimeError: if the marginals are not met after 100,000 iterations.
     """
-    a, b = (x.detach().reshape(len(x), -1).double() for x in (x0, x1))
-    cost = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
+    cost = torch.cdist(rows_of(x0), rows_of(x1), compute_mode="donot_use_mm_for_euclid_dist")
     n, m = cost.shape
     kernel = -cost / reg
     f, g = torch.zeros(n, 1).to(kernel), torch.zeros(1, m).to(kernel)

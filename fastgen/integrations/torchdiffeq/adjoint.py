@@ -119,7 +119,7 @@ def odeint_adjoint(
 
         forward = name, chosen, tolerances
         backward = back_name, back, back_tolerances
-        apply: Function = _Adjoint.apply
+        apply: Function = _TwoMethodAdjoint.apply
         flat = apply(flat_func, forward, backward, t, state.flat()[0], *parameters)
         ys = state.tree(flat[:, None])
     return ys if event_fn is None else (found, ys)
@@ -138,7 +138,7 @@ def _shared(
     return kept[0] == kept[1] and "first_step" not in set(back) - set(options)
 
 
-class _Adjoint(torch.autograd.Function):
+class _TwoMethodAdjoint(torch.autograd.Function):
     """The adjoint for any two methods, with [y, a, dL/dtheta] as one tuple state."""
 
     @staticmethod

@@ -17,8 +17,9 @@ from fastgen.common.tableau import Tableau
 from fastgen.integrations.torchdiffeq.problem import ADAMS
 from fastgen.ode.tableaus import EULER, HEUN, MIDPOINT, RK4
 
-Function = Callable[[Tensor, Tensor], Tensor]
-Interpolant = Callable[[Tensor], Tensor]
+# f(t, y), and the state at a time inside a step.
+Slope = Callable[[Tensor, Tensor], Tensor]
+StateAt = Callable[[Tensor], Tensor]
 HEUN3 = Tableau(
     "heun3",
     3,
@@ -31,14 +32,14 @@ TABLEAUS = {"euler": EULER, "midpoint": MIDPOINT, "heun2": HEUN, "heun3": HEUN3,
 EVENT_STEPS = 20_000
 
 
-class Grid:
+class GridSolver:
     """Steps of one method along a grid.
 
     func works on one tensor y of any shape, t a tensor without axes in y's dtype.
     """
 
     def __init__(
-        self, func: Function, method: str, options: Mapping[str, Any], rtol: float, atol: float
+        self, func: Slope, method: str, options: Mapping[str, Any], rtol: float, atol: float
     ) -> None:
         self.func, self.atol = func, atol
         self.interp = options.get("interp", "linear")
@@ -83,7 +84,7 @@ class Grid:
             slopes.append(self.at(end, inner, -1) if c == 1 else self.func(t + c * h, inner))
         return combined(y, h, tableau.weights, slopes)
 
-    def times(self, y: Tensor, t: Tensor, func: Function) -> Tensor:
+    def times(self, y: Tensor, t: Tensor, func: Slope) -> Tensor:
         """The grid from t[0] to t[-1].
 
         Raises:
@@ -120,7 +121,7 @@ class Grid:
 
     def interpolant(
         self, begin: Tensor, end: Tensor, y: Tensor, later: Tensor, slope: Tensor
-    ) -> Interpolant:
+    ) -> StateAt:
         """The state inside a step: a line, or the cubic of values and slopes at both ends."""
         h = end - begin
         last = self.func(end, later) if self.interp == "cubic" else slope
@@ -209,7 +210,7 @@ class Adams:
 
     def __init__(
         self,
-        grid: Grid,
+        grid: GridSolver,
         implicit: bool,
         max_order: int,
         max_iters: int,
@@ -256,7 +257,7 @@ class Adams:
 
 
 def solve_scipy(
-    func: Function, y: Tensor, t: Tensor, options: Mapping[str, Any], rtol: float, atol: float
+    func: Slope, y: Tensor, t: Tensor, options: Mapping[str, Any], rtol: float, atol: float
 ) -> Tensor:
     """States [T, ...] of scipy's `solve_ivp`, without gradients."""
     from scipy.integrate import solve_ivp

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen import ode as integrate
-from fastgen.integrations.torchdiffeq.fixed import Grid, solve_scipy
+from fastgen.integrations.torchdiffeq.fixed import GridSolver, solve_scipy
 from fastgen.integrations.torchdiffeq.problem import (
     ADAPTIVE,
     CALLBACKS,
@@ -23,7 +22,8 @@ from fastgen.integrations.torchdiffeq.problem import (
     options_of,
     solver_options,
 )
-from fastgen.ode import Status
+from fastgen.ode import Solution, Status
+from fastgen.ode import odeint as fastgen_odeint
 from fastgen.ode.problem import State
 
 REASONS = {
@@ -128,7 +128,7 @@ def _varying(
     chosen = solver_options(options)
     # torchdiffeq counts the steps between two outputs.
     chosen["max_steps"] = min(chosen["max_steps"] * max(1, len(t) - 1), FOREVER)
-    found = integrate.odeint(
+    found = fastgen_odeint(
         func,
         y0,
         t,
@@ -140,11 +140,11 @@ def _varying(
         **chosen,
         **gradient,
     )
-    check(found, chosen["max_steps"])
+    raise_failure(found, chosen["max_steps"])
     return found.ys
 
 
-def check(found: integrate.Solution, max_steps: int) -> None:
+def raise_failure(found: Solution, max_steps: int) -> None:
     """Raise torchdiffeq's AssertionError for a solve that failed."""
     failed = ~found.success
     if bool(failed.any()):
@@ -257,12 +257,12 @@ def _grid(
     method: str,
     options: Mapping[str, Any],
     tolerances: tuple[float, float],
-) -> Grid:
+) -> GridSolver:
     options = dict(options)
     constructor = options.get("grid_constructor")
     if constructor is not None and not state.single:
         options["grid_constructor"] = lambda _, y, t: constructor(func, state.tree(y[None]), t)
-    grid = Grid(f, method, options, *tolerances)
+    grid = GridSolver(f, method, options, *tolerances)
     if hasattr(func, CALLBACKS[0]):
 
         def callback(t: Tensor, y: Tensor, h: Tensor) -> None:
@@ -353,7 +353,7 @@ def _horizons(
     left = chosen["max_steps"]
     begin, length = float(t[0]), float(t[1] - t[0])
     for _ in range(DOUBLINGS):
-        found = integrate.odeint(
+        found = fastgen_odeint(
             func,
             y,
             torch.tensor([begin, begin + length], dtype=torch.float64, device=t.device),
@@ -367,7 +367,7 @@ def _horizons(
             gradient="none",
             **{**chosen, "max_steps": left},
         )
-        check(found, left)
+        raise_failure(found, left)
         if found.events:
             first = found.events[0]
             return torch.tensor(first.time, dtype=torch.float64, device=t.device), first.state

@@ -9,7 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import fastgen
+from fastgen.noise import brownian_path
+
+
+def fresh_entropy() -> int:
+    """A seed drawn from torch's global generator, below 2^62."""
+    return int(torch.randint(2**62, ()))
 
 
 class BrownianInterval:
@@ -60,11 +65,11 @@ class BrownianInterval:
         self._size = torch.Size(size)
         self._dtype = dtype or torch.get_default_dtype()
         if entropy is None:
-            entropy = int(torch.randint(2**62, ()))
+            entropy = fresh_entropy()
         # torchsde's sizes may have no batch axis: the motion itself has one.
         shape = self._size if self._size else torch.Size((1,))
         self.entropy = entropy
-        self.path = fastgen.BrownianPath(
+        self.path = brownian_path.BrownianPath(
             shape,
             float(t0),
             float(t1),

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import fastgen
 from fastgen.common.errors import nearest
-from fastgen.integrations.torchsde.motions import BrownianInterval
+from fastgen.integrations.torchsde.motions import BrownianInterval, fresh_entropy
+from fastgen.sde import sdeint as fastgen_sdeint
 
 # torchsde's names for methods, by the type of equation.
 METHODS = {
@@ -111,10 +111,15 @@ def sdeint(
     Raises:
         ValueError: naming what does not fit, or is not offered and why.
     """
-    return _solve(
-        sde, y0, ts, bm, method, dt, adaptive, rtol, atol, dt_min, options, names, logqp, extra,
-        extra_solver_state, entropy, "through", None,
-    )  # fmt: skip
+    _check_types(sde)
+    if extra or extra_solver_state is not None:
+        raise ValueError("extra, extra_solver_state: solver states are not offered")
+    settings: dict[str, Any] = {"dt": float(dt)}
+    if adaptive:
+        settings = {"adaptive": True, "step": "joint", "rtol": rtol, "atol": atol}
+        settings |= {"first_step": float(dt), "min_step": dt_min}
+    chosen = _method(sde, method, bm, adaptive, options)
+    return _solve(sde, y0, ts, bm, chosen, names, logqp, entropy, settings)
 
 
 def sdeint_adjoint(
@@ -145,10 +150,10 @@ def sdeint_adjoint(
             f"method={method!r}, adjoint_method={adjoint_method!r}: the exact adjoint is that of "
             "'reversible_heun', 'adjoint_reversible_heun'; others: sdeint, and autograd"
         )
-    return _solve(
-        sde, y0, ts, bm, "reversible_heun", dt, False, 1e-5, 1e-4, 1e-5, None, names, logqp, False,
-        None, entropy, "adjoint", adjoint_params,
-    )  # fmt: skip
+    _check_types(sde)
+    parameters = _parameters(sde) if adjoint_params is None else list(adjoint_params)
+    settings = {"dt": float(dt), "gradient": "adjoint", "parameters": parameters}
+    return _solve(sde, y0, ts, bm, "reversible_heun", names, logqp, entropy, settings)
 
 
 def _solve(
@@ -156,68 +161,51 @@ def _solve(
     y0: Tensor,
     ts: Sequence[float] | Tensor,
     bm: Any,
-    method: str | None,
-    dt: float | Tensor,
-    adaptive: bool,
-    rtol: float,
-    atol: float,
-    dt_min: float,
-    options: dict[str, Any] | None,
+    method: str,
     names: dict[str, str] | None,
     logqp: bool,
-    extra: bool,
-    extra_solver_state: Any,
     entropy: int | None,
-    gradient: str,
-    parameters: Sequence[Tensor] | None,
+    settings: dict[str, Any],
 ) -> Any:
-    for name, known in (("noise_type", NOISE_TYPES), ("sde_type", SDE_TYPES)):
-        value = getattr(sde, name, None)
-        if value not in known:
-            raise ValueError(f"sde.{name}={value!r}: {nearest(str(value), known)}")
+    """By fastgen's method and with settings of `fastgen.sdeint`."""
     if not isinstance(y0, Tensor) or y0.ndim != 2:
         raise ValueError("y0: expected a tensor [batch, channels]")
     times = torch.as_tensor(ts, dtype=torch.float64).detach()
     if not bool((times.diff() > 0).all()):
         raise ValueError(f"ts: expected strictly increasing times, got {ts}")
-    if extra or extra_solver_state is not None:
-        raise ValueError("extra, extra_solver_state: solver states are not offered")
     f, g, h = _functions(sde, names, logqp)
     if logqp:
         widened = _WithRatio(sde.noise_type == "diagonal", f, g, h)
         y0 = torch.cat([y0, y0.new_zeros(len(y0), 1)], 1)
         f, g = widened.f, widened.g
-    found = _parameters(sde) if parameters is None else list(parameters)
-    seed = int(torch.randint(2**62, ())) if entropy is None else entropy % 2**64
-    chosen = _method(sde, method, bm, adaptive, options)
-    settings: dict[str, Any] = {"dt": float(dt)}
-    if adaptive:
-        settings = {"adaptive": True, "step": "joint", "rtol": rtol, "atol": atol}
-        settings |= {"first_step": float(dt), "min_step": dt_min}
-    if gradient == "adjoint":
-        settings["parameters"] = found
     noise: Any = bm
     if isinstance(bm, BrownianInterval):
         noise = bm.path
-    elif bm is not None and chosen == "srk":
+    elif bm is not None and method == "srk":
         noise = _Area(bm)
-    ys = fastgen.sdeint(
+    ys = fastgen_sdeint(
         _at_a_time(f),
         _at_a_time(g),
         y0,
         times,
-        method=chosen,
+        method=method,
         noise_type=sde.noise_type,
         sde_type=sde.sde_type,
-        seed=seed,
+        seed=fresh_entropy() if entropy is None else entropy % 2**64,
         noise=noise,
-        gradient=gradient,
         on_failure="return",
         **settings,
     )
     if not logqp:
         return ys
     return ys[..., :-1], ys[..., -1].diff(dim=0)
+
+
+def _check_types(sde: Any) -> None:
+    for name, known in (("noise_type", NOISE_TYPES), ("sde_type", SDE_TYPES)):
+        value = getattr(sde, name, None)
+        if value not in known:
+            raise ValueError(f"sde.{name}={value!r}: {nearest(str(value), known)}")
 
 
 def _functions(sde: Any, names: dict[str, str] | None, logqp: bool) -> tuple[Any, Any, Any]:
@@ -269,7 +257,7 @@ def _method(
         warnings.warn(
             "adaptive Euler-Maruyama steps are not sure to converge to the solution for noise "
             "that is not additive",
-            stacklevel=4,
+            stacklevel=3,
         )
     chosen = METHODS[method]
     return "milstein_derivative_free" if grad_free else chosen

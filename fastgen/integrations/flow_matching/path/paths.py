@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
+from fastgen.integrations.common.tensors import append_axes
 from fastgen.integrations.flow_matching.path.scheduler.schedulers import (
     CondOTScheduler,
     ConvexScheduler,
@@ -60,7 +61,7 @@ class AffineProbPath(ProbPath):
         c = self.scheduler(t)
         rows = [c.sigma_t, c.alpha_t, c.d_sigma_t, c.d_alpha_t]
         if t.requires_grad or x_0.dtype != x_1.dtype or x_0.dtype not in DTYPE_CODES:
-            a, b, da, db = (_append(r, x_1) for r in rows)
+            a, b, da, db = (append_axes(r, x_1) for r in rows)
             x_t, dx_t = a * x_0 + b * x_1, da * x_0 + db * x_1
         else:
             table = torch.stack(rows, -1).double().reshape(-1, 2, 2)
@@ -83,8 +84,8 @@ class AffineProbPath(ProbPath):
         (a, b), (c, d) = ([parts[name] for name in pair] for pair in (wanted, given))
         determinant = o.sigma_t * d - o.alpha_t * c
         of_x, of_value = a * d - b * c, o.sigma_t * b - o.alpha_t * a
-        total = _append(of_x, x_t) * x_t + _append(of_value, x_t) * value
-        return total / _append(determinant, x_t)
+        total = append_axes(of_x, x_t) * x_t + append_axes(of_value, x_t) * value
+        return total / append_axes(determinant, x_t)
 
     def target_to_velocity(self, x_1: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """The velocity from a prediction of x_1."""
@@ -136,15 +137,10 @@ class GeodesicProbPath(ProbPath):
         self.assert_sample_shape(x_0, x_1, t)
         tangent = self.manifold.logmap(x_0, x_1)
         c = self.scheduler(t)
-        kappa, speed = _append(c.alpha_t, x_1), _append(c.d_alpha_t, x_1)
+        kappa, speed = append_axes(c.alpha_t, x_1), append_axes(c.d_alpha_t, x_1)
         x_t = self.manifold.expmap(x_0, kappa * tangent)
         # a geodesic's velocity points to both ends; the farther one loses no digits
         early = kappa < 0.5
         end, share = torch.where(early, x_1, x_0), torch.where(early, 1 - kappa, -kappa)
         dx_t = speed / share * self.manifold.logmap(x_t, end)
         return PathSample(x_t=x_t, dx_t=dx_t, x_1=x_1, x_0=x_0, t=t)
-
-
-def _append(c: Tensor, x: Tensor) -> Tensor:
-    """c with axes of size 1 to go with x [B, ...]."""
-    return c.reshape(c.shape + (1,) * (x.ndim - c.ndim)) if c.ndim else c

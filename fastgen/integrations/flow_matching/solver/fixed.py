@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.devices import upload
-from fastgen.kernels.contract import DTYPE_CODES
+from fastgen.integrations.common.tensors import check_output, check_state
 from fastgen.model.parametrisation import Parametrisation
 from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.plans import Builder, Form
@@ -88,31 +88,20 @@ class FixedSteps(PreparedProgram):
 fixed_steps = lru_cache(maxsize=64)(FixedSteps)
 
 
-class Calls:
+class VelocityCalls:
     """The model's calls in one run (`fastgen.sampling.run.Evaluations`)."""
 
     def __init__(
         self, field: Callable[[int, Tensor, Tensor], Tensor], times: Sequence[Tensor], x: Tensor
     ) -> None:
-        self.field, self.shape, self.device = field, x.shape, x.device
-        self.times = times
+        self.field, self.times, self.x = field, times, x
 
     def __call__(
         self, k: int, network_input: Tensor, state: Tensor | None, /
     ) -> tuple[Tensor, ...]:
         """The velocity."""
         velocity = self.field(k, network_input, self.times[k])
-        if (
-            not isinstance(velocity, Tensor)
-            or velocity.shape != self.shape
-            or velocity.dtype not in DTYPE_CODES
-            or velocity.device != self.device
-        ):
-            found = tuple(getattr(velocity, "shape", ())) or type(velocity).__name__
-            raise ValueError(
-                f"velocity_model: expected a real tensor {tuple(self.shape)} on {self.device} "
-                f"from velocity_model(x=, t=, **extras), got {found}"
-            )
+        check_output("velocity_model(x=, t=, **extras)", velocity, self.x)
         return (velocity,)
 
     def provide(
@@ -125,6 +114,18 @@ class Calls:
     ) -> Tensor:
         """Nothing: these programs read states and velocities only."""
         raise AssertionError(symbol)
+
+
+def times_of(time_grid: Tensor | Sequence[float]) -> list[float]:
+    """The times [T] of a grid as numbers.
+
+    Raises:
+        ValueError: for a tensor of another number of axes.
+    """
+    if isinstance(time_grid, Tensor) and time_grid.ndim != 1:
+        raise ValueError(f"time_grid: expected times [T], got shape {tuple(time_grid.shape)}")
+    times = time_grid.tolist() if isinstance(time_grid, Tensor) else time_grid
+    return [float(t) for t in times]
 
 
 def grid_of(times: Sequence[float], step_size: float | None) -> tuple[float, ...]:
@@ -171,14 +172,13 @@ def integrate(
         enable_grad: record the run for autograd.
         weigh: told the weights of the evaluations before the run.
     """
-    if not x.is_floating_point() or x.dtype not in DTYPE_CODES or x.ndim == 0:
-        raise ValueError(f"x_init: expected a real tensor [B, ...], got {x.dtype} {list(x.shape)}")
+    check_state("x_init", x)
     grid = grid_of(times, step_size)
     state = torch.float64 if x.dtype == torch.float64 else torch.float32
     outputs = tuple(float(t) for t in times[1:]) if intermediates else ()
     found = fixed_steps(method, grid, outputs, state != x.dtype)
     weigh(found.weights)
-    calls = Calls(field, found.times_like(x), x)
+    calls = VelocityCalls(field, found.times_like(x), x)
     nothing = seed_tensor(0, x.shape[0], x.device), id_tensor(None, x.shape[0], x.device)
     work: InPlaceRun | RecordedRun
     if enable_grad:

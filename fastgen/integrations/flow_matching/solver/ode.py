@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from fastgen.common.errors import nearest
-from fastgen.integrations.flow_matching.solver.fixed import METHODS, integrate
+from fastgen.integrations.flow_matching.solver.fixed import METHODS, integrate, times_of
+from fastgen.ode import odeint
 
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "tsit5", "fehlberg2", "fehlberg45", "adaptive_heun")
 
@@ -55,14 +56,12 @@ class ODESolver:
         Raises:
             ValueError: naming the argument that is out of range.
         """
-        times = _times(time_grid)
+        times = times_of(time_grid)
 
         def field(k: int, x: Tensor, t: Tensor) -> Tensor:
             return self.velocity_model(x=x, t=t, **model_extras)
 
         if _adaptive(method, step_size):
-            from fastgen.ode import odeint
-
             with torch.set_grad_enabled(enable_grad):
                 states: Tensor = odeint(
                     lambda t, x: field(0, x, t.to(x.dtype)),
@@ -116,7 +115,7 @@ class ODESolver:
         Raises:
             ValueError: naming the argument that is out of range.
         """
-        times = _times(time_grid)
+        times = times_of(time_grid)
         if times[0] != 1 or times[-1] != 0:
             raise ValueError(f"time_grid: expected times from 1 to 0, got {times}")
         signs = None if exact_divergence else (torch.randn_like(x_1) < 0).to(x_1.dtype) * 2 - 1
@@ -127,8 +126,6 @@ class ODESolver:
             )
 
         if _adaptive(method, step_size):
-            from fastgen.ode import odeint
-
             with torch.set_grad_enabled(enable_grad):
                 states, change = odeint(
                     lambda t, y: both(y[0], t.to(x_1.dtype)),
@@ -193,15 +190,6 @@ def velocity_and_divergence(
                 pull = pulled(one.reshape(u.shape), i == count - 1)
                 divergence = divergence + pull.flatten(1)[:, i]
     return (u, divergence) if keep_graph else (u.detach(), divergence.detach())
-
-
-def _times(time_grid: Tensor | Sequence[float]) -> list[float]:
-    if isinstance(time_grid, Tensor) and time_grid.ndim != 1:
-        raise ValueError(f"time_grid: expected times [T], got shape {tuple(time_grid.shape)}")
-    if isinstance(time_grid, Tensor):
-        times: list[float] = time_grid.tolist()
-        return times
-    return [float(t) for t in time_grid]
 
 
 def _adaptive(method: str, step_size: float | None) -> bool:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.errors import nearest
-from fastgen.integrations.flow_matching.solver.fixed import METHODS, grid_of
-from fastgen.integrations.flow_matching.solver.ode import _times
+from fastgen.integrations.flow_matching.solver.fixed import METHODS, grid_of, times_of
 from fastgen.integrations.flow_matching.utils.manifolds import Manifold
 from fastgen.solvers.velocity import RK4
 
@@ -66,7 +65,7 @@ class RiemannianODESolver:
         """
         if method not in TABLEAUS:
             raise ValueError(f"method={method!r}: {nearest(method, TABLEAUS)}")
-        tableau, times = TABLEAUS[method], _times(time_grid)
+        tableau, times = TABLEAUS[method], times_of(time_grid)
         grid_of(times, step_size)  # errors belong before the first evaluation
         to_point = self.manifold.projx if projx else lambda x: x
         to_tangent = self.manifold.proju if proju else lambda x, u: u

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fastgen.integrations.common.tensors import append_axes
 from fastgen.integrations.flow_matching.path.scheduler.schedulers import Scheduler, SchedulerOutput
 
 
@@ -43,12 +44,8 @@ class ScheduleTransformedModel(nn.Module):
         norm, old_norm = _norm(new), _norm(old)
         scale = norm / old_norm
         growth = _growth(new) - _growth(old) * d_tau  # s' / s
-
-        def rows(c: Tensor) -> Tensor:
-            return c.reshape(c.shape + (1,) * (x.ndim - c.ndim)) if c.ndim else c
-
-        u: Tensor = self.velocity_model(x=x / rows(scale), t=tau, **extras)
-        return rows(growth) * x + rows(scale * d_tau) * u
+        u: Tensor = self.velocity_model(x=x / append_axes(scale, x), t=tau, **extras)
+        return append_axes(growth, x) * x + append_axes(scale * d_tau, x) * u
 
 
 def _norm(c: SchedulerOutput) -> Tensor:

@@ -1,4 +1,4 @@
-"""Checks of what users hand to a drop-in's loop: the state, and what their network returns."""
+"""Tensors that users hand to a drop-in: checks of states and outputs, and factors of rows."""
 
 from __future__ import annotations
 
@@ -36,3 +36,12 @@ def check_output(call: str, output: object, like: Tensor) -> None:
             f"{call.partition('(')[0]}: expected a real tensor {tuple(like.shape)} on "
             f"{like.device} from {call}, got {found}"
         )
+
+
+def append_axes(factor: Tensor, like: Tensor) -> Tensor:
+    """A factor [B], or of more of the first axes of ``like``, as it multiplies that tensor.
+
+    One without axes stays so: its dtype then has no part in that of the product.
+    """
+    missing = like.ndim - factor.ndim
+    return factor.reshape(factor.shape + (1,) * missing) if factor.ndim else factor
