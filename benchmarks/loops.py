@@ -18,7 +18,7 @@ import torch
 
 import fastgen
 from benchmarks.harness import Case, Provider, Row, measured
-from fastgen.plans.lowering import Raw
+from fastgen.plans.program import Raw
 from fastgen.schedules import DiscreteVP, Rectified, Schedule
 
 STEPS = 20

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from fastgen.model.parametrisation import Parametrisation
-from fastgen.plans.lowering import Raw
+from fastgen.plans.program import Raw
 from fastgen.schedules import LinearVP
 from fastgen.solvers.registry import get, names, plan
 

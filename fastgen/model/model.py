@@ -176,12 +176,17 @@ class Model:
         columns = upload(torch.tensor(values, dtype=torch.float64).to(self.time_dtype), device)
         return columns[..., None].expand(-1, -1, batch).contiguous()
 
+    def times(
+        self, moments: Sequence[Moment], batch: int, device: torch.device
+    ) -> list[tuple[Tensor, ...]]:
+        """For each moment the times that the network is fed, each [batch]."""
+        return time_rows(self.time_table(self.time_values(moments), batch, device))
+
     def predict(self, quantity: str, x: Tensor, t: float, **net_kwargs: Any) -> Tensor:
         """One quantity ("data", "noise", "velocity", "v", "score") at state x [B, ...], time t."""
         p, q = self.parametrisation.conversion(quantity, t)
         scaled = (x * self.parametrisation.input_scale(t)).to(self.input_dtype(x.dtype))
-        values = self.time_values([Instant(t)])
-        (times,) = time_rows(self.time_table(values, x.shape[0], x.device))
+        (times,) = self.times([Instant(t)], x.shape[0], x.device)
         outputs = self.net(scaled, *times, **net_kwargs)
         if self.parametrisation.outputs == 2:
             outputs = outputs[self.parametrisation.output(quantity)]

@@ -2,7 +2,7 @@
 
 from fastgen.plans.builder import Builder, Predictions
 from fastgen.plans.forms import Form
-from fastgen.plans.lowering import Program, Stage
 from fastgen.plans.plan import Canonical, Plan
+from fastgen.plans.program import Program, Stage
 
 __all__ = ["Builder", "Canonical", "Form", "Plan", "Predictions", "Program", "Stage"]

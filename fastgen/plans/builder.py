@@ -20,17 +20,20 @@ from fastgen.plans.forms import (
 )
 from fastgen.schedules import Schedule
 
+PREDICTED = tuple(q for q in QUANTITIES if q not in ("edm", PAIR))
+
 
 class Predictions:
     """The quantities of one network evaluation, as forms."""
 
     def __init__(self, evaluation: int, unconditional: bool = False) -> None:
-        self._evaluation = evaluation
-        self.data, self.noise, self.velocity, self.v, self.score, self.average_velocity = (
-            Form({Prediction(evaluation, q, unconditional): 1.0})
-            for q in QUANTITIES
-            if q not in ("edm", PAIR)
-        )
+        self._evaluation, self._unconditional = evaluation, unconditional
+
+    def __getattr__(self, quantity: str) -> Form:
+        """The form of "data", "noise", "velocity", "v", "score" or "average_velocity"."""
+        if quantity not in PREDICTED:
+            raise AttributeError(f"{quantity}: expected one of {', '.join(PREDICTED)}")
+        return Form({Prediction(self._evaluation, quantity, self._unconditional): 1.0})
 
     @property
     def unconditional(self) -> Predictions:

@@ -11,7 +11,6 @@ that is born there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -30,146 +29,36 @@ from fastgen.plans.forms import (
     State,
     Value,
 )
+from fastgen.plans.program import (
+    CLIPPED,
+    Atom,
+    Call,
+    Clipped,
+    Given,
+    NetworkInput,
+    Program,
+    Raw,
+    Stage,
+    Terms,
+    order,
+)
 
-
-@dataclass(frozen=True, order=True)
-class Raw:
-    """One output of the network at one evaluation, as the network returned it.
-
-    branch: 0 is the network's own, 1 that of guidance or the second of a pair.
-    """
-
-    evaluation: int
-    branch: int = 0
-
-
-@dataclass(frozen=True)
-class Clipped:
-    """The clipped data prediction of the stage's own evaluation."""
-
-
-@dataclass(frozen=True)
-class NetworkInput:
-    """The state scaled by c_in and cast to the network's dtype, for one evaluation."""
-
-    evaluation: int
-
-
-Given: TypeAlias = Computed | Increment  # tensors of the state's dtype that a run provides
-Atom: TypeAlias = Value | Prediction | Normal | Given | Raw | Clipped | NetworkInput
-Terms: TypeAlias = dict[Atom, float]
 Weights: TypeAlias = Callable[[float], tuple[float, ...]]
-CLIPPED = Clipped()
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One kernel call; ``table``, ``clip`` as in `fastgen.kernels.combine`.
-
-    inputs: buffer numbers, raw network outputs, or tensors that the run provides; outputs: buffer
-    numbers; ranks: the order in which later stages add these up; normals: the noises of the table's
-    last columns.
-    """
-
-    inputs: tuple[int | Raw | Given, ...]
-    outputs: tuple[int, ...]
-    table: np.ndarray
-    clip: tuple[float, float] | None
-    normals: tuple[Normal, ...]
-    ranks: tuple[tuple[int, int, int], ...]
-
-
-@dataclass(frozen=True)
-class Call:
-    """One network evaluation: the buffers of its input and of its state, and its time.
-
-    state is that of the same point before scaling and casting, where something that is not
-    linear needs it.
-    """
-
-    input: int
-    time: float
-    state: int | None = None
-
-
-@dataclass(frozen=True)
-class Program:
-    """The lowered plan, run as stages[0], calls[0], stages[1], calls[1], ..., stages[nfe].
-
-    A stage is None where nothing is to be done. network_buffers: for each buffer, whether it has
-    the network's dtype (the others have the state's); buffer 0 holds the initial state. states:
-    (stage, buffer) of each observed state. held: after each stage, the evaluations whose raw
-    outputs later stages read.
-    """
-
-    stages: tuple[Stage | None, ...]
-    calls: tuple[Call, ...]
-    network_buffers: tuple[bool, ...]
-    result: int
-    states: tuple[tuple[int, int], ...]
-    held: tuple[frozenset[int], ...]
-
-    def bytes_per_element(self, state_bytes: int, network_bytes: int) -> int:
-        """Bytes that all stages together read and write per element of the state."""
-
-        def size(slot: int | Raw | Given) -> int:
-            if isinstance(slot, int):
-                return network_bytes if self.network_buffers[slot] else state_bytes
-            return network_bytes if isinstance(slot, Raw) else state_bytes
-
-        return sum(size(slot) for s in self.stages if s for slot in (*s.inputs, *s.outputs))
-
-    def signature(self) -> tuple[object, ...]:
-        """All but the numbers: programs of one signature can share buffers and captured graphs.
-
-        Bounds of the clip and what computed inputs depend on are built into calls, so they count.
-        """
-        stages = [
-            None
-            if s is None
-            else (
-                *("increment" if isinstance(i, Increment) else i for i in s.inputs),
-                s.outputs,
-                s.table.shape,
-                s.clip,
-            )
-            for s in self.stages
-        ]
-        calls = [(c.input, c.state) for c in self.calls]
-        return tuple(stages), tuple(calls), self.network_buffers, self.result, self.held
-
-
-def _order(atom: Atom) -> tuple[int, int, int]:
-    """The place of a term in a sum. It must not depend on what else is computed, nor on buffers."""
-    if isinstance(atom, Value):
-        return 0, atom.index, 0
-    if isinstance(atom, Prediction):
-        return 1, -atom.evaluation, 0
-    if isinstance(atom, Raw):
-        return 2, -atom.evaluation, atom.branch
-    if isinstance(atom, Computed | Increment):
-        return 3, atom.draw, 0
-    assert isinstance(atom, NetworkInput)
-    return 4, atom.evaluation, 0
-
-
-@dataclass
 class _Node:
-    """A stage before its buffers are known: outputs and the clipped value over its inputs."""
+    """A stage before its buffers are known: outputs and the clipped value over its inputs.
 
-    outputs: dict[Atom, Terms]
-    clipped: Terms
+    reads: inputs, states in order, then predictions from the newest to the oldest: stored, held.
+    """
 
-    def rows(self) -> list[Terms]:
-        return [*([self.clipped] if self.clipped else []), *self.outputs.values()]
-
-    def reads(self) -> list[Atom]:
-        """Inputs: states in order, then predictions from the newest to the oldest: stored, held."""
-        atoms = {a for row in self.rows() for a in row if not isinstance(a, Normal | Clipped)}
-        return sorted(atoms, key=_order)
-
-    def normals(self) -> list[Normal]:
-        return sorted({a for row in self.rows() for a in row if isinstance(a, Normal)})
+    def __init__(self, outputs: dict[Atom, Terms], clipped: Terms) -> None:
+        self.outputs, self.clipped = outputs, clipped
+        self.rows = [*([clipped] if clipped else []), *outputs.values()]
+        atoms = {atom for row in self.rows for atom in row}
+        self.normals = sorted(a for a in atoms if isinstance(a, Normal))
+        reads = [a for a in atoms if not isinstance(a, (Normal, Clipped))]
+        self.reads = sorted(reads, key=order)
 
 
 class _Lowering:
@@ -184,6 +73,7 @@ class _Lowering:
     ) -> None:
         self.parametrisation, self.clip = parametrisation, clip
         self.hold_outputs, self.weights = hold_outputs, weights
+        self._conversions: dict[tuple[str, float], tuple[float, float]] = {}
         self.evaluations = [i for i in instructions if isinstance(i, Evaluate)]
         self.segments: list[dict[Value, Form]] = [{}]
         for i in instructions:
@@ -204,6 +94,13 @@ class _Lowering:
         scales = [parametrisation.input_scale(e.time) for e in self.evaluations]
         self.scales = {k: c for k, c in enumerate(scales) if cast or c != 1.0}
 
+    def conversion(self, quantity: str, time: float) -> tuple[float, float]:
+        """`Parametrisation.conversion`, computed once: many stages read one prediction."""
+        key = quantity, time
+        if key not in self._conversions:
+            self._conversions[key] = self.parametrisation.conversion(quantity, time)
+        return self._conversions[key]
+
     def network_input(self, k: int) -> Atom:
         """What the network reads: the state itself, unless it must be scaled or cast."""
         return NetworkInput(k) if k in self.scales else self.evaluations[k].x
@@ -213,7 +110,7 @@ class _Lowering:
         k, quantity = symbol.evaluation, symbol.quantity
         x, time = self.evaluations[k].x, self.evaluations[k].time
         clips = self.clip is not None and not symbol.unconditional
-        p, q = self.parametrisation.conversion(quantity, time)
+        p, q = self.conversion(quantity, time)
         raws = self.raws(k, q, symbol.unconditional, self.parametrisation.output(quantity))
         if k == segment - 1:
             if clips:
@@ -236,7 +133,7 @@ class _Lowering:
     def clipped(self, segment: int) -> Terms:
         """The data prediction before clipping."""
         e = self.evaluations[segment - 1]
-        p, q = self.parametrisation.conversion("data", e.time)
+        p, q = self.conversion("data", e.time)
         return _nonzero({e.x: p, **self.raws(segment - 1, q)})
 
     def expand(self, form: Form, segment: int) -> Terms:
@@ -279,7 +176,7 @@ class _Lowering:
             stage = {a: self.terms(a, s) for a in outputs}
             uses_clipped = any(CLIPPED in terms for terms in stage.values())
             node = _Node(stage, self.clipped(s) if uses_clipped else {})
-            reads = {a for a in node.reads() if not isinstance(a, Computed | Increment)}
+            reads = {a for a in node.reads if not isinstance(a, Computed | Increment)}
             own = {Raw(s - 1, branch) for branch in (0, 1)}
             needed = (needed | reads) - set(outputs) - own
             nodes.append(node)
@@ -327,7 +224,7 @@ def lower(
 
     last: dict[Atom, int] = {}  # the stage before whose outputs a value may be overwritten
     for s, node in enumerate(nodes):
-        last.update(dict.fromkeys(node.reads(), s))
+        last.update(dict.fromkeys(node.reads, s))
         if s < len(work.evaluations):
             last[work.network_input(s)] = s + 1
             if s in work.reads_state:
@@ -345,7 +242,7 @@ def lower(
     for s, node in enumerate(nodes):
         if s == 0 and Value(0) in observed:
             seen[Value(0)] = (0, 0)
-        reads = node.reads()
+        reads = node.reads
         for a in reads:
             if isinstance(a, Computed) and a.evaluation != s - 1:
                 raise ValueError(f"{a.kind} of evaluation {a.evaluation} is read in stage {s}")
@@ -390,7 +287,7 @@ def _stage(
 ) -> Stage | None:
     if not outputs:
         return None
-    reads, normals = node.reads(), node.normals()
+    reads, normals = node.reads, node.normals
     for what, count, limit in (
         ("inputs", len(inputs), MAX_INPUTS),
         ("outputs", len(outputs), MAX_OUTPUTS),
@@ -401,6 +298,6 @@ def _stage(
     if not inputs:
         raise ValueError(f"stage {s} reads no state or prediction, only noise")
     columns: list[Atom] = [*reads, *([CLIPPED] if node.clipped else []), *normals]
-    table = np.array([[row.get(a, 0.0) for a in columns] for row in node.rows()])
-    bounds, ranks = clip if node.clipped else None, tuple(map(_order, node.outputs))
+    table = np.array([[row.get(a, 0.0) for a in columns] for row in node.rows])
+    bounds, ranks = clip if node.clipped else None, tuple(map(order, node.outputs))
     return Stage(inputs, outputs, table, bounds, tuple(normals), ranks)

@@ -25,7 +25,8 @@ from fastgen.plans.forms import (
     name,
 )
 from fastgen.plans.increments import follow_path
-from fastgen.plans.lowering import Program, lower
+from fastgen.plans.lowering import lower
+from fastgen.plans.program import Program
 from fastgen.schedules import Schedule
 
 

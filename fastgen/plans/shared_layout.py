@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastgen.kernels.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
-from fastgen.plans.lowering import Program, Raw, Stage
+from fastgen.plans.program import Program, Raw, Stage
 
 
 @dataclass(frozen=True)

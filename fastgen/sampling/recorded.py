@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 import fastgen.kernels as kernels
 from fastgen.plans import Program, Stage
-from fastgen.plans.lowering import Raw
+from fastgen.plans.program import Raw
 from fastgen.sampling.run import CallsNetwork
 from fastgen.sampling.tables import Tables
 

@@ -12,7 +12,7 @@ from torch import Tensor
 import fastgen.kernels as kernels
 from fastgen.plans import Program
 from fastgen.plans.forms import Computed, Increment
-from fastgen.plans.lowering import Raw
+from fastgen.plans.program import Raw
 from fastgen.sampling.tables import Tables
 
 

@@ -18,6 +18,8 @@ Value = TypeVar("Value", float, NDArray[np.float64], torch.Tensor)
 S = TypeVar("S", bound="type[Schedule]")
 
 _registry: dict[str, type[Schedule]] = {}
+# Values at single times that a schedule keeps: some plans' worth.
+KEPT_VALUES = 4096
 
 
 def register(cls: S) -> S:
@@ -83,29 +85,50 @@ class Schedule:
         """The time grid that samplers use unless told otherwise."""
         return "uniform"
 
+    def _evaluated(self, function: Callable[[Any, Any], Any], t: Value) -> Value:
+        """`evaluate`; a plan asks for the same few floats again and again, so they are kept.
+
+        Only for functions that compute in `scalar`: they depend on the parameters alone, whereas
+        a user's own may depend on what is trained meanwhile.
+        """
+        if not self._fast_on_floats or type(t) is not float:
+            return evaluate(function, t, fast=self._fast_on_floats)
+        known = self.__dict__.setdefault("_known", {})
+        key = function.__name__, t
+        found = known.get(key)
+        if found is None:
+            found = evaluate(function, t, fast=True)
+            if len(known) >= KEPT_VALUES:
+                known.clear()
+            known[key] = found
+        return found  # type: ignore[no-any-return]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_known"}
+
     def alpha(self, t: Value) -> Value:
         """Signal scale, 1 at t = 0."""
-        return evaluate(self._alpha, t, fast=self._fast_on_floats)
+        return self._evaluated(self._alpha, t)
 
     def sigma(self, t: Value) -> Value:
         """Noise scale, 0 at t = 0."""
-        return evaluate(self._sigma, t, fast=self._fast_on_floats)
+        return self._evaluated(self._sigma, t)
 
     def d_alpha(self, t: Value) -> Value:
         """Time derivative of alpha."""
-        return evaluate(self._d_alpha, t, fast=self._fast_on_floats)
+        return self._evaluated(self._d_alpha, t)
 
     def d_sigma(self, t: Value) -> Value:
         """Time derivative of sigma; inf at t = 0 where that is a square root or a jump."""
-        return evaluate(self._d_sigma, t, fast=self._fast_on_floats)
+        return self._evaluated(self._d_sigma, t)
 
     def ratio(self, t: Value) -> Value:
         """The noise-to-signal ratio sigma / alpha; inf where alpha is 0."""
-        return evaluate(self._ratio, t, fast=self._fast_on_floats)
+        return self._evaluated(self._ratio, t)
 
     def half_log_snr(self, t: Value) -> Value:
         """log(alpha / sigma), falling from inf at t = 0."""
-        return evaluate(self._half_log_snr, t, fast=self._fast_on_floats)
+        return self._evaluated(self._half_log_snr, t)
 
     def log_snr(self, t: Value) -> Value:
         """log(alpha^2 / sigma^2) = 2 half_log_snr."""
@@ -113,11 +136,11 @@ class Schedule:
 
     def drift(self, t: Value) -> Value:
         """f(t) = d log alpha / dt of the forward process; -inf where alpha reaches 0."""
-        return evaluate(self._drift, t, fast=self._fast_on_floats)
+        return self._evaluated(self._drift, t)
 
     def diffusion_squared(self, t: Value) -> Value:
         """g(t)^2 = d(sigma^2)/dt - 2 f sigma^2 of the forward process."""
-        return evaluate(self._diffusion_squared, t, fast=self._fast_on_floats)
+        return self._evaluated(self._diffusion_squared, t)
 
     def time_at_ratio(self, ratio: Value) -> Value:
         """The time at which sigma / alpha equals `ratio`; the inverse of `ratio(t)`."""

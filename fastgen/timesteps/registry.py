@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -102,6 +103,7 @@ def times(
     return result
 
 
+@cache
 def _options(grid: Grid) -> list[str] | None:
     """Names of the keyword-only arguments of a grid; None where it takes any."""
     parameters = inspect.signature(grid).parameters.values()

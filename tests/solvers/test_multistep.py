@@ -15,7 +15,7 @@ from test_exponential_rk import (
 
 import fastgen
 from fastgen.model.parametrisation import Parametrisation
-from fastgen.plans.lowering import Raw
+from fastgen.plans.program import Raw
 from fastgen.schedules import CosineVP, DiscreteVP, LinearVP, Rectified
 from fastgen.solvers.multistep import time_moments
 from tests.support.closed_forms import Gaussian, Mixture
