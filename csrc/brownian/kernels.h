@@ -40,15 +40,15 @@ class BrownianGroup {
       element += length;
       if (element == op_.elements) element = 0, ++row;
     }
-    known_ = -1;
+    known_levels_ = -1;
     return written;
   }
 
   void evaluate(int64_t time) {
-    const bool first = known_ < 0;
-    const int shared = place(op_.times + time * op_.time_stride);
-    descend(first ? 0 : shared + 1, needed_);
-    known_ = max(shared, min(needed_, op_.depth));
+    const bool first = known_levels_ < 0;
+    const int shared = find_cells(op_.times + time * op_.time_stride);
+    descend(first ? 0 : shared + 1, last_normal_);
+    known_levels_ = max(shared, min(last_normal_, op_.depth));
     write(op_.output + time * op_.size() + begin_);
   }
 
@@ -59,12 +59,12 @@ class BrownianGroup {
   const uint32_t cell_count_ = 1u << op_.depth;
   int64_t begin_ = 0, row_of_[W] = {};
   int blocks_ = 0, from_[W] = {}, end_[W] = {};
-  Lanes w0_{}, w1_{}, w3_{}, k0_{}, k1_{}, cell_lanes_{};
+  Lanes w0_{}, w1_{}, w3_{}, k0_{}, k1_{}, cell_words_{};
   uint32_t cells_[W] = {};
   double fraction_[W] = {};  // of the cell; 1 at t = 1 only, NaN outside of [0, 1]
-  bool together_ = true;     // all blocks are in one cell
-  int needed_ = 0;           // the last normal that some block's time depends on
-  int known_ = -1;           // levels of `left_` and `right_` that belong to `cells_`; -1: none
+  bool same_cell_ = true;    // all blocks are in one cell
+  int last_normal_ = 0;      // the last normal that some block's time depends on
+  int known_levels_ = -1;    // levels of `left_` and `right_` that belong to `cells_`; -1: none
   const double *left_[MAX_DEPTH + 1], *right_[MAX_DEPTH + 1];
   alignas(64) double ends_[MAX_DEPTH + 1][2][GROUP];
   alignas(64) float normals_[BATCH * GROUP], bridge_[GROUP];
@@ -72,10 +72,10 @@ class BrownianGroup {
   static int min(int a, int b) { return a < b ? a : b; }
   static int max(int a, int b) { return a > b ? a : b; }
 
-  // Finds the cells of a time, and returns on how many levels they agree with the last time's.
-  int place(const double* times) {
-    int shared = known_;
-    needed_ = 0;
+  // Finds the cells of a time, and returns on how many levels all agree with the last time's.
+  int find_cells(const double* times) {
+    int shared = known_levels_;
+    last_normal_ = 0;
     for (int i = 0; i < blocks_; ++i) {
       const double t = times[op_.times_per_row ? row_of_[i] : 0];
       const bool inside = t >= 0 && t <= 1;
@@ -84,26 +84,29 @@ class BrownianGroup {
       const uint32_t changed = k ^ cells_[i];
       if (changed) shared = min(shared, depth_ - 32 + __builtin_clz(changed));
       cells_[i] = k;
-      cell_lanes_.at[slot(i)] = k;
+      cell_words_.at[slot(i)] = k;
       fraction_[i] = inside ? scaled - k : NAN;
       // A multiple of 2^-l is an end on level l, and bisection leaves it alone from there on.
       const bool dyadic = fraction_[i] == 0 && k > 0, drawn = fraction_[i] > 0 && fraction_[i] < 1;
-      needed_ = max(needed_, drawn ? bridge_number_ : dyadic ? depth_ - __builtin_ctz(k) : 0);
+      last_normal_ = max(last_normal_, drawn    ? bridge_number_
+                                       : dyadic ? depth_ - __builtin_ctz(k)
+                                                : 0);
     }
-    together_ = true;
-    for (int i = 1; i < blocks_; ++i) together_ &= cells_[i] == cells_[0];
+    same_cell_ = true;
+    for (int i = 1; i < blocks_; ++i) same_cell_ &= cells_[i] == cells_[0];
     return max(shared, 0);
   }
 
   U64 node(int number, int half) const {
     if (number == 0) return U64{};
     return splat(uint64_t{1} << (number - 1)) +
-           (cell_lanes_.pair[half] >> (bridge_number_ - number));
+           (cell_words_.pair[half] >> (bridge_number_ - number));
   }
 
-  void descend(int first, int last) {
+  // Draws the normals `number` to `last`, and bisects with them.
+  void descend(int number, int last) {
     GroupWords words[BATCH];
-    for (int number = first; number <= last;) {
+    while (number <= last) {
       const int count = min(BATCH, last + 1 - number);
       for (int i = 0; i < count; ++i) {
         const U64 even = node(number + i, 0), odd = node(number + i, 1);
@@ -133,7 +136,7 @@ class BrownianGroup {
     double *middle = ends_[level + 1][0], *other = ends_[level + 1][1];
     for (int e = 0; e < GROUP; ++e) middle[e] = (a[e] + b[e]) * 0.5 + scale * z[e];
     const int shift = depth_ - 1 - level;
-    if (together_) {
+    if (same_cell_) {
       const bool upper = cells_[0] >> shift & 1;
       left_[level + 1] = upper ? middle : a;
       right_[level + 1] = upper ? b : middle;
@@ -152,7 +155,7 @@ class BrownianGroup {
   }
 
   void write(double* to) const {
-    const double *a = left_[known_], *b = right_[known_], *at_one = ends_[0][1];
+    const double *a = left_[known_levels_], *b = right_[known_levels_], *at_one = ends_[0][1];
     alignas(64) double value[GROUP];
     for (int i = 0; i < blocks_; ++i) {
       const double u = fraction_[i];

@@ -1,6 +1,6 @@
 // What the operations have in common, as plain data. Shapes and counts are checked in Python.
 //
-// Names in csrc: plain data has plain names, the members of classes end in an underscore.
+// Names in csrc: plain data has plain names, private members end in an underscore.
 #pragma once
 #include <cstdint>
 
