@@ -1,0 +1,1 @@
+"""What is solved: networks, exact denoisers, equations, clouds of points."""

@@ -1,0 +1,22 @@
+"""What is measured: a module for each suite, with ``rows(quick)``."""
+
+SUITES = {
+    "kernels": "the kernels alone, beside preallocated PyTorch and torch.compile",
+    "loops": "microseconds per step of whole sampling loops around a network that costs nothing",
+    "schedulers": "microseconds per step of the diffusers drop-in beside diffusers",
+    "stages": "microseconds per stage of every solver at (256, 2)",
+    "end_to_end": "whole loops with real networks of several sizes, and the solver's share",
+    "drop_ins": "microseconds per evaluation of the drop-ins for k-diffusion, EDM, flow_matching",
+    "sde": "stochastic solvers and Brownian motions beside torchsde",
+    "quality": "quality against network evaluations with exact scores and trained networks",
+    "ode": "error-controlled ODE steps, and a continuous normalizing flow",
+    "training": "one training batch beside torchcfm",
+    "couplings": "exact optimal assignment beside the peers' solvers",
+    "sinkhorn": "entropic transport to a given marginal error, beside POT and geomloss",
+    "two_dimensional": "the 2-D tables of the OT-CFM papers (hours; as a command of its own, "
+    "python -m benchmarks.suites.two_dimensional, it has two processes and goes on where it "
+    "stopped)",
+    "training_drop_ins": "the drop-ins for torchcfm and torchdiffeq beside the originals",
+    "memory": "peak memory of a sampling run",
+    "startup": "time of `import fastgen`",
+}

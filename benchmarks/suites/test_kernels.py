@@ -1,0 +1,19 @@
+"""The kernel suite for pytest-benchmark: `pytest benchmarks --benchmark-only`."""
+
+import pytest
+
+from benchmarks.suites import kernels
+from benchmarks.tools import harness
+
+CASES = {f"{case.name}, {case.shape[-1]}": case for case in kernels.cases(quick=True)}
+PAIRS = [(case, p.name) for case in CASES for p in CASES[case].providers]
+
+
+@pytest.mark.parametrize(("case", "provider"), PAIRS, ids=str)
+def test_kernel(benchmark, case, provider):
+    """Time one provider of a case, after the check that it computes the same."""
+    work = CASES[case]
+    harness.check(work)
+    with harness.threads(work.threads):
+        benchmark.group = case
+        benchmark(next(p.run for p in work.providers if p.name == provider))

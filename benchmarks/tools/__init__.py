@@ -1,0 +1,1 @@
+"""What the suites share: timing, rows, tables, figures, pages."""
