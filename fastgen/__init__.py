@@ -1,21 +1,44 @@
-"""fastgen: fast, exact samplers for score, diffusion and flow-matching models."""
+"""fastgen: fast, exact samplers for score, diffusion and flow-matching models.
 
-from fastgen import couplings, kernels, networks, schedules, solvers, timesteps, training
-from fastgen.couplings import wasserstein
-from fastgen.likelihood import (
-    log_likelihood,
-    sampled_log_probability,
-    trajectory_log_probability,
-    variational_bound,
-)
-from fastgen.model import Guidance, Model
-from fastgen.noise import BrownianPath, brownian, randn
-from fastgen.ode import odeint
-from fastgen.plans import Plan
-from fastgen.sampling import Inversion, Sampler, Step, invert, sample
-from fastgen.sde import sdeint
-from fastgen.solvers import plan
-from fastgen.training.latent import Latent
+`import fastgen` loads nothing but this page: each room and each name is imported when it is first
+used, so that a program pays for what it calls.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from fastgen.common.version import VERSION
+
+if TYPE_CHECKING:
+    from fastgen import (
+        couplings,
+        datasets,
+        kernels,
+        networks,
+        schedules,
+        solvers,
+        timesteps,
+        training,
+    )
+    from fastgen.couplings import wasserstein
+    from fastgen.likelihood import (
+        log_likelihood,
+        sampled_log_probability,
+        trajectory_log_probability,
+    )
+    from fastgen.likelihood.variational_bound import variational_bound
+    from fastgen.model import Guidance, Model
+    from fastgen.noise import BrownianPath, randn
+    from fastgen.noise.brownian import brownian
+    from fastgen.ode import odeint
+    from fastgen.plans import Plan
+    from fastgen.sampling import Inversion, Sampler, Step, invert
+    from fastgen.sampling.sample import sample
+    from fastgen.sde import sdeint
+    from fastgen.solvers import plan
+    from fastgen.training.latent import Latent
 
 __all__ = [
     "BrownianPath",
@@ -28,6 +51,7 @@ __all__ = [
     "Step",
     "brownian",
     "couplings",
+    "datasets",
     "invert",
     "kernels",
     "log_likelihood",
@@ -46,4 +70,60 @@ __all__ = [
     "variational_bound",
     "wasserstein",
 ]
-__version__ = "0.1.0"
+__version__ = VERSION
+
+_ROOMS = {
+    "common",
+    "couplings",
+    "datasets",
+    "kernels",
+    "likelihood",
+    "model",
+    "networks",
+    "noise",
+    "ode",
+    "plans",
+    "sampling",
+    "schedules",
+    "sde",
+    "solvers",
+    "timesteps",
+    "training",
+}
+# Where each name is. A function may have its module's name: there the module is given.
+_MODULE_OF = {
+    "BrownianPath": "noise",
+    "Guidance": "model",
+    "Inversion": "sampling",
+    "Latent": "training.latent",
+    "Model": "model",
+    "Plan": "plans",
+    "Sampler": "sampling",
+    "Step": "sampling",
+    "brownian": "noise.brownian",
+    "invert": "sampling",
+    "log_likelihood": "likelihood",
+    "odeint": "ode",
+    "plan": "solvers",
+    "randn": "noise",
+    "sample": "sampling.sample",
+    "sampled_log_probability": "likelihood",
+    "sdeint": "sde",
+    "trajectory_log_probability": "likelihood",
+    "variational_bound": "likelihood.variational_bound",
+    "wasserstein": "couplings",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a room, or a name of one, at its first use (PEP 562)."""
+    if name in _MODULE_OF:
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        return value
+    if name in _ROOMS:
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

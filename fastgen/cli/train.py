@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import re
 from pathlib import Path
 from typing import Any
@@ -12,50 +11,49 @@ import torch
 
 import fastgen.networks as networks
 import fastgen.schedules as schedules
+from fastgen.cli.arguments import literal
 from fastgen.common.errors import nearest
 
 TWO_PARTS = "ScoreVAE"  # a network that no single line of arguments describes
 
 
-def add_parser(commands: Any) -> None:
-    """Add the command to a parser's subparsers."""
-    train = commands.add_parser("train", help="train a network on arrays, images or a built-in set")
-    train.add_argument(
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument(
         "source",
         help=".npy, .npz (data, labels), a folder of images, or 8gaussians, moons, scurve, "
         "checkerboard, digits",
     )
-    train.add_argument("--out", type=Path, required=True, help="the checkpoint, .safetensors")
-    train.add_argument(
+    parser.add_argument("--out", type=Path, required=True, help="the checkpoint, .safetensors")
+    parser.add_argument(
         "--network",
         default=None,
         metavar="NAME[:key=value,...]",
         help=f"of {', '.join(n for n in networks.names() if n != TWO_PARTS)}; chosen by the data's "
         "shape if not given",
     )
-    train.add_argument(
+    parser.add_argument(
         "--predicts", default="velocity", help="velocity (flow matching), noise, data, v, score"
     )
-    train.add_argument("--schedule", default="CosineVP", help="of all but flow matching")
-    train.add_argument("--weighting", default="simple", help="simple, min_snr, edm, sigmoid ...")
-    train.add_argument(
+    parser.add_argument("--schedule", default="CosineVP", help="of all but flow matching")
+    parser.add_argument("--weighting", default="simple", help="simple, min_snr, edm, sigmoid ...")
+    parser.add_argument(
         "--coupling",
         default="independent",
         metavar="NAME[:key=value,...]",
         help="of noise and data in flow matching: independent, ot, sinkhorn, unbalanced, partial, "
         "hilbert, sorted, or label-ot ... within labels (%(default)s)",
     )
-    train.add_argument("--steps", type=int, default=2000, help="training steps (%(default)s)")
-    train.add_argument("--batch", type=int, default=256, help="samples in a step (%(default)s)")
-    train.add_argument("--learning-rate", type=float, default=1e-3)
-    train.add_argument("--clip", type=float, help="largest norm of the gradient")
-    train.add_argument("--average", type=float, default=0.998, help="decay of averaged weights")
-    train.add_argument("--bfloat16", action="store_true", help="autocast")
-    train.add_argument("--seed", type=int, default=0)
-    train.add_argument("--threads", type=int, default=1, help="of the CPU (%(default)s)")
-    train.add_argument("--every", type=int, default=500, help="steps between checkpoints")
-    train.add_argument("--restart", action="store_true", help="do not go on from --out")
-    train.set_defaults(run=run)
+    parser.add_argument("--steps", type=int, default=2000, help="training steps (%(default)s)")
+    parser.add_argument("--batch", type=int, default=256, help="samples in a step (%(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--clip", type=float, help="largest norm of the gradient")
+    parser.add_argument("--average", type=float, default=0.998, help="decay of averaged weights")
+    parser.add_argument("--bfloat16", action="store_true", help="autocast")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU (%(default)s)")
+    parser.add_argument("--every", type=int, default=500, help="steps between checkpoints")
+    parser.add_argument("--restart", action="store_true", help="do not go on from --out")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -153,8 +151,5 @@ def _named(text: str, argument: str) -> tuple[str, dict[str, Any]]:
         key, equals, value = part.partition("=")
         if not equals:
             raise ValueError(f"{argument} {text}: expected key=value, got {part!r}")
-        try:
-            given[key] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            given[key] = value
+        given[key] = literal(value)
     return head, given

@@ -7,7 +7,7 @@ import pytest
 import fastgen
 from fastgen import schedules
 from fastgen.cli import main
-from fastgen.cli import solvers_page as table
+from fastgen.cli import solvers as table
 
 
 def test_page_in_the_docs_is_current():

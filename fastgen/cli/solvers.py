@@ -1,7 +1,8 @@
-"""The solver table, measured from the plans themselves."""
+"""`fastgen solvers`: the table of solvers, measured from the plans themselves."""
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
 from functools import cache
 
@@ -24,8 +25,23 @@ HEADERS = (
 )
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's arguments."""
+    parser.add_argument("--markdown", action="store_true", help="as the page docs/solvers.md")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print the table."""
+    from fastgen.demo.report import table
+
+    if arguments.markdown:
+        print(markdown(), end="")
+    else:
+        print(table(HEADERS, [row.cells() for row in rows()]))
+
+
 @dataclass(frozen=True)
-class Row:
+class SolverRow:
     """One solver.
 
     order: convergence order that the tests measure (weak order where noise is added), None where
@@ -59,7 +75,7 @@ class Row:
 
 
 @cache
-def row(name: str) -> Row:
+def row(name: str) -> SolverRow:
     """The table's row of one solver, from plans of 8 and 16 steps on the linear VP schedule."""
     entry, schedule = get(name), LinearVP()
     predicts = "average_velocity" if entry.two_times else "noise"
@@ -77,7 +93,7 @@ def row(name: str) -> Row:
         if not many.draws and option in entry.options:
             stochastic = f"{option} > 0"
             break
-    return Row(
+    return SolverRow(
         name=name,
         order=entry.order,
         evaluations=(many.nfe - few.nfe) / 8,
@@ -89,7 +105,7 @@ def row(name: str) -> Row:
     )
 
 
-def rows() -> list[Row]:
+def rows() -> list[SolverRow]:
     """All solvers, alphabetically."""
     return [row(name) for name in names()]
 

@@ -1,0 +1,3 @@
+"""The version of the package, which the face and the command line show."""
+
+VERSION = "0.1.0"

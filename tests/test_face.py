@@ -1,0 +1,119 @@
+"""`import fastgen` loads the face alone; its names are there when they are used."""
+
+import ast
+import pickle
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastgen
+
+# Rooms on top of the others, each imported by its own name.
+BY_NAME = {"cli", "demo", "integrations"}
+HEAVY = ("matplotlib", "numba", "pandas", "scipy", "sklearn", "sympy", "torch._dynamo", "triton")
+
+
+def loaded(statement, first="import torch"):
+    """The modules that a statement loads in a new process, and what it prints before them."""
+    code = (
+        f"import sys\n{first}\nbefore = set(sys.modules)\n{statement}\n"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return set(run.stdout.splitlines()[-1].split()) if run.stdout.strip() else set()
+
+
+def rooms(modules):
+    return {m.split(".")[1] for m in modules if m.startswith("fastgen.")}
+
+
+class TestWhatIsLoaded:
+    def test_the_face_alone(self):
+        assert loaded("import fastgen", first="") >= {"fastgen"}
+        added = loaded("import fastgen")
+        assert {m for m in added if m.startswith("fastgen")} == {
+            "fastgen",
+            "fastgen.common",
+            "fastgen.common.version",
+        }
+        assert "torch" not in loaded("import fastgen", first="")
+
+    def test_sampling_loads_what_it_needs(self):
+        added = loaded("import fastgen; fastgen.sample; fastgen.Model; fastgen.schedules.CosineVP")
+        assert not rooms(added) & {"couplings", "demo", "integrations", "networks", "sde"}
+        assert not rooms(added) & {"cli", "likelihood", "training"}
+        assert not {m for m in added if m.startswith(HEAVY)}
+
+    def test_the_command_line_without_a_command(self):
+        statement = (
+            "from fastgen.cli import main\n"
+            "assert main(['--help']) == 0\n"
+            "assert main(['--version']) == 0\n"
+            "assert main(['smaple']) == 2\n"
+        )
+        assert "torch" not in loaded(statement, first="")
+
+
+class TestNames:
+    def test_every_name_is_there(self):
+        statement = (
+            "import fastgen\n"
+            "for name in reversed(fastgen.__all__):\n"
+            "    assert getattr(fastgen, name).__name__.rpartition('.')[2] == name, name\n"
+            "    assert name in dir(fastgen), name\n"
+        )
+        assert "fastgen.sampling" in loaded(statement)
+
+    def test_the_list_for_readers_of_types_is_the_same(self):
+        tree = ast.parse(Path(fastgen.__file__).read_text())
+        (block,) = (
+            node
+            for node in tree.body
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        )
+        found = {
+            (f"{node.module}.{alias.name}" if node.module == "fastgen" else node.module, alias.name)
+            for node in block.body
+            for alias in node.names
+        }
+        places = {(f"fastgen.{module}", name) for name, module in fastgen._MODULE_OF.items()}
+        public_rooms = set(fastgen.__all__) & fastgen._ROOMS
+        assert found == places | {(f"fastgen.{room}", room) for room in public_rooms}
+        assert set(fastgen.__all__) == {name for _, name in found}
+
+    def test_every_room_is_reached_from_it(self):
+        folders = {m.name for m in pkgutil.iter_modules(fastgen.__path__) if m.ispkg}
+        assert folders - BY_NAME == fastgen._ROOMS
+        for room in fastgen._ROOMS:
+            assert getattr(fastgen, room).__name__ == f"fastgen.{room}"
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "from fastgen import sample; assert sample.__module__ == 'fastgen.sampling.sample'",
+            "import fastgen.sampling.sample, fastgen; assert callable(fastgen.sample)",
+            "import fastgen; fastgen.sampling; assert callable(fastgen.sample)",
+            "import fastgen.couplings; assert callable(fastgen.couplings.assign)",
+            "from fastgen import *; assert callable(sample) and callable(solvers.plan)",
+            "from fastgen import couplings as c, Model as M; assert c.assign and M.__init__",
+            "import fastgen; assert fastgen.schedules.CosineVP().alpha(0.0) == 1",
+            "import fastgen; fastgen.noise; assert callable(fastgen.brownian)",
+            "import fastgen; fastgen.likelihood; assert callable(fastgen.variational_bound)",
+        ],
+    )
+    def test_ways_to_write_it(self, statement):
+        loaded(statement)
+
+    def test_an_unknown_name_is_refused(self):
+        with pytest.raises(AttributeError, match="no attribute 'smaple'"):
+            fastgen.smaple  # noqa: B018
+        assert not hasattr(fastgen, "_C_that_is_not_there")
+
+    def test_pickles(self):
+        plan = fastgen.plan("euler", fastgen.schedules.Rectified(), 2)
+        assert pickle.loads(pickle.dumps(plan)).nfe == plan.nfe
+        assert pickle.loads(pickle.dumps(fastgen.sample)) is fastgen.sample
