@@ -20,9 +20,11 @@ slow: $(VENV)/ready
 sanitize: $(VENV)/ready
 	$(BIN)/pytest -q -m slow tests/couplings/test_sanitizers.py
 
+# Style, and that imports run down only ([tool.importlinter] in pyproject.toml).
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run -Werror $(CPP)
 
 format: $(VENV)/ready
