@@ -9,7 +9,8 @@ import torch
 
 pytest.importorskip("diffusers")
 import diffusers
-from scheduler_loops import SHAPE, drop_in, network, relative, run
+
+from tests.integrations.diffusers.scheduler_loops import SHAPE, drop_in, network, relative, run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 PLAIN = (

@@ -9,7 +9,8 @@ import torch
 
 pytest.importorskip("diffusers")
 import diffusers
-from scheduler_loops import drop_in, relative, run
+
+from tests.integrations.diffusers.scheduler_loops import drop_in, relative, run
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 COSINE = {"beta_schedule": "squaredcos_cap_v2"}

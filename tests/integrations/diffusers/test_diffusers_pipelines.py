@@ -8,7 +8,8 @@ import torch
 
 pytest.importorskip("diffusers")
 import diffusers
-from scheduler_loops import drop_in
+
+from tests.integrations.diffusers.scheduler_loops import drop_in
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 BLOCKS = {

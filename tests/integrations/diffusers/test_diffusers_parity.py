@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("diffusers")
 pytest.importorskip("torchsde")
-from scheduler_loops import OPTIONS, compare
+from tests.integrations.diffusers.scheduler_loops import OPTIONS, compare
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

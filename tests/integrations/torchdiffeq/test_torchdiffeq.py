@@ -91,6 +91,8 @@ def test_adams_of_unequal_steps_keep_their_order():
     assert math.log2(errors[0] / errors[1]) > 3.5
 
 
+# torchdiffeq hands scipy's solvers a min_step, which RK45 does not know.
+@pytest.mark.filterwarnings("ignore:The following arguments have no effect:UserWarning")
 def test_scipy(theirs):
     options = {"method": "scipy_solver", "options": {"solver": "RK45"}}
     found = (kind.odeint(spiral, Y0, T, **options) for kind in (mine, theirs))

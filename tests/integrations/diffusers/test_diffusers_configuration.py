@@ -7,7 +7,8 @@ import torch
 
 pytest.importorskip("diffusers")
 import diffusers
-from scheduler_loops import OPTIONS, drop_in, quietly
+
+from tests.integrations.diffusers.scheduler_loops import OPTIONS, drop_in, quietly
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NAMES = [name for name in drop_in.__all__ if name.endswith("Scheduler")]

@@ -8,8 +8,9 @@ import torch
 pytest.importorskip("diffusers")
 pytest.importorskip("fastgen.kernels.combine.registers", reason="the C++ kernels are not built")
 import diffusers
-from scheduler_loops import SHAPE, drop_in, relative
-from scheduler_loops import network as strided
+
+from tests.integrations.diffusers.scheduler_loops import SHAPE, drop_in, relative
+from tests.integrations.diffusers.scheduler_loops import network as strided
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NAMES = (
