@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.integrations.common.noise import NoiseSource, fresh_seed
+from fastgen.integrations.common.noise import NoiseSource
 from fastgen.integrations.common.recipes import Build, Recipe, Span, recipe
 from fastgen.integrations.common.tensors import check_output, check_state
-from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.plans.forms import Computed, Increment
 from fastgen.sampling.run import BufferKey
 
@@ -40,7 +39,8 @@ class DenoiserCalls:
         report: Callable[[int, Tensor, Tensor], None] | None,
     ) -> None:
         self.recipe, self.model, self.extra_args = found, model, extra_args
-        self.x, self.noise, self.report = x, noise, report
+        self.shape, self.device = x.shape, x.device
+        self.noise, self.report = noise, report
         self.level: Callable[[float], Any] = level if noise.foreign else float
         # New for every run, as a model may scale its noise levels in place.
         self.rows = found.levels(x).clone().unbind()
@@ -52,7 +52,7 @@ class DenoiserCalls:
     ) -> tuple[Tensor, ...]:
         """The denoised state."""
         denoised = self.model(network_input, self.rows[k], **self.extra_args)
-        check_output("model(x, sigma, **extra_args)", denoised, self.x)
+        check_output("model(x, sigma, **extra_args)", denoised, self.shape, self.device)
         if self.report is not None and k in self.step_of:
             self.report(self.step_of[k], network_input, denoised)
         return (denoised,)
@@ -155,11 +155,10 @@ def run(
     state = torch.float64 if x.dtype == torch.float64 else torch.float32
     chosen = tuple(sorted(options.items()))
     found = recipe(build, levels, chosen, not noise.in_kernels, state != x.dtype)
-    seed = fresh_seed() if noise.in_kernels and noise.seed is None else noise.seed
-    seeds = seed_tensor(0 if seed is None else seed, x.shape[0], x.device)
+    seeds, ids = noise.keys(x.shape[0], x.device)
     key = BufferKey(tuple(x.shape), x.device, (state, x.dtype), seeds.numel(), False, False)
     work = found.workspace(key)
-    work.start(x, seeds, id_tensor(None, x.shape[0], x.device))
+    work.start(x, seeds, ids)
     bar = progress_bar(len(found.evaluations) if bar_of_evaluations else found.steps, disable)
 
     def level(value: float) -> Tensor:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice
+from fastgen.noise.keys import id_tensor, seed_tensor
 
 NOISES = ("torch", "contract")
 Seeds = int | Sequence[int] | Tensor
@@ -36,6 +38,13 @@ def fresh_seed() -> int:
     return int(torch.randint(2**63 - 1, ()).item())
 
 
+@lru_cache(maxsize=16)
+def unread_keys(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Seeds and sample ids of a run whose kernels draw nothing."""
+    with torch.inference_mode(False):  # for later runs in whatever mode
+        return seed_tensor(0, rows, device), id_tensor(None, rows, device)
+
+
 @dataclass(frozen=True)
 class NoiseSource:
     """Where a run's noise comes from.
@@ -54,3 +63,10 @@ class NoiseSource:
     def in_kernels(self) -> bool:
         """Whether the kernels make the noise."""
         return self.kind == "contract"
+
+    def keys(self, rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Seeds [1] or [rows] and sample ids [rows] for the kernels of a run."""
+        if not self.in_kernels:
+            return unread_keys(rows, device)
+        seed = fresh_seed() if self.seed is None else self.seed
+        return seed_tensor(seed, rows, device), id_tensor(None, rows, device)

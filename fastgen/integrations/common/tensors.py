@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fastgen.kernels.contract import DTYPE_CODES
@@ -13,19 +14,20 @@ def check_state(name: str, x: Tensor) -> None:
         raise ValueError(f"{name}: expected a real tensor [B, ...], got {x.dtype} {tuple(x.shape)}")
 
 
-def check_output(call: str, output: object, like: Tensor) -> None:
-    """Raise a ValueError unless a network's output is a real tensor of like's shape and device.
+def check_output(call: str, output: object, shape: torch.Size, device: torch.device) -> None:
+    """Raise a ValueError unless a network's output is a real tensor of that shape and device.
 
     Args:
         call: how the network is called, beginning with its name.
         output: what it returned.
-        like: the state it was called with.
+        shape: of the state it was called with.
+        device: of that state.
     """
     if (
         not isinstance(output, Tensor)
-        or output.shape != like.shape
+        or output.shape != shape
         or output.dtype not in DTYPE_CODES
-        or output.device != like.device
+        or output.device != device
     ):
         found = (
             f"{output.dtype} {tuple(output.shape)} on {output.device}"
@@ -33,8 +35,8 @@ def check_output(call: str, output: object, like: Tensor) -> None:
             else type(output).__name__
         )
         raise ValueError(
-            f"{call.partition('(')[0]}: expected a real tensor {tuple(like.shape)} on "
-            f"{like.device} from {call}, got {found}"
+            f"{call.partition('(')[0]}: expected a real tensor {tuple(shape)} on {device} "
+            f"from {call}, got {found}"
         )
 
 

@@ -20,9 +20,8 @@ from torch import Tensor
 import fastgen.kernels as kernels
 from fastgen.common.checks import per_row
 from fastgen.common.devices import upload
-from fastgen.integrations.common.noise import NoiseSource, fresh_seed
+from fastgen.integrations.common.noise import NoiseSource
 from fastgen.kernels import Noise
-from fastgen.noise.keys import id_tensor, seed_tensor
 
 Array = NDArray[np.float64]
 END = 1e-5  # how near t must come to its end
@@ -88,10 +87,7 @@ class DpmAdaptive:
         self.x = x.to(self.dtype)
         self.noise = noise
         self.accepted = np.zeros(controller.rows, dtype=np.int64)
-        if noise.in_kernels:
-            seed = fresh_seed() if noise.seed is None else noise.seed
-            self.seeds = seed_tensor(seed, x.shape[0], x.device)
-            self.ids = id_tensor(None, x.shape[0], x.device)
+        self.seeds, self.ids = noise.keys(x.shape[0], x.device)
 
     def integrate(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastgen.common.errors import nearest
 from fastgen.integrations.common.levels import Callback, Denoiser, Unused, run
+from fastgen.integrations.common.noise import NoiseSource
 from fastgen.integrations.common.recipes import Build
 from fastgen.integrations.k_diffusion.choices import noise_source
 
@@ -77,6 +78,9 @@ NOISE = {
 }
 
 
+NO_NOISE = NoiseSource()
+
+
 def as_given(own: dict[str, Any], sigmas: Any) -> Mapping[str, Any]:
     """A solver whose options have the sampler's names."""
     return own
@@ -126,16 +130,16 @@ def sampler(
         if positional or not known.issuperset(named):
             arguments = (model, x, sigmas, extra_args, callback, disable, *positional)
             named = _bound(name, signature, arguments, named)
-        noise, seed = named.pop("noise", "torch"), named.pop("seed", None)
-        given = {**own, **named}
-        source = noise_source(
-            x,
-            given.pop("noise_sampler", None),
-            noise,
-            seed,
-            extra_args,
-            sigmas if brownian else None,
-        )
+        given, source = {**own, **named}, NO_NOISE
+        if noisy:
+            source = noise_source(
+                x,
+                given.pop("noise_sampler", None),
+                given.pop("noise", "torch"),
+                given.pop("seed", None),
+                extra_args,
+                sigmas if brownian else None,
+            )
         return run(
             build,
             model,

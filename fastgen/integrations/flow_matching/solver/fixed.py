@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fastgen.common.devices import upload
+from fastgen.integrations.common.noise import unread_keys
 from fastgen.integrations.common.tensors import check_output, check_state
 from fastgen.model.parametrisation import Parametrisation
-from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.plans import Builder, Form
 from fastgen.plans.forms import Computed, Increment, Value
 from fastgen.plans.lowering import lower
@@ -94,14 +94,15 @@ class VelocityCalls:
     def __init__(
         self, field: Callable[[int, Tensor, Tensor], Tensor], times: Sequence[Tensor], x: Tensor
     ) -> None:
-        self.field, self.times, self.x = field, times, x
+        self.field, self.times = field, times
+        self.shape, self.device = x.shape, x.device
 
     def __call__(
         self, k: int, network_input: Tensor, state: Tensor | None, /
     ) -> tuple[Tensor, ...]:
         """The velocity."""
         velocity = self.field(k, network_input, self.times[k])
-        check_output("velocity_model(x=, t=, **extras)", velocity, self.x)
+        check_output("velocity_model(x=, t=, **extras)", velocity, self.shape, self.device)
         return (velocity,)
 
     def provide(
@@ -179,14 +180,13 @@ def integrate(
     found = fixed_steps(method, grid, outputs, state != x.dtype)
     weigh(found.weights)
     calls = VelocityCalls(field, found.times_like(x), x)
-    nothing = seed_tensor(0, x.shape[0], x.device), id_tensor(None, x.shape[0], x.device)
     work: InPlaceRun | RecordedRun
     if enable_grad:
         work = RecordedRun(found.program, found.tables(x.device), (state, x.dtype), False)
     else:
         key = BufferKey(tuple(x.shape), x.device, (state, x.dtype), 1, bool(outputs), bool(outputs))
         work = found.workspace(key)
-    work.start(x.to(state) if enable_grad else x, *nothing)
+    work.start(x.to(state) if enable_grad else x, *unread_keys(x.shape[0], x.device))
     with torch.set_grad_enabled(enable_grad):
         for k in range(-1, len(found.times)):
             work.advance(k, calls)
