@@ -28,9 +28,12 @@ def check_nonnegative(name: str, value: float) -> float:
     return value
 
 
-def check_positive(name: str, value: float, remedy: str = "") -> float:
-    """The value, or a ValueError if it is not a finite number > 0; ``remedy`` says what to do."""
-    if not 0 < value < math.inf:
+def check_positive(name: str, value: float, remedy: str = "", *, infinite: bool = False) -> float:
+    """The value, or a ValueError if it is not a number > 0.
+
+    ``remedy`` says what to do instead; ``infinite`` allows infinity.
+    """
+    if not 0 < value < math.inf and not (infinite and value == math.inf):
         advice = f"; {remedy}" if remedy else ""
         raise ValueError(f"{name}={value!r}: expected a positive number{advice}")
     return value

@@ -1,13 +1,21 @@
 """Optimal-transport couplings: which noise sample goes with which data sample."""
 
 from fastgen.couplings.assignment import Assignment, assign
+from fastgen.couplings.coupling import (
+    ByLabel,
+    Coupling,
+    ExactOT,
+    Hilbert,
+    Independent,
+    Sinkhorn,
+    Sorted,
+)
 from fastgen.couplings.distances import wasserstein
 from fastgen.couplings.distributed import GlobalBatch
-from fastgen.couplings.entropic import Sinkhorn
 from fastgen.couplings.large import LargeCoupling
 from fastgen.couplings.loading import PairingCollate, paired_batches
-from fastgen.couplings.pairing import ByLabel, Coupling, ExactOT, Hilbert, Independent, Sorted
-from fastgen.couplings.sampling import round_to_permutation, sample_pairs
+from fastgen.couplings.named import NamedCoupling
+from fastgen.couplings.pairs import round_to_permutation, sample_pairs
 from fastgen.couplings.semidiscrete import Semidiscrete
 from fastgen.couplings.sinkhorn import (
     SinkhornError,
@@ -25,6 +33,7 @@ __all__ = [
     "Hilbert",
     "Independent",
     "LargeCoupling",
+    "NamedCoupling",
     "PairingCollate",
     "Semidiscrete",
     "Sinkhorn",

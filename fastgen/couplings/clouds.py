@@ -42,49 +42,6 @@ class Clouds:
         return self.unit * (a @ self.rows + b @ self.columns - 2 * inner).item()
 
 
-def check_points(name: str, x: Tensor) -> None:
-    """Raise an error that names the argument unless it is a finite cloud [n > 0, ...]."""
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a tensor [points, ...], got {type(x).__name__}")
-    if not x.is_floating_point():
-        raise ValueError(f"{name}: expected floating-point coordinates, got {x.dtype}")
-    if x.ndim < 2 or x.numel() == 0:
-        raise ValueError(
-            f"{name}: expected [points, coordinates ...] with neither zero, got {list(x.shape)}"
-        )
-    finite = x.isfinite()
-    if not finite.all():
-        at = (~finite.flatten(1)).any(1).nonzero()[0].item()
-        raise ValueError(f"{name}: point {at} has a coordinate that is NaN or infinite")
-
-
-def check_weights(name: str, weights: Tensor | None, x: Tensor) -> Tensor:
-    """Weights as float64 [n], uniform by default, or an error that names the argument."""
-    n = x.shape[0]
-    if weights is None:
-        return torch.full((n,), 1 / n, dtype=torch.float64, device=x.device)
-    if weights.shape != (n,):
-        raise ValueError(f"{name}: expected [{n}], one for each point, got {list(weights.shape)}")
-    if weights.device != x.device:
-        raise ValueError(f"{name}: expected device {x.device}, got {weights.device}")
-    weights = weights.double()
-    if not (weights.isfinite().all() and (weights >= 0).all() and weights.sum() > 0):
-        raise ValueError(f"{name}: expected finite numbers >= 0 that are not all 0")
-    return weights
-
-
-def check_pair(x0: Tensor, x1: Tensor) -> None:
-    """Raise an error that names the argument unless these are clouds in one space."""
-    check_points("x0", x0)
-    check_points("x1", x1)
-    if x0.shape[1:] != x1.shape[1:]:
-        raise ValueError(
-            f"x1: expected points of shape {list(x0.shape[1:])} like x0's, got {list(x1.shape[1:])}"
-        )
-    if x0.device != x1.device:
-        raise ValueError(f"x1: expected device {x0.device}, got {x1.device}")
-
-
 def prepare(x0: Tensor, x1: Tensor, weights0: Tensor, weights1: Tensor) -> Clouds:
     """Clouds of checked points and weights; float64 arithmetic if either cloud is float64."""
     dtype = torch.float64 if torch.float64 in (x0.dtype, x1.dtype) else torch.float32
@@ -106,7 +63,7 @@ def prepare(x0: Tensor, x1: Tensor, weights0: Tensor, weights1: Tensor) -> Cloud
     unit = (largest * length) ** 2
     if not 0 < unit < math.inf:
         raise ValueError(
-            f"x0, x1: the squares of lengths like {largest * length:g} are no float64 numbers; "
+            f"x0, x1: the squares of lengths like {largest * length:g} do not fit in float64; "
             "rescale the points"
         )
     return Clouds(

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastgen.common.errors import nearest
+from fastgen.common.checks import check_at_least, check_choice, check_finite, check_shape
 from fastgen.couplings.assignment import assign
+from fastgen.couplings.points import check_batch
 from fastgen.noise.normals import randn
 
 METHODS = ("exact", "sliced")
@@ -41,15 +42,12 @@ def wasserstein(
         ValueError: naming the argument, for clouds of different sizes, NaN or infinite numbers,
             p < 1, an unknown method.
     """
-    if method not in METHODS:
-        raise ValueError(f"method={method!r}: {nearest(method, METHODS)}")
+    check_choice("method", method, METHODS)
     if not 1 <= p < float("inf"):
         raise ValueError(f"p={p}: expected a finite number of at least 1")
-    for name, x in (("x0", x0), ("x1", x1)):
-        if x.ndim < 1 or x.numel() == 0:
-            raise ValueError(f"{name}: expected shape [n, ...], not empty, got {tuple(x.shape)}")
-    if x0.shape != x1.shape:
-        raise ValueError(f"x1: expected shape {tuple(x0.shape)} as x0, got {tuple(x1.shape)}")
+    check_batch("x0", x0)
+    check_batch("x1", x1)
+    check_shape("x1", x1, x0.shape, like="x0")
     n = len(x0)
     if method == "sliced":
         return _sliced(x0.reshape(n, -1), x1.reshape(n, -1), p, directions, seed)
@@ -66,11 +64,9 @@ def _powers(x0: Tensor, x1: Tensor, p: float) -> Tensor:
 
 
 def _sliced(x0: Tensor, x1: Tensor, p: float, directions: int, seed: int) -> float:
-    if directions < 1:
-        raise ValueError(f"directions={directions}: expected at least 1")
-    for name, x in (("x0", x0), ("x1", x1)):
-        if not torch.isfinite(x).all():
-            raise ValueError(f"{name}: expected finite numbers")
+    check_at_least("directions", directions, 1)
+    check_finite("x0", x0)
+    check_finite("x1", x1)
     axes = randn((directions, x0.shape[1]), seed=seed, device=x0.device).double()
     axes = axes / axes.norm(dim=1, keepdim=True)
     total = 0.0

@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastgen.couplings.pairing import Coupling
+from fastgen.couplings.coupling import Coupling
 
 
 class GlobalBatch(Coupling):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_at_least, check_positive
 from fastgen.couplings import potentials
 from fastgen.couplings.stored import Points, Stored, StoredSolver
 from fastgen.kernels import Stream
@@ -66,8 +67,7 @@ class LargeCoupling:
         a, b = Stored("x0", x0, block), Stored("x1", x1, block)
         if a.shape != b.shape:
             raise ValueError(f"x1: expected points of shape {a.shape} like x0's, got {b.shape}")
-        if not 0 < reg < math.inf:
-            raise ValueError(f"reg={reg}: expected a finite number > 0")
+        check_positive("reg", reg)
         a.length = b.length = math.sqrt(a.squares + b.squares) or 1.0
         solver = StoredSolver(a, b, reg, backend)
 
@@ -97,10 +97,8 @@ class LargeCoupling:
             ValueError: naming the argument that is out of range.
         """
         n = len(self.partner)
-        if count < 1:
-            raise ValueError(f"count={count}: expected at least 1")
-        if draw < 0:
-            raise ValueError(f"draw={draw}: expected at least 0")
+        check_at_least("count", count, 1)
+        check_at_least("draw", draw, 0)
         places = torch.arange(draw * count, (draw + 1) * count)
         i = torch.empty_like(places)
         for epoch in range(int(places[0]) // n, int(places[-1]) // n + 1):

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from fastgen.couplings.pairing import Coupling
+from fastgen.common.checks import check_at_least
+from fastgen.couplings.coupling import Coupling
 
 
 class PairingCollate:
@@ -60,10 +61,9 @@ def paired_batches(
     Raises:
         What `batches` and `coupling` raise, in the caller's thread.
     """
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}: expected at least 1")
-    if depth < 1:
-        raise ValueError(f"depth={depth}: expected at least 1")
+    if batch_size is not None:
+        check_at_least("batch_size", batch_size, 1)
+    check_at_least("depth", depth, 1)
     return _in_background(_cut(batches, coupling, batch_size, generator), depth)
 
 

@@ -11,8 +11,8 @@ P_ij = a_i b_j exp((f_i + g_j - c_ij) / eps), and each half step maximises the d
     f_i = -tau eps log sum_j b_j exp((g_j - c_ij) / eps),    tau = rho / (rho + eps)  (1: balanced)
 
 (Cuturi 2013, arXiv 1306.0895; Chizat, Peyre, Schmitzer and Vialard 2016, arXiv 1607.05816). Here
-everything is in the units of `Clouds`, F = f - rows and G = g - columns, so that the sum is over
-scores (2 / eps) <x_i, y_j> + G_j / eps + log b_j.
+everything is in the units of `Clouds`, with F = f - rows and G = g - columns. The sum is then over
+the scores (2 / eps) <x_i, y_j> + G_j / eps + log b_j.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from torch import Tensor
 from fastgen.couplings.clouds import Clouds
 from fastgen.kernels import pairwise
 
-# Sweeps between two estimates of the rate of convergence, and the error, of at most 2, below which
-# there is a rate.
+# The rate of convergence is estimated over so many sweeps, as soon as the error (at most 2) is
+# below this: larger errors do not fall at a steady rate.
 _WINDOW, _LINEAR_BELOW = 4, 0.25
-# The same where sweeps are over-relaxed, in units of the time in which those errors fall by 1 / e;
-# and by how much an error may be above their line.
+# Over-relaxed errors swing while they fall. The estimate is over so many of the times in which they
+# fall by 1 / e, and an error up to so many times their line is taken for the swing.
 _FALLS, _SWING = 1.0, 1.5
 # A plain half step finds a smaller error than the over-relaxed one before it, often by so much.
 _HOPE = 4.0
@@ -40,6 +40,7 @@ _HOPE = 4.0
 _SWEEPS_PER_LEVEL = 2
 # Masses of columns below this may be short of terms too small for float32.
 _LEAST_MASS = 1e-30
+# Each level of annealing over the one before.
 _LEVEL_FACTOR = 0.25
 
 
@@ -61,7 +62,7 @@ class Marginals:
 
 
 @dataclass(frozen=True)
-class State:
+class Potentials:
     """Potentials F [n], G [m] and the multiplier of the mass, float64, with what is known of them.
 
     sums: of the rows, for this G. error: the violation of the optimality conditions, in mass and
@@ -83,7 +84,7 @@ class Start(NamedTuple):
     G: Tensor | None = None
 
 
-class Solver:
+class EntropicSolver:
     """The half steps of one problem at one eps, and the errors that come with them."""
 
     def __init__(
@@ -107,11 +108,21 @@ class Solver:
     def sweep(self, u: Tensor, v: Tensor, omega: float) -> tuple[Tensor, float, Tensor]:
         """Both half steps of a balanced problem in one pass over the pairs.
 
-        Of u = F / eps and v = G / eps + log b: the sums S of the rows; the mass by which the
-        columns miss theirs when the rows are exact, of the total; and log of the columns' mass
-        over theirs for u over-relaxed by omega, which is what v is to be less. (The row's fit is
-        -S_i, and a_i exp(u_i + s_ij) of the over-relaxed one is
-        a_i exp((1 - omega) (u_i + S_i)) softmax(s_i)_j.)
+        With s_ij the scores for v, S_i = log sum_j exp(s_ij), and -S_i is the u_i that fits row i.
+        Over-relaxed, u_i becomes u_i - omega (u_i + S_i), and the mass of its row
+
+            a_i exp((1 - omega) (u_i + S_i)) softmax(s_i)_j.
+
+        So the softmax that gives S gives the columns of both, of the fitted rows and of these.
+
+        Args:
+            u: F / eps, [n].
+            v: G / eps + log b, [m].
+            omega: the factor of the over-relaxation.
+
+        Returns:
+            S [n]; the part of the mass by which columns miss theirs where rows are exact; and log
+            of the columns' mass over theirs for the over-relaxed u [m], which v is to lose.
         """
         c, b = self.clouds, self._weights[1]
         sums, fitted, relaxed = pairwise.sweep(
@@ -147,9 +158,9 @@ class Solver:
     def fit(self, sums: Tensor, side: int) -> tuple[Tensor, Tensor]:
         """The potential that maximises the dual given the other's `sums`, and the mass multiplier.
 
-        The multiplier is 0 but for partial problems, where both are found together: with
-        f = min(0, -level - eps S) the mass sum_i a_i min(1, exp(level / eps + S_i)) is the one
-        asked for.
+        The multiplier is 0 but for partial problems, where both are found together. There
+        f = min(0, -level - eps S), and the level is the one at which the mass
+        sum_i a_i min(1, exp(level / eps + S_i)) is what was asked for.
         """
         offset = self.clouds.rows if side == 0 else self.clouds.columns
         best = offset - self.eps * sums
@@ -184,8 +195,9 @@ class Solver:
     def translate(self, F: Tensor, G: Tensor) -> Tensor:
         """F moved by the constant that, taken from G, maximises the dual; P stays what it is.
 
-        lambda = (1 / rho_0 + 1 / rho_1)^-1 log(<a, e^{-f / rho_0}> / <b, e^{-g / rho_1}>): without
-        it large penalties converge at the rate eps / rho (Sejourne, Vialard and Peyre 2022,
+            lambda = (1 / rho_0 + 1 / rho_1)^-1 log(<a, e^{-f / rho_0}> / <b, e^{-g / rho_1}>)
+
+        Without it large penalties converge at the rate eps / rho (Sejourne, Vialard and Peyre 2022,
         arXiv 2201.00730).
         """
         r0, r1 = self.marginals.rho
@@ -217,11 +229,12 @@ def _water_level(best: Tensor, log_weights: Tensor, eps: float, mass: float) -> 
 class Relaxation:
     """Over-relaxation F <- F + omega (F* - F) whose factor follows the observed rate.
 
-    A sweep of the plain iteration reduces the error by theta = mu^2; over-relaxed by omega, by the
-    root of (r + omega - 1)^2 = r omega^2 mu^2, and best for omega = 2 / (1 + sqrt(1 - mu^2)), where
-    it is omega - 1 (Young 1954; for Sinkhorn: Thibault, Chizat, Dossal and Papadakis 2017,
-    arXiv 1711.01851; Lehmann, von Renesse, Sambale and Uschmajew 2020, arXiv 2012.12562). The rate
-    is estimated over a few sweeps; when the error grows, plain sweeps take over.
+    A sweep of the plain iteration reduces the error by theta = mu^2. Over-relaxed by omega, it does
+    by the root r of (r + omega - 1)^2 = r omega^2 mu^2. The least is r = omega - 1, for
+    omega = 2 / (1 + sqrt(1 - mu^2)) (Young 1954; for Sinkhorn: Thibault, Chizat, Dossal and
+    Papadakis 2017, arXiv 1711.01851; Lehmann, von Renesse, Sambale and Uschmajew 2020,
+    arXiv 2012.12562). The rate r is observed over a few sweeps, and theta follows from it. When the
+    error grows, plain sweeps take over.
     """
 
     def __init__(self, enabled: bool, sweeps: int = 1) -> None:
@@ -243,8 +256,8 @@ class Relaxation:
         if not error < _LINEAR_BELOW:
             return
         self._errors.append(error)
-        # Over-relaxed errors swing while they fall by omega - 1 a sweep: only what has fallen far
-        # tells a rate above that from the swing.
+        # Over-relaxed errors swing while they fall by omega - 1 a sweep. Only over a long time is a
+        # slower fall told from the swing.
         window = max(1, math.ceil(max(_WINDOW, _FALLS / (2 - self.omega)) / self._sweeps))
         if len(self._errors) <= window or error <= 0:
             return
@@ -259,19 +272,19 @@ class Relaxation:
 
 
 def solve(
-    solver: Solver,
+    solver: EntropicSolver,
     start: Start,
     *,
     tolerance: float,
     max_iterations: int,
     relax: bool,
     check_every: int,
-) -> State:
+) -> Potentials:
     """Sweeps from `start` until the error of the rows is below the tolerance, with exact columns.
 
-    The error costs no pass of its own: it follows from the sums by which F is fitted. The F
-    returned is fitted, so that rows are exact and the columns' error is at most the one reported
-    (half steps of the balanced problem never raise it).
+    The error takes no further pass: it follows from the sums by which F is fitted. The F returned
+    is fitted, so that rows are exact and the columns' error is at most the one reported (half steps
+    of the balanced problem never raise it).
     """
     if solver.sweeps:
         return _solve_in_sweeps(solver, start, tolerance, max_iterations, relax)
@@ -293,19 +306,19 @@ def solve(
         if due:
             if math.isnan(error) or (omega == 1 and error <= tolerance):
                 break
-            if confirm:
+            if confirm:  # a plain half step has not reached the tolerance: try later next time
                 goal = goal / _HOPE
             else:
                 relaxation.observe(error)
             confirm = relaxation.omega != 1 and error <= goal
         F = fitted if omega == 1 else F + omega * (fitted - F)
     assert G is not None
-    return State(fitted, G, level, sums, error, iteration)
+    return Potentials(fitted, G, level, sums, error, iteration)
 
 
 def _solve_in_sweeps(
-    solver: Solver, start: Start, tolerance: float, max_iterations: int, relax: bool
-) -> State:
+    solver: EntropicSolver, start: Start, tolerance: float, max_iterations: int, relax: bool
+) -> Potentials:
     """`solve` in one pass a sweep, whose error is that of the columns with exact rows."""
     relaxation, eps, log_b = Relaxation(relax), solver.eps, solver.clouds.log_b
     u = start.F / eps
@@ -318,12 +331,17 @@ def _solve_in_sweeps(
         relaxation.observe(error)
         u = torch.sub(u, u + sums, alpha=omega)
         v = torch.sub(v, excess, alpha=omega)
-    return State(-eps * sums, eps * (v - log_b), sums.new_zeros(()), sums, error, iteration)
+    return Potentials(-eps * sums, eps * (v - log_b), sums.new_zeros(()), sums, error, iteration)
 
 
 def solve_symmetric(
-    solver: Solver, start: Tensor, *, tolerance: float, max_iterations: int, check_every: int
-) -> State:
+    solver: EntropicSolver,
+    start: Tensor,
+    *,
+    tolerance: float,
+    max_iterations: int,
+    check_every: int,
+) -> Potentials:
     """A cloud with itself: f = g is the fixed point of F <- (F + fit(F)) / 2, one pass a sweep.
 
     (Feydy et al. 2018, arXiv 1810.08278.)
@@ -335,9 +353,9 @@ def solve_symmetric(
         if iteration % check_every == 0 or iteration == max_iterations:
             error = solver.error(F, level, sums).item()
             if math.isnan(error) or error <= tolerance:
-                return State(F, F, level, sums, error, iteration)
+                return Potentials(F, F, level, sums, error, iteration)
         F = (F + fitted) / 2
-    return State(F, F, level, sums, error, max_iterations)
+    return Potentials(F, F, level, sums, error, max_iterations)
 
 
 def levels(eps: float, first: float) -> list[float]:
@@ -350,15 +368,15 @@ def levels(eps: float, first: float) -> list[float]:
 
 
 def annealed(
-    solver: Solver,
+    solver: EntropicSolver,
     start: Start,
     steps: list[float],
-    run: Callable[[Solver, Start], State],
-) -> State:
+    run: Callable[[EntropicSolver, Start], Potentials],
+) -> Potentials:
     """`run` from the potentials of a few sweeps at each larger regularisation."""
     done = 0
     for eps in steps:
-        coarse = Solver(solver.clouds, eps, solver.marginals, solver.backend, solver.kept)
+        coarse = EntropicSolver(solver.clouds, eps, solver.marginals, solver.backend, solver.kept)
         state = solve(
             coarse,
             start,

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastgen.couplings.clouds import check_points
-from fastgen.couplings.entropic import check_no_labels
+from fastgen.common.checks import check_at_least, check_positive
+from fastgen.couplings.coupling import check_no_labels
+from fastgen.couplings.points import check_cloud
 from fastgen.couplings.stored import Points, Stored, best_column
 from fastgen.kernels import Stream
 from fastgen.noise.normals import randn
@@ -27,8 +28,8 @@ class Semidiscrete:
 
     x goes to the point of the Laguerre cell it lies in, argmin_j |x - y_j|^2 - g_j, where g
     maximises E_x min_j (|x - y_j|^2 - g_j) + sum_j g_j / m. `fit` finds g by averaged stochastic
-    gradient ascent, whose gradient at y_j is 1 / m less the share of a noise batch that fell into
-    its cell (Genevay, Cuturi, Peyre and Bach 2016, arXiv 1605.08527; in flow matching:
+    gradient ascent: the gradient at y_j is 1 / m less the share of a noise batch that fell into its
+    cell (Genevay, Cuturi, Peyre and Bach 2016, arXiv 1605.08527; in flow matching:
     arXiv 2509.25519). Pairing a fresh batch of noise is one pass over the data, and a partner
     never depends on the batch.
 
@@ -76,9 +77,9 @@ class Semidiscrete:
         """Improve the potential; returns self.
 
         Step t moves g by rate unit m 1000^(-t / steps) times the gradient, where unit is the mean
-        squared distance of the data from its centre: cells are small in few dimensions and large
-        in many, and steps that fall geometrically pass the right size in any. The potential kept
-        is the mean over the last quarter of the steps.
+        squared distance of the data from its centre. Cells are small in few dimensions and large in
+        many; steps that fall geometrically pass the right size in any. The potential kept is the
+        mean over the last quarter of the steps.
 
         Args:
             steps: number of noise batches.
@@ -90,11 +91,9 @@ class Semidiscrete:
         Raises:
             ValueError: naming the argument that does not fit.
         """
-        for name, value in (("steps", steps), ("batch", batch)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: expected at least 1")
-        if not 0 < rate < math.inf:
-            raise ValueError(f"rate={rate}: expected a finite number > 0")
+        check_at_least("steps", steps, 1)
+        check_at_least("batch", batch, 1)
+        check_positive("rate", rate)
         m, unit = self.data.count, self.data.length**2
         g = self.potential / unit
         total, first = torch.zeros_like(g), steps - max(1, steps // 4)
@@ -145,13 +144,14 @@ class Semidiscrete:
         return torch.arange(len(x0), device=x0.device), self.pair(x0)
 
     def _pair(self, x0: Tensor, g: Tensor) -> Tensor:
-        check_points("x0", x0)
+        check_cloud("x0", x0)
         if tuple(x0.shape[1:]) != self.data.shape:
             raise ValueError(
                 f"x0: expected points of shape {self.data.shape} like the data's, got "
                 f"{tuple(x0.shape[1:])}"
             )
         x = self.data.normalised(x0.detach().float())
+        # argmin_j |x - y_j|^2 - g_j = argmax_j 2 <x, y_j> + (g_j - |y_j|^2)
         return best_column(x, self.data, g - self._norms, self.backend)
 
     def _fingerprint(self) -> str:

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fastgen.common.errors import nearest
+from fastgen.common.checks import check_at_least, check_choice, check_positive
 from fastgen.couplings import potentials
-from fastgen.couplings.clouds import Clouds, check_pair, check_weights, prepare
-from fastgen.couplings.potentials import Marginals, Solver, Start, State
+from fastgen.couplings.clouds import Clouds, prepare
+from fastgen.couplings.points import check_clouds, weights_of
+from fastgen.couplings.potentials import EntropicSolver, Marginals, Potentials, Start
 from fastgen.couplings.result import SinkhornError, SinkhornResult
 from fastgen.kernels import pairwise
 
@@ -78,12 +79,10 @@ def sinkhorn(
         ValueError, TypeError: naming the argument that does not fit.
         SinkhornError: the tolerance was not reached.
     """
-    check_pair(x0, x1)
-    a, b = check_weights("weights0", weights0, x0), check_weights("weights1", weights1, x1)
-    if on_failure not in ("raise", "return"):
-        raise ValueError(f"on_failure={on_failure!r}: {nearest(on_failure, ('raise', 'return'))}")
-    if max_iterations < 1:
-        raise ValueError(f"max_iterations={max_iterations}: expected at least 1")
+    check_clouds(x0, x1)
+    a, b = weights_of("weights0", weights0, x0), weights_of("weights1", weights1, x1)
+    check_choice("on_failure", on_failure, ("raise", "return"))
+    check_at_least("max_iterations", max_iterations, 1)
     if not memory >= 0:
         raise ValueError(f"memory={memory}: expected bytes, at least 0")
     clouds = prepare(x0, x1, a, b)
@@ -92,9 +91,8 @@ def sinkhorn(
     marginals = _marginals(penalty, mass, a, b, clouds.unit)
     if tolerance is None:
         tolerance = 1e-4 if clouds.x.dtype == torch.float32 else 1e-7
-    if not tolerance > 0:
-        raise ValueError(f"tolerance={tolerance}: expected a number > 0")
-    solver = Solver(clouds, eps, marginals, backend, pairwise.Kept(memory))
+    check_positive("tolerance", tolerance, infinite=True)
+    solver = EntropicSolver(clouds, eps, marginals, backend, pairwise.Kept(memory))
     if warm_start is None:  # a sweep fits both potentials; half steps begin with that of x1
         start = Start(-clouds.rows, -clouds.columns if solver.sweeps else None)
     else:
@@ -104,7 +102,7 @@ def sinkhorn(
         steps = potentials.levels(eps, 1.0)
     check_every = _CHECK_EVERY_ON_DEVICE if x0.is_cuda else 1
 
-    def run(solver: Solver, start: Start) -> State:
+    def run(solver: EntropicSolver, start: Start) -> Potentials:
         return potentials.solve(
             solver,
             start,
@@ -158,7 +156,7 @@ def sinkhorn_divergence(
         _value_of_one(x.to(dtype), weights, cross.reg, side, **options)
         for side, (x, weights) in enumerate(((x0, weights0), (x1, weights1)))
     ]
-    a, b = check_weights("weights0", weights0, x0), check_weights("weights1", weights1, x1)
+    a, b = weights_of("weights0", weights0, x0), weights_of("weights1", weights1, x1)
     excess = cross.reg / 2 * (a.sum() - b.sum()).square()
     return cross.value - (own[0] + own[1]) / 2 + excess
 
@@ -174,11 +172,11 @@ def _value_of_one(
     backend: str | None,
 ) -> Tensor:
     """V(x, x), from the fixed point of the averaged half step."""
-    a = check_weights("weights0", weights, x)
+    a = weights_of("weights0", weights, x)
     clouds = prepare(x, x, a, a)
     if isinstance(penalty, Sequence):
         penalty = (penalty[side],) * 2
-    solver = Solver(
+    solver = EntropicSolver(
         clouds, reg / clouds.unit, _marginals(penalty, None, a, a, clouds.unit), backend
     )
     if tolerance is None:
@@ -195,13 +193,9 @@ def _value_of_one(
 
 def absolute_reg(reg: float, reg_scale: str, clouds: Clouds) -> float:
     """The regularisation in units of the cost, or a ValueError that names the argument."""
-    if not 0 < reg < math.inf:
-        raise ValueError(f"reg={reg}: expected a finite number > 0")
-    if reg_scale == "absolute":
+    check_positive("reg", reg)
+    if check_choice("reg_scale", reg_scale, ("absolute", "mean_cost")) == "absolute":
         return float(reg)
-    if reg_scale != "mean_cost":
-        known = nearest(reg_scale, ("absolute", "mean_cost"))
-        raise ValueError(f"reg_scale={reg_scale!r}: {known}")
     mean = clouds.mean_cost
     if not mean > 0:
         raise ValueError(
@@ -242,7 +236,7 @@ def _marginals(
     return Marginals(rho=(pair[0] / unit, pair[1] / unit))
 
 
-def _start(warm_start: SinkhornResult | Tensor, solver: Solver) -> Start:
+def _start(warm_start: SinkhornResult | Tensor, solver: EntropicSolver) -> Start:
     """From the potential g of a warm start, and F that fits it."""
     clouds = solver.clouds
     g = warm_start if isinstance(warm_start, Tensor) else warm_start.g
@@ -256,8 +250,8 @@ def _start(warm_start: SinkhornResult | Tensor, solver: Solver) -> Start:
 
 
 def _finish(
-    solver: Solver,
-    state: State,
+    solver: EntropicSolver,
+    state: Potentials,
     inputs: tuple[Tensor, Tensor, Tensor, Tensor],
     reg: float,
     tolerance: float,

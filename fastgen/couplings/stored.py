@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.couplings.potentials import Marginals, Solver
+from fastgen.common.checks import check_at_least
+from fastgen.couplings.potentials import EntropicSolver, Marginals
 from fastgen.kernels import Stream, pairwise
 from fastgen.kernels.pairwise import Keys
 from fastgen.kernels.pairwise.reference import uniforms
@@ -35,8 +36,7 @@ class Stored:
                 f"{name}: expected [points, coordinates ...] with neither zero, got "
                 f"{list(data.shape)}"
             )
-        if block < 1:
-            raise ValueError(f"block={block}: expected at least 1")
+        check_at_least("block", block, 1)
         self.name, self.data, self.block = name, data, block
         self.count, self.shape = int(data.shape[0]), tuple(int(k) for k in data.shape[1:])
         self.centre, self.squares = self._measure()
@@ -82,7 +82,7 @@ class Stored:
         return centre, squares / self.count
 
 
-class StoredSolver(Solver):
+class StoredSolver(EntropicSolver):
     """Half steps between stored clouds with uniform weights: sums over blocks of columns.
 
     Centred each by itself, squared distances change by numbers of rows or of columns alone, which

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import torch
 
+from fastgen.common.checks import check_at_least, check_positive
 from fastgen.datasets import CLASSES, Part
 from fastgen.demo.checkpoint import Checkpoint
 from fastgen.demo.classifier import BATCH, classifier
@@ -55,10 +56,8 @@ def train(
     Raises:
         ValueError: if steps < 1 or minutes <= 0.
     """
-    if steps < 1:
-        raise ValueError(f"steps={steps}: expected at least 1")
-    if not minutes > 0:
-        raise ValueError(f"minutes={minutes}: expected a positive number")
+    check_at_least("steps", steps, 1)
+    check_positive("minutes", minutes, infinite=True)
     start = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

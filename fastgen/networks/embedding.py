@@ -76,7 +76,7 @@ class Embedding(nn.Module):
         """[B, width], after a SiLU.
 
         Raises:
-            ValueError: for labels where there are no classes, or a second time that is missing.
+            ValueError: for labels of a network without classes, or a second time that is missing.
         """
         if (r is not None) != self.second_time:
             state = "two times" if self.second_time else "one time"

@@ -10,7 +10,6 @@ from fastgen.training.objectives import (
     describe,
     load,
 )
-from fastgen.training.pairing import Pairing
 from fastgen.training.reflow import Pairs, reflow
 from fastgen.training.trainer import Batch, Settings, Trainer
 
@@ -20,7 +19,6 @@ __all__ = [
     "Denoising",
     "Flow",
     "LatentScore",
-    "Pairing",
     "Pairs",
     "Settings",
     "Trained",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_at_least
 from fastgen.kernels import Stream
 from fastgen.model.model import Model
 from fastgen.networks.vae import VAE, Posterior
@@ -175,8 +176,7 @@ class Latent:
     def _encoded(self, data: Tensor, seed: int | None, batch: int) -> Tensor:
         if data.ndim < 2 or len(data) == 0:
             raise ValueError(f"data: expected [N, ...], not empty, got {tuple(data.shape)}")
-        if batch < 1:
-            raise ValueError(f"batch={batch}: expected at least 1")
+        check_at_least("batch", batch, 1)
         parts = []
         for first in range(0, len(data), batch):
             with torch.no_grad():

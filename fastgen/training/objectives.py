@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 import fastgen.networks as networks
 import fastgen.schedules as schedules
-from fastgen.common.errors import nearest
+from fastgen.common.checks import check_at_least, check_choice
+from fastgen.couplings.named import NamedCoupling
 from fastgen.kernels import Stream
 from fastgen.model.model import Model
 from fastgen.networks import VAE, Network, ScoreVAE
@@ -23,7 +24,6 @@ from fastgen.schedules import LinearVP, Rectified, Schedule
 from fastgen.training import losses
 from fastgen.training.files import load_strictly, read_safetensors
 from fastgen.training.latent import Latent
-from fastgen.training.pairing import Pairing
 from fastgen.training.paths import Target
 from fastgen.training.times import SAMPLINGS, Times, uniform
 from fastgen.training.times import likelihood as likelihood_times
@@ -38,7 +38,8 @@ class Flow:
     """Flow matching from noise to data: `paths.Target(sigma)`, the velocity.
 
     data_at: where the network's time has the data. sampling: of the times, see `Times`. coupling,
-    coupling_options: which noise goes to which sample, by name, see `Pairing`.
+    coupling_options: which noise goes to which sample, by name, see
+    `fastgen.couplings.NamedCoupling`.
     """
 
     sigma: float = 0.0
@@ -46,11 +47,12 @@ class Flow:
     sampling: str = "stratified"
     coupling: str = "independent"
     coupling_options: Mapping[str, Any] = field(default_factory=dict)
+    _coupling: NamedCoupling = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         Target(self.sigma, data_at=self.data_at)
-        _check_sampling(self.sampling)
-        Pairing(self.coupling, self.coupling_options)
+        check_choice("sampling", self.sampling, SAMPLINGS)
+        object.__setattr__(self, "_coupling", NamedCoupling(self.coupling, self.coupling_options))
 
     def model(self, network: nn.Module) -> Model:
         """For `fastgen.sample`."""
@@ -64,9 +66,8 @@ class Flow:
         key: dict[str, Any] = {"seed": batch.seed, "step": batch.step}
         if self.coupling != "independent":
             noise = drawn_noise(batch)
-            pairing = Pairing(self.coupling, self.coupling_options)
             classes = getattr(network, "classes", 0)
-            pairs = _, j = pairing(noise, batch.data, labels, **key, classes=classes)
+            pairs = _, j = self._coupling(noise, batch.data, labels, **key, classes=classes)
             labels = None if labels is None else labels[j]
         sample = path.sample(noise, batch.data, **key, times=times, pairs=pairs)
         kwargs = {} if labels is None else {"labels": labels}
@@ -75,7 +76,8 @@ class Flow:
 
     def to_config(self) -> dict[str, Any]:
         """For JSON."""
-        return {"kind": "flow", **vars(self), "coupling_options": dict(self.coupling_options)}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.init}
+        return {"kind": "flow", **values, "coupling_options": dict(self.coupling_options)}
 
 
 @dataclass(frozen=True)
@@ -88,9 +90,7 @@ class Denoising:
     time_input: str = "unit"
 
     def __post_init__(self) -> None:
-        if self.weighting not in losses.WEIGHTINGS:
-            known = nearest(self.weighting, losses.WEIGHTINGS)
-            raise ValueError(f"weighting={self.weighting!r}: {known}")
+        check_choice("weighting", self.weighting, losses.WEIGHTINGS)
         self.model(nn.Identity())
 
     def model(self, network: nn.Module) -> Model:
@@ -185,8 +185,7 @@ class LatentScore:
             raise ValueError("predicts='edm' scales the network's input; predict 'noise' or 'v'")
         if not 0 < self.low < 1:
             raise ValueError(f"low={self.low!r}: expected a time between 0 and 1")
-        if self.rising < 0:
-            raise ValueError(f"rising={self.rising!r}: expected 0 or more steps")
+        check_at_least("rising", self.rising, 0)
         self.model(nn.Identity())
 
     def model(self, network: nn.Module) -> Model:
@@ -319,11 +318,6 @@ def drawn_noise(batch: Batch, shape: Sequence[int] | None = None, first_id: int 
         dtype=data.dtype,
         device=data.device,
     )
-
-
-def _check_sampling(sampling: str) -> None:
-    if sampling not in SAMPLINGS:
-        raise ValueError(f"sampling={sampling!r}: {nearest(sampling, SAMPLINGS)}")
 
 
 # Both keep small tables on the device, which every step would make anew.

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import fastgen.solvers as solvers
+from fastgen.common.checks import check_at_least
 from fastgen.model.model import Model
 from fastgen.noise.normals import randn
 from fastgen.plans import Plan
@@ -59,8 +60,8 @@ def reflow(
         ValueError: naming an argument that does not fit, or a damaged or foreign shard.
     """
     folder = Path(folder)
-    if count < 1 or shard < 1:
-        raise ValueError(f"count={count}, shard={shard}: expected at least 1")
+    check_at_least("count", count, 1)
+    check_at_least("shard", shard, 1)
     if source is not None and len(source) != count:
         raise ValueError(f"source: expected {count} states, got {len(source)}")
     if source is None and not shape:

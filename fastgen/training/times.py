@@ -10,13 +10,34 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastgen.common.errors import nearest
+from fastgen.common.checks import check_choice, check_positive
 from fastgen.kernels import Clock, Sampling
 from fastgen.schedules import Schedule
 from fastgen.timesteps.beta import quantile as beta_quantile
 
 CELLS = 4096
 SAMPLINGS = {kind.name.lower(): kind for kind in Sampling}
+
+
+def check_times(name: str, t: Tensor, rows: int) -> Tensor:
+    """Times [rows] in float64, or an error that names the argument.
+
+    On a GPU, where looking at them would take a synchronisation, their range is not checked.
+
+    Raises:
+        TypeError: for something else than a tensor.
+        ValueError: for another dtype or shape, or a time outside [0, 1].
+    """
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name}={t!r}: expected a tensor [{rows}] of times")
+    if t.shape != (rows,) or not t.is_floating_point():
+        raise ValueError(f"{name}: expected floating [{rows}], got {t.dtype} {list(t.shape)}")
+    t = t.detach().to(torch.float64)
+    if t.device.type == "cpu":
+        outside = ~((t >= 0) & (t <= 1))
+        if outside.any():
+            raise ValueError(f"{name}: expected times in [0, 1], got {t[outside][0].item()}")
+    return t
 
 
 class Times:
@@ -38,8 +59,7 @@ class Times:
             raise ValueError(
                 f"quantiles: expected at least two times in [0, 1], never falling, got {quantiles}"
             )
-        if sampling not in SAMPLINGS:
-            raise ValueError(f"sampling={sampling!r}: {nearest(sampling, SAMPLINGS)}")
+        check_choice("sampling", sampling, SAMPLINGS)
         self.quantiles, self.sampling = q, sampling
         self._clocks: dict[torch.device, Clock] = {}
 
@@ -69,8 +89,7 @@ def logit_normal(
     mean: float = 0.0, std: float = 1.0, *, sampling: str = "independent", cells: int = CELLS
 ) -> Times:
     """t = 1 / (1 + exp(-n)), n ~ N(mean, std^2): Esser et al. 2024 (arXiv 2403.03206)."""
-    if not std > 0:
-        raise ValueError(f"std={std}: expected a positive number")
+    check_positive("std", std)
     normal = NormalDist(mean, std)
     inner = np.array([normal.inv_cdf(k / cells) for k in range(1, cells)])
     return Times(np.concatenate([[0.0], 1 / (1 + np.exp(-inner)), [1.0]]), sampling)
@@ -78,8 +97,8 @@ def logit_normal(
 
 def beta(a: float, b: float, *, sampling: str = "independent", cells: int = CELLS) -> Times:
     """t ~ Beta(a, b), such as Beta(1, 1.5) of pi0 (Black et al. 2024, arXiv 2410.24164)."""
-    if not (a > 0 and b > 0):
-        raise ValueError(f"a={a}, b={b}: expected positive numbers")
+    check_positive("a", a)
+    check_positive("b", b)
     return Times(beta_quantile(np.linspace(0, 1, cells + 1), a, b), sampling)
 
 

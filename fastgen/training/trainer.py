@@ -1,8 +1,8 @@
 """A small trainer: AdamW, an average of the weights, clipping, bfloat16, exact resumption.
 
 Nothing random has a state: the order of the data and the noise are functions of (seed, step), as
-`fastgen.noise` says, so that a run which was killed goes on from its checkpoint with the very
-losses it would have had.
+`fastgen.noise` says. So a run that was killed goes on from its checkpoint with the very losses it
+would have had.
 """
 
 from __future__ import annotations
@@ -21,6 +21,13 @@ import torch
 from torch import Tensor, nn
 
 import fastgen.kernels as kernels
+from fastgen.common.checks import (
+    check_at_least,
+    check_choice,
+    check_floating,
+    check_nonnegative,
+    check_positive,
+)
 from fastgen.kernels import Clock, Noise
 from fastgen.training.files import load_strictly, read_safetensors, replacing
 
@@ -70,19 +77,17 @@ class Settings:
     def __post_init__(self) -> None:
         positive = {"steps": self.steps, "batch": self.batch, "learning_rate": self.learning_rate}
         for name, value in positive.items():
-            if not value > 0:
-                raise ValueError(f"{name}={value!r}: expected a positive number")
+            check_positive(name, value)
         for name, share in {"average": self.average, "label_dropout": self.label_dropout}.items():
             if not 0 <= share < 1:
                 raise ValueError(f"{name}={share!r}: expected 0 <= {name} < 1")
-        if self.decay not in ("cosine", "constant"):
-            raise ValueError(f"decay={self.decay!r}: expected 'cosine' or 'constant'")
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip={self.clip!r}: expected a positive number or None")
+        check_choice("decay", self.decay, ("cosine", "constant"))
+        if self.clip is not None:
+            check_positive("clip", self.clip, "None does not clip", infinite=True)
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed={self.seed!r}: expected 0 <= seed < 2^31")
-        if self.warm_up < 0 or self.weight_decay < 0:
-            raise ValueError("warm_up, weight_decay: expected 0 or more")
+        check_nonnegative("warm_up", self.warm_up)
+        check_nonnegative("weight_decay", self.weight_decay)
 
 
 class Trainer:
@@ -112,10 +117,9 @@ class Trainer:
         labels: Tensor | None = None,
         description: Mapping[str, Any] | None = None,
     ) -> None:
-        if not isinstance(data, Tensor):
-            raise TypeError(f"data: expected a tensor, got {type(data).__name__}")
-        if data.ndim == 0 or len(data) == 0 or not data.is_floating_point():
-            raise ValueError(f"data: expected floating [N, ...], got {data.dtype} {data.shape}")
+        check_floating("data", data, "[N, ...]")
+        if len(data) == 0:
+            raise ValueError("data: expected at least one sample, got none")
         if not bool(torch.isfinite(data).all()):
             raise ValueError("data: NaN or infinity among them")
         if labels is not None and labels.shape != (len(data),):
@@ -207,10 +211,9 @@ class Trainer:
             FloatingPointError: if a loss is not finite, which is looked at every 50 steps and
                 before saving; the last checkpoint is left as it was.
         """
-        if every < 1:
-            raise ValueError(f"every={every}: expected at least 1 step")
-        if minutes is not None and not minutes > 0:
-            raise ValueError(f"minutes={minutes}: expected a positive number or None")
+        check_at_least("every", every, 1)
+        if minutes is not None:
+            check_positive("minutes", minutes, "None sets no limit", infinite=True)
         last = self.settings.steps if steps is None else min(steps, self.settings.steps)
         bar = _bar(last, self.step) if progress else None
         start = time.perf_counter()

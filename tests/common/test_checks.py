@@ -12,6 +12,7 @@ def test_what_is_allowed_is_returned():
     assert checks.check_choice("kind", "a", ("a", "b")) == "a"
     assert checks.check_nonnegative("eta", 0) == 0
     assert checks.check_positive("sigma", 0.5) == 0.5
+    assert checks.check_positive("clip", math.inf, infinite=True) == math.inf
     assert checks.check_whole("order", 3, 1, 3) == 3
     x = torch.zeros(2, 3, dtype=torch.bfloat16)
     assert checks.check_tensor("x", x) is x
@@ -28,6 +29,7 @@ def test_what_is_allowed_is_returned():
         (lambda: checks.check_choice("kind", "lineer", ("linear",)), ValueError, "'linear'"),
         (lambda: checks.check_nonnegative("eta", -1), ValueError, "eta=-1: expected a finite"),
         (lambda: checks.check_positive("s", math.nan), ValueError, "s=nan: expected a positive"),
+        (lambda: checks.check_positive("s", math.inf), ValueError, "s=inf: expected a positive"),
         (lambda: checks.check_positive("s", 0, "drop it"), ValueError, "number; drop it"),
         (lambda: checks.check_fraction("share", 0), ValueError, "share=0: expected 0 < share"),
         (lambda: checks.check_whole("order", 2.0, 1), ValueError, "order=2.0: expected a whole"),

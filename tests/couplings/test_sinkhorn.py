@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fastgen.couplings import SinkhornError, sinkhorn, sinkhorn_divergence
 from fastgen.couplings.clouds import prepare
-from fastgen.couplings.potentials import Marginals, Solver, Start, solve
+from fastgen.couplings.potentials import EntropicSolver, Marginals, Start, solve
 from fastgen.kernels.pairwise import Kept
 
 F64 = torch.float64
@@ -215,7 +215,7 @@ def test_rare_looks_at_the_error_cost_few_sweeps():
     """As on a GPU, where each look waits for the device."""
     x0, x1, a, b = clouds(100, 100, 2)
     problem = prepare(x0, x1, a, b)
-    solver = Solver(problem, 0.02, Marginals())
+    solver = EntropicSolver(problem, 0.02, Marginals())
     sweeps = [
         solve(
             solver,
@@ -399,7 +399,7 @@ def test_sweeps_are_half_steps(kept):
     """One pass and two passes over the pairs find the same, over-relaxed or not."""
     x0, x1, a, b = clouds(150, 120, 4)
     clouds_of = prepare(x0, x1, a, b)
-    solver = Solver(clouds_of, 0.02, Marginals(), kept=kept)
+    solver = EntropicSolver(clouds_of, 0.02, Marginals(), kept=kept)
     g = torch.Generator().manual_seed(3)
     F = -clouds_of.rows + 0.01 * torch.randn(150, generator=g, dtype=F64)
     G = -clouds_of.columns + 0.01 * torch.randn(120, generator=g, dtype=F64)

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import fastgen.kernels as kernels
+from fastgen.common.checks import check_choice, check_positive, check_shape, per_row
 from fastgen.noise.keys import training_noise
-from fastgen.training.losses.reduction import mean_square, reduced, same_shape, sum_square
+from fastgen.training.losses.reduction import mean_square, reduced, sum_square
+
+METRICS = ("pseudo_huber", "square")
 
 
 class Boundary(nn.Module):
@@ -24,15 +27,13 @@ class Boundary(nn.Module):
 
     def __init__(self, net: nn.Module, sigma_data: float = 0.5, sigma_min: float = 0.002) -> None:
         super().__init__()
-        if not (sigma_data > 0 and sigma_min > 0):
-            raise ValueError(
-                f"sigma_data={sigma_data!r}, sigma_min={sigma_min!r}: expected positive numbers"
-            )
-        self.net, self.sigma_data, self.sigma_min = net, sigma_data, sigma_min
+        self.net = net
+        self.sigma_data = check_positive("sigma_data", sigma_data)
+        self.sigma_min = check_positive("sigma_min", sigma_min)
 
     def forward(self, x: Tensor, sigma: Tensor, **net_kwargs: Any) -> Tensor:
         """The data [B, ...] at the end of the path through x [B, ...] at sigma [B]."""
-        level = sigma.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+        level = per_row(sigma.to(x.dtype), x)
         apart, d = level - self.sigma_min, self.sigma_data
         norm = (level.square() + d**2).sqrt()
         inner: Tensor = self.net(x / norm, sigma.log() / 4, **net_kwargs)
@@ -56,9 +57,9 @@ def consistency(
 ) -> Tensor:
     """d(f(x + high z, high), f(x + low z, low)) with the second held constant.
 
-    Song et al. 2023 (arXiv 2303.01469), algorithm 3; without a teacher, with the pseudo-Huber
-    metric sqrt(|e|^2 + c^2) - c, c = 0.00054 sqrt(elements), and weights 1 / (high - low), it is
-    the improved training of Song and Dhariwal 2024 (2310.14189).
+    Song et al. 2023 (arXiv 2303.01469), algorithm 3. The defaults are the improved training of Song
+    and Dhariwal 2024 (2310.14189): no teacher, the pseudo-Huber metric sqrt(|e|^2 + c^2) - c with
+    c = 0.00054 sqrt(elements), and weights 1 / (high - low).
 
     Args:
         net: f, called as f(x, sigma, **net_kwargs), the identity at the lowest sigma (`Boundary`).
@@ -72,14 +73,11 @@ def consistency(
         net_kwargs: handed to the network.
     """
     rows, device = len(data), data.device
-    if low.shape != (rows,) or high.shape != (rows,):
-        raise ValueError(
-            f"low, high: expected [{rows}] each, got {list(low.shape)} and {list(high.shape)}"
-        )
+    check_shape("low", low, (rows,))
+    check_shape("high", high, (rows,))
     if device.type == "cpu" and not bool(((low > 0) & (low < high)).all()):
         raise ValueError("low, high: expected 0 < low < high in every row")
-    if metric not in ("pseudo_huber", "square"):
-        raise ValueError(f"metric={metric!r}: expected 'pseudo_huber' or 'square'")
+    check_choice("metric", metric, METRICS)
     key = training_noise(rows, device, seed, step, sample_ids)
     levels = [low.to(torch.float64), high.to(torch.float64)]
     zero, one = torch.zeros_like(levels[0]), torch.ones_like(levels[0])
@@ -89,7 +87,7 @@ def consistency(
     output = net(far, high.to(far.dtype), **net_kwargs)
     with torch.no_grad():
         end = (teacher if teacher is not None else net)(near, low.to(near.dtype), **net_kwargs)
-    same_shape("net", output, end)
+    check_shape("net", output, end.shape)
     if metric == "square":
         return reduced(mean_square(output - end), weight, reduction)
     c = 0.00054 * math.sqrt(data[0].numel())

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
-from fastgen.common.errors import nearest
+from fastgen.common.checks import check_choice, check_positive, check_shape, per_row
 from fastgen.kernels import Clock, Noise
 from fastgen.model.model import Model
 from fastgen.model.parametrisation import PAIR
 from fastgen.noise.keys import training_noise
-from fastgen.training.losses.reduction import mean_square, reduced, same_shape, sum_square
-from fastgen.training.times import Times, uniform
+from fastgen.training.losses.reduction import mean_square, reduced, sum_square
+from fastgen.training.times import Times, check_times, uniform
 
 Weighting = Callable[[Model, Tensor], Tensor]
 
@@ -49,8 +49,7 @@ def likelihood(model: Model, s: Tensor) -> Tensor:
 
 def min_snr(gamma: float = 5.0) -> Weighting:
     """min(SNR, gamma) for the error in data (Hang et al. 2023, arXiv 2303.09556)."""
-    if not gamma > 0:
-        raise ValueError(f"gamma={gamma!r}: expected a positive number")
+    check_positive("gamma", gamma, infinite=True)
 
     def weighting(model: Model, s: Tensor) -> Tensor:
         snr = model.schedule.log_snr(s).exp()
@@ -128,23 +127,19 @@ def denoising(
         ValueError: naming the argument that does not fit.
     """
     if isinstance(weighting, str):
-        if weighting not in WEIGHTINGS:
-            raise ValueError(f"weighting={weighting!r}: {nearest(weighting, WEIGHTINGS)}")
-        weighting = WEIGHTINGS[weighting]
+        weighting = WEIGHTINGS[check_choice("weighting", weighting, WEIGHTINGS)]
     rows, device, data_at = len(data), data.device, model.parametrisation.data_at
     key = training_noise(rows, device, seed, step, sample_ids)
     if t is None:
         times = times or (uniform(1e-5, 1.0) if data_at == 0 else uniform(0.0, 1 - 1e-5))
         t = kernels.times(key, times.clock(device))
-    elif tuple(t.shape) != (rows,):
-        raise ValueError(f"t: expected [{rows}], got {list(t.shape)}")
-    elif t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
-        raise ValueError(f"t: expected times in [0, 1], got {t}")
+    else:
+        check_times("t", t, rows)
     s = t.to(torch.float64)
     s = 1 - s if data_at == 1 else s
     state, target = _noised(model, data, noise, key, s)
     output = _output(model, state, s, net_kwargs).to(target.dtype)
-    same_shape("net", output, target)
+    check_shape("net", output, target.shape)
     return reduced(mean_square(output - target), weighting(model, s), reduction)
 
 
@@ -152,8 +147,8 @@ def _noised(
     model: Model, data: Tensor, noise: Tensor | None, key: Noise, s: Tensor
 ) -> tuple[Tensor, Tensor]:
     """The network's input, with EDM's scale, and its target."""
-    if noise is not None and noise.shape != data.shape:
-        raise ValueError(f"noise: expected shape {tuple(data.shape)}, got {tuple(noise.shape)}")
+    if noise is not None:
+        check_shape("noise", noise, data.shape, like="data")
     alpha, sigma, zero = model.schedule.alpha(s), model.schedule.sigma(s), torch.zeros_like(s)
     a, b = _target(model, s)
     if model.predicts == "edm":
@@ -200,8 +195,7 @@ def annealed(
     """
     if sigmas.ndim != 1 or len(sigmas) == 0 or not bool((sigmas > 0).all()):
         raise ValueError(f"sigmas: expected positive noise levels [L], got {sigmas}")
-    if condition not in ("sigma", "index"):
-        raise ValueError(f"condition={condition!r}: expected 'sigma' or 'index'")
+    check_choice("condition", condition, ("sigma", "index"))
     rows, device = len(data), data.device
     key = training_noise(rows, device, seed, step, sample_ids)
     clock = Clock(torch.tensor([0.0, 1.0], dtype=torch.float64, device=device))
@@ -212,6 +206,6 @@ def annealed(
     table = torch.stack([zero, one, sigma, zero, zero, one], -1).reshape(-1, 2, 3)
     _, x, z = kernels.bridge(None, data, table, u, key)
     score = net(x, index if condition == "index" else sigma.to(x.dtype), **net_kwargs)
-    same_shape("net", score, z)
-    level = sigma.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+    check_shape("net", score, z.shape)
+    level = per_row(sigma.to(x.dtype), x)
     return reduced(sum_square(level * score + z) / 2, None, reduction)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from fastgen.training.losses.reduction import mean_square, reduced, same_shape, sum_square
+from fastgen.common.checks import check_shape, per_row
+from fastgen.training.losses.reduction import mean_square, reduced, sum_square
 from fastgen.training.paths import Brownian, Linear, PathSample, drift_weight
 
 
@@ -27,7 +28,7 @@ def flow_matching(
         weight: [B], such as 1 / density of drawn times.
         reduction: "mean", or "none" for [B].
     """
-    same_shape("output", output, sample.velocity)
+    check_shape("output", output, sample.velocity.shape)
     return reduced(mean_square(output - sample.velocity), weight, reduction)
 
 
@@ -42,8 +43,8 @@ def score_and_flow_matching(
 ) -> Tensor:
     """[SF]2M: |v - dx_t/dt|^2 + score_weight |lambda(t) u + z|^2, means over elements.
 
-    lambda(t) = 2 s(t) / sigma^2, so that u learns sigma^2 / 2 times the score of the marginal: the
-    stochastic process dx = (v + u) dt + sigma dW has the marginals of the flow v.
+    lambda(t) = 2 s(t) / sigma^2, so that u learns sigma^2 / 2 times the score of the marginal. The
+    stochastic process dx = (v + u) dt + sigma dW then has the marginals of the flow v.
     Tong et al. 2024 (arXiv 2307.03672), with v the velocity of the probability flow.
 
     Args:
@@ -55,10 +56,10 @@ def score_and_flow_matching(
     """
     if not isinstance(sample.path, Linear | Brownian):
         raise ValueError(f"sample: expected one on Linear or Brownian, got {sample.path!r}")
-    same_shape("velocity", velocity, sample.velocity)
-    same_shape("score", score, sample.noise)
+    check_shape("velocity", velocity, sample.velocity.shape)
+    check_shape("score", score, sample.noise.shape)
     factor = drift_weight(sample.path, sample.t)
-    factor = factor.to(score.dtype).reshape(-1, *[1] * (score.ndim - 1))
+    factor = per_row(factor.to(score.dtype), score)
     loss = mean_square(velocity - sample.velocity)
     loss = loss + score_weight * mean_square(factor * score + sample.noise)
     return reduced(loss, weight, reduction)
@@ -88,8 +89,8 @@ def variational_flow_matching(
         weight: [B].
         reduction: "mean", or "none" for [B].
     """
-    same_shape("output", output, sample.velocity)
-    same_shape("log_variance", log_variance, mean)
+    check_shape("output", output, sample.velocity.shape)
+    check_shape("log_variance", log_variance, mean.shape)
     divergence = (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1) / 2
     loss = mean_square(output - sample.velocity) + kl_weight * divergence
     return reduced(loss, weight, reduction)
@@ -140,8 +141,7 @@ def mean_flow(
         reduction: "mean", or "none" for [B].
         net_kwargs: handed to the network.
     """
-    if r.shape != sample.t.shape:
-        raise ValueError(f"r: expected {list(sample.t.shape)} like t, got {list(r.shape)}")
+    check_shape("r", r, sample.t.shape, like="t")
     x, t, v = sample.x_t, sample.t, sample.velocity
     r = r.to(t.dtype)
 
@@ -150,8 +150,8 @@ def mean_flow(
 
     pair = jvp(average, (x, t), (v, torch.ones_like(t)))
     output, slope = pair[0], pair[1]
-    same_shape("net", output, v)
-    span = (r - t).to(v.dtype).reshape(-1, *[1] * (v.ndim - 1))
+    check_shape("net", output, v.shape)
+    span = per_row((r - t).to(v.dtype), v)
     error = sum_square(output - (v + span * slope).detach())
     loss = error / (error.detach() + offset) ** power if power else error
     return reduced(loss, weight, reduction)
@@ -169,9 +169,9 @@ def shortcut(
 ) -> Tensor:
     """Shortcut models: a step of size d agrees with two steps of size d / 2 in a row.
 
-    net(x_t, t, d) is compared with [s(x_t, t, d/2) + s(x', t', d/2)] / 2, held constant, where
-    x' = x_t + d/2 s(x_t, t, d/2) and t' lie half a step nearer to the data; rows with d = 0 learn
-    the velocity. Frans et al. 2024 (arXiv 2410.12557).
+    net(x_t, t, d) is compared with [s(x_t, t, d/2) + s(x', t', d/2)] / 2, held constant. The point
+    x' = x_t + d/2 s(x_t, t, d/2) and the time t' are half a step nearer to the data. Rows with
+    d = 0 learn the velocity. Frans et al. 2024 (arXiv 2410.12557).
 
     Args:
         net: called as net(x, t, d, **net_kwargs), as a Model with second_time="step" does.
@@ -182,8 +182,7 @@ def shortcut(
         reduction: "mean", or "none" for [B].
         net_kwargs: handed to both networks.
     """
-    if step.shape != sample.t.shape:
-        raise ValueError(f"step: expected {list(sample.t.shape)} like t, got {list(step.shape)}")
+    check_shape("step", step, sample.t.shape, like="t")
     x, t, v = sample.x_t, sample.t, sample.velocity
     d = step.to(t.dtype)
     half = d / 2
@@ -191,10 +190,10 @@ def shortcut(
     with torch.no_grad():
         two = teacher if teacher is not None else net
         first = two(x, t, half, **net_kwargs)
-        moved = sign * half.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+        moved = sign * per_row(half.to(x.dtype), x)
         second = two(x + moved * first, t + sign * half, half, **net_kwargs)
-        still = (d == 0).reshape(-1, *[1] * (x.ndim - 1))
+        still = per_row(d == 0, x)
         target = torch.where(still, v, (first + second) / 2)
     output = net(x, t, d, **net_kwargs)
-    same_shape("net", output, target)
+    check_shape("net", output, target.shape)
     return reduced(mean_square(output - target), weight, reduction)

@@ -8,24 +8,24 @@ from typing import Any
 
 from torch import Tensor
 
+from fastgen.common.checks import check_nonnegative, check_positive, check_shape
 from fastgen.model.model import Model
 from fastgen.training.losses.denoising import denoising, likelihood
-from fastgen.training.losses.reduction import reduced, same_shape, sum_square
+from fastgen.training.losses.reduction import reduced, sum_square
 from fastgen.training.times import Times, uniform
 
 
 def gaussian_negative_log_likelihood(output: Tensor, data: Tensor, variance: float) -> Tensor:
     """-log N(data; output, variance) in nats, summed over elements, [B]."""
-    if not (variance > 0 and math.isfinite(variance)):
-        raise ValueError(f"variance={variance!r}: expected a positive number")
-    same_shape("output", output, data)
+    check_positive("variance", variance)
+    check_shape("output", output, data.shape)
     constant = data[0].numel() * math.log(2 * math.pi * variance) / 2 if len(data) else 0.0
     return sum_square(output - data) / (2 * variance) + constant
 
 
 def standard_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(N(mean, exp log_variance) | N(0, 1)) in nats, summed over elements, [B]."""
-    same_shape("log_variance", log_variance, mean)
+    check_shape("log_variance", log_variance, mean.shape)
     return (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1) / 2
 
 
@@ -55,8 +55,7 @@ def evidence_bound(
         weight: [B].
         reduction: "mean", or "none" for [B].
     """
-    if not (beta >= 0 and math.isfinite(beta)):
-        raise ValueError(f"beta={beta!r}: expected 0 or a positive number")
+    check_nonnegative("beta", beta)
     loss = gaussian_negative_log_likelihood(output, data, variance)
     return reduced(loss + beta * standard_divergence(mean, log_variance), weight, reduction)
 
@@ -148,7 +147,7 @@ def score_prior_bound(
         seed, step, times, net_kwargs: see `latent_cross_entropy`.
         reduction: "mean", or "none" for [B].
     """
-    same_shape("log_variance", log_variance, latent)
+    check_shape("log_variance", log_variance, latent.shape)
     keys: dict[str, Any] = {"seed": seed, "step": step, "times": times, "reduction": "none"}
     cross = latent_cross_entropy(model, latent, **keys, **net_kwargs)
     entropy = (log_variance + math.log(2 * math.pi * math.e)).flatten(1).sum(1) / 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_choice, check_shape
+
 REDUCTIONS = ("mean", "none")
 
 
@@ -26,19 +28,8 @@ def reduced(loss: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
     Raises:
         ValueError: for another reduction, or weights that are not [B].
     """
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction={reduction!r}: expected 'mean' or 'none'")
+    check_choice("reduction", reduction, REDUCTIONS)
     if weight is not None:
-        if weight.shape != loss.shape:
-            raise ValueError(f"weight: expected {list(loss.shape)}, got {list(weight.shape)}")
+        check_shape("weight", weight, loss.shape)
         loss = weight.to(loss.dtype) * loss
     return loss if reduction == "none" else loss.mean()
-
-
-def same_shape(name: str, output: Tensor, like: Tensor) -> None:
-    """Raise a ValueError unless an output has the shape of what it is compared with.
-
-    Broadcasting would train something else without a word.
-    """
-    if output.shape != like.shape:
-        raise ValueError(f"{name}: expected shape {tuple(like.shape)}, got {tuple(output.shape)}")

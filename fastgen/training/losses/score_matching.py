@@ -7,16 +7,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_at_least, check_choice, check_shape
 from fastgen.kernels import Stream
 from fastgen.noise.normals import randn
-from fastgen.training.losses.reduction import reduced, same_shape, sum_square
+from fastgen.training.losses.reduction import reduced, sum_square
 
 Score = Callable[[Tensor], Tensor]
 
 
 def explicit(score: Tensor, truth: Tensor, *, reduction: str = "mean") -> Tensor:
     """|s(x) - grad log p(x)|^2 / 2, summed over elements, where the score is known."""
-    same_shape("score", score, truth)
+    check_shape("score", score, truth.shape)
     return reduced(sum_square(score - truth) / 2, None, reduction)
 
 
@@ -43,8 +44,7 @@ def implicit(
         probes, seed, step: see ``trace``.
         reduction: "mean", or "none" for [B].
     """
-    if trace not in ("exact", "hutchinson"):
-        raise ValueError(f"trace={trace!r}: expected 'exact' or 'hutchinson'")
+    check_choice("trace", trace, ("exact", "hutchinson"))
     x, s = _evaluated(score, x)
     if trace == "exact":
         flat = s.flatten(1)
@@ -83,15 +83,14 @@ def sliced(
 def _evaluated(score: Score, x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.detach().requires_grad_()
     s = score(x)
-    same_shape("score", s, x)
+    check_shape("score", s, x.shape)
     if not s.requires_grad:
         raise ValueError("score: its value has no gradient with respect to x")
     return x, s
 
 
 def _probes(x: Tensor, probes: int, seed: int | Tensor, step: int) -> list[Tensor]:
-    if probes < 1:
-        raise ValueError(f"probes={probes}: expected at least 1")
+    check_at_least("probes", probes, 1)
     return [
         randn(
             x.shape,

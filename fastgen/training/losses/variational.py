@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
+from fastgen.common.checks import check_shape, per_row
 from fastgen.kernels import Clock, Noise
 from fastgen.model.model import Model
 from fastgen.noise.keys import training_noise
 from fastgen.schedules import DiscreteVP
-from fastgen.training.losses.reduction import mean_square, reduced, same_shape
+from fastgen.training.losses.reduction import mean_square, reduced
 
 LEVELS = 256  # of data in [-1, 1], as 8-bit images have
 
@@ -97,7 +98,7 @@ def hybrid(
     x, noise = _noised(schedule, data, index, key)
     output, variance = _network(model, x, index, net_kwargs)
     target = _target(model, data, noise, index)
-    same_shape("net", output, target)
+    check_shape("net", output, target.shape)
     bound = _bound(model, data, x, index, output.detach(), variance)
     loss = mean_square(output - target) + vlb_weight * schedule.num_steps * bound
     return reduced(loss, None, reduction)
@@ -152,7 +153,7 @@ def _network(
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:
-    return values.to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
+    return per_row(values.to(like.dtype), like)
 
 
 def _scales(model: Model, index: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:

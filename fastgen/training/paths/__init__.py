@@ -1,6 +1,6 @@
 """Probability paths: from two samples, or noise and data, to states and regression targets."""
 
-from fastgen.training.paths.base import TARGETS, Coupling, Path, PathSample
+from fastgen.training.paths.base import TARGETS, Path, PathSample
 from fastgen.training.paths.gaussian import Brownian, Linear, Scheduled, Target, drift_weight
 from fastgen.training.paths.interpolant import Interpolant
 from fastgen.training.paths.manifolds import Encoded, FlatTorus, Sphere
@@ -8,7 +8,6 @@ from fastgen.training.paths.manifolds import Encoded, FlatTorus, Sphere
 __all__ = [
     "TARGETS",
     "Brownian",
-    "Coupling",
     "Encoded",
     "FlatTorus",
     "Interpolant",

@@ -1,26 +1,26 @@
 """Probability paths between two samples: x_t = a(t) x0 + b(t) x1 + s(t) z, z ~ N(0, 1).
 
 Time runs from the source x0 at t = 0 to the data x1 at t = 1 in everything that is trained here, as
-in the papers of flow matching: give `Model(..., data_at=1)` to `fastgen.sample`, whose own time
-runs from 1 (noise) to 0 (data). With ``data_at=0`` a path is run through backwards: x1 is still the
+in the papers of flow matching. `fastgen.sample`, whose time runs from 1 (noise) to 0 (data), is
+given `Model(..., data_at=1)`. With ``data_at=0`` a path is run through backwards: x1 is still the
 data, now at t = 0, and velocities, always dx_t/dt, have the other sign.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
-from fastgen.common.errors import nearest
+from fastgen.common.checks import check_choice, check_floating, check_tensor
 from fastgen.kernels import Clock, Noise, Stream
 from fastgen.kernels.bridge.reference import rows_of
 from fastgen.kernels.contract import DTYPE_CODES, TERMS
 from fastgen.noise.keys import training_noise
-from fastgen.training.times import Times, uniform
+from fastgen.training.times import Times, check_times, uniform
 
 UNIFORM = uniform()
 TARGETS = ("velocity", "noise", "score", "data", "source")
@@ -30,20 +30,9 @@ NOTHING: Recipe = (0.0, 0.0, 0.0, 0.0, 0.0)
 # Calls that a path keeps described; of more kinds than these a run has no use.
 MAX_DESCRIBED = 32
 ONE: Recipe = (1.0, 0.0, 0.0, 0.0, 0.0)
+# A `fastgen.couplings.Coupling`, or a function with its arguments.
+CouplingFunction = Callable[..., tuple[Tensor, Tensor]]
 NEITHER: tuple[Tensor | None, Tensor | None] = (None, None)
-
-
-class Coupling(Protocol):
-    """Which rows of two samples belong together: the protocol of `fastgen.couplings`."""
-
-    def __call__(
-        self,
-        x0: Tensor,
-        x1: Tensor,
-        labels0: Tensor | None = None,
-        labels1: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Indices (i, j), each int64 [B]: x0[i[b]] is paired with x1[j[b]]."""
 
 
 class PathSample:
@@ -92,8 +81,8 @@ class Path:
     def recipe(self) -> dict[str, Recipe] | None:
         """a, b, s and their derivatives da, db, ds, and 1 / s, as sums of features.
 
-        None if they are not such sums. 1 / s (1 / a where x0 is the noise) is left out where there
-        is no score, or where it is no such sum.
+        None if they are not such sums. 1 / s (1 / a where x0 is the noise) is left out on paths
+        without a score, and where it is not such a sum itself.
         """
         return None
 
@@ -124,7 +113,7 @@ class Path:
         sample_ids: Sequence[int] | Tensor | None = None,
         targets: Sequence[str] = ("velocity",),
         times: Times = UNIFORM,
-        coupling: Coupling | None = None,
+        coupling: CouplingFunction | None = None,
         pairs: tuple[Tensor | None, Tensor | None] = NEITHER,
         labels: tuple[Tensor | None, Tensor | None] = NEITHER,
     ) -> PathSample:
@@ -142,7 +131,8 @@ class Path:
             sample_ids: of the B rows; the default is 0 .. B - 1.
             targets: of "velocity", "noise", "score", "data" and "source".
             times: the distribution of t (`fastgen.training.times`).
-            coupling: called as coupling(x0, x1, labels0, labels1) for the pairs.
+            coupling: a `fastgen.couplings.Coupling`, or another function that is called as
+                coupling(x0, x1, labels0, labels1) and returns the pairs (i, j).
             pairs: indices (i, j): row b is x0[i[b]] with x1[j[b]]; None: row b itself.
             labels: handed to the coupling.
 
@@ -165,11 +155,10 @@ class Path:
                 f"{(x0 if pairs[0] is None else pairs[0]).shape[0]}"
             )
         for name in targets:
-            if name not in TARGETS:
-                raise ValueError(f"targets: {name!r}: {nearest(name, TARGETS)}")
+            check_choice("targets", name, TARGETS)
         device = x1.device
         noise = training_noise(rows, device, seed, step, sample_ids)
-        when = times.clock(device) if t is None else _checked(t, rows)
+        when = times.clock(device) if t is None else check_times("t", t, rows)
         return self._batch(x0, x1, when, noise, tuple(targets), pairs)
 
     def _quickly(
@@ -233,19 +222,17 @@ class Path:
         self,
         x0: Tensor | None,
         x1: Tensor,
-        coupling: Coupling | None,
+        coupling: CouplingFunction | None,
         pairs: tuple[Tensor | None, Tensor | None],
         labels: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor | None, Tensor | None]:
-        for name, x in (("x0", x0), ("x1", x1)):
-            if not (isinstance(x, Tensor) or (x is None and name == "x0")):
-                raise TypeError(f"{name}: expected a tensor, got {type(x).__name__}")
+        if x0 is not None:
+            check_tensor("x0", x0)
+        check_floating("x1", x1, "[N, ...]")
         if not isinstance(pairs, tuple) or len(pairs) != 2:
             raise TypeError("pairs: expected a tuple (i, j) of index tensors or None")
         if not all(index is None or isinstance(index, Tensor) for index in pairs):
             raise TypeError("pairs: expected index tensors or None")
-        if x1.ndim == 0 or not x1.is_floating_point():
-            raise ValueError(f"x1: expected floating [N, ...], got {x1.dtype} {list(x1.shape)}")
         if x0 is None and not self.noise_source:
             raise ValueError(f"x0: {type(self).__name__} starts from samples; give them")
         if x0 is not None and x0.shape[1:] != x1.shape[1:]:
@@ -371,15 +358,3 @@ def _reversed(row: Recipe) -> Recipe:
     """The same function of 1 - t."""
     one, t, r, slope, inverse = row
     return one + t, -t, r, -slope, inverse
-
-
-def _checked(t: Tensor, rows: int) -> Tensor:
-    if not isinstance(t, Tensor):
-        raise TypeError(f"t={t!r}: expected a tensor [{rows}] of times")
-    if tuple(t.shape) != (rows,) or not t.is_floating_point():
-        raise ValueError(f"t: expected floating [{rows}], got {t.dtype} {list(t.shape)}")
-    t = t.detach().to(torch.float64)
-    if t.device.type == "cpu" and not bool(((t >= 0) & (t <= 1)).all()):
-        bad = t[~((t >= 0) & (t <= 1))][0].item()
-        raise ValueError(f"t: expected times in [0, 1], got {bad}")
-    return t

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_nonnegative, check_positive
 from fastgen.schedules import Schedule
 from fastgen.training.paths.base import NOTHING, ONE, Path, Recipe, scaled
-
-
-def positive(name: str, value: float, remedy: str) -> float:
-    """The value, or a ValueError."""
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name}={value!r}: expected a positive number; {remedy}")
-    return float(value)
-
-
-def not_negative(name: str, value: float) -> float:
-    """The value, or a ValueError."""
-    if not (value >= 0 and math.isfinite(value)):
-        raise ValueError(f"{name}={value!r}: expected 0 or a positive number")
-    return float(value)
 
 
 class Linear(Path):
@@ -35,7 +20,7 @@ class Linear(Path):
 
     def __init__(self, sigma: float = 0.0, *, data_at: int = 1) -> None:
         super().__init__(data_at)
-        self.sigma = not_negative("sigma", sigma)
+        self.sigma = float(check_nonnegative("sigma", sigma))
 
     @property
     def has_noise(self) -> bool:
@@ -66,7 +51,7 @@ class Target(Path):
 
     def __init__(self, sigma: float = 0.0, *, data_at: int = 1) -> None:
         super().__init__(data_at)
-        self.sigma = not_negative("sigma", sigma)
+        self.sigma = float(check_nonnegative("sigma", sigma))
 
     def recipe(self) -> dict[str, Recipe]:
         """a = 1 - (1 - sigma) t, b = t."""
@@ -78,15 +63,15 @@ class Target(Path):
 class Brownian(Path):
     """x_t = (1 - t) x0 + t x1 + sigma sqrt(t (1 - t)) z: a Brownian bridge.
 
-    Velocity x1 - x0 + sigma (1 - 2 t) / (2 sqrt(t (1 - t))) z; with the pairs of entropic optimal
-    transport of regularisation 2 sigma^2 the Schroedinger bridge of [SF]2M (Tong et al. 2024, arXiv
-    2307.03672). The velocity is infinite at both ends; give ``times=uniform(1e-3, 1 - 1e-3)`` for a
-    bound on it.
+    Velocity x1 - x0 + sigma (1 - 2 t) / (2 sqrt(t (1 - t))) z. With the pairs of entropic optimal
+    transport of regularisation 2 sigma^2 it is the Schroedinger bridge of [SF]2M (Tong et al. 2024,
+    arXiv 2307.03672). The velocity is infinite at both ends; give
+    ``times=uniform(1e-3, 1 - 1e-3)`` for a bound on it.
     """
 
     def __init__(self, sigma: float = 1.0, *, data_at: int = 1) -> None:
         super().__init__(data_at)
-        self.sigma = positive("sigma", sigma, "without noise the path is Linear()")
+        self.sigma = float(check_positive("sigma", sigma, "without noise the path is Linear()"))
 
     @property
     def has_noise(self) -> bool:
@@ -139,5 +124,5 @@ def drift_weight(path: Linear | Brownian, t: Tensor) -> Tensor:
     With it the network learns u = sigma^2 / 2 times the score, the term that a stochastic sampler
     of diffusion sigma adds to the velocity (Tong et al. 2024, arXiv 2307.03672, equation 23).
     """
-    sigma = positive("sigma", path.sigma, "there is no score without noise")
+    sigma = check_positive("sigma", path.sigma, "there is no score without noise")
     return 2 * path.standard_deviation(t) / sigma**2

@@ -8,9 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastgen.common.errors import nearest
+from fastgen.common.checks import check_choice, check_nonnegative
 from fastgen.training.paths.base import Path
-from fastgen.training.paths.gaussian import not_negative
 
 Function = Callable[[Tensor], Tensor]
 
@@ -41,10 +40,12 @@ GAMMAS: dict[str, Function] = {
 class Interpolant(Path):
     """Stochastic interpolant x_t = a(t) x0 + b(t) x1 + gamma(t) z.
 
-    interpolation: "linear", "trigonometric" (with sigma below Tong's variance-preserving path),
-    "encoder_decoder" (cos^2(pi t) of x0 in the first half, of x1 in the second), or a pair of
-    functions of a float64 tensor t, differentiated by autograd, with a(0) = b(1) = 1 and
-    a(1) = b(0) = 0. gamma: None, a number (the same at all times), "brownian" (sqrt(2 t (1 - t))),
+    interpolation: "linear"; "trigonometric" (with sigma below Tong's variance-preserving path);
+    "encoder_decoder" (cos^2(pi t) of x0 in the first half, of x1 in the second); or a pair of
+    functions of a float64 tensor t, which autograd differentiates. Such a pair has
+    a(0) = b(1) = 1 and a(1) = b(0) = 0.
+
+    gamma: None, a number (the same at all times), "brownian" (sqrt(2 t (1 - t))),
     "quadratic" (t (1 - t)), "sine_squared", or a function.
     Albergo, Boffi and Vanden-Eijnden 2023 (arXiv 2303.08797), table 4.
     """
@@ -57,13 +58,12 @@ class Interpolant(Path):
         data_at: int = 1,
     ) -> None:
         super().__init__(data_at)
-        if isinstance(interpolation, str) and interpolation not in INTERPOLATIONS:
-            known = nearest(interpolation, INTERPOLATIONS)
-            raise ValueError(f"interpolation={interpolation!r}: {known}")
-        if isinstance(gamma, str) and gamma not in GAMMAS:
-            raise ValueError(f"gamma={gamma!r}: {nearest(gamma, GAMMAS)}")
+        if isinstance(interpolation, str):
+            check_choice("interpolation", interpolation, INTERPOLATIONS)
+        if isinstance(gamma, str):
+            check_choice("gamma", gamma, GAMMAS)
         if isinstance(gamma, int | float):
-            not_negative("gamma", gamma)
+            check_nonnegative("gamma", gamma)
         self.interpolation, self.gamma = interpolation, gamma
 
     @property

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.func import jvp
 
 import fastgen.kernels as kernels
+from fastgen.common.checks import check_positive, per_row
 from fastgen.kernels import Clock, Noise
 from fastgen.training.paths.base import Path, PathSample
 
 
 class _Deterministic(Path):
-    """A path without noise that is no combination with coefficients of t alone."""
+    """A path without noise on which x_t is not a x0 + b x1 with a and b of t alone."""
 
     def _batch(
         self,
@@ -35,7 +36,7 @@ class _Deterministic(Path):
         t = kernels.times(noise, when) if isinstance(when, Clock) else when
         backwards = self.data_at == 0
         u = (1 - t if backwards else t).to(data.dtype)
-        x_t, velocity = self.along(source, data, u.reshape(-1, *[1] * (data.ndim - 1)))
+        x_t, velocity = self.along(source, data, per_row(u, data))
         found = {"velocity": -velocity if backwards else velocity, "data": data, "source": source}
         shown = t.to(torch.float64 if data.dtype == torch.float64 else torch.float32)
         return PathSample(self, shown, x_t, {name: found[name] for name in targets})
@@ -86,9 +87,7 @@ class FlatTorus(_Deterministic):
 
     def __init__(self, period: float = 2 * math.pi, *, data_at: int = 1) -> None:
         super().__init__(data_at)
-        if not period > 0:
-            raise ValueError(f"period={period!r}: expected a positive number")
-        self.period = period
+        self.period = check_positive("period", period)
 
     def along(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The straight lines."""
@@ -117,6 +116,6 @@ class Encoded(_Deterministic):
     def along(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The image of a straight line."""
         z0, z1 = self.encode(x0), self.encode(x1)
-        t = t.reshape(-1, *[1] * (z0.ndim - 1))
+        t = per_row(t, z0)
         moved = jvp(self.decode, ((1 - t) * z0 + t * z1,), (z1 - z0,))
         return moved[0], moved[1]

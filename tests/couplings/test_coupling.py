@@ -26,7 +26,7 @@ from fastgen.couplings import (
     paired_batches,
     wasserstein,
 )
-from fastgen.couplings.curves import hilbert_index
+from fastgen.couplings.hilbert import hilbert_index
 
 
 def clouds(n, m, d, seed=0):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_at_least
 from fastgen.couplings.sinkhorn import SinkhornResult
 from fastgen.kernels import Stream, pairwise
 from fastgen.kernels.pairwise import NOWHERE, Keys
@@ -24,9 +25,9 @@ def sample_pairs(
 ) -> tuple[Tensor, Tensor]:
     """Independent pairs (i, j) from the plan, in one pass over the pairs of points.
 
-    j is drawn from P's row i by a reservoir over tiles fused into the sum
-    (`fastgen.kernels.pairwise.sample`); the pairs are a function of (seed, draw) and of nothing
-    else, up to the rounding of the plan.
+    j is drawn from P's row i by a reservoir over tiles, fused into the sum
+    (`fastgen.kernels.pairwise.sample`). The pairs are a function of (seed, draw) alone, up to the
+    rounding of the plan.
 
     Args:
         result: of `sinkhorn`.
@@ -44,8 +45,8 @@ def sample_pairs(
     """
     if not 0 <= draw < 2**30:
         raise ValueError(f"draw={draw}: expected 0 <= draw < 2^30")
-    if count is not None and count < 0:
-        raise ValueError(f"count={count}: expected at least 0")
+    if count is not None:
+        check_at_least("count", count, 0)
     x, device = result.clouds.x, result.clouds.x.device
     n = x.shape[0] if count is None else count
     seeds, ids = seed_tensor(seed, 1, device), id_tensor(None, n, device)
@@ -66,10 +67,10 @@ def round_to_permutation(
 ) -> Tensor:
     """A pairing without repetition near an entropic plan: x0[i] with x1[permutation[i]].
 
-    With `assign` the pairing is exact, and starts from the plan's potential. Without it: each
-    free row asks for the free column with the largest plan entry, each column takes the row whose
-    entry is largest, until no row is free; then pairs (i, j), (i', j') whose exchange lowers the
-    cost are exchanged, each round those that do not touch each other.
+    With `assign` the pairing is exact, and starts from the plan's potential. Without it there are
+    two parts. Until no row is free, each free row asks for the free column with the largest plan
+    entry, and each column takes the row whose entry is largest. Then pairs (i, j), (i', j') whose
+    exchange lowers the cost are exchanged, in each round those that do not touch each other.
 
     Args:
         result: of `sinkhorn`, with n <= m.
@@ -148,7 +149,7 @@ def _exchange(result: SinkhornResult, permutation: Tensor) -> bool:
     _, wanted = pairwise.best(c.x, c.y, bias, 2.0, backend=result.backend)
 
     def cost(i: Tensor, j: Tensor) -> Tensor:
-        # Of the rows' own numbers nothing is left in differences; of the columns' all.
+        # Numbers of a row, such as |x_i|^2, cancel in the differences below; those of columns stay.
         return c.columns[j] - 2 * (c.x[i].double() * c.y[j].double()).sum(1)
 
     other = owner[wanted]

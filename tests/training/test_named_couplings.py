@@ -6,8 +6,8 @@ import torch
 import fastgen
 import fastgen.cli
 from fastgen import networks
-from fastgen.training import Batch, Flow, Pairing, Settings, Trainer, load, objectives
-from fastgen.training.pairing import NAMES
+from fastgen.couplings.named import NAMES, NamedCoupling
+from fastgen.training import Batch, Flow, Settings, Trainer, load, objectives
 
 NEEDED = {"unbalanced": {"penalty": 1.0}, "partial": {"mass": 0.7}}
 
@@ -25,11 +25,11 @@ def clouds(count=64):
 @pytest.mark.parametrize("name", NAMES)
 def test_pairs_are_shorter_and_a_function_of_seed_and_step(name):
     x0, x1, labels = clouds()
-    pairing = Pairing(name, options_of(name))
-    i, j = pairing(x0, x1, labels, seed=3, step=5, classes=3)
+    coupling = NamedCoupling(name, options_of(name))
+    i, j = coupling(x0, x1, labels, seed=3, step=5, classes=3)
     assert i.dtype == j.dtype == torch.int64
     assert len(i) == len(j) == 64
-    again = Pairing(name, options_of(name))(x0, x1, labels, seed=3, step=5, classes=3)
+    again = NamedCoupling(name, options_of(name))(x0, x1, labels, seed=3, step=5, classes=3)
     assert torch.equal(i, again[0])
     assert torch.equal(j, again[1])
     lengths = (x0[i] - x1[j]).square().sum(1).mean()
@@ -37,7 +37,7 @@ def test_pairs_are_shorter_and_a_function_of_seed_and_step(name):
     assert lengths == apart if name == "independent" else lengths < apart
     if name.startswith("label-") and "partial" not in name and "unbalanced" not in name:
         assert torch.equal(labels[i], labels[j]), "noise goes to labels as it comes"
-    other = pairing(x0, x1, labels, seed=3, step=6, classes=3)
+    other = coupling(x0, x1, labels, seed=3, step=6, classes=3)
     random = any(kind in name for kind in ("sinkhorn", *NEEDED))
     assert torch.equal(other[1], j) != random
 
@@ -45,8 +45,8 @@ def test_pairs_are_shorter_and_a_function_of_seed_and_step(name):
 def test_a_partial_plan_leaves_out_what_is_far():
     x0, x1 = (fastgen.randn((100, 2), seed=s) for s in (1, 2))
     x1 = torch.cat([x1[:80], x1[80:] + 50])
-    _, all_of_them = Pairing("sinkhorn")(x0, x1)
-    _, near = Pairing("partial", {"mass": 0.7})(x0, x1)
+    _, all_of_them = NamedCoupling("sinkhorn")(x0, x1)
+    _, near = NamedCoupling("partial", {"mass": 0.7})(x0, x1)
     assert (all_of_them >= 80).double().mean() > 0.1
     assert (near >= 80).double().mean() == 0
 
@@ -87,7 +87,7 @@ def test_label_couplings_keep_each_labels_noise():
         for step in range(40):
             _, x1, labels = clouds()
             x0 = fastgen.randn((64, 2), seed=9, draw=step)
-            i, j = Pairing(name)(x0, x1, labels, step=step, classes=3)
+            i, j = NamedCoupling(name)(x0, x1, labels, step=step, classes=3)
             means += torch.stack([x0[i][labels[j] == c].mean(0) for c in range(3)]) / 40
         shifts.append(float(means.abs().max()))
     assert shifts[0] > 0.5

@@ -4,77 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
-from fastgen.common.errors import nearest
-from fastgen.couplings import ByLabel, Coupling, ExactOT, Hilbert, Independent, Sorted
-from fastgen.couplings import sinkhorn as solve
-from fastgen.couplings.sampling import sample_pairs
+from fastgen.common.checks import check_choice
+from fastgen.couplings.coupling import (
+    ByLabel,
+    Coupling,
+    ExactOT,
+    Hilbert,
+    Independent,
+    Sinkhorn,
+    Sorted,
+)
 
 WITHIN_LABELS = "label-"
 
 
-@dataclass
-class _Entropic(Coupling):
-    """Pairs of the entropic plan, as a function of (seed, draw)."""
-
-    options: dict[str, Any]
-    balanced: bool
-    seed: int
-    draw: int
-
-    def __call__(
-        self, x0: Tensor, x1: Tensor, labels0: Tensor | None = None, labels1: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Every row of x0 once, or, where the plan leaves rows out, as the plan has them."""
-        result = solve(x0.detach(), x1.detach(), **self.options)
-        draw, self.draw = self.draw, self.draw + 1  # one for each label
-        count = None if self.balanced else len(x0)
-        return sample_pairs(result, count, seed=self.seed, draw=draw)
-
-
-Make = Callable[[dict[str, Any], int, int], Coupling]
-
-
-def _entropic(required: str | None) -> Make:
-    def make(options: dict[str, Any], seed: int, draw: int) -> Coupling:
-        scaled = {"reg": 0.05, "reg_scale": "mean_cost", **options}
-        return _Entropic(scaled, required is None, seed, draw)
+def _entropic(pairs: Literal["sample", "plan"]) -> Callable[..., Coupling]:
+    def make(reg: float = 0.05, reg_scale: Any = "mean_cost", **options: Any) -> Coupling:
+        return Sinkhorn(reg, reg_scale, pairs, options=options)
 
     return make
 
 
-def _simple(kind: Callable[..., Coupling]) -> Make:
-    return lambda options, seed, draw: kind(**options)
-
-
 # Of each name: what makes it, the options it takes, and the one it needs.
 _ENTROPIC = ("reg", "reg_scale", "tolerance", "max_iterations", "on_failure")
-_KINDS: dict[str, tuple[Make, tuple[str, ...], str | None]] = {
-    "independent": (_simple(Independent), (), None),
-    "ot": (_simple(ExactOT), ("cost", "mode", "epsilon", "threads"), None),
-    "sinkhorn": (_entropic(None), _ENTROPIC, None),
-    "unbalanced": (_entropic("penalty"), (*_ENTROPIC, "penalty"), "penalty"),
-    "partial": (_entropic("mass"), (*_ENTROPIC, "mass"), "mass"),
-    "hilbert": (_simple(Hilbert), (), None),
-    "sorted": (_simple(Sorted), (), None),
+_KINDS: dict[str, tuple[Callable[..., Coupling], tuple[str, ...], str | None]] = {
+    "independent": (Independent, (), None),
+    "ot": (ExactOT, ("cost", "mode", "epsilon", "threads"), None),
+    "sinkhorn": (_entropic("sample"), _ENTROPIC, None),
+    "unbalanced": (_entropic("plan"), (*_ENTROPIC, "penalty"), "penalty"),
+    "partial": (_entropic("plan"), (*_ENTROPIC, "mass"), "mass"),
+    "hilbert": (Hilbert, (), None),
+    "sorted": (Sorted, (), None),
 }
 NAMES = (*_KINDS, *(WITHIN_LABELS + k for k in _KINDS if k != "independent"))
 
 
 @dataclass(frozen=True)
-class Pairing:
+class NamedCoupling:
     """A coupling by name, the same at each (seed, step), so that a killed run goes on exactly.
 
     name: "independent"; "ot", exact minibatch optimal transport (Tong et al. 2024, arXiv
     2302.00482; Pooladian et al. 2023, 2304.14772); "sinkhorn", every noise sample with a partner
     drawn from its row of the entropic plan; "unbalanced", pairs drawn from a plan whose marginals
-    are relaxed by ``penalty`` (UOT-FM of Eyring et al. 2024, arXiv 2311.15100), and "partial", from
-    one that moves only ``mass`` < 1; "hilbert" and "sorted" by rank; and "label-..." of each: only
-    within a label, without which the noise of a label's samples is not that of the prior (Cheng and
-    Schwing 2025, arXiv 2503.10636).
+    are relaxed by ``penalty`` (UOT-FM of Eyring et al. 2024, arXiv 2311.15100); "partial", from
+    one that moves only ``mass`` < 1; "hilbert" and "sorted", by rank.
+
+    "label-..." of each pairs within a label only. Without that the noise of a label's samples is
+    not that of the prior (Cheng and Schwing 2025, arXiv 2503.10636).
+
     options: of `fastgen.couplings.assign` ("ot") or `fastgen.couplings.sinkhorn` (reg, by default
     0.05 of the mean cost ...).
 
@@ -85,11 +66,11 @@ class Pairing:
 
     name: str = "independent"
     options: Mapping[str, Any] = field(default_factory=dict)
+    _coupling: Coupling = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.name not in NAMES:
-            raise ValueError(f"coupling={self.name!r}: {nearest(self.name, NAMES)}")
-        _, known, needed = _KINDS[self._kind]
+        check_choice("coupling", self.name, NAMES)
+        make, known, needed = _KINDS[self._kind]
         for option in self.options:
             if option not in known:
                 raise TypeError(
@@ -98,6 +79,7 @@ class Pairing:
                 )
         if needed is not None and needed not in self.options:
             raise ValueError(f"coupling={self.name!r}: give the option {needed!r}")
+        object.__setattr__(self, "_coupling", make(**self.options))
 
     @property
     def _kind(self) -> str:
@@ -129,8 +111,10 @@ class Pairing:
         Raises:
             ValueError: without the labels that are needed.
         """
-        draw = step * (classes + 2 if self.within_labels else 1)
-        coupling = _KINDS[self._kind][0](dict(self.options), seed, draw)
+        coupling = self._coupling
+        if isinstance(coupling, Sinkhorn):
+            # Within labels a step takes a draw for each label, of which one means "none given".
+            coupling = coupling.at(seed, step * (classes + 2 if self.within_labels else 1))
         if not self.within_labels:
             return coupling(x0, x1)
         if labels is None:

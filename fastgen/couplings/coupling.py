@@ -1,25 +1,35 @@
-"""Couplings for training: which noise sample is paired with which data sample."""
+"""Couplings of minibatches: which noise sample is paired with which data sample."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_choice, check_positive, check_shape
 from fastgen.couplings.assignment import assign
-from fastgen.couplings.curves import hilbert_index
+from fastgen.couplings.hilbert import hilbert_index
+from fastgen.couplings.pairs import round_to_permutation, sample_pairs
+from fastgen.couplings.points import check_batch, equal_batches
+from fastgen.couplings.sinkhorn import RegScale, sinkhorn
 
 
 class Coupling(ABC):
-    """Pairs two batches. Subclasses say how, by indices."""
+    """Pairs two batches. Subclasses say how, by indices.
+
+    Where a coupling is asked for and only called, a function of the same arguments will do.
+    """
 
     @abstractmethod
     def __call__(
         self, x0: Tensor, x1: Tensor, labels0: Tensor | None = None, labels1: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Indices (i, j) of the pairs (x0[i[k]], x1[j[k]]), int64, no sample in two pairs.
+        """Indices (i, j) of the pairs (x0[i[k]], x1[j[k]]), int64 [pairs].
+
+        No sample is in two pairs but where a coupling says so.
 
         Args:
             x0: [n, ...] noise; x1: [m, ...] data. labels0: [n], labels1: [m], where they matter.
@@ -34,10 +44,14 @@ class Coupling(ABC):
         return paired if labels1 is None else (*paired, labels1[j])
 
 
-def _check_sizes(x0: Tensor, x1: Tensor) -> None:
-    for name, x in (("x0", x0), ("x1", x1)):
-        if x.ndim < 1 or x.numel() == 0:
-            raise ValueError(f"{name}: expected shape [n, ...], not empty, got {tuple(x.shape)}")
+def check_no_labels(coupling: object, labels0: Tensor | None, labels1: Tensor | None) -> None:
+    """Raise a ValueError for labels: nothing is silently ignored."""
+    for name, labels in (("labels0", labels0), ("labels1", labels1)):
+        if labels is not None:
+            raise ValueError(
+                f"{name}: {type(coupling).__name__} pairs points whatever their labels; wrap it in "
+                "ByLabel to pair within labels"
+            )
 
 
 class Independent(Coupling):
@@ -47,7 +61,8 @@ class Independent(Coupling):
         self, x0: Tensor, x1: Tensor, labels0: Tensor | None = None, labels1: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """See `Coupling`; the longer batch's rest is left out."""
-        _check_sizes(x0, x1)
+        check_batch("x0", x0)
+        check_batch("x1", x1)
         k = torch.arange(min(len(x0), len(x1)), device=x0.device)
         return k, k
 
@@ -85,6 +100,63 @@ class ExactOT(Coupling):
         return i, j
 
 
+@dataclass
+class Sinkhorn(Coupling):
+    """Pairs from the entropic plan: ``i, j = Sinkhorn(reg)(x0, x1)``.
+
+    The k-th call with the same object uses draw k, so that a run is a function of its seed.
+
+    Args:
+        reg: the regularisation.
+        reg_scale: "mean_cost" (reg is a part of the mean cost of the batch) or "absolute".
+        pairs: "sample": every x0[i] once, with a partner drawn from its row of the plan;
+            "plan": as many pairs as x0 has points, each drawn from the whole plan, which leaves
+            points out where it is unbalanced or partial; "permutation": a pairing near the plan in
+            which no partner repeats.
+        seed: of the draws.
+        options: further keyword arguments of `sinkhorn`; a tolerance that is not reached raises a
+            `SinkhornError`.
+    """
+
+    reg: float = 0.05
+    reg_scale: RegScale = "mean_cost"
+    pairs: Literal["sample", "plan", "permutation"] = "sample"
+    seed: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    draw: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        """Check what no call would check before it is too late."""
+        check_choice("pairs", self.pairs, ("sample", "plan", "permutation"))
+        check_positive("reg", self.reg)
+
+    def at(self, seed: int, draw: int) -> Sinkhorn:
+        """The same coupling, whose next call uses this seed and this draw."""
+        found = replace(self, seed=seed)
+        found.draw = draw
+        return found
+
+    def __call__(
+        self, x0: Tensor, x1: Tensor, labels0: Tensor | None = None, labels1: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """See `Coupling`; with pairs="sample" or "plan" points may be in several pairs.
+
+        Labels do not enter the cost: wrap the coupling in `ByLabel` to pair within labels.
+
+        Raises:
+            ValueError: naming the argument; also for labels, which would be ignored.
+        """
+        check_no_labels(self, labels0, labels1)
+        result = sinkhorn(
+            x0.detach(), x1.detach(), self.reg, reg_scale=self.reg_scale, **self.options
+        )
+        draw, self.draw = self.draw, self.draw + 1
+        if self.pairs == "permutation":
+            return torch.arange(len(x0), device=x0.device), round_to_permutation(result)
+        count = len(x0) if self.pairs == "plan" else None
+        return sample_pairs(result, count, seed=self.seed, draw=draw)
+
+
 class ByLabel(Coupling):
     """Pairs only samples of the same label, each label by itself with `inner`.
 
@@ -109,7 +181,8 @@ class ByLabel(Coupling):
         Raises:
             ValueError: without labels1, or for labels that are not one integer a sample.
         """
-        _check_sizes(x0, x1)
+        check_batch("x0", x0)
+        check_batch("x1", x1)
         if labels1 is None:
             raise ValueError("labels1: ByLabel needs the labels of x1")
         if labels0 is None:
@@ -117,8 +190,7 @@ class ByLabel(Coupling):
                 raise ValueError(f"labels0: needed for {len(x0)} samples in x0, {len(x1)} in x1")
             labels0 = labels1
         for name, labels, x in (("labels0", labels0, x0), ("labels1", labels1, x1)):
-            if labels.shape != (len(x),):
-                raise ValueError(f"{name}: expected shape ({len(x)},), got {tuple(labels.shape)}")
+            check_shape(name, labels, (len(x),))
         i, j = [], []
         for label in torch.unique(labels1):
             rows, columns = (labels0 == label).nonzero()[:, 0], (labels1 == label).nonzero()[:, 0]
@@ -147,7 +219,7 @@ class Sorted(Coupling):
         self, x0: Tensor, x1: Tensor, labels0: Tensor | None = None, labels1: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """See `Coupling`; i ascends. Batches must be of one size."""
-        flat0, flat1 = _equal(x0, x1)
+        flat0, flat1 = equal_batches(x0, x1)
         direction = self._direction
         if direction is None:
             direction = _principal(flat1)
@@ -172,19 +244,8 @@ class Hilbert(Coupling):
 
         Each cloud's own bounding box is mapped to the unit cube.
         """
-        flat0, flat1 = _equal(x0, x1)
+        flat0, flat1 = equal_batches(x0, x1)
         return _by_rank(hilbert_index(flat0), hilbert_index(flat1))
-
-
-def _equal(x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
-    _check_sizes(x0, x1)
-    flat0, flat1 = x0.reshape(len(x0), -1), x1.reshape(len(x1), -1)
-    if flat0.shape != flat1.shape:
-        raise ValueError(f"x1: expected shape {tuple(x0.shape)} as x0, got {tuple(x1.shape)}")
-    for name, x in (("x0", flat0), ("x1", flat1)):
-        if not torch.isfinite(x).all():
-            raise ValueError(f"{name}: expected finite numbers")
-    return flat0.detach(), flat1.detach()
 
 
 def _principal(x: Tensor) -> Tensor:
