@@ -93,19 +93,19 @@ def draw_loops(figure: Any, data: Sequence[tuple[str, Series]]) -> None:
 
 def coupling_times() -> list[tuple[str, Series]]:
     """Milliseconds over the number of points: costs given, and from two batches to pairs."""
-    titles = "costs given, d = 2", "costs given, d > 2", "from batches to pairs"
-    panels: dict[str, Series] = {title: {} for title in titles}
-    for row in kept.read("couplings"):
-        if row.case in ("given", "pairing") and row.metric == "time":
-            n, d = (int(x) for x in row.shape.split("x"))
-            title = titles[2] if row.case == "pairing" else titles[int(d > 2)]
-            series = panels[title].setdefault(row.provider, [])
-            series.append((n, row.median / 1000))
+    panels: dict[str, Series] = {}
+    for case, title in (("given", "costs given"), ("pairing", "batches to pairs")):
+        for plane, where in ((True, "d = 2"), (False, "d > 2")):
+            series = panels.setdefault(f"{title}, {where}", {})
+            for row in kept.read("couplings"):
+                n, d = (int(x) for x in row.shape.split("x"))
+                if row.case == case and row.metric == "time" and (d == 2) == plane:
+                    series.setdefault(row.provider, []).append((n, row.median / 1000))
     return [(title, {k: sorted(v) for k, v in s.items()}) for title, s in panels.items()]
 
 
 def draw_couplings(figure: Any, data: Sequence[tuple[str, Series]]) -> None:
-    """Three panels; a provider has one colour in all."""
+    """Four panels; a provider has one colour in all."""
     all_axes = figure.subplots(1, len(data), sharey=True)
     colours: dict[str, str] = {}
     handles = {}
@@ -115,6 +115,7 @@ def draw_couplings(figure: Any, data: Sequence[tuple[str, Series]]) -> None:
             style = ".-" if title.endswith("d = 2") else "."
             handles[provider] = axes.plot(*zip(*points, strict=True), style, color=colour)[0]
         axes.set(xscale="log", yscale="log", xlabel="points", title=title)
+        axes.title.set_fontsize(10)
         axes.set_xticks([128, 512, 2048], ["128", "512", "2048"])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
@@ -142,16 +143,21 @@ def draw_quality(figure: Any, data: Sequence[tuple[str, str, Series]]) -> None:
             axes.plot(*zip(*points, strict=True), marker=".", linewidth=1, label=solver)
         axes.set_title(f"{problem.removesuffix(', log_snr')}: {metric}", fontsize=9)
         axes.set(xscale="log", yscale="log")
+        low, high = axes.get_ylim()
+        if high < 30 * low:
+            ticks = [t for t in (0.02, 0.05, 0.1, 0.2, 0.5, 1.2, 1.5, 2, 3, 5) if low < t < high]
+            axes.set_yticks(ticks, [f"{t:g}" for t in ticks])
         axes.set_xticks([5, 10, 20, 50], ["5", "10", "20", "50"])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
+    figure.supxlabel("network evaluations", fontsize=9)
     all_axes[0].legend(fontsize=7)
 
 
 FIGURES = {
     "multiples": Figure(all_multiples, draw_multiples, (8, 5.5)),
     "loops": Figure(loop_times, draw_loops, (9, 4)),
-    "couplings": Figure(coupling_times, draw_couplings, (9, 3.2)),
+    "couplings": Figure(coupling_times, draw_couplings, (10, 3)),
     "quality": Figure(quality_curves, draw_quality, (9, 5.5)),
 }
 

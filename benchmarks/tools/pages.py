@@ -66,10 +66,11 @@ The providers of a line alternate inside one run. Each is checked against the fi
 timed, unless results are random. Figures are medians, of 30 rounds as a rule. Where a solver is
 timed its network costs nothing: it hands out tensors made beforehand. In brackets is the peer's
 multiple of fastgen's time. Below 1 x the peer is faster: such cells are **bold**, and
-[all of them](#where-a-peer-is-faster) are listed.
+[all of them](#where-a-peer-is-faster) are listed. Where peers or published figures are better in
+quality, [Quality](#quality) and the [2-D tables](#the-2-d-tables-of-the-ot-cfm-papers) show it.
 
-This page and its figures are written from the rows by `python -m benchmarks --docs`, and a test
-compares them. [How to measure again](#commands)."""
+`python -m benchmarks --docs` writes this page and its figures from the rows, and a test compares
+them. [How to measure again](#commands)."""
 
 
 def overview(rows: Rows) -> str:
@@ -115,22 +116,17 @@ def losses(rows: Rows) -> str:
     header = ["suite", "case", "peer", "peer takes", "fastgen takes", "multiple"]
     return f"""## Where a peer is faster
 
-{markdown(header, lines)}
-
-Where peers or published figures are better in quality, [Quality](#quality) and the
-[2-D tables](#the-2-d-tables-of-the-ot-cfm-papers) show it."""
+{markdown(header, lines)}"""
 
 
 COMMANDS = """## Commands
 
 * `python -m benchmarks [suite ...]` writes rows and a report to `out/benchmarks/`. `--list` says
   what each suite measures, `--quick` takes minutes, `--resume` goes on where a run stopped,
-  `--compare benchmarks/results/cpu-loops.csv` prints what changed.
-* `--keep` ends a whole run by putting its rows into `benchmarks/results/`; `--report --keep` does
-  so with an earlier run's. `--docs` then writes this page.
-* `quality` makes 4 MB of rows; `--keep` writes a small form (`benchmarks/tools/condensed.py`): a
-  line for each problem, solver and metric, with medians over seeds and standard errors. What a line
-  is of is in `cpu-quality-runs.csv`. Only two quantiles of the seeds are left out. `python -m
-  benchmarks quality --out out/quality.csv` makes the full rows again, in hours.
+  `--compare benchmarks/results/cpu-loops.csv` prints what changed. `--keep` ends a whole run by
+  putting its rows into `benchmarks/results/`; `--report --keep` does so with an earlier run's.
+* `python -m benchmarks quality --out out/quality.csv` makes 4 MB of rows, in hours. Kept is a small
+  form (`benchmarks/tools/condensed.py`): a line for each problem, solver and metric, with medians
+  over seeds and standard errors. Only two quantiles of the seeds are left out.
 * `python -m benchmarks.suites.two_dimensional` trains the 2-D tables' networks, in hours;
   `bash benchmarks/gpu.sh` builds, tests and measures on a machine with one GPU."""
