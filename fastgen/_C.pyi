@@ -1,4 +1,4 @@
-"""The C++ kernels on raw addresses (csrc/module.cpp); use `fastgen.kernels.cpp`."""
+"""The C++ kernels on raw addresses (csrc/module.cpp); use `fastgen.kernels`."""
 
 from collections.abc import Callable
 

@@ -12,6 +12,7 @@ from benchmarks.tools.rows import row
 from fastgen.couplings import Assignment, assign, costs
 from fastgen.couplings.assignment import Backend
 from fastgen.kernels.assignment import cuda
+from fastgen.kernels.assignment.contract import Options
 
 
 def couplings(bench: Bench) -> None:
@@ -65,7 +66,7 @@ def _coupling_case(bench: Bench, x0: Tensor, x1: Tensor, alone: bool) -> None:
         return
     try:
         problem = costs.problem(x0, x1, "sqeuclidean", True, on_device=True)
-        found = cuda.solve(problem, 0.0, 1e-6, None, cuda.runtime(x0.device))
+        found = cuda.solve(problem, Options())
         figures = dict(zip(cuda.COUNTS, found.counts.double().mean(0).tolist(), strict=True))
         figures["gap"] = (found.gap / found.cost).max().item()
         least = assign(x0[:1].cpu(), x1[:1].cpu(), batched=True).cost

@@ -1,10 +1,8 @@
-"""Checked inputs of assignment problems, and their matrices of costs where they are needed."""
+"""Checked inputs of assignment problems."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,41 +10,9 @@ import torch
 from torch import Tensor
 
 from fastgen.common.errors import nearest
-
-try:
-    import fastgen._C as _C
-except ImportError:  # not built: there are no matrices but the caller's
-    _C = None  # type: ignore[assignment]
+from fastgen.kernels.assignment.contract import Problem
 
 Cost = Literal["sqeuclidean", "euclidean"] | Tensor | Callable[[Tensor, Tensor], Tensor]
-
-# Up to so many dimensions the costs of points are computed when they are needed.
-POINTS_UP_TO = 8
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Clouds [N, n, d] and [N, m, d], or a matrix [N, n, m], in float32 or float64.
-
-    On the CPU unless made with on_device=True. `device`: of the arguments.
-    """
-
-    x0: Tensor | None
-    x1: Tensor | None
-    matrix: Tensor | None
-    root: bool
-    device: torch.device
-    names: tuple[str, str] = ("x0", "x1")
-
-    @property
-    def sizes(self) -> tuple[int, int, int]:
-        """N, n and m."""
-        if self.matrix is not None:
-            count, n, m = self.matrix.shape
-            return count, n, m
-        assert self.x0 is not None
-        assert self.x1 is not None
-        return len(self.x0), self.x0.shape[1], self.x1.shape[1]
 
 
 def problem(
@@ -57,7 +23,8 @@ def problem(
     Args:
         on_device: nothing is copied to the CPU.
 
-    Numbers that are not finite are the solver's to find, on its way (see `check_finite`).
+    Numbers that are not finite are the solver's to find, on its way (see `check_finite` of
+    `fastgen.kernels.assignment.contract`).
 
     Raises:
         TypeError: for arguments of the wrong type.
@@ -130,56 +97,3 @@ def _check_clouds(x0: Tensor, x1: Tensor) -> None:
         raise ValueError(f"x1: expected {len(x0)} problems as in x0, got {len(x1)}")
     if x0.shape[2] != x1.shape[2]:
         raise ValueError(f"x1: expected points of {x0.shape[2]} numbers, got {x1.shape[2]}")
-
-
-def check_finite(problem: Problem) -> None:
-    """Raises a ValueError that names the cloud with a number that is not finite."""
-    for name, x in zip(problem.names, (problem.x0, problem.x1), strict=True):
-        assert x is not None
-        # A sum is fast, and finite unless a number is not or the sum overflows.
-        if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
-            raise ValueError(f"{name}: expected finite numbers")
-
-
-def centred(x0: Tensor, x1: Tensor, root: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """The clouds less their means, and the mean of x0 less that of x1, [N, d].
-
-    If each cloud is centred by itself, squared distances change by constants of rows and columns,
-    which matter only where a column may be left over. Otherwise both lose the mean of x1.
-    """
-    centre = x1.mean(1, keepdim=True)
-    if root or x0.shape[1] != x1.shape[1]:
-        return x0 - centre, x1 - centre, torch.zeros_like(centre[:, 0])
-    own = x0.mean(1, keepdim=True)
-    return x0 - own, x1 - centre, (own - centre)[:, 0]
-
-
-def matrix_of(x0: Tensor, x1: Tensor, squares: tuple[Tensor, Tensor], root: bool) -> Tensor:
-    """Costs [N, n, m] of clouds by matrix multiplication; `squares` [N, n], [N, m] of the points.
-
-    Of squared distances |a|^2 is left out, a constant of each row.
-    """
-    count = len(x0)
-    costs = _C.pooled((count, x0.shape[1], x1.shape[1]), x0.dtype == torch.float64)
-    if count == 1:
-        torch.addmm(squares[1], x0[0], x1[0].T, alpha=-2, out=costs[0])
-    else:
-        torch.baddbmm(squares[1][:, None, :], x0, x1.mT, alpha=-2, out=costs)
-    if root:
-        costs.add_(squares[0][:, :, None]).clamp_(min=0).sqrt_()
-    return costs
-
-
-def squared_norms(x: Tensor) -> tuple[Tensor, float]:
-    """|x_i|^2 [N, n], and of |x|^2 the part that is of the mean, the most of any problem.
-
-    NaN or infinite where a number or its square is, and for clouds of zeros.
-    """
-    count, n, dims = x.shape
-    squares = x.new_empty(count, n)
-    float64 = x.dtype == torch.float64
-    parts = [
-        _C.moments(one.data_ptr(), n, dims, float64, of_one.data_ptr())
-        for one, of_one in zip(x, squares, strict=True)
-    ]
-    return squares, math.nan if any(map(math.isnan, parts)) else max(parts)

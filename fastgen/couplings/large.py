@@ -58,7 +58,7 @@ class LargeCoupling:
             max_iterations: sweeps.
             block: points that are read at once.
             seed: of the draws.
-            backend: as for `fastgen.kernels.implementation`.
+            backend: as for `fastgen.kernels.dispatch.choose`.
 
         Raises:
             ValueError, TypeError: naming the argument that does not fit.

@@ -37,7 +37,7 @@ class Semidiscrete:
         data: [m, ...], a tensor or a numpy array, memory-mapped for instance.
         potential: float64 [m], in units of squared distance; None is all zero: nearest points.
         block: points that are read at once.
-        backend: as for `fastgen.kernels.implementation`.
+        backend: as for `fastgen.kernels.dispatch.choose`.
 
     Raises:
         ValueError, TypeError: naming the argument that does not fit.

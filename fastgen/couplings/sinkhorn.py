@@ -73,7 +73,7 @@ def sinkhorn(
         relax: over-relax balanced problems (`fastgen.couplings.potentials.Relaxation`).
         on_failure: "raise" a `SinkhornError`, or "return" the result with converged=False.
         memory: bytes that the plan may take between sweeps; 0 keeps nothing.
-        backend: as for `fastgen.kernels.implementation`.
+        backend: as for `fastgen.kernels.dispatch.choose`.
 
     Raises:
         ValueError, TypeError: naming the argument that does not fit.

@@ -1,9 +1,18 @@
-"""Fused kernels: one contract each, as PyTorch reference, C++ and torch operator."""
+"""Fused kernels: every operation as PyTorch reference, C++, Triton and torch operator.
 
+`dispatch` has the table of them all. Four operations have the names of the folders they are in:
+``fastgen.kernels.combine`` is the function, and ``from fastgen.kernels.combine.reference import
+combine`` reaches into the folder.
+"""
+
+from fastgen.kernels.bridge.contract import Clock, Sampling
 from fastgen.kernels.bridge.operator import batches, bridge, plain, times
-from fastgen.kernels.combine.operator import brownian, combine, normals
-from fastgen.kernels.contract import Clock, Noise, Sampling, Stream
-from fastgen.kernels.dispatch import BACKENDS, implementation, requested
+from fastgen.kernels.brownian.operator import brownian
+from fastgen.kernels.combine.operator import combine
+from fastgen.kernels.contract import Noise, Stream
+from fastgen.kernels.dispatch import BACKENDS
+from fastgen.kernels.normals.operator import normals
+from fastgen.kernels.random_combine.operator import bind_stochastic, stochastic_combine
 
 __all__ = [
     "BACKENDS",
@@ -12,12 +21,12 @@ __all__ = [
     "Sampling",
     "Stream",
     "batches",
+    "bind_stochastic",
     "bridge",
     "brownian",
     "combine",
-    "implementation",
     "normals",
     "plain",
-    "requested",
+    "stochastic_combine",
     "times",
 ]

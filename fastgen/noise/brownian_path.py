@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import fastgen.kernels as kernels
 from fastgen.common.devices import upload
-from fastgen.kernels.contract import BROWNIAN_DEPTH, check_brownian
+from fastgen.kernels import dispatch
+from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH, check_brownian
+from fastgen.kernels.brownian.operator import brownian
 from fastgen.noise.keys import id_tensor, seed_tensor
 
 
@@ -152,15 +153,15 @@ class BrownianPath:
         keys = self.seeds, self.sample_ids, self.tree, upload(unit, self.device), self.depth
         elements = self.shape[1:].numel()
         if not self.levy_area:
-            return kernels.brownian(elements, *keys).reshape(-1, *self.shape)
-        both: Tensor = kernels.implementation(self.device).brownian_area(elements, *keys)
+            return brownian(elements, *keys).reshape(-1, *self.shape)
+        both: Tensor = dispatch.find("brownian_area", self.device)(elements, *keys)
         return both.reshape(2, -1, *self.shape)
 
     def _walk(self, unit: Tensor, dtype: torch.dtype) -> Any:
         """What walks from time to time in C++; None where something else does."""
         if unit.ndim > 1 or not unit.is_cpu or dtype not in (torch.float32, torch.float64):
             return None
-        walker = getattr(kernels.implementation(self.device), "Walker", None)
+        walker = dispatch.load("brownian_walker", dispatch.choose(self.device))
         if walker is not None and self._walker is None:
             keys = self.seeds, self.sample_ids, self.tree
             self._walker = walker(self.shape[1:].numel(), *keys, self.depth, self.root)

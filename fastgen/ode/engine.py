@@ -17,12 +17,13 @@ from fastgen.kernels.runge_kutta.contract import (
     FINISHED,
     Control,
     Count,
+    FusedOperations,
     Operations,
     Status,
     StepSize,
     Workspace,
-    operations,
 )
+from fastgen.kernels.runge_kutta.operator import fused_operations, operations
 from fastgen.ode.problem import Field
 
 # On a GPU the host looks whether rows are still running only once in so many steps.
@@ -88,7 +89,7 @@ def integrate(
         rtol, atol: [R].
         step_size: numbers of the controller.
         first_step: size of the first step, for all or [R]; None computes it.
-        backend: as in `fastgen.kernels.implementation`.
+        backend: as in `fastgen.kernels.dispatch.choose`.
         observer: sees every step.
         check_every: steps between two looks at the rows' states.
         watch: evaluate f for the first time with gradients enabled.
@@ -110,15 +111,16 @@ def integrate(
         first_step is not None,
     )
     _begin(w, rtol, atol, first_step)
-    ops = operations(w, backend)
     if check_every is None:
         check_every = CHECK_EVERY if y.is_cuda else 1
+    fused = None if observer is not None or capture else fused_operations(w, backend)
     with torch.no_grad():
         if y.shape[0] == 0:
             calls, rows = 0, 0
-        elif observer is None and not capture and hasattr(ops, "advance"):
-            calls, rows = _run_fused(field, w, ops, watch)
+        elif fused is not None:
+            calls, rows = _run_fused(field, w, fused, watch)
         else:
+            ops = operations(w, backend)
             calls, rows = _run(field, w, ops, observer, check_every, watch, capture)
     return _finish(w, calls, rows)
 
@@ -153,7 +155,7 @@ def _watched(call: Callable[..., Any], *arguments: Any) -> Any:
     return value
 
 
-def _run_fused(field: Field, w: Workspace, ops: Any, watch: bool) -> tuple[int, int]:
+def _run_fused(field: Field, w: Workspace, ops: FusedOperations, watch: bool) -> tuple[int, int]:
     """One C++ call between two evaluations."""
     advance, rows = ops.advance, ops.rows
     if ops.compacted() == FINISHED:

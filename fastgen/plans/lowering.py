@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fastgen.kernels.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
+from fastgen.kernels.combine.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
 from fastgen.model.parametrisation import Parametrisation
 from fastgen.plans.forms import (
     Computed,

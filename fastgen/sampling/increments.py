@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-import fastgen.kernels as kernels
 from fastgen.common.devices import upload
+from fastgen.kernels import dispatch
 from fastgen.plans.forms import Increment
 
 
@@ -59,7 +59,7 @@ class Increments:
         shape: [B, ...].
         seeds: int64 [1] or [B].
         sample_ids: int64 [B].
-        backend: see `fastgen.kernels.implementation`.
+        backend: see `fastgen.kernels.dispatch.choose`.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Increments:
     ) -> None:
         self.table, self.shape = table, torch.Size(shape)
         self.seeds, self.sample_ids = seeds, sample_ids
-        self.kernel = kernels.implementation(sample_ids.device, backend)
+        self.brownian = dispatch.find("brownian", sample_ids.device, backend)
         self.values: dict[int, Tensor] = {}
 
     def __call__(self, increment: Increment, dtype: torch.dtype) -> Tensor:
@@ -91,7 +91,5 @@ class Increments:
     def _value(self, i: int) -> Tensor:
         if i not in self.values:
             elements, times = self.shape[1:].numel(), self.table.times[i : i + 1]
-            self.values[i] = self.kernel.brownian(elements, self.seeds, self.sample_ids, 0, times)[
-                0
-            ]
+            self.values[i] = self.brownian(elements, self.seeds, self.sample_ids, 0, times)[0]
         return self.values[i]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
-import fastgen.kernels as kernels
+from fastgen.kernels.combine.operator import combine
 from fastgen.plans import Program, Stage
 from fastgen.plans.program import Raw
 from fastgen.sampling.run import CallsNetwork
@@ -70,7 +70,7 @@ class RecordedRun:
         table = self.tables.coefficients[s]
         assert table is not None
         dtypes = [self.dtypes[o] for o in stage.outputs]
-        return kernels.combine(tensors, table, dtypes, clip=stage.clip, noise=self.noise[s])
+        return combine(tensors, table, dtypes, clip=stage.clip, noise=self.noise[s])
 
     def finish(self) -> Tensor:
         """The result."""

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-import fastgen.kernels as kernels
+from fastgen.kernels import dispatch
 from fastgen.plans import Program
 from fastgen.plans.forms import Computed, Increment
 from fastgen.plans.program import Raw
@@ -74,7 +74,7 @@ class InPlaceRun:
         self, program: Program, tables: Tables, key: BufferKey, backend: str | None
     ) -> None:
         self.program, self.key = program, key
-        kernel = kernels.implementation(key.device, backend)
+        bind = dispatch.find("bind_combine", key.device, backend)
         state, network = key.dtypes
         self.slots = [
             torch.empty(key.shape, dtype=network if on_network else state, device=key.device)
@@ -89,7 +89,7 @@ class InPlaceRun:
         calls = [
             None
             if stage is None
-            else kernel.bind(
+            else bind(
                 [self.slots[i] if isinstance(i, int) else None for i in stage.inputs],
                 [self.slots[o] for o in stage.outputs],
                 table,

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-import fastgen.kernels as kernels
 from fastgen.common.devices import upload
 from fastgen.common.errors import nearest
 from fastgen.common.graphs import Recording, recorded, warm_up
-from fastgen.kernels import Noise, Stream
+from fastgen.kernels import Noise, Stream, dispatch
 from fastgen.plans import Plan
 from fastgen.plans.shared_layout import Layout, embed
 from fastgen.sampling.capture import StaticArguments
@@ -107,7 +106,8 @@ class ContinuousBatch:
         self._times = own.times.repeat(1, rows)
         self._initial_arguments = StaticArguments(net_kwargs, device)
         self._arguments = StaticArguments(net_kwargs, device)
-        self._kernel = kernels.implementation(device, prepared.backend)
+        self._combine_into = dispatch.find("combine_into", device, prepared.backend)
+        self._bind_combine = dispatch.find("bind_combine", device, prepared.backend)
         self._bound: Any = None
         self._recording: Recording | None = None
         self._free = list(range(rows))[::-1]
@@ -184,9 +184,7 @@ class ContinuousBatch:
             self._position[rows].fill_(row * length)
             noise = self._noise(rows, embedded.first_draws)
             slots = [slot[rows] for slot in self._slots]
-            self._kernel.combine_into(
-                slots, [*slots, self._input[rows]], embedded.first, None, noise
-            )
+            self._combine_into(slots, [*slots, self._input[rows]], embedded.first, None, noise)
         return self._tickets
 
     def step(self) -> dict[int, Tensor]:
@@ -274,7 +272,7 @@ class ContinuousBatch:
                 torch.zeros_like(outputs[i % len(outputs)], memory_format=torch.contiguous_format)
                 for i in range(count)
             ]
-        self._bound = self._kernel.bind(
+        self._bound = self._bind_combine(
             [*self._slots, *[None] * len(outputs), *self._history],
             [*self._slots, self._input],
             self._table,

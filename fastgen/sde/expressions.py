@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.kernels.random_combine.operator import MONOMIALS
+from fastgen.kernels.random_combine.contract import MONOMIALS
 
 # Exponents of (z, z') of the kernel's monomials.
 EXPONENTS = ((0, 0), (1, 0), (2, 0), (3, 0), (0, 1))

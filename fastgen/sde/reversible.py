@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.kernels.random_combine.operator import MONOMIALS, stochastic_combine
+from fastgen.kernels.random_combine.contract import MONOMIALS
+from fastgen.kernels.random_combine.operator import stochastic_combine
 from fastgen.sde.equation import Equation
 from fastgen.sde.expressions import square_root
 from fastgen.sde.fixed import Grid

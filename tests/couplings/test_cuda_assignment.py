@@ -10,8 +10,9 @@ import pytest
 import torch
 from test_assignment import KINDS, TOLERANCE, check, random_problem, true_costs
 
-from fastgen.couplings import Assignment, ExactOT, assign
+from fastgen.couplings import Assignment, ExactOT, assign, costs
 from fastgen.kernels.assignment import cuda, nvrtc
+from fastgen.kernels.assignment.contract import Options
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 
@@ -60,7 +61,7 @@ def solve_random(g, kind, n, m):
 
 def test_layout(library):
     """What Python and C++ say about sizes."""
-    assert library.fastgen_test_problem_size() == ctypes.sizeof(cuda.Problem)
+    assert library.fastgen_test_problem_size() == ctypes.sizeof(cuda.Arguments)
     assert library.fastgen_test_shared_size() == cuda.SHARED
     assert library.fastgen_test_token_size() == cuda.TOKEN
     text = (cuda_on_host.SOURCES / "problem.cuh").read_text()
@@ -71,7 +72,7 @@ def test_layout(library):
         for declaration in re.findall(r"\w+[ *]+(\w+(?:, \*?\w+)*);", body)
         for name in declaration.split(",")
     ]
-    assert names == [name for name, _ in cuda.Problem._fields_]
+    assert names == [name for name, _ in cuda.Arguments._fields_]
     counts = re.search(r"enum Count \{ (.*), COUNTS \}", text).group(1)
     assert [c.replace("_", " ").lower() for c in counts.split(", ")] == list(cuda.COUNTS)
 
@@ -151,8 +152,8 @@ def test_paths_alone(tmp_path, monkeypatch):
             true_costs(x0, target),
             1e-6,
         )
-    problem = cuda.costs.problem(x0, x1, "sqeuclidean", False)
-    counts = cuda.solve(problem, 0.0, 1e-6, None, found).counts[0].tolist()
+    problem = costs.problem(x0, x1, "sqeuclidean", False)
+    counts = cuda.solve_with(problem, Options(), found).counts[0].tolist()
     counts = dict(zip(cuda.COUNTS, counts, strict=True))
     assert (counts["rounds"], counts["free"]) == (0, 150)
     # Two rounds for 128 searches and the rest, if no trees met; one after another, 150.
@@ -298,8 +299,8 @@ class TestOnDevice:
         """The kernels on the CPU and on the device, in float64 and integers throughout."""
         x0, x1 = torch.randn(2, 200, 2, generator=torch.Generator().manual_seed(0)).unbind()
         on_host = cuda_on_host.runtime(library, 1)
-        problem = cuda.costs.problem(x0, x1, "sqeuclidean", False)
-        expected = cuda.solve(problem, 0.0, 1e-6, None, on_host)
+        problem = costs.problem(x0, x1, "sqeuclidean", False)
+        expected = cuda.solve_with(problem, Options(), on_host)
         found = assign(x0.cuda(), x1.cuda(), backend="cuda")
         assert torch.equal(found.permutation.cpu(), expected.match[0])
 

@@ -20,6 +20,7 @@ from fastgen.integrations.common.noise import check_noise
 from fastgen.integrations.diffusers.contract_noise import ContractNoise, Generators
 from fastgen.integrations.diffusers.fused_step import FusedStep, Transform, Update, out, x
 from fastgen.integrations.diffusers.runs import ResultDtype, SchedulerRun, resolved_dtype
+from fastgen.kernels import dispatch
 from fastgen.plans.forms import Form
 
 # Tables of that many grids are kept: a program that alternates between a few pays for none.
@@ -175,11 +176,11 @@ class FusedScheduler:
         ``vars(self)["_cpp_step"](vars(self), key, timestep, sample, output)`` is then what
         `_advance` returns; None, with nothing run, where `_advance` has to be called.
         """
-        from fastgen.kernels.combine import registers
-
+        follow = dispatch.load("follow_registers", "cpp")  # direct calls are of C++
+        assert follow is not None
         me: Any = self
         same = {"timesteps": run.timesteps, "sigmas": run.sigmas, "_internal_dict": run.config}
-        me._cpp_step = registers.follow(same, run.direct_calls, run.registers, run.free_buffers)
+        me._cpp_step = follow(same, run.direct_calls, run.registers, run.free_buffers)
 
     def _current(self) -> SchedulerRun:
         """The run, also after someone has assigned other timesteps or sigmas."""

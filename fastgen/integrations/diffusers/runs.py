@@ -7,9 +7,10 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-import fastgen.kernels as kernels
 from fastgen.integrations.diffusers.contract_noise import ContractNoise, Generators
 from fastgen.integrations.diffusers.fused_step import FIRST_REGISTER, Call, FusedStep
+from fastgen.kernels import dispatch
+from fastgen.kernels.combine.operator import combine
 from fastgen.kernels.contract import compute_dtype
 
 # Dtype of the next state: that of the model's output, of the sample, or what both promote to.
@@ -136,12 +137,10 @@ class SchedulerRun:
             and (t.dtype is torch.float64) <= (sample.dtype is torch.float64)
             for t in [sample, *tensors]
         )
-        module = kernels.implementation(sample.device).__name__
-        if not plain or not module.endswith(".cpp"):
+        describe = dispatch.load("combine_registers", dispatch.choose(sample.device))
+        if not plain or describe is None:
             return False
-        from fastgen.kernels.combine import registers
-
-        step.call = registers.describe(
+        step.call = describe(
             sample,
             step.inputs,
             tensors,
@@ -160,7 +159,7 @@ class SchedulerRun:
         tensors = self._tensors(step, given)
         found: dict[int, Any] = dict(enumerate(given))
         found |= {k: t for k, (t, _) in self.registers.items()}
-        results = kernels.combine(
+        results = combine(
             tensors,
             step.table_on(tensors[0].device),
             _dtypes(step, kind, tensors, given),

@@ -14,7 +14,7 @@ import fastgen.kernels as kernels
 from fastgen.couplings import SinkhornResult, assign, sinkhorn
 from fastgen.couplings.costs import Cost
 from fastgen.kernels import Noise, Stream
-from fastgen.kernels.contract import Clock
+from fastgen.kernels.bridge.contract import Clock
 from fastgen.noise.keys import seed_tensor
 
 Array = npt.NDArray[Any]

@@ -1,4 +1,4 @@
-"""Exact assignment on NVIDIA GPUs: csrc/assignment/cuda, compiled at run time; no waits."""
+"""Exact assignment on NVIDIA GPUs: csrc/assignment/cuda, compiled at run time; the host never waits."""
 
 from __future__ import annotations
 
@@ -10,8 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fastgen.couplings import costs
 from fastgen.kernels.assignment import nvrtc
+from fastgen.kernels.assignment.contract import (
+    POINTS_UP_TO,
+    TOLERANCE,
+    Options,
+    Problem,
+    Solution,
+    centred,
+)
 
 HEADERS = ("device.cuh", "problem.cuh", "auction.cuh", "paths.cuh")
 # As in csrc/assignment/cuda/problem.cuh.
@@ -30,7 +37,7 @@ SHARED, TOKEN = 2504, 24  # bytes: sizeof(Shared), sizeof(Token)
 _WORD, _REAL, _POINTER = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
 
-class Problem(ctypes.Structure):
+class Arguments(ctypes.Structure):
     """`fastgen::Problem` of csrc/assignment/cuda/problem.cuh, which says what the fields are."""
 
     _fields_ = [
@@ -107,30 +114,30 @@ def runtime(device: torch.device) -> Runtime:
         raise ValueError(f"backend='cuda': {error}") from error
 
 
-@dataclass
-class Solution:
-    """Of N problems, all on the device; gap is NaN where some number was not finite."""
+def solve(problem: Problem, options: Options) -> Solution:
+    """On the device of the problem; see `solve_with`. Its threads are not the host's.
 
-    match: Tensor  # [N, n], int64
-    cost: Tensor  # [N]
-    gap: Tensor  # [N]
-    rows: Tensor  # [N, n]
-    columns: Tensor  # [N, m]
-    counts: Tensor  # [N, len(COUNTS)]
+    Raises:
+        ValueError: see `runtime`; and for more points than a GPU can take.
+    """
+    return solve_with(problem, options, runtime(problem.device))
 
 
-def solve(
-    problem: costs.Problem,
-    epsilon: float,
-    tolerance: float,
-    prices: Tensor | None,
-    found: Runtime,
-) -> Solution:
-    """Pairs of n <= m points, computed in float64 for points and levels of 2^-27 of the range."""
+def solve_with(problem: Problem, options: Options, found: Runtime) -> Solution:
+    """Computed in float64 for points, and in levels of 2^-27 of the range; nothing is waited for.
+
+    Args:
+        problem: n <= m points.
+        options: what is asked; duals are always there.
+        found: the kernels.
+    """
     count, n, m = problem.sizes
     if m > MOST_ROWS:
         raise ValueError(f"x1: expected at most {MOST_ROWS} points on a GPU, got {m}")
-    launch = _Launch(count, n, m, epsilon, tolerance, problem.device)
+    given = problem.x0 if problem.matrix is None else problem.matrix
+    assert given is not None
+    launch = _Launch(count, n, m, options.epsilon, TOLERANCE[given.dtype], problem.device)
+    prices = options.prices
     if problem.matrix is not None:
         launch.give_matrix(problem.matrix.contiguous())
         launch.run(prices, found)
@@ -139,7 +146,7 @@ def solve(
     assert problem.x0 is not None
     assert problem.x1 is not None
     x0, x1 = problem.x0.double(), problem.x1.double()
-    a, b, shift = costs.centred(x0, x1, problem.root)
+    a, b, shift = centred(x0, x1, problem.root)
     # From |a - b|^2 of the centred points to |a - b + shift|^2 of the given ones.
     row_shift = column_shift = None
     if not problem.root:
@@ -148,7 +155,7 @@ def solve(
         column_shift = -2 * torch.bmm(b, shift[:, :, None])[:, :, 0]
     if prices is not None and column_shift is not None:
         prices = prices - column_shift
-    if x0.shape[2] <= costs.POINTS_UP_TO:
+    if x0.shape[2] <= POINTS_UP_TO:
         launch.give_points(a, b, problem.root)
     else:
         matrix = torch.baddbmm(b.square().sum(2)[:, None, :], a, b.mT, alpha=-2)
@@ -172,7 +179,7 @@ class _Launch:
     ):
         self._device, self._count, self._sizes = device, count, (n, m)
         self._padded = -(-m // PADDING) * PADDING
-        self._problem = Problem(
+        self._arguments = Arguments(
             rows=n, columns=m, padded=self._padded, epsilon=epsilon, tolerance=tolerance
         )
         self._kept: list[Tensor] = []
@@ -196,7 +203,7 @@ class _Launch:
 
     def _give(self, name: str, array: Tensor) -> Tensor:
         self._kept.append(array)
-        setattr(self._problem, name, array.data_ptr())
+        setattr(self._arguments, name, array.data_ptr())
         return array
 
     def give_matrix(self, matrix: Tensor) -> None:
@@ -220,7 +227,7 @@ class _Launch:
         unit = scale if root else scale.sqrt()
         self._give("row_levels", (a * unit).float())
         self._give("column_levels", (columns * unit).float())
-        self._problem.dims, self._problem.root = a.shape[2], root
+        self._arguments.dims, self._arguments.root = a.shape[2], root
         self._from_points = True
 
     def run(self, prices: Tensor | None, found: Runtime) -> None:
@@ -238,7 +245,7 @@ class _Launch:
                 f"memory for each, the GPU has {found.shared_limit}; pass fewer problems at once"
             )
         searches = SEARCHES if team > 1 else 1
-        self._problem.team, self._problem.searches = team, searches
+        self._arguments.team, self._arguments.searches = team, searches
         if prices is not None:
             self._give("warm", prices)
         buffered = not self._from_points or 4 * n * padded <= BUFFERED_BYTES
@@ -263,7 +270,7 @@ class _Launch:
                 threads,
                 shared,
                 stream,
-                self._problem,
+                self._arguments,
                 cooperative=team > 1,
             )
 

@@ -6,6 +6,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
+
+from fastgen.kernels.assignment.contract import Options, Problem, Solution, check_finite
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -51,3 +54,23 @@ def assign(cost: Floats) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
             if row == root:
                 break
     return match, u, v
+
+
+def solve(problem: Problem, options: Options) -> Solution:
+    """Exact whatever options.epsilon, from scratch whatever the prices."""
+    if problem.matrix is not None:
+        matrix = problem.matrix.double()
+    else:
+        assert problem.x0 is not None
+        assert problem.x1 is not None
+        check_finite(problem)
+        mode = "donot_use_mm_for_euclid_dist"
+        matrix = torch.cdist(problem.x0.double(), problem.x1.double(), compute_mode=mode)
+        matrix = matrix if problem.root else matrix.square()
+    if not torch.isfinite(matrix).all():
+        raise ValueError("cost: expected finite numbers")
+    found = [assign(one.numpy()) for one in matrix]
+    match, rows, columns = (torch.stack([torch.from_numpy(f[k]) for f in found]) for k in range(3))
+    cost = matrix.gather(2, match[:, :, None])[:, :, 0].sum(1)
+    gap = (cost - rows.sum(1) - columns.sum(1)).clamp(min=0)
+    return Solution(match, cost, gap, rows, columns)

@@ -7,17 +7,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fastgen.kernels import dispatch as backend
+from fastgen.kernels import dispatch
+from fastgen.kernels.bridge.contract import FEATURES, Clock, check_bridge, check_clock
 from fastgen.kernels.bridge.reference import rows_of
-from fastgen.kernels.contract import (
-    DTYPE_CODES,
-    FEATURES,
-    Clock,
-    Noise,
-    check_bridge,
-    check_clock,
-    check_noise,
-)
+from fastgen.kernels.contract import DTYPE_CODES, Noise, check_noise
 
 if TYPE_CHECKING:
     from fastgen.kernels.bridge.cpp import Batches
@@ -92,8 +85,7 @@ def bridge(
         else (times, None, 0)
     )
     if plain(x0, x1):
-        kernel = backend.implementation(x1.device)
-        direct: list[Tensor] = kernel.bridge(
+        direct: list[Tensor] = dispatch.find("bridge", x1.device)(
             x0, x1, index0, index1, coefficients, times, noise, noisy, dtypes, time_dtype
         )
         return direct
@@ -139,19 +131,15 @@ def batches(
     stream: int,
 ) -> Batches | None:
     """The calls of `bridge` that a run makes on the CPU, described once; None without C++."""
-    kernel = backend.implementation(recipe.device)
-    if kernel.__name__ != "fastgen.kernels.cpp":
-        return None
-    from fastgen.kernels.bridge.cpp import Batches
-
-    return Batches(rows, shape, dtype, recipe, clock, noisy, stream)
+    made = dispatch.load("bridge_batches", dispatch.choose(recipe.device))
+    return made and made(rows, shape, dtype, recipe, clock, noisy, stream)
 
 
 def _times(
     seeds: Tensor, sample_ids: Tensor, draw: Tensor, quantiles: Tensor, sampling: int
 ) -> Tensor:
-    kernels = backend.implementation(sample_ids.device)
-    result: Tensor = kernels.times(seeds, sample_ids, draw, Clock(quantiles, sampling))
+    kernel = dispatch.find("times", sample_ids.device)
+    result: Tensor = kernel(seeds, sample_ids, draw, Clock(quantiles, sampling))
     return result
 
 
@@ -176,11 +164,10 @@ def _bridge(
     dtypes: list[int],
     time_dtype: int,
 ) -> list[Tensor]:
-    kernels = backend.implementation(x1.device)
     noise = Noise(seeds, sample_ids, draw, stream)
     when = Clock(quantiles, sampling) if times is None and quantiles is not None else times
     kinds = [_KINDS[code] for code in dtypes]
-    result: list[Tensor] = kernels.bridge(
+    result: list[Tensor] = dispatch.find("bridge", x1.device)(
         x0, x1, index0, index1, coefficients, when, noise, noisy, kinds, _KINDS[time_dtype]
     )
     return result

@@ -3,14 +3,8 @@
 import torch
 from torch import Tensor
 
-from fastgen.kernels.contract import (
-    FEATURES,
-    Clock,
-    Noise,
-    Sampling,
-    Stream,
-    compute_dtype,
-)
+from fastgen.kernels.bridge.contract import FEATURES, TERMS, Clock, Sampling
+from fastgen.kernels.contract import Noise, Stream, compute_dtype
 from fastgen.kernels.normals.reference import MASK, normals, philox
 
 
@@ -130,7 +124,9 @@ def bridge(
         t = times(noise.seeds, noise.sample_ids, noise.draws, times_or_clock)
     else:
         t = times_or_clock
-    table = rows_of(coefficients, t) if coefficients.shape[1:] == (3, FEATURES) else coefficients
+    table = (
+        rows_of(coefficients, t) if coefficients.shape[1:] == (TERMS, FEATURES) else coefficients
+    )
     given = [x for x in (x0, x1) if x is not None]
     dtype = compute_dtype([x.dtype for x in given] + dtypes)
     table = table.to(dtype)

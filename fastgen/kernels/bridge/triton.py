@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import torch
 import triton.language as tl
 from torch import Tensor
 
+from fastgen.kernels.bridge.contract import FEATURES, TERMS, Clock
 from fastgen.kernels.bridge.triton_kernels import bridge_kernel, times_kernel
-from fastgen.kernels.contract import FEATURES, TERMS, Clock, Noise, Stream, compute_dtype
+from fastgen.kernels.contract import Noise, Stream, compute_dtype
 from fastgen.kernels.triton_support.geometry import MAX_WIDE_TERMS, THREADS, Geometry, geometry
-from fastgen.kernels.triton_support.launch import OPTIONS
+from fastgen.kernels.triton_support.launch import OPTIONS, on_device
 
 
 def constants(
@@ -44,7 +44,7 @@ def bridge(
     dtypes: list[torch.dtype],
     time_dtype: torch.dtype,
 ) -> list[Tensor]:
-    """`reference.bridge.bridge`; rows whose index is out of range are NaN."""
+    """`bridge.reference.bridge`; rows whose index is out of range are NaN."""
     rows, shape, device = noise.sample_ids.shape[0], x1.shape[1:], x1.device
     elements = shape.numel()
     outputs = [torch.empty((rows, *shape), dtype=kind, device=device) for kind in dtypes]
@@ -60,7 +60,7 @@ def bridge(
     wide = compute_dtype(kinds) == torch.float64
     recipe = coefficients.shape[-1] == FEATURES
     sampling = -1 if clock is None else int(clock.sampling)
-    with torch.cuda.device(device) if x1.is_cuda else nullcontext():
+    with on_device(x1):
         bridge_kernel[(g.programs,)](
             tuple(given),
             tuple(outputs),
@@ -87,12 +87,12 @@ def bridge(
 
 
 def times(seeds: Tensor, sample_ids: Tensor, draw: Tensor, clock: Clock) -> Tensor:
-    """`reference.bridge.times`, float64 [rows]."""
+    """`bridge.reference.times`, float64 [rows]."""
     rows = sample_ids.shape[0]
     t = torch.empty(rows, dtype=torch.float64, device=sample_ids.device)
     if rows == 0:
         return t
-    with torch.cuda.device(t.device) if t.is_cuda else nullcontext():
+    with on_device(t):
         times_kernel[(-(-rows // THREADS),)](
             t,
             clock.quantiles.contiguous(),

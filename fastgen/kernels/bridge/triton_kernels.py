@@ -9,7 +9,7 @@ group writes.
 import triton
 import triton.language as tl
 
-from fastgen.kernels.combine.triton_kernels import locate, rounded
+from fastgen.kernels.triton_support.elements import locate, rounded
 from fastgen.kernels.triton_support.noise import group_normals, philox
 
 SCALARS = ("rows", "elements", "count0", "count1", "cells", "stream", "time_stream")

@@ -26,12 +26,12 @@ which knows W alone: they are two motions, with W(0) and W(1) in common.
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.kernels.contract import AREA_NODES, BROWNIAN_STREAM
-from fastgen.kernels.contract import BROWNIAN_DEPTH as DEPTH
+from fastgen.kernels.brownian.contract import AREA_NODES, BROWNIAN_STREAM
+from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH as DEPTH
+from fastgen.kernels.brownian.reference import square_root
 from fastgen.kernels.normals.reference import normals
 
 
@@ -82,7 +82,7 @@ def brownian_area(
     length = 2.0**-depth
     root, q = math.sqrt(length), 1 - p
     pq = p * q
-    cubes, product = _square_root(1 - 3 * pq), _square_root(pq)
+    cubes, product = square_root(1 - 3 * pq), square_root(pq)
     scale, ratio = (product * cubes) * root, (product / cubes) * (root * 0.5)
     z, other = node(2**depth + cell)
     w = (left + p * (right - left)) + ((6 * pq) * area + scale * z)
@@ -94,8 +94,3 @@ def brownian_area(
         value = torch.where(p == 1, finish, value)  # t = 1, which no cell begins with
         found.append(torch.where(inside[:, None], value, math.nan))
     return torch.stack(found).reshape(2, count, rows, elements)
-
-
-def _square_root(x: Tensor) -> Tensor:
-    # On CPUs torch's is off by an ulp where MKL computes it.
-    return torch.from_numpy(np.sqrt(x.numpy())) if x.device.type == "cpu" else torch.sqrt(x)

@@ -37,8 +37,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.kernels.contract import BROWNIAN_DEPTH as DEPTH
-from fastgen.kernels.contract import BROWNIAN_STREAM
+from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH as DEPTH
+from fastgen.kernels.brownian.contract import BROWNIAN_STREAM
 from fastgen.kernels.normals.reference import normals
 
 
@@ -79,7 +79,7 @@ def brownian(
         upper = (cell >> (depth - 1 - level) & 1).bool()[:, None]
         left, right = torch.where(upper, middle, left), torch.where(upper, right, middle)
     u = (scaled - cell)[:, None]
-    scale = _square_root(u * (1 - u)) * math.sqrt(2.0**-depth)
+    scale = square_root(u * (1 - u)) * math.sqrt(2.0**-depth)
     w = (left + u * (right - left)) + scale * node(2**depth + cell)
     w = torch.where(u == 0, left, w)
     w = torch.where(u == 1, end, w)  # t = 1, which no cell begins with
@@ -87,6 +87,6 @@ def brownian(
     return w.reshape(count, rows, elements)
 
 
-def _square_root(x: Tensor) -> Tensor:
-    # On CPUs torch's is off by an ulp where MKL computes it.
+def square_root(x: Tensor) -> Tensor:
+    """The correctly rounded root: on CPUs torch's is off by an ulp where MKL computes it."""
     return torch.from_numpy(np.sqrt(x.numpy())) if x.device.type == "cpu" else torch.sqrt(x)

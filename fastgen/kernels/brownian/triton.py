@@ -1,105 +1,22 @@
-"""The virtual Brownian tree in Triton: `fastgen.kernels.brownian.reference`.
+"""The virtual Brownian tree in Triton on CUDA and ROCm tensors, without and with its areas."""
 
-A thread takes groups of four elements of one sample at one time and goes down its 24 levels; the
-normals of a level come from the noise contract. Everything but them is float64.
-"""
-
-# mypy: disable-error-code="assignment"
 from __future__ import annotations
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from fastgen.kernels.combine.triton_kernels import locate
-from fastgen.kernels.contract import BROWNIAN_DEPTH, BROWNIAN_STREAM
+from fastgen.kernels.brownian.area_triton_kernels import brownian_area_kernel
+from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH, BROWNIAN_STREAM
+from fastgen.kernels.brownian.triton_kernels import brownian_kernel
 from fastgen.kernels.triton_support.geometry import THREADS, Geometry
 from fastgen.kernels.triton_support.launch import OPTIONS, on_device
-from fastgen.kernels.triton_support.noise import group_normals
 
 WIDTH = 4
 MAX_TIMES = 65535  # the most that the second axis of a grid takes
 
 
-@triton.jit
-def _normals(group, sample, seed, node, stream, GROUPS: tl.constexpr):
-    """Normals of a tree's nodes, float64 [GROUPS, 4]."""
-    return group_normals(group, sample, seed, node.to(tl.uint32), stream, 4).to(tl.float64)
-
-
-@triton.jit(
-    do_not_specialize=("rows", "elements", "stream"),
-    do_not_specialize_on_alignment=("seeds", "sample_ids", "times"),
-)
-def brownian_kernel(
-    output,
-    seeds,
-    sample_ids,
-    times,
-    rows: tl.int64,
-    elements: tl.int64,
-    stream: tl.int64,
-    SEED_PER_ROW: tl.constexpr,
-    TIME_PER_ROW: tl.constexpr,
-    BLOCK: tl.constexpr,
-    FLAT: tl.constexpr,
-    MIXED: tl.constexpr,
-    EXACT: tl.constexpr,
-    DEPTH: tl.constexpr,
-):
-    """W at one time for each row of the grid."""
-    row, group, base, local, _, mask = locate(rows, elements, 4, BLOCK, FLAT, MIXED, EXACT)
-    known = row < rows
-    seed = tl.load(seeds + row, mask=known, other=0) if SEED_PER_ROW else tl.load(seeds)
-    sample = tl.load(sample_ids + row, mask=known, other=0)
-    number = tl.program_id(1).to(tl.int64)
-    if TIME_PER_ROW:
-        time = tl.load(times + number * rows + row, mask=known, other=0.0)
-    else:
-        time = tl.load(times + number)
-    OWN: tl.constexpr = TIME_PER_ROW and MIXED
-    family = stream.to(tl.uint32)
-    inside = (time >= 0) & (time <= 1)
-    scaled = tl.where(inside, time, 0.0) * (1 << DEPTH)
-    cell = tl.minimum(scaled.to(tl.int64), (1 << DEPTH) - 1)
-    first = cell * 0
-    end = _normals(group, sample, seed, first, family, BLOCK)
-    left, right = tl.full([BLOCK, 4], 0.0, tl.float64), end
-    root_half = (first + 0x3FE6A09E667F3BCD).to(tl.float64, bitcast=True)  # sqrt(1/2)
-    for level in range(DEPTH):
-        node = (first + 1 << level) + (cell >> (DEPTH - level))
-        # sqrt(2^-level) / 2: a power of two by its bits, times sqrt(1/2) on odd levels.
-        power = ((first + (1022 - level // 2)) << 52).to(tl.float64, bitcast=True)
-        scale = tl.where(first + level % 2 == 0, power, root_half * power)
-        z = _normals(group, sample, seed, node, family, BLOCK)
-        upper = ((cell >> (DEPTH - 1 - level)) & 1) != 0
-        if OWN:
-            scale, upper = scale[:, None], upper[:, None]
-        middle = (left + right) * 0.5 + scale * z
-        left = tl.where(upper, middle, left)
-        right = tl.where(upper, right, middle)
-    u = scaled - cell.to(tl.float64)
-    inner = (first + ((1023 - DEPTH // 2) << 52)).to(tl.float64, bitcast=True)
-    if DEPTH % 2 == 1:
-        inner = root_half * inner
-    scale = tl.sqrt(u * (1 - u)) * inner
-    z = _normals(group, sample, seed, (1 << DEPTH) + cell, family, BLOCK)
-    if OWN:
-        u, scale, inside = u[:, None], scale[:, None], inside[:, None]
-    w = (left + u * (right - left)) + scale * z
-    w = tl.where(u == 0, left, w)
-    w = tl.where(u == 1, end, w)  # t = 1, which no cell begins with
-    w = tl.where(inside, w, float("nan"))
-    if EXACT:  # in a form from which the compiler sees that it is a multiple of four
-        base += number * (rows * (elements // 4)) * 4
-    else:
-        base += number * (rows * elements)
-    tl.store(output + base + local, w, mask=mask)
-
-
-def describe(rows: int, elements: int) -> Geometry:
-    """The geometry of one time of a call."""
+def cut(rows: int, elements: int) -> Geometry:
+    """How one time of a call is cut into programs."""
     groups = -(-elements // WIDTH)
     block = THREADS
     mixed = rows > 1 and -(-groups // block) * block > 1.25 * groups
@@ -114,12 +31,12 @@ def brownian(
     times: Tensor,
     depth: int = BROWNIAN_DEPTH,
 ) -> Tensor:
-    """`reference.brownian`."""
+    """`brownian.reference.brownian`."""
     count, rows = times.shape[0], sample_ids.shape[0]
     w = torch.empty((count, rows, elements), dtype=torch.float64, device=sample_ids.device)
     if w.numel() == 0:
         return w
-    g = describe(rows, elements)
+    g = cut(rows, elements)
     keys, times = (seeds.contiguous(), sample_ids.contiguous()), times.contiguous()
     constants = (seeds.shape[0] > 1, times.ndim == 2, *g[3:], depth)
     with on_device(w):
@@ -130,3 +47,30 @@ def brownian(
                 part, *keys, own, *scalars, *constants, **OPTIONS
             )
     return w
+
+
+def brownian_area(
+    elements: int,
+    seeds: Tensor,
+    sample_ids: Tensor,
+    tree: int,
+    times: Tensor,
+    depth: int = BROWNIAN_DEPTH,
+) -> Tensor:
+    """`brownian.area_reference.brownian_area`."""
+    count, rows = times.shape[0], sample_ids.shape[0]
+    shape = 2, count, rows, elements
+    result = torch.empty(shape, dtype=torch.float64, device=sample_ids.device)
+    if result.numel() == 0:
+        return result
+    g = cut(rows, elements)
+    keys, times = (seeds.contiguous(), sample_ids.contiguous()), times.contiguous()
+    constants = (seeds.shape[0] > 1, times.ndim == 2, *g[3:], depth)
+    with on_device(result):
+        for at in range(0, count, MAX_TIMES):
+            part, own = result[0, at : at + MAX_TIMES], times[at : at + MAX_TIMES]
+            scalars = rows, elements, BROWNIAN_STREAM + tree, count * rows * elements
+            brownian_area_kernel[(g.programs, part.shape[0])](
+                part, *keys, own, *scalars, *constants, **OPTIONS
+            )
+    return result

@@ -1,7 +1,7 @@
-"""The kernels as torch operators: `torch.compile(fullgraph=True)`, fake tensors, autograd.
+"""`combine` as a torch operator: `torch.compile(fullgraph=True)`, fake tensors, autograd.
 
-`torch.ops.fastgen.combine` is `reference.combine`, flattened to what an operator schema can say.
-Its gradient is the transposed combination, so it is the same operator again.
+`torch.ops.fastgen.combine` is `combine.reference.combine`, flattened to what an operator schema can
+say. Its gradient is the transposed combination, so it is the same operator again.
 """
 
 from __future__ import annotations
@@ -11,28 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.kernels import dispatch as backend
-from fastgen.kernels.contract import (
-    BROWNIAN_DEPTH,
-    DTYPE_CODES,
-    MAX_OUTPUTS,
-    Noise,
-    check_brownian,
-    check_combine,
-    check_noise,
-)
+from fastgen.kernels import dispatch
+from fastgen.kernels.combine.contract import MAX_OUTPUTS, check_combine
+from fastgen.kernels.contract import DTYPE_CODES, Noise
 
-_LIBRARY = torch.library.Library("fastgen", "DEF")
+_LIBRARY = torch.library.Library("fastgen", "FRAGMENT")
 _LIBRARY.define(
     "combine(Tensor[] inputs, Tensor table, int[] dtypes, float[]? clip, Tensor? seeds, "
     "Tensor? sample_ids, Tensor? draws, int stream) -> Tensor[]"
-)
-_LIBRARY.define(
-    "normals(int elements, Tensor seeds, Tensor sample_ids, Tensor draw, int stream) -> Tensor"
-)
-_LIBRARY.define(
-    "brownian(int elements, Tensor seeds, Tensor sample_ids, int tree, Tensor times, "
-    "int depth=24) -> Tensor"
 )
 
 
@@ -77,46 +63,6 @@ def combine(
     return result
 
 
-def normals(elements: int, seeds: Tensor, sample_ids: Tensor, draw: Tensor, stream: int) -> Tensor:
-    """Standard normals [rows, elements] of the noise contract, float32 (`reference.normals`).
-
-    Raises:
-        ValueError: naming the argument that does not fit.
-    """
-    check_noise(Noise(seeds, sample_ids, draw, stream), sample_ids.shape[0], sample_ids.device)
-    result: Tensor = torch.ops.fastgen.normals(elements, seeds, sample_ids, draw, stream)
-    return result
-
-
-def brownian(
-    elements: int,
-    seeds: Tensor,
-    sample_ids: Tensor,
-    tree: int,
-    times: Tensor,
-    depth: int = BROWNIAN_DEPTH,
-) -> Tensor:
-    """Brownian motions at given times, [T, rows, elements], float64.
-
-    See `fastgen.kernels.brownian.reference` for the exact contract. Times outside [0, 1] give
-    NaN: to find them on a device would need a synchronisation.
-
-    Args:
-        elements: number of elements per sample.
-        seeds: int64 [1] or [rows].
-        sample_ids: int64 [rows].
-        tree: which of the sample's independent motions, 0 <= tree < 128.
-        times: float64 [T], or [T, rows].
-        depth: levels of bisection, 1 <= depth <= 24.
-
-    Raises:
-        ValueError: naming the argument that does not fit.
-    """
-    check_brownian(seeds, sample_ids, tree, times, depth)
-    result: Tensor = torch.ops.fastgen.brownian(elements, seeds, sample_ids, tree, times, depth)
-    return result
-
-
 def _noise(
     seeds: Tensor | None, ids: Tensor | None, draws: Tensor | None, stream: int
 ) -> Noise | None:
@@ -140,9 +86,8 @@ def _combine(
     draws: Tensor | None,
     stream: int,
 ) -> list[Tensor]:
-    kernels = backend.implementation(inputs[0].device)
     bounds = None if clip is None else (clip[0], clip[1])
-    result: list[Tensor] = kernels.combine(
+    result: list[Tensor] = dispatch.find("combine", inputs[0].device)(
         inputs, table, _decode(dtypes), bounds, _noise(seeds, sample_ids, draws, stream)
     )
     return result
@@ -151,45 +96,6 @@ def _combine(
 def _combine_fake(inputs: list[Tensor], table: Tensor, dtypes: list[int], *_: Any) -> list[Tensor]:
     shape = inputs[0].shape
     return [torch.empty(shape, dtype=kind, device=table.device) for kind in _decode(dtypes)]
-
-
-def _normals(elements: int, seeds: Tensor, sample_ids: Tensor, draw: Tensor, stream: int) -> Tensor:
-    kernels = backend.implementation(sample_ids.device)
-    result: Tensor = kernels.normals(elements, seeds, sample_ids, draw, stream)
-    return result
-
-
-def _normals_fake(
-    elements: int, seeds: Tensor, sample_ids: Tensor, draw: Tensor, stream: int
-) -> Tensor:
-    return torch.empty(
-        (sample_ids.shape[0], elements), dtype=torch.float32, device=sample_ids.device
-    )
-
-
-def _brownian(
-    elements: int,
-    seeds: Tensor,
-    sample_ids: Tensor,
-    tree: int,
-    times: Tensor,
-    depth: int = BROWNIAN_DEPTH,
-) -> Tensor:
-    kernels = backend.implementation(sample_ids.device)
-    result: Tensor = kernels.brownian(elements, seeds, sample_ids, tree, times, depth)
-    return result
-
-
-def _brownian_fake(
-    elements: int,
-    seeds: Tensor,
-    sample_ids: Tensor,
-    tree: int,
-    times: Tensor,
-    depth: int = BROWNIAN_DEPTH,
-) -> Tensor:
-    shape = times.shape[0], sample_ids.shape[0], elements
-    return torch.empty(shape, dtype=torch.float64, device=sample_ids.device)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -227,9 +133,5 @@ def _backward(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
 
 for _key in ("CPU", "CUDA"):
     _LIBRARY.impl("combine", _combine, _key)
-    _LIBRARY.impl("normals", _normals, _key)
-    _LIBRARY.impl("brownian", _brownian, _key)
 torch.library.register_fake("fastgen::combine", _combine_fake, lib=_LIBRARY)
-torch.library.register_fake("fastgen::normals", _normals_fake, lib=_LIBRARY)
-torch.library.register_fake("fastgen::brownian", _brownian_fake, lib=_LIBRARY)
 torch.library.register_autograd("fastgen::combine", _backward, setup_context=_setup, lib=_LIBRARY)

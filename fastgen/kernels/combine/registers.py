@@ -1,8 +1,12 @@
-"""`combine` in C++ for callers whose tensors change with every call and who keep some between them.
+"""`combine` in C++ for a loop that is not ours: every tensor is new, and some outlive their call.
 
-`cpp.bind` holds buffers by address; here the tensors come with the call, and what one call keeps
-for the next is in registers, which C++ moves. A description stays good for as long as shapes and
-dtypes do.
+A step of a diffusers scheduler is such a call. Its caller hands it a sample and a network output
+that lie elsewhere each time, gets new tensors back, and expects the scheduler to remember earlier
+outputs. `combine.cpp.bind` holds buffers by address and cannot serve it. Here the tensors come with
+the call; what it keeps for the next one is in registers, a dict of tensors by number that C++
+updates in place. What `describe` makes of a step stays good for as long as shapes and dtypes do.
+`follow` goes one further: it finds the step of a scheduler as well, so that Python has no part in
+it. Used by `fastgen.integrations.diffusers`.
 """
 
 from __future__ import annotations
@@ -14,8 +18,9 @@ import torch
 from torch import Tensor
 
 import fastgen._C as _C
-from fastgen.kernels import cpp as cpp  # tells C++ what a tensor is
-from fastgen.kernels.contract import DTYPE_CODES, Noise, check_combine
+from fastgen.kernels.combine.contract import check_combine
+from fastgen.kernels.contract import DTYPE_CODES, Noise
+from fastgen.kernels.cpp_support import key_addresses
 
 # A call brings this many tensors, and register number i is input GIVEN + i.
 GIVEN = 4
@@ -66,14 +71,8 @@ def describe(
         raise ValueError(f"table: expected one for all rows, got {table.shape[0]}")
     described = None
     if noise is not None:
-        described = (
-            noise.seeds.data_ptr(),
-            noise.seeds.numel(),
-            noise.sample_ids.data_ptr(),
-            int(noise.stream),
-            noise.draws.data_ptr(),
-            noise.draws.numel(),
-        )
+        keys = key_addresses(*noise[:2], noise.stream)
+        described = *keys, noise.draws.data_ptr(), noise.draws.numel()
     return _C.describe_step(
         empty_like=torch.empty_like,
         thread_count=torch.get_num_threads,

@@ -1,15 +1,58 @@
-"""The kernels in Triton on CUDA and ROCm tensors: the same functions as ``kernels.reference``.
+"""`combine` in Triton on CUDA and ROCm tensors.
 
-With ``TRITON_INTERPRET=1`` set before this is imported they run on CPU tensors, slowly, for tests.
+With ``TRITON_INTERPRET=1`` set before this is imported it runs on CPU tensors, slowly, for tests.
 """
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
+import triton.language as tl
 from torch import Tensor
 
-from fastgen.kernels.contract import Noise, check_bound, check_combine, check_outputs
-from fastgen.kernels.triton_support.launch import ALIGNMENT, Launch, describe, launch_normals
+from fastgen.kernels.combine.contract import check_bound, check_combine, check_outputs
+from fastgen.kernels.combine.triton_kernels import combine_kernel
+from fastgen.kernels.contract import Noise, compute_dtype
+from fastgen.kernels.triton_support.geometry import Geometry, geometry
+from fastgen.kernels.triton_support.launch import ALIGNMENT, Launch, bits
+
+
+class Specialisation(NamedTuple):
+    """What a compiled `combine_kernel` depends on, beside dtypes and alignment."""
+
+    geometry: Geometry
+    noises: int
+    clip: bool
+    table_per_row: bool
+    seed_per_row: bool
+    draws_per_row: bool
+    wide: bool
+
+    def constants(self) -> tuple[Any, ...]:
+        """The kernel's constexpr arguments, in order."""
+        real = tl.float64 if self.wide else tl.float32
+        flags = int(self.clip), self.table_per_row, self.seed_per_row, self.draws_per_row
+        return (self.noises, *flags, real, *self.geometry[2:])
+
+
+def specialise(
+    rows: int,
+    elements: int,
+    inputs: list[torch.dtype],
+    outputs: list[torch.dtype],
+    table_rows: int,
+    clip: bool,
+    noises: int,
+    seeds: int,
+    draws_per_row: bool = False,
+) -> Specialisation:
+    """What a call with these sizes and dtypes needs."""
+    kinds = inputs + outputs
+    by_row = table_rows > 1
+    g = geometry(rows, elements, kinds, len(inputs) + clip + noises, noises, by_row)
+    wide = compute_dtype(kinds) == torch.float64
+    return Specialisation(g, noises, clip, by_row, bool(noises) and seeds > 1, draws_per_row, wide)
 
 
 class Bound:
@@ -102,8 +145,8 @@ def bind(
     or draws in place takes effect, in a captured graph too.
 
     Raises:
-        ValueError: a tensor does not fit (see `fastgen.kernels.contract.check_combine`), or one
-            given here is not contiguous or not on the outputs' device.
+        ValueError: a tensor does not fit (see `check_combine`), or one given here is not contiguous
+            or not on the outputs' device.
     """
     check_bound(inputs, outputs, table, noise, outputs[0].device)
     return Bound(inputs, outputs, table, clip, noise)
@@ -116,7 +159,7 @@ def combine_into(
     clip: tuple[float, float] | None = None,
     noise: Noise | None = None,
 ) -> None:
-    """`reference.combine_into`; raises a ValueError for outputs that are not contiguous."""
+    """`combine.reference.combine_into`; raises a ValueError for outputs that are not contiguous."""
     check_outputs(outputs, inputs[0].shape)
     if outputs[0].numel() == 0:
         return
@@ -134,30 +177,11 @@ def combine(
     clip: tuple[float, float] | None = None,
     noise: Noise | None = None,
 ) -> list[Tensor]:
-    """`reference.combine`; the outputs are contiguous."""
+    """`combine.reference.combine`; the outputs are contiguous."""
     x = inputs[0]
     outputs = [torch.empty(x.shape, dtype=dtype, device=x.device) for dtype in dtypes]
     combine_into(inputs, outputs, table, clip, noise)
     return outputs
-
-
-def normals(
-    elements: int,
-    seeds: Tensor,
-    sample_ids: Tensor,
-    draw: Tensor | int,
-    stream: int,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
-    """`reference.noise.normals`, [rows, elements], rounded to `dtype`."""
-    device = sample_ids.device
-    z = torch.empty((sample_ids.shape[0], elements), dtype=dtype, device=device)
-    if z.numel() == 0:
-        return z
-    if not isinstance(draw, Tensor):  # filled on the device: no copy from the host
-        draw = torch.full((1,), draw, dtype=torch.int64, device=device)
-    launch_normals(z, seeds.contiguous(), sample_ids.contiguous(), draw, stream)
-    return z
 
 
 def _launch(
@@ -170,7 +194,7 @@ def _launch(
     rows = outputs[0].shape[0]
     if noise is not None and noise.noises == 0:
         noise = None
-    stage = describe(
+    special = specialise(
         rows,
         outputs[0].numel() // max(rows, 1),
         kinds,
@@ -181,6 +205,15 @@ def _launch(
         1 if noise is None else noise.seeds.numel(),
         noise is not None and noise.draws.ndim == 2,
     )
+    g = special.geometry
     keys = (None, None, None) if noise is None else noise[:3]
     stream = 0 if noise is None else int(noise.stream)
-    return Launch(stage, tuple(kinds), (tuple(outputs), table, *keys), clip, stream)
+    low, high = (0, 0) if clip is None else (bits(clip[0]), bits(clip[1]))
+    return Launch(
+        combine_kernel,
+        g.programs,
+        tuple(kinds),
+        (tuple(outputs), table, *keys),
+        (g.rows, g.elements, low, high, stream),
+        special.constants(),
+    )

@@ -1,75 +1,20 @@
-"""The kernels: which elements a program takes, and the sums of a stage.
+"""The device code of `combine`: the sums of a stage.
 
-Tensors are contiguous [rows, elements]. A row is cut into groups of WIDTH elements, of which a
-thread takes one or two; WIDTH times the element size is what one access moves, and noise blocks
-(four elements) restart with every row. Tensors come as tuples, so that one source serves every
-number and dtype of them and Triton's own cache holds one binary for each combination; all loops
-over them unroll. Coefficients, keys and draw ids are read from device memory: nothing that changes
-between the stages or runs of a sampler is an argument by value.
+Tensors come as tuples, so that one source serves every number and dtype of them and Triton's own
+cache holds one binary for each combination; all loops over them unroll. Coefficients, keys and draw
+ids are read from device memory: nothing that changes between the stages or runs of a sampler is an
+argument by value.
 """
 
 # mypy: disable-error-code="assignment"
 import triton
 import triton.language as tl
 
+from fastgen.kernels.triton_support.elements import TABLES, locate, rounded
 from fastgen.kernels.triton_support.noise import group_normals
 
 # Integers that Triton would otherwise make constants (1) or specialise (multiples of 16).
 SCALARS = ("rows", "elements", "low", "high", "stream")
-# Read one number at a time, so that 16-byte addresses bring nothing.
-TABLES = ("table", "seeds", "sample_ids", "draws", "draw")
-
-
-@triton.jit
-def locate(
-    rows,
-    elements,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    FLAT: tl.constexpr,
-    MIXED: tl.constexpr,
-    EXACT: tl.constexpr,
-):
-    """What this program works on: (row, group in the row, address of the first, offsets, masks).
-
-    FLAT: there is one row. MIXED: rows are short, so a program takes BLOCK groups of any rows, and
-    row is [BLOCK]; otherwise all its groups are of one row. EXACT: WIDTH divides the elements of a
-    row; then the groups lie side by side and the compiler can see that every access is aligned.
-    """
-    groups = (elements + (WIDTH - 1)) // WIDTH
-    lane = tl.arange(0, BLOCK)
-    column = tl.arange(0, WIDTH)[None, :]
-    local = lane[:, None] * WIDTH + column
-    if MIXED:
-        # Rows are short here, so that all divisions are of 32 bits, far cheaper than of 64.
-        short = groups.to(tl.int32)
-        ahead = (tl.program_id(0) % short) * BLOCK
-        first_row = (tl.program_id(0) // short).to(tl.int64) * BLOCK + ahead // short
-        start = tl.program_id(0).to(tl.int64) * BLOCK
-        place = ahead % short + lane
-        steps = place // short
-        row = first_row + steps
-        group = (place - steps * short).to(tl.int64)
-        inside = row < rows
-        if EXACT:
-            base = start * WIDTH
-        else:
-            base = first_row * elements
-            local = (steps * elements + group * WIDTH)[:, None] + column
-    else:
-        row = rows * 0
-        start = tl.program_id(0).to(tl.int64) * BLOCK
-        if not FLAT:
-            tiles = ((groups + (BLOCK - 1)) // BLOCK).to(tl.int32)
-            row = (tl.program_id(0) // tiles).to(tl.int64)
-            start = (tl.program_id(0) % tiles).to(tl.int64) * BLOCK
-        group = start + lane
-        inside = group < groups
-        base = (row * groups + start) * WIDTH if EXACT else row * elements + start * WIDTH
-    mask = inside[:, None]
-    if not EXACT:
-        mask = mask & (group[:, None] * WIDTH + column < elements)
-    return row, group, base, local, inside, mask
 
 
 @triton.jit
@@ -88,14 +33,6 @@ def weighted_sum(terms, coefficients, inside, BY_GROUP: tl.constexpr, REAL: tl.c
         else:
             total = tl.where(c == 0, total, total + c * terms[i])
     return total
-
-
-@triton.jit
-def rounded(x, KIND: tl.constexpr):
-    """x in dtype KIND. float64 goes to 16 bits by way of float32, as it does in PyTorch."""
-    if x.dtype == tl.float64 and KIND.primitive_bitwidth == 16:
-        x = x.to(tl.float32)
-    return x.to(KIND)
 
 
 @triton.jit(do_not_specialize=SCALARS, do_not_specialize_on_alignment=TABLES)
@@ -163,29 +100,3 @@ def combine_kernel(
         y = weighted_sum(terms, at, inside, BY_GROUP, REAL)
         place = outputs[j] + base + local
         tl.store(place, rounded(y, outputs[j].dtype.element_ty), mask=mask)
-
-
-@triton.jit(do_not_specialize=SCALARS, do_not_specialize_on_alignment=TABLES)
-def normals_kernel(
-    output,
-    seeds,
-    sample_ids,
-    draw,
-    rows: tl.int64,
-    elements: tl.int64,
-    stream: tl.int64,
-    SEED_PER_ROW: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    FLAT: tl.constexpr,
-    MIXED: tl.constexpr,
-    EXACT: tl.constexpr,
-):
-    """Standard normals, `fastgen.kernels.normals.reference.normals`, in the output's dtype."""
-    row, group, base, local, _, mask = locate(rows, elements, WIDTH, BLOCK, FLAT, MIXED, EXACT)
-    known = row < rows
-    seed = tl.load(seeds + row, mask=known, other=0) if SEED_PER_ROW else tl.load(seeds)
-    sample = tl.load(sample_ids + row, mask=known, other=0)
-    number = tl.load(draw).to(tl.uint32)
-    z = group_normals(group, sample, seed, number, stream.to(tl.uint32), WIDTH)
-    tl.store(output + base + local, rounded(z, output.dtype.element_ty), mask=mask)

@@ -1,11 +1,12 @@
-"""The pairwise reductions in C++ on CPU tensors (``csrc/pairwise/``)."""
+"""The pairwise reductions in C++ on CPU tensors (``csrc/pairwise``)."""
 
 from typing import Any
 
-import torch  # first: see fastgen.kernels.cpp
+import torch
 from torch import Tensor
 
 import fastgen._C as _C
+from fastgen.kernels.cpp_support import thread_count
 from fastgen.kernels.pairwise.contract import NOWHERE, Kept, Keys
 
 _LOG_SUM, _MEAN, _BEST, _SAMPLE = range(4)
@@ -52,28 +53,28 @@ def _reduce(
         log_sum=log_sum.data_ptr(),
         mean=mean.data_ptr(),
         column=column.data_ptr(),
-        threads=torch.get_num_threads() if work >= PARALLEL_FROM else 1,
+        threads=thread_count(work, PARALLEL_FROM),
     )
     return log_sum, mean if want == _MEAN else column
 
 
 def log_sum(x: Tensor, y: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """`reference.log_sum`, in the arithmetic of x's dtype."""
+    """`pairwise.reference.log_sum`, in the arithmetic of x's dtype."""
     return _reduce(_LOG_SUM, x, y, bias, scale)[0]
 
 
 def mean(x: Tensor, y: Tensor, bias: Tensor, scale: float, values: Tensor) -> tuple[Tensor, Tensor]:
-    """`reference.mean`."""
+    """`pairwise.reference.mean`."""
     return _reduce(_MEAN, x, y, bias, scale, values)
 
 
 def best(x: Tensor, y: Tensor, bias: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """`reference.best`."""
+    """`pairwise.reference.best`."""
     return _reduce(_BEST, x, y, bias, scale)
 
 
 def sample(x: Tensor, y: Tensor, bias: Tensor, scale: float, keys: Keys) -> tuple[Tensor, Tensor]:
-    """`reference.sample`."""
+    """`pairwise.reference.sample`."""
     return _reduce(_SAMPLE, x, y, bias, scale, keys=keys)
 
 
@@ -87,7 +88,7 @@ def sweep(
     omega: float,
     kept: Kept | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`reference.sweep`, in the arithmetic of x's dtype; sums below its range are lost."""
+    """`pairwise.reference.sweep`, in the arithmetic of x's dtype; sums below its range are lost."""
     (rows, dims), columns = x.shape, y.shape[0]
     weights, before = weights.detach().contiguous(), before.detach().contiguous()
     log_sum = torch.empty(rows, dtype=torch.float64)
@@ -113,7 +114,7 @@ def sweep(
             terms=made.data_ptr(),
             factors=factors.data_ptr(),
             known=known.data_ptr(),
-            threads=torch.get_num_threads() if rows * columns >= PARALLEL_FROM else 1,
+            threads=thread_count(rows * columns, PARALLEL_FROM),
         )
         return log_sum, fitted, relaxed
     x, y = x.detach().contiguous(), y.detach().contiguous()
@@ -127,7 +128,7 @@ def sweep(
         bias=own.data_ptr(),
         scale=scale,
         terms=0 if terms is None else terms.data_ptr(),
-        threads=torch.get_num_threads() if rows * columns * dims >= PARALLEL_FROM else 1,
+        threads=thread_count(rows * columns * dims, PARALLEL_FROM),
     )
     if kept is not None and terms is not None:
         kept.keep(scale, bias, log_sum)

@@ -1,27 +1,25 @@
 """The reductions, on the implementation that fits the tensors' device."""
 
-from types import ModuleType
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastgen.kernels import dispatch as backends
+from fastgen.kernels import dispatch
 from fastgen.kernels.pairwise.contract import Kept, Keys, check_keys, check_pairs, check_values
 
 
-def _module(x: Tensor, backend: str | None) -> ModuleType:
-    name = backends.implementation(x.device, backend).__name__.rpartition(".")[2]
-    if name == "cpp":
-        from fastgen.kernels.pairwise import cpp
+def _backend(x: Tensor, backend: str | None) -> str:
+    """The one that runs on the tensor: float64 is not for Triton."""
+    chosen = dispatch.choose(x.device, backend)
+    return "reference" if chosen == "triton" and x.dtype != torch.float32 else chosen
 
-        return cpp
-    if name == "triton" and x.dtype == torch.float32:
-        from fastgen.kernels.pairwise import triton
 
-        return triton
-    from fastgen.kernels.pairwise import reference
-
-    return reference
+def _find(operation: str, x: Tensor, backend: str | None) -> Callable[..., Any]:
+    found = dispatch.load(f"pairwise_{operation}", _backend(x, backend))
+    assert found is not None  # all backends have all but the sweep
+    return found
 
 
 def log_sum(
@@ -34,19 +32,19 @@ def log_sum(
         y: [columns, dims], of the same dtype.
         bias: float64 [columns], finite or -infinity.
         scale: a number.
-        backend: as for `fastgen.kernels.implementation`. float64 runs on the reference on GPUs.
+        backend: as for `fastgen.kernels.dispatch.choose`. float64 runs on the reference on GPUs.
 
     Raises:
         ValueError: naming the argument that does not fit.
     """
     check_pairs(x, y, bias)
-    result: Tensor = _module(x, backend).log_sum(x, y, bias, scale)
+    result: Tensor = _find("log_sum", x, backend)(x, y, bias, scale)
     return result
 
 
 def can_sweep(x: Tensor, backend: str | None = None) -> bool:
     """Whether `sweep` is there for the tensor: on CPUs."""
-    return hasattr(_module(x, backend), "sweep")
+    return dispatch.load("pairwise_sweep", _backend(x, backend)) is not None
 
 
 def sweep(
@@ -83,12 +81,11 @@ def sweep(
             raise ValueError(
                 f"{name}: expected float64 [{x.shape[0]}], got {values.dtype} {list(values.shape)}"
             )
-    module = _module(x, backend)
-    if not hasattr(module, "sweep"):
+    kernel = dispatch.load("pairwise_sweep", _backend(x, backend))
+    if kernel is None:
         raise NotImplementedError(f"sweep: not on {x.device}; use log_sum twice")
-    result: tuple[Tensor, Tensor, Tensor] = module.sweep(
-        x, y, bias, scale, weights, before, omega, kept
-    )
+    result: tuple[Tensor, Tensor, Tensor]
+    result = kernel(x, y, bias, scale, weights, before, omega, kept)
     return result
 
 
@@ -102,7 +99,7 @@ def mean(
     """
     check_pairs(x, y, bias)
     check_values(values, y)
-    result: tuple[Tensor, Tensor] = _module(x, backend).mean(x, y, bias, scale, values)
+    result: tuple[Tensor, Tensor] = _find("mean", x, backend)(x, y, bias, scale, values)
     return result
 
 
@@ -115,7 +112,7 @@ def best(
         ValueError: naming the argument that does not fit.
     """
     check_pairs(x, y, bias)
-    result: tuple[Tensor, Tensor] = _module(x, backend).best(x, y, bias, scale)
+    result: tuple[Tensor, Tensor] = _find("best", x, backend)(x, y, bias, scale)
     return result
 
 
@@ -134,5 +131,5 @@ def sample(
     """
     check_pairs(x, y, bias)
     check_keys(keys, x)
-    result: tuple[Tensor, Tensor] = _module(x, backend).sample(x, y, bias, scale, keys)
+    result: tuple[Tensor, Tensor] = _find("sample", x, backend)(x, y, bias, scale, keys)
     return result

@@ -6,7 +6,6 @@ With ``TRITON_INTERPRET=1`` set before this is imported they run on CPU tensors,
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,14 +13,14 @@ from torch import Tensor
 
 from fastgen.kernels.pairwise.contract import NOWHERE, TILE, Keys
 from fastgen.kernels.pairwise.triton_kernels import BEST, LOG_SUM, MEAN, SAMPLE, pairs_kernel
-from fastgen.kernels.triton_support.launch import OPTIONS
+from fastgen.kernels.triton_support.launch import OPTIONS, on_device
 
 # Of a program: with fewer, a tile of scores and three-part operands do not fit into registers.
 THREADS = 256
 WARPS = THREADS // (64 if torch.version.hip else 32)
 
 
-def geometry(want: int, features: int, hip: bool) -> tuple[Any, ...]:
+def constants(want: int, features: int, hip: bool) -> tuple[Any, ...]:
     """The kernel's constants PRECISION, ROWS, TILE, DEPTH, FEATURES for a problem.
 
     Three TF32 products give float32's digits on tensor cores; AMD's units take float32 itself.
@@ -50,11 +49,11 @@ def _reduce(
     log_sum = torch.empty(rows, dtype=torch.float64, device=device)
     mean = torch.empty((rows, features), dtype=torch.float32, device=device)
     column = torch.empty(rows, dtype=torch.int64, device=device)
-    constants = geometry(want, features, torch.version.hip is not None)
-    programs = -(-rows // constants[1]), max(1, -(-features // constants[4]))
+    cut = constants(want, features, torch.version.hip is not None)
+    programs = -(-rows // cut[1]), max(1, -(-features // cut[4]))
     seeds, ids = (column, column) if keys is None else (keys.seeds, keys.sample_ids)
     if rows:
-        with torch.cuda.device(device) if x.is_cuda else nullcontext():
+        with on_device(x):
             pairs_kernel[programs](
                 x,
                 y,
@@ -74,27 +73,27 @@ def _reduce(
                 0 if keys is None else int(keys.stream),
                 want,
                 keys is not None and keys.seeds.numel() > 1,
-                *constants,
+                *cut,
                 **(OPTIONS | {"num_warps": WARPS}),
             )
     return log_sum, mean if want == MEAN else column
 
 
 def log_sum(x: Tensor, y: Tensor, bias: Tensor, scale: float) -> Tensor:
-    """`reference.log_sum`."""
+    """`pairwise.reference.log_sum`."""
     return _reduce(LOG_SUM, x, y, bias, scale)[0]
 
 
 def mean(x: Tensor, y: Tensor, bias: Tensor, scale: float, values: Tensor) -> tuple[Tensor, Tensor]:
-    """`reference.mean`."""
+    """`pairwise.reference.mean`."""
     return _reduce(MEAN, x, y, bias, scale, values)
 
 
 def best(x: Tensor, y: Tensor, bias: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """`reference.best`."""
+    """`pairwise.reference.best`."""
     return _reduce(BEST, x, y, bias, scale)
 
 
 def sample(x: Tensor, y: Tensor, bias: Tensor, scale: float, keys: Keys) -> tuple[Tensor, Tensor]:
-    """`reference.sample`."""
+    """`pairwise.reference.sample`."""
     return _reduce(SAMPLE, x, y, bias, scale, keys=keys)

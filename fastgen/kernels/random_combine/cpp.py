@@ -9,11 +9,11 @@ from torch import Tensor
 
 import fastgen._C as _C
 from fastgen.kernels.contract import DTYPE_CODES, Noise
-from fastgen.kernels.cpp import PARALLEL_FROM
+from fastgen.kernels.cpp_support import PARALLEL_FROM, key_addresses, thread_count
 
 
 class Bound:
-    """`reference.stochastic.bind_stochastic`, at about 1 us a call beyond the arithmetic.
+    """`random_combine.reference.bind_stochastic`, at about 1 us a call beyond the arithmetic.
 
     The fixed tensors are held by address: contiguous, on the CPU, alive as long as this is.
     """
@@ -71,7 +71,7 @@ def stochastic_combine(
     noise: Noise | None = None,
     given: list[Tensor] | None = None,
 ) -> list[Tensor]:
-    """`reference.stochastic.stochastic_combine`; the outputs are contiguous."""
+    """`random_combine.reference.stochastic_combine`; the outputs are contiguous."""
     inputs, given = [x.contiguous() for x in inputs], [z.contiguous() for z in given or []]
     table = table.contiguous()
     if noise is not None:
@@ -81,8 +81,7 @@ def stochastic_combine(
     run = _described(
         [(x, x.dtype) for x in inputs], outputs, table[None], noise, [(z, z.dtype) for z in given]
     )
-    threads = torch.get_num_threads() if outputs[0].numel() >= PARALLEL_FROM else 1
-    run(threads, 0, [])
+    run(thread_count(outputs[0].numel()), 0, [])
     return outputs
 
 
@@ -95,10 +94,6 @@ def _described(
 ) -> Callable[[int, int, list[Tensor]], bool]:
     first = outputs[0]
     rows = first.shape[0]
-    keys = None
-    if noise is not None:
-        seeds, sample_ids = noise.seeds, noise.sample_ids
-        keys = seeds.data_ptr(), seeds.numel(), sample_ids.data_ptr(), int(noise.stream)
     return _C.describe_stochastic(
         shape=first.shape,
         rows=rows,
@@ -110,7 +105,7 @@ def _described(
         steps=tables.shape[0],
         table_per_row=tables.shape[1] > 1,
         given=[(z if z is None else z.data_ptr(), DTYPE_CODES[dtype]) for z, dtype in given],
-        noise=keys,
+        noise=None if noise is None else key_addresses(*noise[:2], noise.stream),
         draws=0 if noise is None else noise.draws.data_ptr(),
         draws_per_row=noise is not None and noise.draws.ndim == 3,
         noises=0 if noise is None else noise.noises,

@@ -1,4 +1,4 @@
-"""Combinations with random coefficients: checks, choice of an implementation, torch operator.
+"""Combinations with random coefficients: choice of an implementation, torch operator.
 
 Everything of a step of an SDE solver beside the evaluations of drift and diffusion is one of
 these (`fastgen.kernels.random_combine.reference`).
@@ -7,45 +7,21 @@ these (`fastgen.kernels.random_combine.reference`).
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastgen.kernels.contract import (
-    DTYPE_CODES,
-    MAX_INPUTS,
-    MAX_OUTPUTS,
-    Noise,
-    check_noise,
-    check_outputs,
-)
-from fastgen.kernels.dispatch import implementation as kernels_for
-
-MONOMIALS = 5  # 1, z, z^2, z^3, z'
+from fastgen.kernels import dispatch
+from fastgen.kernels.combine.contract import MAX_OUTPUTS, check_outputs
+from fastgen.kernels.contract import DTYPE_CODES, Noise
+from fastgen.kernels.random_combine.contract import check_stochastic
 
 _LIBRARY = torch.library.Library("fastgen", "FRAGMENT")
 _LIBRARY.define(
     "stochastic_combine(Tensor[] inputs, Tensor table, int[] dtypes, Tensor? seeds, "
     "Tensor? sample_ids, Tensor? draws, int stream, Tensor[] given) -> Tensor[]"
 )
-
-
-def implementation(device: torch.device, backend: str | None = None) -> ModuleType:
-    """The module with `stochastic_combine` and `bind_stochastic`; see `kernels.implementation`."""
-    name = kernels_for(device, backend).__name__.rsplit(".", 1)[1]
-    if name == "cpp":
-        from fastgen.kernels.random_combine import cpp as cpp_stochastic
-
-        return cpp_stochastic
-    if name == "triton":
-        from fastgen.kernels.random_combine import triton as stochastic
-
-        return stochastic
-    from fastgen.kernels.random_combine import reference
-
-    return reference
 
 
 def stochastic_combine(
@@ -95,7 +71,8 @@ def bind_stochastic(
     given: list[Tensor | None] | None = None,
     backend: str | None = None,
 ) -> Callable[[int, list[Tensor]], None]:
-    """`stochastic_combine` for the steps of a run; see `reference.stochastic.bind_stochastic`.
+    """`stochastic_combine` for the steps of a run; see
+    `random_combine.reference.bind_stochastic`.
 
     Raises:
         ValueError: naming the argument that does not fit, or is not contiguous.
@@ -118,63 +95,11 @@ def bind_stochastic(
     for name, tensor in held.items():
         if not tensor.is_contiguous():
             raise ValueError(f"{name}: expected a contiguous tensor, got {tensor.stride()}")
-    bind: Callable[..., Callable[[int, list[Tensor]], None]]
-    bind = implementation(first.device, backend).bind_stochastic
-    return bind(inputs, outputs, tables, noise, given)
-
-
-def check_stochastic(
-    inputs: list[Tensor],
-    table: Tensor,
-    dtypes: list[torch.dtype],
-    noise: Noise | None,
-    given: list[Tensor],
-) -> None:
-    """Raise a ValueError that names the argument where a call is malformed."""
-    if not 1 <= len(inputs) <= MAX_INPUTS:
-        raise ValueError(f"inputs: expected 1 to {MAX_INPUTS} tensors, got {len(inputs)}")
-    if not 1 <= len(dtypes) <= MAX_OUTPUTS:
-        raise ValueError(f"dtypes: expected 1 to {MAX_OUTPUTS} outputs, got {len(dtypes)}")
-    first = inputs[0]
-    named = [(f"inputs[{i}]", x) for i, x in enumerate(inputs)]
-    for name, x in (*named, *[(f"given[{k}]", z) for k, z in enumerate(given)]):
-        if x.shape != first.shape or x.ndim == 0 or x.device != first.device:
-            raise ValueError(
-                f"{name}: expected shape {tuple(first.shape)} on {first.device} like inputs[0], "
-                f"with a batch axis, got {tuple(x.shape)} on {x.device}"
-            )
-        if x.dtype not in DTYPE_CODES:
-            raise ValueError(f"{name}: expected one of {list(DTYPE_CODES)}, got {x.dtype}")
-    for i, kind in enumerate(dtypes):
-        if kind not in DTYPE_CODES:
-            raise ValueError(f"dtypes[{i}]: expected one of {list(DTYPE_CODES)}, got {kind}")
-    rows, shape = first.shape[0], (len(dtypes), len(inputs), MONOMIALS)
-    if (
-        table.ndim != 4
-        or tuple(table.shape[1:]) != shape
-        or table.shape[0] not in (1, rows)
-        or table.dtype != torch.float64
-        or table.device != first.device
-    ):
-        raise ValueError(
-            f"table: expected float64 [1 or {rows}, {', '.join(map(str, shape))}] on "
-            f"{first.device}, got {table.dtype} {list(table.shape)} on {table.device}"
-        )
-    if table.requires_grad or any(z.requires_grad for z in given):
-        raise ValueError("table, given: gradients are those of the inputs only; detach them")
-    if len(given) > 2 or (given and noise is not None):
-        raise ValueError(f"given: expected at most z and z', and no noise, got {len(given)}")
-    units = len(given)
-    if noise is not None:
-        check_noise(noise, rows, first.device)
-        units = noise.noises
-        if not 1 <= units <= 2:
-            raise ValueError(f"noise.draws: expected one or two draws, got {units}")
-    # To look at a table on a device would need a wait, and at one that is traced cannot be done.
-    if units < 2 and table.device.type == "cpu" and not torch.compiler.is_compiling():
-        for k in range(4 if units else 1, MONOMIALS):
-            if bool((table[..., k] != 0).any()):
-                raise ValueError(f"table: monomial {k} needs more than {units} unit noises")
+    bound: Callable[[int, list[Tensor]], None]
+    bound = dispatch.find("bind_stochastic", first.device, backend)(
+        inputs, outputs, tables, noise, given
+    )
+    return bound
 
 
 def _noise(
@@ -196,7 +121,7 @@ def _combine(
     given: list[Tensor],
 ) -> list[Tensor]:
     kinds = list(DTYPE_CODES)
-    result: list[Tensor] = implementation(inputs[0].device).stochastic_combine(
+    result: list[Tensor] = dispatch.find("stochastic_combine", inputs[0].device)(
         inputs, table, [kinds[code] for code in dtypes], _noise(seeds, ids, draws, stream), given
     )
     return result

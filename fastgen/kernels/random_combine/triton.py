@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -13,10 +12,10 @@ from torch import Tensor
 from fastgen.kernels.contract import Noise, compute_dtype
 from fastgen.kernels.random_combine.triton_kernels import stochastic_kernel
 from fastgen.kernels.triton_support.geometry import Geometry, geometry
-from fastgen.kernels.triton_support.launch import OPTIONS
+from fastgen.kernels.triton_support.launch import OPTIONS, on_device
 
 
-class StochasticStage(NamedTuple):
+class Specialisation(NamedTuple):
     """What a compiled `stochastic_kernel` depends on, beside dtypes and alignment."""
 
     geometry: Geometry
@@ -32,7 +31,7 @@ class StochasticStage(NamedTuple):
         return (*self[1:5], real, *self.geometry[2:])
 
 
-def describe_stochastic(
+def specialise(
     rows: int,
     elements: int,
     inputs: list[torch.dtype],
@@ -42,14 +41,14 @@ def describe_stochastic(
     noises: int,
     seeds: int,
     draws_per_row: bool,
-) -> StochasticStage:
-    """The stage for a call with these sizes and dtypes."""
+) -> Specialisation:
+    """What a call with these sizes and dtypes needs."""
     by_row = table_rows > 1
     # Powers of the noise live beside the terms.
     terms = len(inputs) + 2 * (noises + len(given))
     g = geometry(rows, elements, inputs + given + outputs, terms, noises, by_row)
     wide = compute_dtype(inputs + outputs) == torch.float64
-    return StochasticStage(g, noises, by_row, noises > 0 and seeds > 1, draws_per_row, wide)
+    return Specialisation(g, noises, by_row, noises > 0 and seeds > 1, draws_per_row, wide)
 
 
 def stochastic_combine(
@@ -59,7 +58,7 @@ def stochastic_combine(
     noise: Noise | None = None,
     given: list[Tensor] | None = None,
 ) -> list[Tensor]:
-    """`reference.stochastic.stochastic_combine`; the outputs are contiguous."""
+    """`random_combine.reference.stochastic_combine`; the outputs are contiguous."""
     x = inputs[0]
     outputs = [torch.empty(x.shape, dtype=dtype, device=x.device) for dtype in dtypes]
     _launch(inputs, outputs, table, noise, given or [])
@@ -73,7 +72,7 @@ def bind_stochastic(
     noise: Noise | None = None,
     given: list[Tensor | None] | None = None,
 ) -> Callable[[int, list[Tensor]], None]:
-    """`reference.stochastic.bind_stochastic`; tables and draws are read on the device."""
+    """`random_combine.reference.bind_stochastic`; tables and draws are read on the device."""
 
     def call(step: int, missing: list[Tensor]) -> None:
         rest = iter(missing)
@@ -97,7 +96,7 @@ def _launch(
         return
     rows = first.shape[0]
     seeds, sample_ids, draws, stream = noise if noise is not None else (None, None, None, 0)
-    stage = describe_stochastic(
+    special = specialise(
         rows,
         first.numel() // rows,
         [x.dtype for x in inputs],
@@ -108,11 +107,11 @@ def _launch(
         1 if noise is None else noise.seeds.numel(),
         noise is not None and noise.draws.ndim == 2,
     )
-    g = stage.geometry
+    g = special.geometry
     keys = [None if x is None else x.contiguous() for x in (seeds, sample_ids, draws)]
     tensors = tuple(x.contiguous() for x in inputs), tuple(z.contiguous() for z in given)
     arguments = (*tensors, tuple(outputs), table.contiguous(), *keys)
-    with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
+    with on_device(first):
         stochastic_kernel[(g.programs,)](
-            *arguments, g.rows, g.elements, int(stream), *stage.constants(), **OPTIONS
+            *arguments, g.rows, g.elements, int(stream), *special.constants(), **OPTIONS
         )

@@ -1,10 +1,10 @@
-"""The kernel of combinations with random coefficients; see `kernels` for the layout of programs."""
+"""The device code of `stochastic_combine`."""
 
 # mypy: disable-error-code="assignment,misc"
 import triton
 import triton.language as tl
 
-from fastgen.kernels.combine.triton_kernels import TABLES, locate, rounded
+from fastgen.kernels.triton_support.elements import TABLES, locate, rounded
 from fastgen.kernels.triton_support.noise import group_normals
 
 SCALARS = ("rows", "elements", "stream")

@@ -1,4 +1,4 @@
-"""Error-controlled Runge-Kutta steps: what the implementations share, and the choice of one.
+"""Error-controlled Runge-Kutta steps: what the implementations share.
 
 An implementation is a class that is given a `Workspace` and works on it in place:
 
@@ -20,8 +20,6 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-
-from fastgen.kernels.dispatch import implementation
 
 
 class Control(IntEnum):
@@ -185,18 +183,19 @@ class Operations(Protocol):
         """Running rows first; a code."""
 
 
-def operations(workspace: Workspace, backend: str | None = None) -> Operations:
-    """The implementation for the workspace's device; see `fastgen.kernels.implementation`."""
-    module = implementation(workspace.y.device, backend)
-    name = module.__name__.rsplit(".", 1)[1]
-    if name == "cpp":
-        from fastgen.kernels.runge_kutta.cpp import CppOperations
+class FusedOperations(Operations, Protocol):
+    """What an implementation offers that does all between two evaluations in one call."""
 
-        return CppOperations(workspace)
-    if name == "triton":
-        from fastgen.kernels.runge_kutta.triton import TritonOperations
+    @property
+    def evaluated(self) -> tuple[int, int]:
+        """Calls of `advance`, and rows handed to them."""
 
-        return TritonOperations(workspace)
-    from fastgen.kernels.runge_kutta.reference import ReferenceOperations
+    def advance(self, slope: Tensor, /) -> int:
+        """Take f at the stage's input, leave the next stage's there.
 
-    return ReferenceOperations(workspace)
+        Returns 0, FINISHED or FEWER_ROWS, or -1 for a tensor that is not contiguous, of the state's
+        dtype and of the shape given to `expect`.
+        """
+
+    def expect(self, shape: torch.Size) -> None:
+        """The shape that slopes have from now on."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import fastgen._C as _C
 from fastgen.kernels.contract import DTYPE_CODES
-from fastgen.kernels.cpp import PARALLEL_FROM
+from fastgen.kernels.cpp_support import thread_count
 from fastgen.kernels.runge_kutta.contract import Workspace
 
 
@@ -45,7 +45,7 @@ class CppOperations:
             max_steps=s.max_steps,
             compact=w.compact,
             first_step_given=w.first_step_given,
-            threads=torch.get_num_threads() if w.y.numel() >= PARALLEL_FROM else 1,
+            threads=thread_count(w.y.numel()),
         )
         self.advance: Callable[[Tensor], int] = self._stepper.advance
         self.stage = self._stepper.stage

@@ -1,4 +1,4 @@
-"""Error-controlled Runge-Kutta steps in plain PyTorch: the contract of `kernels.integrate`."""
+"""Error-controlled Runge-Kutta steps in plain PyTorch: the contract of all backends."""
 
 from __future__ import annotations
 

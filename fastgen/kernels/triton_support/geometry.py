@@ -16,7 +16,7 @@ MAX_WIDE_TERMS = 12
 
 
 class Geometry(NamedTuple):
-    """Sizes of a call and the constants of the kernel that serves it; see `kernels.locate`."""
+    """Sizes of a call and the constants of the kernel that serves it; see `elements.locate`."""
 
     rows: int
     elements: int

@@ -17,8 +17,9 @@ from torch import Tensor
 import fastgen.kernels as kernels
 from fastgen.common.checks import check_choice, check_floating, check_tensor
 from fastgen.kernels import Clock, Noise, Stream
+from fastgen.kernels.bridge.contract import TERMS
 from fastgen.kernels.bridge.reference import rows_of
-from fastgen.kernels.contract import DTYPE_CODES, TERMS
+from fastgen.kernels.contract import DTYPE_CODES
 from fastgen.noise.keys import training_noise
 from fastgen.training.times import Times, check_times, uniform
 

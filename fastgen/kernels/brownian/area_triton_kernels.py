@@ -1,34 +1,24 @@
-"""The Brownian tree with space-time Levy area in Triton: `fastgen.kernels.brownian.area_reference`.
+"""The device code of the tree with space-time Levy area: `fastgen.kernels.brownian.area_reference`.
 
-The walk is that of `brownian.triton`, with the integral and the area of the interval.
+The walk is that of `brownian_kernel`, with the integral and the area of the interval.
 """
 
 # mypy: disable-error-code="assignment"
-from __future__ import annotations
-
 import math
-import struct
 
-import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
-from fastgen.kernels.brownian.triton import MAX_TIMES, _normals, describe
-from fastgen.kernels.combine.triton_kernels import locate
-from fastgen.kernels.contract import AREA_NODES, BROWNIAN_DEPTH, BROWNIAN_STREAM
-from fastgen.kernels.triton_support.launch import OPTIONS, on_device
-
-
-def _bits(x: float) -> int:
-    return int(struct.unpack("<q", struct.pack("<d", x))[0])
-
+from fastgen.kernels.brownian.contract import AREA_NODES
+from fastgen.kernels.brownian.triton_kernels import node_normals
+from fastgen.kernels.triton_support.elements import locate
+from fastgen.kernels.triton_support.launch import bits
 
 # As bits: a literal would be rounded to float32.
-ROOT_2 = tl.constexpr(_bits(math.sqrt(1.0 / 2)))
-ROOT_3 = tl.constexpr(_bits(math.sqrt(1.0 / 3)))
-ROOT_12 = tl.constexpr(_bits(math.sqrt(1.0 / 12)))
-ROOT_48 = tl.constexpr(_bits(math.sqrt(1.0 / 48)))
+ROOT_2 = tl.constexpr(bits(math.sqrt(1.0 / 2)))
+ROOT_3 = tl.constexpr(bits(math.sqrt(1.0 / 3)))
+ROOT_12 = tl.constexpr(bits(math.sqrt(1.0 / 12)))
+ROOT_48 = tl.constexpr(bits(math.sqrt(1.0 / 48)))
 SECOND = tl.constexpr(AREA_NODES)
 
 
@@ -81,8 +71,8 @@ def brownian_area_kernel(
     scaled = tl.where(inside, time, 0.0) * (1 << DEPTH)
     cell = tl.minimum(scaled.to(tl.int64), (1 << DEPTH) - 1)
     zero = cell * 0
-    end = _normals(group, sample, seed, zero, family, BLOCK)
-    other = _normals(group, sample, seed, zero + SECOND, family, BLOCK)
+    end = node_normals(group, sample, seed, zero, family, BLOCK)
+    other = node_normals(group, sample, seed, zero + SECOND, family, BLOCK)
     scale = _number(zero, ROOT_12)
     if OWN:
         scale = scale[:, None]
@@ -96,8 +86,8 @@ def brownian_area_kernel(
         half = ((zero + (1022 - level)) << 52).to(tl.float64, bitcast=True)
         scale, area_scale = root * 0.25, root * _number(zero, ROOT_48)
         upper = ((cell >> (DEPTH - 1 - level)) & 1) != 0
-        z = _normals(group, sample, seed, node, family, BLOCK)
-        other = _normals(group, sample, seed, node + SECOND, family, BLOCK)
+        z = node_normals(group, sample, seed, node, family, BLOCK)
+        other = node_normals(group, sample, seed, node + SECOND, family, BLOCK)
         if OWN:
             scale, area_scale = scale[:, None], area_scale[:, None]
             half, upper = half[:, None], upper[:, None]
@@ -118,8 +108,8 @@ def brownian_area_kernel(
     cubes, product = tl.sqrt(1 - 3 * pq), tl.sqrt(pq)
     scale, ratio = (product * cubes) * root, (product / cubes) * (root * 0.5)
     back, area_scale = ratio * (p * p), (ratio * q) * _number(zero, ROOT_3)
-    z = _normals(group, sample, seed, (1 << DEPTH) + cell, family, BLOCK)
-    other = _normals(group, sample, seed, (1 << DEPTH) + cell + SECOND, family, BLOCK)
+    z = node_normals(group, sample, seed, (1 << DEPTH) + cell, family, BLOCK)
+    other = node_normals(group, sample, seed, (1 << DEPTH) + cell + SECOND, family, BLOCK)
     if OWN:
         p, pq, length, scale = p[:, None], pq[:, None], length[:, None], scale[:, None]
         back, area_scale, inside = back[:, None], area_scale[:, None], inside[:, None]
@@ -135,30 +125,3 @@ def brownian_area_kernel(
     tl.store(output + base + local, tl.where(inside, w, float("nan")), mask=mask)
     output += stride
     tl.store(output + base + local, tl.where(inside, up_to, float("nan")), mask=mask)
-
-
-def brownian_area(
-    elements: int,
-    seeds: Tensor,
-    sample_ids: Tensor,
-    tree: int,
-    times: Tensor,
-    depth: int = BROWNIAN_DEPTH,
-) -> Tensor:
-    """`reference.brownian_area`."""
-    count, rows = times.shape[0], sample_ids.shape[0]
-    shape = 2, count, rows, elements
-    result = torch.empty(shape, dtype=torch.float64, device=sample_ids.device)
-    if result.numel() == 0:
-        return result
-    g = describe(rows, elements)
-    keys, times = (seeds.contiguous(), sample_ids.contiguous()), times.contiguous()
-    constants = (seeds.shape[0] > 1, times.ndim == 2, *g[3:], depth)
-    with on_device(result):
-        for at in range(0, count, MAX_TIMES):
-            part, own = result[0, at : at + MAX_TIMES], times[at : at + MAX_TIMES]
-            scalars = rows, elements, BROWNIAN_STREAM + tree, count * rows * elements
-            brownian_area_kernel[(g.programs, part.shape[0])](
-                part, *keys, own, *scalars, *constants, **OPTIONS
-            )
-    return result

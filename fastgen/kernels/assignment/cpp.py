@@ -1,0 +1,171 @@
+"""Exact assignment in C++ on CPU tensors (``csrc/assignment``)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+import fastgen._C as _C
+from fastgen.kernels.assignment.contract import (
+    POINTS_UP_TO,
+    TOLERANCE,
+    Options,
+    Problem,
+    Solution,
+    centred,
+    check_finite,
+)
+from fastgen.kernels.cpp_support import thread_count
+
+# A second thread pays from so many costs on.
+PARALLEL_FROM = 1 << 20
+# Clouds are multiplied as they are if no more than this part of |x|^2 is that of their mean: to
+# take it off would save less than a bit.
+NEAR_CENTRE = 0.25
+
+
+def solve(problem: Problem, options: Options) -> Solution:
+    """By an auction in levels and shortest augmenting paths; see `fastgen.couplings.assign`.
+
+    Raises:
+        ValueError: for a number that is not finite.
+    """
+    if problem.matrix is not None:
+        matrix = problem.matrix.contiguous()
+        return _run(problem, options, TOLERANCE[matrix.dtype], matrix=matrix)
+    x0, x1 = problem.x0, problem.x1
+    assert x0 is not None
+    assert x1 is not None
+    if x0.shape[2] <= POINTS_UP_TO:
+        check_finite(problem)
+        return _run(problem, options, TOLERANCE[x0.dtype], points=(x0, x1))
+    if x0.dtype == torch.float32 and not problem.root:
+        found, error = _by_product(problem, options, x0, x1)
+        if (error <= TOLERANCE[torch.float32] * found.cost / found.match.shape[1]).all():
+            return found
+    return _by_product(problem, options, x0.double(), x1.double())[0]
+
+
+def _by_product(
+    problem: Problem, options: Options, x0: Tensor, x1: Tensor
+) -> tuple[Solution, Tensor]:
+    """The solution, and what rounding of the product may do to a single cost.
+
+    x0, x1: the problem's points, in the dtype of the product.
+    """
+    (first, off), (second, other_off) = squared_norms(x0), squared_norms(x1)
+    if off < NEAR_CENTRE and other_off < NEAR_CENTRE:
+        a, b, shift = x0, x1, torch.zeros_like(x0[:, 0])
+    else:  # far from the centre, or NaN
+        check_finite(problem)
+        a, b, shift = centred(x0, x1, problem.root)
+        first, second = (squared_norms(x)[0] for x in (a, b))
+    largest = (first.amax(1).double() * second.amax(1).double()).sqrt()
+    float64 = x0.dtype == torch.float64
+    if not float64 and not (largest.min() > 1e-30 and largest.max() < 1e30):
+        # In float32 squares of very small or large numbers do not fit.
+        return _by_product(problem, options, x0.double(), x1.double())
+    matrix = matrix_of(a, b, (first, second), problem.root)
+    if options.prices is not None or options.duals:
+        # From |b|^2 - 2 a.b of centred points to |a - b|^2 = |a - b + shift|^2 of the given.
+        columns = -2 * torch.bmm(b, shift[:, :, None])[:, :, 0].double()
+        if options.prices is not None:
+            options = replace(options, prices=options.prices - columns)
+    assert problem.x0 is not None
+    left_out = None if problem.root else first.double().sum(1)
+    tolerance = TOLERANCE[problem.x0.dtype]
+    found = _run(problem, options, tolerance, matrix=matrix, left_out=left_out)
+    if not problem.root and options.duals:
+        found.columns += columns
+        found.rows += first.double() + shift.double().square().sum(1, keepdim=True)
+        found.rows += 2 * torch.bmm(a, shift[:, :, None])[:, :, 0].double()
+    if not problem.root:
+        _, n, dims = x0.shape
+        for k, pair in enumerate(zip(x0, x1, found.match, strict=True)):
+            from_, to, match = (x.data_ptr() for x in pair)
+            found.cost[k] = _C.paired_cost(from_, to, match, n, dims, float64)
+    return found, torch.finfo(x0.dtype).eps * largest
+
+
+def _run(
+    problem: Problem,
+    options: Options,
+    tolerance: float,
+    matrix: Tensor | None = None,
+    points: tuple[Tensor, Tensor] | None = None,
+    left_out: Tensor | None = None,
+) -> Solution:
+    """Solve for a matrix of costs, which may lack a constant of each row, or for points.
+
+    left_out: the sum [N] of those constants.
+    """
+    count, n, m = problem.sizes
+    match = torch.empty(count, n, dtype=torch.int64)
+    rows = torch.empty(count, n, dtype=torch.float64)
+    columns = torch.empty(count, m, dtype=torch.float64)
+    sums = torch.empty(2, count, dtype=torch.float64)
+    cost, gap = sums[0], sums[1]
+    threads = options.threads
+    if threads is None:
+        threads = thread_count(count * n * m, PARALLEL_FROM)
+    given = matrix if points is None else points[0]
+    assert given is not None
+    try:
+        _C.assign(
+            problems=count,
+            float64=given.dtype == torch.float64,
+            rows=n,
+            columns=m,
+            matrix=0 if matrix is None else matrix.data_ptr(),
+            row_points=0 if points is None else points[0].data_ptr(),
+            column_points=0 if points is None else points[1].data_ptr(),
+            dims=0 if points is None else points[0].shape[2],
+            root=points is not None and problem.root,
+            epsilon=options.epsilon,
+            tolerance=tolerance,
+            left_out=0 if left_out is None else left_out.data_ptr(),
+            warm_prices=0 if options.prices is None else options.prices.data_ptr(),
+            match=match.data_ptr(),
+            row_duals=rows.data_ptr(),
+            column_duals=columns.data_ptr(),
+            costs=cost.data_ptr(),
+            gaps=gap.data_ptr(),
+            threads=threads,
+        )
+    except ValueError as error:  # of a number that is not finite
+        raise ValueError(str(error)) from None
+    return Solution(match, cost, gap, rows, columns)
+
+
+def matrix_of(x0: Tensor, x1: Tensor, squares: tuple[Tensor, Tensor], root: bool) -> Tensor:
+    """Costs [N, n, m] of clouds by matrix multiplication; `squares` [N, n], [N, m] of the points.
+
+    Of squared distances |a|^2 is left out, a constant of each row.
+    """
+    count = len(x0)
+    costs = _C.pooled((count, x0.shape[1], x1.shape[1]), x0.dtype == torch.float64)
+    if count == 1:
+        torch.addmm(squares[1], x0[0], x1[0].T, alpha=-2, out=costs[0])
+    else:
+        torch.baddbmm(squares[1][:, None, :], x0, x1.mT, alpha=-2, out=costs)
+    if root:
+        costs.add_(squares[0][:, :, None]).clamp_(min=0).sqrt_()
+    return costs
+
+
+def squared_norms(x: Tensor) -> tuple[Tensor, float]:
+    """|x_i|^2 [N, n], and of |x|^2 the part that is of the mean, the most of any problem.
+
+    NaN or infinite where a number or its square is, and for clouds of zeros.
+    """
+    count, n, dims = x.shape
+    squares = x.new_empty(count, n)
+    float64 = x.dtype == torch.float64
+    parts = [
+        _C.moments(one.data_ptr(), n, dims, float64, of_one.data_ptr())
+        for one, of_one in zip(x, squares, strict=True)
+    ]
+    return squares, math.nan if any(map(math.isnan, parts)) else max(parts)

@@ -1,0 +1,90 @@
+"""What the implementations of `combine` share: limits, and checks of a call."""
+
+import torch
+from torch import Tensor
+
+from fastgen.kernels.contract import DTYPE_CODES, Noise, check_noise
+
+# Limits of one `combine` call. Order-8 multistep methods and 13-stage tableaus fit.
+MAX_INPUTS, MAX_OUTPUTS, MAX_NOISES = 24, 8, 8
+
+
+def check_combine(
+    inputs: list[Tensor],
+    table: Tensor,
+    dtypes: list[torch.dtype],
+    clip: tuple[float, float] | None,
+    noise: Noise | None,
+) -> None:
+    """Raise a ValueError that names the argument where a `combine` call is malformed."""
+    if not 1 <= len(inputs) <= MAX_INPUTS:
+        raise ValueError(f"inputs: expected 1 to {MAX_INPUTS} tensors, got {len(inputs)}")
+    if not 1 <= len(dtypes) <= MAX_OUTPUTS:
+        raise ValueError(f"dtypes: expected 1 to {MAX_OUTPUTS} outputs, got {len(dtypes)}")
+    first = inputs[0]
+    for i, x in enumerate(inputs):
+        if x.shape != first.shape or x.ndim == 0:
+            raise ValueError(
+                f"inputs[{i}]: expected shape {tuple(first.shape)} like inputs[0], with a batch "
+                f"axis, got {tuple(x.shape)}"
+            )
+        if x.device != first.device:
+            raise ValueError(f"inputs[{i}]: expected device {first.device}, got {x.device}")
+    for name, kinds in (("inputs", [x.dtype for x in inputs]), ("dtypes", dtypes)):
+        for i, kind in enumerate(kinds):
+            if kind not in DTYPE_CODES:
+                raise ValueError(f"{name}[{i}]: expected one of {list(DTYPE_CODES)}, got {kind}")
+    noises = 0 if noise is None else noise.noises
+    if noises > MAX_NOISES:
+        raise ValueError(f"noise.draws: expected at most {MAX_NOISES} draws, got {noises}")
+    rows = first.shape[0]
+    clipped = clip is not None
+    shape = (len(dtypes) + clipped, len(inputs) + clipped + noises)
+    if (
+        table.ndim != 3
+        or tuple(table.shape[1:]) != shape
+        or table.shape[0] not in (1, rows)
+        or table.dtype != torch.float64
+    ):
+        raise ValueError(
+            f"table: expected float64 [1 or {rows}, {shape[0]}, {shape[1]}], "
+            f"got {table.dtype} {list(table.shape)}"
+        )
+    if table.device != first.device:
+        raise ValueError(f"table: expected device {first.device}, got {table.device}")
+    if clip is not None and not clip[0] <= clip[1]:
+        raise ValueError(f"clip: expected low <= high, got {clip}")
+    if noise is not None:
+        check_noise(noise, rows, first.device)
+
+
+def check_bound(
+    inputs: list[Tensor | None],
+    outputs: list[Tensor],
+    table: Tensor,
+    noise: Noise | None,
+    device: torch.device,
+) -> None:
+    """Raise a ValueError that names a tensor which cannot be held by address on the device."""
+    named = {"table": table}
+    named |= {f"inputs[{i}]": x for i, x in enumerate(inputs) if x is not None}
+    named |= {f"outputs[{j}]": y for j, y in enumerate(outputs)}
+    if noise is not None:
+        named |= {f"noise.{name}": getattr(noise, name) for name in noise._fields[:3]}
+    for name, tensor in named.items():
+        if tensor.device != device or not tensor.is_contiguous():
+            raise ValueError(
+                f"{name}: expected a contiguous tensor on {device}, got strides "
+                f"{tensor.stride()} on {tensor.device}"
+            )
+    check_outputs(outputs, outputs[0].shape)
+
+
+def check_outputs(outputs: list[Tensor], shape: torch.Size) -> None:
+    """Raise a ValueError that names an output which cannot be written."""
+    for j, y in enumerate(outputs):
+        if y.shape != shape or not y.is_contiguous():
+            raise ValueError(
+                f"outputs[{j}]: expected a contiguous tensor of shape {tuple(shape)}, "
+                f"got shape {tuple(y.shape)} with strides {y.stride()}"
+            )

@@ -1,0 +1,144 @@
+"""`combine` in C++ on CPU tensors (``csrc/combine``)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+import fastgen._C as _C
+from fastgen.kernels.combine.contract import check_bound, check_combine, check_outputs
+from fastgen.kernels.contract import DTYPE_CODES, Noise
+from fastgen.kernels.cpp_support import PARALLEL_FROM, key_addresses, thread_count
+
+
+class Bound:
+    """A `combine_into` on fixed buffers, described to C++ once and called often; see `bind`."""
+
+    __slots__ = ("_arguments", "_dtypes", "_parallel", "_run", "_shape")
+
+    def __init__(
+        self,
+        inputs: list[Tensor | None],
+        outputs: list[Tensor],
+        table: Tensor,
+        clip: tuple[float, float] | None,
+        noise: Noise | None,
+    ):
+        # Only addresses reach C++: the tensors behind them must live as long as this object.
+        self._arguments = (list(inputs), list(outputs), table, clip, noise)
+        self._shape = outputs[0].shape
+        self._parallel = outputs[0].numel() >= PARALLEL_FROM
+        self._describe([outputs[0].dtype for x in inputs if x is None])
+
+    def __call__(self, missing: list[Tensor]) -> None:
+        """Compute with `missing` in the places of the inputs that are None, in order."""
+        threads = torch.get_num_threads() if self._parallel else 1
+        if not self._run(threads, missing):
+            missing = self._adapt(missing)  # may replace self._run
+            if not self._run(threads, missing):
+                raise ValueError("expected tensors with memory of their own, got sparse or wrapped")
+
+    def _adapt(self, missing: list[Tensor]) -> list[Tensor]:
+        """`missing` as C++ can read it, or a ValueError."""
+        if len(missing) != len(self._dtypes):
+            raise ValueError(f"expected {len(self._dtypes)} tensors, got {len(missing)}")
+        for x in missing:
+            if x.shape != self._shape or not x.is_cpu:
+                raise ValueError(
+                    f"expected tensors of shape {tuple(self._shape)} on the CPU, "
+                    f"got {tuple(x.shape)} on {x.device}"
+                )
+        dtypes = [x.dtype for x in missing]
+        if dtypes != self._dtypes:
+            self._describe(dtypes)
+        return [x.contiguous() for x in missing]
+
+    def _describe(self, dtypes: list[torch.dtype]) -> None:
+        inputs, outputs, table, clip, noise = self._arguments
+        rest = iter(dtypes)
+        kinds = [next(rest) if x is None else x.dtype for x in inputs]
+        shown = [
+            torch.empty((), dtype=kind).expand(self._shape) if x is None else x
+            for x, kind in zip(inputs, kinds, strict=True)
+        ]
+        check_combine(shown, table, [y.dtype for y in outputs], clip, noise)
+        described = list(zip(inputs, kinds, strict=True))
+        self._run = _described(described, outputs, table, clip, noise)
+        self._dtypes = dtypes
+
+
+def bind(
+    inputs: list[Tensor | None],
+    outputs: list[Tensor],
+    table: Tensor,
+    clip: tuple[float, float] | None = None,
+    noise: Noise | None = None,
+) -> Bound:
+    """`combine_into` with all but some inputs fixed, at about 1 us a call beyond the arithmetic.
+
+    The call's tensors take the places of the inputs that are None, in order. The fixed tensors
+    are held by address and read when it is called, so writing to coefficients, seeds, sample ids
+    or draws in place takes effect.
+
+    Raises:
+        ValueError: a tensor does not fit (see `check_combine`), or one given here is not contiguous
+            or not on the CPU.
+    """
+    check_bound(inputs, outputs, table, noise, torch.device("cpu"))
+    return Bound(inputs, outputs, table, clip, noise)
+
+
+def combine_into(
+    inputs: list[Tensor],
+    outputs: list[Tensor],
+    table: Tensor,
+    clip: tuple[float, float] | None = None,
+    noise: Noise | None = None,
+) -> None:
+    """`combine.reference.combine_into`; raises a ValueError for outputs that are not contiguous."""
+    check_outputs(outputs, inputs[0].shape)
+    if noise is not None:
+        seeds, sample_ids, draws = (x.contiguous() for x in noise[:3])
+        noise = Noise(seeds, sample_ids, draws, noise.stream)
+    inputs, table = [x.contiguous() for x in inputs], table.contiguous()
+    run = _described([(x, x.dtype) for x in inputs], outputs, table, clip, noise)
+    run(thread_count(outputs[0].numel()), [])
+
+
+def combine(
+    inputs: list[Tensor],
+    table: Tensor,
+    dtypes: list[torch.dtype],
+    clip: tuple[float, float] | None = None,
+    noise: Noise | None = None,
+) -> list[Tensor]:
+    """`combine.reference.combine`; the outputs are contiguous."""
+    outputs = [torch.empty(inputs[0].shape, dtype=dtype) for dtype in dtypes]
+    combine_into(inputs, outputs, table, clip, noise)
+    return outputs
+
+
+def _described(
+    inputs: list[tuple[Tensor | None, torch.dtype]],
+    outputs: list[Tensor],
+    table: Tensor,
+    clip: tuple[float, float] | None,
+    noise: Noise | None,
+) -> Callable[[int, list[Tensor]], bool]:
+    first = outputs[0]
+    rows = first.shape[0]
+    return _C.describe_combine(
+        shape=first.shape,
+        rows=rows,
+        elements=first.numel() // max(rows, 1),
+        inputs=[(x if x is None else x.data_ptr(), DTYPE_CODES[dtype]) for x, dtype in inputs],
+        missing=tuple(dtype for x, dtype in inputs if x is None),
+        outputs=[(y.data_ptr(), DTYPE_CODES[y.dtype]) for y in outputs],
+        table=table.data_ptr(),
+        table_per_row=table.shape[0] > 1,
+        clip=clip,
+        noise=None if noise is None else key_addresses(*noise[:2], noise.stream),
+        draws=0 if noise is None else noise.draws.data_ptr(),
+        draws_per_row=noise is not None and noise.draws.ndim == 2,
+        noises=0 if noise is None else noise.noises,
+    )

@@ -1,0 +1,42 @@
+"""`normals` as a torch operator: `torch.compile(fullgraph=True)`, fake tensors."""
+
+import torch
+from torch import Tensor
+
+from fastgen.kernels import dispatch
+from fastgen.kernels.contract import Noise, check_noise
+
+_LIBRARY = torch.library.Library("fastgen", "FRAGMENT")
+_LIBRARY.define(
+    "normals(int elements, Tensor seeds, Tensor sample_ids, Tensor draw, int stream) -> Tensor"
+)
+
+
+def normals(elements: int, seeds: Tensor, sample_ids: Tensor, draw: Tensor, stream: int) -> Tensor:
+    """Standard normals [rows, elements] of the noise contract, float32; see `normals.reference`.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+    check_noise(Noise(seeds, sample_ids, draw, stream), sample_ids.shape[0], sample_ids.device)
+    result: Tensor = torch.ops.fastgen.normals(elements, seeds, sample_ids, draw, stream)
+    return result
+
+
+def _normals(elements: int, seeds: Tensor, sample_ids: Tensor, draw: Tensor, stream: int) -> Tensor:
+    kernel = dispatch.find("normals", sample_ids.device)
+    result: Tensor = kernel(elements, seeds, sample_ids, draw, stream)
+    return result
+
+
+def _normals_fake(
+    elements: int, seeds: Tensor, sample_ids: Tensor, draw: Tensor, stream: int
+) -> Tensor:
+    return torch.empty(
+        (sample_ids.shape[0], elements), dtype=torch.float32, device=sample_ids.device
+    )
+
+
+for _key in ("CPU", "CUDA"):
+    _LIBRARY.impl("normals", _normals, _key)
+torch.library.register_fake("fastgen::normals", _normals_fake, lib=_LIBRARY)

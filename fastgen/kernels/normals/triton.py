@@ -1,0 +1,33 @@
+"""Standard normals in Triton on CUDA and ROCm tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastgen.kernels.normals.triton_kernels import normals_kernel
+from fastgen.kernels.triton_support.geometry import geometry
+from fastgen.kernels.triton_support.launch import OPTIONS, on_device
+
+
+def normals(
+    elements: int,
+    seeds: Tensor,
+    sample_ids: Tensor,
+    draw: Tensor | int,
+    stream: int,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """`normals.reference.normals`, [rows, elements], rounded to `dtype`."""
+    device = sample_ids.device
+    z = torch.empty((sample_ids.shape[0], elements), dtype=dtype, device=device)
+    if z.numel() == 0:
+        return z
+    if not isinstance(draw, Tensor):  # filled on the device: no copy from the host
+        draw = torch.full((1,), draw, dtype=torch.int64, device=device)
+    rows = z.shape[0]
+    g = geometry(rows, elements, [dtype], 1, 1, False)
+    arguments = (z, seeds.contiguous(), sample_ids.contiguous(), draw, rows, elements, int(stream))
+    with on_device(z):
+        normals_kernel[(g.programs,)](*arguments, seeds.shape[0] > 1, *g[2:], **OPTIONS)
+    return z
