@@ -33,10 +33,11 @@ fi
 
 echo "== tests marked gpu"
 # The noise and the stages first: should the time run out, the rest is missing.
-TESTS="tests/kernels/test_triton.py tests/sampling/test_capture.py
+TESTS="tests/kernels/test_normals_triton.py tests/kernels/test_combine_triton.py
+    tests/kernels/test_brownian_triton.py tests/sampling/test_capture.py
     tests/sampling/test_synchronisation.py tests/sampling/test_serving.py
-    tests/kernels/test_triton_stochastic.py tests/kernels/test_bridge_triton.py
-    tests/kernels/test_pairwise_triton.py tests/kernels/test_integrate.py
+    tests/kernels/test_random_combine_triton.py tests/kernels/test_bridge_triton.py
+    tests/kernels/test_pairwise_triton.py tests/kernels/test_runge_kutta.py
     tests/integrate/test_captured_steps.py tests/couplings/test_cuda_assignment.py"
 if ! "$PYTHON" -c "import pytest" 2> /dev/null; then
     echo "pytest is missing: tests left out"

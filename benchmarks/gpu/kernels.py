@@ -11,7 +11,7 @@ from torch import Tensor
 import fastgen
 from benchmarks.gpu.bench import Bench, Run
 from benchmarks.tools.harness import Provider
-from fastgen.kernels import Noise, implementation
+from fastgen.kernels import Noise, dispatch
 
 
 def stage(
@@ -28,7 +28,7 @@ def stage(
     if noise:
         ids = torch.arange(shape[0], device=device)
         keys = Noise(ids[:1].clone(), ids, torch.ones(1, dtype=torch.int64, device=device))
-    bound = implementation(device).bind(tensors, [out], table, None, keys)
+    bound = dispatch.find("bind_combine", device)(tensors, [out], table, None, keys)
     return lambda: bound([])
 
 

@@ -8,8 +8,9 @@ import torch
 
 from benchmarks.tools.harness import Case, Provider, measured
 from benchmarks.tools.rows import Row
-from fastgen.kernels import Noise, bridge, implementation
-from fastgen.kernels.runge_kutta.contract import Control, Workspace, operations
+from fastgen.kernels import Noise, bridge, dispatch
+from fastgen.kernels.runge_kutta.contract import Control, Workspace
+from fastgen.kernels.runge_kutta.operator import operations
 from fastgen.ode.controller import CONTROLLERS
 from fastgen.ode.tableaus import ADAPTIVE
 
@@ -22,7 +23,7 @@ def combination(elements: int) -> Case:
     weights = 0.5, 0.25, -0.125
     table = torch.tensor([[weights]], dtype=torch.float64)
     out, eager = torch.empty_like(x), torch.empty_like(x)
-    bound = implementation(x.device).bind([x, y, z], [out], table)
+    bound = dispatch.find("bind_combine", x.device)([x, y, z], [out], table)
 
     def fastgen() -> torch.Tensor:
         bound([])
@@ -58,7 +59,7 @@ def noisy_step(elements: int) -> Case:
     table = torch.tensor([[weights]], dtype=torch.float64)
     noise = Noise(torch.tensor([1]), torch.arange(1), torch.tensor([1]))
     out, eager, normal = (torch.empty_like(x) for _ in range(3))
-    bound = implementation(x.device).bind([x, eps], [out], table, None, noise)
+    bound = dispatch.find("bind_combine", x.device)([x, eps], [out], table, None, noise)
 
     def fastgen() -> torch.Tensor:
         bound([])
@@ -91,7 +92,7 @@ def normals(elements: int) -> Case:
     """Standard normals of a seed, a sample and a draw."""
     seeds, ids, draw = torch.tensor([1]), torch.arange(1), torch.tensor([1])
     eager = torch.empty(1, elements)
-    kernel = implementation(eager.device)
+    kernel = dispatch.find("normals", eager.device)
     compiled = torch.compile(lambda like: torch.randn_like(like), dynamic=False)
     return Case(
         "kernels",
@@ -99,7 +100,7 @@ def normals(elements: int) -> Case:
         (1, elements),
         torch.float32,
         [
-            Provider("fastgen", lambda: kernel.normals(elements, seeds, ids, draw, 0)),
+            Provider("fastgen", lambda: kernel(elements, seeds, ids, draw, 0)),
             Provider("eager, preallocated", eager.normal_, "torch"),
             Provider("torch.compile", lambda: compiled(eager), "torch"),
         ],

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from fastgen.kernels import Noise, reference
-from fastgen.kernels.random_combine.operator import MONOMIALS
+from fastgen.kernels import Noise
+from fastgen.kernels.combine import reference
+from fastgen.kernels.random_combine.contract import MONOMIALS
 from fastgen.kernels.random_combine.reference import stochastic_combine
 
-cpp = pytest.importorskip("fastgen.kernels.cpp", reason="the C++ kernels are not built")
+cpp = pytest.importorskip("fastgen.kernels.combine.cpp", reason="the C++ kernels are not built")
 cpp_stochastic = pytest.importorskip("fastgen.kernels.random_combine.cpp")
 
 pytestmark = pytest.mark.usefixtures("each_look")

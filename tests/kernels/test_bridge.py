@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgen import kernels
-from fastgen.kernels import Clock, Noise, Sampling, Stream, reference
+from fastgen.kernels import Clock, Noise, Sampling, Stream
+from fastgen.kernels.bridge import reference
 
-cpp = pytest.importorskip("fastgen.kernels.cpp")
+cpp = pytest.importorskip("fastgen.kernels.bridge.cpp")
 _C = pytest.importorskip("fastgen._C")
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16

@@ -1,42 +1,32 @@
 """The Triton `bridge` equals the reference bit for bit: under the interpreter, or on a device."""
 
 import math
-import os
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgen.kernels import Clock, Noise, Sampling, reference
+from fastgen.kernels import Clock, Noise, Sampling
+from fastgen.kernels.bridge import reference
+from tests.support.triton_device import (
+    DEVICE,
+    INTERPRETED,
+    MARKS,
+    defining_kernels,
+    same,
+    to_device,
+)
 
 pytest.importorskip("triton")
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
-with pytest.MonkeyPatch.context() as patch:  # Triton looks when the kernels are defined
-    if INTERPRETED:
-        patch.setenv("TRITON_INTERPRET", "1")
-    from fastgen.kernels import triton
+with defining_kernels():
+    from fastgen.kernels.bridge import triton
 
-DEVICE = "cpu" if INTERPRETED else "cuda"
-pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
+pytestmark = MARKS
 EXAMPLES = 25 if INTERPRETED else 300
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 # The interpreter cuts float32 down to bfloat16 where devices round.
 KINDS = [[F32], [F64], [F32, F16]] + ([] if INTERPRETED else [[F32, BF16], [BF16]])
-
-
-def to_device(x):
-    if isinstance(x, Noise):
-        return Noise(*(y.to(DEVICE) for y in x[:3]), x.stream)
-    if isinstance(x, Clock):
-        return Clock(x.quantiles.to(DEVICE), x.sampling)
-    return x.to(DEVICE) if isinstance(x, torch.Tensor) else x
-
-
-def same(a, b):
-    a = a.cpu()
-    equal = (a == b) | (a.isnan() & b.isnan())
-    return a.dtype == b.dtype and a.shape == b.shape and bool(equal.all())
 
 
 @st.composite

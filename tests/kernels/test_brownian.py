@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 import fastgen
 from fastgen import kernels
+from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH, BROWNIAN_STREAM
 from fastgen.kernels.brownian.reference import brownian as reference
-from fastgen.kernels.contract import BROWNIAN_DEPTH, BROWNIAN_STREAM
 from fastgen.kernels.normals import reference as noise_reference
 
-cpp = pytest.importorskip("fastgen.kernels.cpp")
+cpp = pytest.importorskip("fastgen.kernels.brownian.cpp")
 _C = pytest.importorskip("fastgen._C")
 
 CELL = 2.0**-BROWNIAN_DEPTH

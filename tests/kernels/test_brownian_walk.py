@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_brownian import CELL, INT64, SAMPLE, each_isa, same
 
-from fastgen.kernels import reference
-from fastgen.kernels.contract import BROWNIAN_DEPTH
+from fastgen.kernels.brownian.area_reference import brownian_area
+from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH
+from fastgen.kernels.brownian.reference import brownian
 from fastgen.noise import BrownianPath
 
-cpp = pytest.importorskip("fastgen.kernels.cpp")
+cpp = pytest.importorskip("fastgen.kernels.brownian.cpp")
 
 TIME = st.one_of(
     st.floats(0, 1),
@@ -28,9 +29,7 @@ def column(x):
 
 
 def expected_steps(elements, seeds, ids, tree, times, scales, depth, factor):
-    w = reference.brownian(
-        elements, seeds, ids, tree, torch.tensor(times, dtype=torch.float64), depth
-    )
+    w = brownian(elements, seeds, ids, tree, torch.tensor(times, dtype=torch.float64), depth)
     return (w * factor).diff(dim=0) * column(scales)
 
 
@@ -74,7 +73,7 @@ def test_areas_equal_reference(rows, elements, depth, times, seed):
     scales = [0.5 + i for i in range(len(times) - 1)]
     areas = [2.5 + i for i in range(len(times) - 1)]
     asked = torch.tensor(times, dtype=torch.float64)
-    w, integral = reference.brownian_area(elements, seeds, ids, 5, asked, depth)
+    w, integral = brownian_area(elements, seeds, ids, 5, asked, depth)
     mean = integral.diff(dim=0) / asked.diff()[:, None, None] - (w[:-1] + w[1:]) * 0.5
     expected = torch.stack([(w * 0.7).diff(dim=0) * column(scales), mean * column(areas)])
     walk = cpp.Walker(elements, seeds, ids, 5, depth, 0.7)
@@ -88,7 +87,7 @@ def test_long_samples_and_threads(threads):
     times, scales = [0.3, 0.30001, 0.5], [1.0, 2.0]
     expected = expected_steps(20_001, seeds, ids, 2, times, scales, 24, 1.0)
     asked = torch.tensor(times, dtype=torch.float64)
-    w = reference.brownian_area(20_001, seeds, ids, 2, asked)[0]
+    w = brownian_area(20_001, seeds, ids, 2, asked)[0]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -142,9 +141,7 @@ def test_law_of_shallow_paths():
 def test_law_of_areas(depth):
     """W and its integral have the motion's covariances at any times."""
     t = torch.tensor([0.1, 0.3, 0.5, 0.71, 1.0], dtype=torch.float64)
-    w, integral = reference.brownian_area(
-        20_000, torch.tensor([1]), torch.arange(4), 0, t, depth
-    ).flatten(2)
+    w, integral = brownian_area(20_000, torch.tensor([1]), torch.arange(4), 0, t, depth).flatten(2)
     x, n = torch.cat([w, integral]), w.shape[1]
     low, high = torch.minimum(t[:, None], t), torch.maximum(t[:, None], t)
     a, b = t[:, None], t[None]

@@ -7,10 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastgen.kernels import reference
-from fastgen.kernels.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS, Noise
+from fastgen.kernels import Noise
+from fastgen.kernels.combine import reference
+from fastgen.kernels.combine.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
 
-cpp = pytest.importorskip("fastgen.kernels.cpp")
+cpp = pytest.importorskip("fastgen.kernels.combine.cpp")
 _C = pytest.importorskip("fastgen._C")
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16

@@ -1,21 +1,20 @@
 """The Triton reductions equal the reference: under the interpreter, or on a real device."""
 
-import os
-
 import pytest
 import torch
 
 from fastgen.kernels.pairwise import Keys, reference
+from tests.support.triton_device import (
+    DEVICE,
+    MARKS,
+    defining_kernels,
+)
 
 pytest.importorskip("triton")
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
-with pytest.MonkeyPatch.context() as patch:  # Triton looks when the kernels are defined
-    if INTERPRETED:
-        patch.setenv("TRITON_INTERPRET", "1")
+with defining_kernels():
     from fastgen.kernels.pairwise import triton
 
-DEVICE = "cpu" if INTERPRETED else "cuda"
-pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
+pytestmark = MARKS
 
 SHAPES = [(1, 1, 1, 1), (40, 300, 5, 17), (33, 513, 70, 70), (5, 256, 16, 3)]
 

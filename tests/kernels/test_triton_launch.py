@@ -18,10 +18,11 @@ import sys, timeit
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
-from fastgen.kernels import triton as kernels
+from fastgen.kernels.combine import triton as kernels
 from fastgen.kernels.contract import Noise
-from fastgen.kernels.brownian import triton as tree
-from fastgen.kernels.combine import triton_kernels as source
+from fastgen.kernels.brownian.triton_kernels import brownian_kernel
+from fastgen.kernels.combine.triton_kernels import combine_kernel
+from fastgen.kernels.normals.triton_kernels import normals_kernel
 from fastgen.kernels.triton_support import launch
 
 launches = []
@@ -44,7 +45,7 @@ class StandIn:
 driver.set_active(StandIn())
 
 
-def compiled(kernel=source.combine_kernel):
+def compiled(kernel=combine_kernel):
     return len(kernel.device_caches[0][0])
 
 
@@ -70,20 +71,20 @@ x, keys, table = torch.zeros(16), torch.zeros(16, dtype=torch.int64), torch.zero
 for value in (0, 1, 3, 16, 2**31, 2**33 + 1, -1, 2**62):
     tail = (value,) * 5
     constants = (1, 1, False, False, False, triton.language.float32, 4, 128, False, False, True)
-    source.combine_kernel.warmup(
+    combine_kernel.warmup(
         (x, x), (x,), table, keys, keys, keys, *tail, *constants, grid=(1,), **launch.OPTIONS
     )
-    source.normals_kernel.warmup(
+    normals_kernel.warmup(
         x, keys, keys, keys, value, value, value, *constants[3:4], *constants[6:],
         grid=(1,), **launch.OPTIONS
     )
-    tree.brownian_kernel.warmup(
+    brownian_kernel.warmup(
         table, keys, keys, table, value, value, value,
         False, False, 128, False, False, True, 24, grid=(1, 1), **launch.OPTIONS
     )
 assert compiled() == 1, compiled()
-assert compiled(source.normals_kernel) == 1
-assert compiled(tree.brownian_kernel) == 1
+assert compiled(normals_kernel) == 1
+assert compiled(brownian_kernel) == 1
 """
     run(STAND_IN + script)
 
@@ -169,14 +170,14 @@ def test_importing_fastgen_does_not_import_triton():
 
 
 def test_backend_names_what_it_needs():
-    from fastgen.kernels.dispatch import implementation
+    from fastgen.kernels.dispatch import choose
 
     if os.environ.get("TRITON_INTERPRET") != "1":
         with pytest.raises(ValueError, match="runs on CUDA and ROCm tensors, got cpu"):
-            implementation(torch.device("cpu"), "triton")
-    assert implementation(torch.device("cuda")).__name__ == "fastgen.kernels.triton"
+            choose(torch.device("cpu"), "triton")
+    assert choose(torch.device("cuda")) == "triton"
     with pytest.raises(ValueError, match="runs on CPU tensors"):
-        implementation(torch.device("cuda"), "cpp")
+        choose(torch.device("cuda"), "cpp")
 
 
 def test_compiles_ahead_of_time_for_every_target():

@@ -9,6 +9,7 @@ import torch
 
 import fastgen
 from fastgen import schedules
+from fastgen.kernels import dispatch
 from fastgen.plans.forms import Let, Normal
 from fastgen.plans.increments import follow_path, increments
 
@@ -137,15 +138,16 @@ def test_log_probability_of_a_sampled_run():
 
 def test_values_of_the_last_step_are_used_again(monkeypatch):
     sampler = make("ddpm", steps=6, start=0.9, end=0.1, backend="cpp")
-    from fastgen.kernels import cpp
-
-    calls, original = [], cpp.brownian
+    calls, found = [], dispatch.find
+    original = found("brownian", torch.device("cpu"), "cpp")
 
     def counted(elements, seeds, ids, tree, times):
         calls.append(len(times))
         return original(elements, seeds, ids, tree, times)
 
-    monkeypatch.setattr(cpp, "brownian", counted)
+    monkeypatch.setattr(
+        dispatch, "find", lambda name, *args: counted if name == "brownian" else found(name, *args)
+    )
     sampler((2, 3), seed=1)
     assert calls == [1] * 7
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import fastgen
 from fastgen import schedules
-from fastgen.kernels import dispatch as backends
+from fastgen.kernels import dispatch
 
 SCHEDULE = schedules.LinearVP()
 SOLVERS = [n for n in fastgen.solvers.names() if not fastgen.solvers.get(n).two_times]
@@ -376,8 +376,9 @@ def test_bad_input_is_refused_before_the_network_is_called(call, error, message)
 
 
 def test_without_the_extension_the_reference_runs_and_says_so_once(monkeypatch):
-    monkeypatch.setattr(backends, "_cpp", lambda: ImportError("no module named fastgen._C"))
-    backends._warn.cache_clear()
+    error = ImportError("no module named fastgen._C")
+    monkeypatch.setattr(dispatch, "missing", lambda backend: error)
+    dispatch._warn.cache_clear()
     monkeypatch.delenv("FASTGEN_BACKEND", raising=False)
     with pytest.warns(RuntimeWarning, match="C\\+\\+ kernels are not available"):
         first = make()((2, 3), seed=1)
@@ -387,12 +388,12 @@ def test_without_the_extension_the_reference_runs_and_says_so_once(monkeypatch):
     assert torch.equal(first, second)
     with pytest.raises(ValueError, match="could not be loaded"):
         make(backend="cpp")((2, 3))
-    backends._warn.cache_clear()
+    dispatch._warn.cache_clear()
 
 
 def test_environment_chooses_the_backend(monkeypatch):
     monkeypatch.setenv("FASTGEN_BACKEND", "reference")
-    assert backends.implementation(torch.device("cpu")).__name__ == "fastgen.kernels.reference"
+    assert dispatch.choose(torch.device("cpu")) == "reference"
     monkeypatch.setenv("FASTGEN_BACKEND", "refrence")
     with pytest.raises(ValueError, match="mean 'reference'"):
-        backends.implementation(torch.device("cpu"))
+        dispatch.choose(torch.device("cpu"))

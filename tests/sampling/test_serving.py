@@ -12,7 +12,7 @@ from torch import nn
 import fastgen
 from fastgen import schedules
 from fastgen.common import graphs
-from fastgen.sampling import serving
+from fastgen.kernels import dispatch
 from tests.support.tape import Noting, Tape
 
 SCHEDULE = schedules.LinearVP()
@@ -178,7 +178,7 @@ def test_a_recorded_step_reads_everything_from_memory(monkeypatch):
     tape = Tape()
     noting = Noting(lambda: tape)
     monkeypatch.setattr(graphs, "recording", lambda device: tape)
-    monkeypatch.setattr(serving.kernels, "implementation", lambda *_: noting)
+    monkeypatch.setattr(dispatch, "find", noting.find)
     plans = [plan(s, n) for s in ("dpmpp_2m", "ddpm", "heun") for n in (2, 4)]
     sampler = make(plans[0])
     batch = sampler.serve(SHAPE, plans=plans, capture=True, shift=torch.zeros(3))

@@ -5,11 +5,13 @@ and repeats them without calling Python code of the work again. So whatever the 
 value stays as it was, as in a graph; whatever reads a value back is refused, as in a capture.
 """
 
+from functools import partial
+
 import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fastgen import kernels
+from fastgen.kernels import dispatch
 
 # Operations that make the host wait on a GPU, or read what only the host knows.
 WAITING = {
@@ -64,10 +66,16 @@ class Noting:
     """The C++ kernels, whose calls a running tape notes as well."""
 
     def __init__(self, tape):
-        self.tape, self.kernel = tape, kernels.implementation(torch.device("cpu"), "cpp")
+        self.tape, self.found = tape, dispatch.find
 
-    def bind(self, *args):
-        bound = self.kernel.bind(*args)
+    def find(self, operation, device, backend=None):
+        """In place of `dispatch.find`."""
+        kernel = self.found(operation, torch.device("cpu"), "cpp")
+        noted = {"bind_combine": self._bind, "brownian": self._brownian}.get(operation)
+        return kernel if noted is None else partial(noted, kernel)
+
+    def _bind(self, bind, *args):
+        bound = bind(*args)
 
         def call(missing):
             bound(missing)
@@ -76,10 +84,7 @@ class Noting:
 
         return call
 
-    def brownian(self, *args):
-        w = self.kernel.brownian(*args)
-        self.tape().entries.append((self.kernel.brownian, args, {}, w))
+    def _brownian(self, brownian, *args):
+        w = brownian(*args)
+        self.tape().entries.append((brownian, args, {}, w))
         return w
-
-    def __getattr__(self, name):
-        return getattr(self.kernel, name)

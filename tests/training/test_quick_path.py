@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fastgen.training import paths, times
 
-cpp = pytest.importorskip("fastgen.kernels.cpp")
+pytest.importorskip("fastgen.kernels.cpp_support")
 _C = pytest.importorskip("fastgen._C")
 
 

@@ -1,11 +1,11 @@
-"""`kernels.registers`: `combine` on tensors that come with the call, and what it keeps of them."""
+"""`combine.registers`: `combine` on tensors that come with the call, and what it keeps of them."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastgen.kernels import reference
+from fastgen.kernels.combine import reference
 
 registers = pytest.importorskip(
     "fastgen.kernels.combine.registers", reason="the C++ kernels are not built"

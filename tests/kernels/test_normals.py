@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fastgen.kernels.normals import reference
 
-cpp = pytest.importorskip("fastgen.kernels.cpp")
+cpp = pytest.importorskip("fastgen.kernels.normals.cpp")
 _C = pytest.importorskip("fastgen._C")
 
 # Random123 1.14, tests/kat_vectors, philox 4x32 10: counter, key, result.

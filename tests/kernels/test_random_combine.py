@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from fastgen.kernels import Noise
 from fastgen.kernels.normals import reference as noise_reference
 from fastgen.kernels.random_combine import reference
-from fastgen.kernels.random_combine.operator import MONOMIALS, bind_stochastic, stochastic_combine
+from fastgen.kernels.random_combine.contract import MONOMIALS
+from fastgen.kernels.random_combine.operator import bind_stochastic, stochastic_combine
 
 cpp = pytest.importorskip("fastgen.kernels.random_combine.cpp")
 _C = pytest.importorskip("fastgen._C")

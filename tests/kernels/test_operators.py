@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgen import kernels
-from fastgen.kernels import Noise, reference
+from fastgen.kernels import Noise
+from fastgen.kernels.combine import reference
 
 
 def noise(rows, draws=2, seed=3):

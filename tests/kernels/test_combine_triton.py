@@ -1,65 +1,35 @@
-"""Triton kernels equal the reference bit for bit: under the interpreter, or on a real device.
-
-Where there is no GPU, Triton's interpreter runs them on CPU tensors. Where there is one (and
-TRITON_INTERPRET is not set), the same tests run on it and carry the mark `gpu`.
-"""
+"""Triton's `combine` equals the reference bit for bit: interpreted, or on a real device."""
 
 import math
-import os
 import random
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgen import kernels
-from fastgen.kernels import dispatch as backends
-from fastgen.kernels import reference
-from fastgen.kernels.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS, Noise
-from fastgen.kernels.normals import reference as normals_reference
+from fastgen.kernels import Noise, dispatch
+from fastgen.kernels.combine import reference
+from fastgen.kernels.combine.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
+from tests.support import triton_device
+from tests.support.triton_device import (
+    DEVICE,
+    INTERPRETED,
+    MARKS,
+    defining_kernels,
+    same,
+    to_device,
+)
 
 pytest.importorskip("triton")
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
-with pytest.MonkeyPatch.context() as patch:  # Triton looks when the kernels are defined
-    if INTERPRETED:
-        patch.setenv("TRITON_INTERPRET", "1")
-    import triton.language as tl
-    from triton import jit
-
-    from fastgen.kernels import triton
+with defining_kernels():
+    from fastgen.kernels.combine import triton
+    from fastgen.kernels.normals import triton as normals_triton
     from fastgen.kernels.triton_support import geometry as geometries
-    from fastgen.kernels.triton_support import launch
-    from fastgen.kernels.triton_support.noise import four_normals, philox
 
-    @jit
-    def philox_kernel(given, found, COUNT: tl.constexpr):
-        i = tl.arange(0, COUNT)
-        c0, c1 = tl.load(given + i).to(tl.uint32), tl.load(given + COUNT + i).to(tl.uint32)
-        given += 2 * COUNT
-        c2, c3 = tl.load(given + i).to(tl.uint32), tl.load(given + COUNT + i).to(tl.uint32)
-        given += 2 * COUNT
-        k0, k1 = tl.load(given + i).to(tl.uint32), tl.load(given + COUNT + i).to(tl.uint32)
-        w0, w1, w2, w3 = philox(c0, c1, c2, c3, k0, k1)
-        tl.store(found + i, w0.to(tl.int64))
-        tl.store(found + COUNT + i, w1.to(tl.int64))
-        tl.store(found + 2 * COUNT + i, w2.to(tl.int64))
-        tl.store(found + 3 * COUNT + i, w3.to(tl.int64))
-
-    @jit
-    def four_normals_kernel(blocks, keys, found):
-        i = tl.arange(0, 4)
-        draw, stream = tl.load(keys + 2).to(tl.uint32), tl.load(keys + 3).to(tl.uint32)
-        sample, seed = tl.load(keys), tl.load(keys + 1)
-        z0, z1, z2, z3 = four_normals(tl.load(blocks + i), sample, seed, draw, stream)
-        tl.store(found + 4 * i, z0)
-        tl.store(found + 4 * i + 1, z1)
-        tl.store(found + 4 * i + 2, z2)
-        tl.store(found + 4 * i + 3, z3)
-
-
-DEVICE = "cpu" if INTERPRETED else "cuda"
-pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
+pytestmark = MARKS
+interpreter_that_rounds = triton_device.interpreter_that_rounds
 # The interpreter takes a millisecond for every ten operations of a program, a device half a second
 # to compile for dtypes that it has not seen.
 EXAMPLES = 20 if INTERPRETED else 30
@@ -68,45 +38,6 @@ F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float1
 DTYPES = [F32, F64, BF16, F16]
 SPECIAL = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, 1e-40, 6e-8, 65520.0, 3e38])
 TINY = [0.0, 0.0, 0.0, 1.0, -1.0, 1e-50, 1e-3]
-INT64 = st.integers(-(2**63), 2**63 - 1)
-TIME = st.floats(0, 1) | st.integers(0, 2**24).map(lambda k: k * 2.0**-24)
-SAMPLE = st.one_of(st.integers(0, 100), st.integers(2**32 - 5, 2**48 - 1))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def interpreter_that_rounds():
-    """Triton 3.7's interpreter cuts float32 down to bfloat16; devices round to nearest even."""
-    if not INTERPRETED:
-        yield
-        return
-    from triton.language import bfloat16, float32
-    from triton.runtime import interpreter
-
-    before = interpreter._convert_float
-
-    def convert(array, source, target, rounding_mode):
-        if (source, target) == (float32, bfloat16):
-            rounded = torch.from_numpy(array.copy()).bfloat16().view(torch.int16)
-            return rounded.numpy().view("uint16")
-        if (source, target) == (bfloat16, float32):
-            return (array.astype("uint32") << 16).reshape(array.shape)
-        return before(array, source, target, rounding_mode)
-
-    interpreter._convert_float = convert
-    yield
-    interpreter._convert_float = before
-
-
-def to_device(x):
-    if isinstance(x, Noise):
-        return Noise(*(y.to(DEVICE) for y in x[:3]), x.stream)
-    return x if x is None else x.to(DEVICE)
-
-
-def same(a, b):
-    a = a.cpu()
-    equal = (a == b) | (a.isnan() & b.isnan())
-    return a.dtype == b.dtype and a.shape == b.shape and bool(equal.all())
 
 
 def poisoned(shape, dtypes):
@@ -192,82 +123,6 @@ def test_combine_equals_reference(call):
     check(*call, bound=call[0][0].numel() < 100)
 
 
-@settings(max_examples=EXAMPLES)
-@given(
-    rows=st.integers(0, 9),
-    elements=st.integers(0, 70) | st.sampled_from([2, 512, 1027]),
-    per_row=st.booleans(),
-    draw=st.one_of(st.integers(0, 3), st.integers(2**32 - 3, 2**32 - 1)),
-    stream=st.integers(0, 255),
-    dtype=st.sampled_from(DTYPES),
-    data=st.data(),
-)
-def test_normals_equal_reference(rows, elements, per_row, draw, stream, dtype, data):
-    seeds = torch.tensor(data.draw(st.lists(INT64, min_size=rows, max_size=rows)))
-    seeds = seeds.long() if per_row and rows else torch.tensor([data.draw(INT64)])
-    ids = torch.tensor(data.draw(st.lists(SAMPLE, min_size=rows, max_size=rows))).long()
-    expected = reference.normals(elements, seeds, ids, draw, stream).to(dtype)
-    number = torch.tensor(draw, device=DEVICE) if data.draw(st.booleans()) else draw
-    z = triton.normals(elements, to_device(seeds), to_device(ids), number, stream, dtype=dtype)
-    assert z.dtype == dtype
-    assert torch.equal(z.cpu(), expected)
-
-
-@settings(max_examples=4 if INTERPRETED else 100, phases=[Phase.generate])
-@given(
-    rows=st.integers(0, 3),
-    elements=st.integers(0, 9) | st.just(512),
-    per_row=st.booleans(),
-    own_times=st.booleans(),
-    tree=st.integers(0, 127),
-    data=st.data(),
-)
-def test_brownian_equals_reference(rows, elements, per_row, own_times, tree, data):
-    if elements == 512:  # a program for each row and time takes the interpreter 0.2 s
-        rows = min(rows, 1)
-    seeds = torch.tensor(data.draw(st.lists(INT64, min_size=rows, max_size=rows))).long()
-    seeds = seeds if per_row and rows else torch.tensor([data.draw(INT64)])
-    ids = torch.tensor(data.draw(st.lists(SAMPLE, min_size=rows, max_size=rows))).long()
-    count = data.draw(st.integers(1, 2))
-    size = count * rows if own_times else count
-    times = torch.tensor(data.draw(st.lists(TIME, min_size=size, max_size=size))).double()
-    times = times.reshape(count, rows) if own_times else times
-    expected = reference.brownian(elements, seeds, ids, tree, times)
-    w = triton.brownian(elements, *map(to_device, (seeds, ids)), tree, to_device(times))
-    assert same(w, expected)
-
-
-def test_brownian_at_special_times():
-    times = torch.tensor([0.0, 1.0, 1 - 2**-53, 2**-25, math.nan, -1e-300]).double()
-    seeds, ids = torch.tensor([-3]), torch.tensor([2**40 + 1, 7])
-    expected = reference.brownian(5, seeds, ids, 1, times)
-    assert same(triton.brownian(5, *map(to_device, (seeds, ids)), 1, to_device(times)), expected)
-
-
-@pytest.mark.parametrize(("depth", "own"), [(24, False), (7, True)])
-def test_brownian_areas_and_depths_equal_reference(depth, own):
-    times = torch.tensor([0.3] if depth == 24 else [math.nan, 1.0, 0.7])
-    times = times.double()[:, None].expand(-1, 2) if own else times.double()
-    seeds, ids = torch.tensor([-3, 9])[: 1 + own], torch.tensor([2**40 + 1, 7])[: 1 + own]
-    keys = to_device(seeds), to_device(ids), 1, to_device(times), depth
-    expected = reference.brownian_area(5, seeds, ids, 1, times, depth)
-    assert same(triton.brownian_area(5, *keys), expected)
-    assert same(triton.brownian(5, *keys), reference.brownian(5, seeds, ids, 1, times, depth))
-
-
-def test_many_normals_equal_reference():
-    seeds, ids = torch.tensor([-5]), torch.arange(64) + 2**40
-    elements = 2**14
-    expected = reference.normals(elements, seeds, ids, 11, 2)
-    before = geometries.THREADS
-    try:
-        geometries.THREADS = 2**14 if INTERPRETED else before
-        z = triton.normals(elements, to_device(seeds), to_device(ids), 11, 2)
-    finally:
-        geometries.THREADS = before
-    assert torch.equal(z.cpu(), expected)
-
-
 @pytest.mark.parametrize("seed", range(3 if INTERPRETED else 25))
 def test_random_calls_equal_reference(seed):
     """What the property test does, where hypothesis is not installed."""
@@ -293,41 +148,6 @@ def test_random_calls_equal_reference(seed):
         seeds = torch.randint(-(2**63), 2**63 - 1, (chance.choice([1, rows]),))
         noise = Noise(seeds, torch.randint(0, 2**48, (rows,)), draws, seed)
     check(tensors, table, dtypes, clip, noise, bound=not INTERPRETED)
-
-
-@pytest.mark.skipif(INTERPRETED, reason="16 million normals")
-def test_many_normals_equal_cpp():
-    cpp = pytest.importorskip("fastgen.kernels.cpp")
-    keys = torch.tensor([2**63 - 5]), torch.arange(64) + 2**33
-    expected = cpp.normals(2**18, *keys, 3, 1)
-    assert torch.equal(triton.normals(2**18, *map(to_device, keys), 3, 1).cpu(), expected)
-
-
-def test_philox_words_equal_reference():
-    words = torch.randint(0, 2**32, (6, 256), generator=torch.Generator().manual_seed(1))
-    words[:, 0], words[:, 1] = 0, 2**32 - 1  # two of Random123's known-answer vectors
-    found = torch.empty(4, 256, dtype=torch.int64, device=DEVICE)
-    philox_kernel[(1,)](words.to(DEVICE), found, 256)
-    expected = normals_reference.philox(tuple(words[:4]), tuple(words[4:]))
-    assert torch.equal(found.cpu(), torch.stack(expected))
-    assert found[0, 0] == 0x6627E8D5
-
-
-def test_blocks_beyond_32_bits():
-    blocks = torch.tensor([2**32 - 1, 2**32, 2**40 - 1, 7 * 2**33 + 5])
-    sample, seed, draw, stream = 2**48 - 2, -(2**62), 2**32 - 1, 255
-    counter = (
-        blocks & normals_reference.MASK,
-        torch.tensor(sample & normals_reference.MASK),
-        torch.tensor(draw),
-        stream | ((blocks >> 32) & 0xFF) << 8 | (sample >> 32) << 16,
-    )
-    key = torch.tensor(seed & normals_reference.MASK), torch.tensor((seed >> 32) & 0xFFFFFFFF)
-    words = normals_reference.philox(counter, key)
-    found = torch.empty(4, 4, device=DEVICE)
-    keys = torch.tensor([sample, seed, draw, stream], device=DEVICE)
-    four_normals_kernel[(1,)](blocks.to(DEVICE), keys, found, **launch.OPTIONS)
-    assert torch.equal(found.cpu(), normals_reference.normals_from_words(words))
 
 
 @pytest.mark.parametrize("dtype", [F32, F64])
@@ -391,7 +211,7 @@ def test_empty_tensors(shape):
     noise = Noise(torch.tensor([1]), torch.arange(shape[0]), torch.tensor([0]))
     table = torch.ones(max(shape[0], 1), 1, 2, dtype=F64)
     check([torch.empty(shape)], table, [BF16], None, noise)
-    z = triton.normals(shape[1], *map(to_device, noise[:2]), 0, 1)
+    z = normals_triton.normals(shape[1], *map(to_device, noise[:2]), 0, 1)
     assert z.shape == shape
 
 
@@ -448,16 +268,16 @@ def test_misaligned_tensors():
 def test_gradients_are_transposed_stages(clip, monkeypatch):
     """Through the operator, whose forward and backward then are Triton kernels."""
     calls = []
-    counted = launch.combine_kernel.__class__.__getitem__
+    counted = triton.combine_kernel.__class__.__getitem__
     monkeypatch.setattr(
-        launch.combine_kernel.__class__,
+        triton.combine_kernel.__class__,
         "__getitem__",
         lambda kernel, grid: calls.append(kernel) or counted(kernel, grid),
     )
     if INTERPRETED:
         monkeypatch.setenv("TRITON_INTERPRET", "1")
         monkeypatch.setenv("FASTGEN_BACKEND", "triton")
-        backends._triton.cache_clear()
+        dispatch.missing.cache_clear()
     generator = torch.Generator().manual_seed(2)
     draws = torch.tensor([[3], [9]])
     noise = Noise(torch.tensor([4]), torch.arange(2), draws)
@@ -524,7 +344,7 @@ def test_no_synchronisation():
         for _ in range(3):
             bound([x])
         triton.combine([x], table, [F32], None, noise)
-        triton.normals(7, noise.seeds, noise.sample_ids, 3, 1)
+        normals_triton.normals(7, noise.seeds, noise.sample_ids, 3, 1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert bound._launch.ready()

@@ -1,6 +1,4 @@
-"""The Triton kernel of `stochastic_combine` equals the reference; see `test_triton`."""
-
-import os
+"""The Triton kernel of `stochastic_combine` equals the reference; see `test_combine_triton`."""
 
 import pytest
 import torch
@@ -9,17 +7,19 @@ from hypothesis import strategies as st
 
 from fastgen.kernels import Noise
 from fastgen.kernels.random_combine import reference
-from fastgen.kernels.random_combine.operator import MONOMIALS
+from fastgen.kernels.random_combine.contract import MONOMIALS
+from tests.support.triton_device import (
+    DEVICE,
+    INTERPRETED,
+    MARKS,
+    defining_kernels,
+)
 
 pytest.importorskip("triton")
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
-with pytest.MonkeyPatch.context() as patch:  # Triton looks when the kernels are defined
-    if INTERPRETED:
-        patch.setenv("TRITON_INTERPRET", "1")
+with defining_kernels():
     from fastgen.kernels.random_combine import triton as stochastic
 
-DEVICE = "cpu" if INTERPRETED else "cuda"
-pytestmark = [] if INTERPRETED else [pytest.mark.gpu]
+pytestmark = MARKS
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 # Triton 3.7's interpreter cuts float32 down to bfloat16; devices round to nearest even.
 WRITTEN = tuple(d for d in DTYPES if not (INTERPRETED and d == torch.bfloat16))
