@@ -1,4 +1,4 @@
-"""Exact assignment on NVIDIA GPUs: csrc/assignment/cuda, compiled at run time; the host never waits."""
+"""Exact assignment on NVIDIA GPUs: csrc/assignment/cuda, compiled at run time; nothing waits."""
 
 from __future__ import annotations
 
