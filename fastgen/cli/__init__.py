@@ -22,7 +22,7 @@ COMMANDS = {
     "train": "train a network on arrays, images or a built-in set",
     "sample": "draw samples from a network",
     "solvers": "list the solvers",
-    "plan": "print a solver's program",
+    "plan": "print a solver's plan",
 }
 MISUSE = (
     argparse.ArgumentTypeError,

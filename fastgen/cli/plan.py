@@ -1,4 +1,4 @@
-"""`fastgen plan`: a solver's program, as a table or as JSON."""
+"""`fastgen plan`: a solver's plan, as a table or as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a solver is given: it records the arithmetic on symbolic values as a program."""
+"""What a solver is given: it records the arithmetic on symbolic values as instructions."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Predictions:
 
 
 class Builder:
-    """What a solver is given: symbolic values in, a recorded program out.
+    """What a solver is given: symbolic values in, recorded instructions out.
 
     ``schedule`` and the short-cuts ``alpha``, ``sigma``, ``half_log_snr`` are float64.
     ``predicts`` is what the network is expected to predict; only `has_velocity` asks for it.

@@ -13,14 +13,15 @@ _SAME_TIME = 1e-9
 def increments(instructions: Sequence[Instruction], start: float) -> dict[Normal, Increment]:
     """The increment that each noise over an interval becomes; the other noises stay draws.
 
-    A noise belongs to the path if its interval goes down from the solver's state at most, and
-    lies in a part of the path that is still free, or shares its upper end with the others there
-    (the inner stage of a step). So noise that takes the state back up (churn, restarts), noise of
-    no interval (Langevin steps), and a second noise of the same interval are left out: the path
-    has no fresh increment for them.
+    A noise belongs to the path under two conditions. Its interval begins at the solver's state or
+    below it and goes down. And it lies in a part of the path that is still free, or shares its
+    upper end with the noises there (the inner stage of a step).
+
+    For the others the path has no fresh increment: noise that takes the state back up (churn,
+    restarts), noise without an interval (Langevin steps), a second noise of one interval.
 
     Args:
-        instructions: the program.
+        instructions: those of a plan, in order.
         start: the first time of the grid.
     """
     front = lowest = start
@@ -46,7 +47,7 @@ def increments(instructions: Sequence[Instruction], start: float) -> dict[Normal
 
 
 def follow_path(instructions: Sequence[Instruction], start: float) -> tuple[Instruction, ...]:
-    """The program with those noises replaced."""
+    """The instructions with those noises replaced."""
     found = increments(instructions, start)
 
     def replaced(form: Form) -> Form:

@@ -1,11 +1,14 @@
-"""From a program to stages: one kernel call after each network evaluation.
+"""From instructions to stages: one kernel call after each network evaluation.
 
-Between two evaluations everything is elementwise and linear, so it is one stage. Forms of the
-stage's own registers and of the current prediction are expanded to what the stage can read:
-the network's raw output, and the values that earlier stages left in buffers. A stage writes
-only what is read later (liveness, from the last stage to the first); buffers are then handed
-out from the first stage to the last, and a value that dies in a stage leaves its buffer to one
-that is born there.
+Between two evaluations everything is elementwise and linear, so it is one stage. Three passes:
+
+1. From the last stage to the first: what does a stage write? Only what a later stage, the network
+   or the caller reads. The same pass expands each output to what the stage can read: the values
+   that earlier stages left in buffers, and raw outputs of the network. Registers and predictions
+   of the stage itself vanish from its sums.
+2. When is each value read for the last time?
+3. From the first stage to the last: a buffer for each output. A value that is not read after a
+   stage leaves its buffer to a value that is written in that stage.
 """
 
 from __future__ import annotations
@@ -46,10 +49,83 @@ from fastgen.plans.program import (
 Weights: TypeAlias = Callable[[float], tuple[float, ...]]
 
 
-class _Node:
-    """A stage before its buffers are known: outputs and the clipped value over its inputs.
+def lower(
+    instructions: Sequence[Instruction],
+    result: Value,
+    parametrisation: Parametrisation,
+    *,
+    clip: tuple[float, float] | None = None,
+    cast: bool = False,
+    observe: bool = False,
+    keep_states: bool = False,
+    hold_outputs: bool = True,
+    weights: Weights = lambda t: (1.0,),
+) -> Program:
+    """Turn a plan's instructions into stages for one kind of network.
 
-    reads: inputs, states in order, then predictions from the newest to the oldest: stored, held.
+    Args:
+        instructions: of the plan, in order.
+        result: the register to return.
+        parametrisation: what the network predicts.
+        clip: bounds of the data prediction, or None.
+        cast: whether the network's dtype differs from the state's.
+        observe: write every state of the plan in the stage that computes it (callbacks).
+        keep_states: and give no state's buffer to another value (trajectories).
+        hold_outputs: a raw network output that later stages read may be kept by reference;
+            False for networks that overwrite their last output.
+        weights: the factors of the network's outputs at a time (see `fastgen.Guidance`).
+
+    Raises:
+        ValueError: where a stage exceeds the kernel's limits or has nothing but noise to read,
+            or a prediction cannot be converted (see `Parametrisation.conversion`).
+    """
+    sums = _Expansion(instructions, parametrisation, clip, cast, hold_outputs, weights)
+    states = [i.value for i in instructions if isinstance(i, State)]
+    observed = states if observe or keep_states else []
+    unplaced = sums.stages([result, *observed])
+
+    ends = _ends(sums, unplaced)
+    for value in observed:  # not before it has been shown
+        ends[value] = max(ends.get(value, 0), sums.born[value] + 1)
+    ends.update(dict.fromkeys([result, *(states if keep_states else [])], len(unplaced)))
+
+    buffers = _Buffers(ends)
+    seen = {Value(0): (0, 0)}  # where each register can be observed: stage, buffer
+    stages: list[Stage | None] = []
+    calls: list[Call] = []
+    for s, stage in enumerate(unplaced):
+        for atom in stage.reads:
+            if isinstance(atom, Computed) and atom.evaluation != s - 1:
+                # It depends on an output that only the stage after the evaluation still has.
+                raise ValueError(
+                    f"{atom.kind} of evaluation {atom.evaluation} is read in stage {s}"
+                )
+        inputs = tuple(
+            atom if isinstance(atom, Raw | Computed | Increment) else buffers.of[atom]
+            for atom in stage.reads
+        )
+        outputs = buffers.turn(s, stage.outputs)
+        seen.update({a: (s, buffers.of[a]) for a in stage.outputs if isinstance(a, Value)})
+        stages.append(_placed(s, stage, inputs, outputs, clip))
+        if s < len(sums.evaluations):
+            call = sums.evaluations[s]
+            state = buffers.of[call.x] if s in sums.reads_state else None
+            calls.append(Call(buffers.of[sums.network_input(s)], call.time, state))
+    return Program(
+        stages=tuple(stages),
+        calls=tuple(calls),
+        network_buffers=tuple(buffers.of_network),
+        result=buffers.of[result],
+        states=tuple(seen[v] for v in observed),
+        held=_held(ends, len(unplaced)),
+    )
+
+
+class _Unplaced:
+    """A stage before its buffers are known: each output, and the clipped value, as a sum.
+
+    reads: the inputs in the order of the sums: registers, then predictions that are in buffers and
+    raw outputs, both from the newest to the oldest.
     """
 
     def __init__(self, outputs: dict[Atom, Terms], clipped: Terms) -> None:
@@ -61,7 +137,17 @@ class _Node:
         self.reads = sorted(reads, key=order)
 
 
-class _Lowering:
+class _Expansion:
+    """What each stage writes, as sums of what it can read.
+
+    A segment is the instructions between two evaluations. Segment s becomes stage s, which follows
+    evaluation s - 1 and precedes evaluation s; segment 0 comes before all evaluations.
+
+    segments: for each, its registers and their forms. born: the segment of each register.
+    reads_state: evaluations whose point is read besides the network's input, unscaled and uncast.
+    scales: the factor on the state where the network's input is a tensor of its own.
+    """
+
     def __init__(
         self,
         instructions: Sequence[Instruction],
@@ -94,16 +180,53 @@ class _Lowering:
         scales = [parametrisation.input_scale(e.time) for e in self.evaluations]
         self.scales = {k: c for k, c in enumerate(scales) if cast or c != 1.0}
 
-    def conversion(self, quantity: str, time: float) -> tuple[float, float]:
-        """`Parametrisation.conversion`, computed once: many stages read one prediction."""
-        key = quantity, time
-        if key not in self._conversions:
-            self._conversions[key] = self.parametrisation.conversion(quantity, time)
-        return self._conversions[key]
+    def stages(self, keep: Iterable[Value]) -> list[_Unplaced]:
+        """Every stage, found from the last to the first; keep: registers that the caller reads."""
+        needed: set[Atom] = set(keep)  # by what comes after the stage
+        found: list[_Unplaced] = []
+        for s in reversed(range(len(self.segments))):
+            if s < len(self.evaluations):
+                needed.add(self.network_input(s))
+                if s in self.reads_state:
+                    needed.add(self.evaluations[s].x)
+            outputs: list[Atom] = [v for v in self.segments[s] if v in needed]
+            outputs += [a for a in [NetworkInput(s)] if a in needed]
+            # Predictions that a later stage reads and that cannot be kept as the network's output.
+            outputs += sorted(
+                a for a in needed if isinstance(a, Prediction) and a.evaluation == s - 1
+            )
+            rows = {a: self.terms(a, s) for a in outputs}
+            uses_clipped = any(CLIPPED in terms for terms in rows.values())
+            stage = _Unplaced(rows, self.clipped(s) if uses_clipped else {})
+            # What a run provides, and the outputs of the evaluation before, need no earlier stage.
+            reads = {a for a in stage.reads if not isinstance(a, Computed | Increment)}
+            own = {Raw(s - 1, branch) for branch in (0, 1)}
+            needed = (needed | reads) - set(outputs) - own
+            found.append(stage)
+        return found[::-1]
 
-    def network_input(self, k: int) -> Atom:
-        """What the network reads: the state itself, unless it must be scaled or cast."""
-        return NetworkInput(k) if k in self.scales else self.evaluations[k].x
+    def terms(self, output: Atom, segment: int) -> Terms:
+        """One output in terms of what the stage of ``segment`` can read."""
+        if isinstance(output, NetworkInput):
+            k = output.evaluation
+            return self.expand(Form({self.evaluations[k].x: self.scales[k]}), segment)
+        if isinstance(output, Prediction):
+            return self.prediction(output, segment)
+        assert isinstance(output, Value)
+        return self.expand(self.segments[segment][output], segment)
+
+    def expand(self, form: Form, segment: int) -> Terms:
+        """A form in terms of what the stage of ``segment`` can read."""
+        total: Terms = {}
+        for symbol, c in form.terms.items():
+            part: Terms = {symbol: 1.0}
+            if isinstance(symbol, Prediction):
+                part = self.prediction(symbol, segment)
+            elif isinstance(symbol, Value) and symbol in self.segments[segment]:
+                part = self.expand(self.segments[segment][symbol], segment)
+            for atom, factor in part.items():
+                total[atom] = total.get(atom, 0.0) + c * factor
+        return _nonzero(total)
 
     def prediction(self, symbol: Prediction, segment: int) -> Terms:
         """A prediction in terms of what the stage of ``segment`` can read."""
@@ -119,7 +242,13 @@ class _Lowering:
             return _nonzero({x: p, **raws})
         if p == 0 and len(raws) == 1 and not clips and self.hold_outputs:
             return raws  # kept by reference: no copy
-        return {symbol: 1.0}
+        return {symbol: 1.0}  # the stage after the evaluation writes it into a buffer
+
+    def clipped(self, segment: int) -> Terms:
+        """The data prediction before clipping."""
+        e = self.evaluations[segment - 1]
+        p, q = self.conversion("data", e.time)
+        return _nonzero({e.x: p, **self.raws(segment - 1, q)})
 
     def raws(self, k: int, factor: float, unconditional: bool = False, output: int = 0) -> Terms:
         """The network's prediction at evaluation k: one output, or the guided sum of two."""
@@ -130,174 +259,98 @@ class _Lowering:
             return {Raw(k, 1): factor}
         return {Raw(k, branch): factor * w for branch, w in enumerate(weights)}
 
-    def clipped(self, segment: int) -> Terms:
-        """The data prediction before clipping."""
-        e = self.evaluations[segment - 1]
-        p, q = self.conversion("data", e.time)
-        return _nonzero({e.x: p, **self.raws(segment - 1, q)})
+    def conversion(self, quantity: str, time: float) -> tuple[float, float]:
+        """`Parametrisation.conversion`, computed once: many stages read one prediction."""
+        key = quantity, time
+        if key not in self._conversions:
+            self._conversions[key] = self.parametrisation.conversion(quantity, time)
+        return self._conversions[key]
 
-    def expand(self, form: Form, segment: int) -> Terms:
-        """A form in terms of what the stage of ``segment`` can read."""
-        total: Terms = {}
-        for symbol, c in form.terms.items():
-            part: Terms = {symbol: 1.0}
-            if isinstance(symbol, Prediction):
-                part = self.prediction(symbol, segment)
-            elif isinstance(symbol, Value) and symbol in self.segments[segment]:
-                part = self.expand(self.segments[segment][symbol], segment)
-            for atom, factor in part.items():
-                total[atom] = total.get(atom, 0.0) + c * factor
-        return _nonzero(total)
-
-    def terms(self, output: Atom, segment: int) -> Terms:
-        if isinstance(output, NetworkInput):
-            k = output.evaluation
-            return self.expand(Form({self.evaluations[k].x: self.scales[k]}), segment)
-        if isinstance(output, Prediction):
-            return self.prediction(output, segment)
-        assert isinstance(output, Value)
-        return self.expand(self.segments[segment][output], segment)
-
-    def nodes(self, keep: Iterable[Value]) -> list[_Node]:
-        """Every stage's outputs and what they read, found from the last stage to the first."""
-        needed: set[Atom] = set(keep)
-        nodes: list[_Node] = []
-        for s in reversed(range(len(self.segments))):
-            outputs: list[Atom] = []
-            if s < len(self.evaluations):
-                needed.add(self.network_input(s))
-                if s in self.reads_state:
-                    needed.add(self.evaluations[s].x)
-            outputs += [v for v in self.segments[s] if v in needed]
-            outputs += [a for a in [NetworkInput(s)] if a in needed]
-            outputs += sorted(
-                a for a in needed if isinstance(a, Prediction) and a.evaluation == s - 1
-            )
-            stage = {a: self.terms(a, s) for a in outputs}
-            uses_clipped = any(CLIPPED in terms for terms in stage.values())
-            node = _Node(stage, self.clipped(s) if uses_clipped else {})
-            reads = {a for a in node.reads if not isinstance(a, Computed | Increment)}
-            own = {Raw(s - 1, branch) for branch in (0, 1)}
-            needed = (needed | reads) - set(outputs) - own
-            nodes.append(node)
-        return nodes[::-1]
+    def network_input(self, k: int) -> Atom:
+        """What the network reads: the state itself, unless it must be scaled or cast."""
+        return NetworkInput(k) if k in self.scales else self.evaluations[k].x
 
 
 def _nonzero(terms: Terms) -> Terms:
     return {atom: c for atom, c in terms.items() if c != 0}
 
 
-def lower(
-    instructions: Sequence[Instruction],
-    result: Value,
-    parametrisation: Parametrisation,
-    *,
-    clip: tuple[float, float] | None = None,
-    cast: bool = False,
-    observe: bool = False,
-    keep_states: bool = False,
-    hold_outputs: bool = True,
-    weights: Weights = lambda t: (1.0,),
-) -> Program:
-    """Turn a program into stages for one kind of network.
+def _ends(sums: _Expansion, stages: list[_Unplaced]) -> dict[Atom, int]:
+    """For each value, the first stage whose outputs may take its place.
 
-    Args:
-        instructions: the program.
-        result: the register to return.
-        parametrisation: what the network predicts.
-        clip: bounds of the data prediction, or None.
-        cast: whether the network's dtype differs from the state's.
-        observe: write every state of the plan in the stage that computes it (callbacks).
-        keep_states: and give no state's buffer to another value (trajectories).
-        hold_outputs: a raw network output that later stages read may be kept by reference;
-            False for networks that overwrite their last output.
-        weights: the factors of the network's outputs at a time (see `fastgen.Guidance`).
-
-    Raises:
-        ValueError: where a stage exceeds the kernel's limits or has nothing but noise to read,
-            or a prediction cannot be converted (see `Parametrisation.conversion`).
+    The kernels read all inputs of an element before they write it, so the last reader itself may
+    write there. The network reads its input after stage s: it is free from stage s + 1 on.
     """
-    work = _Lowering(instructions, parametrisation, clip, cast, hold_outputs, weights)
-    states = [i.value for i in instructions if isinstance(i, State)]
-    observed = states if observe or keep_states else []
-    nodes = work.nodes([result, *observed])
+    ends: dict[Atom, int] = {}
+    for s, stage in enumerate(stages):
+        ends.update(dict.fromkeys(stage.reads, s))
+        if s < len(sums.evaluations):
+            ends[sums.network_input(s)] = s + 1
+            if s in sums.reads_state:
+                ends[sums.evaluations[s].x] = s + 1
+    return ends
 
-    last: dict[Atom, int] = {}  # the stage before whose outputs a value may be overwritten
-    for s, node in enumerate(nodes):
-        last.update(dict.fromkeys(node.reads, s))
-        if s < len(work.evaluations):
-            last[work.network_input(s)] = s + 1
-            if s in work.reads_state:
-                last[work.evaluations[s].x] = s + 1
-    for value in observed:
-        last[value] = max(last.get(value, 0), work.born[value] + 1)
-    last.update(dict.fromkeys([result, *(states if keep_states else [])], len(nodes)))
 
-    buffers: dict[Atom, int] = {Value(0): 0}
-    network_buffers = [False]
-    free: dict[bool, list[int]] = {False: [], True: []}
-    stages: list[Stage | None] = []
-    calls: list[Call] = []
-    seen: dict[Value, tuple[int, int]] = {}
-    for s, node in enumerate(nodes):
-        if s == 0 and Value(0) in observed:
-            seen[Value(0)] = (0, 0)
-        reads = node.reads
-        for a in reads:
-            if isinstance(a, Computed) and a.evaluation != s - 1:
-                raise ValueError(f"{a.kind} of evaluation {a.evaluation} is read in stage {s}")
-        slots = tuple(a if isinstance(a, Raw | Computed | Increment) else buffers[a] for a in reads)
-        for atom in [a for a in buffers if last.get(a, 0) <= s]:
-            number = buffers.pop(atom)
-            free[network_buffers[number]].append(number)
-        for atom in node.outputs:
-            kind = isinstance(atom, NetworkInput)
-            if not free[kind]:
-                free[kind].append(len(network_buffers))
-                network_buffers.append(kind)
-            buffers[atom] = free[kind].pop()
-            if isinstance(atom, Value):
-                seen[atom] = (s, buffers[atom])
-        stages.append(_stage(s, node, slots, tuple(buffers[a] for a in node.outputs), clip))
-        if s < len(work.evaluations):
-            e = work.evaluations[s]
-            state = buffers[e.x] if s in work.reads_state else None
-            calls.append(Call(buffers[work.network_input(s)], e.time, state))
-    held: list[set[int]] = [set() for _ in nodes]
-    for atom, end in last.items():
+class _Buffers:
+    """Which buffer has which value, as stages follow one another.
+
+    of: the buffer of each value that is there. of_network: of each buffer, whether it has the
+    network's dtype; the others have the state's. Buffers of one dtype are never lent to the other.
+    """
+
+    def __init__(self, ends: dict[Atom, int]) -> None:
+        self._ends = ends
+        self.of: dict[Atom, int] = {Value(0): 0}
+        self.of_network = [False]
+        self._free: dict[bool, list[int]] = {False: [], True: []}
+
+    def turn(self, s: int, outputs: Iterable[Atom]) -> tuple[int, ...]:
+        """Free what stage s is the last to read, and place its outputs."""
+        for atom in [a for a in self.of if self._ends.get(a, 0) <= s]:
+            number = self.of.pop(atom)
+            self._free[self.of_network[number]].append(number)
+        return tuple(self._place(atom) for atom in outputs)
+
+    def _place(self, atom: Atom) -> int:
+        kind = isinstance(atom, NetworkInput)
+        free = self._free[kind]
+        if not free:
+            free.append(len(self.of_network))
+            self.of_network.append(kind)
+        self.of[atom] = free.pop()
+        return self.of[atom]
+
+
+def _held(ends: dict[Atom, int], stages: int) -> tuple[frozenset[int], ...]:
+    """After each stage, the evaluations whose raw outputs a later one reads."""
+    held: list[set[int]] = [set() for _ in range(stages)]
+    for atom, end in ends.items():
         if isinstance(atom, Raw):
             for s in range(atom.evaluation + 1, end):
                 held[s].add(atom.evaluation)
-    return Program(
-        stages=tuple(stages),
-        calls=tuple(calls),
-        network_buffers=tuple(network_buffers),
-        result=buffers[result],
-        states=tuple(seen[v] for v in observed),
-        held=tuple(map(frozenset, held)),
-    )
+    return tuple(map(frozenset, held))
 
 
-def _stage(
+def _placed(
     s: int,
-    node: _Node,
+    stage: _Unplaced,
     inputs: tuple[int | Raw | Given, ...],
     outputs: tuple[int, ...],
     clip: tuple[float, float] | None,
 ) -> Stage | None:
+    """The stage with its table of coefficients; None where it writes nothing."""
     if not outputs:
         return None
-    reads, normals = node.reads, node.normals
     for what, count, limit in (
         ("inputs", len(inputs), MAX_INPUTS),
         ("outputs", len(outputs), MAX_OUTPUTS),
-        ("noises", len(normals), MAX_NOISES),
+        ("noises", len(stage.normals), MAX_NOISES),
     ):
         if count > limit:
             raise ValueError(f"stage {s} has {count} {what}, the kernels take at most {limit}")
     if not inputs:
         raise ValueError(f"stage {s} reads no state or prediction, only noise")
-    columns: list[Atom] = [*reads, *([CLIPPED] if node.clipped else []), *normals]
-    table = np.array([[row.get(a, 0.0) for a in columns] for row in node.rows])
-    bounds, ranks = clip if node.clipped else None, tuple(map(order, node.outputs))
-    return Stage(inputs, outputs, table, bounds, tuple(normals), ranks)
+    columns: list[Atom] = [*stage.reads, *([CLIPPED] if stage.clipped else []), *stage.normals]
+    table = np.array([[row.get(a, 0.0) for a in columns] for row in stage.rows])
+    bounds, ranks = clip if stage.clipped else None, tuple(map(order, stage.outputs))
+    return Stage(inputs, outputs, table, bounds, tuple(stage.normals), ranks)

@@ -1,10 +1,10 @@
-"""The plan: a solver's program on one schedule and time grid."""
+"""The plan: what a solver does on one schedule and time grid, as a list of instructions."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from fastgen.plans.forms import (
     name,
 )
 from fastgen.plans.increments import follow_path
+from fastgen.plans.json import from_records, function_name, to_records
 from fastgen.plans.lowering import lower
 from fastgen.plans.program import Program
 from fastgen.schedules import Schedule
@@ -47,7 +48,12 @@ class Canonical(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """A solver's program on a schedule and a time grid: what to evaluate, where, and the sums."""
+    """A solver on a schedule and a time grid: what to evaluate, where, and the sums.
+
+    options: the solver's own; times: the decreasing times of the grid, [steps + 1]; instructions:
+    in the order in which they are carried out; result: the register that is returned; clip: bounds
+    of every data prediction.
+    """
 
     solver: str
     options: Mapping[str, Any]
@@ -156,10 +162,10 @@ class Plan:
 
         brownian: noises over intervals are increments of a path, given to the stages as inputs.
         """
-        program = self.instructions
+        listed = self.instructions
         if brownian:
-            program = follow_path(program, float(self.times[0]))
-        return lower(program, self.result, parametrisation, clip=self.clip, **options)
+            listed = follow_path(listed, float(self.times[0]))
+        return lower(listed, self.result, parametrisation, clip=self.clip, **options)
 
     def __str__(self) -> str:
         options = "".join(f", {k}={v!r}" for k, v in self.options.items())
@@ -167,7 +173,7 @@ class Plan:
             f"{self.solver}{options} on {self.schedule!r}: {self.steps} steps, "
             f"{self.nfe} evaluations, {self.draws} noises"
         )
-        lines = [head, f"{'t':>10} {'alpha':>10} {'sigma':>10}  program"]
+        lines = [head, f"{'t':>10} {'alpha':>10} {'sigma':>10}  instructions"]
         count = 0
         for i in self.instructions:
             if isinstance(i, Evaluate):
@@ -184,17 +190,8 @@ class Plan:
     def to_json(self) -> str:
         """The plan as JSON; floats survive exactly, options that are functions by their names.
 
-        The program has what such functions gave, so the plan that is read runs the same.
+        The instructions have what such functions gave, so the plan that is read runs the same.
         """
-        program: list[Any] = []
-        for i in self.instructions:
-            if isinstance(i, Evaluate):
-                program.append({"evaluate": i.x.index, "time": i.time, "until": i.until})
-            elif isinstance(i, State):
-                program.append({"state": i.value.index, "time": i.time})
-            else:
-                terms = [[type(s).__name__, list(astuple(s)), c] for s, c in i.form.terms.items()]
-                program.append({"let": i.value.index, "terms": terms})
         return json.dumps(
             {
                 "fastgen_plan": 1,
@@ -203,10 +200,10 @@ class Plan:
                 "schedule": self.schedule.to_config(),
                 "times": self.times.tolist(),
                 "clip": self.clip,
-                "program": program,
+                "program": to_records(self.instructions),  # as files of version 1 call them
                 "result": self.result.index,
             },
-            default=_function_name,
+            default=function_name,
         )
 
     @staticmethod
@@ -222,35 +219,12 @@ class Plan:
             raise ValueError(f"text: not JSON ({error})") from error
         if not isinstance(record, dict) or record.get("fastgen_plan") != 1:
             raise ValueError("text: expected a plan written by Plan.to_json (version 1)")
-        program: list[Instruction] = []
-        for i in record["program"]:
-            if "evaluate" in i:
-                program.append(Evaluate(Value(i["evaluate"]), i["time"], i["until"]))
-            elif "state" in i:
-                program.append(State(Value(i["state"]), i["time"]))
-            else:
-                terms = {_symbol(kind, fields): c for kind, fields, c in i["terms"]}
-                program.append(Let(Value(i["let"]), Form(terms)))
         return Plan(
             solver=record["solver"],
             options=record["options"],
             schedule=schedules.from_config(record["schedule"]),
             times=np.array(record["times"]),
-            instructions=tuple(program),
+            instructions=from_records(record["program"]),
             result=Value(record["result"]),
             clip=None if record["clip"] is None else tuple(record["clip"]),
         )
-
-
-def _function_name(value: object) -> str:
-    if not callable(value):
-        raise TypeError(f"an option cannot be written as JSON: {value!r}")
-    function = value if hasattr(value, "__qualname__") else type(value)
-    return f"{function.__module__}.{function.__qualname__}"
-
-
-def _symbol(kind: str, fields: list[Any]) -> Symbol:
-    """A symbol from its class name and fields, as JSON has them: tuples are lists there."""
-    classes: dict[str, Any] = {c.__name__: c for c in (Value, Prediction, Normal, Computed)}
-    symbol: Symbol = classes[kind](*(tuple(f) if isinstance(f, list) else f for f in fields))
-    return symbol

@@ -1,4 +1,4 @@
-"""The table of solvers, and `plan`: a solver's program on a schedule and a time grid."""
+"""The table of solvers, and `plan`: what one of them does on a schedule and a time grid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastgen.common.errors import nearest
 from fastgen.plans import Builder, Form, Plan
 from fastgen.schedules import Schedule
 
-Build = Callable[..., Form]
+SolverFunction = Callable[..., Form]
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Solver:
     """
 
     name: str
-    build: Build
+    build: SolverFunction
     order: int | None
     evaluations: str
     stochastic: bool
@@ -52,14 +52,14 @@ def register(
     stochastic: bool = False,
     source: str,
     two_times: bool = False,
-) -> Callable[[Build], Build]:
+) -> Callable[[SolverFunction], SolverFunction]:
     """Add a solver: a function of (p: Builder, times: array, **options) that returns the result.
 
     Raises:
         ValueError: if the name is taken.
     """
 
-    def add(build: Build) -> Build:
+    def add(build: SolverFunction) -> SolverFunction:
         if name in _SOLVERS:
             raise ValueError(f"name={name!r}: a solver of that name is registered already")
         _SOLVERS[name] = Solver(name, build, order, evaluations, stochastic, source, two_times)
