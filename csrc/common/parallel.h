@@ -1,4 +1,4 @@
-// Work that is shared out over OpenMP's threads. (The assignment has threads of its own, which
+// Work that is shared out over OpenMP's threads. (The assignment has its own threads, which
 // outlive a job and survive a fork: assignment/team.h.)
 #pragma once
 #include <algorithm>

@@ -64,7 +64,7 @@ def recording(device: torch.device) -> Recording:
 def warm_up(work: Callable[[], None], device: torch.device, runs: int) -> None:
     """Run the work as it is before a capture: kernels are compiled, libraries take their memory.
 
-    Captures forbid the default stream, so a stream of its own is used here too.
+    Captures forbid the default stream, so a side stream is used here too.
     """
     if device.type != "cuda":
         work()

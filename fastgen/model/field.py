@@ -1,4 +1,4 @@
-"""A model as a field: what it predicts at states that have times of their own."""
+"""A model as a field: what it predicts at states whose times differ."""
 
 from __future__ import annotations
 

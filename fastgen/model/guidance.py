@@ -27,7 +27,7 @@ class Guidance:
     called once, for c (Kynkäänniemi et al. 2024, arXiv 2404.07724).
 
     Args:
-        scale: one number, or one per sample [B]; 1 is no guidance.
+        scale: one number, or one per sample [B]; 1 switches it off.
         unconditional: keyword arguments that replace the call's for u.
         interval: (low, high), times t with low <= t <= high are guided.
         network: the network for u, if it is another one.

@@ -145,7 +145,7 @@ class _Expansion:
 
     segments: for each, its registers and their forms. born: the segment of each register.
     reads_state: evaluations whose point is read besides the network's input, unscaled and uncast.
-    scales: the factor on the state where the network's input is a tensor of its own.
+    scales: the factor on the state where the network's input is another tensor.
     """
 
     def __init__(

@@ -148,7 +148,7 @@ class Plan:
             state_bytes: size of the state's dtype (float32: 4).
             network_bytes: size of the network's dtype, in and out.
             predicts: what the network predicts; conversions cost nothing, but a history of
-                raw outputs needs no write of its own.
+                raw outputs is not written again.
         """
         program = self.lower(
             Parametrisation(self.schedule, predicts), cast=network_bytes != state_bytes

@@ -5,7 +5,7 @@ and outputs in each call. So a call reads all state buffers and the newest outpu
 and writes all state buffers and the next network input. What a row's own stage does not read has
 the coefficient zero (which hides infinities and NaN); what it keeps is copied (coefficient one,
 exact), and in copying the values are put in the order in which sums add them up: every row gets
-the bits of a run of its own.
+the bits of a run alone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Layout:
         """What one program needs.
 
         Raises:
-            ValueError: if one of its stages reads what is no buffer, output or draw.
+            ValueError: if one of its stages reads something else than buffers, outputs and draws.
         """
         stages = [(k, s) for k, s in enumerate(program.stages) if s is not None]
         raws = []

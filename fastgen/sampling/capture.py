@@ -20,7 +20,7 @@ from fastgen.sampling.run import BufferKey, InPlaceRun
 
 
 class StaticArguments:
-    """Keyword arguments of a network whose tensors lie in memory of their own.
+    """Keyword arguments of a network whose tensors lie in memory that stays.
 
     Args:
         arguments: tensors, also inside of lists, tuples and dictionaries, are copied; everything
@@ -42,7 +42,7 @@ class StaticArguments:
         Raises:
             TypeError: for an argument that the capture did not have.
             ValueError: for a tensor of another shape or dtype, or another value of something that
-                is no tensor.
+                is not a tensor.
         """
         for name, value in arguments.items():
             if name not in self.values:
@@ -141,7 +141,7 @@ class Captured:
                 arguments that are left out keep their last values.
 
         Returns:
-            The sample [B, ...], in memory of its own.
+            The sample [B, ...], in new memory.
 
         Raises:
             ValueError: for an argument of another shape than at the capture.

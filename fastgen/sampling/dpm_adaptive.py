@@ -57,7 +57,7 @@ def dpm_adaptive(
         first_step: of lambda.
         max_steps: most attempts of one sample.
         on_failure: "raise" or "return".
-        backend: None, "auto" or "reference": there is no other implementation of these steps.
+        backend: None, "auto" or "reference"; these steps have one implementation.
 
     Raises:
         ValueError: naming the argument. RuntimeError: naming the first sample that failed.

@@ -1,4 +1,4 @@
-"""Running a lowered program in buffers of its own: every stage is one bound kernel call."""
+"""Running a lowered program in buffers that it keeps: every stage is one bound kernel call."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Call:
     """An evaluation and the stage after it, resolved for the loop.
 
     input, state: what the network reads, and the state that goes with it; call: the stage;
-    reads: its inputs that are no buffers; raws: those as (evaluation, branch), or None where some
+    reads: its inputs that are not buffers; raws: those as (evaluation, branch), or None where some
     are computed; own_only: the evaluation's one output is all of them; keeps: whether later stages
     read the outputs; drops: the evaluations whose outputs nothing reads after it.
     """
@@ -68,7 +68,7 @@ class _Call:
 
 
 class InPlaceRun:
-    """Runs a program in buffers of its own, every stage one bound kernel call."""
+    """Runs a program in its buffers, every stage one bound kernel call."""
 
     def __init__(
         self, program: Program, tables: Tables, key: BufferKey, backend: str | None
@@ -82,7 +82,7 @@ class InPlaceRun:
         ]
         self.seeds = torch.empty(key.seeds, dtype=torch.int64, device=key.device)
         self.ids = torch.empty(key.shape[0], dtype=torch.int64, device=key.device)
-        self._owned = {slot.data_ptr() for slot in self.slots}  # each is a storage of its own
+        self._owned = {slot.data_ptr() for slot in self.slots}  # no two share a storage
         self._taken = set(self._owned)  # with outputs that are still needed
         self._raws: dict[int, tuple[Tensor, ...]] = {}
         noise = tables.noise(self.seeds, self.ids)

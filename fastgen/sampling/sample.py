@@ -74,8 +74,8 @@ def sample(
     Args:
         model: the network and what it means.
         shape_or_x: [B, ...], or the initial state.
-        solver: a name from `fastgen.solvers.names()`, or for steps of its own choice in every
-            sample one of `error_controlled.SOLVERS` ("dopri5", "dpm_adaptive", ...), with the
+        solver: a name from `fastgen.solvers.names()`, or, for steps that each sample chooses for
+            itself, one of `error_controlled.SOLVERS` ("dopri5", "dpm_adaptive", ...), with the
             options of `error_controlled.sample_adaptive` (``rtol``, ``atol``, ...).
         steps: number of steps.
         seed, sample_ids, device, trajectory, callback, progress, check_finite, differentiable,

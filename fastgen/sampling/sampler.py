@@ -144,7 +144,7 @@ class Sampler:
         """The whole run, network included, as one CUDA graph.
 
         The graph reads the initial state, seeds, sample ids, conditioning tensors, network times
-        and coefficients from memory of its own, so that ``captured(seed=8, label=other)`` and,
+        and coefficients from its own memory, so that ``captured(seed=8, label=other)`` and,
         after ``captured.exchange(plan)``, another plan of the same structure give what an eager
         run gives, bit for bit. Networks compiled by `torch.compile` can be captured, except in
         mode "reduce-overhead", which captures on its own. Without a GPU, or with a warning if

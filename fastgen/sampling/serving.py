@@ -60,7 +60,7 @@ class ContinuousBatch:
 
     A step is one network call on all rows and one kernel call after it, whatever steps and plans
     the requests are at: coefficients, times and draws are looked up on the device by every row's
-    own step index. A request's result equals that of a run of its own bit for bit if the network
+    own step index. A request's result equals that of a run alone bit for bit if the network
     treats rows alike and apart (in libraries for matrix products, the batch's size may decide the
     order of additions). Not to be called from two threads at once.
     """

@@ -96,7 +96,7 @@ def bridge(
 
     z are the normals that ``noise`` names. C is given for every row, or as a recipe: then
     C[b, j, k] = sum_f R[j, k, f] phi_f(t_b) with the functions of time phi of `features`. t_b is
-    given, or drawn (`times`) from the same seeds, sample ids and draw in a stream of its own.
+    given, or drawn (`times`) from the same seeds, sample ids and draw, in another stream.
 
     As in `combine` a zero coefficient means that its term is absent, terms are added from left to
     right in float32 (float64 if any tensor is float64), each product and sum rounded once, and

@@ -36,7 +36,7 @@ class Bound:
         if not self._run(threads, missing):
             missing = self._adapt(missing)  # may replace self._run
             if not self._run(threads, missing):
-                raise ValueError("expected tensors with memory of their own, got sparse or wrapped")
+                raise ValueError("expected tensors with their own memory, got sparse or wrapped")
 
     def _adapt(self, missing: list[Tensor]) -> list[Tensor]:
         """`missing` as C++ can read it, or a ValueError."""

@@ -30,7 +30,7 @@ MAX_STEPS: tl.constexpr = tl.constexpr(3)
 UNDERFLOW: tl.constexpr = tl.constexpr(4)
 NON_FINITE: tl.constexpr = tl.constexpr(5)
 
-# Integers that must not make kernels of their own.
+# Integers whose values must not compile a new kernel.
 SCALARS = ("rows", "capacity", "elements", "segments", "outputs", "output_stride", "max_steps")
 TABLES = ("a", "c", "error", "dense", "control", "count", "times", "numbers", "segment_ends")
 
