@@ -120,7 +120,7 @@ def networks(rows: Rows) -> str:
         f"{p.ours.case} {amount(p.ours)}, diffusers {amount(p.theirs)}"
         for p in multiples(rows["memory"])
     )
-    seconds = rows["startup"][0].median / 1e6
+    (start,) = chosen(rows["startup"], "import after torch")
     return f"""## Real networks, memory, start
 
 DPM-Solver++ (2M), 10 steps: time per evaluation, on the threads that torch takes. Where the network
@@ -129,7 +129,8 @@ takes milliseconds no solver library makes sampling faster. "network alone" is a
 {markdown(*side_by_side(rows["end_to_end"], "network", order))}
 
 Peak memory of a run at {shape(state)}, above what was there before ({three(state.floor)} MiB is one
-state): {memory}. `import fastgen` adds {seconds:.2f} s to `import torch`."""
+state): {memory}. `import fastgen` adds {start.median / 1e6:.2f} s to
+`import torch`."""
 
 
 def equations(rows: Rows) -> str:
