@@ -1,8 +1,9 @@
 """Networks small enough to read, called as net(x, t, labels=...)."""
 
 from fastgen.networks.dit import DiT
-from fastgen.networks.embedding import Embedding, Network, from_config, names, register, to_config
+from fastgen.networks.embedding import Embedding
 from fastgen.networks.mlp import MLP, ModulatedMLP
+from fastgen.networks.network import Network, from_config, names, register, to_config
 from fastgen.networks.score_vae import ScoreVAE
 from fastgen.networks.unet import UNet
 from fastgen.networks.vae import VAE, Posterior

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastgen.networks.embedding import Embedding, Network, register
+from fastgen.networks.embedding import Embedding
+from fastgen.networks.network import Network, register
 
 
 class TransformerBlock(nn.Module):

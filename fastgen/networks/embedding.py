@@ -1,57 +1,12 @@
-"""How networks are told the time and the label, and how they are stored by their configuration."""
+"""How networks are told the time and the label."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-
-from fastgen.common.errors import nearest
-
-_registry: dict[str, type[Network]] = {}
-N = TypeVar("N", bound="type[Network]")
-
-
-class Network(nn.Module):
-    """A network net(x, t, labels=None) that its configuration rebuilds.
-
-    A subclass keeps its arguments in ``config``. classes: number of labels; label ``classes`` means
-    that none is given, as does labels=None.
-    """
-
-    config: dict[str, Any]
-    classes: int = 0
-
-
-def register(cls: N) -> N:
-    """Class decorator: lets `from_config` find a network by its class name."""
-    _registry[cls.__name__] = cls
-    return cls
-
-
-def names() -> tuple[str, ...]:
-    """Names of the networks, sorted."""
-    return tuple(sorted(_registry))
-
-
-def from_config(config: dict[str, Any]) -> Network:
-    """The network {"name": class, **arguments}, with fresh weights.
-
-    Raises:
-        ValueError: for an unknown name.
-        TypeError: for an unknown argument.
-    """
-    name = str(config.get("name"))
-    if name not in _registry:
-        raise ValueError(f"network {name!r}: {nearest(name, _registry)}")
-    return _registry[name](**{k: v for k, v in config.items() if k != "name"})
-
-
-def to_config(network: Network) -> dict[str, Any]:
-    """The dictionary from which `from_config` makes the same network."""
-    return {"name": type(network).__name__, **network.config}
 
 
 class Embedding(nn.Module):

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastgen.common.errors import nearest
-from fastgen.networks.embedding import Embedding, Network, register
+from fastgen.networks.embedding import Embedding
+from fastgen.networks.network import Network, register
 
 ACTIVATIONS = {"selu": nn.SELU, "silu": nn.SiLU, "gelu": nn.GELU, "relu": nn.ReLU}
 

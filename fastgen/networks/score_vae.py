@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastgen.networks.embedding import Network, from_config, register, to_config
+from fastgen.networks.network import Network, from_config, register, to_config
 from fastgen.networks.vae import VAE
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastgen.networks.embedding import Embedding, Network, register
+from fastgen.networks.embedding import Embedding
+from fastgen.networks.network import Network, register
 
 CONVOLUTIONS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d}
 GROUPS = 8

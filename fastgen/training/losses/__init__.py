@@ -2,7 +2,14 @@
 
 from fastgen.training.losses.consistency import Boundary, consistency
 from fastgen.training.losses.denoising import WEIGHTINGS, annealed, denoising, min_snr, sigmoid
-from fastgen.training.losses.flow import (
+from fastgen.training.losses.evidence import (
+    evidence_bound,
+    latent_cross_entropy,
+    score_prior_bound,
+)
+from fastgen.training.losses.score_matching import explicit, implicit, sliced
+from fastgen.training.losses.variational import bits_per_dimension, hybrid
+from fastgen.training.losses.velocities import (
     flow_matching,
     interval_ends,
     mean_flow,
@@ -10,13 +17,6 @@ from fastgen.training.losses.flow import (
     shortcut,
     variational_flow_matching,
 )
-from fastgen.training.losses.latent import (
-    evidence_bound,
-    latent_cross_entropy,
-    score_prior_bound,
-)
-from fastgen.training.losses.score_matching import explicit, implicit, sliced
-from fastgen.training.losses.variational import bits_per_dimension, hybrid
 
 __all__ = [
     "WEIGHTINGS",

@@ -20,7 +20,7 @@ from fastgen.training.losses.reduction import mean_square, reduced
 LEVELS = 256  # of data in [-1, 1], as 8-bit images have
 
 
-class Posterior(NamedTuple):
+class StepPosterior(NamedTuple):
     """q(x_{i-1} | x_i, x_0) = N(keep x_i + data x_0, exp log_variance); each [B], float64.
 
     upper: log beta_i; lower: log beta~_i (that of i = 1 for i = 0, where it is -inf).
@@ -32,7 +32,7 @@ class Posterior(NamedTuple):
     upper: Tensor
 
 
-def posterior(schedule: DiscreteVP, index: Tensor) -> Posterior:
+def posterior(schedule: DiscreteVP, index: Tensor) -> StepPosterior:
     """The posterior of one step at indices [B] from 0: Ho et al. 2020 (arXiv 2006.11239), eq. 7."""
 
     def bar(i: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def posterior(schedule: DiscreteVP, index: Tensor) -> Posterior:
     safe_now, safe_before = bar(safe), bar(safe - 1)
     lower = ((1 - safe_now / safe_before) * (1 - safe_before) / (1 - safe_now)).log()
     keep = (1 - before) * (now / before).sqrt() / rest
-    return Posterior(before.sqrt() * beta / rest, keep, lower, beta.log())
+    return StepPosterior(before.sqrt() * beta / rest, keep, lower, beta.log())
 
 
 def _check(model: Model) -> DiscreteVP:

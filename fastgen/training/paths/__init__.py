@@ -1,9 +1,9 @@
 """Probability paths: from two samples, or noise and data, to states and regression targets."""
 
-from fastgen.training.paths.base import TARGETS, Path, PathSample
 from fastgen.training.paths.gaussian import Brownian, Linear, Scheduled, Target, drift_weight
 from fastgen.training.paths.interpolant import Interpolant
 from fastgen.training.paths.manifolds import Encoded, FlatTorus, Sphere
+from fastgen.training.paths.path import TARGETS, Path, PathSample
 
 __all__ = [
     "TARGETS",

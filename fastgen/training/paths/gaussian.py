@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_nonnegative, check_positive
 from fastgen.schedules import Schedule
-from fastgen.training.paths.base import NOTHING, ONE, Path, Recipe, scaled
+from fastgen.training.paths.path import NOTHING, ONE, Path, Recipe, scaled
 
 
 class Linear(Path):

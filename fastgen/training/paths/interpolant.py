@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_nonnegative
-from fastgen.training.paths.base import Path
+from fastgen.training.paths.path import Path
 
 Function = Callable[[Tensor], Tensor]
 

@@ -12,7 +12,7 @@ from torch.func import jvp
 import fastgen.kernels as kernels
 from fastgen.common.checks import check_positive, per_row
 from fastgen.kernels import Clock, Noise
-from fastgen.training.paths.base import Path, PathSample
+from fastgen.training.paths.path import Path, PathSample
 
 
 class _Deterministic(Path):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import jvp
 
 from fastgen.common.checks import check_shape, per_row
+from fastgen.training.losses.evidence import standard_divergence
 from fastgen.training.losses.reduction import mean_square, reduced, sum_square
 from fastgen.training.paths import Brownian, Linear, PathSample, drift_weight
 
@@ -90,8 +91,7 @@ def variational_flow_matching(
         reduction: "mean", or "none" for [B].
     """
     check_shape("output", output, sample.velocity.shape)
-    check_shape("log_variance", log_variance, mean.shape)
-    divergence = (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1) / 2
+    divergence = standard_divergence(mean, log_variance)
     loss = mean_square(output - sample.velocity) + kl_weight * divergence
     return reduced(loss, weight, reduction)
 

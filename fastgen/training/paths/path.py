@@ -28,7 +28,7 @@ TARGETS = ("velocity", "noise", "score", "data", "source")
 # A function of time as a sum of the kernel's features: 1, t, r = sqrt(t (1 - t)), r' and 1 / r.
 Recipe = tuple[float, float, float, float, float]
 NOTHING: Recipe = (0.0, 0.0, 0.0, 0.0, 0.0)
-# Calls that a path keeps described; of more kinds than these a run has no use.
+# Kinds of batches whose calls a path keeps described; a run has few kinds.
 MAX_DESCRIBED = 32
 ONE: Recipe = (1.0, 0.0, 0.0, 0.0, 0.0)
 # A `fastgen.couplings.Coupling`, or a function with its arguments.
@@ -172,9 +172,16 @@ class Path:
         times: Times,
         pairs: tuple[Tensor | None, Tensor | None],
     ) -> PathSample | None:
-        """The same by way of a call that was described before, if there is one that fits.
+        """`sample` by the kernel call that an earlier batch of the same kind has left described.
 
-        None where something is to be traced, differentiated, checked or said.
+        The first batch of a kind (shapes, dtype, targets, times) goes the long way, with all its
+        checks, and its call is described beside that: everything but the tensors, the seed and the
+        step. Later batches hand over these alone, which is what makes small ones cheap.
+
+        Returns:
+            None where the long way has to be taken: for the first batch of a kind, under
+            torch.compile, for gradients, off the CPU, and for arguments that do not fit, of which
+            the long way says what is wrong.
         """
         if torch.compiler.is_compiling() or type(seed) is not int or type(x1) is not Tensor:
             return None
@@ -189,6 +196,7 @@ class Path:
             if key not in self._batches:
                 if len(self._batches) >= MAX_DESCRIBED:
                     self._batches.clear()
+                # None is kept as well: batches of this kind never go the short way.
                 self._batches[key] = self._described(x0, x1, j, targets, times)
             return None
         found = batches.run(seed, step, x0, x1, i, j)
@@ -204,6 +212,7 @@ class Path:
         targets: tuple[str, ...],
         times: Times,
     ) -> Any:
+        """The calls of such batches for C++, or None where something about them is unusual."""
         drawn, rows = x0 is None, x1 if j is None else j
         if x1.device.type != "cpu" or x1.ndim == 0 or rows.ndim == 0:
             return None
