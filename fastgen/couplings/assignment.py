@@ -10,7 +10,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from fastgen.common.errors import nearest
+from fastgen.common.checks import check_at_least, check_choice, check_finite
 from fastgen.couplings import costs
 from fastgen.kernels import dispatch
 from fastgen.kernels.assignment.contract import Options, Problem, Solution
@@ -79,7 +79,7 @@ def assign(
     .. math:: \min_\pi \sum_i c(x_0[i], x_1[\pi(i)])
 
     An auction with falling epsilon (Bertsekas 1979, 1988) whose last rows are assigned along
-    shortest augmenting paths (Jonker and Volgenant 1987), on costs in 2^27 levels; prices are
+    shortest augmenting paths (Jonker and Volgenant 1987), on costs in 2^27 levels. Prices are then
     refined in finer levels until the duality gap, in float64, is below 1e-6 (float32) or 1e-12
     (float64) of the cost, or rounding. Many equal points, or columns or rows of costs that are
     equal up to rounding, are one with copies (auction of similar objects, Bertsekas and Castanon
@@ -90,11 +90,11 @@ def assign(
         x1: [m, ...]. With n != m, as many pairs as the smaller cloud has points.
         cost: "sqeuclidean" |a - b|^2, "euclidean" |a - b|, a matrix [n, m] (x0 and x1 may then
             be left out), or a function of x0 and x1 that gives one. In more than 8 dimensions the
-            first two are computed by matrix multiplication, and the gap is one of that matrix;
-            the product then takes most of the time (5/6 of it for 512 points of 3072 numbers).
-        mode: "exact", or "eps" for a pairing whose cost exceeds the least by at most `epsilon`
-            times the range of the costs (of points: the squared diagonal, or diagonal, of the
-            box around them) for each pair, and usually by far less; see `gap`.
+            first two are computed by matrix multiplication, and the gap is one of that matrix. The
+            product then takes most of the time (5/6 of it for 512 points of 3072 numbers).
+        mode: "exact", or "eps" for a pairing whose cost exceeds the least, for each pair, by at
+            most `epsilon` times the range of the costs, and usually by far less; see `gap`. The
+            range for points is the squared diagonal, or diagonal, of the box around them.
         epsilon: for mode="eps", in (0, 1).
         warm_start: the Assignment (with duals) of a similar problem, or its column duals [m]:
             starts from its prices. Needs n = m. The cost found is the same.
@@ -105,12 +105,14 @@ def assign(
             does not depend on it. Bids follow one another and only rows are searched together:
             two threads take .75 to .98 of the time of one. Problems of a batch share nothing.
         backend: "cpp", "reference" (numpy, slow), both for CPU tensors, "cuda" for tensors on an
-            NVIDIA GPU, or "auto": C++ where it is built; tensors on other devices are copied to the
-            CPU, and the result back, unless the environment has FASTGEN_CUDA_ASSIGN=1, which
-            means "cuda" for tensors on an NVIDIA GPU. On the device nothing waits for the result:
-            if some number is not finite, cost and gap are NaN and the permutation is out of range,
-            so that it cannot be used unseen. `threads` plays no part there. More than 8 dimensions
-            are multiplied in float64. The first call compiles the kernels, which takes seconds.
+            NVIDIA GPU, or "auto": C++ where it is built. Then tensors on other devices are copied
+            to the CPU, and the result back; with FASTGEN_CUDA_ASSIGN=1 in the environment "auto"
+            means "cuda" for tensors on an NVIDIA GPU.
+
+            With "cuda" nothing waits for the result: if some number is not finite, cost and gap are
+            NaN and the permutation is out of range, so that it cannot be used unseen. `threads`
+            plays no part there, and more than 8 dimensions are multiplied in float64. The first
+            call compiles the kernels, which takes seconds.
 
     Returns:
         An `Assignment`; `permutation, cost, gap = assign(x0, x1)`.
@@ -120,16 +122,14 @@ def assign(
             or infinite numbers, and options that do not go together.
         KeyboardInterrupt: within a fraction of a second of Ctrl-C.
     """
-    if mode not in ("exact", "eps"):
-        raise ValueError(f"mode={mode!r}: {nearest(mode, ('exact', 'eps'))}")
+    check_choice("mode", mode, ("exact", "eps"))
     if mode == "eps" and not 0 < epsilon < 1:
         raise ValueError(f"epsilon={epsilon}: expected a number in (0, 1), of the costs' range")
     if mode == "exact" and epsilon != 1e-3:
         raise ValueError(f"epsilon={epsilon} is of mode='eps'; got mode='exact'")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads={threads}: expected at least 1")
-    if backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r}: {nearest(backend, BACKENDS)}")
+    if threads is not None:
+        check_at_least("threads", threads, 1)
+    check_choice("backend", backend, BACKENDS)
     on_device = backend == "cuda" or (backend == "auto" and _cuda_chosen(x0, cost))
     problem = costs.problem(x0, x1, cost, batched, on_device)
     if backend in ("cpp", "reference") and problem.device.type != "cpu":
@@ -187,6 +187,5 @@ def _prices(
     warm_start = warm_start.detach().double()
     if on_device:  # not looked at: numbers that are not finite cost time alone
         return warm_start.to(problem.device).reshape(count, m).contiguous()
-    if not torch.isfinite(warm_start).all():
-        raise ValueError("warm_start: expected finite numbers")
+    check_finite("warm_start", warm_start)
     return warm_start.cpu().reshape(count, m).contiguous()

@@ -443,3 +443,4 @@ def test_ctrl_c():
         assert process.wait(timeout=30) == 33
     finally:
         process.kill()
+        process.stdout.close()

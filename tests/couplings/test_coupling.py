@@ -27,11 +27,7 @@ from fastgen.couplings import (
     wasserstein,
 )
 from fastgen.couplings.hilbert import hilbert_index
-
-
-def clouds(n, m, d, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(n, d, generator=g), torch.randn(m, d, generator=g) + 1
+from tests.support.clouds import clouds
 
 
 def mean_cost(x0, x1):

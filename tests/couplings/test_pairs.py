@@ -1,16 +1,15 @@
 """Pairs drawn from a plan have the plan's law; rounded plans are good permutations."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 from fastgen.couplings import Sinkhorn, round_to_permutation, sample_pairs, sinkhorn
+from tests.support import clouds as support
 
-
-def clouds(n, m, d, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    return torch.randn(n, d, generator=g), torch.randn(m, d, generator=g) * 1.5 + 1
+clouds = partial(support.clouds, spread=1.5)
 
 
 def test_pairs_have_the_law_of_the_plan():
@@ -103,6 +102,17 @@ def test_coupling_classes_give_indices():
     i, j = Sinkhorn(0.1, pairs="permutation")(x0, x1)
     assert torch.equal(i, torch.arange(64))
     assert len(j.unique()) == 64
+
+
+def test_pairs_of_a_whole_plan_leave_out_what_it_leaves_out():
+    x0, x1 = clouds(60, 60, 2)
+    x0 = torch.cat([x0[:50], x0[50:] + 40])
+    coupling = Sinkhorn(0.05, pairs="plan", options={"mass": 0.5})
+    i, j = coupling(x0, x1)
+    assert len(i) == len(j) == 60
+    assert (i < 50).all()
+    assert torch.equal(i, coupling.at(0, 0)(x0, x1)[0])
+    assert not torch.equal(i, coupling(x0, x1)[0])  # the next draw
 
 
 def test_couplings_do_not_ignore_what_they_are_given():
