@@ -6,9 +6,9 @@ A step of size h from (t, y) with stages i = 0 .. S - 1 is
     y'  = y + h sum_j b_j k_j,      err = h sum_j e_j k_j,
     y(t + theta h) = y + h sum_j b_j(theta) k_j,   b_j(theta) = sum_d dense_jd theta^(d+1).
 
-Every error-controlled tableau here ends with the stage at (t + h, y'), so that its last row is b
-and the next step's first stage is known ("first same as last"). Pairs that lack this stage
-(Fehlberg's, Heun's) are given it; it costs nothing but on a rejected step.
+An error-controlled tableau ends with the stage at (t + h, y'): its last row is b, and the next
+step's first stage is known ("first same as last"). Pairs that lack this stage (Fehlberg's, Heun's)
+are given it; it costs nothing but on a rejected step.
 """
 
 from __future__ import annotations
@@ -26,21 +26,40 @@ Rows = tuple[tuple[float, ...], ...]
 class Tableau:
     """One method.
 
-    name: as `fastgen.odeint` knows it. order: of the solution. a: row i holds a_i0 .. a_i,i-1.
-    c: nodes. error: weights e of the embedded error estimate, () for a method of fixed steps.
-    dense: row j holds the coefficients of b_j(theta); dense_order: the global order of the
-    interpolant. b: weights, only where the last stage is not at y'. source: the paper.
+    c: nodes. a: row i holds a_i0 .. a_i,i-1. b: weights; () where the last row of a holds them,
+    because the last stage is at y'. error: weights e of the embedded error estimate, () for a
+    method of fixed steps. dense: row j holds the coefficients of b_j(theta). dense_order: the
+    global order of the interpolant. name: as `fastgen.odeint` knows it. order: of the solution.
+    source: the paper.
+
+    Raises:
+        ValueError: naming the coefficients that are too many or too few, or have the wrong sum.
     """
 
-    name: str
-    order: int
-    a: Rows
     c: tuple[float, ...]
+    a: Rows
+    b: tuple[float, ...] = ()
     error: tuple[float, ...] = ()
     dense: Rows = field(default=(), repr=False)
     dense_order: int = 0
-    b: tuple[float, ...] = ()
+    name: str = ""
+    order: int = 0
     source: str = ""
+
+    def __post_init__(self) -> None:
+        for part, given in (("a", self.a), ("b", self.b), ("error", self.error)):
+            if len(given) != len(self.c) and (given or part == "a"):
+                raise ValueError(
+                    f"Tableau: {part} must have one entry for each of the {len(self.c)} stages, "
+                    f"got {len(given)}"
+                )
+        for i, (node, row) in enumerate(zip(self.c, self.a, strict=True)):
+            if len(row) != i or abs(sum(row) - node) > 1e-12:
+                raise ValueError(
+                    f"Tableau: a[{i}] must have {i} entries that sum to c[{i}]={node}, got {row}"
+                )
+        if abs(sum(self.weights) - 1) > 1e-12:
+            raise ValueError(f"Tableau: the weights b must sum to 1, got {self.weights}")
 
     @property
     def stages(self) -> int:

@@ -1,5 +1,6 @@
 """Solvers: each a screen of mathematics on symbolic values."""
 
+from fastgen.common.tableau import Tableau
 from fastgen.solvers import (
     bridge_sde,
     exponential,
@@ -18,7 +19,7 @@ from fastgen.solvers import (
 )
 from fastgen.solvers.registry import Solver, get, names, plan, register
 from fastgen.solvers.stochastic import with_churn
-from fastgen.solvers.velocity import Tableau, runge_kutta
+from fastgen.solvers.velocity import runge_kutta
 
 __all__ = [
     "Solver",

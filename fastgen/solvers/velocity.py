@@ -6,39 +6,15 @@ variance-preserving processes) is the exponential step, whose limit is the data 
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
 
 from fastgen.common.checks import check_choice, check_whole
+from fastgen.common.tableau import Tableau
 from fastgen.plans import Builder, Form
 from fastgen.solvers.exponential import exponential_step
 from fastgen.solvers.exponential_rk import lagrange_weights
 from fastgen.solvers.registry import register
-
-
-@dataclass(frozen=True)
-class Tableau:
-    """An explicit Runge-Kutta method: nodes c, rows of the strictly lower matrix a, weights b."""
-
-    c: tuple[float, ...]
-    a: tuple[tuple[float, ...], ...]
-    b: tuple[float, ...]
-
-    def __post_init__(self) -> None:
-        if not len(self.c) == len(self.a) == len(self.b):
-            raise ValueError(
-                f"Tableau: c, a and b must have one entry per stage, got {len(self.c)}, "
-                f"{len(self.a)} and {len(self.b)}"
-            )
-        for i, (node, row) in enumerate(zip(self.c, self.a, strict=True)):
-            if len(row) != i or abs(sum(row) - node) > 1e-12:
-                raise ValueError(
-                    f"Tableau: a[{i}] must have {i} entries that sum to c[{i}]={node}, got {row}"
-                )
-        if abs(sum(self.b) - 1) > 1e-12:
-            raise ValueError(f"Tableau: the weights b must sum to 1, got {self.b}")
-
 
 EULER = Tableau((0.0,), ((),), (1.0,))
 HEUN = Tableau((0.0, 1.0), ((), (1.0,)), (0.5, 0.5))
@@ -61,7 +37,9 @@ def runge_kutta(tableau: Tableau) -> Callable[[Builder, list[float]], Form]:
             for node, row in zip(tableau.c, tableau.a, strict=True):
                 point = sum((h * a * k for a, k in zip(row, slopes, strict=True)), x)
                 slopes.append(p.velocity(point, t if node == 1 else s + node * h))
-            x = p.state(sum((h * b * k for b, k in zip(tableau.b, slopes, strict=True)), x), t)
+            x = p.state(
+                sum((h * b * k for b, k in zip(tableau.weights, slopes, strict=True)), x), t
+            )
         return x
 
     return solve

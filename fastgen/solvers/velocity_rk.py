@@ -11,11 +11,12 @@ from itertools import pairwise
 from math import sqrt
 
 from fastgen.common.checks import check_choice, check_nonnegative
+from fastgen.common.tableau import Tableau
 from fastgen.plans import Builder, Form
 from fastgen.solvers.exponential import exponential_step
 from fastgen.solvers.exponential_rk import PREDICTIONS, finite, predict
 from fastgen.solvers.registry import register
-from fastgen.solvers.velocity import EULER, HEUN, RK4, Tableau, runge_kutta
+from fastgen.solvers.velocity import EULER, HEUN, RK4, runge_kutta
 
 MIDPOINT = Tableau((0.0, 0.5), ((), (0.5,)), (0.0, 1.0))
 RALSTON = Tableau((0.0, 2 / 3), ((), (2 / 3,)), (0.25, 0.75))
@@ -75,7 +76,7 @@ def ratio_step(
     start = p.schedule.ratio(s) ** power
     h = p.schedule.ratio(t) ** power - start
     values: list[Form] = []
-    for c, row in zip((*tableau.c, 1.0), (*tableau.a, tableau.b), strict=True):
+    for c, row in zip((*tableau.c, 1.0), (*tableau.a, tableau.weights), strict=True):
         node = {0.0: s, 1.0: t}.get(c)
         if node is None:
             node = p.schedule.time_at_ratio((start + c * h) ** power)

@@ -21,10 +21,10 @@ from fastgen.ode.tableaus import EULER, HEUN, MIDPOINT, RK4
 Slope = Callable[[Tensor, Tensor], Tensor]
 StateAt = Callable[[Tensor], Tensor]
 HEUN3 = Tableau(
-    "heun3",
-    3,
-    ((), (1 / 3,), (0.0, 2 / 3)),
-    (0.0, 1 / 3, 2 / 3),
+    name="heun3",
+    order=3,
+    c=(0.0, 1 / 3, 2 / 3),
+    a=((), (1 / 3,), (0.0, 2 / 3)),
     b=(1 / 4, 0.0, 3 / 4),
     source="Heun 1900",
 )

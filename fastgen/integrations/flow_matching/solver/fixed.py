@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.devices import upload
+from fastgen.common.tableau import Tableau
 from fastgen.integrations.common.noise import unread_keys
 from fastgen.integrations.common.tensors import check_output, check_state
 from fastgen.model.parametrisation import Parametrisation
@@ -21,7 +22,7 @@ from fastgen.sampling.prepared import PreparedProgram
 from fastgen.sampling.recorded import RecordedRun
 from fastgen.sampling.run import BufferKey, InPlaceRun
 from fastgen.schedules import Rectified
-from fastgen.solvers.velocity import EULER, HEUN, Tableau
+from fastgen.solvers.velocity import EULER, HEUN
 from fastgen.solvers.velocity_rk import MIDPOINT, THREE_EIGHTHS
 
 HEUN_3 = Tableau((0.0, 1 / 3, 2 / 3), ((), (1 / 3,), (0.0, 2 / 3)), (1 / 4, 0.0, 3 / 4))
@@ -54,8 +55,8 @@ class FixedSteps(PreparedProgram):
                 point = sum((h * a * k for a, k in zip(row, slopes, strict=True)), x)
                 slopes.append(builder.velocity(point, s + node * h))
                 self.times.append(s + node * h)
-            self.weights += [h * b for b in tableau.b]
-            change = sum((h * b * k for b, k in zip(tableau.b, slopes, strict=True)), x)
+            self.weights += [h * b for b in tableau.weights]
+            change = sum((h * b * k for b, k in zip(tableau.weights, slopes, strict=True)), x)
             new = builder.let(change)
             low, high = min(s, t), max(s, t)
             for u in outputs:
