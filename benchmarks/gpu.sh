@@ -38,7 +38,7 @@ TESTS="tests/kernels/test_normals_triton.py tests/kernels/test_combine_triton.py
     tests/sampling/test_synchronisation.py tests/sampling/test_serving.py
     tests/kernels/test_random_combine_triton.py tests/kernels/test_bridge_triton.py
     tests/kernels/test_pairwise_triton.py tests/kernels/test_runge_kutta.py
-    tests/integrate/test_captured_steps.py tests/couplings/test_cuda_assignment.py"
+    tests/ode/test_engine.py tests/couplings/test_cuda_assignment.py"
 if ! "$PYTHON" -c "import pytest" 2> /dev/null; then
     echo "pytest is missing: tests left out"
 elif ! "$PYTHON" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then

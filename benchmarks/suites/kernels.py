@@ -11,7 +11,7 @@ from benchmarks.tools.rows import Row
 from fastgen.kernels import Noise, bridge, dispatch
 from fastgen.kernels.runge_kutta.contract import Control, Workspace
 from fastgen.kernels.runge_kutta.operator import operations
-from fastgen.ode.controller import CONTROLLERS
+from fastgen.ode import Controller
 from fastgen.ode.tableaus import ADAPTIVE
 
 ROWS = 256
@@ -163,7 +163,7 @@ def error_norm(elements: int) -> Case:
     work = Workspace.allocate(
         y, tableau.matrix, tableau.nodes, tableau.errors, tableau.polynomials, end,
         torch.linspace(0, 1, 2, dtype=torch.float64),
-        CONTROLLERS["pid"].step_size(tableau.order, 1e-9, 0.5, 1 << 60),
+        Controller.of("pid", min_step=1e-9, max_step=0.5).step_size(tableau.order, 1 << 60),
     )  # fmt: skip
     work.k.normal_()
     work.y_new.copy_(y_new)

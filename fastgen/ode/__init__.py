@@ -1,9 +1,24 @@
-"""Ordinary differential equations with error-controlled steps, each sample its own."""
+"""Ordinary differential equations with error-controlled steps for each sample."""
 
+from fastgen.common.step_size import Controller
 from fastgen.kernels.runge_kutta.contract import Status
-from fastgen.ode.controller import Controller
-from fastgen.ode.events import Event
-from fastgen.ode.solve import Solution, Statistics, odeint
+from fastgen.ode.adjoint import Adjoint
+from fastgen.ode.events import Crossing, Event
+from fastgen.ode.replay import Through
+from fastgen.ode.solution import Solution, Statistics
+from fastgen.ode.solve import Execution, odeint
 from fastgen.ode.tableaus import METHODS
 
-__all__ = ["METHODS", "Controller", "Event", "Solution", "Statistics", "Status", "odeint"]
+__all__ = [
+    "METHODS",
+    "Adjoint",
+    "Controller",
+    "Crossing",
+    "Event",
+    "Execution",
+    "Solution",
+    "Statistics",
+    "Status",
+    "Through",
+    "odeint",
+]

@@ -2,31 +2,81 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from fastgen.common.step_size import Controller, StepSize
 from fastgen.common.tableau import Tableau
 from fastgen.kernels.runge_kutta.contract import Control, Count, Status, Workspace
-from fastgen.ode.controller import Controller
+from fastgen.ode import tableaus
 from fastgen.ode.engine import integrate
-from fastgen.ode.problem import Field, State
+from fastgen.ode.problem import Field, StateLayout, tolerance
+from fastgen.ode.solution import check
 
 
 @dataclass(frozen=True)
-class AdjointOptions:
-    """How to solve the way back; see `fastgen.odeint`."""
+class Adjoint:
+    """Gradients by the continuous adjoint, in memory that does not grow with the steps.
 
-    tableau: Tableau | None
+    Chen et al. 2018 (arXiv 1806.07366).
+
+    Args:
+        parameters: what f depends on, a module or tensors; None finds those of a module f.
+        rtol, atol: tolerances of the way back, a number or one for each sample; None is the same.
+        method: of the way back, one of varying steps; None is the same.
+        seminorm: leave the parameters' gradients out of the error norm (Kidger et al. 2021, arXiv
+            2009.09457). Per-sample steps cannot do otherwise.
+    """
+
+    parameters: Iterable[Tensor] | nn.Module | None = None
+    rtol: float | Tensor | None = None
+    atol: float | Tensor | None = None
+    method: str | None = None
+    seminorm: bool = True
+
+    def resolved(
+        self,
+        tableau: Tableau,
+        tolerances: tuple[Tensor, Tensor],
+        controller: Controller,
+        max_steps: int,
+        state: StateLayout,
+    ) -> WayBack:
+        """The way back in numbers, from those of the way there.
+
+        Raises:
+            ValueError: for a method of fixed steps, a tolerance out of range, or the full norm
+                with per-sample steps.
+        """
+        back = tableau if self.method is None else tableaus.find(self.method)
+        if back is None or not back.adaptive:
+            raise ValueError(f"Adjoint: method={self.method!r}: expected one of varying steps")
+        if not self.seminorm and not state.joint:
+            raise ValueError(
+                "Adjoint: seminorm=False: parameters have one gradient for all samples, which "
+                "samples' own steps cannot control; use step='joint'"
+            )
+        rtol, atol = tolerances
+        if self.rtol is not None:
+            rtol = tolerance("Adjoint: rtol", self.rtol, state)
+        if self.atol is not None:
+            atol = tolerance("Adjoint: atol", self.atol, state)
+        return WayBack(back, rtol, atol, controller.step_size(back.order, max_steps), self.seminorm)
+
+
+@dataclass(frozen=True)
+class WayBack:
+    """How to solve backwards; tolerances are [R]."""
+
+    tableau: Tableau
     rtol: Tensor
     atol: Tensor
-    controller: Controller
-    bounds: tuple[float, float, int]
+    step_size: StepSize
     seminorm: bool
-    backend: str | None
 
 
 def solve_adjoint(
@@ -35,7 +85,8 @@ def solve_adjoint(
     times: Tensor,
     ys: Tensor,
     parameters: tuple[Tensor, ...],
-    options: AdjointOptions,
+    way: WayBack,
+    backend: str | None,
 ) -> Tensor:
     """ys [T, R, N] with gradients for y, times and the parameters.
 
@@ -44,15 +95,8 @@ def solve_adjoint(
     output. The integral is summed by the weights of the accepted steps of each sample, or with
     joint steps and the full norm is part of the state. Not differentiable twice.
     """
-    if options.tableau is None or not options.tableau.adaptive:
-        raise ValueError("adjoint_method: expected a method of varying steps")
-    if not options.seminorm and not field.state.joint:
-        raise ValueError(
-            "adjoint_seminorm=False: parameters have one gradient for all samples, which samples' "
-            "own steps cannot control; use step='joint'"
-        )
     apply: Callable[..., Tensor] = _Adjoint.apply
-    return apply(field, options, ys, times, y, *parameters)
+    return apply(field, way, backend, ys, times, y, *parameters)
 
 
 class _Adjoint(torch.autograd.Function):
@@ -60,13 +104,14 @@ class _Adjoint(torch.autograd.Function):
     def forward(
         ctx: Any,
         field: Field,
-        options: AdjointOptions,
+        way: WayBack,
+        backend: str | None,
         ys: Tensor,
         times: Tensor,
         y: Tensor,
         *parameters: Tensor,
     ) -> Tensor:
-        ctx.field, ctx.options = field, options
+        ctx.field, ctx.way, ctx.backend = field, way, backend
         ctx.save_for_backward(ys, times, *parameters)
         return ys.clone()
 
@@ -74,24 +119,27 @@ class _Adjoint(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         ys, times, *parameters = ctx.saved_tensors
-        way = _WayBack(ctx.field, ctx.options, tuple(parameters), ctx.needs_input_grad[3])
-        y_grad, time_grad, parameter_grads = way(ys, times, gradients[0])
-        return None, None, None, time_grad, y_grad, *parameter_grads
+        _, _, _, _, want_times, *_ = ctx.needs_input_grad
+        solve = _BackwardSolve(ctx.field, ctx.way, ctx.backend, tuple(parameters), want_times)
+        y_grad, time_grad, parameter_grads = solve(ys, times, gradients[0])
+        return None, None, None, None, time_grad, y_grad, *parameter_grads
 
 
-class _WayBack:
+class _BackwardSolve:
     """Solves for [y, a] in rows of 2 N elements, or with parameters [y, a, g] in the one row."""
 
     def __init__(
         self,
         field: Field,
-        options: AdjointOptions,
+        way: WayBack,
+        backend: str | None,
         parameters: tuple[Tensor, ...],
         want_times: bool,
     ) -> None:
-        self.field, self.options, self.parameters = field, options, parameters
-        self.want_times = want_times
-        self.summed = options.seminorm and bool(parameters)
+        self.field, self.way, self.backend = field, way, backend
+        self.parameters, self.want_times = parameters, want_times
+        # The parameters' gradients are a sum over steps, or else a part of the state.
+        self.summed = way.seminorm and bool(parameters)
         self.totals = [torch.zeros_like(p) for p in parameters]
         # Of the stages of the step under way: value, its (stage state, parameters), cotangent.
         self.graphs: list[tuple[Tensor, Tensor]] = []
@@ -100,8 +148,7 @@ class _WayBack:
         self, ys: Tensor, times: Tensor, gradients: Tensor
     ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         rows, size = ys.shape[1:]
-        steps = self.options
-        assert steps.tableau is not None
+        way = self.way
         own = times.expand(rows, -1)
         a = gradients[-1].clone()
         time_grad = torch.zeros(own.shape, dtype=torch.float64, device=ys.device)
@@ -119,27 +166,26 @@ class _WayBack:
             back = Field(self._slope, layout, None)
             back.told, back.compact = not layout.joint, self.field.compact
             first = None if proposal is None else proposal.clamp(min=1e-300)
-            raw = integrate(
+            outcome = integrate(
                 back,
                 state,
                 own[:, [j, j - 1]],
-                steps.tableau,
-                steps.rtol,
-                steps.atol,
-                steps.controller.step_size(steps.tableau.order, *steps.bounds),
+                way.tableau,
+                way.rtol,
+                way.atol,
+                way.step_size,
                 first,
-                steps.backend,
+                self.backend,
                 self if self.summed else None,
             )
-            from fastgen.ode.solve import check
-
-            check(raw, steps.bounds[2])
-            moved = raw.accepted > 0
+            check(outcome, way.step_size.max_steps)
+            moved = outcome.accepted > 0
             if bool(moved.all()):
-                proposal = raw.proposal
-            a = raw.y[:, size : 2 * size] + gradients[j - 1]
+                proposal = outcome.proposal
+            a = outcome.y[:, size : 2 * size] + gradients[j - 1]
             if extra:
-                pieces = torch.split(raw.y[0, 2 * size :], [p.numel() for p in self.parameters])
+                sizes = [p.numel() for p in self.parameters]
+                pieces = torch.split(outcome.y[0, 2 * size :], sizes)
                 self.totals = [
                     x.reshape(p.shape) for x, p in zip(pieces, self.parameters, strict=True)
                 ]
@@ -150,9 +196,9 @@ class _WayBack:
         found = time_grad if times.ndim == 2 else time_grad.sum(0)
         return a, found, self.totals
 
-    def _layout(self, state: Tensor, size: int, extra: int) -> State:
+    def _layout(self, state: Tensor, size: int, extra: int) -> StateLayout:
         joint = self.field.state.joint
-        layout = State(state, joint=False)
+        layout = StateLayout(state, joint=False)
         layout.joint = joint
         if joint:
             layout.shapes = [state.shape]
@@ -194,14 +240,14 @@ class _WayBack:
 
     def decided(self, w: Workspace, rows: int) -> None:
         """Add h sum_i b_i a_i^T df/dtheta of the accepted rows."""
-        assert self.options.tableau is not None
         count, control = w.count[:, :rows], w.control[:, :rows]
         taken = (count[Count.TAKEN] != 0) & (count[Count.STATUS] == Status.RUNNING)
-        weights = self.options.tableau.weights
+        weights = self.way.tableau.weights
+        # The first step's size took evaluations that belong to no stage: the last ones count.
         graphs = self.graphs[-(len(weights) - 1) :]
         if bool(taken.any()):
             h = torch.where(taken, control[Control.STEP], 0.0)
-            # k_0 may be of an earlier step for some rows and of another for others.
+            # k_0 may be of an earlier step for some rows and of another for others: once more.
             self.graphs = []
             state = w.y[:rows]
             time = control[Control.TIME].to(state.dtype)

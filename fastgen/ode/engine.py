@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastgen.common.graphs import Recording, recorded, warm_up
+from fastgen.common.step_size import StepSize
 from fastgen.common.tableau import Tableau
 from fastgen.kernels.runge_kutta.contract import (
     FEWER_ROWS,
@@ -20,7 +21,6 @@ from fastgen.kernels.runge_kutta.contract import (
     FusedOperations,
     Operations,
     Status,
-    StepSize,
     Workspace,
 )
 from fastgen.kernels.runge_kutta.operator import fused_operations, operations
@@ -45,7 +45,7 @@ class NeedsGradientError(Exception):
 
 
 @dataclass
-class Raw:
+class Outcome:
     """What a solve leaves, by sample: R samples.
 
     ys: [T, R, N]. y [R, N] and time [R]: where each ended. status, accepted, rejected: int64 [R].
@@ -78,7 +78,7 @@ def integrate(
     check_every: int | None = None,
     watch: bool = False,
     capture: bool = False,
-) -> Raw:
+) -> Outcome:
     """Solve from times[..., 0] to times[..., -1]; see `fastgen.odeint`.
 
     Args:
@@ -135,6 +135,7 @@ def _begin(w: Workspace, rtol: Tensor, atol: Tensor, first_step: float | Tensor 
     control[Control.ERROR] = 1.0
     w.stage_times.copy_(control[Control.TIME])
     count[Count.ROW] = torch.arange(w.y.shape[0], device=w.y.device)
+    # Outputs at the first time are known, and the cursor stands behind them.
     known = (times == times[..., :1]).cumprod(-1).sum(-1)
     count[Count.CURSOR] = known
     w.ys[: int(known.max() if known.numel() else 0)] = w.y
@@ -166,6 +167,7 @@ def _run_fused(field: Field, w: Workspace, ops: FusedOperations, watch: bool) ->
         if rows < w.y.shape[0] and ops.evaluated[0] == 0:  # some samples have nothing to do
             stage.copy_(w.y[:rows])
             times.copy_(w.control[Control.TIME, :rows])
+        # Buffers are bound once: they are views on the same memory until rows are left out.
         f, t, y = field.bound(times, stage, _rows(w, rows) if field.told else None)
         shape = y.shape if field.state.single else stage.shape
         ops.expect(shape)
@@ -173,7 +175,7 @@ def _run_fused(field: Field, w: Workspace, ops: FusedOperations, watch: bool) ->
         watch = False
         while True:
             code = advance(slope)
-            if code == -1:
+            if code == -1:  # a slope of another dtype or layout than C++ reads
                 fixed = field.checked(slope, stage) if field.state.single else slope
                 code = advance(fixed.to(w.y.dtype).contiguous().reshape(shape))
             if code:
@@ -207,6 +209,7 @@ def _run(
 
     def evaluate(i: int) -> None:
         nonlocal calls
+        # The first value is enough: whether f depends on what needs gradients shows in it.
         value = _watched(call) if watch and not calls else call()
         w.k[i, :rows] = field.checked(value, w.stage[:rows]) if field.state.single else value
         calls += 1
@@ -256,15 +259,17 @@ def _run(
             made = recorded(attempt, w.y.device, "step of odeint")
         else:
             attempt()
-        calls = before + len(w.c) - 1
+        calls = before + len(w.c) - 1  # a replay does not pass `evaluate`, and a warm-up does
         evaluated += (len(w.c) - 1) * rows
         step += 1
+        # Steps of ended rows change nothing, so a GPU need not be asked after each.
         code = 0 if step % check_every else ops.compacted()
     return calls, evaluated
 
 
-def _finish(w: Workspace, calls: int, rows: int) -> Raw:
+def _finish(w: Workspace, calls: int, rows: int) -> Outcome:
     """Results by sample; outputs that were not reached hold the last state."""
+    # Rows changed places when ended ones were left out: back to the order of samples.
     order = torch.empty_like(w.count[Count.ROW])
     order[w.count[Count.ROW]] = torch.arange(len(order), device=order.device)
     control, count, y = w.control[:, order], w.count[:, order], w.y[order]
@@ -275,7 +280,7 @@ def _finish(w: Workspace, calls: int, rows: int) -> Raw:
         ahead = torch.sign(control[Control.END] - times[:, 0])
         late = short[:, None] & ((times - time[:, None]) * ahead[:, None] > 0)
         w.ys = torch.where(late.T[:, :, None], y, w.ys)
-    return Raw(
+    return Outcome(
         w.ys,
         y,
         time,

@@ -8,15 +8,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from fastgen.kernels.runge_kutta.contract import Control, Count, Status, Workspace
 from fastgen.kernels.runge_kutta.reference import ReferenceOperations
-from fastgen.ode.problem import State
+from fastgen.ode.problem import StateLayout
 
 
 @dataclass(frozen=True)
 class Event:
-    """One crossing: the sample, which of the event's values crossed, when, and the state there."""
+    """What to look for: changes of sign of a function.
+
+    Args:
+        function: (t, y) -> [B] or [B, E], called like f.
+        terminal: whether a sample ends at its first event. All later outputs are its state there.
+        tolerance: width of an event's bracket in time.
+    """
+
+    function: Callable[..., Any]
+    terminal: bool = True
+    tolerance: float = 1e-9
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """An event found: the sample, which of the values crossed, when, and the state there."""
 
     sample: int
     index: int
@@ -28,18 +44,16 @@ class Event:
 class EventObserver:
     """Looks for sign changes over each accepted step and finds them on the step's interpolant.
 
-    function(t, y) returns [B] or [B, E] values. The root is found by the Illinois variant of
-    regula falsi (Dowell and Jarratt 1971), every sample by itself, until its bracket is shorter
-    than the tolerance. A terminal event ends its sample at the first crossing.
+    The root is found by the Illinois variant of regula falsi (Dowell and Jarratt 1971), every
+    sample by itself, until its bracket is shorter than the tolerance. A terminal event ends its
+    sample at the first crossing.
 
     Two crossings within one step cancel and are not seen; `max_step` bounds the step.
     """
 
-    function: Callable[..., Any]
-    state: State
-    terminal: bool
-    tolerance: float
-    found: list[Event] = field(default_factory=list)
+    event: Event
+    state: StateLayout
+    found: list[Crossing] = field(default_factory=list)
     _before: Tensor | None = None
     _pending: list[tuple[int, int, Tensor, Tensor]] = field(default_factory=list)
 
@@ -47,7 +61,7 @@ class EventObserver:
         """The event's values at times [A] and rows [A, N]: [A, E]."""
         time = t.to(y.dtype)
         joint = self.state.joint
-        found = self.function(time[0] if joint else time, self.state.tree(y))
+        found = self.event.function(time[0] if joint else time, self.state.tree(y))
         if not isinstance(found, Tensor):
             raise TypeError(f"event: expected a tensor, got {type(found).__name__}")
         if joint:
@@ -84,14 +98,14 @@ class EventObserver:
             low, high = torch.zeros_like(t), torch.ones_like(t)
             f_low, f_high = old[:, e].double(), new[:, e].double()
             for _ in range(100):
-                wide = (high - low) * h.abs() > self.tolerance
+                wide = (high - low) * h.abs() > self.event.tolerance
                 if not bool((crossed[:, e] & wide & (f_high != 0)).any()):
                     break
                 middle = high - f_high * (high - low) / (f_high - f_low)
                 inside = (middle > low) & (middle < high)
                 middle = torch.where(inside, middle, (low + high) / 2)
                 # Half a tolerance off the root, so that the bracket closes from both sides.
-                nudge = 0.5 * self.tolerance / h.abs().clamp(min=1e-300)
+                nudge = 0.5 * self.event.tolerance / h.abs().clamp(min=1e-300)
                 nearer = torch.where(middle - low < high - middle, nudge, -nudge)
                 moved = middle + nearer
                 middle = torch.where((moved > low) & (moved < high), moved, middle)
@@ -103,7 +117,7 @@ class EventObserver:
                 exact = f == 0
                 high, f_high = torch.where(exact, middle, high), torch.where(exact, f, f_high)
             roots[:, e] = torch.where(crossed[:, e], high, roots[:, e])
-        if self.terminal:
+        if self.event.terminal:
             first = roots.argmin(1, keepdim=True)
             crossed = crossed & torch.zeros_like(crossed).scatter(1, first, True)
         for r, e in crossed.nonzero().tolist():
@@ -117,16 +131,10 @@ class EventObserver:
             sample = int(w.count[Count.ROW, r])
             state = self.state.tree(y[None])
             if not self.state.joint:
-                state = _first(state)
-            self.found.append(Event(sample, e, float(time), state))
-            if self.terminal:
+                state = pytree.tree_map(lambda x: x[0], state)
+            self.found.append(Crossing(sample, e, float(time), state))
+            if self.event.terminal:
                 w.count[Count.STATUS, r] = Status.EVENT
                 w.control[Control.TIME, r] = time
                 w.control[Control.STEP, r] = 0.0
                 w.y[r] = y
-
-
-def _first(state: Any) -> Any:
-    from torch.utils import _pytree as pytree
-
-    return pytree.tree_map(lambda x: x[0], state)

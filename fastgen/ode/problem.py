@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 STEPS = ("per_sample", "joint")
 
 
-class State:
+class StateLayout:
     """How a state of tensors is laid out in rows [R, N].
 
     With per-sample steps row r holds sample r of every tensor, with joint steps the one row holds
@@ -77,7 +77,7 @@ class Field:
     ``rows`` is told which, as an int64 tensor.
     """
 
-    def __init__(self, f: Callable[..., Any], state: State, compact: bool | None) -> None:
+    def __init__(self, f: Callable[..., Any], state: StateLayout, compact: bool | None) -> None:
         if not callable(f):
             raise TypeError(f"f: expected a callable f(t, y), got {f!r}")
         self.f, self.state = f, state
@@ -191,7 +191,7 @@ def times_of(t: Sequence[float] | Tensor, rows: int, joint: bool, device: torch.
     return times
 
 
-def tolerance(name: str, value: float | Tensor, state: State) -> Tensor:
+def tolerance(name: str, value: float | Tensor, state: StateLayout) -> Tensor:
     """A tolerance as float64 [R]."""
     found = torch.as_tensor(value, dtype=torch.float64, device=state.device).detach()
     if found.ndim > 1 or (found.ndim == 1 and found.shape[0] != state.rows):

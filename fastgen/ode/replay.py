@@ -16,13 +16,36 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as checkpointed
 
+from fastgen.common.checks import check_at_least, check_choice
 from fastgen.common.tableau import Tableau
 from fastgen.kernels.runge_kutta.contract import Control, Count, Status, Workspace
-from fastgen.ode.engine import Raw
+from fastgen.ode.engine import Outcome
 from fastgen.ode.fixed import combined, runge_kutta_step
 from fastgen.ode.problem import Field
 
 CHECKPOINTS = ("none", "step", "binomial")
+
+
+@dataclass(frozen=True)
+class Through:
+    """Gradients through the accepted steps, as autograd takes them; differentiable again.
+
+    Args:
+        checkpoint: what is kept for the way back: "none" leaves out nothing, "step" keeps the
+            states between steps, "binomial" at most ``snapshots`` states (Griewank and Walther
+            2000). What was not kept is computed once more.
+        snapshots: states that "binomial" keeps.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+
+    checkpoint: str = "none"
+    snapshots: int = 8
+
+    def __post_init__(self) -> None:
+        check_choice("checkpoint", self.checkpoint, CHECKPOINTS)
+        check_at_least("snapshots", self.snapshots, 1)
 
 
 @dataclass(frozen=True)
@@ -65,9 +88,8 @@ def replay(
     times: Tensor,
     tableau: Tableau,
     recorder: Recorder,
-    raw: Raw,
-    checkpoint: str,
-    snapshots: int,
+    outcome: Outcome,
+    way: Through,
 ) -> Tensor:
     """The states [T, R, N], differentiable in y, in times and in all that f depends on."""
     moves, rows = recorder.moves, y.shape[0]
@@ -76,18 +98,14 @@ def replay(
     start = own_times[:, 0]
     varying = times.requires_grad
     everyone = torch.arange(rows, device=y.device)
-    places: list[tuple[Tensor, Tensor]] = []
-    for move in moves:
-        passed = move.last_output - move.first_output
-        row = torch.arange(len(passed), device=y.device).repeat_interleave(passed)
-        offset = torch.arange(int(passed.sum()), device=y.device)
-        offset = offset - (passed.cumsum(0) - passed).repeat_interleave(passed)
-        places.append((row, move.first_output.repeat_interleave(passed) + offset))
+    places = [_passed(move) for move in moves]
 
     def step(n: int, y: Tensor, slope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(y, k_0) after move n, and the outputs passed."""
         move, (row, output) = moves[n], places[n]
         whole = len(move.samples) == rows and bool((move.samples == everyone).all())
+        # Without f's promise to take some samples only, it is called with all of them, and those
+        # that did not move make a step of length 0.
         only = whole or f.compact
         part, k, h, t = y, slope, move.step, move.time
         if not whole and only:
@@ -107,6 +125,8 @@ def replay(
         who = move.samples[row]
         theta = (own_times[who, output] - t[at]) / h[at]
         found = _interpolated(tableau, theta, h[at], part[at], [s[at] for s in slopes])
+        # An output at the step's end is its state, as in the first pass. Where times need
+        # gradients it stays the interpolant, whose slope there is f.
         if not varying:
             found = torch.where((theta == 1)[:, None], new[at], found)
         if whole:
@@ -119,6 +139,7 @@ def replay(
             found,
         )
 
+    # Outputs go through checkpoints as results of the run, and are put into order at the end.
     outputs: dict[int, Tensor] = {}
 
     def run(begin: int, end: int, y: Tensor, slope: Tensor) -> tuple[Tensor, ...]:
@@ -132,20 +153,30 @@ def replay(
         outputs.update({begin + i: x for i, x in enumerate(done[2:])})
         return done[0], done[1]
 
+    # The slope at the end of a step is the first one of the next: one is handed from move to move.
     slope = f.call(start.to(y.dtype), y, everyone if f.told else None) if moves or varying else y
     at_start, first_slope = y, slope
-    if checkpoint == "none":
+    if way.checkpoint == "none":
         y, slope = keep(0, run(0, len(moves), y, slope))
-    elif checkpoint == "step":
+    elif way.checkpoint == "step":
         for n in range(len(moves)):
             y, slope = keep(n, _saved(run, n, n + 1, y, slope))
     else:
-        y, slope = keep(0, _binomial(run, 0, len(moves), y, slope, snapshots))
-    ys = _assembled(at_start, y, known, raw, places, moves, outputs)
+        y, slope = keep(0, _binomial(run, 0, len(moves), y, slope, way.snapshots))
+    ys = _assembled(at_start, y, known, outcome, places, moves, outputs)
     if varying:  # an output at the start is y0 + (t - t_0) f
         shift = torch.where(own_times == start[:, None], own_times - start[:, None], 0.0)
         ys = ys + shift.T.to(y.dtype)[:, :, None] * first_slope
     return ys
+
+
+def _passed(move: Move) -> tuple[Tensor, Tensor]:
+    """Of every output that a move passes its row in the move, and its number in the times."""
+    count = move.last_output - move.first_output
+    row = torch.arange(len(count), device=count.device).repeat_interleave(count)
+    offset = torch.arange(int(count.sum()), device=count.device)
+    offset = offset - (count.cumsum(0) - count).repeat_interleave(count)
+    return row, move.first_output.repeat_interleave(count) + offset
 
 
 def _saved(run: Callable[..., Any], *arguments: Any) -> tuple[Tensor, ...]:
@@ -180,6 +211,7 @@ def _binomial(
         return _binomial(run, begin, begin + cut, y, slope, snapshots)
 
     first = _saved(head, y, slope)
+    # The state between the parts is a snapshot: one fewer is left for the second part.
     rest = _binomial(run, begin + cut, end, first[0], first[1], max(1, snapshots - 1))
     return rest[0], rest[1], *first[2:], *rest[2:]
 
@@ -207,7 +239,7 @@ def _interpolated(
 ) -> Tensor:
     """y(t + theta h) of rows [A]."""
     for row, k in zip(tableau.dense, slopes, strict=True):
-        if row[0] or row[1]:
+        if row[0] or row[1]:  # other stages have no part in the interpolant, as in the kernels
             b = torch.full_like(theta, row[-1])
             for p in reversed(row[:-1]):
                 b = b * theta + p
@@ -219,7 +251,7 @@ def _assembled(
     first: Tensor,
     last: Tensor,
     times: Tensor,
-    raw: Raw,
+    outcome: Outcome,
     places: list[tuple[Tensor, Tensor]],
     moves: list[Move],
     outputs: dict[int, Tensor],
@@ -228,7 +260,7 @@ def _assembled(
     rows, count = first.shape[0], times.shape[-1]
     # Where each output comes from: row 0 .. R - 1 of first, then of last, then all outputs.
     source = torch.arange(rows, device=first.device).expand(count, -1).clone()
-    ended = (raw.status != Status.DONE)[None, :] & (
+    ended = (outcome.status != Status.DONE)[None, :] & (
         (times.expand(rows, -1) != times.expand(rows, -1)[:, :1]).T
     )
     source = torch.where(ended, source + rows, source)

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, per_row
+from fastgen.common.step_size import LEAST_ERROR, Controller, fitted
 from fastgen.kernels.dispatch import BACKENDS
 from fastgen.kernels.runge_kutta.contract import Status
-from fastgen.kernels.runge_kutta.reference import error_norm, power
+from fastgen.kernels.runge_kutta.reference import error_norm
 from fastgen.model.field import ModelField
 from fastgen.ode import Solution, Statistics
-from fastgen.ode import controller as controllers
-from fastgen.ode.controller import Controller
 
 CONTROLLER = Controller(integral=1.0, safety=0.9)
 
@@ -53,8 +52,8 @@ def dpm_adaptive(
         start, end: times with finite log-SNR.
         order: 2 or 3.
         rtol, atol: tolerances of the state.
-        controller: as in `fastgen.odeint`.
-        first_step: of lambda.
+        controller: as in `fastgen.odeint`; its steps are those of lambda.
+        first_step: of lambda, where the controller has none.
         max_steps: most attempts of one sample.
         on_failure: "raise" or "return".
         backend: None, "auto" or "reference"; these steps have one implementation.
@@ -80,15 +79,17 @@ def dpm_adaptive(
             f"start={start!r}, end={end!r}: log(alpha / sigma) is {limits} there; start and end "
             "where it is finite"
         )
-    sizes = controllers.find(controller).step_size(order, 0.0, math.inf, max_steps)
+    chosen = Controller.of(controller)
+    rule = chosen.step_size(order, max_steps)
     batch, device = x.shape[0], x.device
+    first = first_step if chosen.first_step is None else chosen.first_step
 
     def full(value: float, dtype: torch.dtype = torch.float64) -> Tensor:
         return torch.full((batch,), value, dtype=dtype, device=device)
 
-    at, size, older, oldest = full(limits[0]), full(first_step), full(1.0), full(1.0)
+    at, older, oldest = full(limits[0]), full(1.0), full(1.0)
+    size = torch.as_tensor(first, dtype=torch.float64, device=device).expand(batch).clone()
     status, accepted, rejected = (full(Status.RUNNING, torch.int64) for _ in range(3))
-    forward = math.copysign(1.0, limits[1] - limits[0])
     if limits[0] == limits[1]:
         status.fill_(Status.DONE)
     y, slope = x.clone(), torch.zeros_like(x)
@@ -111,7 +112,7 @@ def dpm_adaptive(
             slope[fresh] = noise(at[fresh], y[fresh], fresh)
             known[fresh] = True
         rest = limits[1] - at[rows]
-        h = torch.where(rest.abs() <= 1.01 * size[rows], rest, forward * size[rows])
+        h = fitted(rest, size[rows])
         low, high = _pair(schedule, order, at[rows], h, y[rows], slope[rows], noise, rows)
         ratio = error_norm(
             (high - low).flatten(1),
@@ -121,20 +122,13 @@ def dpm_adaptive(
             full(atol)[rows],
             [high[0].numel()],
         )
-        finite = torch.isfinite(ratio)
-        taken = finite & (ratio <= 1)
-        error = ratio.clamp(min=1e-10)
-        factor = sizes.safety * power(error, -sizes.beta[0])
-        for beta, past in zip(sizes.beta[1:], (older, oldest), strict=True):
-            factor = factor * power(past[rows], -beta) if beta else factor
-        factor = factor.clamp(min=sizes.min_factor, max=sizes.max_factor)
-        factor = torch.where(taken, factor, factor.clamp(max=sizes.safety))
-        factor = torch.where(finite, factor, sizes.min_factor)
-        size[rows] = h.abs() * factor
+        taken = rule.accepts(ratio, h.abs())
+        past = older[rows], oldest[rows]
+        size[rows] = rule.within(h.abs() * rule.factor(ratio, taken, past))
         moved, landed = rows[taken], (h == rest)[taken]
         y[moved], known[moved] = high[taken], False
         at[moved] = torch.where(landed, limits[1], at[moved] + h[taken])
-        oldest[moved], older[moved] = older[moved], error[taken]
+        oldest[moved], older[moved] = older[moved], ratio[taken].clamp(min=LEAST_ERROR)
         accepted[moved] += 1
         rejected[rows[~taken]] += 1
         status[moved[landed]] = Status.DONE

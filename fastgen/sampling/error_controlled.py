@@ -22,8 +22,7 @@ from fastgen.sampling.prepared import check_state_dtype, initial_state
 DPM = "dpm_adaptive"
 SOLVERS = (*tableaus.ADAPTIVE, DPM)
 # What a sampler gives the integrators itself, and what would return something else than samples.
-_OWN = ("f", "y0", "t", "method", "field", "x", "return_solution")
-_EVENTS = ("event", "terminal", "event_tolerance")
+_OWN = ("f", "y0", "t", "method", "field", "x", "event", "return_solution")
 
 
 @cache
@@ -31,7 +30,7 @@ def options_of(solver: str) -> tuple[str, ...]:
     """Keyword arguments of the integrator behind one of ``SOLVERS`` that samples may ask for."""
     integrator = dpm_adaptive if solver == DPM else odeint
     names = inspect.signature(integrator).parameters
-    return tuple(name for name in names if name not in (*_OWN, *_EVENTS))
+    return tuple(name for name in names if name not in _OWN)
 
 
 def interval(model: Model, start: float | None, end: float | None) -> tuple[float, float]:

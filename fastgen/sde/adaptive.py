@@ -3,35 +3,67 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_at_least, check_choice, check_nonnegative, per_row
+from fastgen.common.rounding import square_root
+from fastgen.common.step_size import Controller, fitted
 from fastgen.kernels.random_combine.operator import stochastic_combine
 from fastgen.noise.brownian_path import BrownianPath
 from fastgen.sde.equation import Equation
-from fastgen.sde.expressions import STATE, Combine, Contract, Evaluate, Program, square_root
 from fastgen.sde.fixed import evaluate, scalar_table
+from fastgen.sde.recipe import STATE, Combine, FieldCall, MatrixProduct, StepRecipe
 
-SAFETY, MIN_FACTOR, MAX_FACTOR = 0.9, 0.2, 5.0
 # Steps shorter than this part of the path's interval come near the cells of the tree, 2^-24 of it.
 SHORTEST = 2.0**-20
+STEPS = ("per_sample", "joint")
 
 
 @dataclass(frozen=True)
-class Control:
-    """Tolerances and limits; see `fastgen.sdeint`."""
+class Adaptive(Controller):
+    """Error-controlled steps of `fastgen.sdeint`.
 
-    rtol: float
-    atol: float
-    first_step: float | None
-    min_step: float
-    max_step: float
-    max_steps: int
-    order: float
-    joint: bool = False
+    A step's error is its difference from two of half the length, and
+    sqrt(mean((error / (atol + rtol |y|))^2)) <= 1 is accepted.
+
+    Args:
+        rtol, atol: tolerances.
+        step: "per_sample", or "joint": steps that all samples share, by the root mean square of
+            their errors, for f and g that take one time for all.
+        max_steps: most attempts of one sample.
+        first_step: None is 1 / 100 of the interval.
+        min_step: shortest step, accepted whatever its error; 0 is 2^-20 of the interval, as a
+            path's increments are independent down to 2^-24 of it.
+        max_step: longest step.
+        integral, proportional, derivative, safety, min_factor, max_factor: as of `Controller`.
+
+    Raises:
+        ValueError: naming the number that is out of range.
+    """
+
+    max_factor: float = 5.0
+    rtol: float = 1e-3
+    atol: float = 1e-4
+    step: str = "per_sample"
+    max_steps: int = 100_000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_nonnegative("rtol", self.rtol)
+        check_nonnegative("atol", self.atol)
+        if self.rtol == 0 == self.atol:
+            raise ValueError("rtol=0, atol=0: one of them must be positive")
+        check_choice("step", self.step, STEPS)
+        check_at_least("max_steps", self.max_steps, 1)
+
+    def on(self, span: float) -> Adaptive:
+        """The same with the shortest step of an interval of that length."""
+        shortest = self.min_step or SHORTEST * span
+        return self if shortest == self.min_step else replace(self, min_step=shortest)
 
 
 @dataclass(frozen=True)
@@ -55,43 +87,35 @@ def row_norm(x: Tensor) -> Tensor:
     return square_root(total[:, 0] / max(count, 1))
 
 
-def power(x: Tensor, exponent: float) -> Tensor:
-    """x^exponent of each number alone: vector code may round it otherwise than its remainder."""
-    if x.device.type != "cpu":
-        return x**exponent
-    found = [v if math.isnan(v) else math.pow(v, exponent) for v in x.tolist()]
-    return torch.tensor(found, dtype=torch.float64)
-
-
 class Stepper:
-    """One step of a program with a time and a length for each row."""
+    """One step of a recipe with a time and a length for each row."""
 
-    def __init__(self, equation: Equation, program: Program) -> None:
-        self.equation, self.program = equation, program
+    def __init__(self, equation: Equation, recipe: StepRecipe) -> None:
+        self.equation, self.recipe = equation, recipe
 
     def __call__(
         self, y: Tensor, t: Tensor, h: Tensor, end: Tensor, z: Tensor, shared: dict[Any, Tensor]
     ) -> Tensor:
         """Y at ``end`` from y at t, |end - t| = h [B]; ``shared`` keeps evaluations at (t, y)."""
-        equation, values = self.equation, [None] * self.program.registers
+        equation, values = self.equation, [None] * self.recipe.registers
         registers: list[Any] = values
         registers[STATE] = y
-        for i in self.program.instructions:
-            if isinstance(i, Evaluate):
+        for i in self.recipe.lines:
+            if isinstance(i, FieldCall):
                 key = (i.kind, i.at, i.c) if i.at == STATE and i.c == 0 else None
                 if key is not None and key in shared:
                     registers[i.register] = shared[key]
                     continue
                 node = end if i.c == 1 else t + i.c * (end - t)
-                value = evaluate(equation, i, self.program, node.to(equation.dtype), registers)
+                value = evaluate(equation, i, self.recipe, node.to(equation.dtype), registers)
                 registers[i.register] = value
                 if key is not None:
                     shared[key] = value
-            elif isinstance(i, Contract):
+            elif isinstance(i, MatrixProduct):
                 registers[i.register] = equation.product(registers[i.of], z)
             else:
                 self._combine(i, registers, h, z)
-        result: Tensor = registers[self.program.result]
+        result: Tensor = registers[self.recipe.result]
         return result
 
     def _combine(self, i: Combine, values: list[Any], h: Tensor, z: Tensor) -> None:
@@ -107,39 +131,47 @@ class Stepper:
 
 def solve_adaptive(
     equation: Equation,
-    program: Program,
+    recipe: StepRecipe,
     path: BrownianPath,
     times: Tensor,
     y: Tensor,
-    control: Control,
+    control: Adaptive,
+    order: float,
 ) -> Adapted:
-    """The error of a step is its difference from two steps of half the length, which are kept."""
-    step_to = Stepper(equation, program)
+    """States at the times; see `Adaptive`.
+
+    Two steps of half the length are kept, and the whole one shows their error. The noise is the
+    path's, so that a refused step is tried again on parts of the same motion. order: the method's
+    strong order.
+    """
+    step_to = Stepper(equation, recipe)
     device, rows = equation.device, equation.shape[0]
+    span = float((times[-1] - times[0]).abs())
     direction = 1.0 if times[-1] > times[0] else -1.0
-    shape = (-1, *[1] * (len(equation.noise_shape) - 1))
-    state_shape = (-1, *[1] * (len(equation.shape) - 1))
+    control = control.on(span)
+    # Of strong order p the error of one step is of order p + 1/2.
+    rule = control.step_size(order + 0.5, control.max_steps)
     known = times.to(device)
     t = known[:1].expand(rows).clone()
-    size = torch.full_like(t, control.first_step or float((times[-1] - times[0]).abs()) / 100)
+    size = torch.full_like(t, span / 100)
+    if control.first_step is not None:
+        size = torch.as_tensor(control.first_step).to(t).expand(rows).clone()
     cursor = torch.ones(rows, dtype=torch.int64, device=device)
     accepted, rejected = torch.zeros_like(cursor), torch.zeros_like(cursor)
     here = path.at(t[None])[0]
     ys: list[Tensor] = [y] + [torch.full_like(y, math.nan)] * (len(times) - 1)
-    exponent = -1 / (control.order + 0.5)
 
     def unit(increment: Tensor, root: Tensor) -> Tensor:
-        z = increment / root.reshape(shape)
-        return torch.where(root.reshape(shape) == 0, 0.0, z).to(equation.dtype)
+        wide = per_row(root, increment)
+        return torch.where(wide == 0, 0.0, increment / wide).to(equation.dtype)
 
     while True:
         running = cursor < len(times)
         if not bool(running.any()):
             break
         target = known[cursor.clamp(max=len(times) - 1)]
-        rest = (target - t).abs()
-        whole = rest <= 1.01 * size
-        h = torch.where(whole, rest, size)
+        h = fitted((target - t).abs(), size)
+        whole = h == (target - t).abs()
         end = torch.where(whole, target, t + direction * h)
         middle = t + (end - t) / 2
         half_h = h / 2
@@ -152,43 +184,36 @@ def solve_adaptive(
         with torch.no_grad():
             scale = control.atol + control.rtol * torch.maximum(y.abs(), two.abs())
             error = row_norm((two - full) / scale)
-            if control.joint:
+            if control.step == "joint":
                 error = row_norm(error[None]).expand(rows)
-            smallest = h <= control.min_step
-            taken = running & ((error <= 1) | smallest)
-            bad = running & smallest & ~torch.isfinite(error)
+            bad = running & (h <= rule.min_step) & ~torch.isfinite(error)
             if bool(bad.any()):
                 sample = int(bad.nonzero()[0])
                 raise RuntimeError(
                     f"sample {sample} is not finite after t={float(t[sample]):.9g}, however short "
                     "the step; look at f and g there"
                 )
-            factor = (SAFETY * power(error.clamp(min=1e-12), exponent)).nan_to_num(MIN_FACTOR)
-            factor = factor.clamp(MIN_FACTOR, MAX_FACTOR)
+            taken = running & rule.accepts(error, h)
+            factor = rule.factor(error, taken)
             # A step cut short by an output says little about longer ones.
-            grown = torch.where(
-                taken & whole & (factor >= 1), torch.maximum(size, h * factor), h * factor
-            )
-            grown = grown.clamp(control.min_step, control.max_step)
-            size = torch.where(running, grown, size)
-        y = torch.where(taken.reshape(state_shape), two, y)
+            kept = taken & whole & (factor >= 1)
+            proposed = torch.where(kept, torch.maximum(size, h * factor), h * factor)
+            size = torch.where(running, rule.within(proposed), size)
+        y = torch.where(per_row(taken, y), two, y)
         t = torch.where(taken, end, t)
-        here = torch.where(taken.reshape(shape), end_w, here)
+        here = torch.where(per_row(taken, here), end_w, here)
         arrived = taken & (end == target)
         for k in cursor[arrived].unique().tolist():
-            now = (arrived & (cursor == k)).reshape(state_shape)
-            ys[k] = torch.where(now, y, ys[k])
+            ys[k] = torch.where(per_row(arrived & (cursor == k), y), y, ys[k])
         cursor = cursor + arrived
         accepted = accepted + taken
         rejected = rejected + (running & ~taken)
-        most = accepted + rejected
-        if bool((most >= control.max_steps).any()) and bool((cursor < len(times)).any()):
-            late = (most >= control.max_steps) & (cursor < len(times))
-            if bool(late.any()):
-                sample = int(late.nonzero()[0])
-                raise RuntimeError(
-                    f"sample {sample} is at t={float(t[sample]):.9g} after max_steps="
-                    f"{control.max_steps} steps ({int(rejected[sample])} rejected); allow more, "
-                    "or loosen rtol and atol"
-                )
+        late = (accepted + rejected >= rule.max_steps) & (cursor < len(times))
+        if bool(late.any()):
+            sample = int(late.nonzero()[0])
+            raise RuntimeError(
+                f"sample {sample} is at t={float(t[sample]):.9g} after max_steps="
+                f"{rule.max_steps} steps ({int(rejected[sample])} rejected); allow more, "
+                "or loosen rtol and atol"
+            )
     return Adapted(torch.stack(ys), accepted, rejected)

@@ -12,14 +12,14 @@ from fastgen.kernels import Noise
 from fastgen.kernels.random_combine.contract import MONOMIALS
 from fastgen.kernels.random_combine.operator import bind_stochastic, stochastic_combine
 from fastgen.sde.equation import Equation
-from fastgen.sde.expressions import STATE, Combine, Contract, Evaluate, Program
+from fastgen.sde.recipe import STATE, Combine, FieldCall, MatrixProduct, StepRecipe
 from fastgen.sde.sources import Draws, Source
 
 # A kernel call: (step, the registers, z and z') puts its outputs into the registers.
 Call = Callable[[int, list[Any], list[Tensor]], None]
 
 
-class Grid:
+class StepTimes:
     """A grid's times in the shapes and dtypes that a solve reads."""
 
     def __init__(self, grid: Tensor, equation: Equation) -> None:
@@ -39,18 +39,18 @@ class Grid:
 
 
 def evaluate(
-    equation: Equation, instruction: Evaluate, program: Program, t: Tensor, values: list[Any]
+    equation: Equation, call: FieldCall, recipe: StepRecipe, t: Tensor, values: list[Any]
 ) -> Tensor:
     """The value of one evaluation."""
-    y = values[instruction.at]
-    if instruction.kind == "f":
+    y = values[call.at]
+    if call.kind == "f":
         return equation.drift(t, y)
-    if instruction.kind == "g":
+    if call.kind == "g":
         return equation.diffusion(t, y)
-    for other in program.instructions:  # g itself is there mostly
+    for other in recipe.lines:  # g itself is there mostly
         if (
-            isinstance(other, Evaluate)
-            and (other.kind, other.at, other.c) == ("g", instruction.at, instruction.c)
+            isinstance(other, FieldCall)
+            and (other.kind, other.at, other.c) == ("g", call.at, call.c)
             and values[other.register] is not None
         ):
             return equation.derivative(t, y, values[other.register])
@@ -59,7 +59,7 @@ def evaluate(
 
 def solve_fixed(
     equation: Equation,
-    program: Program,
+    recipe: StepRecipe,
     source: Source,
     grid: Tensor,
     places: list[int],
@@ -68,43 +68,43 @@ def solve_fixed(
     backend: str | None,
 ) -> Tensor:
     """States at the grid's times ``places``, [T, B, ...]; see `fastgen.sdeint`."""
-    times, steps = Grid(grid, equation), len(grid) - 1
-    noise = _drawn(program, source, equation, steps)
+    times, steps = StepTimes(grid, equation), len(grid) - 1
+    noise = _drawn(recipe, source, equation, steps)
     state = y0 if differentiable else y0.detach().clone(memory_format=torch.contiguous_format)
-    values: list[Any] = [None] * program.registers
+    values: list[Any] = [None] * recipe.registers
     values[STATE] = state
     tables = {}
-    for combine in program.combines:
+    for combine in recipe.combines:
         table = combine.tables(times.lengths).to(equation.device).contiguous()
         if differentiable:
             tables[id(combine)] = _operator(combine, table, noise, equation)
         else:
-            tables[id(combine)] = _bound(combine, program, table, noise, equation, values, backend)
-    units = 0 if noise is not None else program.units
+            tables[id(combine)] = _bound(combine, recipe, table, noise, equation, values, backend)
+    units = 0 if noise is not None else recipe.units
     outputs = [y0] if differentiable else [state.clone()]
-    wanted = iter([*places[1:], -1])
+    wanted = iter([*places[1:], -1])  # -1: no step is left whose state is wanted
     next_place = next(wanted)
     for n in range(steps):
         z = source.units(n, units) if units else []
-        for i in program.instructions:
-            if isinstance(i, Evaluate):
+        for i in recipe.lines:
+            if isinstance(i, FieldCall):
                 t = times.node(n, i.c)
-                values[i.register] = evaluate(equation, i, program, t, values)
-            elif isinstance(i, Contract):
+                values[i.register] = evaluate(equation, i, recipe, t, values)
+            elif isinstance(i, MatrixProduct):
                 values[i.register] = equation.product(values[i.of], z[i.unit])
             else:
                 tables[id(i)](n, values, z)
-        if differentiable:
-            values[STATE] = values[program.result]
+        if differentiable:  # bound calls have written it into the state's own memory
+            values[STATE] = values[recipe.result]
         if n + 1 == next_place:
             outputs.append(values[STATE] if differentiable else state.clone())
             next_place = next(wanted)
     return torch.stack(outputs)
 
 
-def _drawn(program: Program, source: Source, equation: Equation, steps: int) -> Noise | None:
+def _drawn(recipe: StepRecipe, source: Source, equation: Equation, steps: int) -> Noise | None:
     """The noise that a kernel draws itself: where one call alone reads it, element by element."""
-    readers = [c for c in program.combines if c.units]
+    readers = [c for c in recipe.combines if c.units]
     if not isinstance(source, Draws) or equation.matrix or equation.scalar or len(readers) != 1:
         return None
     return source.noise(steps, readers[0].units)
@@ -143,7 +143,7 @@ def _operator(combine: Combine, table: Tensor, noise: Noise | None, equation: Eq
 
 def _bound(
     combine: Combine,
-    program: Program,
+    recipe: StepRecipe,
     table: Tensor,
     noise: Noise | None,
     equation: Equation,
@@ -153,8 +153,8 @@ def _bound(
     """On fixed buffers; the new state overwrites the old."""
     state = values[STATE]
     for register in combine.outputs:
-        values[register] = state if register == program.result else torch.empty_like(state)
-    made = {STATE} | {r for c in program.combines for r in c.outputs}
+        values[register] = state if register == recipe.result else torch.empty_like(state)
+    made = {STATE} | {r for c in recipe.combines for r in c.outputs}
     inputs = [values[i] if i in made else None for i in combine.inputs]
     rest = [i for i in combine.inputs if i not in made]
     outputs = [values[i] for i in combine.outputs]

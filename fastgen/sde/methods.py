@@ -1,4 +1,4 @@
-"""The methods, each as its formula: see `program.Step` for the symbols.
+"""The methods, each as its formula: see `fastgen.sde.recipe.StepSymbols` for the symbols.
 
 y: the state; f, g: drift and diffusion, f(x, c) at state x and time t + c h; h: the step; dW: the
 motion's increment over it; I10: the integral of W_s - W_t over it. Products are per element for
@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastgen.common.errors import nearest
-from fastgen.sde.expressions import Form, Step
+from fastgen.sde.expressions import Expression
+from fastgen.sde.recipe import StepSymbols
 
 NOISE_TYPES = ("diagonal", "scalar", "additive", "general")
 SDE_TYPES = ("ito", "stratonovich")
@@ -26,7 +27,7 @@ class Method:
     """
 
     name: str
-    formula: Callable[[Step], Form] | None
+    formula: Callable[[StepSymbols], Expression] | None
     sde_types: tuple[str, ...]
     strong: dict[str, float]
     weak: float
@@ -47,7 +48,7 @@ class Method:
             )
 
 
-def euler_maruyama(s: Step) -> Form:
+def euler_maruyama(s: StepSymbols) -> Expression:
     """y' = y + h f + g dW.
 
     Maruyama 1955; Kloeden and Platen 1992, "Numerical solution of stochastic differential
@@ -56,7 +57,7 @@ def euler_maruyama(s: Step) -> Form:
     return s.y + s.h * s.f(s.y) + s.dW * s.g(s.y)
 
 
-def milstein(s: Step) -> Form:
+def milstein(s: StepSymbols) -> Expression:
     """y' = y + h f + g dW + (dg/dy) g (dW^2 - h) / 2; without - h for Stratonovich.
 
     Milstein 1974; Kloeden and Platen 1992, section 10.3. The derivative of g along g comes from
@@ -69,7 +70,7 @@ def milstein(s: Step) -> Form:
     return first + double * s.gdg(s.y) / 2
 
 
-def milstein_derivative_free(s: Step) -> Form:
+def milstein_derivative_free(s: StepSymbols) -> Expression:
     """y' = y + h f + g dW + (g(x) - g) (dW^2 - h) / (2 sqrt(h)),  x = y + h f + sqrt(h) g.
 
     Without - h, and with x = y + sqrt(h) g, for Stratonovich. Kloeden and Platen 1992, section
@@ -84,7 +85,7 @@ def milstein_derivative_free(s: Step) -> Form:
     return s.y + s.h * f + s.dW * g + change * double / (2 * s.sqrt_h)
 
 
-def heun(s: Step) -> Form:
+def heun(s: StepSymbols) -> Expression:
     """y' = y + h (f + f(x)) / 2 + (g + g(x)) dW / 2,  x = y + h f + g dW, at time t + h.
 
     Stratonovich. Burrage, Burrage and Tian 2004, "Numerical methods for strong solutions of
@@ -95,7 +96,7 @@ def heun(s: Step) -> Form:
     return s.y + s.h * (f + s.f(x, 1)) / 2 + s.dW * (g + s.g(x, 1)) / 2
 
 
-def euler_heun(s: Step) -> Form:
+def euler_heun(s: StepSymbols) -> Expression:
     """y' = y + h f + (g + g(x)) dW / 2,  x = y + g dW, at time t + h.
 
     Stratonovich. Kloeden and Platen 1992, section 4.9 (the Heun method of the noise alone).
@@ -104,7 +105,7 @@ def euler_heun(s: Step) -> Form:
     return s.y + s.h * f + s.dW * (g + s.g(s.y + s.dW * g, 1)) / 2
 
 
-def midpoint(s: Step) -> Form:
+def midpoint(s: StepSymbols) -> Expression:
     """y' = y + h f(x) + g(x) dW,  x = y + h f / 2 + g dW / 2, at time t + h / 2.
 
     Stratonovich. Burrage, Burrage and Tian 2004.
@@ -113,7 +114,7 @@ def midpoint(s: Step) -> Form:
     return s.y + s.h * s.f(x, 0.5) + s.dW * s.g(x, 0.5)
 
 
-def srk(s: Step) -> Form:
+def srk(s: StepSymbols) -> Expression:
     """Roessler's Runge-Kutta methods of strong order 1.5: SRA1 or SRI1 by the noise.
 
     Roessler 2010, "Runge-Kutta methods for the strong approximation of solutions of stochastic
@@ -122,7 +123,7 @@ def srk(s: Step) -> Form:
     return sra1(s) if s.noise_type == "additive" else sri1(s)
 
 
-def sra1(s: Step) -> Form:
+def sra1(s: StepSymbols) -> Expression:
     """y' = y + h (f + 2 f(H)) / 3 + g(t + h) (dW - I10 / h) + g(t) I10 / h.
 
     H = y + 3/4 h f + 3/2 g(t + h) I10 / h, at time t + 3/4 h. Additive noise; g is evaluated at y.
@@ -133,7 +134,7 @@ def sra1(s: Step) -> Form:
     return s.y + drift + (s.dW - s.I10 / s.h) * last + (s.I10 / s.h) * s.g(s.y)
 
 
-def sri1(s: Step) -> Form:
+def sri1(s: StepSymbols) -> Expression:
     """SRI1W1: diagonal and scalar noise.
 
     y' = y + h (f_1 + 2 f_2) / 3

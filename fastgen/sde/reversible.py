@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.rounding import square_root
 from fastgen.kernels.random_combine.contract import MONOMIALS
 from fastgen.kernels.random_combine.operator import stochastic_combine
 from fastgen.sde.equation import Equation
-from fastgen.sde.expressions import square_root
-from fastgen.sde.fixed import Grid
+from fastgen.sde.fixed import StepTimes
 from fastgen.sde.sources import Source
 
 
@@ -33,7 +33,7 @@ class Leap:
 
     def __init__(self, equation: Equation, source: Source, grid: Tensor) -> None:
         self.equation, self.source = equation, source
-        self.times, self.steps = Grid(grid, equation), len(grid) - 1
+        self.times, self.steps = StepTimes(grid, equation), len(grid) - 1
         self.signed = grid.diff()
         self.roots = square_root(self.signed.abs())
         self._tables: dict[float, tuple[Tensor, Tensor]] = {}

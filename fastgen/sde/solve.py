@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fastgen.common.errors import nearest
+from fastgen.common.arguments import known_arguments
+from fastgen.common.checks import check_choice
 from fastgen.noise.brownian_path import BrownianPath
 from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.sde import methods
-from fastgen.sde.adaptive import SHORTEST, Control, solve_adaptive
+from fastgen.sde.adaptive import Adaptive, solve_adaptive
 from fastgen.sde.equation import Equation, check_finite, parameters_of, times_of
-from fastgen.sde.expressions import lower
 from fastgen.sde.fixed import solve_fixed
 from fastgen.sde.methods import NOISE_TYPES, SDE_TYPES
+from fastgen.sde.recipe import recipe_of
 from fastgen.sde.reversible import Leap, solve_reversible
 from fastgen.sde.sources import (
     CallableIncrements,
@@ -30,9 +32,9 @@ from fastgen.sde.sources import (
 NOISES = ("draws", "brownian")
 GRADIENTS = ("through", "adjoint", "none")
 FAILURES = ("raise", "return")
-STEPS = ("per_sample", "joint")
 
 
+@known_arguments(adaptive=Adaptive)
 def sdeint(
     f: Callable[..., Tensor],
     g: Callable[..., Tensor],
@@ -44,14 +46,9 @@ def sdeint(
     sde_type: str = "ito",
     steps: int | None = None,
     dt: float | None = None,
-    adaptive: bool = False,
-    step: str = "per_sample",
-    rtol: float = 1e-3,
-    atol: float = 1e-4,
-    first_step: float | None = None,
-    min_step: float | None = None,
-    max_step: float = math.inf,
-    max_steps: int = 100_000,
+    adaptive: bool | Adaptive = False,
+    rtol: float | None = None,
+    atol: float | None = None,
     seed: int | Sequence[int] | Tensor = 0,
     sample_ids: Sequence[int] | Tensor | None = None,
     noise: str | BrownianPath | Callable[..., Tensor] | None = None,
@@ -89,29 +86,21 @@ def sdeint(
         noise_type, sde_type: see above; sde_type is "ito" or "stratonovich".
         steps: steps over the whole interval, each at most 1 / steps of it; or
         dt: the longest step. Steps between two times are of equal lengths.
-        adaptive: error-controlled steps instead, each sample its own, along a Brownian path. A
-            step's error is its difference from two of half the length, and
-            sqrt(mean((error / (atol + rtol |y|))^2)) <= 1 is accepted. For methods that need W
-            alone. Of strong order 1 they converge to the equation's solution (Gaines and Lyons
-            1997); "euler_maruyama" does for additive noise, without guarantee for other.
-        step: "per_sample", or "joint": adaptive steps that all samples share, by the root mean
-            square of their errors, for f and g that take one time for all.
-        rtol, atol: tolerances of adaptive steps.
-        first_step: of adaptive steps; None is 1 / 100 of the interval.
-        min_step: shortest adaptive step, accepted whatever its error; None is 2^-20 of the path's
-            interval, as a path's increments are independent down to 2^-24 of it.
-        max_step: longest adaptive step.
-        max_steps: most attempts of one sample.
+        adaptive: True or `Adaptive`: error-controlled steps instead, along a Brownian path. Each
+            sample has its own. For methods that need W alone: those of strong order 1 converge to
+            the equation's solution (Gaines and Lyons 1997), "euler_maruyama" does for additive
+            noise, without guarantee for other.
+        rtol, atol: short for those of `Adaptive`, 1e-3 and 1e-4.
         seed: one 64-bit seed, or one per sample.
         sample_ids: B ids, 0 <= id < 2^48; the default is 0 .. B - 1.
-        noise: "draws" (the default for fixed steps): step n has draws of its own, the cheapest.
+        noise: "draws" (the default for fixed steps): step n has its draws, the cheapest way.
             "brownian" (for adaptive ones): increments of the motion of `fastgen.brownian` on the
             solve's interval, so that smaller steps follow the same path; for "srk" of the motion
-            with space-time Levy areas, which is another. A `BrownianPath` with shape [B, ...], or
-            [B, m]: the same on an interval of its own. Any function (s, t) of times s < t that
-            returns W(t) - W(s); "srk" also needs its method ``with_area(s, t)``, which returns
-            W(t) - W(s) and the space-time Levy area H = (1 / h) times the integral of
-            W_u - W_s - (u - s) / h (W_t - W_s) over [s, t].
+            with space-time Levy areas, which is another one. A `BrownianPath` with shape [B, ...]
+            or [B, m]: the same, on the interval of the path. Any function (s, t) of times s < t
+            that returns W(t) - W(s). "srk" also needs its method ``with_area(s, t)``, which
+            returns W(t) - W(s) and the space-time Levy area H. That is (1 / h) times the integral
+            of W_u - W_s - (u - s) / h (W_t - W_s) over [s, t], h = t - s.
         gradient: "through" the steps by autograd; "adjoint" for "reversible_heun", in the memory
             of one step; or "none". Only where gradients are enabled and something needs them.
         parameters: for the adjoint what f and g depend on, a module or tensors; those of modules
@@ -126,23 +115,19 @@ def sdeint(
         TypeError, ValueError: naming the argument.
         RuntimeError: naming the first sample that failed, and its time.
     """
-    for name, value, known in (
-        ("noise_type", noise_type, NOISE_TYPES),
-        ("sde_type", sde_type, SDE_TYPES),
-        ("step", step, STEPS),
-        ("gradient", gradient, GRADIENTS),
-        ("on_failure", on_failure, FAILURES),
-    ):
-        if value not in known:
-            raise ValueError(f"{name}={value!r}: {nearest(str(value), known)}")
+    check_choice("noise_type", noise_type, NOISE_TYPES)
+    check_choice("sde_type", sde_type, SDE_TYPES)
+    check_choice("gradient", gradient, GRADIENTS)
+    check_choice("on_failure", on_failure, FAILURES)
+    control = _control(adaptive, steps, dt, rtol, atol)
     if noise is None:
-        noise = "brownian" if adaptive else "draws"
-    elif isinstance(noise, str) and noise not in NOISES:
-        raise ValueError(f"noise={noise!r}: {nearest(noise, NOISES)}")
-    area = not adaptive and (noise == "draws" or _has_area(noise))
+        noise = "draws" if control is None else "brownian"
+    elif isinstance(noise, str):
+        check_choice("noise", noise, NOISES)
+    area = control is None and (noise == "draws" or _has_area(noise))
     chosen = methods.find(method or methods.default(noise_type, sde_type, area))
     chosen.check(noise_type, sde_type)
-    if chosen.area and (adaptive or not (area or noise == "brownian")):
+    if chosen.area and (control is not None or not (area or noise == "brownian")):
         raise ValueError(
             f"method={chosen.name!r} reads the motion's space-time Levy area, which "
             "adaptive steps and paths of W alone do not have: use fixed steps with "
@@ -152,11 +137,8 @@ def sdeint(
     times = times_of(t)
     equation = Equation(f, g, y0, noise_type)
     needed = _probe(equation, times, y0, gradient)
-    if adaptive:
-        control = _control(
-            times, rtol, atol, first_step, min_step, max_step, max_steps, steps, dt, chosen, step
-        )
-        path = _path(noise, equation, times, seed, sample_ids, adaptive, False)
+    if control is not None:
+        path = _path(noise, equation, times, seed, sample_ids, True, False)
         if not isinstance(path, BrownianPath) or chosen.formula is None:
             raise ValueError(
                 f"adaptive=True: takes a Brownian path and a method of one state, got "
@@ -164,9 +146,10 @@ def sdeint(
             )
         if gradient == "adjoint":
             raise ValueError("gradient='adjoint': needs fixed steps and method='reversible_heun'")
-        program = lower(chosen.formula, noise_type, sde_type, _direction(times), equation.matrix)
+        recipe = recipe_of(chosen.formula, noise_type, sde_type, _direction(times), equation.matrix)
+        order = min(chosen.strong.values())
         with torch.set_grad_enabled(needed):
-            result = solve_adaptive(equation, program, path, times, y0, control).ys
+            result = solve_adaptive(equation, recipe, path, times, y0, control, order).ys
     else:
         grid, places = grid_of(times, _longest(times, steps, dt))
         source = _source(noise, equation, grid, times, seed, sample_ids, chosen.area)
@@ -183,11 +166,11 @@ def sdeint(
                     f"gradient='adjoint': is that of method='reversible_heun', got "
                     f"{chosen.name!r}; use gradient='through'"
                 )
-            program = lower(
+            recipe = recipe_of(
                 chosen.formula, noise_type, sde_type, _direction(times), equation.matrix
             )
             with torch.set_grad_enabled(needed):
-                result = solve_fixed(equation, program, source, grid, places, y0, needed, backend)
+                result = solve_fixed(equation, recipe, source, grid, places, y0, needed, backend)
     if on_failure == "raise":
         check_finite(result, times)
     return result
@@ -229,38 +212,24 @@ def _longest(times: Tensor, steps: int | None, dt: float | None) -> float:
 
 
 def _control(
-    times: Tensor,
-    rtol: float,
-    atol: float,
-    first_step: float | None,
-    min_step: float | None,
-    max_step: float,
-    max_steps: int,
+    adaptive: bool | Adaptive,
     steps: int | None,
     dt: float | None,
-    method: methods.Method,
-    step: str,
-) -> Control:
+    rtol: float | None,
+    atol: float | None,
+) -> Adaptive | None:
+    """The control of adaptive steps, None of fixed ones."""
+    given: dict[str, Any] = {"rtol": rtol, "atol": atol}
+    given = {name: value for name, value in given.items() if value is not None}
+    if adaptive is False:
+        for name, value in given.items():
+            raise ValueError(f"{name}={value!r}: the steps are fixed; use adaptive=True, or dt")
+        return None
     if steps is not None or dt is not None:
-        raise ValueError(f"steps={steps}, dt={dt}: adaptive steps take first_step and max_step")
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name}={value!r}: expected a finite number >= 0")
-    if rtol == 0 == atol:
-        raise ValueError("rtol=0, atol=0: one of them must be positive")
-    if first_step is not None and not 0 < first_step < math.inf:
-        raise ValueError(f"first_step={first_step!r}: expected a positive number")
-    span = float((times[-1] - times[0]).abs())
-    smallest = SHORTEST * span if min_step is None else min_step
-    if not 0 < smallest <= max_step:
         raise ValueError(
-            f"min_step={min_step!r}, max_step={max_step!r}: expected 0 < min_step <= max_step"
+            f"steps={steps}, dt={dt}: adaptive steps take first_step and max_step of Adaptive"
         )
-    if max_steps < 1:
-        raise ValueError(f"max_steps={max_steps!r}: expected at least 1")
-    order = min(method.strong.values())
-    joint = step == "joint"
-    return Control(rtol, atol, first_step, smallest, max_step, max_steps, order, joint)
+    return replace(Adaptive() if adaptive is True else adaptive, **given)
 
 
 def _path(

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
+from fastgen.common.rounding import square_root
 from fastgen.kernels import Noise, Stream
 from fastgen.noise.brownian_path import BrownianPath
-from fastgen.sde.expressions import square_root
 
-# Grid times whose values are asked for together: they share their ancestors in the tree.
-CHUNK = 16
-CHUNK_ELEMENTS = 1 << 22
+# So many steps' increments are asked for together: their times share ancestors in the tree. Of
+# large states it is fewer, so that the increments kept have at most so many elements.
+STEPS_AT_ONCE = 16
+ELEMENTS_AT_ONCE = 1 << 22
 
 
 class Source(Protocol):
@@ -65,15 +66,15 @@ class PathIncrements:
         self.path, self.grid, self.dtype = path, grid, dtype
         self.area = path.levy_area
         self.scales = square_root(grid.diff().abs()).reciprocal()
-        self.chunk = max(1, min(CHUNK, CHUNK_ELEMENTS // max(path.shape.numel(), 1)))
+        self.at_once = max(1, min(STEPS_AT_ONCE, ELEMENTS_AT_ONCE // max(path.shape.numel(), 1)))
         self.first = 0
         self.known: list[tuple[Tensor, ...]] = []
 
     def units(self, n: int, count: int) -> list[Tensor]:
         """See `Source`. Neighbouring steps are cheapest, in either direction."""
         if not self.first <= n < self.first + len(self.known):
-            self.first = n // self.chunk * self.chunk
-            part = slice(self.first, min(self.first + self.chunk, len(self.grid) - 1))
+            self.first = n // self.at_once * self.at_once
+            part = slice(self.first, min(self.first + self.at_once, len(self.grid) - 1))
             times, scales = self.grid[part.start : part.stop + 1], self.scales[part]
             found: tuple[Tensor, ...]
             if self.area:

@@ -18,8 +18,7 @@ from fastgen.kernels.runge_kutta.contract import (
     Workspace,
 )
 from fastgen.kernels.runge_kutta.reference import ReferenceOperations, lane_sum
-from fastgen.ode import tableaus
-from fastgen.ode.controller import CONTROLLERS
+from fastgen.ode import Controller, tableaus
 
 ROWS = 6
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
@@ -55,7 +54,8 @@ def workspace(method, elements, dtype, controller="pid", segments=None, by_row=F
     times = torch.linspace(0, 1, 5).double()
     if by_row:
         times = times * torch.tensor([1, 1, -1, 1, 1, -1.0]).double()[:, None]
-    sizes = CONTROLLERS[controller].step_size(tableau.order, 1e-9, 0.5, 100)
+    control = Controller.of(controller, min_step=1e-9, max_step=0.5)
+    sizes = control.step_size(tableau.order, 100)
     w = Workspace.allocate(
         normal(ROWS, elements).to(dtype),
         tableau.matrix,

@@ -17,7 +17,8 @@ from fastgen.integrations.torchdiffeq.problem import (
     options_of,
 )
 from fastgen.integrations.torchdiffeq.solve import odeint, solve
-from fastgen.ode.problem import State
+from fastgen.ode.adjoint import Adjoint
+from fastgen.ode.problem import StateLayout
 
 SEMINORM = "seminorm"
 
@@ -99,12 +100,12 @@ def odeint_adjoint(
             name,
             chosen,
             tolerances,
-            gradient="adjoint",
-            parameters=parameters,
-            adjoint_rtol=back_tolerances[0],
-            adjoint_atol=back_tolerances[1],
-            adjoint_method=back_name,
-            adjoint_seminorm=norm == SEMINORM or chosen.get("step") == "per_sample",
+            Adjoint(
+                parameters,
+                *back_tolerances,
+                back_name,
+                seminorm=norm == SEMINORM or chosen.get("step") == "per_sample",
+            ),
         )
     else:
         if norm == SEMINORM and back_name in ADAPTIVE:
@@ -112,7 +113,7 @@ def odeint_adjoint(
                 "adjoint_options: norm='seminorm' needs the same options on both ways, of a method "
                 "of varying steps without step_t and jump_t; leave it out"
             )
-        state = State(y0, joint=True)
+        state = StateLayout(y0, joint=True)
 
         def flat_func(time: Tensor, y: Tensor) -> Tensor:
             return state.flat(func(time, state.tree(y[None])))[0]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastgen.integrations.torchdiffeq.problem import Function
 from fastgen.integrations.torchdiffeq.solve import odeint
-from fastgen.ode.problem import State
+from fastgen.ode.problem import StateLayout
 
 # Keeps the time's gradient finite where the trajectory touches the event without crossing it.
 TINY = 1e-12
@@ -45,7 +45,7 @@ def odeint_event(
     start = t0.reshape(-1)
     t = torch.cat([start, start.detach() + (-1.0 if reverse_time else 1.0)])
     found, ys = odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
-    state = State(y0, joint=True)
+    state = StateLayout(y0, joint=True)
     with torch.no_grad():
         signs = torch.sign(event_fn(t[0].to(state.dtype), y0))
 

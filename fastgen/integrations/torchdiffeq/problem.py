@@ -121,15 +121,17 @@ def solver_options(options: Mapping[str, Any]) -> dict[str, Any]:
             safety=float(options.get("safety", 0.9)),
             min_factor=float(options.get("dfactor", 0.2)),
             max_factor=float(options.get("ifactor", 10.0)),
+            min_step=float(options.get("min_step", 0.0)),
         )
     elif {"safety", "ifactor", "dfactor"} & set(options):
         raise ValueError("options: give either controller or safety, ifactor and dfactor")
+    elif "min_step" in options:
+        controller = Controller.of(controller, min_step=float(options["min_step"]))
     first = options.get("first_step")
     return {
         "controller": controller,
         "step": options.get("step", "joint"),
         "first_step": None if first is None else float(first),
-        "min_step": float(options.get("min_step", 0.0)),
         "max_step": float(options.get("max_step", math.inf)),
         "max_steps": int(options.get("max_num_steps", FOREVER)),
     }

@@ -22,9 +22,9 @@ from fastgen.integrations.torchdiffeq.problem import (
     options_of,
     solver_options,
 )
-from fastgen.ode import Solution, Status
+from fastgen.ode import Adjoint, Event, Solution, Status
 from fastgen.ode import odeint as fastgen_odeint
-from fastgen.ode.problem import State
+from fastgen.ode.problem import StateLayout
 
 REASONS = {
     Status.MAX_STEPS: "max_num_steps exceeded",
@@ -92,9 +92,9 @@ def solve(
     method: str,
     options: Mapping[str, Any],
     tolerances: tuple[float, float],
-    **gradient: Any,
+    gradient: str | Adjoint = "through",
 ) -> Any:
-    """`odeint` with checked arguments; gradient: further ones of `fastgen.odeint`."""
+    """`odeint` with checked arguments; gradient: as of `fastgen.odeint`."""
     heard = [name for name in CALLBACKS if hasattr(func, name)]
     if method not in ADAPTIVE:
         unheard = [name for name in heard if method == "scipy_solver" or name != CALLBACKS[0]]
@@ -123,7 +123,7 @@ def _varying(
     method: str,
     options: Mapping[str, Any],
     tolerances: tuple[float, float],
-    gradient: Mapping[str, Any],
+    gradient: str | Adjoint,
 ) -> Any:
     chosen = solver_options(options)
     # torchdiffeq counts the steps between two outputs.
@@ -137,8 +137,8 @@ def _varying(
         atol=tolerances[1],
         on_failure="return",
         return_solution=True,
+        gradient=gradient,
         **chosen,
-        **gradient,
     )
     raise_failure(found, chosen["max_steps"])
     return found.ys
@@ -181,7 +181,7 @@ def _pieces(
     method: str,
     options: Mapping[str, Any],
     tolerances: tuple[float, float],
-    gradient: Mapping[str, Any],
+    gradient: str | Adjoint,
     stops: list[tuple[float, bool]],
 ) -> Any:
     """One solve between each two stops, func never asked on the other side of a jump."""
@@ -240,7 +240,7 @@ def _on_grid(
     options: Mapping[str, Any],
     tolerances: tuple[float, float],
 ) -> Any:
-    state = State(y0, joint=True)
+    state = StateLayout(y0, joint=True)
     flat, f = _flattened(state, func)
     if method == "scipy_solver":
         ys = solve_scipy(f, flat, t, options, *tolerances)
@@ -251,7 +251,7 @@ def _on_grid(
 
 
 def _grid(
-    state: State,
+    state: StateLayout,
     f: Function,
     func: Function,
     method: str,
@@ -272,7 +272,7 @@ def _grid(
     return grid
 
 
-def _flattened(state: State, func: Function) -> tuple[Tensor, Function]:
+def _flattened(state: StateLayout, func: Function) -> tuple[Tensor, Function]:
     """One tensor and a function of it: the state itself, or a tuple's elements in a row."""
     if state.single:
         return state.leaves[0], func
@@ -299,7 +299,7 @@ def _until_event(
     for name in ("step_t", "jump_t"):
         if options.get(name) is not None:
             raise ValueError(f"options: {name} is not supported with event_fn; use max_step")
-    state = State(y0, joint=True)
+    state = StateLayout(y0, joint=True)
     with torch.no_grad():
         signs = torch.sign(event_fn(t[0].to(state.dtype), y0))
 
@@ -360,8 +360,7 @@ def _horizons(
             method=method,
             rtol=tolerances[0],
             atol=tolerances[1],
-            event=event,
-            event_tolerance=tolerances[1],
+            event=Event(event, tolerance=tolerances[1]),
             on_failure="return",
             return_solution=True,
             gradient="none",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastgen.common.errors import nearest
 from fastgen.integrations.torchsde.motions import BrownianInterval, fresh_entropy
+from fastgen.sde import Adaptive
 from fastgen.sde import sdeint as fastgen_sdeint
 
 # torchsde's names for methods, by the type of equation.
@@ -116,8 +117,10 @@ def sdeint(
         raise ValueError("extra, extra_solver_state: solver states are not offered")
     settings: dict[str, Any] = {"dt": float(dt)}
     if adaptive:
-        settings = {"adaptive": True, "step": "joint", "rtol": rtol, "atol": atol}
-        settings |= {"first_step": float(dt), "min_step": dt_min}
+        control = Adaptive(
+            rtol=rtol, atol=atol, step="joint", first_step=float(dt), min_step=dt_min
+        )
+        settings = {"adaptive": control}
     chosen = _method(sde, method, bm, adaptive, options)
     return _solve(sde, y0, ts, bm, chosen, names, logqp, entropy, settings)
 

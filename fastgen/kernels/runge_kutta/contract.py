@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from fastgen.common.step_size import StepSize
 
 
 class Control(IntEnum):
@@ -69,22 +71,6 @@ class Status(IntEnum):
 LANES = 1024
 MAX_STAGES = 16
 FINISHED, FEWER_ROWS = 1, 2
-
-
-class StepSize(NamedTuple):
-    """Numbers of the controller; see `fastgen.ode.Controller`.
-
-    beta: exponents of the last three errors. order: of the solution, for the first step.
-    """
-
-    safety: float
-    min_factor: float
-    max_factor: float
-    min_step: float
-    max_step: float
-    beta: tuple[float, float, float]
-    order: int
-    max_steps: int
 
 
 @dataclass

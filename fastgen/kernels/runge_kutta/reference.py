@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from fastgen.common.rounding import power
+from fastgen.common.step_size import LEAST_ERROR, fitted
 from fastgen.kernels.runge_kutta.contract import (
     FEWER_ROWS,
     FINISHED,
@@ -58,12 +60,6 @@ def lane_sum(x: Tensor) -> Tensor:
     return total[:, 0]
 
 
-def power(x: Tensor, exponent: float) -> Tensor:
-    """x^exponent of float64 [R], of each number alone: vector code rounds it otherwise."""
-    found = [math.nan if math.isnan(v) else math.pow(v, exponent) for v in x.tolist()]
-    return torch.tensor(found, dtype=torch.float64, device=x.device)
-
-
 class ReferenceOperations:
     """See `fastgen.kernels.runge_kutta.contract`."""
 
@@ -110,22 +106,14 @@ class ReferenceOperations:
         used = [(e, j) for j, e in enumerate(w.error.tolist()) if e]
         errors = weighted_sum(None, [h * e for e, _ in used], [k[j] for _, j in used])
         error = self._norm(errors, w.y_new[: self.rows])
-        finite = torch.isfinite(error)
-        taken = finite & ((error <= 1) | (h.abs() <= s.min_step)) & running
-        e0 = error.clamp(min=1e-10)
-        factor = s.safety * power(e0, -s.beta[0])
-        for beta, row in zip(s.beta[1:], (Control.ERROR_1, Control.ERROR_2), strict=True):
-            if beta:
-                factor = factor * power(control[row], -beta)
+        taken = s.accepts(error, h.abs()) & running
         grown = torch.where(control[Control.PROPOSAL] < 0, 1.0, s.max_factor)
-        ceiling = torch.where(taken, grown, s.safety)
-        factor = torch.minimum(factor.clamp(min=s.min_factor), ceiling)
-        factor = torch.where(finite, factor, s.min_factor)
-        size = (h.abs() * factor).clamp(min=s.min_step).clamp(max=s.max_step)
+        past = control[Control.ERROR_1], control[Control.ERROR_2]
+        size = s.within(h.abs() * s.factor(error, taken, past, grown))
         proposal = torch.where(taken, size, -size)
         for row, value, where in (
             (Control.ERROR_2, control[Control.ERROR_1], taken),
-            (Control.ERROR_1, e0, taken),
+            (Control.ERROR_1, error.clamp(min=LEAST_ERROR), taken),
             (Control.ERROR, error, running),
             (Control.PROPOSAL, proposal, running),
         ):
@@ -139,7 +127,7 @@ class ReferenceOperations:
         control, count, _ = self._view()
         end, size = control[Control.END], control[Control.PROPOSAL].abs()
         rest = end - time
-        step = torch.where(rest.abs() <= 1.01 * size, rest, torch.copysign(size, rest))
+        step = fitted(rest, size)
         steps = count[Count.ACCEPTED] + count[Count.REJECTED]
         stuck = (time + step == time) | ~torch.isfinite(step)
         bad = ~torch.isfinite(control[Control.ERROR])

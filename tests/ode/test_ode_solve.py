@@ -10,7 +10,7 @@ from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
 import fastgen
-from fastgen.ode import Controller, tableaus
+from fastgen.ode import Controller, Execution, tableaus
 from tests.support.closed_forms import slope
 
 ADAPTIVE, FIXED = list(tableaus.ADAPTIVE), [*tableaus.FIXED, "explicit_adams"]
@@ -105,8 +105,8 @@ def test_order_of_adaptive_methods_at_fixed_steps(method):
     counts = [3, 4, 6, 8] if method == "dopri8" else [8, 16, 32, 64]
     errors = []
     for n in counts:
-        pinned = {"min_step": 2 / n, "max_step": 2 / n, "first_step": 2 / n}
-        y = fastgen.odeint(logistic, y0, [0.0, 2.0], method=method, **pinned)[-1]
+        pinned = Controller(min_step=2 / n, max_step=2 / n, first_step=2 / n)
+        y = fastgen.odeint(logistic, y0, [0.0, 2.0], method=method, controller=pinned)[-1]
         errors.append((y - exact / (1 + exact)).abs().max().item())
     assert slope(counts, errors) > ORDER[method] - 0.4
 
@@ -119,8 +119,8 @@ def test_order_of_dense_output(method):
     y0 = torch.tensor([[0.3, -0.4, 0.9]], dtype=torch.float64)
     f = van_der_pol_like = lambda t, y: torch.sin(y) * (1 + t[:, None])  # noqa: F841
     for h in steps:
-        pinned = {"min_step": h, "max_step": h, "first_step": h, "method": method}
-        ys = fastgen.odeint(f, y0, theta * h, **pinned)
+        pinned = Controller(min_step=h, max_step=h, first_step=h)
+        ys = fastgen.odeint(f, y0, theta * h, method=method, controller=pinned)
         exact = fastgen.odeint(
             f, y0, theta * h, rtol=1e-13, atol=1e-13, method="dopri8", max_step=h / 8
         )
@@ -150,7 +150,8 @@ def test_error_is_proportional_to_tolerance(method):
 def test_rows_are_the_same_alone_and_in_any_batch(controller, dtype, compact, backend):
     y0 = torch.cat([starts(6, dtype), 4 * starts(3, dtype)])[:, :2]
     t = torch.linspace(0, 1.5, 5).double()
-    options = {"controller": controller, "compact": compact, "backend": backend}
+    options = {"controller": controller, "backend": backend}
+    options["execution"] = Execution(compact=compact)
     batch = fastgen.odeint(van_der_pol(3.0), y0, t, return_solution=True, **options)
     assert len(set(batch.stats.accepted.tolist())) > 3
     for rows in ([0], [7], [2, 8, 4]):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fastgen
-from fastgen.ode import Status
+from fastgen.ode import Controller, Execution, Status, Through
 
 
 def blow_up(t, y):
@@ -64,7 +64,7 @@ def test_nan_in_one_sample_spares_the_others(compact, backend):
         [0.0, 1.0],
         on_failure="return",
         return_solution=True,
-        compact=compact,
+        execution=Execution(compact=compact),
         backend=backend,
     )
     assert found.status.tolist() == [Status.DONE, Status.NON_FINITE, Status.DONE]
@@ -112,15 +112,20 @@ def test_times(times, message):
         ({"method": "rk4", "first_step": 0.1}, ValueError, "takes step_size"),
         ({"method": "rk4", "step_size": -1.0}, ValueError, "step_size=-1.0"),
         ({"first_step": 0.0}, ValueError, "first_step"),
-        ({"min_step": 2.0, "max_step": 1.0}, ValueError, "min_step"),
+        ({"controller": {"min_step": 2.0, "max_step": 1.0}}, ValueError, "min_step"),
         ({"max_steps": 0}, ValueError, "max_steps"),
         ({"on_failure": "return"}, ValueError, "return_solution=True"),
         ({"toll": 1}, TypeError, "toll"),
     ],
 )
 def test_options(options, error, message):
-    with pytest.raises(error, match=message):
+    def solve():
+        if isinstance(options.get("controller"), dict):
+            Controller(**options["controller"])
         fastgen.odeint(lambda t, y: -y, Y0, [0.0, 1.0], **options)
+
+    with pytest.raises(error, match=message):
+        solve()
 
 
 @pytest.mark.parametrize(
@@ -171,3 +176,17 @@ def test_float64_time_on_a_float32_state():
 def test_zero_tolerance_at_zero_error():
     ys = fastgen.odeint(lambda t, y: torch.zeros_like(y), Y0 * 0, [0.0, 1.0], atol=0.0)
     assert torch.equal(ys[-1], Y0 * 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_step": 0.1}, "'rk4' takes step_size"),
+        ({"controller": "i"}, "the steps of 'rk4' are fixed"),
+        ({"gradient": Through("step")}, "'rk4' keeps everything"),
+        ({"gradient": "throgh"}, "did you mean 'through'"),
+    ],
+)
+def test_methods_of_fixed_steps_refuse_what_they_would_ignore(options, message):
+    with pytest.raises(ValueError, match=message):
+        fastgen.odeint(lambda t, y: -y, Y0, [0.0, 1.0], method="rk4", **options)

@@ -5,23 +5,15 @@ from itertools import pairwise
 
 import pytest
 import torch
-from sde_equations import Fine, gbm
 
 import fastgen
 from fastgen.noise import BrownianPath
+from fastgen.sde import Adaptive
 from fastgen.sde.adaptive import row_norm
-from fastgen.sde.equation import Equation
 from fastgen.sde.methods import METHODS
-from fastgen.sde.reversible import Leap
-from fastgen.sde.sources import Draws, grid_of
-
-
-def f(t, y):
-    return torch.sin(y) - t.reshape(-1, *[1] * (y.ndim - 1))
-
-
-def g(t, y):
-    return 0.4 + 0.2 * torch.cos(y)
+from tests.support.sde_equations import Fine, gbm
+from tests.support.sde_equations import cosine_diffusion as g
+from tests.support.sde_equations import sine_drift as f
 
 
 def matrix(t, y):
@@ -114,91 +106,11 @@ def test_gradient_through_adaptive_steps():
     def solve(y0):
         # Steps as given: their lengths would change with y0 by themselves.
         return fastgen.sdeint(
-            f, g, y0, [0.0, 1.0], method="heun", sde_type="stratonovich", adaptive=True,
-            rtol=10.0, atol=10.0, first_step=0.3, max_step=0.3,
+            f, g, y0, [0.0, 1.0], method="heun", sde_type="stratonovich",
+            adaptive=Adaptive(rtol=10.0, atol=10.0, first_step=0.3, max_step=0.3),
         )  # fmt: skip
 
     assert torch.autograd.gradcheck(solve, (y0,))
-
-
-class Net(torch.nn.Module):
-    def __init__(self, m):
-        super().__init__()
-        self.linear = torch.nn.Linear(3, 3 * m, dtype=torch.float64)
-        self.m = m
-
-    def forward(self, t, y):
-        x = torch.tanh(self.linear(y) + t[:, None])
-        return x if self.m == 1 else x.reshape(-1, 3, self.m)
-
-
-@pytest.mark.parametrize("noise", ["draws", "brownian"])
-@pytest.mark.parametrize("noise_type", ["diagonal", "scalar", "general"])
-@pytest.mark.parametrize("t", [[0.0, 0.35, 1.0], [1.0, 0.5, 0.2]])
-def test_reversible_gradients_equal_autograd(noise_type, noise, t):
-    torch.manual_seed(0)
-    drift, diffusion = Net(1), Net(2 if noise_type == "general" else 1)
-    y0 = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    weights = torch.randn(3, 4, 3, dtype=torch.float64)
-    found = []
-    for gradient in ("through", "adjoint"):
-        ys = fastgen.sdeint(
-            drift, diffusion, y0, t, method="reversible_heun", sde_type="stratonovich",
-            noise_type=noise_type, dt=0.05, noise=noise, gradient=gradient, seed=5,
-        )  # fmt: skip
-        leaves = [y0, *drift.parameters(), *diffusion.parameters()]
-        found.append((ys, *torch.autograd.grad((ys * weights).sum(), leaves)))
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
-
-
-def test_reversible_gradients_of_given_parameters():
-    a = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
-    y0 = torch.randn(2, 2, dtype=torch.float64, requires_grad=True)
-
-    def solve(y0, a):
-        return fastgen.sdeint(
-            lambda t, y: torch.sin(a * y), g, y0, [0.0, 1.0], method="reversible_heun",
-            sde_type="stratonovich", steps=4, gradient="adjoint", parameters=[a],
-        )  # fmt: skip
-
-    assert torch.autograd.gradcheck(solve, (y0, a))
-
-
-def test_reversible_heun_reverses_to_rounding():
-    y0 = torch.randn(5, 4, dtype=torch.float64)
-    grid, places = grid_of(torch.tensor([0.0, 1.0], dtype=torch.float64), 1 / 200)
-    equation = Equation(f, g, y0, "diagonal")
-    source = Draws(y0.shape, torch.tensor([1]), torch.arange(5), y0.dtype)
-    leap = Leap(equation, source, grid)
-    _, y, x = leap.run(y0, places)
-    assert (y - y0).abs().min() > 1e-3
-    a, b = leap.evaluate(leap.steps, x)
-    for n in reversed(range(leap.steps)):
-        x, half = leap.leap(n, y, x, a, b, leap.noise(n), -1.0)
-        a, b = leap.evaluate(n, x)
-        y = leap.land(n, half, a, b, leap.noise(n), -1.0)
-    torch.testing.assert_close(y, y0, rtol=0, atol=1e-12)
-
-
-def test_reversible_gradients_need_the_memory_of_one_step():
-    kept = []
-
-    def pack(x):
-        kept.append(x.numel())
-        return x
-
-    net, y0 = Net(1), torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
-    counts = []
-    for steps in (5, 50):
-        kept.clear()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            fastgen.sdeint(
-                net, net, y0, [0.0, 1.0], method="reversible_heun", steps=steps,
-                sde_type="stratonovich", gradient="adjoint",
-            )  # fmt: skip
-        counts.append(sum(kept))
-    assert counts[0] == counts[1] > 0
 
 
 @pytest.mark.parametrize("method", ["milstein", "euler_maruyama", "milstein_derivative_free"])
@@ -348,12 +260,13 @@ ARGUMENTS = {"f": f, "g": g, "y0": torch.zeros(2, 3), "t": [0.0, 1.0], "steps": 
         ({"noise_type": "diagnal"}, "did you mean 'diagonal'"),
         ({"sde_type": "strat"}, "sde_type='strat'"),
         ({"noise": "white"}, "noise='white'"),
-        ({"step": "each"}, "step='each'"),
+        ({"adaptive": {"step": "each"}}, "step='each'"),
         ({"gradient": "reverse"}, "gradient='reverse'"),
         ({"gradient": "adjoint"}, "reversible_heun"),
         ({"on_failure": "warn"}, "on_failure='warn'"),
         ({"steps": None}, "steps=None, dt=None: expected one"),
         ({"dt": 0.1}, "steps=2, dt=0.1: expected one"),
+        ({"rtol": 0.1}, "rtol=0.1: the steps are fixed"),
         ({"steps": 0}, "steps=0: expected a positive"),
         ({"steps": 2.5}, "steps=2.5: expected a positive"),
         ({"steps": None, "dt": -0.1}, "dt=-0.1: expected a positive"),
@@ -361,9 +274,9 @@ ARGUMENTS = {"f": f, "g": g, "y0": torch.zeros(2, 3), "t": [0.0, 1.0], "steps": 
         ({"adaptive": True, "steps": None, "noise": "draws"}, "noise='draws'"),
         ({"adaptive": True, "steps": None, "rtol": -1.0}, "rtol=-1.0"),
         ({"adaptive": True, "steps": None, "rtol": 0, "atol": 0}, "one of them must be"),
-        ({"adaptive": True, "steps": None, "first_step": 0.0}, "first_step=0.0"),
-        ({"adaptive": True, "steps": None, "min_step": 1.0, "max_step": 0.5}, "min_step=1.0"),
-        ({"adaptive": True, "steps": None, "max_steps": 0}, "max_steps=0"),
+        ({"adaptive": {"first_step": 0.0}, "steps": None}, "first_step=0.0"),
+        ({"adaptive": {"min_step": 1.0, "max_step": 0.5}, "steps": None}, "min_step=1.0"),
+        ({"adaptive": {"max_steps": 0}, "steps": None}, "max_steps=0"),
         ({"t": [0.0]}, "t: expected two or more"),
         ({"t": [0.0, 0.0]}, "t: expected strictly"),
         ({"t": [0.0, 1.0, 0.5]}, "t: expected strictly"),
@@ -382,8 +295,14 @@ ARGUMENTS = {"f": f, "g": g, "y0": torch.zeros(2, 3), "t": [0.0, 1.0], "steps": 
 )
 def test_malformed_calls_name_the_argument(changes, message):
     call = ARGUMENTS | changes
-    with pytest.raises(ValueError, match=message):
+
+    def solve():
+        if isinstance(call.get("adaptive"), dict):
+            call["adaptive"] = Adaptive(**call["adaptive"])
         fastgen.sdeint(call.pop("f"), call.pop("g"), call.pop("y0"), call.pop("t"), **call)
+
+    with pytest.raises(ValueError, match=message):
+        solve()
 
 
 @pytest.mark.parametrize(
@@ -413,6 +332,6 @@ def test_samples_that_blow_up_are_named_or_returned():
     assert not torch.isfinite(ys[1:, 1]).any()
     bad = lambda t, y: torch.where(t[:, None] > 0.4, math.nan, y)  # noqa: E731
     with pytest.raises(RuntimeError, match=r"sample \d is not finite after t=0\.[34]"):
-        fastgen.sdeint(bad, g, y0, [0.0, 1.0], adaptive=True, first_step=0.01)
+        fastgen.sdeint(bad, g, y0, [0.0, 1.0], adaptive=Adaptive(first_step=0.01))
     with pytest.raises(RuntimeError, match="after max_steps=3 steps"):
-        fastgen.sdeint(f, g, y0, [0.0, 1.0], adaptive=True, max_steps=3, first_step=1e-4)
+        fastgen.sdeint(f, g, y0, [0.0, 1.0], adaptive=Adaptive(max_steps=3, first_step=1e-4))

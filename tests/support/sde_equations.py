@@ -55,3 +55,11 @@ def gbm(sde_type):
         lambda t, y: SIGMA * y,
         lambda w, t: torch.exp((MU - SIGMA**2 / 2) * t + SIGMA * w),
     )
+
+
+def sine_drift(t, y):
+    return torch.sin(y) - t.reshape(-1, *[1] * (y.ndim - 1))
+
+
+def cosine_diffusion(t, y):
+    return 0.4 + 0.2 * torch.cos(y)

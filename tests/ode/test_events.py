@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fastgen
-from fastgen.ode import Status
+from fastgen.ode import Event, Execution, Status
 
 Y0 = torch.tensor([[0.0, 1.0], [0.5, 0.0], [0.0, -2.0]], dtype=torch.float64)
 TIGHT = {"rtol": 1e-10, "atol": 1e-12, "return_solution": True, "max_step": 0.4}
@@ -24,7 +24,7 @@ def test_terminal(compact, backend):
         Y0,
         torch.linspace(0, 10, 21).double(),
         event=lambda t, y: y[:, 0] + 0.25,
-        compact=compact,
+        execution=Execution(compact=compact),
         backend=backend,
         **TIGHT,
     )
@@ -48,7 +48,7 @@ def test_terminal(compact, backend):
 
 def test_all_crossings_backwards():
     found = fastgen.odeint(
-        oscillator, Y0[:1], [0.0, -10.0], event=lambda t, y: y, terminal=False, **TIGHT
+        oscillator, Y0[:1], [0.0, -10.0], event=Event(lambda t, y: y, terminal=False), **TIGHT
     )
     assert found.status.tolist() == [Status.DONE]
     zeros = {0: [-k * math.pi for k in (1, 2, 3)], 1: [-(k + 0.5) * math.pi for k in range(3)]}

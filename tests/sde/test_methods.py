@@ -5,10 +5,10 @@ from functools import cache
 
 import pytest
 import torch
-from sde_equations import Fine, gbm, order
 
 import fastgen
 from fastgen.sde.methods import METHODS
+from tests.support.sde_equations import Fine, gbm, order
 
 STEPS = [8, 16, 32, 64]
 fine = cache(Fine)
