@@ -31,7 +31,7 @@ from torch import Tensor
 
 from fastgen.kernels.brownian.contract import AREA_NODES, BROWNIAN_STREAM
 from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH as DEPTH
-from fastgen.kernels.brownian.reference import square_root
+from fastgen.common.rounding import square_root
 from fastgen.kernels.normals.reference import normals
 
 

@@ -33,10 +33,10 @@ digits of them.
 
 import math
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from fastgen.common.rounding import square_root
 from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH as DEPTH
 from fastgen.kernels.brownian.contract import BROWNIAN_STREAM
 from fastgen.kernels.normals.reference import normals
@@ -85,8 +85,3 @@ def brownian(
     w = torch.where(u == 1, end, w)  # t = 1, which no cell begins with
     w = torch.where(inside[:, None], w, math.nan)
     return w.reshape(count, rows, elements)
-
-
-def square_root(x: Tensor) -> Tensor:
-    """The correctly rounded root: on CPUs torch's is off by an ulp where MKL computes it."""
-    return torch.from_numpy(np.sqrt(x.numpy())) if x.device.type == "cpu" else torch.sqrt(x)
