@@ -18,6 +18,8 @@ FILES = sorted(ROOT.rglob("*.py"))
 MOST_LINES = 400
 # To be emptied: files that are longer, and the lines that they may have.
 LONGER = {}
+
+
 def module_name(file):
     parts = ["fastgen", *file.relative_to(ROOT).with_suffix("").parts]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -68,9 +70,7 @@ def test_nothing_inside_imports_from_the_face():
 
 def test_no_circle_of_modules():
     graph = {
-        module: {name for _, name in imports(module)}
-        for module in NAMES
-        if module != "fastgen"
+        module: {name for _, name in imports(module)} for module in NAMES if module != "fastgen"
     }
     assert circle(graph) == []
 

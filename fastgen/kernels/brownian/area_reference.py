@@ -29,9 +29,9 @@ import math
 import torch
 from torch import Tensor
 
+from fastgen.common.rounding import square_root
 from fastgen.kernels.brownian.contract import AREA_NODES, BROWNIAN_STREAM
 from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH as DEPTH
-from fastgen.common.rounding import square_root
 from fastgen.kernels.normals.reference import normals
 
 
