@@ -18,7 +18,7 @@ from fastgen.kernels.runge_kutta.contract import (
     Workspace,
 )
 from fastgen.kernels.runge_kutta.reference import ReferenceOperations, lane_sum
-from fastgen.ode import Controller, tableaus
+from fastgen.ode import Controller, Execution, tableaus
 
 ROWS = 6
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
@@ -235,7 +235,12 @@ def test_a_whole_solve(name):
             patch.setenv("TRITON_INTERPRET", "1")
         found = [
             fastgen.odeint(
-                f, y0.to(DEVICE[b]), t.to(DEVICE[b]), backend=b, compact=c, check_every=e, **options
+                f,
+                y0.to(DEVICE[b]),
+                t.to(DEVICE[b]),
+                backend=b,
+                execution=Execution(c, e),
+                **options,
             )
             for b, c, e in (("cpp", False, 1), (name, False, 3), (name, True, 1))
         ]
