@@ -155,7 +155,8 @@ def solve_adaptive(
     t = known[:1].expand(rows).clone()
     size = torch.full_like(t, span / 100)
     if control.first_step is not None:
-        size = torch.as_tensor(control.first_step).to(t).expand(rows).clone()
+        first = torch.as_tensor(control.first_step, dtype=t.dtype, device=device)
+        size = first.expand(rows).clone()
     cursor = torch.ones(rows, dtype=torch.int64, device=device)
     accepted, rejected = torch.zeros_like(cursor), torch.zeros_like(cursor)
     here = path.at(t[None])[0]

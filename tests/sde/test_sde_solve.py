@@ -239,6 +239,17 @@ def test_layouts_dtypes_and_empty_batches():
     assert scalars.shape == (2, 5)
 
 
+def test_a_first_step_is_float64_and_may_be_one_for_each_sample():
+    y0, same = start(), torch.full((7,), 0.3, dtype=torch.float64)
+    found = [
+        fastgen.sdeint(f, g, y0, [0.0, 1.0], adaptive=Adaptive(first_step=first, rtol=0.1))
+        for first in (0.3, same, torch.where(torch.arange(7) < 3, same, 0.1))
+    ]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0][:, :3], found[2][:, :3])
+    assert not torch.equal(found[0][:, 3:], found[2][:, 3:])
+
+
 def test_norms_do_not_depend_on_the_batch():
     x = torch.randn(33, 701)
     torch.testing.assert_close(row_norm(x), x.double().square().mean(1).sqrt())
