@@ -49,9 +49,11 @@ def unread_keys(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
 class NoiseSource:
     """Where a run's noise comes from.
 
-    kind: "contract", or another name that the drop-in knows. seed: of "contract", one or one per
-    sample; None draws one. sampler: what makes the noise otherwise; None where a run adds none.
-    foreign: whether the sampler is the caller's, who expects noise levels as tensors.
+    Attributes:
+        kind: "contract", or another name that the drop-in knows.
+        seed: of "contract", one or one per sample; None draws one.
+        sampler: what makes the noise otherwise; None where a run adds none.
+        foreign: whether the sampler is the caller's, who expects noise levels as tensors.
     """
 
     kind: str = "torch"

@@ -34,10 +34,14 @@ MARGIN = 1.5  # churn goes up to sqrt(2) times the highest level
 class Recipe(PreparedProgram):
     """A lowered plan on given noise levels, and the order of things in a run of it.
 
-    steps: their number. evaluations: the noise level of each network call. first: the first
-    evaluation of each step. last: the stage that ends each step. spans: by draw, the noise levels
-    between which its noise lies. final_use: by draw, the last stage that reads it. added: by stage,
-    how many draws it is the first to read.
+    Attributes:
+        steps: their number.
+        evaluations: the noise level of each network call.
+        first: the first evaluation of each step.
+        last: the stage that ends each step.
+        spans: by draw, the noise levels between which its noise lies.
+        final_use: by draw, the last stage that reads it.
+        added: by stage, how many draws it is the first to read.
     """
 
     def __init__(

@@ -38,7 +38,7 @@ def accelerate(pipeline: Owner, *, noise: str = "torch", seed: int | None = None
     found = [(o, k, v) for o in owners for k, v in vars(o).items() if isinstance(v, SchedulerMixin)]
     if not found:
         raise ValueError(f"pipeline: {type(pipeline).__name__} holds no diffusers scheduler")
-    replaced = {id(v): _swapped(v, noise, seed) for _, _, v in found}  # one that is shared stays so
+    replaced = {id(v): _swapped(v, noise, seed) for _, _, v in found}  # once if shared
     for owner, name, scheduler in found:
         setattr(owner, name, replaced[id(scheduler)])
     return pipeline

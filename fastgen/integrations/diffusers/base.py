@@ -23,9 +23,9 @@ from fastgen.integrations.diffusers.runs import ResultDtype, SchedulerRun, resol
 from fastgen.kernels import dispatch
 from fastgen.plans.forms import Form
 
-# Tables of that many grids are kept: a program that alternates between a few pays for none.
+# The steps of that many grids are kept, for programs that alternate between a few.
 GRIDS = 8
-# In the key of a step whose noise the caller gives, whatever makes the noise of the others.
+# In the key of a step whose noise the caller gives; its table differs with noise="contract".
 CALLERS_NOISE = "caller's noise"
 # Stands for alpha = 0 in x0 = (x - sigma eps) / alpha, which is infinite there. Where x0 is clipped
 # or thresholded, the bound takes the place of the huge number, as it takes that of diffusers'
@@ -37,9 +37,9 @@ class FusedScheduler:
     """Runs every `step` of a diffusers scheduler as one kernel call on a table made beforehand.
 
     A class here derives from this one and from diffusers' class of the same name. Options, grids,
-    saving, loading, `add_noise` and `get_velocity` are diffusers' own; the step's coefficients are
-    computed in float64 on the host from its float32 tables, when a step is first taken, and kept
-    for later runs on the same grid.
+    saving, loading, `add_noise` and `get_velocity` are diffusers' own. The coefficients of a step
+    are computed from diffusers' float32 tables, in float64 on the host, when it is first taken.
+    They are kept for later runs on the same grid.
 
     Args:
         noise: "torch" takes noise from the generator exactly as diffusers does; "contract" makes
@@ -51,7 +51,7 @@ class FusedScheduler:
 
     _result_dtype: ClassVar[ResultDtype] = "promoted"
     _noise_in_kernel: ClassVar[bool] = True
-    # Of the noise that a step draws from torch.
+    # Dtype of the noise that a step draws from torch.
     _noise_dtype: ClassVar[torch.dtype | ResultDtype] = "output"
     # Names of the tables besides sigmas that belong to a grid.
     _grids: ClassVar[tuple[str, ...]] = ()
@@ -161,7 +161,7 @@ class FusedScheduler:
             run.registers, run.data = keep.registers, keep.data
         if self._run is not None:
             run.binding, run.free_buffers = self._run.binding, self._run.free_buffers
-        for name in self._grids:  # here, where reading from a device is no surprise
+        for name in self._grids:  # now: a step later must not wait for a device
             if name in self.__dict__:
                 self._grid(run, name)
         self._run = run
@@ -319,7 +319,7 @@ def normal(
 ) -> Tensor:
     """diffusers' noise, bit for bit: `randn_tensor`, with a short way for the usual case."""
     if device.type == "cpu" and not isinstance(generator, list):
-        return torch.randn(*shape, generator=generator, dtype=dtype)  # a Size takes longer
+        return torch.randn(*shape, generator=generator, dtype=dtype)  # passing the Size is slower
     z: Tensor = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
     return z
 

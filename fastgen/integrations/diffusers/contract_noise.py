@@ -28,7 +28,7 @@ class ContractNoise:
         self.seed, self.drawn = seed, drawn
         self.noise: Noise | None = None
         self.key: object = None
-        self.draw: Any = None  # the draw on the host, to write without torch's overhead
+        self.draw: Any = None  # numpy's view of draws on a CPU: quicker to write to
 
     def begin(self) -> None:
         """A new run: where no generator and no seed said otherwise, another one is drawn."""
@@ -36,7 +36,7 @@ class ContractNoise:
             self.key = self.drawn = None
 
     def __reduce__(self) -> Any:
-        """Copies point at tensors of their own."""
+        """Copies make new tensors, so that two schedulers never share a draw."""
         return ContractNoise, (self.seed, self.drawn)
 
     def use(self, generator: Generators, rows: int, device: torch.device, draw: int) -> bool:

@@ -173,7 +173,7 @@ class DDPMScheduler(Chain, diffusers.DDPMScheduler):
             "fixed_small": math.sqrt(small),
             "fixed_small_log": math.sqrt(small),
             "fixed_large": math.sqrt(beta),
-            # Its root of the logarithm of beta is the peer's, and so no number below beta = 1.
+            # The peer takes the root of log(beta), which is negative for beta < 1.
             "fixed_large_log": math.nan if beta < 1 else 0.0,
         }
         scale = 1.0 if learned else deviation.get(kind)

@@ -24,7 +24,7 @@ from fastgen.integrations.diffusers.sigmas import edm_denoised
 from fastgen.plans.forms import Form
 
 KINDS = ("epsilon", "sample", "v_prediction", "flow_prediction")
-# D0, D1 as the midpoint rule weights it, D1 as Heun's does, D2.
+# Divided differences: D0, D1 for the midpoint rule's weight, D1 for Heun's weight, D2.
 Terms: TypeAlias = "tuple[Form, Form | None, Form | None, Form | None]"
 START = 15  # register of the state that a singlestep method started from
 
@@ -99,7 +99,7 @@ class Exponential(FusedScheduler):
         h = self._log_snr(end) - self._log_snr(start)
         zeroth, middle, first, second = terms
         if algorithm.endswith("++"):
-            # The SDE's form has -2h for -h, and other signs of D2's coefficient.
+            # The SDE's form has -2h in place of -h, and the other sign before D2's 1/2.
             z = -h if algorithm == "dpmsolver++" else -2 * h
             linear, weight, sign = s_t / s_s, a_t, -0.5 if z == -h else 0.5
             if z != -h:
@@ -115,7 +115,7 @@ class Exponential(FusedScheduler):
             result = result - weight * (e / z - 1) * first
         if second is not None:
             result = result - weight * ((e - z) / z**2 + sign) * second
-        # Two equal sigmas at the end of a grid may be so in float32 only, and h < 0 by a rounding.
+        # Two sigmas at the end of a grid may be equal but for a rounding, with h < 0: no noise then.
         if algorithm == "sde-dpmsolver++":
             result = result + s_t * math.sqrt(max(-e, 0.0)) * noise
         elif algorithm == "sde-dpmsolver":
@@ -277,7 +277,7 @@ class DEISMultistepScheduler(Multistep, diffusers.DEISMultistepScheduler):
         raw = self._data(kind, sigma, KINDS, type(self).__name__)
         if config["thresholding"]:
             return (x - a * data) / (sigma if kind == "flow_prediction" else s), raw
-        if kind == "v_prediction":  # of x0, which on a flow's scales is not a v + s x
+        if kind == "v_prediction":  # from x0 = a x - s v; on a flow's scales it is not a v + s x
             return ((1 - a**2) * x + a * s * out) / s, None
         return self._epsilon(kind, sigma), None
 
@@ -355,7 +355,7 @@ class DPMSolverSinglestepScheduler(Exponential, diffusers.DPMSolverSinglestepSch
         config: Any = self.__dict__["_internal_dict"]
         algorithm, kind = config["algorithm_type"], config["solver_type"]
         value, raw = self._value(run.host_sigmas[k], algorithm.endswith("++"))
-        # m[j]: the value j steps ago; the group starts at the oldest, from which D0 is taken.
+        # m[j]: the value j steps ago. The group started at the oldest, which is D0.
         m = [value, *r[: order - 1]]
         sigmas = run.host_sigmas[k + 1 - order : k + 2]
         start, end = sigmas[0], sigmas[-1]

@@ -86,7 +86,7 @@ class TCDScheduler(Counted, diffusers.TCDScheduler):
 
     y = sqrt(ab_s) x0 + sqrt(1 - ab_s) eps at s = (1 - eta) t_prev, then
     x_prev = sqrt(ab_prev / ab_s) y + sqrt(1 - ab_prev / ab_s) z, without noise in the last step.
-    As in diffusers, clip_sample and thresholding have no part in it.
+    As in diffusers, clip_sample and thresholding have no effect.
     """
 
     def _transform(self) -> Transform:
@@ -110,7 +110,7 @@ class TCDScheduler(Counted, diffusers.TCDScheduler):
     def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, t, steps, eta = key
         previous = self._next(run, k, 0)
-        s = float(torch.floor((1 - eta) * torch.tensor(previous)))  # in float32: it may matter
+        s = float(torch.floor((1 - eta) * torch.tensor(previous)))  # floor of the peer's float32
         here, at = self._alpha_bar(t), self._alpha_bar(s)
         there = self._alpha_bar(previous) if previous >= 0 else self._final()
         raw, eps = self._raw(here), self._epsilon(here)

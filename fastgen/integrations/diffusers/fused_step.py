@@ -39,10 +39,13 @@ r = [symbol(FIRST_REGISTER + i) for i in range(16)]  # registers r[0], r[1], ...
 class Update:
     """What one step computes.
 
-    sample: the next state. raw: the data prediction before the transform; ``data`` stands for it
-    afterwards in every other form. returned: a second result. keep: register number -> form, all
-    that the next steps may read. draws: the step takes a noise from the caller's generator, even
-    if no form reads it.
+    Attributes:
+        sample: the next state.
+        raw: the data prediction before the transform. In every other form ``data`` stands for it
+            afterwards.
+        returned: a second result.
+        keep: register number -> form, all that the next steps may read.
+        draws: the step takes noise from the caller's generator, even if no form reads it.
     """
 
     sample: Form
@@ -55,15 +58,17 @@ class Update:
 class FusedStep:
     """An `Update` as one `combine`: which tensors in which order, the table, and the call.
 
-    inputs: numbers of the tensors it reads. keep: (register, number of the tensor it takes over, or
-    None if the kernel writes it). draws: whether the caller's generator is asked for noise.
-    in_kernel: whether the kernel makes the noise. data_step: what computes the data prediction that
-    a "threshold" transforms; it is read here as DATA. moves_registers: False for such a data_step,
-    which is no step of the scheduler and leaves the registers as they are.
-
-    call: the kernel's call, prepared for tensors of one layout, good as long as ``bound_to`` is the
-    run's binding. direct_for: the same object where the call needs nothing but state and output,
-    so that neither noise nor a threshold has to be seen to before it.
+    Attributes:
+        inputs: numbers of the tensors it reads.
+        keep: (register, number of the tensor it takes over, or None if the kernel writes it).
+        draws: whether the caller's generator is asked for noise.
+        in_kernel: whether the kernel makes the noise.
+        data_step: computes the data prediction before a "threshold", which is read here as DATA.
+        moves_registers: False for such a data_step, which leaves the registers as they are.
+        call: the kernel's call, prepared for tensors of one layout.
+        bound_to: the run's binding for which the call is good.
+        direct_for: the same, where the call needs state and output only: no noise is to be drawn
+            before it and nothing is to be thresholded.
     """
 
     def __init__(
@@ -94,7 +99,7 @@ class FusedStep:
         for register, form in update.keep.items():
             source = _renamed(form)
             if (source == DATA and self.clip is not None) or (source == NOISE and contract):
-                source = None  # it exists inside the kernel only
+                source = None  # the kernel must write it: it has no tensor yet
             if source is None:
                 forms.append(form)
             keep.append((FIRST_REGISTER + register, source))

@@ -18,7 +18,7 @@ from fastgen.integrations.diffusers.runs import SchedulerRun
 from fastgen.plans.forms import Form
 from fastgen.solvers.multistep import CONSTANT_STEP
 
-# Registers: r[0] .. r[2] the last noise predictions; the Runge-Kutta sum; the state it started at.
+# Registers: 0 to 2 hold the last noise predictions, these the Runge-Kutta sum and start.
 SUM, START = 8, 9
 RUNGE_KUTTA = (1 / 6, 1 / 3, 1 / 3, 1 / 6)
 
@@ -109,7 +109,7 @@ class PNDMScheduler(Chain, diffusers.PNDMScheduler):
         previous = t - stride
         if count == 1:
             previous, t = t, t + stride
-            if len(past) == 1:  # the mean of both ends, from the start
+            if len(past) == 1:  # the second call of the first step: both ends' mean
                 step = self._step(r[START], t, previous, (out + past[0]) / 2)
                 return Update(step, keep={0: past[0]})
             values = past[:4]

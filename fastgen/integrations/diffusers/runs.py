@@ -24,12 +24,16 @@ StepInputs: TypeAlias = "tuple[Tensor | None, ...]"
 class SchedulerRun:
     """Steps, history and noise of one scheduler on one grid of timesteps.
 
-    steps: the fused steps by key; a key says all that a step's coefficients depend on, mostly its
-    position. direct_calls: the calls of those that need nothing but state and output, by the same
-    keys; C++ looks them up without Python. registers: what steps keep for later ones, by number
-    from FIRST_REGISTER on. free_buffers: memory of ours that no register has any more. binding: an
-    object that is replaced when tensors which prepared calls hold by address are, so that those
-    calls are not used again. data: the data prediction after "threshold".
+    Attributes:
+        steps: the fused steps by key. A key says all that a step's coefficients depend on.
+        direct_calls: the calls of those that need state and output only, by the same keys. C++
+            looks them up without Python.
+        registers: what steps keep for later ones, by number from FIRST_REGISTER on.
+        free_buffers: memory of ours that no register has any more.
+        binding: stands for the tensors that prepared calls hold by address. When those are
+            replaced it is too, and the calls are prepared again.
+        data: the data prediction after "threshold".
+        positions: of each timestep the first and the second position, which may be the same.
     """
 
     def __init__(self, timesteps: Tensor | None, sigmas: Tensor | None, config: object) -> None:
@@ -38,7 +42,6 @@ class SchedulerRun:
         self.host_sigmas: list[float] = [] if sigmas is None else sigmas.tolist()
         floating = timesteps is not None and timesteps.is_floating_point()
         self.floating = timesteps.dtype if floating and timesteps is not None else None
-        # The first and the second position of a timestep, which may be the same.
         self.positions: dict[float, tuple[int, int]] = {}
         for i, t in enumerate(self.host_timesteps):
             first, second = self.positions.get(t, (i, i))
@@ -127,7 +130,8 @@ class SchedulerRun:
         """Give the step a call for tensors laid out like these, if C++ can run them."""
         tensors, sample = self._tensors(step, given), given[0]
         assert sample is not None
-        # Registers are float64 where the sample is, so nothing else may be.
+        # C++ keeps registers in float32, or in float64 for a float64 sample: no other tensor may be
+        # float64 where the sample is not.
         plain = sample.ndim > 0 and all(
             t.__class__ is Tensor
             and t.is_cpu
@@ -169,7 +173,7 @@ class SchedulerRun:
         if step.moves_registers:
             written = iter(results[1 + step.returns :])
             kept = {k: next(written) if i is None else found[i] for k, i in step.keep}
-            self.registers.clear()  # the same dict: C++ may have it
+            self.registers.clear()  # not a new dict: C++ holds this one
             self.registers.update((k, (t, False)) for k, t in kept.items())
         return tuple(results[: 1 + step.returns])
 

@@ -70,7 +70,7 @@ class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
         z = normal(sample.shape, generator, torch.device("cpu"), torch.float32).to(sample.device)
         norms = [t.flatten(1).float().norm(dim=1).mean().double() for t in (z, model_output)]
         size = 2 * (self.config.snr * norms[0] / norms[1]) ** 2
-        # The step size stays on its device: it goes into the table there.
+        # The step size goes into the table on its device: reading it here would wait for the device.
         table = torch.stack([torch.ones_like(size), size, (2 * size).sqrt()]).reshape(1, 1, 3)
         dtype = torch.promote_types(sample.dtype, z.dtype)
         results = kernels.combine([sample, model_output, z], table, [dtype])
@@ -90,7 +90,7 @@ class ScoreSdeVpScheduler(FusedScheduler, PeerScoreSdeVpScheduler):
         if self.timesteps is None:
             raise not_started("timesteps", "step_pred")
         low, high, steps = self.config.beta_min, self.config.beta_max, len(self.timesteps)
-        # The deviation has the peer's roundings: in float32 they are felt at small times.
+        # Rounded as the peer rounds: at small times 1 - exp(..) loses digits in float32.
         mean_log = -0.25 * t**2 * (high - low) - 0.5 * t * low
         std = torch.sqrt(1 - torch.exp(2 * mean_log)).reshape(-1).double()
         beta = low + t.reshape(-1).double() * (high - low)

@@ -96,7 +96,7 @@ class Scaled(OnSigmas):
         return sample / self._input_scale(sigma)
 
 
-# In the key of a step of which the caller gives the data prediction, in place of an output.
+# In the key of a step whose data prediction the caller gives in place of an output.
 DATA_GIVEN = "data given"
 ALL = ("epsilon", "v_prediction", "sample", "original_sample")
 
@@ -285,8 +285,8 @@ class LMSDiscreteScheduler(Scaled, diffusers.LMSDiscreteScheduler):
         k, order, held = key
         raw = self._raw(run.host_sigmas[k], ALL[:3])
         slopes = [(x - data) / run.host_sigmas[k], *r[:held]]
-        # Started in the middle of the grid there are more weights than slopes: the peer's zip
-        # takes the first weights of the higher order.
+        # Started in the middle of the grid there are more weights than slopes. As in the peer, the
+        # first weights of the higher order are then taken.
         weights = adams_weights(tuple(run.host_sigmas[: k + 2]), min(k + 1, order))
         step = sum((w * d for w, d in zip(weights, slopes, strict=False)), x)
         return Update(step, raw, data, keep=dict(enumerate(slopes[: order - 1])))

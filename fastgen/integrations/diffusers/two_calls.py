@@ -191,11 +191,11 @@ class TreeNoiseSampler:
 class DPMSolverSDEScheduler(TwoCalls, diffusers.DPMSolverSDEScheduler):
     """DPM-Solver++ SDE in two calls on a Brownian path (k-diffusion's sample_dpmpp_sde, r = 1/2).
 
-    Each call goes from the start to sigma_to (the middle, then the end) by
-    x = (sigma_down / sigma) x + (1 - sigma_down / sigma) x0 + s_noise sigma_up W, sigma_up and
-    sigma_down as in `EulerAncestralDiscreteScheduler`, W the path's increment over sqrt(sigma -
-    sigma_to). With noise="torch" the path is torchsde's, with "contract" `fastgen.brownian`; both
-    are seeded by noise_sampler_seed.
+    Each call goes from the start to sigma_to, the first to the middle, the second to the end:
+    x = (sigma_down / sigma) x + (1 - sigma_down / sigma) x0 + s_noise sigma_up W. W is the path's
+    increment over sqrt(sigma - sigma_to); sigma_up and sigma_down are those of
+    `EulerAncestralDiscreteScheduler`. With noise="torch" the path is torchsde's, with "contract"
+    `fastgen.brownian`; noise_sampler_seed is the seed of both.
     """
 
     _noise_in_kernel = False

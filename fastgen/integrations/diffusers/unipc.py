@@ -55,7 +55,7 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
         options = self.predict_x0, self.solver_p is None
         key = (k, this, last_order, max(len(run.registers) - 1, 0), *options)
         results = self._advance(run, key, sample, model_output)
-        if self.solver_p is not None:  # the row stops at the corrected state
+        if self.solver_p is not None:  # the fused step ends at the corrected state
             solved = self.solver_p.step(model_output, timestep, results[0])
             results = (solved.prev_sample,)
         self.this_order = this
@@ -68,7 +68,7 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
         value, raw = super()._value(sigma, data_prediction)
         if data_prediction:
             return value, raw
-        # diffusers thresholds the data prediction only where that is what is integrated.
+        # diffusers thresholds the data prediction only if the solver integrates it.
         return self._epsilon(self.config.prediction_type, sigma), None
 
     def _update(self, run: SchedulerRun, key: Any) -> Update:
@@ -220,7 +220,7 @@ class SASolverScheduler(Exponential, diffusers.SASolverScheduler):
             spread = tau * s_t * math.sqrt(max(math.expm1(2 * h), 0.0))
             total = sum((w * m for w, m in zip(weights, values, strict=True)), Form({}))
             return a_t / a_s * state - a * a_t * total + spread * z
-        # e^(a lambda) is taken relative to lambda_t, which the factors in front make up for.
+        # The integrals are of e^(a (lambda - lambda_t)); the factor e^(a lambda_t) is in a_t below.
         weights = lagrange_integrals(nodes, start, end, a, relative=True)
         if order == 2:
             moment = (h * a - 1 + math.exp(-a * h)) / a**2
@@ -245,7 +245,7 @@ def lagrange_integrals(
     for i in range(n):
         boundary = -((-h) ** i) * math.exp(-rate * h) + (1.0 if i == 0 else 0.0)
         moments.append((boundary - (i * moments[-1] if i else 0.0)) / rate)
-    if rate * h < 0.5:  # the differences above cancel
+    if rate * h < 0.5:  # the differences above would lose digits
         v, w = np.polynomial.legendre.leggauss(16)
         at = h * (v - 1) / 2
         moments = [float(h / 2 * (w @ (np.exp(rate * at) * at**i))) for i in range(n)]

@@ -23,7 +23,7 @@ from fastgen.solvers.stochastic import renoise
 SCHEDULES = ("linear", "vp", "ve")
 SCALINGS = ("none", "vp")
 DISCRETIZATIONS = ("edm", "vp", "ve", "iddpm")
-VP_BETAS = 19.1, 0.1  # with which the paper's default range of noise levels is made
+VP_BETAS = 19.1, 0.1  # of the paper's default range of noise levels
 
 
 def vp_sigma(beta_d: float, beta_min: float, t: float) -> float:

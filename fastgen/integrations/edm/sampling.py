@@ -186,7 +186,7 @@ def ablation_sampler(
         up = [u if g else s for s, u, g in zip(levels, up, gammas, strict=True)]
     else:
         up = levels
-    # a level that rounds down is not gone to: noise cannot be taken away
+    # A churned level that rounds below the step's own is ignored: noise cannot be taken away.
     times = [process.time(level) for level in levels]
     churned = [t if u <= s else process.time(u) for t, s, u in zip(times, levels, up, strict=True)]
     x = latents.to(dtype)

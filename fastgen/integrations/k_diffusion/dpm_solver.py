@@ -113,9 +113,9 @@ def sample_dpm_adaptive(
 ) -> Any:
     """DPM-Solver-12 or -23 with the size of the steps in log sigma from an estimate of their error.
 
-    With x_low and x_high of orders ``order - 1`` and ``order``, the error of a step is the root
-    mean square of (x_low - x_high) / max(atol, rtol max(|x_low|, |x_last|)), over the batch as in
-    k-diffusion or, with per_sample, over each sample: its steps then do not depend on the others'.
+    A step gives x_low and x_high of orders ``order - 1`` and ``order``. Its error is the root mean
+    square of (x_low - x_high) / max(atol, rtol max(|x_low|, |x_last|)), over the batch as in
+    k-diffusion. With per_sample it is over each sample, whose steps then depend on it alone.
 
     Args:
         model: as in `fastgen.integrations.k_diffusion.samplers`.
@@ -141,7 +141,7 @@ def sample_dpm_adaptive(
             n_reject; numpy arrays [B] with per_sample.
         noise: as in `fastgen.integrations.k_diffusion.samplers`.
         seed: of noise="contract".
-        per_sample: whether each sample has steps of its own.
+        per_sample: whether samples step independently.
         max_steps: most attempted steps; k-diffusion sets no limit.
 
     Raises:

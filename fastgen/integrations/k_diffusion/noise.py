@@ -17,14 +17,14 @@ import fastgen.kernels as kernels
 from fastgen.integrations.common.noise import NoiseSampler, fresh_seed
 from fastgen.noise.keys import id_tensor, seed_tensor
 
-KEPT = 3  # values of W that later increments begin or end at: a step has a start, a middle, an end
+KEPT = 3  # values of W: those at a step's start, middle and end are asked for again
 
 
 def default_noise_sampler(x: Tensor, seed: int | None = None) -> NoiseSampler:
     """Fresh noise like x from torch's global generator, whatever the levels.
 
-    seed: ComfyUI's argument: noise from a generator of its own with this seed (plus 1 on CPUs,
-    where ComfyUI has drawn the initial noise from the seed itself).
+    seed: ComfyUI's argument: noise from another generator with this seed (plus 1 on CPUs, where
+    ComfyUI has drawn the initial noise from the seed itself).
     """
     if seed is None:
         return lambda sigma, sigma_next: torch.randn_like(x)
@@ -42,9 +42,8 @@ class BatchedBrownianTree:
         x: [B, ...]: shape, device and dtype of the increments.
         t0: one end of the interval.
         t1: the other; if it is the smaller one, increments change their sign.
-        seed: one for the batch, whose samples then have motions of their own; or one per sample,
-            each then the same wherever it stands in a batch; None draws one from torch's
-            generator.
+        seed: one for the batch, whose samples have different motions; or one per sample, each
+            then the same wherever it stands in a batch. None draws one from torch's generator.
 
     Raises:
         ValueError: if the ends are equal or not finite, or the number of seeds is not B.

@@ -42,7 +42,7 @@ from fastgen.integrations.k_diffusion.utils import (
     to_d,
 )
 
-# ComfyUI's names for the same samplers with their noise made on the GPU: it is the same here.
+# ComfyUI's names for noise that is made on the GPU; here it is the same wherever it is made.
 sample_dpmpp_sde_gpu = sample_dpmpp_sde
 sample_dpmpp_2m_sde_gpu = sample_dpmpp_2m_sde
 sample_dpmpp_2m_sde_heun_gpu = sample_dpmpp_2m_sde_heun

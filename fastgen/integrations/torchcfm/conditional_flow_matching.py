@@ -166,7 +166,7 @@ class _Coupled(ConditionalFlowMatcher):
     ) -> tuple[Tensor | None, ...]:
         """The same with labels y0 and y1 [B] that follow their samples: t, x_t, u_t, y0, y1.
 
-        And eps if asked for. Labels play no part in the plan, which biases conditional generation:
+        And eps if asked for. The plan does not look at labels, which biases conditional generation:
         see docs/integrations/torchcfm.md.
         """
         x0, x1, y0, y1 = self.ot_sampler.sample_plan_with_labels(x0, x1, y0, y1, self.replace)

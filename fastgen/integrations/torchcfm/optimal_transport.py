@@ -35,11 +35,11 @@ Replace = bool | str
 class OTPlanSampler:
     """Pairs drawn from the optimal transport plan of two minibatches, for the squared distance.
 
-    With replace=True, torchcfm's way, pairs are drawn independently from the plan: some samples
+    With replace=True, torchcfm's way, pairs are drawn independently from the plan. Some samples
     come twice, and about 37 % of them not at all. replace=False draws different cells of the plan.
-    replace="once" has every sample in exactly one pair: the most probable pairing under the plan,
-    prod_i P[i, pi(i)], which for every method is the exact assignment (log P is -c / reg but for
-    numbers of rows and columns).
+    replace="once" has every sample in exactly one pair, by the most probable pairing under the
+    plan, the largest prod_i P[i, pi(i)]. For every method that is the exact assignment: log P is
+    -c / reg plus a number for each row and one for each column.
 
     Args:
         method: "exact"; "sinkhorn", entropic; "unbalanced", entropic with marginals that cost
@@ -154,7 +154,7 @@ class OTPlanSampler:
     ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """(x0[i], x1[j], y0[i], y1[j]), with None for labels that are not given.
 
-        Labels follow their samples and play no part in the plan.
+        Labels follow their samples; the plan does not look at them.
         """
         i, j = self._pairs(x0, x1, replace)
         labels = (None if y is None else y[k] for y, k in ((y0, i), (y1, j)))

@@ -81,7 +81,7 @@ def drawn_cells(plan: Array, u: Array) -> tuple[Array, Array]:
     cells = plan[i].cumsum(1)
     rest = at - np.where(i > 0, rows[i - 1], 0.0)
     j = (cells <= rest[:, None]).sum(1)
-    # Rounding may leave a rest beyond a row's sum: its last cell then.
+    # Rounding may leave a rest beyond a row's sum: it then falls in the row's last cell.
     last = plan.shape[1] - 1 - (plan[i, ::-1] > 0).argmax(1)
     return i, np.minimum(j, last)
 

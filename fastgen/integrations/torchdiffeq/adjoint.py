@@ -51,8 +51,8 @@ def odeint_adjoint(
         adjoint_params: what func depends on; None takes the parameters of the module func.
 
     Raises:
-        ValueError: for a func that is no module without adjoint_params; for another method on the
-            way back with options but without adjoint_options; and as `odeint` does.
+        ValueError: without adjoint_params, for a func that is not a module. Without
+            adjoint_options, for options and another method on the way back. And as `odeint`.
     """
     if adjoint_params is None and not isinstance(func, nn.Module):
         raise ValueError(
@@ -134,7 +134,7 @@ def _shared(
         return False
     if any(o.get(name) is not None for o in (options, back) for name in ("step_t", "jump_t")):
         return False
-    free = ("first_step", "norm")  # the way back finds its own
+    free = ("first_step", "norm")  # the way back finds its first step, and has its own norm
     kept = [{k: v for k, v in o.items() if k not in free} for o in (options, back)]
     return kept[0] == kept[1] and "first_step" not in set(back) - set(options)
 
@@ -190,6 +190,6 @@ class _TwoMethodAdjoint(torch.autograd.Function):
                 _, back, *sums = solve(slope, (ys[j], a, *totals), span, *ctx.way)
                 a, totals = back[-1] + given[j - 1], tuple(s[-1] for s in sums)
             if wanted:
-                # The start's rate has all of a but what came at the start itself.
+                # Without the gradient of the first output, which does not move with t[0].
                 times[0] = -(func(t[0].to(ys.dtype), ys[0]) * (a - given[0])).sum()
         return None, None, None, times if wanted else None, a, *totals

@@ -232,7 +232,7 @@ class Adams:
         if len(self.past) < 3 or self.keep < 3:
             return self.grid.runge_kutta(RK4, t, end, y, first)
         size = float(h.detach())
-        # Of equal steps up to rounding the nodes are whole numbers.
+        # Rounded, so that steps equal but for rounding share one set of weights.
         nodes = [(s - start) / size for s, _ in self.past]
         nodes = [round(x) if abs(x - round(x)) < 1e-4 else x for x in nodes]
         slopes = [k for _, k in self.past]

@@ -79,7 +79,7 @@ def _check_adaptive(options: Mapping[str, Any]) -> None:
 
 
 def check_times(t: Any, event: bool = False) -> None:
-    """The errors of torchdiffeq for times that are no increasing or decreasing vector."""
+    """Raise torchdiffeq's errors unless t is a vector that only rises or only falls."""
     assert isinstance(t, Tensor), f"t must be a torch.Tensor, got {type(t).__name__}"
     if not t.is_floating_point():
         raise TypeError(f"`t` must be a floating point Tensor but is a {t.type()}")

@@ -31,7 +31,7 @@ REASONS = {
     Status.UNDERFLOW: "underflow in dt",
     Status.NON_FINITE: "non-finite values in state `y`",
 }
-# An event is looked for over horizons that double, so many times.
+# How often the horizon is doubled in search of an event.
 DOUBLINGS = 60
 
 
@@ -126,7 +126,7 @@ def _varying(
     gradient: str | Adjoint,
 ) -> Any:
     chosen = solver_options(options)
-    # torchdiffeq counts the steps between two outputs.
+    # torchdiffeq's limit is for the steps between two outputs, ours for all.
     chosen["max_steps"] = min(chosen["max_steps"] * max(1, len(t) - 1), FOREVER)
     found = fastgen_odeint(
         func,
@@ -169,7 +169,7 @@ def _stops(t: Tensor, options: Mapping[str, Any]) -> list[tuple[float, bool]]:
         raise ValueError("`step_t` and `jump_t` must not have any repeated elements between them.")
     start, end = t.detach()[[0, -1]].tolist()
     low, high = sorted((start, end))
-    # A jump at an end matters too: func is asked on this side of it.
+    # A jump at an end counts too: func must not be asked on its other side.
     inside = [(s, jump) for s, jump in found if low < s < high or (jump and low <= s <= high)]
     return sorted(inside, reverse=start > end)
 
@@ -195,7 +195,7 @@ def _pieces(
     for last in [*ends, finish]:
         within = ((known - start) * ahead > 0) & ((known - last) * ahead <= 0)
         inner = t[within].double()
-        # The state handed on is one of a constant time, also where an output's is the same.
+        # The next piece starts at a constant time, also where t, which may need gradients, has it.
         end = torch.tensor([last]).to(known)
         asked = _one_sided(func, start, last, jumps)
         whole = torch.cat([begin, inner, end])
@@ -313,7 +313,7 @@ def _until_event(
         with torch.no_grad():
             found, last = _horizons(func, y0, t.detach(), method, options, tolerances, event)
         if torch.is_grad_enabled() and _depends(func, y0, t, state.dtype):
-            # Once more to the time that is known now, for gradients.
+            # Solve again to the time now known, this time with gradients.
             reached = torch.stack([t[0].double(), found.double()])
             ys = solve(func, y0, reached, method, options, tolerances)
             last = _mapped(lambda y: y[-1], ys)

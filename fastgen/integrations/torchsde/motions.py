@@ -66,7 +66,7 @@ class BrownianInterval:
         self._dtype = dtype or torch.get_default_dtype()
         if entropy is None:
             entropy = fresh_entropy()
-        # torchsde's sizes may have no batch axis: the motion itself has one.
+        # torchsde's sizes may be empty; the motion needs a batch axis.
         shape = self._size if self._size else torch.Size((1,))
         self.entropy = entropy
         self.path = brownian_path.BrownianPath(

@@ -244,7 +244,7 @@ def _method(
         method = "midpoint" if sde.sde_type == "stratonovich" else "srk"
         if sde.sde_type == "ito" and sde.noise_type == "general":
             method = "euler"
-        elif sde.sde_type == "ito" and adaptive:  # a path has no space-time Levy area
+        elif sde.sde_type == "ito" and adaptive:  # adaptive paths lack the area that srk needs
             return "milstein_derivative_free"
     if method in REFUSED:
         raise ValueError(f"method={method!r}: {REFUSED[method]}")

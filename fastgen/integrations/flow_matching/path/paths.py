@@ -139,7 +139,7 @@ class GeodesicProbPath(ProbPath):
         c = self.scheduler(t)
         kappa, speed = append_axes(c.alpha_t, x_1), append_axes(c.d_alpha_t, x_1)
         x_t = self.manifold.expmap(x_0, kappa * tangent)
-        # a geodesic's velocity points to both ends; the farther one loses no digits
+        # The velocity follows from either end; from the farther one without loss of digits.
         early = kappa < 0.5
         end, share = torch.where(early, x_1, x_0), torch.where(early, 1 - kappa, -kappa)
         dx_t = speed / share * self.manifold.logmap(x_t, end)

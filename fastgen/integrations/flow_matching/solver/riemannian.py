@@ -20,9 +20,9 @@ TABLEAUS = {"euler": METHODS["euler"], "midpoint": METHODS["midpoint"], "rk4": R
 class RiemannianODESolver:
     """dx/dt = velocity_model(x=x, t=t, **extras) on a manifold.
 
-    A step is that of the method in the surrounding space, with every point projected to the
-    manifold and every velocity to the tangent space where it was evaluated (Hairer, Lubich and
-    Wanner 2006, Geometric Numerical Integration, IV.4); it keeps the method's order.
+    A step is the method's in the surrounding space. Every point is projected to the manifold, and
+    every velocity to the tangent space where it was evaluated, which keeps the method's order
+    (Hairer, Lubich and Wanner 2006, Geometric Numerical Integration, IV.4).
 
     Args:
         manifold: where the points are.
@@ -66,7 +66,7 @@ class RiemannianODESolver:
         if method not in TABLEAUS:
             raise ValueError(f"method={method!r}: {nearest(method, TABLEAUS)}")
         tableau, times = TABLEAUS[method], times_of(time_grid)
-        grid_of(times, step_size)  # errors belong before the first evaluation
+        grid_of(times, step_size)  # raises before the first evaluation
         to_point = self.manifold.projx if projx else lambda x: x
         to_tangent = self.manifold.proju if proju else lambda x, u: u
         spans = [grid_of(span, step_size) for span in pairwise(times)]
