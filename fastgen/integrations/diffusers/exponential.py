@@ -115,7 +115,7 @@ class Exponential(FusedScheduler):
             result = result - weight * (e / z - 1) * first
         if second is not None:
             result = result - weight * ((e - z) / z**2 + sign) * second
-        # Two sigmas at the end of a grid may be equal but for a rounding, with h < 0: no noise then.
+        # The last sigmas of a grid may be equal but for a rounding, with h < 0: no noise then.
         if algorithm == "sde-dpmsolver++":
             result = result + s_t * math.sqrt(max(-e, 0.0)) * noise
         elif algorithm == "sde-dpmsolver":

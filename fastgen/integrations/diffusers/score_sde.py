@@ -70,7 +70,7 @@ class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
         z = normal(sample.shape, generator, torch.device("cpu"), torch.float32).to(sample.device)
         norms = [t.flatten(1).float().norm(dim=1).mean().double() for t in (z, model_output)]
         size = 2 * (self.config.snr * norms[0] / norms[1]) ** 2
-        # The step size goes into the table on its device: reading it here would wait for the device.
+        # The step size goes into the table on its device; reading it here would wait for that.
         table = torch.stack([torch.ones_like(size), size, (2 * size).sqrt()]).reshape(1, 1, 3)
         dtype = torch.promote_types(sample.dtype, z.dtype)
         results = kernels.combine([sample, model_output, z], table, [dtype])
