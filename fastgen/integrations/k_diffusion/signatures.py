@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -18,65 +18,74 @@ SamplerFunction = Callable[..., Tensor]
 # The options of a solver from a sampler's own arguments and the noise levels of the call.
 Options = Callable[[dict[str, Any], Any], Mapping[str, Any]]
 
-# The arguments of all samplers: annotation, default and meaning.
+
+class Argument(NamedTuple):
+    """An argument of a sampler: its type as it is shown, what it means, and its default."""
+
+    kind: str
+    meaning: str
+    default: Any = inspect.Parameter.empty
+
+
+# Of all samplers.
 COMMON = {
-    "model": ("Denoiser", inspect.Parameter.empty, "model(x, sigma [B], **extra_args) -> denoised"),
-    "x": ("Tensor", inspect.Parameter.empty, "[B, ...], the state at noise level sigmas[0]"),
-    "sigmas": ("Tensor", inspect.Parameter.empty, "[n + 1], falling; the last may be 0"),
-    "extra_args": ("dict[str, Any] | None", None, "passed to the model"),
-    "callback": (
+    "model": Argument("Denoiser", "model(x, sigma [B], **extra_args) -> denoised"),
+    "x": Argument("Tensor", "[B, ...], the state at noise level sigmas[0]"),
+    "sigmas": Argument("Tensor", "[n + 1], falling; the last may be 0"),
+    "extra_args": Argument("dict[str, Any] | None", "passed to the model", None),
+    "callback": Argument(
         "Callback | None",
-        None,
         "called before each step with a dictionary of x, i, sigma, sigma_hat and denoised",
+        None,
     ),
-    "disable": ("bool | None", None, "of tqdm's bar; None: only on a terminal"),
+    "disable": Argument("bool | None", "of tqdm's bar; None: only on a terminal", None),
 }
-# Those that only some have, whose defaults are the row's: annotation and meaning.
+# Of some, whose rows have the defaults.
 OWN = {
-    "corrector_order": ("int", "order of the corrector"),
-    "deis_mode": ("str", 'polynomials in VP time ("tab") or in sigma ("rhoab")'),
-    "eta": ("float", "noise added back in each step, 0 (none) to 1"),
-    "ge_gamma": ("float", "weight of the newest slope"),
-    "max_order": ("int", "largest order, 1 to 4"),
-    "max_stage": ("int", "largest order, 1 to 3"),
-    "noise_sampler": ("NoiseSampler | None", "called as noise_sampler(sigma, sigma_next)"),
-    "noise_scaler": (
-        "Callable[[Tensor], Tensor] | None",
-        "phi(sigma), by default sigma (exp(sigma^0.3) + 10)",
+    "corrector_order": Argument("int", "order of the corrector"),
+    "deis_mode": Argument("str", 'polynomials in VP time ("tab") or in sigma ("rhoab")'),
+    "eta": Argument("float", "noise added back in each step, 0 (none) to 1"),
+    "ge_gamma": Argument("float", "weight of the newest slope"),
+    "max_order": Argument("int", "largest order, 1 to 4"),
+    "max_stage": Argument("int", "largest order, 1 to 3"),
+    "noise_sampler": Argument(
+        "NoiseSampler | None", "called as noise_sampler(sigma, sigma_next) for unit noise"
     ),
-    "order": ("int", "largest order"),
-    "predictor_order": ("int", "order of the predictor"),
-    "r": ("float", "where the middle of a step lies in log sigma"),
-    "s_churn": ("float", "noise added, in units of sigma / n, up to sqrt(2) - 1 of sigma"),
-    "s_noise": ("float", "factor of the noise added"),
-    "s_tmax": ("float", "highest level with churn"),
-    "s_tmin": ("float", "lowest level with churn"),
-    "simple_order_2": ("bool", "the authors' leading-order weight in formulas of order 2"),
-    "solver_type": ("str", '"midpoint" or "heun"'),
-    "tau_func": (
+    "noise_scaler": Argument(
+        "Callable[[Tensor], Tensor] | None", "phi(sigma), by default sigma (exp(sigma^0.3) + 10)"
+    ),
+    "order": Argument("int", "largest order"),
+    "predictor_order": Argument("int", "order of the predictor"),
+    "r": Argument("float", "where the middle of a step lies in log sigma"),
+    "s_churn": Argument("float", "noise added, in units of sigma / n, up to sqrt(2) - 1 of sigma"),
+    "s_noise": Argument("float", "factor of the noise added"),
+    "s_tmax": Argument("float", "highest level with churn"),
+    "s_tmin": Argument("float", "lowest level with churn"),
+    "simple_order_2": Argument("bool", "the authors' leading-order weight in formulas of order 2"),
+    "solver_type": Argument("str", '"midpoint" or "heun"'),
+    "tau_func": Argument(
         "Callable[[float], float] | None",
         "tau at a noise level: one number on one range of levels and 0 elsewhere; None: 1 "
         "everywhere (ComfyUI takes 1 between 20 and 80 % of its model's time)",
     ),
-    "use_pece": ("bool", "an evaluation after the corrector, too"),
+    "use_pece": Argument("bool", "an evaluation after the corrector, too"),
 }
-# Those of samplers with noise, by keyword only.
+# Of those with noise, by keyword only.
 NOISE = {
-    "noise": (
+    "noise": Argument(
         "str",
-        "torch",
         "\"torch\", from torch's generator in k-diffusion's order, draws that it does not use "
         'included; "comfyui", seeded by extra_args["seed"] where that is given, without unused '
         'draws; "contract", made in the kernels, the same for a sample whatever its batch, device '
         "or dtype",
+        "torch",
     ),
-    "seed": (
+    "seed": Argument(
         "Seeds | None",
-        None,
         'of "contract", one or one per sample; None takes one from torch\'s generator',
+        None,
     ),
 }
-
 
 NO_NOISE = NoiseSource()
 
@@ -114,8 +123,10 @@ def sampler(
         unused: the draws that k-diffusion makes without adding them.
         options: the solver's options.
     """
-    signature = _signature(own, noisy)
-    known = set(own) | (set(NOISE) if noisy else set())
+    further = {k: OWN[k]._replace(default=default) for k, default in own.items()}
+    arguments = COMMON | further | (NOISE if noisy else {})
+    signature = _signature(arguments)
+    known = arguments.keys() - COMMON.keys()
 
     def sample(
         model: Denoiser,
@@ -128,8 +139,8 @@ def sampler(
         **named: Any,
     ) -> Tensor:
         if positional or not known.issuperset(named):
-            arguments = (model, x, sigmas, extra_args, callback, disable, *positional)
-            named = _bound(name, signature, arguments, named)
+            places = (model, x, sigmas, extra_args, callback, disable, *positional)
+            named = _bound(name, signature, places, named)
         given, source = {**own, **named}, NO_NOISE
         if noisy:
             source = noise_source(
@@ -155,26 +166,26 @@ def sampler(
 
     sample.__name__ = sample.__qualname__ = name
     sample.__module__ = f"{__package__}.samplers"
-    sample.__doc__ = _docstring(text, own, noisy)
+    sample.__doc__ = _docstring(text, arguments)
     sample.__signature__ = signature  # type: ignore[attr-defined]
     return sample
 
 
-def _signature(own: Mapping[str, Any], noisy: bool) -> inspect.Signature:
+def _signature(arguments: Mapping[str, Argument]) -> inspect.Signature:
     either, named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    entries: list[tuple[str, Any, Any, str]] = []
-    entries += [(k, either, default, kind) for k, (kind, default, _) in COMMON.items()]
-    entries += [(k, either, default, OWN[k][0]) for k, default in own.items()]
-    if noisy:
-        entries += [(k, named, default, kind) for k, (kind, default, _) in NOISE.items()]
     return inspect.Signature(
-        [inspect.Parameter(k, p, default=d, annotation=a) for k, p, d, a in entries],
+        [
+            inspect.Parameter(
+                k, named if k in NOISE else either, default=a.default, annotation=a.kind
+            )
+            for k, a in arguments.items()
+        ],
         return_annotation="Tensor",
     )
 
 
 def _bound(
-    name: str, signature: inspect.Signature, arguments: tuple[Any, ...], named: dict[str, Any]
+    name: str, signature: inspect.Signature, places: tuple[Any, ...], named: dict[str, Any]
 ) -> dict[str, Any]:
     """The arguments after ``disable`` by name.
 
@@ -186,17 +197,13 @@ def _bound(
         hint = nearest(unknown[0], signature.parameters)
         raise TypeError(f"{name}() got an unexpected keyword argument {unknown[0]!r}: {hint}")
     try:
-        bound = signature.bind(*arguments, **named)
+        bound = signature.bind(*places, **named)
     except TypeError as error:
         raise TypeError(f"{name}() got {error}") from None
     return {k: v for k, v in bound.arguments.items() if k not in COMMON}
 
 
-def _docstring(text: str, own: Mapping[str, Any], noisy: bool) -> str:
-    entries = [(k, meaning) for k, (_, _, meaning) in COMMON.items()]
-    entries += [(k, OWN[k][1]) for k in own]
-    if noisy:
-        entries += [(k, meaning) for k, (_, _, meaning) in NOISE.items()]
-    lines = [text, "", "Args:", *(f"    {k}: {meaning}." for k, meaning in entries)]
+def _docstring(text: str, arguments: Mapping[str, Argument]) -> str:
+    lines = [text, "", "Args:", *(f"    {k}: {a.meaning}." for k, a in arguments.items())]
     lines += ["", "Returns:", "    The samples [B, ...] in the dtype of x.", "", "Raises:"]
     return "\n".join([*lines, "    ValueError: naming the argument that does not fit."])
