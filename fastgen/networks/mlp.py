@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastgen.common.errors import nearest
+from fastgen.common.checks import check_choice
 from fastgen.networks.embedding import Embedding
 from fastgen.networks.network import Network, register
 
@@ -33,8 +33,7 @@ class MLP(Network):
         classes: int = 0,
     ) -> None:
         super().__init__()
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation={activation!r}: {nearest(activation, ACTIVATIONS)}")
+        check_choice("activation", activation, ACTIVATIONS)
         self.config = {
             "shape": list(shape),
             "widths": list(widths),

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastgen.common.checks import check_at_least
 from fastgen.networks.unet import CONVOLUTIONS, GROUPS
 
 
@@ -54,8 +55,10 @@ class VAE(nn.Module):
         super().__init__()
         if dims not in CONVOLUTIONS:
             raise ValueError(f"dims={dims!r}: expected 1 or 2")
-        if not multipliers or latent < 1 or width < 1:
-            raise ValueError("latent, width: expected at least 1, and at least one multiplier")
+        check_at_least("latent", latent, 1)
+        check_at_least("width", width, 1)
+        if not multipliers:
+            raise ValueError("multipliers: expected at least one")
         self.config: dict[str, Any] = {
             "channels": channels,
             "latent": latent,

@@ -122,7 +122,7 @@ def test_errors_name_the_argument(call, error, message):
 @pytest.mark.parametrize(("dims", "bits"), [(1, 4), (2, 4), (3, 3), (4, 2)])
 def test_hilbert_curve_visits_neighbours(dims, bits):
     """Along the curve through a full grid every step is one cell long."""
-    # The index is of a finer grid: a grid's corners land in cells of their own, in curve order.
+    # The index is of a finer grid: a grid's corners land in different cells, in curve order.
     side = torch.linspace(0, 1, 2**bits, dtype=torch.float64)
     cells = (side * (2**bits - 1) + 0.5) / 2**bits
     grid = torch.cartesian_prod(*[cells] * dims).reshape(-1, dims)

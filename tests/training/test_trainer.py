@@ -72,7 +72,7 @@ class TestResume:
             assert killed.poll() is None, killed.stderr.read()
             time.sleep(0.002)
         killed.send_signal(signal.SIGKILL)
-        killed.wait()
+        killed.communicate()
         again = self.start(script, files[1], logs[1])
         for process in (whole, again):
             _, error = process.communicate(timeout=120)
