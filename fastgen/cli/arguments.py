@@ -44,7 +44,7 @@ def plan_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """What `--option` gave.
 
     Raises:
-        ValueError: for what has an argument of its own.
+        ValueError: for what another argument gives.
     """
     options = dict(arguments.option)
     for name in ("solver", "schedule", "steps", "timesteps"):

@@ -44,10 +44,10 @@ def run(arguments: argparse.Namespace) -> None:
 class SolverRow:
     """One solver.
 
-    order: convergence order that the tests measure (weak order where noise is added), None where
-    the theory gives none. evaluations: network evaluations per step, from the plan. history:
-    tensors of the state's size that live on between evaluations besides the state. bytes: read
-    and written per element and step by all stages, float32, for a network that predicts noise.
+    order: convergence order that the tests measure, weak where noise is added, or None where the
+    theory gives none. evaluations: of the network per step, from the plan. history: tensors of
+    the state's size that live on between evaluations besides the state. bytes: those that all
+    stages read and write per element and step, in float32, if the network predicts noise.
     """
 
     name: str

@@ -147,8 +147,8 @@ class Plan:
         Args:
             state_bytes: size of the state's dtype (float32: 4).
             network_bytes: size of the network's dtype, in and out.
-            predicts: what the network predicts; conversions cost nothing, but a history of
-                raw outputs is not written again.
+            predicts: what the network predicts. Conversions cost nothing, but a history of raw
+                outputs need not be written again.
         """
         program = self.lower(
             Parametrisation(self.schedule, predicts), cast=network_bytes != state_bytes

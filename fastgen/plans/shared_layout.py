@@ -2,10 +2,10 @@
 
 In a batch whose rows are at different steps of different plans, every row needs the same inputs
 and outputs in each call. So a call reads all state buffers and the newest outputs of the network,
-and writes all state buffers and the next network input. What a row's own stage does not read has
-the coefficient zero (which hides infinities and NaN); what it keeps is copied (coefficient one,
-exact), and in copying the values are put in the order in which sums add them up: every row gets
-the bits of a run alone.
+and writes all state buffers and the next network input. What a row's stage does not read has the
+coefficient zero, which hides infinities and NaN. What it keeps is copied: the coefficient one is
+exact. Copies are put in the order in which sums add them up, so every row gets the bits that it
+would get alone.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Layout:
         """What one program needs.
 
         Raises:
-            ValueError: if one of its stages reads something else than buffers, outputs and draws.
+            ValueError: if one of its stages reads anything but buffers, outputs and draws.
         """
         stages = [(k, s) for k, s in enumerate(program.stages) if s is not None]
         raws = []

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fastgen.common.errors import nearest
 from fastgen.schedules import scalar
 
-Value = TypeVar("Value", float, NDArray[np.float64], torch.Tensor)
+Number = TypeVar("Number", float, NDArray[np.float64], torch.Tensor)
 S = TypeVar("S", bound="type[Schedule]")
 
 _registry: dict[str, type[Schedule]] = {}
@@ -39,7 +39,9 @@ def names() -> tuple[str, ...]:
 def from_config(config: Mapping[str, Any]) -> Schedule:
     """The schedule that `config`, made by `Schedule.to_config`, describes.
 
-    Raises ValueError on an unknown name and TypeError on an unknown parameter.
+    Raises:
+        ValueError: for an unknown name.
+        TypeError: for an unknown parameter.
     """
     name = config.get("name")
     if name not in _registry:
@@ -52,13 +54,14 @@ class Schedule:
 
     alpha, sigma: signal and noise scale; eps: standard normal.
     lambda = log(alpha / sigma) is the half log signal-to-noise ratio of DPM-Solver (Lu et al.
-    2022, arXiv 2206.00927); r = sigma / alpha is the sigma of EDM (Karras et al. 2022, arXiv
-    2206.00364); the forward process is dx = f(t) x dt + g(t) dW (Song et al. 2021, 2011.13456).
+    2022, arXiv 2206.00927). r = sigma / alpha is the sigma of EDM (Karras et al. 2022, arXiv
+    2206.00364). The forward process is dx = f(t) x dt + g(t) dW (Song et al. 2021, arXiv
+    2011.13456).
 
     Every method takes a float, a numpy array or a torch tensor and computes in float64. A float
-    gives a float and an array a float64 array. A tensor gives a tensor of its own floating dtype
-    (float64 for an integer tensor) on its own device, differentiable in t. Floats and arrays out
-    of range raise ValueError; tensors are not looked at, which would make a GPU wait, and inverse
+    gives a float and an array a float64 array. A tensor gives a tensor of the same floating dtype
+    (float64 for an integer tensor) on the same device, differentiable in t. Floats and arrays out
+    of range raise ValueError. Tensors are not looked at, which would make a GPU wait; inverse
     functions clamp them. Limits are returned as such: half_log_snr(0) = inf, ratio(1) = inf where
     alpha(1) = 0.
 
@@ -85,7 +88,7 @@ class Schedule:
         """The time grid that samplers use unless told otherwise."""
         return "uniform"
 
-    def _evaluated(self, function: Callable[[Any, Any], Any], t: Value) -> Value:
+    def _evaluated(self, function: Callable[[Any, Any], Any], t: Number) -> Number:
         """`evaluate`; a plan asks for the same few floats again and again, so they are kept.
 
         Only for functions that compute in `scalar`: they depend on the parameters alone, whereas
@@ -106,49 +109,49 @@ class Schedule:
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_known"}
 
-    def alpha(self, t: Value) -> Value:
+    def alpha(self, t: Number) -> Number:
         """Signal scale, 1 at t = 0."""
         return self._evaluated(self._alpha, t)
 
-    def sigma(self, t: Value) -> Value:
+    def sigma(self, t: Number) -> Number:
         """Noise scale, 0 at t = 0."""
         return self._evaluated(self._sigma, t)
 
-    def d_alpha(self, t: Value) -> Value:
+    def d_alpha(self, t: Number) -> Number:
         """Time derivative of alpha."""
         return self._evaluated(self._d_alpha, t)
 
-    def d_sigma(self, t: Value) -> Value:
+    def d_sigma(self, t: Number) -> Number:
         """Time derivative of sigma; inf at t = 0 where that is a square root or a jump."""
         return self._evaluated(self._d_sigma, t)
 
-    def ratio(self, t: Value) -> Value:
+    def ratio(self, t: Number) -> Number:
         """The noise-to-signal ratio sigma / alpha; inf where alpha is 0."""
         return self._evaluated(self._ratio, t)
 
-    def half_log_snr(self, t: Value) -> Value:
+    def half_log_snr(self, t: Number) -> Number:
         """log(alpha / sigma), falling from inf at t = 0."""
         return self._evaluated(self._half_log_snr, t)
 
-    def log_snr(self, t: Value) -> Value:
+    def log_snr(self, t: Number) -> Number:
         """log(alpha^2 / sigma^2) = 2 half_log_snr."""
         return 2 * self.half_log_snr(t)
 
-    def drift(self, t: Value) -> Value:
+    def drift(self, t: Number) -> Number:
         """f(t) = d log alpha / dt of the forward process; -inf where alpha reaches 0."""
         return self._evaluated(self._drift, t)
 
-    def diffusion_squared(self, t: Value) -> Value:
+    def diffusion_squared(self, t: Number) -> Number:
         """g(t)^2 = d(sigma^2)/dt - 2 f sigma^2 of the forward process."""
         return self._evaluated(self._diffusion_squared, t)
 
-    def time_at_ratio(self, ratio: Value) -> Value:
+    def time_at_ratio(self, ratio: Number) -> Number:
         """The time at which sigma / alpha equals `ratio`; the inverse of `ratio(t)`."""
         self._check_ratio(ratio)
         fast = self._fast_on_floats
         return evaluate(self._clamped_time_at_ratio, ratio, check=False, fast=fast)
 
-    def time_at(self, half_log_snr: Value) -> Value:
+    def time_at(self, half_log_snr: Number) -> Number:
         """The time at which log(alpha / sigma) equals `half_log_snr`; its inverse."""
         self._check_half_log_snr(half_log_snr)
         return evaluate(
@@ -158,11 +161,11 @@ class Schedule:
             fast=self._fast_on_floats,
         )
 
-    def warp(self, t: Value) -> Value:
+    def warp(self, t: Number) -> Number:
         """The reparametrisation [0, 1] -> [0, 1] that time grids apply; the identity here."""
         return evaluate(lambda t, xp: t, t, fast=True)
 
-    def unwarp(self, t: Value) -> Value:
+    def unwarp(self, t: Number) -> Number:
         """The inverse of `warp`."""
         return evaluate(lambda t, xp: t, t, fast=True)
 
@@ -248,8 +251,8 @@ class Schedule:
 
 
 def evaluate(
-    function: Callable[[Any, Any], Any], value: Value, check: bool = True, fast: bool = False
-) -> Value:
+    function: Callable[[Any, Any], Any], value: Number, check: bool = True, fast: bool = False
+) -> Number:
     """`function(value, numpy or torch)` in float64, given back in the kind of `value`.
 
     fast: whether the function also computes one float in `fastgen.schedules.scalar`.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastgen.common.errors import nearest
 from fastgen.schedules import scalar
-from fastgen.schedules.base import Schedule, Value, evaluate, register
+from fastgen.schedules.base import Number, Schedule, evaluate, register
 from fastgen.schedules.vp import VariancePreserving, minus_log_alpha, noise_scale
 
 Betas = Sequence[float] | NDArray[np.floating[Any]] | torch.Tensor
@@ -156,7 +156,9 @@ class DiscreteVP(VariancePreserving):
     def _from_parameters(cls, parameters: Mapping[str, Any]) -> Schedule:
         """The schedule of {"betas": ...} or {"constructor": ..., and its arguments}.
 
-        Raises ValueError on an unknown constructor and TypeError on an unknown parameter.
+        Raises:
+            ValueError: for an unknown constructor.
+            TypeError: for an unknown parameter.
         """
         if "constructor" not in parameters:
             return super()._from_parameters(parameters)
@@ -192,7 +194,7 @@ class DiscreteVP(VariancePreserving):
         """Whether alpha(1) = 0."""
         return self.betas[-1] == 1
 
-    def time_of_index(self, index: Value) -> Value:
+    def time_of_index(self, index: Number) -> Number:
         """(index + 1) / N, for index in [-1, N - 1], fractions included; -1 is data."""
         if not isinstance(index, torch.Tensor):
             values = np.asarray(index, dtype=np.float64)
@@ -204,7 +206,7 @@ class DiscreteVP(VariancePreserving):
                 )
         return evaluate(lambda i, xp: (i + 1) / self.num_steps, index, check=False)
 
-    def index_of_time(self, t: Value) -> Value:
+    def index_of_time(self, t: Number) -> Number:
         """N t - 1; exactly an integer where t is the time of an index to within rounding."""
         precision = torch.float64
         if isinstance(t, torch.Tensor) and t.is_floating_point():

@@ -7,7 +7,7 @@ import math
 import numbers
 from typing import Any
 
-from fastgen.schedules.base import Schedule, Value, evaluate, register, set_real
+from fastgen.schedules.base import Number, Schedule, evaluate, register, set_real
 
 
 @register
@@ -30,11 +30,11 @@ class Rectified(Schedule):
     def __post_init__(self) -> None:
         set_real(self, "shift", 0, math.inf, "give shift > 0; 1.0 leaves time grids alone")
 
-    def warp(self, t: Value) -> Value:
+    def warp(self, t: Number) -> Number:
         """Where a grid point t goes: shift t / (1 + (shift - 1) t)."""
         return evaluate(lambda t, xp: self.shift * t / (1 + (self.shift - 1) * t), t, fast=True)
 
-    def unwarp(self, t: Value) -> Value:
+    def unwarp(self, t: Number) -> Number:
         """The inverse of `warp`: t / (shift + (1 - shift) t)."""
         return evaluate(lambda t, xp: t / (self.shift + (1 - self.shift) * t), t, fast=True)
 
@@ -77,7 +77,8 @@ def dynamic_shift(
     grids apply it once, and no grid has an option to apply it again. It replaces a static shift
     and is not multiplied with one.
 
-    Raises ValueError naming the argument.
+    Raises:
+        ValueError: naming the argument.
     """
     sizes = {"tokens": tokens, "base_tokens": base_tokens, "max_tokens": max_tokens}
     for name, value in sizes.items():

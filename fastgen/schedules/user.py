@@ -11,7 +11,7 @@ import torch
 
 from fastgen.schedules.base import Schedule, set_real
 
-Function = Callable[[torch.Tensor], Any]
+TimeFunction = Callable[[torch.Tensor], Any]
 
 _TOLERANCE = 1e-6  # on alpha(0) = 1 and sigma(0) = 0
 _CHECK_POINTS = 1025
@@ -21,26 +21,27 @@ _CHECK_POINTS = 1025
 class UserSchedule(Schedule):
     """alpha and sigma as given, for example UserSchedule(lambda t: 1 - t**2, lambda t: t).
 
-    alpha, sigma: functions of a float64 tensor of times in [0, 1], acting element by element,
-    with alpha(0) = 1, sigma(0) = 0 and a strictly rising sigma / alpha; checked on construction,
-    where ValueError names what is wrong. d_alpha, d_sigma: their derivatives, by autograd when
-    None. t_min: smallest time of interior grid points. The inverse bisects, so `time_at` and
-    `time_at_ratio` do not propagate gradients. Functions have no JSON form: `to_config` raises
-    TypeError.
+    alpha, sigma: functions of a float64 tensor of times in [0, 1], acting element by element, with
+    alpha(0) = 1, sigma(0) = 0 and a strictly rising sigma / alpha. d_alpha, d_sigma: their
+    derivatives, by autograd when None. t_min: smallest time of interior grid points.
+
+    alpha and sigma are checked on construction, where ValueError names what is wrong. The inverse bisects, so
+    `time_at` and `time_at_ratio` do not propagate gradients. Functions have no JSON form:
+    `to_config` raises TypeError.
     """
 
-    alpha_function: Function
-    sigma_function: Function
-    d_alpha_function: Function | None = None
-    d_sigma_function: Function | None = None
+    alpha_function: TimeFunction
+    sigma_function: TimeFunction
+    d_alpha_function: TimeFunction | None = None
+    d_sigma_function: TimeFunction | None = None
     minimal_time: float = 1e-3
 
     def __init__(
         self,
-        alpha: Function,
-        sigma: Function,
-        d_alpha: Function | None = None,
-        d_sigma: Function | None = None,
+        alpha: TimeFunction,
+        sigma: TimeFunction,
+        d_alpha: TimeFunction | None = None,
+        d_sigma: TimeFunction | None = None,
         t_min: float = 1e-3,
     ) -> None:
         given = {"alpha": alpha, "sigma": sigma, "d_alpha": d_alpha, "d_sigma": d_sigma}
@@ -137,7 +138,7 @@ class UserSchedule(Schedule):
         return t if xp is torch else t.numpy()
 
 
-def _call(name: str, function: Function, t: Any, xp: Any) -> Any:
+def _call(name: str, function: TimeFunction, t: Any, xp: Any) -> Any:
     times = t if xp is torch else torch.from_numpy(np.array(t))
     values = torch.as_tensor(function(times), dtype=torch.float64, device=times.device)
     if values.ndim and values.shape != times.shape:
@@ -149,7 +150,7 @@ def _call(name: str, function: Function, t: Any, xp: Any) -> Any:
     return values if xp is torch else values.detach().numpy()
 
 
-def _slope(name: str, function: Function, t: Any, xp: Any) -> Any:
+def _slope(name: str, function: TimeFunction, t: Any, xp: Any) -> Any:
     """The derivative of `function` by autograd, itself differentiable where t is."""
     given = t if xp is torch else torch.from_numpy(np.array(t))
     keep = given.requires_grad and torch.is_grad_enabled()

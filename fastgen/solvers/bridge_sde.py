@@ -1,4 +1,4 @@
-"""Sampling of Schroedinger bridges: a velocity and a score, each from a network of its own."""
+"""Sampling of Schroedinger bridges: a velocity and a score, from a network each."""
 
 from itertools import pairwise
 from math import sqrt

@@ -114,7 +114,7 @@ def ddpm(
     for i, (s, t) in enumerate(pairwise(times)):
         gap = 2 * (p.half_log_snr(s) - p.half_log_snr(t))
         d = p.denoise(x, s)
-        # r alpha_t / alpha_s, written so that alpha_s = 0 (zero terminal SNR) is no division.
+        # r alpha_t / alpha_s, written without a division by alpha_s: it is 0 at zero terminal SNR.
         kept = p.alpha(s) / p.alpha(t) * (p.sigma(t) / p.sigma(s)) ** 2
         x = kept * x + (-p.alpha(t) * expm1(gap)) * d
         small, large = (sigma * sqrt(-expm1(gap)) for sigma in (p.sigma(t), p.sigma(s)))

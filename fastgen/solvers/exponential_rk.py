@@ -115,8 +115,8 @@ class ExponentialTableau:
     """An explicit exponential Runge-Kutta method (Hochbruck and Ostermann 2010, Acta Numerica 19).
 
     c: nodes, as fractions of the step in log-SNR, the first 0. rows: one for each later node and
-    one for the result; rows[i](z), z being that of the interval from s to the node, gives the
-    weights of all known predictions but the first, whose weight makes their sum phi_1(z).
+    one for the result. rows[i](z), with the z of the interval from s to the node, gives the weights
+    of all known predictions but the first. The weight of the first makes their sum phi_1(z).
     """
 
     c: tuple[float, ...]
@@ -263,8 +263,8 @@ def dpm_solver_singlestep(
     """DPM-Solver (++) whose inner nodes are points of the grid: one evaluation per interval.
 
     Blocks of ``order`` intervals, 1 to 3, are steps of DPM-Solver-1, -2 or -3; what remains is a
-    shorter block ("DPM-Solver-fast"). The last interval is a block of its own when it ends at
-    t = 0, or with lower_order_final where nothing remains.
+    shorter block ("DPM-Solver-fast"). The last interval is a block alone when it ends at t = 0, or
+    with lower_order_final where nothing remains.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order={order!r}: expected 1, 2 or 3")

@@ -181,9 +181,11 @@ def flow_grpo(
     """Euler-Maruyama with sigma_t = a sqrt(t / (1 - t)), that is eps = sigma_t^2 / 2.
 
     x_t = x_s + (t - s) [u + sigma_s^2 / (2 s) (x_s + (1 - s) u)] + sigma_s sqrt(s - t) z on
-    rectified flows; elsewhere eps = a^2 g^2 / 4, which is the same there. sigma_t is infinite at
-    t = 1: first_step "limit" is that of the module, "next" takes a sqrt(1 / (1 - t_1)) there with
-    the next time t_1, as the authors' code does (rectified flows only).
+    rectified flows. On other schedules eps = a^2 g^2 / 4, which on rectified flows is the same.
+
+    sigma_t is infinite at t = 1. first_step "limit" is that of the module. "next" takes
+    a sqrt(1 / (1 - t_1)) there, with the next time t_1, as the authors' code does (rectified flows
+    only).
     """
     check_nonnegative("a", a)
     if first_step not in ("limit", "next"):

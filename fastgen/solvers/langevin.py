@@ -66,9 +66,10 @@ def predictor_corrector(
 ) -> Form:
     """An ancestral step to t, then Langevin steps at t of size tau.
 
-    step_rule "norm": tau = 2 (snr |z| / |score|)^2, norms of each sample (the paper averages them
-    over the batch, which couples the samples). step_rule "sigma": tau = 2 (snr sigma_t)^2, to
-    which |z| / |score| is near; no step size then depends on the data and all is one stage.
+    step_rule "norm": tau = 2 (snr |z| / |score|)^2 with the norms of each sample. (The paper
+    averages them over the batch, which couples the samples.) step_rule "sigma": tau = 2 (snr
+    sigma_t)^2, as |z| / |score| is near sigma_t. Then step sizes do not depend on the data, and a
+    step is one stage.
     """
     if step_rule not in ("sigma", "norm"):
         raise ValueError(f"step_rule={step_rule!r}: expected 'sigma' or 'norm'")

@@ -113,11 +113,13 @@ def dpmpp_3m(
 ) -> Form:
     """Third-order multistep DPM-Solver++: the quadratic through three data predictions.
 
-    x_t = (sigma_t / sigma_s) x_s + alpha_t h (phi_1 D + phi_2 D' + 2 phi_3 D''), D' and D'' h
-    and h^2 / 2 times the quadratic's derivatives, phi_k at -h. solver_type: second-order step of
-    the start, "midpoint" (`dpmpp_2m`) or "heun" (`res_2m`). lower_order_final: the last steps
-    have orders 2 and 1. compat: "diffusers" (whose code, like the authors' and k-diffusion's
-    dpmpp_3m_sde, has phi_3 in place of 2 phi_3 and thereby order 2) or "k-diffusion", the same.
+    x_t = (sigma_t / sigma_s) x_s + alpha_t h (phi_1 D + phi_2 D' + 2 phi_3 D''), with phi_k at -h.
+    D' and D'' are h and h^2 / 2 times the quadratic's derivatives.
+
+    solver_type: second-order step of the start, "midpoint" (`dpmpp_2m`) or "heun" (`res_2m`).
+    lower_order_final: the last steps have orders 2 and 1. compat: "diffusers" or "k-diffusion",
+    which are the same here. The code of diffusers, of the authors and of k-diffusion's
+    dpmpp_3m_sde has phi_3 in place of 2 phi_3, and thereby order 2.
     """
     return exponential_multistep(p, times, 3, "data", solver_type, lower_order_final, compat)
 
@@ -180,13 +182,16 @@ def unipc(
     """Exponential Adams predictor and corrector that share each evaluation.
 
     Predictor UniP-p: `exponential_adams` through the last p predictions. Corrector UniC-p, of
-    order p + 1: the same step again, now also through the prediction at its end, which was
-    evaluated at the predicted state and serves the next step too. p + 1 evaluations determine
-    the weights, and B(h) cancels; it is left where a single difference is weighted, UniP-2 and
-    UniC-1, by B(h) / 2: B = h ("bh1"), e^h - 1 ("bh2"; UniP-2 is then DPM-Solver++ (2M)), or
-    "vary_coeff", with exact weights there too. "bh1" overshoots in long steps: rms error 2.1,
-    of "bh2" 0.57, in 5 steps on Karras' grid on the 64-dimensional mixture of the benchmarks. The
-    first p - 1 steps have lower orders, with lower_order_final the last ones as well.
+    order p + 1: the same step again, now also through the prediction at its end. That prediction
+    was evaluated at the predicted state and serves the next step too.
+
+    p + 1 evaluations determine the weights, and B(h) cancels. It is left where a single difference
+    is weighted, by B(h) / 2: in UniP-2 and UniC-1. ``variant`` says what it is there: h ("bh1"),
+    e^h - 1 ("bh2"; UniP-2 is then DPM-Solver++ (2M)), or what makes the weight exact
+    ("vary_coeff"). "bh1" overshoots in long steps: in 5 steps on Karras' grid its rms error is 2.1
+    on the 64-dimensional mixture of the benchmarks, that of "bh2" 0.57.
+
+    The first p - 1 steps have lower orders, with lower_order_final the last ones as well.
     """
     check_whole("order", order, 1, 8)
     check_choice("prediction", prediction, PREDICTIONS)

@@ -8,9 +8,9 @@ import fastgen.timesteps as timesteps
 from fastgen.common.checks import check_choice
 from fastgen.plans import Builder, Form
 from fastgen.solvers.registry import register
-from fastgen.solvers.stochastic import Step, dpm_2_step, euler_step, heun_step, renoise
+from fastgen.solvers.stochastic import OneStep, dpm_2_step, euler_step, heun_step, renoise
 
-STEPS: dict[str, Step] = {"euler": euler_step, "heun": heun_step, "dpm_2": dpm_2_step}
+STEPS: dict[str, OneStep] = {"euler": euler_step, "heun": heun_step, "dpm_2": dpm_2_step}
 Interval = tuple[float, float, int, int]
 
 

@@ -34,7 +34,7 @@ from fastgen.solvers.stochastic_multistep import moments
 SOURCE = "Gonzalez et al. 2023, arXiv 2305.14267"
 
 
-class Path:
+class SeedsStep:
     """One step's exact linear part and noise path, at s and at the later stages of the step."""
 
     def __init__(
@@ -106,7 +106,7 @@ def seeds_1(
         if first_order_only(p, s, t):
             x = p.state(limit(p, x, s, t, eta, s_noise), t)
         else:
-            x = p.state(Path(p, x, s, eta, s_noise, prediction).at(t), t)
+            x = p.state(SeedsStep(p, x, s, eta, s_noise, prediction).at(t), t)
     return x
 
 
@@ -128,11 +128,11 @@ def seeds_2(
         if first_order_only(p, s, t):
             x = p.state(limit(p, x, s, t, eta, s_noise), t)
             continue
-        path = Path(p, x, s, eta, s_noise, prediction)
+        step = SeedsStep(p, x, s, eta, s_noise, prediction)
         mid = p.schedule.time_at(p.half_log_snr(s) + r * length(p, s, t))
-        bent = path.predict(path.at(mid), mid)
-        path.first = (1 - 1 / (2 * r)) * path.first + (1 / (2 * r)) * bent
-        x = p.state(path.at(t), t)
+        bent = step.predict(step.at(mid), mid)
+        step.first = (1 - 1 / (2 * r)) * step.first + (1 / (2 * r)) * bent
+        x = p.state(step.at(t), t)
     return x
 
 
@@ -156,10 +156,10 @@ def seeds_3(
         if first_order_only(p, s, t):
             x = p.state(limit(p, x, s, t, eta, s_noise), t)
             continue
-        path = Path(p, x, s, eta, s_noise, prediction)
+        step = SeedsStep(p, x, s, eta, s_noise, prediction)
         start, h = p.half_log_snr(s), length(p, s, t)
         one, two = p.schedule.time_at(start + h / 3), p.schedule.time_at(start + 2 * h / 3)
-        first = path.predict(path.at(one), one)
-        second = path.predict(path.at(two, first - path.first, 0.5), two)
-        x = p.state(path.at(t, second - path.first, 2 / 3), t)
+        first = step.predict(step.at(one), one)
+        second = step.predict(step.at(two, first - step.first, 0.5), two)
+        x = p.state(step.at(t, second - step.first, 2 / 3), t)
     return x

@@ -23,7 +23,7 @@ from fastgen.plans import Builder, Form
 from fastgen.solvers.exponential import exponential_step
 from fastgen.solvers.registry import register
 
-Step = Callable[[Builder, Form, float, float], Form]
+OneStep = Callable[[Builder, Form, float, float], Form]
 
 
 def length(p: Builder, s: float, t: float) -> float:
@@ -204,7 +204,7 @@ def renoise(p: Builder, x: Form, low: float, high: float, s_noise: float = 1.0) 
     return (p.alpha(high) / p.alpha(low)) * x + fresh_noise(p, high, low, std)
 
 
-def with_churn(step: Step) -> Callable[..., Form]:
+def with_churn(step: OneStep) -> Callable[..., Form]:
     """The solver that adds noise before each step of a deterministic one-step method.
 
     At each time s of the grid of n steps, with r = sigma / alpha: where s_tmin <= r_s <= s_tmax

@@ -272,15 +272,17 @@ def sa_solver(
 ) -> Form:
     """Stochastic Adams: exponential Adams-Bashforth predictor, Adams-Moulton corrector.
 
-    The exact step with D the polynomial through the last ``predictor_order`` predictions, then the
-    same step with the same noise and D through ``corrector_order`` of them, the newest at t. tau:
-    of the module's reverse process, in steps that start within ``tau_interval`` (a time interval),
-    0 elsewhere. The prediction at the predicted state stays in the history (mode="PEC") or is
-    replaced by one at the corrected state ("PECE"). tau may be a function of time, constant within
-    a step: its value at the step's start. corrector_order=0: no corrector; the last
-    state is not corrected. lower_order_final: orders fall to 1 towards the last step.
-    compat="diffusers": in formulas of order 2 M_1 of `moments` is its leading term (1 + tau^2) h/2,
-    as in the authors' code and diffusers.
+    The predictor is the exact step with D the polynomial through the last ``predictor_order``
+    predictions. The corrector is the same step with the same noise, and D through
+    ``corrector_order`` predictions, the newest at t. The last state is not corrected, and with
+    corrector_order=0 no state is.
+
+    tau: of the module's reverse process, in steps that start within ``tau_interval`` (of times), 0
+    elsewhere. It may be a function of time; a step takes its value at the step's start. mode: the
+    prediction at the predicted state stays in the history ("PEC"), or one at the corrected state
+    takes its place ("PECE"). lower_order_final: orders fall to 1 towards the last step.
+    compat="diffusers": formulas of order 2 have the leading term (1 + tau^2) h/2 for M_1 of
+    `moments`, as the authors' code and diffusers do.
     """
     _check_sa(predictor_order, corrector_order, mode, compat)
     rate_at: Callable[[float], float] = tau if callable(tau) else lambda _: tau

@@ -1,10 +1,10 @@
 """STORK: stabilised Runge-Kutta over many virtual stages between two network evaluations.
 
 The flow is written dx/dt = a(t) x + b(t) e(x, t): with e the velocity, a = 0 and b = 1; with e the
-noise prediction, a = alpha' / alpha and b = g^2 / (2 sigma). Within a step e is replaced by its
-Taylor polynomial in t, whose derivatives are those of the polynomial through the last
-evaluations, and the linear equation that is left is integrated by a stabilised Runge-Kutta
-method of many stages, none of which calls the network (Tan et al. 2025, arXiv 2505.24210).
+noise prediction, a = alpha' / alpha and b = g^2 / (2 sigma). Within a step a Taylor polynomial in t
+takes the place of e. Its derivatives are those of the polynomial through the last evaluations. A
+stabilised Runge-Kutta method integrates the linear equation that is left: its stages are many, but
+they do not call the network (Tan et al. 2025, arXiv 2505.24210).
 """
 
 from collections.abc import Callable

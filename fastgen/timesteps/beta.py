@@ -31,11 +31,12 @@ def beta(
     """u_i = t_min + (start - t_min) Q(1 - i / steps) before `schedule.warp`, then `end`.
 
     Q: quantile function of the Beta(alpha, beta) distribution; below 1 both make steps short at
-    both ends. With end > 0, `end` takes the place of t_min. rounded: to the indices of a
-    DiscreteVP schedule, as in ComfyUI (which drops repeated ones and so makes fewer steps; here
-    they are refused).
-    on="ratio": sigma / alpha = r(t_min) + (r(start) - r(t_min)) Q(1 - i / (steps - 1)) instead,
-    then `end`: diffusers' `use_beta_sigmas`.
+    both ends. With end > 0, `end` takes the place of t_min.
+
+    rounded: to the indices of a DiscreteVP schedule, as in ComfyUI. (It drops repeated indices and
+    so makes fewer steps; here they are refused.) on="ratio": sigma / alpha = r(t_min) +
+    (r(start) - r(t_min)) Q(1 - i / (steps - 1)) instead, then `end`: diffusers' `use_beta_sigmas`.
+
     Lee et al. 2024 (arXiv 2407.12173); alpha = beta = 0.6 is their choice.
     """
     a, b = positive("alpha", alpha), positive("beta", beta)

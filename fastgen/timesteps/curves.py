@@ -1,6 +1,6 @@
 """Grids by a curve in time itself, applied before `schedule.warp`, where a flow's shift acts.
 
-The shift belongs to the schedule and acts here alone, once: no grid has a shift of its own.
+The shift belongs to the schedule and acts here alone, once: grids do not shift times again.
 """
 
 from __future__ import annotations

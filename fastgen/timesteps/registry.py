@@ -45,7 +45,8 @@ def names() -> tuple[str, ...]:
 def options(grid: str) -> tuple[str, ...]:
     """Names of the options of a grid.
 
-    Raises ValueError for an unknown grid, naming the nearest one.
+    Raises:
+        ValueError: for an unknown grid, naming the nearest one.
     """
     if grid not in _grids:
         raise ValueError(f"unknown time grid {grid!r}; {nearest(grid, _grids)}")
@@ -63,13 +64,18 @@ def times(
 ) -> Times:
     """Strictly decreasing times of shape [steps + 1] in [0, 1], the last being `end`.
 
-    grid: a name of `names()`, or decreasing times, which are checked and returned (steps is then
-    None or their number less one). start: first time; a grid that cannot begin there ("leading";
-    those on a ratio that is infinite at `start`; tables that begin at less noise) has a start of
-    its own. options: those of the grid, see the functions of the modules `curves`, `ratios`,
-    `discrete`, `beta` and `tables`.
+    Args:
+        grid: a name of `names()`, or decreasing times, which are checked and returned.
+        schedule: the process.
+        steps: their number. With given times it is None, or the number of times less one.
+        start: first time. Some grids cannot begin there and begin later: "leading", those on a
+            ratio that is infinite at `start`, and tables that begin at less noise.
+        end: last time.
+        **options: of the grid; see the functions of the modules `curves`, `ratios`, `discrete`,
+            `beta` and `tables`.
 
-    Raises ValueError or TypeError naming the argument, its value and a remedy.
+    Raises:
+        ValueError, TypeError: naming the argument, its value and a remedy.
     """
     for name, value in (("start", start), ("end", end)):
         if not 0 <= value <= 1:
