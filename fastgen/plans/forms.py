@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Value:
     """A register: the initial state (index 0) or a materialised form."""
 
@@ -33,7 +33,7 @@ class Normal:
     end: float
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Computed:
     """A tensor that is not linear in the output of an evaluation and in noise ``draw``.
 
@@ -46,7 +46,7 @@ class Computed:
     numbers: tuple[float, ...]
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Increment:
     """What noise ``draw`` is on a Brownian path: its unit increment over [end, start]."""
 

@@ -10,7 +10,7 @@ import numpy as np
 from fastgen.plans.forms import Computed, Increment, Normal, Prediction, Value
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Raw:
     """One output of the network at one evaluation, as the network returned it.
 

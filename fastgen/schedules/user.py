@@ -25,9 +25,9 @@ class UserSchedule(Schedule):
     alpha(0) = 1, sigma(0) = 0 and a strictly rising sigma / alpha. d_alpha, d_sigma: their
     derivatives, by autograd when None. t_min: smallest time of interior grid points.
 
-    alpha and sigma are checked on construction, where ValueError names what is wrong. The inverse bisects, so
-    `time_at` and `time_at_ratio` do not propagate gradients. Functions have no JSON form:
-    `to_config` raises TypeError.
+    alpha and sigma are checked on construction, where ValueError names what is wrong. The inverse
+    bisects, so `time_at` and `time_at_ratio` do not propagate gradients. Functions have no JSON
+    form: `to_config` raises TypeError.
     """
 
     alpha_function: TimeFunction

@@ -2,7 +2,14 @@
 
 import numpy as np
 import pytest
-from test_exponential_rk import (
+
+import fastgen
+from fastgen.model.parametrisation import Parametrisation
+from fastgen.plans.program import Raw
+from fastgen.schedules import CosineVP, DiscreteVP, LinearVP, Rectified
+from fastgen.solvers.multistep import time_moments
+from tests.support.closed_forms import Gaussian, Mixture
+from tests.support.orders import (
     EVERY_SCHEDULE,
     SCHEDULES,
     check_limits,
@@ -12,13 +19,6 @@ from test_exponential_rk import (
     same,
     times_at,
 )
-
-import fastgen
-from fastgen.model.parametrisation import Parametrisation
-from fastgen.plans.program import Raw
-from fastgen.schedules import CosineVP, DiscreteVP, LinearVP, Rectified
-from fastgen.solvers.multistep import time_moments
-from tests.support.closed_forms import Gaussian, Mixture
 
 MULTISTEP = [
     "dpmpp_3m",

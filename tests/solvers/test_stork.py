@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_exponential_rk import check_slope, result
 
 import fastgen
 from fastgen.plans.forms import Let
 from fastgen.schedules import LinearVP, Rectified
 from fastgen.solvers.stork import gegenbauer
 from tests.support.closed_forms import Mixture
+from tests.support.orders import check_slope, result
 
 
 def sweep(velocity, h, stages, nodes):

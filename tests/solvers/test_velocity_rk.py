@@ -2,7 +2,12 @@
 
 import numpy as np
 import pytest
-from test_exponential_rk import (
+
+import fastgen
+from fastgen.schedules import EDM, LinearVP, Rectified
+from fastgen.solvers.velocity_rk import TABLEAUS
+from tests.support.closed_forms import Gaussian, Mixture
+from tests.support.orders import (
     EVERY_SCHEDULE,
     SCHEDULES,
     check_limits,
@@ -12,11 +17,6 @@ from test_exponential_rk import (
     same,
     times_at,
 )
-
-import fastgen
-from fastgen.schedules import EDM, LinearVP, Rectified
-from fastgen.solvers.velocity_rk import TABLEAUS
-from tests.support.closed_forms import Gaussian, Mixture
 
 SOLVERS = {  # evaluations per step
     "euler": 1,
