@@ -5,13 +5,19 @@ Each refusal names the argument, its value and what was expected.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields
+from typing import Any, ParamSpec, TypeVar
 
 from torch import Tensor
 
 from fastgen.common.errors import nearest
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> str:
@@ -104,3 +110,35 @@ def check_finite(name: str, x: Tensor) -> None:
 def per_row(values: Tensor, like: Tensor) -> Tensor:
     """Numbers [B] as factors of a batch ``like`` [B, ...]: the same memory, seen as [B, 1, ...]."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def known_arguments(**objects: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator: unknown keyword arguments are a TypeError that says what was meant.
+
+    Args:
+        **objects: for arguments that take an object of numbers, its dataclass, or several. A field
+            of it that is given to the function itself is shown its place.
+    """
+    places: dict[str, str] = {}
+    for argument, kinds in objects.items():
+        for kind in kinds if isinstance(kinds, tuple) else (kinds,):
+            for part in fields(kind):
+                places.setdefault(part.name, f"{argument}={kind.__name__}({part.name}=...)")
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        names = frozenset(inspect.signature(function).parameters)
+
+        @functools.wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in kwargs:
+                if name not in names:
+                    place = places.get(name)
+                    hint = f"give it as {place}" if place else nearest(name, names)
+                    raise TypeError(
+                        f"{function.__name__}() got an unexpected keyword argument {name!r}: {hint}"
+                    )
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate

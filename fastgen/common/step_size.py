@@ -63,7 +63,7 @@ class StepSize(NamedTuple):
             if beta:
                 found = found * power(earlier, -beta)
         most = torch.full_like(error, self.max_factor) if most is None else most
-        ceiling = torch.where(taken, most, self.safety)
+        ceiling = torch.where(taken, most.to(error), self.safety)
         found = torch.minimum(found.clamp(min=self.min_factor), ceiling)
         return torch.where(torch.isfinite(error), found, self.min_factor)
 

@@ -94,7 +94,7 @@ def log_likelihood(
         differentiable: whether to compute with gradients.
         return_solution: return a `LogLikelihood`.
         net_kwargs: for the network; tensors with a batch axis go with their samples.
-        **options: of `fastgen.odeint`: controller, max_steps, gradient, checkpoint, backend ...
+        **options: of `fastgen.odeint`: controller, max_steps, gradient, capture, backend ...
 
     Raises:
         ValueError, TypeError: naming the argument. RuntimeError: naming a sample that failed.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fastgen.common.checks import check_positive
 from fastgen.kernels.runge_kutta.contract import Control, Count, Status, Workspace
 from fastgen.kernels.runge_kutta.reference import ReferenceOperations
 from fastgen.ode.problem import StateLayout
@@ -23,11 +24,19 @@ class Event:
         function: (t, y) -> [B] or [B, E], called like f.
         terminal: whether a sample ends at its first event. All later outputs are its state there.
         tolerance: width of an event's bracket in time.
+
+    Raises:
+        TypeError, ValueError: naming the argument.
     """
 
     function: Callable[..., Any]
     terminal: bool = True
     tolerance: float = 1e-9
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"event: expected a callable event(t, y), got {self.function!r}")
+        check_positive("tolerance", self.tolerance)
 
 
 @dataclass(frozen=True)

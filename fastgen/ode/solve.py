@@ -9,8 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.arguments import known_arguments
-from fastgen.common.checks import check_at_least, check_choice, check_positive
+from fastgen.common.checks import (
+    check_at_least,
+    check_choice,
+    check_positive,
+    known_arguments,
+)
 from fastgen.common.step_size import Controller
 from fastgen.ode import tableaus
 from fastgen.ode.adjoint import Adjoint, solve_adjoint

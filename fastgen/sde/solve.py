@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.common.arguments import known_arguments
-from fastgen.common.checks import check_choice
+from fastgen.common.checks import check_choice, known_arguments
 from fastgen.noise.brownian_path import BrownianPath
 from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.sde import methods
@@ -221,7 +220,7 @@ def _control(
     """The control of adaptive steps, None of fixed ones."""
     given: dict[str, Any] = {"rtol": rtol, "atol": atol}
     given = {name: value for name, value in given.items() if value is not None}
-    if adaptive is False:
+    if not adaptive:
         for name, value in given.items():
             raise ValueError(f"{name}={value!r}: the steps are fixed; use adaptive=True, or dt")
         return None
@@ -229,7 +228,7 @@ def _control(
         raise ValueError(
             f"steps={steps}, dt={dt}: adaptive steps take first_step and max_step of Adaptive"
         )
-    return replace(Adaptive() if adaptive is True else adaptive, **given)
+    return replace(adaptive if isinstance(adaptive, Adaptive) else Adaptive(), **given)
 
 
 def _path(

@@ -28,6 +28,14 @@ def test_factor_of_each_controller():
             assert factor == pytest.approx(min(max(free, 0.2), 10.0 if ok else 0.9), rel=1e-14)
 
 
+def test_a_refused_step_is_shorter_by_exactly_the_safety_at_least():
+    rule = Controller(derivative=1.0).step_size(5, 10)
+    error = torch.tensor([1.01], dtype=torch.float64)
+    past = torch.ones(1, dtype=torch.float64), torch.full((1,), 1e-10, dtype=torch.float64)
+    for most in (None, torch.tensor([10.0])):
+        assert rule.factor(error, error < 1, past, most).item() == 0.9
+
+
 def test_the_shortest_step_counts_whatever_its_error():
     rule = Controller(min_step=0.1).step_size(5, 10)
     error = torch.tensor([2.0, 2.0, math.nan], dtype=torch.float64)
