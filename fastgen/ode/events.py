@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fastgen.common.checks import check_positive
+from fastgen.common.checks import check_nonnegative
 from fastgen.kernels.runge_kutta.contract import Control, Count, Status, Workspace
 from fastgen.kernels.runge_kutta.reference import ReferenceOperations
 from fastgen.ode.problem import StateLayout
@@ -36,7 +36,7 @@ class Event:
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise TypeError(f"event: expected a callable event(t, y), got {self.function!r}")
-        check_positive("tolerance", self.tolerance)
+        check_nonnegative("tolerance", self.tolerance)
 
 
 @dataclass(frozen=True)
