@@ -32,9 +32,10 @@ class Keys(NamedTuple):
 
 
 class Kept:
-    """Memory for the terms of a sweep, softmax(s_i)_j, from which later sweeps over the same two
-    clouds follow without products or powers: a factor for each column, as far as biases change by
-    no more than what rounding and the range of numbers allow.
+    """The terms softmax(s_i)_j of a sweep, kept for later sweeps over the same two clouds.
+
+    Those change the bias alone. A sweep then needs one factor for each column, and no products or
+    powers. It goes so far as rounding and the range of numbers allow: see `factors`.
 
     Args:
         limit: bytes. Where the terms take more, nothing is kept.
@@ -63,8 +64,10 @@ class Kept:
         self._made = scale, bias, sums
 
     def factors(self, scale: float, bias: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
-        """The terms, and factors of the columns and log-sums of the rows with which they are those
-        of `bias`; None where they are too far from it.
+        """The terms, the columns' factors, and the rows' log-sums to which these belong.
+
+        Terms times factors, normalised anew, are the terms of `bias`. None where the terms are of
+        other scores, or of a bias too far from this one.
         """
         if self.terms is None or self._made is None:
             return None
