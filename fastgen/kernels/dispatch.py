@@ -85,9 +85,15 @@ REQUIRED = {
 
 @cache
 def load(operation: str, backend: str) -> Callable[..., Any] | None:
-    """The implementation of an operation for a backend; None where the table has none."""
+    """The implementation of an operation for a backend; None where the table has none.
+
+    Raises:
+        KeyError: for an operation that no backend has.
+    """
     place = TABLE.get((operation, backend))
     if place is None:
+        if all(operation != known for known, _ in TABLE):
+            raise KeyError(operation)
         return None
     module, _, name = place.partition(":")
     found: Callable[..., Any] = getattr(import_module(f"fastgen.kernels.{module}"), name)
@@ -103,7 +109,7 @@ def find(operation: str, device: torch.device, backend: str | None = None) -> Ca
 
     Raises:
         ValueError: see `choose`.
-        KeyError: for an operation that the reference has not either.
+        KeyError: for an operation that is not in the table, or not there for the reference.
     """
     found = load(operation, choose(device, backend)) or load(operation, "reference")
     if found is None:
