@@ -8,7 +8,6 @@ rule in C++ and on GPUs.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -47,7 +46,7 @@ class StepSize(NamedTuple):
         self,
         error: Tensor,
         taken: Tensor,
-        past: Sequence[Tensor] = (),
+        past: tuple[Tensor, Tensor],
         most: Tensor | None = None,
     ) -> Tensor:
         """By how much the next step is longer, float64 [R].
@@ -55,11 +54,11 @@ class StepSize(NamedTuple):
         Args:
             error: of the step just tried, float64 [R].
             taken: whether it was accepted; after a refusal the next step is shorter.
-            past: errors of the last accepted step and of the one before it; none for "i".
+            past: errors of the last accepted step and of the one before it; 1 where there is none.
             most: the largest factors of accepted steps, float64 [R]; None is `max_factor`.
         """
         found = self.safety * power(error.clamp(min=LEAST_ERROR), -self.beta[0])
-        for beta, earlier in zip(self.beta[1:], past, strict=False):
+        for beta, earlier in zip(self.beta[1:], past, strict=True):
             if beta:
                 found = found * power(earlier, -beta)
         most = torch.full_like(error, self.max_factor) if most is None else most

@@ -1,4 +1,4 @@
-"""Error-controlled steps along a Brownian path, each sample its own."""
+"""Error-controlled steps along a Brownian path, each sample with steps to itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_choice, check_nonnegative, per_row
 from fastgen.common.rounding import square_root
-from fastgen.common.step_size import Controller, fitted
+from fastgen.common.step_size import LEAST_ERROR, Controller, fitted
 from fastgen.kernels.random_combine.operator import stochastic_combine
 from fastgen.noise.brownian_path import BrownianPath
 from fastgen.sde.equation import Equation
@@ -159,6 +159,7 @@ def solve_adaptive(
         size = first.expand(rows).clone()
     cursor = torch.ones(rows, dtype=torch.int64, device=device)
     accepted, rejected = torch.zeros_like(cursor), torch.zeros_like(cursor)
+    older, oldest = torch.ones_like(t), torch.ones_like(t)
     here = path.at(t[None])[0]
     ys: list[Tensor] = [y] + [torch.full_like(y, math.nan)] * (len(times) - 1)
 
@@ -195,7 +196,9 @@ def solve_adaptive(
                     "the step; look at f and g there"
                 )
             taken = running & rule.accepts(error, h)
-            factor = rule.factor(error, taken)
+            factor = rule.factor(error, taken, (older, oldest))
+            oldest = torch.where(taken, older, oldest)
+            older = torch.where(taken, error.clamp(min=LEAST_ERROR), older)
             # A step cut short by an output says little about longer ones.
             kept = taken & whole & (factor >= 1)
             proposed = torch.where(kept, torch.maximum(size, h * factor), h * factor)

@@ -250,6 +250,16 @@ def test_a_first_step_is_float64_and_may_be_one_for_each_sample():
     assert not torch.equal(found[0][:, 3:], found[2][:, 3:])
 
 
+def test_steps_follow_earlier_errors_where_the_controller_says_so():
+    gains = {"integral": 0.3, "proportional": 0.4}
+    found = []
+    for numbers in ({}, gains, gains | {"derivative": 0.1}, gains | {"proportional": 0.0}):
+        control = Adaptive(rtol=0.01, atol=0.01, first_step=0.01, **numbers)
+        found.append(fastgen.sdeint(f, g, start(), [0.0, 1.0], adaptive=control)[-1])
+    assert all((a != b).any() for a, b in pairwise(found))
+    assert all((a - b).abs().max() < 0.1 for a, b in pairwise(found))
+
+
 def test_norms_do_not_depend_on_the_batch():
     x = torch.randn(33, 701)
     torch.testing.assert_close(row_norm(x), x.double().square().mean(1).sqrt())
