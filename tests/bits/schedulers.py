@@ -10,7 +10,7 @@ import torch
 import fastgen.integrations.diffusers as drop_in
 from tests.bits.problems import F32, F64, normal, squash
 from tests.bits.registry import group
-from tests.integrations.scheduler_loops import OPTIONS
+from tests.integrations.diffusers.scheduler_loops import OPTIONS
 
 SHAPE = (2, 3, 4, 5)
 NAMES = [name for name in drop_in.__all__ if name.endswith("Scheduler")]

@@ -107,7 +107,7 @@ def batches():
         "partial": {"mass": 0.7}, "hilbert": {}, "sorted": {},
     }.items():  # fmt: skip
         for prefix in ("", "label-"):
-            pairing = partial(training.Pairing, prefix + kind, options)
+            pairing = partial(fastgen.couplings.NamedCoupling, prefix + kind, options)
             yield (
                 f"pairing/{prefix}{kind}",
                 lambda p=pairing: p()(x0, x1, labels, seed=3, step=4, classes=3),
