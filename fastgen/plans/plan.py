@@ -173,7 +173,7 @@ class Plan:
             f"{self.solver}{options} on {self.schedule!r}: {self.steps} steps, "
             f"{self.nfe} evaluations, {self.draws} noises"
         )
-        lines = [head, f"{'t':>10} {'alpha':>10} {'sigma':>10}  instructions"]
+        lines = [head, f"{'t':>10} {'alpha':>10} {'sigma':>10}  program"]
         count = 0
         for i in self.instructions:
             if isinstance(i, Evaluate):
