@@ -14,7 +14,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
     Without a similar name only the known ones are listed.
     """
-    options = sorted(known)
+    options = sorted(set(known))
     listing = f"Known: {', '.join(options) if options else '(none)'}"
     folded = {option.lower(): option for option in options}
     close = difflib.get_close_matches(str(name).lower(), folded, n=1)

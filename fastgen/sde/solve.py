@@ -133,41 +133,41 @@ def sdeint(
             "noise='draws', 'brownian', a BrownianPath with levy_area=True or a noise with a "
             "method with_area(s, t); or method='milstein_derivative_free'"
         )
+    if gradient == "adjoint" and (control is not None or chosen.formula is not None):
+        raise ValueError(
+            f"gradient='adjoint': is that of method='reversible_heun' with fixed steps, got "
+            f"{chosen.name!r}; use gradient='through'"
+        )
+    if parameters is not None and gradient != "adjoint":
+        raise ValueError(f"parameters: for gradient='adjoint', not for gradient={gradient!r}")
     times = times_of(t)
     equation = Equation(f, g, y0, noise_type)
     needed = _probe(equation, times, y0, gradient)
+
+    recipe = None
+    if chosen.formula is not None:
+        direction = 1.0 if times[-1] > times[0] else -1.0
+        recipe = recipe_of(chosen.formula, noise_type, sde_type, direction, equation.matrix)
     if control is not None:
         path = _path(noise, equation, times, seed, sample_ids, True, False)
-        if not isinstance(path, BrownianPath) or chosen.formula is None:
+        if not isinstance(path, BrownianPath) or recipe is None:
             raise ValueError(
                 f"adaptive=True: takes a Brownian path and a method of one state, got "
                 f"noise={noise!r}, method={chosen.name!r}"
             )
-        if gradient == "adjoint":
-            raise ValueError("gradient='adjoint': needs fixed steps and method='reversible_heun'")
-        recipe = recipe_of(chosen.formula, noise_type, sde_type, _direction(times), equation.matrix)
         order = min(chosen.strong.values())
         with torch.set_grad_enabled(needed):
             result = solve_adaptive(equation, recipe, path, times, y0, control, order).ys
     else:
         grid, places = grid_of(times, _longest(times, steps, dt))
         source = _source(noise, equation, grid, times, seed, sample_ids, chosen.area)
-        if chosen.formula is None:
+        if gradient == "adjoint":
             leap = Leap(equation, source, grid)
-            if gradient == "adjoint":
-                result = solve_reversible(leap, y0, places, _parameters(f, g, parameters))
-            else:
-                with torch.set_grad_enabled(needed):
-                    result = leap.run(y0, places)[0]
+            result = solve_reversible(leap, y0, places, _parameters(f, g, parameters))
+        elif recipe is None:
+            with torch.set_grad_enabled(needed):
+                result = Leap(equation, source, grid).run(y0, places)[0]
         else:
-            if gradient == "adjoint":
-                raise ValueError(
-                    f"gradient='adjoint': is that of method='reversible_heun', got "
-                    f"{chosen.name!r}; use gradient='through'"
-                )
-            recipe = recipe_of(
-                chosen.formula, noise_type, sde_type, _direction(times), equation.matrix
-            )
             with torch.set_grad_enabled(needed):
                 result = solve_fixed(equation, recipe, source, grid, places, y0, needed, backend)
     if on_failure == "raise":
@@ -177,10 +177,6 @@ def sdeint(
 
 def _has_area(noise: Any) -> bool:
     return noise.levy_area if isinstance(noise, BrownianPath) else hasattr(noise, "with_area")
-
-
-def _direction(times: Tensor) -> float:
-    return 1.0 if times[-1] > times[0] else -1.0
 
 
 def _probe(equation: Equation, times: Tensor, y0: Tensor, gradient: str) -> bool:

@@ -284,6 +284,7 @@ ARGUMENTS = {"f": f, "g": g, "y0": torch.zeros(2, 3), "t": [0.0, 1.0], "steps": 
         ({"adaptive": {"step": "each"}}, "step='each'"),
         ({"gradient": "reverse"}, "gradient='reverse'"),
         ({"gradient": "adjoint"}, "reversible_heun"),
+        ({"parameters": []}, "parameters: for gradient='adjoint'"),
         ({"on_failure": "warn"}, "on_failure='warn'"),
         ({"steps": None}, "steps=None, dt=None: expected one"),
         ({"dt": 0.1}, "steps=2, dt=0.1: expected one"),
