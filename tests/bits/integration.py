@@ -7,12 +7,15 @@ from functools import partial
 import torch
 
 import fastgen
+from fastgen.ode import Adjoint, Controller, Event, Execution, Through
+from fastgen.sde import Adaptive
 from tests.bits.problems import F32, F64, Module, learned, model, normal, rows, squash
 from tests.bits.registry import group, reference
 
 CONTROLLED = ("dopri5", "tsit5", "dopri8", "bosh3", "fehlberg45", "fehlberg2", "adaptive_heun")
 FIXED = ("euler", "midpoint", "heun", "rk4", "rk4_classic", "explicit_adams")
 TIMES = (0.0, 0.3, 0.35, 1.0)
+COMPACT = Execution(compact=True)
 SDES = {
     "euler_maruyama": ("ito", "diagonal scalar additive general"),
     "milstein": ("ito stratonovich", "diagonal scalar additive"),
@@ -55,27 +58,25 @@ def ordinary():
         each = torch.tensor([TIMES, TIMES[::-1], [0.0] * 4, TIMES], dtype=F64)
         yield f"{method}/each", partial(call, times=each)
         yield f"{method}/dense", partial(call, times=torch.linspace(0, 2, 41, dtype=F64))
-        yield f"{method}/compact", partial(call, compact=True, shape=(9, 2))
+        yield f"{method}/compact", partial(call, execution=COMPACT, shape=(9, 2))
         yield f"{method}/tight", partial(call, rtol=1e-9, atol=1e-9)
         for mode in ("through", "adjoint"):
             for step in ("per_sample", "joint"):
                 yield f"{method}/{mode}/{step}", partial(gradients, mode, step, method, size)
         for checkpoint in ("step", "binomial"):
-            options = {"checkpoint": checkpoint, "snapshots": 2}
-            yield (
-                f"{method}/{checkpoint}",
-                partial(gradients, "through", "per_sample", method, size | options),
-            )
+            # Methods of fixed steps keep everything, and refuse to be told otherwise.
+            way = Through(checkpoint, snapshots=2) if method in CONTROLLED else "through"
+            yield f"{method}/{checkpoint}", partial(gradients, way, "per_sample", method, size)
     for method in CONTROLLED[: 1 if reference() else None]:
         call = partial(solved, oscillator, (0.0, 2.0, 6.0), shape=(4, 2), method=method)
         event = {"event": lambda t, y: y[:, 0] + 0.25}
         yield f"{method}/event", partial(call, **event)
-        yield f"{method}/events", partial(call, event=lambda t, y: y, terminal=False)
-        yield f"{method}/event/compact", partial(call, compact=True, **event)
+        yield f"{method}/events", partial(call, event=Event(lambda t, y: y, terminal=False))
+        yield f"{method}/event/compact", partial(call, execution=COMPACT, **event)
         for controller in ("i", "pi", "pid"):
             yield f"{method}/{controller}", partial(solved, method=method, controller=controller)
-    limits = {"min_step": 0.05, "max_step": 0.1, "first_step": 0.07}
-    yield "limits", partial(solved, **limits)
+    limits = Controller.of("pi", min_step=0.05, max_step=0.1, first_step=0.07)
+    yield "limits", partial(solved, controller=limits)
     yield "tree", tree
     for failure in ("raise", "return"):
         blow_up = partial(solved, lambda t, y: y * y * y, (0.0, 50.0), on_failure=failure)
@@ -100,8 +101,7 @@ def gradients(mode, step, method, options):
         atol=1e-4,
         method=method,
         step=step,
-        gradient=mode,
-        parameters=list(module.parameters()),
+        gradient=Adjoint(list(module.parameters())) if mode == "adjoint" else mode,
         **options,
     )
     return [ys, torch.autograd.grad(ys.square().sum(), [y0, module.gain, module.bias])]
@@ -155,11 +155,12 @@ def stochastic_equations():
                     fastgen.BrownianPath, (4, width), seed=5, levy_area=method == "srk", depth=7
                 )
                 yield f"{name}/path", lambda c=call, p=path: c(noise=p())
-                control = {"adaptive": True, "steps": None, "rtol": 0.2, "atol": 0.2}
+                control = {"steps": None, "rtol": 0.2, "atol": 0.2}
                 if reference():
                     continue
-                yield f"{name}/adaptive", partial(call, **control)
-                yield f"{name}/adaptive/joint", partial(call, step="joint", **control)
+                yield f"{name}/adaptive", partial(call, adaptive=True, **control)
+                joint = Adaptive(step="joint")
+                yield f"{name}/adaptive/joint", partial(call, adaptive=joint, **control)
     yield (
         "reversible/adjoint",
         partial(gradient_of, "reversible_heun", "stratonovich", "diagonal", gradient="adjoint"),
@@ -253,7 +254,6 @@ def gradient_of_likelihood():
         atol=1e-3,
         dtype=F64,
         differentiable=True,
-        parameters=list(module.parameters()),
     )
     return [found, torch.autograd.grad(found.sum(), [x, module.gain, module.bias])]
 
