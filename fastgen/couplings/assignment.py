@@ -13,7 +13,7 @@ from torch import Tensor
 from fastgen.common.checks import check_at_least, check_choice, check_finite
 from fastgen.couplings import costs
 from fastgen.kernels import dispatch
-from fastgen.kernels.assignment.contract import Options, Problem, Solution
+from fastgen.kernels.assignment.contract import Matching, Options, Problem
 from fastgen.kernels.assignment.operator import solve
 
 Backend = Literal["auto", "cpp", "reference", "cuda"]
@@ -153,7 +153,7 @@ def _cuda_chosen(x0: Tensor | None, cost: costs.Cost) -> bool:
 
 
 def _assignment(
-    solution: Solution,
+    solution: Matching,
     problem: Problem,
     batched: bool,
     return_duals: bool,

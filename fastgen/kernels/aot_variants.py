@@ -282,7 +282,7 @@ VARIANTS += [
 
 
 @dataclass(frozen=True)
-class Pairs(Variant):
+class PairwiseVariant(Variant):
     """A reduction over pairs: what is wanted, for which dimension of the points.
 
     Its inner products run on tensor cores: fused, with operands in shared memory.
@@ -304,10 +304,10 @@ class Pairs(Variant):
 
 
 VARIANTS += [
-    Pairs("pairs, sum, 2-D", (F32,), (), want=LOG_SUM, dims=2),
-    Pairs("pairs, sum", (F32,), (), want=LOG_SUM),
-    Pairs("pairs, mean", (F32,), (), want=MEAN),
-    Pairs("pairs, best", (F32,), (), want=BEST),
+    PairwiseVariant("pairs, sum, 2-D", (F32,), (), want=LOG_SUM, dims=2),
+    PairwiseVariant("pairs, sum", (F32,), (), want=LOG_SUM),
+    PairwiseVariant("pairs, mean", (F32,), (), want=MEAN),
+    PairwiseVariant("pairs, best", (F32,), (), want=BEST),
     # AMD has 512 registers for a thread.
-    Pairs("pairs, sample", (F32,), (), want=SAMPLE, seed_per_row=True, ceiling=288),
+    PairwiseVariant("pairs, sample", (F32,), (), want=SAMPLE, seed_per_row=True, ceiling=288),
 ]

@@ -66,7 +66,7 @@ class Options:
 
 
 @dataclass
-class Solution:
+class Matching:
     """Of N problems. On a GPU all is there, and gap is NaN where some number was not finite."""
 
     match: Tensor  # [N, n], int64: the column of each row
@@ -76,13 +76,13 @@ class Solution:
     columns: Tensor  # [N, m]
     counts: Tensor | None = None  # what the CUDA kernels counted
 
-    def swapped(self, columns: int) -> Solution:
+    def swapped(self, columns: int) -> Matching:
         """The solution of the swapped problem, with so many columns here; -1 for rows left over."""
         device = self.match.device
         match = torch.full((len(self.match), columns), -1, device=device)
         values = torch.arange(self.match.shape[1], device=device).expand_as(self.match)
         match.scatter_(1, self.match, values)
-        return Solution(match, self.cost, self.gap, self.columns, self.rows, self.counts)
+        return Matching(match, self.cost, self.gap, self.columns, self.rows, self.counts)
 
 
 def check_finite(problem: Problem) -> None:

@@ -12,9 +12,9 @@ import fastgen._C as _C
 from fastgen.kernels.assignment.contract import (
     POINTS_UP_TO,
     TOLERANCE,
+    Matching,
     Options,
     Problem,
-    Solution,
     centred,
     check_finite,
 )
@@ -27,7 +27,7 @@ PARALLEL_FROM = 1 << 20
 NEAR_CENTRE = 0.25
 
 
-def solve(problem: Problem, options: Options) -> Solution:
+def solve(problem: Problem, options: Options) -> Matching:
     """By an auction in levels and shortest augmenting paths; see `fastgen.couplings.assign`.
 
     Raises:
@@ -51,7 +51,7 @@ def solve(problem: Problem, options: Options) -> Solution:
 
 def _by_product(
     problem: Problem, options: Options, x0: Tensor, x1: Tensor
-) -> tuple[Solution, Tensor]:
+) -> tuple[Matching, Tensor]:
     """The solution, and what rounding of the product may do to a single cost.
 
     x0, x1: the problem's points, in the dtype of the product.
@@ -97,7 +97,7 @@ def _run(
     matrix: Tensor | None = None,
     points: tuple[Tensor, Tensor] | None = None,
     left_out: Tensor | None = None,
-) -> Solution:
+) -> Matching:
     """Solve for a matrix of costs, which may lack a constant of each row, or for points.
 
     left_out: the sum [N] of those constants.
@@ -137,7 +137,7 @@ def _run(
         )
     except ValueError as error:  # of a number that is not finite
         raise ValueError(str(error)) from None
-    return Solution(match, cost, gap, rows, columns)
+    return Matching(match, cost, gap, rows, columns)
 
 
 def matrix_of(x0: Tensor, x1: Tensor, squares: tuple[Tensor, Tensor], root: bool) -> Tensor:

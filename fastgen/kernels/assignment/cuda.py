@@ -14,9 +14,9 @@ from fastgen.kernels.assignment import nvrtc
 from fastgen.kernels.assignment.contract import (
     POINTS_UP_TO,
     TOLERANCE,
+    Matching,
     Options,
     Problem,
-    Solution,
     centred,
 )
 
@@ -114,7 +114,7 @@ def runtime(device: torch.device) -> Runtime:
         raise ValueError(f"backend='cuda': {error}") from error
 
 
-def solve(problem: Problem, options: Options) -> Solution:
+def solve(problem: Problem, options: Options) -> Matching:
     """On the device of the problem; see `solve_with`. Its threads are not the host's.
 
     Raises:
@@ -123,7 +123,7 @@ def solve(problem: Problem, options: Options) -> Solution:
     return solve_with(problem, options, runtime(problem.device))
 
 
-def solve_with(problem: Problem, options: Options, found: Runtime) -> Solution:
+def solve_with(problem: Problem, options: Options, found: Runtime) -> Matching:
     """Computed in float64 for points, and in levels of 2^-27 of the range; nothing is waited for.
 
     Args:
@@ -279,8 +279,8 @@ class _Launch:
         n, m = self._sizes
         return self._match[:, :n].long().clamp(max=m - 1)
 
-    def solution(self, cost: Tensor) -> Solution:
+    def solution(self, cost: Tensor) -> Matching:
         """With the sum of the pairs' costs."""
         cost = torch.where(self._gap.isnan(), self._gap, cost)
         gap = self._gap.clamp(min=0)
-        return Solution(self.index(), cost, gap, self._u, self._v, self._counts)
+        return Matching(self.index(), cost, gap, self._u, self._v, self._counts)

@@ -3,10 +3,10 @@
 import torch
 
 from fastgen.kernels import dispatch
-from fastgen.kernels.assignment.contract import Options, Problem, Solution
+from fastgen.kernels.assignment.contract import Matching, Options, Problem
 
 
-def solve(problem: Problem, options: Options, backend: str = "auto") -> Solution:
+def solve(problem: Problem, options: Options, backend: str = "auto") -> Matching:
     """Pair as many points as the smaller cloud has.
 
     Args:
@@ -28,7 +28,7 @@ def solve(problem: Problem, options: Options, backend: str = "auto") -> Solution
     if kernel is None:
         raise ValueError(f"backend={backend!r}: there is no such implementation")
     _, rows, columns = problem.sizes
-    solution: Solution
+    solution: Matching
     if rows > columns:
         solution = kernel(problem.swapped, options).swapped(rows)
     else:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fastgen.kernels.assignment.contract import Options, Problem, Solution, check_finite
+from fastgen.kernels.assignment.contract import Matching, Options, Problem, check_finite
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -56,7 +56,7 @@ def assign(cost: Floats) -> tuple[npt.NDArray[np.int64], Floats, Floats]:
     return match, u, v
 
 
-def solve(problem: Problem, options: Options) -> Solution:
+def solve(problem: Problem, options: Options) -> Matching:
     """Exact whatever options.epsilon, from scratch whatever the prices."""
     if problem.matrix is not None:
         matrix = problem.matrix.double()
@@ -73,4 +73,4 @@ def solve(problem: Problem, options: Options) -> Solution:
     match, rows, columns = (torch.stack([torch.from_numpy(f[k]) for f in found]) for k in range(3))
     cost = matrix.gather(2, match[:, :, None])[:, :, 0].sum(1)
     gap = (cost - rows.sum(1) - columns.sum(1)).clamp(min=0)
-    return Solution(match, cost, gap, rows, columns)
+    return Matching(match, cost, gap, rows, columns)

@@ -11,7 +11,7 @@ from fastgen.kernels.contract import DTYPE_CODES, Noise
 from fastgen.kernels.cpp_support import PARALLEL_FROM, key_addresses, thread_count
 
 
-class Bound:
+class BoundCombine:
     """A `combine_into` on fixed buffers, described to C++ once and called often; see `bind`."""
 
     __slots__ = ("_arguments", "_dtypes", "_parallel", "_run", "_shape")
@@ -73,7 +73,7 @@ def bind(
     table: Tensor,
     clip: tuple[float, float] | None = None,
     noise: Noise | None = None,
-) -> Bound:
+) -> BoundCombine:
     """`combine_into` with all but some inputs fixed, at about 1 us a call beyond the arithmetic.
 
     The call's tensors take the places of the inputs that are None, in order. The fixed tensors
@@ -85,7 +85,7 @@ def bind(
             or not on the CPU.
     """
     check_bound(inputs, outputs, table, noise, torch.device("cpu"))
-    return Bound(inputs, outputs, table, clip, noise)
+    return BoundCombine(inputs, outputs, table, clip, noise)
 
 
 def combine_into(

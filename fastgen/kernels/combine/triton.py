@@ -18,7 +18,7 @@ from fastgen.kernels.triton_support.geometry import Geometry, geometry
 from fastgen.kernels.triton_support.launch import ALIGNMENT, Launch, bits
 
 
-class Specialisation(NamedTuple):
+class CombineCase(NamedTuple):
     """What a compiled `combine_kernel` depends on, beside dtypes and alignment."""
 
     geometry: Geometry
@@ -46,16 +46,16 @@ def specialise(
     noises: int,
     seeds: int,
     draws_per_row: bool = False,
-) -> Specialisation:
+) -> CombineCase:
     """What a call with these sizes and dtypes needs."""
     kinds = inputs + outputs
     by_row = table_rows > 1
     g = geometry(rows, elements, kinds, len(inputs) + clip + noises, noises, by_row)
     wide = compute_dtype(kinds) == torch.float64
-    return Specialisation(g, noises, clip, by_row, bool(noises) and seeds > 1, draws_per_row, wide)
+    return CombineCase(g, noises, clip, by_row, bool(noises) and seeds > 1, draws_per_row, wide)
 
 
-class Bound:
+class BoundLaunch:
     """A `combine_into` on fixed buffers whose arguments are packed once; see `bind`."""
 
     __slots__ = (
@@ -137,7 +137,7 @@ def bind(
     table: Tensor,
     clip: tuple[float, float] | None = None,
     noise: Noise | None = None,
-) -> Bound:
+) -> BoundLaunch:
     """`combine_into` with all but some inputs fixed; launches without inspecting its tensors.
 
     The call's tensors take the places of the inputs that are None, in order. The fixed tensors
@@ -149,7 +149,7 @@ def bind(
             or not on the outputs' device.
     """
     check_bound(inputs, outputs, table, noise, outputs[0].device)
-    return Bound(inputs, outputs, table, clip, noise)
+    return BoundLaunch(inputs, outputs, table, clip, noise)
 
 
 def combine_into(

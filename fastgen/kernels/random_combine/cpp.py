@@ -12,7 +12,7 @@ from fastgen.kernels.contract import DTYPE_CODES, Noise
 from fastgen.kernels.cpp_support import PARALLEL_FROM, key_addresses, thread_count
 
 
-class Bound:
+class BoundRandomCombine:
     """`random_combine.reference.bind_stochastic`, at about 1 us a call beyond the arithmetic.
 
     The fixed tensors are held by address: contiguous, on the CPU, alive as long as this is.
@@ -61,7 +61,7 @@ class Bound:
         )
 
 
-bind_stochastic = Bound
+bind_stochastic = BoundRandomCombine
 
 
 def stochastic_combine(

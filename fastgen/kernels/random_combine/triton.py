@@ -15,7 +15,7 @@ from fastgen.kernels.triton_support.geometry import Geometry, geometry
 from fastgen.kernels.triton_support.launch import OPTIONS, on_device
 
 
-class Specialisation(NamedTuple):
+class RandomCombineCase(NamedTuple):
     """What a compiled `stochastic_kernel` depends on, beside dtypes and alignment."""
 
     geometry: Geometry
@@ -41,14 +41,14 @@ def specialise(
     noises: int,
     seeds: int,
     draws_per_row: bool,
-) -> Specialisation:
+) -> RandomCombineCase:
     """What a call with these sizes and dtypes needs."""
     by_row = table_rows > 1
     # Powers of the noise live beside the terms.
     terms = len(inputs) + 2 * (noises + len(given))
     g = geometry(rows, elements, inputs + given + outputs, terms, noises, by_row)
     wide = compute_dtype(inputs + outputs) == torch.float64
-    return Specialisation(g, noises, by_row, noises > 0 and seeds > 1, draws_per_row, wide)
+    return RandomCombineCase(g, noises, by_row, noises > 0 and seeds > 1, draws_per_row, wide)
 
 
 def stochastic_combine(
