@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import torch
@@ -25,7 +25,8 @@ from tests.bits import (  # noqa: F401 (each registers its groups)
 )
 from tests.bits.registry import outcomes
 
-SHOWN = 60
+# Of every kind of difference in a group; --only PREFIX looks at some groups.
+SHOWN = 8
 
 
 def main() -> int:
@@ -56,22 +57,31 @@ def main() -> int:
     return compare(json.loads(options.file.read_text()), found, tuple(options.only))
 
 
+def kind(before: str, now: str | None) -> str:
+    """What became of a case."""
+    if now is None:
+        return "missing"
+    if ":" in now:
+        return "message" if ":" in before else "an error now"
+    return "no error now" if ":" in before else "bits"
+
+
 def compare(before: dict[str, str], now: dict[str, str], prefixes: tuple[str, ...]) -> int:
-    """Print what differs; 1 if anything does."""
+    """Print what differs, some of every kind in every group; 1 if anything does."""
     if prefixes:
         before = {name: value for name, value in before.items() if name.startswith(prefixes)}
-    lines = [f"missing    {name}" for name in before if name not in now]
-    lines += [
-        f"different  {name}: {value} before, {now[name]} now"
-        for name, value in before.items()
-        if name in now and now[name] != value
-    ]
+    differing: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, value in before.items():
+        if now.get(name) != value:
+            differing[kind(value, now.get(name)), name.split("/")[0]].append(name)
+    for (what, group), names in sorted(differing.items()):
+        print(f"\n{what}: {len(names)} of {group}")
+        for name in names[:SHOWN]:
+            print(f"  {name}: {before[name]} before, {now.get(name)} now")
+    count = sum(map(len, differing.values()))
     new = sum(name not in before for name in now)
-    print(*lines[:SHOWN], sep="\n")
-    if len(lines) > SHOWN:
-        print(f"... and {len(lines) - SHOWN} more; --only PREFIX looks at some of them")
-    print(f"{len(lines)} differ or are missing, {new} are new")
-    return int(bool(lines))
+    print(f"{count} differ or are missing, {new} are new")
+    return int(count > 0)
 
 
 sys.exit(main())

@@ -17,7 +17,7 @@ Case = tuple[str, Callable[[], Any]]
 Group = Callable[[], Iterator[Case]]
 BACKENDS = ("cpp", "reference")
 GROUPS: dict[str, tuple[Group, tuple[str, ...]]] = {}
-# What differs between runs: addresses in messages, and folders of this run's own.
+# What differs between runs: addresses in text, and folders of this run's own.
 VARYING = re.compile(r"0x[0-9a-f]+|/tmp/\S+")
 
 
@@ -61,7 +61,7 @@ def _update(hasher: Any, value: Any) -> None:
             _update(hasher, inner)
     elif value is None or isinstance(value, bool | int | float | str | np.generic):
         text = value if isinstance(value, str) else repr(getattr(value, "item", lambda: value)())
-        hasher.update(text.encode())
+        hasher.update(VARYING.sub("...", text).encode())
     else:
         raise TypeError(f"a case must return tensors, numbers and text, got {type(value)}")
 
