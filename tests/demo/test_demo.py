@@ -36,7 +36,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def checkpoint(digits):
-    return train(digits.train, steps=2, minutes=1, seed=3, width=16, progress=False)
+    return train(digits.train, steps=2, minutes=60, seed=3, width=16, progress=False)
 
 
 def with_moments(n, mean, covariance, seed):
@@ -104,7 +104,7 @@ class TestDigits:
 
 class TestTraining:
     def test_the_loss_falls(self, digits):
-        made = train(digits.train, steps=120, minutes=1, seed=0, width=32, progress=False)
+        made = train(digits.train, steps=120, minutes=60, seed=0, width=32, progress=False)
         with torch.no_grad():
             losses = [
                 OBJECTIVE.loss(network, Batch(*digits.held_out_a, step=0, seed=0))
@@ -114,8 +114,8 @@ class TestTraining:
 
     def test_the_seed_determines_the_weights(self, digits, checkpoint):
         state = torch.random.get_rng_state()
-        again = train(digits.train, steps=2, minutes=1, seed=3, width=16, progress=False)
-        other = train(digits.train, steps=2, minutes=1, seed=4, width=16, progress=False)
+        again = train(digits.train, steps=2, minutes=60, seed=3, width=16, progress=False)
+        other = train(digits.train, steps=2, minutes=60, seed=4, width=16, progress=False)
         assert torch.equal(torch.random.get_rng_state(), state)
         weights = [made.network.outward.weight for made in (checkpoint, again, other)]
         assert torch.equal(weights[0], weights[1])
