@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,13 +47,14 @@ class Canonical(NamedTuple):
     times: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """A solver on a schedule and a time grid: what to evaluate, where, and the sums.
 
     options: the solver's own; times: the decreasing times of the grid, [steps + 1]; instructions:
     in the order in which they are carried out; result: the register that is returned; clip: bounds
-    of every data prediction.
+    of every data prediction. Nothing of it can be written to: equal calls of `fastgen.plan` may
+    return one plan.
     """
 
     solver: str
@@ -67,6 +69,17 @@ class Plan:
     def __post_init__(self) -> None:
         found = tuple(i for i in self.instructions if isinstance(i, Evaluate))
         object.__setattr__(self, "evaluations", found)
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+        times = np.array(self.times)
+        times.flags.writeable = False
+        object.__setattr__(self, "times", times)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "options": dict(self.options)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.__post_init__()
 
     @property
     def nfe(self) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Generic, TypeVar
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice
+from fastgen.common.kept import Kept
+from fastgen.kernels import dispatch
 from fastgen.model.guidance import Guidance, Transform
 from fastgen.model.model import Model
 from fastgen.noise.keys import id_tensor, seed_tensor
@@ -51,37 +54,55 @@ class Idle(Generic[Key, Work]):
         """Give buffers back; the oldest go where there are too many."""
         self._kept.append((key, work))
 
+    def drain(self) -> Iterator[Work]:
+        """All of them, one by one; they are then the caller's."""
+        while self._kept:
+            yield self._kept.popleft()[1]
+
     def clear(self) -> None:
         """Let all of them go."""
         self._kept.clear()
 
 
 class PreparedProgram:
-    """A lowered program; its tables on each device; buffers of the last runs of all programs."""
+    """A lowered program; its tables on each device; buffers of the last runs of all programs.
 
-    idle: Idle[tuple[PreparedProgram, BufferKey], InPlaceRun] = Idle(8)
+    Any number of samplers may share one, and copies of them do.
+    """
+
+    idle: Idle[tuple[PreparedProgram, BufferKey, Any], InPlaceRun] = Idle(8)
 
     def __init__(self, program: Program) -> None:
         self.program = program
         self._tables: dict[torch.device, Tables] = {}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> PreparedProgram:
+        return self
+
     def tables(self, device: torch.device) -> Tables:
         """The coefficients on a device."""
         if device not in self._tables:
-            self._tables[device] = Tables(self.program, device)
+            with torch.inference_mode(False):  # for later runs in whatever mode
+                self._tables[device] = Tables(self.program, device)
         return self._tables[device]
 
-    def workspace(self, key: BufferKey) -> InPlaceRun:
+    def workspace(self, key: BufferKey, backend: str | None = None) -> InPlaceRun:
         """Buffers and prepared calls: those of an earlier run where they fit."""
-        work = self.idle.take((self, key))
+        work = self.idle.take((self, key, dispatch.find("bind_combine", key.device, backend)))
         if work is not None:
             return work
-        with torch.inference_mode(False):  # buffers for later runs in whatever mode
-            return InPlaceRun(self.program, self.tables(key.device), key, None)
+        with torch.inference_mode(False):
+            return InPlaceRun(self.program, self.tables(key.device), key, backend)
 
     def keep(self, work: InPlaceRun) -> None:
         """Keep the buffers of a run that is over."""
-        self.idle.keep((self, work.key), work)
+        self.idle.keep((self, work.key, work.bind), work)
+
+
+# Lowered plans that depend on what is hashed alone; see `fastgen.solvers.registry.kept_plans`.
+kept_programs = Kept[PreparedProgram](64)
+# Elements of a state up to which buffers outlive their sampler.
+SMALL = 2**16
 
 
 class Prepared:
@@ -118,7 +139,7 @@ class Prepared:
         self.parametrisation = replace(model.parametrisation, transformed=transform is not None)
         self.dtypes = dtype, model.input_dtype(dtype)
         self._idle: Idle[BufferKey, tuple[InPlaceRun, TimeRows]] = Idle(4)
-        self._programs: dict[tuple[bool, bool, float], Program] = {}
+        self._programs: dict[tuple[bool, bool, float], PreparedProgram] = {}
         self._tables: dict[tuple[bool, bool, torch.device], Tables] = {}
         self._times: dict[tuple[int, torch.device], TimeTables] = {}
         check_plan(plan, model, transform)
@@ -133,18 +154,37 @@ class Prepared:
 
     def program(self, observe: bool = False, keep: bool = False, scale: float = 2.0) -> Program:
         """The lowered plan; ``scale`` stands for guidance scales that differ between samples."""
-        key = observe, keep, scale
-        if key not in self._programs:
-            self._programs[key] = self.plan.lower(
-                self.parametrisation,
-                brownian=self.noise == "brownian",
-                cast=self.dtypes[0] != self.dtypes[1],
-                observe=observe,
-                keep_states=keep,
-                hold_outputs=not self.model.reuses_output,
-                weights=partial(self._weights, scale=scale),
-            )
-        return self._programs[key]
+        return self._shared(observe, keep, scale).program
+
+    @property
+    def _scale_per_sample(self) -> bool:
+        """Whether tables have a row for each sample, which no other sampler shares."""
+        return self.guidance is not None and isinstance(self.guidance.scale, Tensor)
+
+    def _shared(self, observe: bool, keep: bool, scale: float = 2.0) -> PreparedProgram:
+        """The lowered plan with what other samplers have prepared of it."""
+        asked = observe, keep, scale
+        if asked not in self._programs:
+            weights = partial(self._weights, scale=scale)
+            options = {
+                "brownian": self.noise == "brownian",
+                "cast": self.dtypes[0] != self.dtypes[1],
+                "observe": observe,
+                "keep_states": keep,
+                "hold_outputs": not self.model.reuses_output,
+            }
+
+            def make() -> PreparedProgram:
+                lowered = self.plan.lower(self.parametrisation, weights=weights, **options)
+                return PreparedProgram(lowered)
+
+            if self.model.schedule.constant:
+                factors = tuple([weights(e.time) for e in self.plan.evaluations])
+                key = self.plan, self.parametrisation, *options.values(), factors
+                self._programs[asked] = kept_programs(key, make)
+            else:
+                self._programs[asked] = make()
+        return self._programs[asked]
 
     def _weights(self, t: float, scale: float = 2.0) -> tuple[float, ...]:
         """The factors of the network's outputs at time t; ``scale`` stands for one per sample."""
@@ -162,6 +202,8 @@ class Prepared:
 
     def tables(self, device: torch.device, observe: bool = False, keep: bool = False) -> Tables:
         """The coefficients of all stages, made once."""
+        if not self._scale_per_sample:
+            return self._shared(observe, keep).tables(device)
         key = observe, keep, device
         if key not in self._tables:
             self._tables[key] = self.new_tables(device, observe, keep)
@@ -200,13 +242,25 @@ class Prepared:
         if found is not None:
             found[1].restore(self.time_tables(x))
             return found
+        rows = TimeRows(self.time_tables(x))
+        if not self._scale_per_sample:
+            return self._shared(observe, keep).workspace(key, self.backend), rows
         tables = self.tables(x.device, observe, keep)
-        run = InPlaceRun(self.program(observe, keep), tables, key, self.backend)
-        return run, TimeRows(self.time_tables(x))
+        return InPlaceRun(self.program(observe, keep), tables, key, self.backend), rows
 
     def keep(self, run: InPlaceRun, rows: TimeRows) -> None:
         """Keep the buffers of a run that is over."""
         self._idle.keep(run.key, (run, rows))
+
+    def retire(self) -> None:
+        """Leave small buffers to later samplers of the same plan; for one that is used once.
+
+        Not those that a callback has seen: it may still have them.
+        """
+        for run, _ in self._idle.drain():
+            small = math.prod(run.key.shape) <= SMALL and not run.key.observe
+            if small and not self._scale_per_sample:
+                self._shared(run.key.observe, run.key.keep).keep(run)
 
     def initial(
         self,

@@ -74,7 +74,7 @@ class InPlaceRun:
         self, program: Program, tables: Tables, key: BufferKey, backend: str | None
     ) -> None:
         self.program, self.key = program, key
-        bind = dispatch.find("bind_combine", key.device, backend)
+        self.bind = bind = dispatch.find("bind_combine", key.device, backend)
         state, network = key.dtypes
         self.slots = [
             torch.empty(key.shape, dtype=network if on_network else state, device=key.device)

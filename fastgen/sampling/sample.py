@@ -121,7 +121,7 @@ def sample(
         dtype=dtype,
         backend=backend,
     )
-    return sampler(
+    result = sampler(
         shape_or_x,
         seed=seed,
         sample_ids=sample_ids,
@@ -134,6 +134,8 @@ def sample(
         checkpoint=checkpoint,
         **(net_kwargs or {}),
     )
+    sampler.prepared.retire()
+    return result
 
 
 @cache

@@ -88,6 +88,14 @@ class Schedule:
         """The time grid that samplers use unless told otherwise."""
         return "uniform"
 
+    @property
+    def constant(self) -> bool:
+        """Whether its values depend on its parameters alone: not for what calls a user's function.
+
+        Then plans on it, and what they are lowered to, are kept for later calls.
+        """
+        return self._fast_on_floats
+
     def _evaluated(self, function: Callable[[Any, Any], Any], t: Number) -> Number:
         """`evaluate`; a plan asks for the same few floats again and again, so they are kept.
 

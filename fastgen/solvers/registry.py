@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 
 import fastgen.timesteps as grids
 from fastgen.common.errors import nearest
+from fastgen.common.kept import Kept
 from fastgen.plans import Builder, Form, Plan
 from fastgen.schedules import Schedule
 
@@ -142,6 +143,41 @@ def plan(
     grid = schedule.default_grid if timesteps is None else timesteps
     if clip is not None and not clip[0] < clip[1]:
         raise ValueError(f"clip={clip!r}: expected (low, high) with low < high")
+    make = partial(
+        _made, entry, schedule, grid, steps, start, end, reverse, clip, predicts, options
+    )
+    numbers = steps, start, end, reverse, predicts, *(clip or ()), *options, *options.values()
+    if (
+        schedule.constant
+        and isinstance(grid, str)
+        and all(map(_is_own, (entry.build, grids.get(grid))))
+        and all(isinstance(n, str | int | float | None) for n in numbers)
+    ):
+        return kept_plans((entry, schedule, repr((schedule, grid, clip, numbers))), make)
+    return make()
+
+
+# Plans that depend on their arguments alone: a loop of `fastgen.sample` asks for the same again.
+kept_plans = Kept[Plan](64)
+
+
+def _is_own(function: Callable[..., Any]) -> bool:
+    """Whether it is this library's: a user's may give something else the next time."""
+    return function.__module__.startswith("fastgen.")
+
+
+def _made(
+    entry: Solver,
+    schedule: Schedule,
+    grid: str | Sequence[float] | np.ndarray,
+    steps: int | None,
+    start: float | None,
+    end: float,
+    reverse: bool,
+    clip: tuple[float, float] | None,
+    predicts: str,
+    options: dict[str, Any],
+) -> Plan:
     times = grids.times(
         grid,
         schedule,
@@ -155,7 +191,7 @@ def plan(
     builder = Builder(schedule, predicts)
     result = builder.let(entry.build(builder, times.tolist(), **own))
     return Plan(
-        solver=solver,
+        solver=entry.name,
         options=own,
         schedule=schedule,
         times=times,

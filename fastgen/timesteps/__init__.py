@@ -1,7 +1,7 @@
 """Time grids: the decreasing times, from noise (1) to data (0), between which solvers step."""
 
 from fastgen.timesteps import beta, curves, discrete, ratios, tables
-from fastgen.timesteps.registry import Grid, Times, names, options, register, times
+from fastgen.timesteps.registry import Grid, Times, get, names, options, register, times
 
 __all__ = [
     "Grid",
@@ -9,6 +9,7 @@ __all__ = [
     "beta",
     "curves",
     "discrete",
+    "get",
     "names",
     "options",
     "ratios",

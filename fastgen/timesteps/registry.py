@@ -42,15 +42,20 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_grids))
 
 
-def options(grid: str) -> tuple[str, ...]:
-    """Names of the options of a grid.
+def get(grid: str) -> Grid:
+    """The function of a grid.
 
     Raises:
         ValueError: for an unknown grid, naming the nearest one.
     """
     if grid not in _grids:
         raise ValueError(f"unknown time grid {grid!r}; {nearest(grid, _grids)}")
-    return tuple(_options(_grids[grid]) or ())
+    return _grids[grid]
+
+
+def options(grid: str) -> tuple[str, ...]:
+    """Names of the options of a grid; raises as `get` does."""
+    return tuple(_options(get(grid)) or ())
 
 
 def times(
