@@ -1,7 +1,7 @@
 """What the kernels of all operations share: dtypes, streams of draws, and which noise is drawn."""
 
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -23,6 +23,22 @@ class Stream(IntEnum):
     PLAN = 4
     USER = 5
     TIME = 6
+
+
+class HoldsAddresses:
+    """What knows its tensors by their addresses: a copy would work on the original's memory.
+
+    So it refuses to be copied and pickled. What holds such an object leaves it out of its copies
+    and makes it again, on tensors of their own, when they first need it.
+    """
+
+    __slots__ = ()
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError(
+            f"{type(self).__name__} holds the addresses of its tensors and cannot be copied or "
+            "pickled; make another on the tensors of the copy"
+        )
 
 
 class Noise(NamedTuple):

@@ -9,11 +9,14 @@ import torch  # first: the extension must find torch's OpenMP runtime loaded, or
 from torch import Tensor
 
 import fastgen._C as _C
+from fastgen.common.forks import keep_children_alone
 
 # torch's table of C functions (2.10 and later), which makes looking at a tensor from C++ cheap;
 # None: by its Python attributes.
 EXCHANGE: object = getattr(Tensor, "__dlpack_c_exchange_api__", None)
 _C.use_tensor_type(Tensor, EXCHANGE)
+
+keep_children_alone()
 
 # Below this many elements a second thread costs more than it brings.
 PARALLEL_FROM = 65536

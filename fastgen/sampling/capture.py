@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastgen.common.errors import nearest
-from fastgen.common.graphs import recorded, warm_up
+from fastgen.common.graphs import Recording, recorded, warm_up
+from fastgen.common.modes import unrecorded
 from fastgen.model.guidance import Guidance
 from fastgen.plans import Plan
 from fastgen.plans.forms import Computed
+from fastgen.sampling.network_calls import TimeTables
 from fastgen.sampling.prepared import Prepared
 from fastgen.sampling.run import BufferKey, InPlaceRun
+from fastgen.sampling.tables import Tables
 
 
 class StaticArguments:
@@ -29,12 +33,13 @@ class StaticArguments:
     """
 
     def __init__(self, arguments: Mapping[str, Any], device: torch.device) -> None:
-        self.values = {
-            name: pytree.tree_map_only(
-                Tensor, lambda x: x.detach().to(device, copy=True).contiguous(), value
-            )
-            for name, value in arguments.items()
-        }
+        with torch.inference_mode(False):  # to be written to in whatever mode
+            self.values = {
+                name: pytree.tree_map_only(
+                    Tensor, lambda x: x.detach().to(device, copy=True).contiguous(), value
+                )
+                for name, value in arguments.items()
+            }
 
     def load(self, arguments: Mapping[str, Any]) -> None:
         """Copy tensors into place; those left out keep their values.
@@ -74,11 +79,22 @@ class StaticArguments:
             static.copy_(x, non_blocking=True)
 
 
+class _Recorded(NamedTuple):
+    """What a graph works on, and the graph."""
+
+    run: InPlaceRun
+    tables: Tables
+    times: TimeTables
+    signature: tuple[object, ...]
+    recording: Recording
+
+
 class Captured:
     """One recorded run of a sampler; made by `Sampler.capture`.
 
     ``captured(seed=7)`` gives what the sampler gives for the captured shape and this seed, bit
-    for bit. Not to be called from two threads at once.
+    for bit. Not to be called from two threads at once. A copy has memory of its own and is
+    recorded when it is first used.
 
     Attributes:
         graphed: whether it is a CUDA graph; otherwise the run is repeated eagerly, on the same
@@ -94,16 +110,31 @@ class Captured:
         warmup: int,
         net_kwargs: dict[str, Any],
     ) -> None:
-        self.prepared = prepared
-        x, seeds, ids = prepared.initial(shape, 0, None, device)
+        self.prepared, self._warmup = prepared, warmup
+        self._shape, self._device = tuple(shape), device
+        self._arguments = StaticArguments(net_kwargs, device)
+        self._made: _Recorded | None = None
+        self._recorded()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_made": None}
+
+    def __copy__(self) -> Captured:
+        """Of the same model and plan, with arguments of its own."""
+        return copy.deepcopy(self, {id(self.prepared): self.prepared})
+
+    def _recorded(self) -> _Recorded:
+        """The recording, made now if this is the first use of a copy."""
+        if self._made is not None:
+            return self._made
+        prepared, device = self.prepared, self._device
+        x, seeds, ids = prepared.initial(self._shape, 0, None, device)
         # A seed for every sample: one for all is then a special case.
         key = BufferKey(tuple(x.shape), x.device, prepared.dtypes, x.shape[0], False, False)
-        self._tables = prepared.new_tables(device)
-        self._times = prepared.new_time_tables(x.shape[0], device)
-        self._run = InPlaceRun(prepared.program(), self._tables, key, prepared.backend)
-        self._arguments = StaticArguments(net_kwargs, device)
-        self._signature = signature(prepared, self._times.path)
-        run, times, arguments = self._run, self._times, self._arguments.values
+        tables = prepared.new_tables(device)
+        times = prepared.new_time_tables(x.shape[0], device)
+        run = InPlaceRun(prepared.program(), tables, key, prepared.backend)
+        arguments = self._arguments.values
 
         def work() -> None:
             state, seeds, ids = run.slots[0], run.seeds, run.ids
@@ -115,14 +146,16 @@ class Captured:
             run.start(x, seeds, ids)
             work()
 
-        with torch.inference_mode():
-            warm_up(start, device, warmup)
-            self._recording = recorded(work, device, "sampling loop")
+        with unrecorded(prepared.model.net):
+            warm_up(start, device, self._warmup)
+            recording = recorded(work, device, "sampling loop")
+        self._made = _Recorded(run, tables, times, signature(prepared, times.path), recording)
+        return self._made
 
     @property
     def graphed(self) -> bool:
         """Whether a graph is replayed."""
-        return self._recording.graphed
+        return self._recorded().recording.graphed
 
     def __call__(
         self,
@@ -146,15 +179,15 @@ class Captured:
         Raises:
             ValueError: for an argument of another shape than at the capture.
         """
-        run = self._run
-        shape = run.key.shape
+        made = self._recorded()
+        run, shape = made.run, made.run.key.shape
         if x is not None and tuple(x.shape) != shape:
             raise ValueError(f"x: expected shape {shape} as at the capture, got {tuple(x.shape)}")
         start = self.prepared.initial(shape if x is None else x, seed, sample_ids, run.key.device)
         self._arguments.load(net_kwargs)
-        with torch.inference_mode():
+        with unrecorded(self.prepared.model.net):
             run.start(*start)
-            self._recording.replay()
+            made.recording.replay()
         return run.finish()
 
     def exchange(self, plan: Plan | None = None, *, scale: float | Tensor | None = None) -> None:
@@ -170,22 +203,21 @@ class Captured:
         Raises:
             ValueError: if the graph has something built in that would be another.
         """
-        old = self.prepared
+        old, made = self.prepared, self._recorded()
         guidance = old.guidance
         if scale is not None:
             guidance = _rescaled(guidance, scale)
         new = old.with_plan(old.plan if plan is None else plan, guidance)
-        device = self._run.key.device
-        times = new.new_time_tables(self._run.key.shape[0], device)
-        if signature(new, times.path) != self._signature:
+        times = new.new_time_tables(made.run.key.shape[0], self._device)
+        if signature(new, times.path) != made.signature:
             raise ValueError(
                 f"plan: {new.plan.solver!r} with {new.plan.nfe} evaluations does not fit the "
                 f"captured {old.plan.solver!r} with {old.plan.nfe}: its stages, its clipping, what "
                 "is guided, or numbers that are not in tables (see Sampler.capture) differ; "
                 "capture it on its own"
             )
-        self._tables.load(new.new_tables(device))
-        self._times.load(times)
+        made.tables.load(new.new_tables(self._device))
+        made.times.load(times)
         self.prepared = new
 
 

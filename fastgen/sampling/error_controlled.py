@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_choice
 from fastgen.common.errors import nearest
+from fastgen.common.modes import unrecorded
 from fastgen.model.field import ModelField
 from fastgen.model.guidance import Guidance
 from fastgen.model.model import Model
@@ -150,7 +151,7 @@ def sample_batch(
     start = model.schedule.t_max if start is None else float(start)
     x, _, _ = initial_state(model, shape_or_x, seed, sample_ids, device, dtype, start)
     options |= {"start": start, "backend": backend, "guidance": guidance, "net_kwargs": net_kwargs}
-    with torch.set_grad_enabled(differentiable):
+    with torch.inference_mode(False) if differentiable else unrecorded(model.net):
         found: Tensor = sample_adaptive(model, x, solver, **options)
     if check_finite and not bool(torch.isfinite(found).all()):
         raise FloatingPointError("the samples are not finite")

@@ -47,10 +47,11 @@ class TimeRows:
     """A run's own copy of time tables, by evaluation: a network may scale its times in place."""
 
     def __init__(self, tables: TimeTables) -> None:
-        self._times = tables.times.clone()
-        self._doubled = None if tables.doubled is None else tables.doubled.clone()
-        self.times = time_rows(self._times)
-        self.doubled = [] if self._doubled is None else time_rows(self._doubled)
+        with torch.inference_mode(False):  # for later runs in whatever mode
+            self._times = tables.times.clone()
+            self._doubled = None if tables.doubled is None else tables.doubled.clone()
+            self.times = time_rows(self._times)
+            self.doubled = [] if self._doubled is None else time_rows(self._doubled)
 
     def restore(self, tables: TimeTables) -> None:
         """Undo what a network may have done to them."""

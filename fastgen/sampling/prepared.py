@@ -33,10 +33,16 @@ Work = TypeVar("Work")
 
 
 class Idle(Generic[Key, Work]):
-    """Buffers of runs that are over, for the next run with the same key. Safe between threads."""
+    """Buffers of runs that are over, for the next run with the same key. Safe between threads.
+
+    Copies of it are empty: buffers belong to one holder, and calls hold their addresses.
+    """
 
     def __init__(self, limit: int) -> None:
         self._kept: deque[tuple[Key, Work]] = deque(maxlen=limit)
+
+    def __reduce__(self) -> Any:
+        return Idle, (self._kept.maxlen,)
 
     def take(self, key: Key) -> Work | None:
         """Buffers of that key, which are then the caller's alone."""
@@ -91,8 +97,7 @@ class PreparedProgram:
         work = self.idle.take((self, key, dispatch.find("bind_combine", key.device, backend)))
         if work is not None:
             return work
-        with torch.inference_mode(False):
-            return InPlaceRun(self.program, self.tables(key.device), key, backend)
+        return InPlaceRun(self.program, self.tables(key.device), key, backend)
 
     def keep(self, work: InPlaceRun) -> None:
         """Keep the buffers of a run that is over."""
@@ -198,7 +203,8 @@ class Prepared:
         scale = None if self.guidance is None else self.guidance.scale
         rows = scale if isinstance(scale, Tensor) else None
         other = None if rows is None else self.program(observe, keep, 3.0)
-        return Tables(self.program(observe, keep), device, rows, other)
+        with torch.inference_mode(False):  # for later runs in whatever mode
+            return Tables(self.program(observe, keep), device, rows, other)
 
     def tables(self, device: torch.device, observe: bool = False, keep: bool = False) -> Tables:
         """The coefficients of all stages, made once."""
@@ -212,13 +218,13 @@ class Prepared:
     def new_time_tables(self, batch: int, device: torch.device) -> TimeTables:
         """What evaluations of B states read of the plan's times, in new memory."""
         twice = self.guidance is not None and self.guidance.batched
-        table = self.model.time_table(self._time_values, batch, device)
         increments = self._increments
-        return TimeTables(
-            table,
-            self.model.time_table(self._time_values, 2 * batch, device) if twice else None,
-            IncrementTable(increments, device) if increments else None,
-        )
+        with torch.inference_mode(False):  # for later runs in whatever mode
+            return TimeTables(
+                self.model.time_table(self._time_values, batch, device),
+                self.model.time_table(self._time_values, 2 * batch, device) if twice else None,
+                IncrementTable(increments, device) if increments else None,
+            )
 
     def time_tables(self, x: Tensor) -> TimeTables:
         """What evaluations of states like x read of the plan's times, made once."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgen.kernels import dispatch
+from fastgen.kernels.contract import HoldsAddresses
 from fastgen.plans import Program
 from fastgen.plans.forms import Computed, Increment
 from fastgen.plans.program import Raw
@@ -67,13 +68,18 @@ class _Call:
     drops: tuple[int, ...]
 
 
-class InPlaceRun:
+class InPlaceRun(HoldsAddresses):
     """Runs a program in its buffers, every stage one bound kernel call."""
 
     def __init__(
         self, program: Program, tables: Tables, key: BufferKey, backend: str | None
     ) -> None:
         self.program, self.key = program, key
+        with torch.inference_mode(False):  # for later runs in whatever mode
+            self._allocate(tables, backend)
+
+    def _allocate(self, tables: Tables, backend: str | None) -> None:
+        program, key = self.program, self.key
         self.bind = bind = dispatch.find("bind_combine", key.device, backend)
         state, network = key.dtypes
         self.slots = [

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.modes import unrecorded
 from fastgen.model.guidance import Guidance, Transform
 from fastgen.model.model import Model
 from fastgen.plans import Plan
@@ -89,7 +90,8 @@ class Sampler:
             progress: show a progress bar (needs tqdm).
             check_finite: raise FloatingPointError at the first evaluation that returns NaN or
                 infinity (one synchronisation per evaluation).
-            differentiable: record the run for autograd; the default runs in inference mode.
+            differentiable: record the run for autograd; the default records nothing. Networks
+                are called outside of inference mode (`fastgen.common.modes`).
             checkpoint: with differentiable, recompute each evaluation in the backward pass:
                 memory of one evaluation instead of all.
             **net_kwargs: passed to the network at every evaluation.
@@ -117,7 +119,7 @@ class Sampler:
         run.start(x, seeds, ids)
         states = [x] if trajectory else []
         reports = reports_of(program, self.plan) if trajectory or callback else None
-        with torch.inference_mode(not differentiable):
+        with torch.inference_mode(False) if differentiable else unrecorded(self.model.net):
             for k in range(-1, self.plan.nfe):
                 run.advance(k, calls)
                 if reports is None:
@@ -189,4 +191,5 @@ class Sampler:
         """
         place = self.model.device if device is None else torch.device(device)
         wanted = place.type == "cuda" if capture is None else capture
-        return ContinuousBatch(self.prepared, shape, plans, place, wanted, net_kwargs)
+        with torch.inference_mode(False):  # for steps in whatever mode
+            return ContinuousBatch(self.prepared, shape, plans, place, wanted, net_kwargs)

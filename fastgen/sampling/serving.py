@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fastgen.common.devices import upload
 from fastgen.common.errors import nearest
 from fastgen.common.graphs import Recording, recorded, warm_up
+from fastgen.common.modes import unrecorded
 from fastgen.kernels import Noise, Stream, dispatch
 from fastgen.plans import Plan
-from fastgen.plans.shared_layout import Layout, embed
 from fastgen.sampling.capture import StaticArguments
+from fastgen.sampling.embedded import Embedded, alone, embedded, layout_of
 from fastgen.sampling.network_calls import NetworkCalls
 from fastgen.sampling.prepared import Prepared
 
@@ -24,27 +26,11 @@ from fastgen.sampling.prepared import Prepared
 KEPT_PROGRAMS = 64
 
 
-@dataclass(frozen=True)
-class _Embedded:
-    """A plan in the batch's layout on the device, and what runs it alone."""
-
-    prepared: Prepared
-    first: Tensor
-    first_draws: Tensor
-    tables: Tensor
-    draws: Tensor
-    times: Tensor
-
-    @property
-    def nfe(self) -> int:
-        return self.prepared.plan.nfe
-
-
 @dataclass
 class _Request:
     ticket: int
     row: int
-    embedded: _Embedded
+    embedded: Embedded
     left: int
 
 
@@ -78,7 +64,7 @@ class ContinuousBatch:
         self._prepared, self._device, self._capture = prepared, device, capture
         self._shape = prepared.initial(shape, 0, None, device)[0].shape
         rows = self._shape[0]
-        layouts = [self._layout(_with(prepared, plan, None)) for plan in (prepared.plan, *plans)]
+        layouts = [layout_of(alone(prepared, plan, None)) for plan in (prepared.plan, *plans)]
         layout = layouts[0]
         for other in layouts:
             layout = layout.join(other)
@@ -100,7 +86,7 @@ class ContinuousBatch:
         self._draw = torch.zeros((rows, layout.noises), dtype=whole, device=device)
         self._last = torch.arange(rows, device=device) * length + layout.evaluations
         self._position = self._last.clone()
-        self._plans: dict[tuple[int, float | None], _Embedded] = {}
+        self._plans: dict[tuple[int, float | None], Embedded] = {}
         # Rows without a request are evaluated too: at a time that the network can take.
         own = self._embedded(prepared.plan, None)
         self._times = own.times.repeat(1, rows)
@@ -113,6 +99,20 @@ class ContinuousBatch:
         self._free = list(range(rows))[::-1]
         self._requests: dict[int, _Request] = {}
         self._tickets = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies bind their calls and record their steps on their own memory, when they step."""
+        plans = [(scale, embedded) for (_, scale), embedded in self._plans.items()]
+        return self.__dict__ | {"_bound": None, "_recording": None, "_plans": plans}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        plans = {(id(e.prepared.plan), scale): e for scale, e in state["_plans"]}
+        self.__dict__.update(state, _plans=plans)
+
+    def __copy__(self) -> ContinuousBatch:
+        """Of the same model and plans, with requests of its own."""
+        shared = [self._prepared, *self._plans.values()]
+        return copy.deepcopy(self, {id(held): held for held in shared})
 
     @property
     def active(self) -> int:
@@ -161,30 +161,30 @@ class ContinuousBatch:
             raise ValueError("scale: the sampler has one per sample; give the request its own")
         if not self._free:
             raise RuntimeError(f"all {self._shape[0]} rows are taken; step until one is finished")
-        embedded = self._embedded(self._prepared.plan if plan is None else plan, scale)
+        found = self._embedded(self._prepared.plan if plan is None else plan, scale)
         shape = (1, *self._shape[1:])
         if x is not None and tuple(x.shape) != shape[1:]:
             raise ValueError(f"x: expected shape {shape[1:]}, got {tuple(x.shape)}")
-        start = embedded.prepared.initial(
+        start = found.prepared.initial(
             shape if x is None else x[None], seed, [sample_id], self._device
         )
         row = self._free[-1]
         self._condition(row, net_kwargs)
         self._free.pop()
         self._tickets += 1
-        self._requests[self._tickets] = _Request(self._tickets, row, embedded, embedded.nfe)
+        self._requests[self._tickets] = _Request(self._tickets, row, found, found.nfe)
         length = self.layout.evaluations + 1
         rows, part = slice(row, row + 1), slice(row * length, (row + 1) * length)
-        with torch.inference_mode():
+        with torch.no_grad():
             for target, value in zip((self._slots[0], self._seeds, self._ids), start, strict=True):
                 target[rows].copy_(value)
-            self._tables[part].copy_(embedded.tables)
-            self._draws[part].copy_(embedded.draws)
-            self._times[:, part].copy_(embedded.times)
+            self._tables[part].copy_(found.tables)
+            self._draws[part].copy_(found.draws)
+            self._times[:, part].copy_(found.times)
             self._position[rows].fill_(row * length)
-            noise = self._noise(rows, embedded.first_draws)
+            noise = self._noise(rows, found.first_draws)
             slots = [slot[rows] for slot in self._slots]
-            self._combine_into(slots, [*slots, self._input[rows]], embedded.first, None, noise)
+            self._combine_into(slots, [*slots, self._input[rows]], found.first, None, noise)
         return self._tickets
 
     def step(self) -> dict[int, Tensor]:
@@ -196,7 +196,7 @@ class ContinuousBatch:
         """
         if not self._requests:
             return {}
-        with torch.inference_mode():
+        with unrecorded(self._prepared.model.net):
             if not self._capture:
                 self._advance()
             elif self._recording is None:
@@ -268,10 +268,11 @@ class ContinuousBatch:
     def _bind(self, outputs: list[Tensor]) -> None:
         count = (self.layout.ages - 1) * self.layout.branches
         if not self._history:
-            self._history = [
-                torch.zeros_like(outputs[i % len(outputs)], memory_format=torch.contiguous_format)
-                for i in range(count)
-            ]
+            with torch.inference_mode(False):  # for later steps in whatever mode
+                self._history = [
+                    torch.zeros(y.shape, dtype=y.dtype, device=y.device)
+                    for y in islice(cycle(outputs), count)
+                ]
         self._bound = self._bind_combine(
             [*self._slots, *[None] * len(outputs), *self._history],
             [*self._slots, self._input],
@@ -329,60 +330,18 @@ class ContinuousBatch:
         for target, x in writes:
             target.copy_(x, non_blocking=True)
 
-    def _layout(self, prepared: Prepared) -> Layout:
-        try:
-            return Layout.of(prepared.program())
-        except ValueError as error:
-            raise ValueError(f"plan: {prepared.plan.solver!r} cannot be served: {error}") from error
-
-    def _embedded(self, plan: Plan, scale: float | None) -> _Embedded:
+    def _embedded(self, plan: Plan, scale: float | None) -> Embedded:
         key = id(plan), scale
         if key not in self._plans:
             if len(self._plans) >= KEPT_PROGRAMS:
                 self._plans.pop(next(iter(self._plans)))
-            prepared = _with(self._prepared, plan, scale)
-            if not plan.nfe:
-                raise ValueError(f"plan: {plan.solver!r} evaluates the network nowhere")
-            own = self._layout(prepared)
-            joined = self.layout.join(own)
-            if joined != self.layout:
-                raise ValueError(
-                    f"plan: {plan.solver!r} with {plan.nfe} evaluations needs {own}, the batch has "
-                    f"{self.layout}; pass it to Sampler.serve(..., plans=[...])"
-                )
-            shared = embed(prepared.program(), self.layout)
-            layout, device = self.layout, self._device
-            noises = layout.inputs + (layout.clip is not None)
-            columns = [*range(layout.slots), *range(noises, noises + layout.noises)]
-            first = shared.first[layout.clip is not None :, columns][None]
-            values = prepared.model.time_values(plan.evaluations)
-            times = prepared.model.time_table(values, 1, device)[..., 0]
-            length = layout.evaluations + 1
-            times = torch.cat([times, times[:, -1:].expand(-1, length - times.shape[1])], 1)
-            self._plans[key] = _Embedded(
-                prepared,
-                upload(torch.from_numpy(first.copy()), device),
-                upload(torch.from_numpy(shared.first_draws), device),
-                upload(torch.from_numpy(shared.tables), device),
-                upload(torch.from_numpy(shared.draws), device),
-                times,
-            )
+            sampler, device = self._prepared, self._device
+            self._plans[key] = embedded(sampler, plan, scale, self.layout, device)
         return self._plans[key]
 
 
 def _by_row(x: Any, rows: int) -> bool:
     return isinstance(x, Tensor) and x.ndim > 0 and x.shape[0] == rows
-
-
-def _with(prepared: Prepared, plan: Plan, scale: float | None) -> Prepared:
-    """What runs one request alone."""
-    guidance = prepared.guidance
-    if guidance is None and scale is not None:
-        raise ValueError(f"scale={scale}: the sampler has no guidance")
-    if guidance is not None:
-        own = guidance.scale if scale is None else scale
-        guidance = replace(guidance, scale=2.0 if isinstance(own, Tensor) else own)
-    return prepared.with_plan(plan, guidance)
 
 
 def _check_servable(prepared: Prepared) -> None:

@@ -35,7 +35,9 @@ class _Noted(TorchDispatchMode):
         if operation._schema.name in WAITING:
             raise RuntimeError(f"operation not permitted while recording: {operation}")
         result = operation(*args, **kwargs)
-        self.tape.entries.append((operation, args, kwargs, result))
+        # Aliases: their shapes stay where the work changes one in place (squeeze_).
+        entry = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (args, kwargs, result))
+        self.tape.entries.append((operation, *entry))
         return result
 
 

@@ -8,6 +8,7 @@ whatever the coefficients depend on: mostly the position in the grid, and the op
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from typing import Any, ClassVar
@@ -87,8 +88,12 @@ class FusedScheduler:
         cls.set_timesteps = _timesteps_setter(peer.set_timesteps)  # type: ignore[attr-defined]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies and pickles make their tables, which C++ holds by address, again."""
-        return {k: v for k, v in vars(self).items() if k not in ("_made", "_cpp_step")}
+        """Copies and pickles make their tables, which C++ holds by address, again.
+
+        A shallow copy too has a history of its own from here on.
+        """
+        state = {k: v for k, v in vars(self).items() if k not in ("_made", "_cpp_step")}
+        return state if self._run is None else state | {"_run": copy.copy(self._run)}
 
     @staticmethod
     def family() -> dict[str, type]:

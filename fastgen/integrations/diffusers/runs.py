@@ -57,7 +57,8 @@ class SchedulerRun:
 
     def __reduce__(self) -> Any:
         """Copies and pickles: tables and layouts, which hold addresses, are made again."""
-        held = {k: v for k, (v, _) in self.registers.items()}
+        # Buffers of ours are written again: a shallow copy has none of them.
+        held = {k: v.clone() if own else v for k, (v, own) in self.registers.items()}
         return _restored, (self.timesteps, self.sigmas, self.config, held, self.contract)
 
     def index(self, timestep: float | Tensor) -> int | None:

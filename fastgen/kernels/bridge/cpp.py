@@ -7,7 +7,7 @@ from torch import Tensor
 
 import fastgen._C as _C
 from fastgen.kernels.bridge.contract import FEATURES, Clock
-from fastgen.kernels.contract import DTYPE_CODES, Noise, Stream
+from fastgen.kernels.contract import DTYPE_CODES, HoldsAddresses, Noise, Stream
 from fastgen.kernels.cpp_support import PARALLEL_FROM, key_addresses, pooled, thread_count
 
 
@@ -85,7 +85,7 @@ def bridge(
     return [t, *outputs]
 
 
-class Batches:
+class Batches(HoldsAddresses):
     """`bridge` with recipes, drawn times, one seed and ids 0 .. rows - 1, described to C++ once.
 
     ``run(seed, draw, x0, x1, index0, index1)`` returns [t, outputs ...], or None where a tensor,

@@ -5,6 +5,7 @@ from torch import Tensor
 
 import fastgen._C as _C
 from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH, BROWNIAN_STREAM
+from fastgen.kernels.contract import HoldsAddresses
 from fastgen.kernels.cpp_support import key_addresses, pooled, thread_count
 
 
@@ -34,7 +35,7 @@ def brownian(
     return w
 
 
-class Walker:
+class Walker(HoldsAddresses):
     """Increments of `brownian`, and those with areas of `brownian_area`, from one time to the next.
 
     It remembers the last path through the tree for its own sake: neighbouring times share most of

@@ -7,11 +7,11 @@ from torch import Tensor
 
 import fastgen._C as _C
 from fastgen.kernels.combine.contract import check_bound, check_combine, check_outputs
-from fastgen.kernels.contract import DTYPE_CODES, Noise
+from fastgen.kernels.contract import DTYPE_CODES, HoldsAddresses, Noise
 from fastgen.kernels.cpp_support import PARALLEL_FROM, key_addresses, thread_count
 
 
-class BoundCombine:
+class BoundCombine(HoldsAddresses):
     """A `combine_into` on fixed buffers, described to C++ once and called often; see `bind`."""
 
     __slots__ = ("_arguments", "_dtypes", "_parallel", "_run", "_shape")

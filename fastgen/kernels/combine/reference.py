@@ -1,11 +1,9 @@
 """One stage of a sampler: several linear combinations of the same tensors, in one pass."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from fastgen.kernels.contract import Noise, compute_dtype
+from fastgen.kernels.contract import HoldsAddresses, Noise, compute_dtype
 from fastgen.kernels.normals.reference import normals
 
 
@@ -79,22 +77,28 @@ def combine_into(
         output.copy_(result)
 
 
-def bind(
-    inputs: list[Tensor | None],
-    outputs: list[Tensor],
-    table: Tensor,
-    clip: tuple[float, float] | None = None,
-    noise: Noise | None = None,
-) -> Callable[[list[Tensor]], None]:
+class Bound(HoldsAddresses):
     """`combine_into` with all but some inputs fixed.
 
     The call's tensors take the places of the inputs that are None, in order. Coefficients, seeds,
     sample ids and draws are read when it is called.
     """
 
-    def call(missing: list[Tensor]) -> None:
-        rest = iter(missing)
-        filled = [next(rest) if x is None else x for x in inputs]
-        combine_into(filled, outputs, table, clip, noise)
+    def __init__(
+        self,
+        inputs: list[Tensor | None],
+        outputs: list[Tensor],
+        table: Tensor,
+        clip: tuple[float, float] | None = None,
+        noise: Noise | None = None,
+    ) -> None:
+        self._inputs, self._rest = list(inputs), (outputs, table, clip, noise)
 
-    return call
+    def __call__(self, missing: list[Tensor]) -> None:
+        """Compute with `missing` in the places of the inputs that are None, in order."""
+        rest = iter(missing)
+        filled = [next(rest) if x is None else x for x in self._inputs]
+        combine_into(filled, *self._rest)
+
+
+bind = Bound

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastgen.kernels.combine.contract import check_bound, check_combine, check_outputs
 from fastgen.kernels.combine.triton_kernels import combine_kernel
-from fastgen.kernels.contract import Noise, compute_dtype
+from fastgen.kernels.contract import HoldsAddresses, Noise, compute_dtype
 from fastgen.kernels.triton_support.geometry import Geometry, geometry
 from fastgen.kernels.triton_support.launch import ALIGNMENT, Launch, bits
 
@@ -55,7 +55,7 @@ def specialise(
     return CombineCase(g, noises, clip, by_row, bool(noises) and seeds > 1, draws_per_row, wide)
 
 
-class BoundLaunch:
+class BoundLaunch(HoldsAddresses):
     """A `combine_into` on fixed buffers whose arguments are packed once; see `bind`."""
 
     __slots__ = (

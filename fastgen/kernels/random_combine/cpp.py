@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 import fastgen._C as _C
-from fastgen.kernels.contract import DTYPE_CODES, Noise
+from fastgen.kernels.contract import DTYPE_CODES, HoldsAddresses, Noise
 from fastgen.kernels.cpp_support import PARALLEL_FROM, key_addresses, thread_count
 
 
-class BoundRandomCombine:
+class BoundRandomCombine(HoldsAddresses):
     """`random_combine.reference.bind_stochastic`, at about 1 us a call beyond the arithmetic.
 
     The fixed tensors are held by address: contiguous, on the CPU, alive as long as this is.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from fastgen.kernels.contract import Noise, compute_dtype
+from fastgen.kernels.contract import HoldsAddresses, Noise, compute_dtype
 from fastgen.kernels.normals.reference import normals
 
 
@@ -79,13 +79,7 @@ def stochastic_combine(
     return outputs
 
 
-def bind_stochastic(
-    inputs: list[Tensor | None],
-    outputs: list[Tensor],
-    tables: Tensor,
-    noise: Noise | None = None,
-    given: list[Tensor | None] | None = None,
-) -> Callable[[int, list[Tensor]], None]:
+class BoundStochastic(HoldsAddresses):
     """`stochastic_combine` for the steps of a run, written to existing tensors.
 
     ``tables`` [S, 1 or B, M, N, 5] has a table and ``noise.draws`` [S, K] draw ids for each step.
@@ -93,14 +87,34 @@ def bind_stochastic(
     None, in order. Outputs may be inputs. Tables and draws are read when it is called.
     """
 
-    def call(step: int, missing: list[Tensor]) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[Tensor | None],
+        outputs: list[Tensor],
+        tables: Tensor,
+        noise: Noise | None = None,
+        given: Sequence[Tensor | None] | None = None,
+    ) -> None:
+        self._inputs, self._given = list(inputs), list(given or [])
+        self._outputs, self._tables, self._noise = outputs, tables, noise
+
+    def __call__(self, step: int, missing: list[Tensor]) -> None:
+        """Compute with a step's table and draws and `missing` in the places of None."""
         rest = iter(missing)
-        filled = [next(rest) if x is None else x for x in inputs]
-        units = [next(rest) if z is None else z for z in given or []]
-        drawn = None if noise is None else noise._replace(draws=noise.draws[step])
-        dtypes = [y.dtype for y in outputs]
-        results = stochastic_combine(filled, tables[step], dtypes, drawn, units)
-        for output, result in zip(outputs, results, strict=True):
+        filled = [next(rest) if x is None else x for x in self._inputs]
+        units = [next(rest) if z is None else z for z in self._given]
+        drawn, noise = None, self._noise
+        if noise is not None:
+            drawn = noise._replace(draws=noise.draws[step])
+        self._run(filled, self._tables[step], drawn, units)
+
+    def _run(
+        self, inputs: list[Tensor], table: Tensor, noise: Noise | None, given: list[Tensor]
+    ) -> None:
+        dtypes = [y.dtype for y in self._outputs]
+        results = stochastic_combine(inputs, table, dtypes, noise, given)
+        for output, result in zip(self._outputs, results, strict=True):
             output.copy_(result)
 
-    return call
+
+bind_stochastic = BoundStochastic

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgen.kernels.contract import Noise, compute_dtype
+from fastgen.kernels.random_combine.reference import BoundStochastic
 from fastgen.kernels.random_combine.triton_kernels import stochastic_kernel
 from fastgen.kernels.triton_support.geometry import Geometry, geometry
 from fastgen.kernels.triton_support.launch import OPTIONS, on_device
@@ -65,23 +65,16 @@ def stochastic_combine(
     return outputs
 
 
-def bind_stochastic(
-    inputs: list[Tensor | None],
-    outputs: list[Tensor],
-    tables: Tensor,
-    noise: Noise | None = None,
-    given: list[Tensor | None] | None = None,
-) -> Callable[[int, list[Tensor]], None]:
+class BoundStochasticLaunch(BoundStochastic):
     """`random_combine.reference.bind_stochastic`; tables and draws are read on the device."""
 
-    def call(step: int, missing: list[Tensor]) -> None:
-        rest = iter(missing)
-        filled = [next(rest) if x is None else x for x in inputs]
-        units = [next(rest) if z is None else z for z in given or []]
-        drawn = None if noise is None else noise._replace(draws=noise.draws[step])
-        _launch(filled, outputs, tables[step], drawn, units)
+    def _run(
+        self, inputs: list[Tensor], table: Tensor, noise: Noise | None, given: list[Tensor]
+    ) -> None:
+        _launch(inputs, self._outputs, table, noise, given)
 
-    return call
+
+bind_stochastic = BoundStochasticLaunch
 
 
 def _launch(

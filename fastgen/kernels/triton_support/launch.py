@@ -17,6 +17,7 @@ from torch import Tensor
 from triton import knobs
 from triton.runtime import driver
 
+from fastgen.kernels.contract import HoldsAddresses
 from fastgen.kernels.triton_support.geometry import THREADS
 
 # Vector accesses need addresses that are multiples of this many bytes.
@@ -44,7 +45,7 @@ def on_device(x: Tensor) -> Any:
 _compiled: dict[tuple[Any, ...], Any] = {}
 
 
-class Launch:
+class Launch(HoldsAddresses):
     """A kernel on given outputs and tables; only the addresses of its inputs are left open.
 
     The kernel's arguments are a tuple of inputs, a tuple of outputs, further tensors, numbers and

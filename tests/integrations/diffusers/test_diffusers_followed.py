@@ -152,14 +152,15 @@ def test_whole_numbers_are_refused_in_every_step(prepared, name):
 
 
 @all_names
-def test_copies_follow_their_own_steps(name):
+@pytest.mark.parametrize("kind", [copy.deepcopy, copy.copy])
+def test_copies_follow_their_own_steps(name, kind):
     scheduler = getattr(drop_in, name)()
     expected = loop(scheduler, state())
     scheduler.set_timesteps(5)
     scheduler.is_scale_input_called = True
     x, t = state(), scheduler.timesteps[0]
     first = scheduler.step(network(x, t), t, x, return_dict=False)[0]
-    copied = copy.deepcopy(scheduler)
+    copied = kind(scheduler)
     for s in (copied, scheduler):  # the copy's steps leave the original's registers alone
         x = first
         for t in s.timesteps[1:]:

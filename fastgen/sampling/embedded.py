@@ -1,0 +1,88 @@
+"""Plans in the layout that the rows of a continuous batch share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fastgen.common.devices import upload
+from fastgen.plans import Plan
+from fastgen.plans.shared_layout import Layout, embed
+from fastgen.sampling.prepared import Prepared
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A plan in the batch's layout on the device, and what runs it alone."""
+
+    prepared: Prepared
+    first: Tensor
+    first_draws: Tensor
+    tables: Tensor
+    draws: Tensor
+    times: Tensor
+
+    @property
+    def nfe(self) -> int:
+        """Number of network evaluations."""
+        return self.prepared.plan.nfe
+
+
+def embedded(
+    sampler: Prepared, plan: Plan, scale: float | None, layout: Layout, device: torch.device
+) -> Embedded:
+    """A plan for requests of that guidance scale; None: the sampler's.
+
+    Raises:
+        ValueError: if the plan does not fit the layout, or cannot be served at all.
+    """
+    prepared = alone(sampler, plan, scale)
+    if not plan.nfe:
+        raise ValueError(f"plan: {plan.solver!r} evaluates the network nowhere")
+    own = layout_of(prepared)
+    if layout.join(own) != layout:
+        raise ValueError(
+            f"plan: {plan.solver!r} with {plan.nfe} evaluations needs {own}, the batch has "
+            f"{layout}; pass it to Sampler.serve(..., plans=[...])"
+        )
+    shared = embed(prepared.program(), layout)
+    noises = layout.inputs + (layout.clip is not None)
+    columns = [*range(layout.slots), *range(noises, noises + layout.noises)]
+    first = shared.first[layout.clip is not None :, columns][None]
+    values = prepared.model.time_values(plan.evaluations)
+    times = prepared.model.time_table(values, 1, device)[..., 0]
+    length = layout.evaluations + 1
+    times = torch.cat([times, times[:, -1:].expand(-1, length - times.shape[1])], 1)
+    return Embedded(
+        prepared,
+        upload(torch.from_numpy(first.copy()), device),
+        upload(torch.from_numpy(shared.first_draws), device),
+        upload(torch.from_numpy(shared.tables), device),
+        upload(torch.from_numpy(shared.draws), device),
+        times,
+    )
+
+
+def layout_of(prepared: Prepared) -> Layout:
+    """The least layout that the plan fits.
+
+    Raises:
+        ValueError: if it cannot be served.
+    """
+    try:
+        return Layout.of(prepared.program())
+    except ValueError as error:
+        raise ValueError(f"plan: {prepared.plan.solver!r} cannot be served: {error}") from error
+
+
+def alone(prepared: Prepared, plan: Plan, scale: float | None) -> Prepared:
+    """What runs one request alone."""
+    guidance = prepared.guidance
+    if guidance is None and scale is not None:
+        raise ValueError(f"scale={scale}: the sampler has no guidance")
+    if guidance is not None:
+        own = guidance.scale if scale is None else scale
+        guidance = replace(guidance, scale=2.0 if isinstance(own, Tensor) else own)
+    return prepared.with_plan(plan, guidance)
