@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import numbers
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from typing import Any, ParamSpec, TypeVar
@@ -22,14 +23,31 @@ R = TypeVar("R")
 
 def check_choice(name: str, value: str, choices: Collection[str]) -> str:
     """The value, or a ValueError that names the nearest choice."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}={value!r}: {nearest(str(value), choices)}")
     return value
 
 
+def check_number(name: str, value: Any) -> float:
+    """The value as a float, or a TypeError if it is not one real number."""
+    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise TypeError(f"{name}: expected a number, got {found}")
+    return float(value)
+
+
+def check_pair(name: str, value: Any) -> tuple[float, float]:
+    """The value as two floats, or an error if it is not (low, high)."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Sequence) or len(value) != 2:
+        raise TypeError(f"{name}={value!r}: expected two numbers (low, high)")
+    return check_number(name, value[0]), check_number(name, value[1])
+
+
 def check_nonnegative(name: str, value: float) -> float:
     """The value, or a ValueError if it is not a finite number >= 0."""
-    if not 0 <= value < math.inf:
+    if not 0 <= check_number(name, value) < math.inf:
         raise ValueError(f"{name}={value!r}: expected a finite number >= 0")
     return value
 
@@ -39,7 +57,7 @@ def check_positive(name: str, value: float, remedy: str = "", *, infinite: bool 
 
     ``remedy`` says what to do instead; ``infinite`` allows infinity.
     """
-    if not 0 < value < math.inf and not (infinite and value == math.inf):
+    if not 0 < check_number(name, value) < math.inf and not (infinite and value == math.inf):
         advice = f"; {remedy}" if remedy else ""
         raise ValueError(f"{name}={value!r}: expected a positive number{advice}")
     return value
@@ -47,13 +65,14 @@ def check_positive(name: str, value: float, remedy: str = "", *, infinite: bool 
 
 def check_fraction(name: str, value: float) -> None:
     """Raise a ValueError for an option that must lie in (0, 1]."""
-    if not 0 < value <= 1:
+    if not 0 < check_number(name, value) <= 1:
         raise ValueError(f"{name}={value!r}: expected 0 < {name} <= 1")
 
 
 def check_whole(name: str, value: int, least: int, most: int | None = None) -> int:
     """The value, or a ValueError if it is not a whole number from ``least`` to ``most``."""
-    if not isinstance(value, int) or value < least or (most is not None and value > most):
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
         allowed = f">= {least}" if most is None else f"from {least} to {most}"
         raise ValueError(f"{name}={value!r}: expected a whole number {allowed}")
     return value
@@ -61,8 +80,11 @@ def check_whole(name: str, value: int, least: int, most: int | None = None) -> i
 
 def check_at_least(name: str, value: float, least: int) -> None:
     """Raise a ValueError for a number below ``least``, such as a count or a size."""
-    if not value >= least:
+    number = check_number(name, value)
+    if not number >= least:
         raise ValueError(f"{name}={value!r}: expected at least {least}")
+    if number % 1 > 0:
+        raise ValueError(f"{name}={value!r}: expected a whole number >= {least}")
 
 
 def check_tensor(name: str, value: Any) -> Tensor:
@@ -96,6 +118,8 @@ def check_shape(name: str, x: Tensor, shape: Sequence[int], like: str = "") -> N
 
     Where a result would be broadcast instead, something else would be computed without a word.
     """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected a tensor {list(shape)}, got {type(x).__name__}")
     if x.shape != tuple(shape):
         source = f" like {like}" if like else ""
         raise ValueError(f"{name}: expected shape {list(shape)}{source}, got {list(x.shape)}")

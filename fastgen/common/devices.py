@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,3 +24,13 @@ def integers(values: Sequence[int], device: torch.device) -> Tensor:
     if len(values) == 1:
         return torch.full((1,), values[0], dtype=torch.int64, device=device)
     return upload(torch.tensor(values, dtype=torch.int64), device)
+
+
+def check_device(name: str, device: Any) -> torch.device:
+    """The device, or an error if there is none of that name."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(
+            f"{name}={device!r}: expected a device such as 'cpu' or 'cuda:0'"
+        ) from None

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.errors import nearest
+from fastgen.common.checks import check_choice, check_floating
 from fastgen.kernels import Stream
 from fastgen.likelihood.divergence import DIVERGENCES, Divergence
 from fastgen.model.field import ModelField
-from fastgen.model.model import Model
+from fastgen.model.model import Model, check_model
 from fastgen.noise.normals import randn
 from fastgen.ode import Solution, odeint
 from fastgen.sampling.error_controlled import interval
@@ -99,16 +99,15 @@ def log_likelihood(
     Raises:
         ValueError, TypeError: naming the argument. RuntimeError: naming a sample that failed.
     """
-    if divergence not in DIVERGENCES:
-        raise ValueError(f"divergence={divergence!r}: {nearest(divergence, DIVERGENCES)}")
-    if x.ndim < 2 or not x.is_floating_point():
-        raise ValueError(f"x: expected real data [B, ...], got {x.dtype} {tuple(x.shape)}")
+    check_choice("divergence", divergence, DIVERGENCES)
+    check_model(model)
+    check_floating("x", x, axes=2)
     batch, dims = x.shape[0], x[0].numel() if x.shape[0] else math.prod(x.shape[1:])
     start, end = interval(model, start, end)
     x = x.to(dtype)
     if dequantise is not None:
         x = x + _uniform(x, seed, sample_ids) * (2 / _levels(dequantise))
-    predicted = ModelField(model, batch, net_kwargs or {})
+    predicted = ModelField(model, batch, net_kwargs)
     estimate = Divergence(divergence, probes, chunk, x, seed, sample_ids)
 
     everyone = torch.arange(batch, device=x.device)

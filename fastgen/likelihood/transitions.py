@@ -9,7 +9,7 @@ earlier states; steps without noise, such as the last one to t = 0, have no dens
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
-from fastgen.common.errors import nearest
+from fastgen.common.checks import check_choice, check_floating
 from fastgen.kernels import Stream
+from fastgen.model.model import merged
 from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.noise.normals import randn
 from fastgen.plans import Plan
@@ -27,6 +28,7 @@ from fastgen.plans.forms import Computed, Evaluate, Form, Let, Normal, Predictio
 from fastgen.plans.increments import increments
 from fastgen.sampling.increments import Increments, IncrementTable
 from fastgen.sampling.prepared import NOISES
+from fastgen.sampling.run import check_fresh
 from fastgen.sampling.sampler import Sampler
 
 
@@ -114,8 +116,7 @@ def sampled_log_probability(
         noise: as it was sampled (see `Sampler`).
         device: where to compute.
     """
-    if noise not in NOISES:
-        raise ValueError(f"noise={noise!r}: {nearest(noise, NOISES)}")
+    check_choice("noise", noise, NOISES)
     device, batch = torch.device(device), shape[0]
     seeds, ids = seed_tensor(seed, batch, device), id_tensor(sample_ids, batch, device)
     size = math.prod(shape[1:])
@@ -154,7 +155,8 @@ def trajectory_log_probability(
     *,
     differentiable: bool = False,
     checkpoint: bool = False,
-    **net_kwargs: Any,
+    net_kwargs: Mapping[str, Any] | None = None,
+    **kwargs: Any,
 ) -> LogProbability:
     """Log-densities of a stored trajectory under the sampler's (possibly changed) network.
 
@@ -163,11 +165,14 @@ def trajectory_log_probability(
         states: [n + 1, B, ...], as ``sampler(..., trajectory=True)`` returns them.
         differentiable: record for autograd (in the network's parameters and the states).
         checkpoint: with differentiable, recompute each evaluation in the backward pass.
-        **net_kwargs: passed to the network.
+        net_kwargs, **kwargs: passed to the network; see `Sampler.__call__`.
 
     Raises:
         ValueError: if the plan's steps are not Gaussian, or the states do not fit the plan.
     """
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"sampler: expected a fastgen.Sampler, got {type(sampler).__name__}")
+    check_floating("states", states, "[n + 1, B, ...]", 2)
     plan = sampler.plan
     steps = transitions(plan)
     if states.shape[0] != len(plan.states) + 1:
@@ -176,7 +181,8 @@ def trajectory_log_probability(
     by_form = {id(t.form): t for t in steps}
     nothing = torch.zeros(1, dtype=torch.int64, device=states.device)
     ids = nothing.expand(states.shape[1])
-    evaluate = sampler.prepared.network_calls(states[0], nothing, ids, net_kwargs)
+    given = merged(net_kwargs, kwargs)
+    evaluate = sampler.prepared.network_calls(states[0], nothing, ids, given)
     parametrisation = sampler.prepared.parametrisation
     values: dict[Value, Tensor] = {Value(0): states[0]}
     known = {s.value: states[k + 1] for k, s in enumerate(plan.states)}
@@ -185,7 +191,12 @@ def trajectory_log_probability(
 
     def network(k: int, x: Tensor) -> tuple[Tensor, ...]:
         scaled = x * parametrisation.input_scale(plan.evaluations[k].time)
-        return evaluate(k, scaled.to(sampler.prepared.dtypes[1]), x)
+        found = evaluate(k, scaled.to(sampler.prepared.dtypes[1]), x)
+        if sampler.model.reuses_output:
+            return tuple([output.clone() for output in found])
+        for output in found:
+            check_fresh(output, dict(enumerate(held for _, held in outputs)))
+        return found
 
     def prediction(symbol: Prediction) -> Tensor:
         e, found = outputs[symbol.evaluation]

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_at_least, check_choice, check_floating, check_pair
 from fastgen.kernels import Stream
-from fastgen.model.model import Model
+from fastgen.model.model import Instant, Model, check_model, merged
 from fastgen.noise.normals import randn
 from fastgen.schedules import DiscreteVP
 
@@ -74,15 +75,20 @@ def variational_bound(
     Raises:
         ValueError: naming the argument.
     """
+    check_model(model)
+    check_floating("x", x)
     schedule = model.schedule
     if not isinstance(schedule, DiscreteVP):
         raise ValueError(f"model: the bound is for a DiscreteVP schedule, got {schedule!r}")
-    if variance not in ("small", "large", "learned"):
-        raise ValueError(f"variance={variance!r}: expected 'small', 'large' or 'learned'")
+    check_choice("variance", variance, ("small", "large", "learned"))
     if (variance == "learned") and not model.learned_variance:
         raise ValueError("variance='learned': pass Model(..., learned_variance=True)")
-    if levels is not None and levels < 2:
-        raise ValueError(f"levels={levels!r}: expected at least 2")
+    if levels is not None:
+        check_at_least("levels", levels, 2)
+    low, high = (-math.inf, math.inf) if clip is None else check_pair("clip", clip)
+    if not low < high:
+        raise ValueError(f"clip={clip!r}: expected (low, high) with low < high")
+    arguments = merged(net_kwargs, {})
     count, data = schedule.num_steps, x.double()
     terms = []
     with torch.no_grad():
@@ -99,7 +105,7 @@ def variational_bound(
                 device=x.device,
             )
             state = alpha * data + sigma * noise
-            predicted, spread = _predict(model, state.to(x.dtype), t, net_kwargs or {})
+            predicted, spread = _predict(model, state.to(x.dtype), t, arguments)
             if clip is not None:
                 predicted = predicted.clamp(*clip)
             ratio = alpha / schedule.alpha(s)
@@ -140,11 +146,9 @@ def _predict(
     """The data prediction in float64, and the raw variance output if there is one."""
     p, q = model.parametrisation.conversion("data", t)
     scaled = (x * model.parametrisation.input_scale(t)).to(model.input_dtype(x.dtype))
-    time = torch.full((x.shape[0],), model.network_time(t), dtype=torch.float64, device=x.device)
-    output = model.net(scaled, time.to(model.time_dtype), **net_kwargs).double()
-    spread = output
-    if model.learned_variance:
-        output, spread = output.chunk(2, 1)
+    (times,) = model.times([Instant(t)], x.shape[0], x.device)
+    found = model.outputs(scaled, times, net_kwargs, f"t={t:.6g}")
+    output, spread = found[0].double(), found[-1].double()
     return p * x.double() + q * output, spread
 
 

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import per_row
-from fastgen.model.guidance import Guidance
-from fastgen.model.model import Model
+from fastgen.model.guidance import Guidance, check_guidance
+from fastgen.model.model import Model, check_model, merged
 
 
 class ModelField:
     """What a model predicts at states x [A, ...] and float64 times [A], one call of the network.
 
-    Keyword arguments that are tensors with the whole batch as first axis are handed over for the
-    samples of the call.
+    The network's arguments that are per sample (``Model(per_sample=...)``) are handed over for the
+    samples of the call. Where one that is not declared may be, the network is called with the
+    whole batch: the samples that were not asked for are at the first one's state and time.
 
     Args:
         model: the network and what it means.
@@ -33,9 +34,10 @@ class ModelField:
         self,
         model: Model,
         batch: int,
-        net_kwargs: Mapping[str, Any],
+        net_kwargs: Mapping[str, Any] | None = None,
         guidance: Guidance | None = None,
     ) -> None:
+        check_model(model)
         if not model.time_dtype.is_floating_point:
             raise ValueError(
                 f"time_dtype={model.time_dtype}: error-controlled steps stop at times that are "
@@ -49,8 +51,14 @@ class ModelField:
                 "and unconditional outputs in net"
             )
         self.model, self.batch, self.guidance = model, batch, guidance
-        self.kwargs = dict(net_kwargs)
-        self.weak = {} if guidance is None else guidance.separate(net_kwargs)
+        check_guidance(guidance)
+        self.kwargs = merged(net_kwargs, {})
+        self.weak = {} if guidance is None else guidance.separate(self.kwargs)
+        declared, both = model.declared, (self.kwargs, self.weak)
+        for kwargs in both:
+            declared.check(kwargs, batch)
+        self.whole = any(declared.undeclared(kwargs, batch) for kwargs in both)
+        self._places: tuple[Tensor, Tensor] | None = None
         self.schedule = model.schedule
 
     def __call__(self, quantity: str, t: Tensor, x: Tensor, rows: Tensor) -> Tensor:
@@ -73,10 +81,10 @@ class ModelField:
         times: tuple[Tensor, ...] = (time,)
         if model.predicts == "average_velocity":
             times = (time, time if model.second_time == "end" else torch.zeros_like(time))
-        found = self._call(model.net, quantity, scaled, times, self.kwargs, rows)
+        found = self._call(None, quantity, scaled, times, self.kwargs, rows)
         if guidance is not None:
-            net = guidance.network or model.net
-            weak = self._call(net, quantity, scaled, times, self.weak, rows)
+            found = found.clone()  # the next call may write its output where this one's is
+            weak = self._call(guidance.network, quantity, scaled, times, self.weak, rows)
             found = guidance.of_rows(rows).merge(found, weak)
         return found.to(x.dtype)
 
@@ -89,33 +97,23 @@ class ModelField:
         kwargs: Mapping[str, Any],
         rows: Tensor,
     ) -> Tensor:
-        if len(rows) < self.batch:
-            kwargs = {
-                name: value[rows]
-                if isinstance(value, Tensor) and value.ndim and value.shape[0] == self.batch
-                else value
-                for name, value in kwargs.items()
-            }
-        found = net(x, *times, **kwargs)
-        if self.model.parametrisation.outputs == 2:
-            found = pair_of(found)[self.model.parametrisation.output(quantity)]
-        if self.model.learned_variance:
-            found = found.chunk(2, 1)[0]
-        if not isinstance(found, Tensor) or found.shape != x.shape:
-            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(f"net: expected a tensor of shape {tuple(x.shape)}, got {shape}")
-        return found
+        some = len(rows) < self.batch
+        if some and self.whole:
+            places = self._fill(rows)
+            x, times = x[places], tuple([t[places] for t in times])
+        elif some:
+            kwargs = self.model.declared.of_rows(kwargs, rows, self.batch)
+        outputs = self.model.outputs(x, times, kwargs, net=net)
+        found = outputs[self.model.parametrisation.output(quantity)]
+        return found[rows] if some and self.whole else found
 
+    def _fill(self, rows: Tensor) -> Tensor:
+        """For each sample of the batch its place among those of a call, the first one's for others.
 
-def pair_of(outputs: Any) -> tuple[Any, Any]:
-    """The two outputs of a network of velocity and score.
-
-    Raises:
-        ValueError: if there are not two.
-    """
-    if not isinstance(outputs, (tuple, list)) or len(outputs) != 2:
-        raise ValueError(
-            f"net: expected (velocity, score), got {type(outputs).__name__}; wrap two "
-            "networks as lambda x, t: (flow(x, t), score(x, t))"
-        )
-    return outputs[0], outputs[1]
+        A solve asks for the same samples many times in a row.
+        """
+        if self._places is None or self._places[0] is not rows:
+            places = torch.zeros(self.batch, dtype=torch.int64, device=rows.device)
+            places[rows] = torch.arange(len(rows), device=rows.device)
+            self._places = rows, places
+        return self._places[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -9,9 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_number, check_pair
 from fastgen.common.devices import upload
+from fastgen.model.arguments import Declared
 
 Network = Callable[..., Tensor]
+# Numbers that torch.quantile takes at most.
+_MOST_IN_QUANTILE = 1 << 24
 # Data prediction [B, ...] and time to data prediction.
 Transform = Callable[[Tensor, float], Tensor]
 
@@ -34,8 +39,12 @@ class Guidance:
         rescale: phi in [0, 1]: how far the guided output is brought back to c's standard deviation
             in every sample (Lin et al. 2023, arXiv 2305.08891, eq. 15 and 16). That is not linear:
             above 0 the two outputs are merged before the stage.
-        batched: evaluate c and u in one call on 2 B rows: tensors among the keyword arguments
-            are joined along their first axis, everything else must be equal for both.
+        batched: evaluate c and u in one call on 2 B rows where one call can have the arguments of
+            both: tensors [B, ...] or [1, ...] that differ are joined along their first axis, also
+            in dictionaries, lists and tuples, and what all samples share is handed over once.
+            Otherwise there are two calls: where a name is given for u alone, where numbers or None
+            differ, and for a tensor [B, ...] that is the same for both and that
+            ``Model(shared=..., per_sample=...)`` says nothing of.
     """
 
     scale: float | Tensor
@@ -49,11 +58,20 @@ class Guidance:
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.interval[0] <= self.interval[1] <= 1:
+        check_scale("scale", self.scale)
+        if not isinstance(self.unconditional, Mapping) or not all(
+            isinstance(name, str) for name in self.unconditional
+        ):
+            raise TypeError(
+                f"unconditional={self.unconditional!r}: expected a dictionary of the network's "
+                "arguments, such as {'label': null}"
+            )
+        low, high = check_pair("interval", self.interval)
+        if not 0 <= low <= high <= 1:
             raise ValueError(f"interval={self.interval!r}: expected 0 <= low <= high <= 1")
-        if isinstance(self.scale, Tensor) and self.scale.ndim != 1:
-            raise ValueError(f"scale: expected a number or [B], got {tuple(self.scale.shape)}")
-        if not 0 <= self.rescale <= 1:
+        if self.network is not None and not callable(self.network):
+            raise TypeError(f"network: expected a callable net(x, t, **kwargs), got {self.network}")
+        if not 0 <= check_number("rescale", self.rescale) <= 1:
             raise ValueError(f"rescale={self.rescale!r}: expected a number in [0, 1]")
         if self.network is not None and self.batched:
             object.__setattr__(self, "batched", False)
@@ -72,8 +90,12 @@ class Guidance:
         guided = u + self._factor(c) * (c - u)
         if not self.rescale:
             return guided
+        if c.ndim < 2 or c.numel() <= len(c):  # one number has no deviation to keep
+            return guided
         axes = tuple(range(1, c.ndim))
-        ratio = c.std(axes, keepdim=True) / guided.std(axes, keepdim=True)
+        own = guided.std(axes, keepdim=True)
+        flat = own < torch.finfo(own.dtype).tiny  # all numbers are equal: nothing to scale
+        ratio = torch.where(flat, 1.0, c.std(axes, keepdim=True)) / torch.where(flat, 1.0, own)
         return guided * (self.rescale * ratio + (1 - self.rescale))
 
     def _factor(self, c: Tensor) -> float | Tensor:
@@ -90,26 +112,11 @@ class Guidance:
             return self
         return replace(self, scale=self.scale.to(rows.device)[rows])
 
-    def joined(self, batch: int, net_kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Keyword arguments for one call on c's and u's rows.
-
-        Raises:
-            ValueError: naming an argument that cannot be joined.
-        """
-        joined = {}
-        for name, c in {**self.unconditional, **net_kwargs}.items():
-            u = self.unconditional.get(name, c)
-            if isinstance(c, Tensor) and isinstance(u, Tensor) and c.ndim and u.ndim:
-                rows = [v if v.shape[0] == batch else v.expand(batch, *v.shape[1:]) for v in (c, u)]
-                joined[name] = torch.cat(rows)
-            elif c is u or c == u:
-                joined[name] = c
-            else:
-                raise ValueError(
-                    f"guidance: {name}={c!r} and its unconditional value {u!r} cannot be joined "
-                    "in one call; pass tensors with a batch axis, or batched=False"
-                )
-        return joined
+    def joined(
+        self, batch: int, net_kwargs: Mapping[str, Any], declared: Declared
+    ) -> dict[str, Any] | None:
+        """Keyword arguments for one call on c's and u's rows, or None where there must be two."""
+        return declared.joined(net_kwargs, self.separate(net_kwargs), batch)
 
     def separate(self, net_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Keyword arguments for u's own call."""
@@ -122,15 +129,52 @@ def dynamic_threshold(percentile: float = 0.995, least: float = 1.0) -> Transfor
     s = max(percentile of |x_0|, least); x_0 <- clip(x_0, -s, s) least / s (Saharia et al. 2022,
     arXiv 2205.11487, section 2.3, with data in [-least, least]).
     """
-    if not 0 < percentile <= 1:
+    if not 0 < check_number("percentile", percentile) <= 1:
         raise ValueError(f"percentile={percentile!r}: expected a number in (0, 1]")
-    if not least > 0:
+    if not 0 < check_number("least", least) < math.inf:
         raise ValueError(f"least={least!r}: expected a positive number")
 
     def transform(data: Tensor, t: float) -> Tensor:
-        flat = data.flatten(1).abs()
-        s = torch.quantile(flat, percentile, dim=1).clamp(min=least)
+        if not data.numel():
+            return data.clone()
+        flat = data.reshape(len(data), -1).abs()
+        s = _quantile(flat, percentile).clamp(min=least)
         s = s.reshape(-1, *[1] * (data.ndim - 1))
         return data.clamp(-s, s) * (least / s)
 
     return transform
+
+
+def check_guidance(guidance: Any) -> None:
+    """Raise a TypeError for something else than a `Guidance` or None."""
+    if guidance is not None and not isinstance(guidance, Guidance):
+        raise TypeError(
+            f"guidance={guidance!r}: expected fastgen.Guidance(scale, unconditional={{...}}), "
+            "or None"
+        )
+
+
+def check_scale(name: str, scale: Any) -> None:
+    """Raise an error for a guidance scale that is neither a finite number nor floating [B]."""
+    if not isinstance(scale, Tensor):
+        if not math.isfinite(check_number(name, scale)):
+            raise ValueError(f"{name}={scale!r}: expected a finite number, or one per sample [B]")
+    elif scale.ndim != 1 or scale.is_complex():
+        raise ValueError(
+            f"{name}: expected a number or [B], got {scale.dtype} {tuple(scale.shape)}"
+        )
+
+
+def _quantile(values: Tensor, fraction: float) -> Tensor:
+    """The quantile of each row [B], between neighbours linearly, as torch.quantile's."""
+    if values.dtype not in (torch.float32, torch.float64):
+        return _quantile(values.float(), fraction).to(values.dtype)
+    if values.numel() <= _MOST_IN_QUANTILE:
+        return torch.quantile(values, fraction, dim=1)
+    if values.shape[1] <= _MOST_IN_QUANTILE:
+        return torch.cat([torch.quantile(row, fraction, dim=1) for row in values[:, None]])
+    place = fraction * (values.shape[1] - 1)
+    low, part = int(place), place - int(place)
+    lower = values.kthvalue(low + 1, dim=1).values
+    upper = values.kthvalue(min(low + 2, values.shape[1]), dim=1).values
+    return torch.lerp(lower, upper, part)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from fastgen.common.checks import check_choice, check_floating, check_number
 from fastgen.common.devices import upload
 from fastgen.common.errors import nearest
+from fastgen.kernels.contract import DTYPE_CODES
+from fastgen.model.arguments import Declared
 from fastgen.model.inputs import TIME_INPUTS, network_time
-from fastgen.model.parametrisation import Parametrisation
+from fastgen.model.output import called, check_output, device_of, dtype_of
+from fastgen.model.parametrisation import QUANTITIES, Parametrisation
 from fastgen.schedules import DiscreteVP, Schedule
 
 
@@ -52,8 +56,8 @@ class Model:
         data_at: 0 if the network's time has data at 0; 1 if it has data at 1, as most
             flow-matching code: time and the sign of the velocity are then flipped.
         sigma_data: standard deviation of the data in EDM's preconditioning.
-        dtype: dtype of the network's input; the default is that of its parameters, or the
-            state's dtype if it has none.
+        dtype: dtype of the network's input; the default is that of most of a module's weights,
+            or the state's dtype: for a module without weights and for a function around one.
         time_dtype: dtype of t; torch.int64 is accepted where all times are whole numbers.
         second_time: what such a network is fed as r: the "end" of the interval, as
             ``time_input`` says (MeanFlow), or the "step", |r - t| (shortcut models).
@@ -63,6 +67,10 @@ class Model:
         score_scale: the second output of such a pair is this many times the score; networks
             trained on [SF]2M's loss give sigma^2 / 2 times the score of a bridge of noise sigma.
         reuses_output: True for a network that overwrites its last output (CUDA graphs).
+        shared: names of the network's keyword arguments that all samples share.
+        per_sample: names of those whose tensors have a row for each sample. Without a declaration
+            both are taken for possible where a first axis is B, which costs evaluations:
+            see `fastgen.model.arguments`.
 
     Raises:
         ValueError: naming the argument that is out of range.
@@ -83,6 +91,8 @@ class Model:
         learned_variance: bool = False,
         score_scale: float = 1.0,
         reuses_output: bool = False,
+        shared: Collection[str] = (),
+        per_sample: Collection[str] = (),
     ) -> None:
         if not callable(net):
             raise TypeError(f"net: expected a callable net(x, t, **kwargs), got {net!r}")
@@ -96,6 +106,17 @@ class Model:
                     f"time_input='index' needs a DiscreteVP schedule, got {schedule!r}; pass a "
                     "function of t instead"
                 )
+        elif not callable(time_input):
+            raise TypeError(
+                f"time_input={time_input!r}: expected a function of t, or one of "
+                f"{', '.join(TIME_INPUTS)}"
+            )
+        for name, kind, known in (
+            ("dtype", dtype, (None, *DTYPE_CODES)),
+            ("time_dtype", time_dtype, (*DTYPE_CODES, torch.int64, torch.int32)),
+        ):
+            if kind not in known:
+                raise ValueError(f"{name}={kind!r}: expected one of {', '.join(map(str, known))}")
         if second_time not in ("end", "step"):
             raise ValueError(f"second_time={second_time!r}: expected 'end' or 'step'")
         self.net, self.schedule, self.second_time = net, schedule, second_time
@@ -108,6 +129,7 @@ class Model:
             )
         self.time_input, self.dtype, self.time_dtype = time_input, dtype, time_dtype
         self.learned_variance, self.reuses_output = learned_variance, reuses_output
+        self.declared = Declared.of(shared, per_sample)
 
     @property
     def predicts(self) -> str:
@@ -116,20 +138,12 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        """Where the network's first parameter is; the CPU if it has none."""
-        if isinstance(self.net, nn.Module):
-            for parameter in self.net.parameters():
-                return parameter.device
-        return torch.device("cpu")
+        """Where the network's parameters are; the CPU if it has none, or modules on several."""
+        return device_of(self.net)
 
     def input_dtype(self, state: torch.dtype) -> torch.dtype:
         """The dtype the network is fed for a state of dtype ``state``."""
-        if self.dtype is not None:
-            return self.dtype
-        if isinstance(self.net, nn.Module):
-            kinds = (p.dtype for p in self.net.parameters() if p.dtype.is_floating_point)
-            return next(kinds, state)
-        return state
+        return dtype_of(self.net, state) if self.dtype is None else self.dtype
 
     @overload
     def network_time(self, t: float) -> float: ...
@@ -182,17 +196,135 @@ class Model:
         """For each moment the times that the network is fed, each [batch]."""
         return time_rows(self.time_table(self.time_values(moments), batch, device))
 
-    def predict(self, quantity: str, x: Tensor, t: float, **net_kwargs: Any) -> Tensor:
-        """One quantity ("data", "noise", "velocity", "v", "score") at state x [B, ...], time t."""
-        p, q = self.parametrisation.conversion(quantity, t)
+    def output_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of the network's output for states of a shape.
+
+        Raises:
+            ValueError: for states without channels, where there are to be twice as many.
+        """
+        if not self.learned_variance:
+            return tuple(shape)
+        if len(shape) < 2:
+            raise ValueError(
+                f"learned_variance: states of shape {tuple(shape)} have no channels (axis 1)"
+            )
+        return (shape[0], 2 * shape[1], *shape[2:])
+
+    def outputs(
+        self,
+        x: Tensor,
+        times: Sequence[Tensor],
+        net_kwargs: Mapping[str, Any],
+        where: str = "",
+        net: Callable[..., Any] | None = None,
+    ) -> tuple[Tensor, ...]:
+        """One call of the network, checked: the prediction, and what comes with it.
+
+        Args:
+            x: the network's input [B, ...], scaled and in its dtype.
+            times: what it is fed as times, each [B].
+            net_kwargs: passed to it.
+            where: a place for messages.
+            net: another network of the same meaning.
+
+        Returns:
+            (prediction,); (velocity, score) of a pair; (prediction, variance) with
+            ``learned_variance``.
+
+        Raises:
+            ValueError: for an output of another type, shape, dtype or device.
+        """
+        found = called(self.net if net is None else net, x, times, net_kwargs)
+        shape = self.output_shape(x.shape)
+        if self.parametrisation.outputs == 2:
+            pair = pair_of(found)
+            return tuple([check_output(part, shape, x.device, where=where) for part in pair])
+        output = check_output(found, shape, x.device, where=where)
+        return output.chunk(2, 1) if self.learned_variance else (output,)
+
+    def predict(
+        self,
+        quantity: str,
+        x: Tensor,
+        t: float,
+        *,
+        net_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """One quantity ("data", "noise", "velocity", "v", "score") at state x [B, ...], time t.
+
+        Args:
+            quantity: what is wanted.
+            x: states of floating numbers.
+            t: one time in [0, 1], 0 for data.
+            net_kwargs: passed to the network, like all further keyword arguments; here any name
+                is possible.
+
+        Raises:
+            TypeError, ValueError: naming the argument, or saying what the network returned.
+        """
+        check_choice("quantity", quantity, QUANTITIES)
+        check_floating("x", x)
+        kwargs = merged(net_kwargs, kwargs)
+        p, q = self.parametrisation.conversion(quantity, check_time("t", t))
         scaled = (x * self.parametrisation.input_scale(t)).to(self.input_dtype(x.dtype))
         (times,) = self.times([Instant(t)], x.shape[0], x.device)
-        outputs = self.net(scaled, *times, **net_kwargs)
-        if self.parametrisation.outputs == 2:
-            outputs = outputs[self.parametrisation.output(quantity)]
-        output = outputs.to(x.dtype)
-        output = output.chunk(2, 1)[0] if self.learned_variance else output
+        outputs = self.outputs(scaled, times, kwargs)
+        output = outputs[self.parametrisation.output(quantity)].to(x.dtype)
         return p * x + q * output if p else q * output
+
+
+def check_model(model: Any) -> None:
+    """Raise a TypeError for something else than a `Model`, such as a bare network."""
+    if not isinstance(model, Model):
+        kind = model.__name__ if isinstance(model, type) else type(model).__name__
+        remedy = (
+            "say what the network predicts: fastgen.Model(net, schedule, predicts='noise')"
+            if callable(model)
+            else "make one: fastgen.Model(net, schedule, predicts='noise')"
+        )
+        raise TypeError(f"model: expected a fastgen.Model, got {kind}; {remedy}")
+
+
+def merged(net_kwargs: Mapping[str, Any] | None, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The network's arguments, of which those with other meanings here come as a dictionary.
+
+    Raises:
+        TypeError: for something else than a dictionary, and for a name that is given twice.
+    """
+    if net_kwargs is None:
+        return dict(kwargs)
+    if not isinstance(net_kwargs, Mapping) or not all(isinstance(k, str) for k in net_kwargs):
+        raise TypeError(
+            f"net_kwargs: expected a dictionary of the network's arguments, got "
+            f"{type(net_kwargs).__name__}"
+        )
+    twice = sorted(net_kwargs.keys() & kwargs.keys())
+    if twice:
+        raise TypeError(f"net_kwargs: {', '.join(twice)} given twice; give each once")
+    return {**net_kwargs, **kwargs}
+
+
+def check_time(name: str, t: Any) -> float:
+    """The value, or an error if it is not one time in [0, 1]."""
+    time = check_number(name, t)
+    if not 0 <= time <= 1:
+        raise ValueError(f"{name}={t!r}: expected a time in [0, 1], 0 for data and 1 for noise")
+    return time
+
+
+def pair_of(outputs: Any) -> tuple[Any, Any]:
+    """The two outputs of a network of velocity and score.
+
+    Raises:
+        ValueError: if there are not two.
+    """
+    if not isinstance(outputs, (tuple, list)) or len(outputs) != 2:
+        raise ValueError(
+            f"net: expected (velocity, score), got {type(outputs).__name__}; wrap two "
+            "networks as lambda x, t: (flow(x, t), score(x, t))"
+        )
+    return outputs[0], outputs[1]
 
 
 def time_rows(table: Tensor) -> list[tuple[Tensor, ...]]:

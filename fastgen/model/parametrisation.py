@@ -160,6 +160,8 @@ class Parametrisation:
             return -sigma, alpha, 1.0
         if quantity == "score":
             return 0.0, -1.0, sigma
+        if quantity != "edm":
+            raise ValueError(f"quantity={quantity!r}: {nearest(quantity, QUANTITIES)}")
         # F = (x_0 - c_skip x) / c_out, with the common factor of numerator and denominator gone.
         norm = self._edm_norm(alpha, sigma)
         return sigma / (self.sigma_data * norm), -alpha * self.sigma_data / norm, 1.0

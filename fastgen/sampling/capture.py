@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 from fastgen.common.errors import nearest
 from fastgen.common.graphs import Recording, recorded, warm_up
 from fastgen.common.modes import unrecorded
-from fastgen.model.guidance import Guidance
+from fastgen.model.guidance import Guidance, check_scale
+from fastgen.model.model import merged
 from fastgen.plans import Plan
 from fastgen.plans.forms import Computed
 from fastgen.sampling.network_calls import TimeTables
@@ -163,15 +164,16 @@ class Captured:
         *,
         seed: int | Sequence[int] | Tensor = 0,
         sample_ids: Sequence[int] | Tensor | None = None,
-        **net_kwargs: Any,
+        net_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> Tensor:
         """Draw a batch of the captured shape.
 
         Args:
             x: the initial state [B, ...]; the default is drawn from the seed.
             seed, sample_ids: as in `Sampler.__call__`.
-            **net_kwargs: tensors of the shapes they had at the capture, which replace those;
-                arguments that are left out keep their last values.
+            net_kwargs, **kwargs: tensors of the shapes they had at the capture, which replace
+                those; arguments that are left out keep their last values.
 
         Returns:
             The sample [B, ...], in new memory.
@@ -184,7 +186,7 @@ class Captured:
         if x is not None and tuple(x.shape) != shape:
             raise ValueError(f"x: expected shape {shape} as at the capture, got {tuple(x.shape)}")
         start = self.prepared.initial(shape if x is None else x, seed, sample_ids, run.key.device)
-        self._arguments.load(net_kwargs)
+        self._arguments.load(merged(net_kwargs, kwargs))
         with unrecorded(self.prepared.model.net):
             run.start(*start)
             made.recording.replay()
@@ -224,6 +226,7 @@ class Captured:
 def _rescaled(guidance: Guidance | None, scale: float | Tensor) -> Guidance:
     if guidance is None:
         raise ValueError("scale: the captured sampler has no guidance")
+    check_scale("scale", scale)
     if isinstance(scale, Tensor) != isinstance(guidance.scale, Tensor) or (
         isinstance(scale, Tensor)
         and isinstance(guidance.scale, Tensor)

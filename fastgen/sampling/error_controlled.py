@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_choice
+from fastgen.common.checks import check_choice, check_floating, check_number
 from fastgen.common.errors import nearest
 from fastgen.common.modes import unrecorded
 from fastgen.model.field import ModelField
 from fastgen.model.guidance import Guidance
-from fastgen.model.model import Model
+from fastgen.model.model import Model, check_model, check_time
 from fastgen.ode import Solution, odeint, tableaus
 from fastgen.sampling.dpm_adaptive import dpm_adaptive
 from fastgen.sampling.prepared import check_state_dtype, initial_state
@@ -41,7 +41,7 @@ def interval(model: Model, start: float | None, end: float | None) -> tuple[floa
         ValueError: where the prediction does not determine the velocity.
     """
     schedule = model.schedule
-    start = schedule.t_max if start is None else float(start)
+    start = schedule.t_max if start is None else check_number("start", start)
     if end is None:
         end = schedule.t_min
         try:
@@ -50,7 +50,7 @@ def interval(model: Model, start: float | None, end: float | None) -> tuple[floa
             end = 0.0
         except ValueError:  # 1 / sigma, or d sigma / dt: stop before
             pass
-    for name, t in (("start", start), ("end", float(end))):
+    for name, t in (("start", start), ("end", check_number("end", end))):
         if not 0 <= t <= 1:
             raise ValueError(f"{name}={t!r}: expected a time within [0, 1]")
         model.parametrisation.conversion("velocity", t)
@@ -91,12 +91,17 @@ def sample_adaptive(
     Raises:
         ValueError, TypeError: naming the argument. RuntimeError: naming a sample that failed.
     """
+    check_model(model)
     check_choice("solver", solver, SOLVERS)
+    check_floating("x", x)
     known = ("start", "end", "rtol", "atol", *options_of(solver))
     for name in options:
         if name not in known:
-            raise TypeError(f"unknown option {name!r}: {nearest(name, known)}")
-    field = ModelField(model, x.shape[0], net_kwargs or {}, guidance)
+            raise TypeError(
+                f"unknown option {name!r}: {nearest(name, (*known, 'net_kwargs', 'guidance'))}; "
+                f"the network's own arguments go into net_kwargs={{{name!r}: ...}}"
+            )
+    field = ModelField(model, x.shape[0], net_kwargs, guidance)
     if solver == DPM:
         start = model.schedule.t_max if start is None else start
         end = model.schedule.t_min if end is None else end
@@ -148,7 +153,7 @@ def sample_batch(
     drawn = not isinstance(shape_or_x, Tensor)
     if not drawn and not (sample_ids is None and isinstance(seed, int) and seed == 0):
         raise ValueError("seed, sample_ids: the initial state is given and nothing is drawn")
-    start = model.schedule.t_max if start is None else float(start)
+    start = model.schedule.t_max if start is None else check_time("start", start)
     x, _, _ = initial_state(model, shape_or_x, seed, sample_ids, device, dtype, start)
     options |= {"start": start, "backend": backend, "guidance": guidance, "net_kwargs": net_kwargs}
     with torch.inference_mode(False) if differentiable else unrecorded(model.net):

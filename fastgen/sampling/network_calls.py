@@ -12,9 +12,9 @@ from torch import Tensor
 
 from fastgen.kernels import Stream
 from fastgen.kernels.contract import DTYPE_CODES
-from fastgen.model.field import pair_of
 from fastgen.model.guidance import Guidance, Transform
-from fastgen.model.model import Model, time_rows
+from fastgen.model.model import Model, pair_of, time_rows
+from fastgen.model.output import called, check_output, explain
 from fastgen.model.parametrisation import Parametrisation
 from fastgen.noise.normals import randn
 from fastgen.plans import Plan
@@ -110,16 +110,26 @@ class NetworkCalls:
         # Nothing but the network's own output: the usual case, and the quickest.
         self.plain = guidance is None and transform is None and not model.learned_variance
         self.pair = model.parametrisation.outputs == 2
-        self.joined: dict[str, Any] = {}
-        if guidance is not None and guidance.batched and any(self.guided):
-            self.joined = guidance.joined(self.shape[0], net_kwargs)
+        # One call for both branches of guidance, where one can have the arguments of both.
+        self.joined: dict[str, Any] | None = None
+        if any(self.guided):
+            assert guidance is not None
+            declared, batch = model.declared, self.shape[0]
+            declared.check(net_kwargs, batch)
+            if guidance.batched:
+                self.joined = guidance.joined(batch, net_kwargs, declared)
+        self.output_shape = model.output_shape(self.shape)
         self.path = path
         self._variance: Tensor | None = None
 
     def __call__(self, k: int, network_input: Tensor, state: Tensor | None) -> tuple[Tensor, ...]:
         """The outputs that evaluation k's stage reads: one; with guidance or of a pair two."""
         if self.plain:
-            output = self.net(network_input, *self.times[k], **self.net_kwargs)
+            try:
+                output = self.net(network_input, *self.times[k], **self.net_kwargs)
+            except RuntimeError as error:
+                explain(error, self.net, network_input)
+                raise
             self.tick()
             return self._pair(k, output) if self.pair else (self._checked(k, output, self.shape),)
         found = self._outputs(k, network_input)
@@ -139,20 +149,17 @@ class NetworkCalls:
         return (self._checked(k, data, self.shape),)
 
     def _outputs(self, k: int, x: Tensor) -> tuple[Tensor, ...]:
-        net, guidance = self.net, self.guidance
-        shape = self.shape
-        if self.model.learned_variance:
-            shape = (shape[0], 2 * shape[1], *shape[2:])
+        net, guidance, shape = self.net, self.guidance, self.output_shape
         if guidance is None or not self.guided[k]:
-            return (self._checked(k, net(x, *self.times[k], **self.net_kwargs), shape),)
-        if guidance.batched:
-            both = net(torch.cat([x, x]), *self.doubled[k], **self.joined)
+            return (self._checked(k, called(net, x, self.times[k], self.net_kwargs), shape),)
+        if self.joined is not None:
+            both = called(net, torch.cat([x, x]), self.doubled[k], self.joined)
             return self._checked(k, both, (2 * shape[0], *shape[1:])).chunk(2)
         weak, other = guidance.network or net, guidance.separate(self.net_kwargs)
-        return (
-            self._checked(k, net(x, *self.times[k], **self.net_kwargs), shape),
-            self._checked(k, weak(x, *self.times[k], **other), shape),
-        )
+        c = self._checked(k, called(net, x, self.times[k], self.net_kwargs), shape)
+        # The next call may write its output where this one's is: a copy costs one pass of a call's.
+        c = c.clone()
+        return c, self._checked(k, called(weak, x, self.times[k], other), shape)
 
     def _pair(self, k: int, outputs: Any) -> tuple[Tensor, ...]:
         return tuple([self._checked(k, output, self.shape) for output in pair_of(outputs)])
@@ -164,21 +171,14 @@ class NetworkCalls:
             or output.dtype not in DTYPE_CODES
             or output.device != self.device
         ):
-            found = (
-                f"{output.dtype} {tuple(output.shape)} on {output.device}"
-                if isinstance(output, Tensor)
-                else f"{type(output).__name__}; wrap it: lambda x, t: net(x, t).sample, say"
-            )
-            raise ValueError(
-                f"net: expected a real tensor of shape {shape} on the state's device at "
-                f"evaluation {k} of {self.plan.nfe}, got {found}"
-            )
+            check_output(output, shape, self.device, where=f"evaluation {k} of {self.plan.nfe}")
         if self.check_finite and not bool(torch.isfinite(output).all()):
             raise FloatingPointError(
                 f"the network returned a number that is not finite at evaluation {k} of "
                 f"{self.plan.nfe}, t={self.plan.evaluations[k].time:.6g}"
             )
-        return output
+        found: Tensor = output
+        return found
 
     def provide(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,10 +14,11 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice
+from fastgen.common.devices import check_device
 from fastgen.common.kept import Kept
 from fastgen.kernels import dispatch
-from fastgen.model.guidance import Guidance, Transform
-from fastgen.model.model import Model
+from fastgen.model.guidance import Guidance, Transform, check_guidance
+from fastgen.model.model import Model, check_model
 from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.noise.normals import randn
 from fastgen.plans import Plan, Program
@@ -127,6 +129,16 @@ class Prepared:
         dtype: torch.dtype,
         backend: str | None,
     ) -> None:
+        check_model(model)
+        if not isinstance(plan, Plan):
+            raise TypeError(
+                f"plan: expected what fastgen.plan(solver, schedule, steps) returns, got {plan!r}"
+            )
+        check_guidance(guidance)
+        if transform is not None and not callable(transform):
+            raise TypeError(
+                f"transform={transform!r}: expected a function (data prediction, t) -> data"
+            )
         if plan.schedule != model.schedule:
             raise ValueError(
                 f"plan: it was made for {plan.schedule!r}, the model is on {model.schedule!r}"
@@ -327,6 +339,25 @@ def check_state_dtype(dtype: torch.dtype) -> None:
         raise ValueError(f"dtype={dtype}: the state is torch.float32 or torch.float64")
 
 
+def sizes(shape: Any, name: str = "shape_or_x") -> tuple[int, ...]:
+    """A shape [B, ...] as given, or an error that says what it should be.
+
+    Raises:
+        TypeError: for something else than whole numbers in order.
+        ValueError: for none, or one below 0.
+    """
+    if isinstance(shape, (str, bytes)) or not isinstance(shape, Sequence):
+        remedy = f"; one number per sample is ({shape},)" if isinstance(shape, int) else ""
+        raise TypeError(f"{name}={shape!r}: expected a shape [B, ...] or a state{remedy}")
+    try:
+        found = tuple([operator.index(n) for n in shape])
+    except TypeError:
+        raise TypeError(f"{name}={shape!r}: expected whole numbers [B, ...]") from None
+    if not found or min(found) < 0:
+        raise ValueError(f"{name}: expected [B, ...] with sizes >= 0, got {found}")
+    return found
+
+
 def initial_state(
     model: Model,
     shape_or_x: Sequence[int] | Tensor,
@@ -343,15 +374,15 @@ def initial_state(
     """
     if device is None:
         device = shape_or_x.device if isinstance(shape_or_x, Tensor) else model.device
-    device = torch.device(device)
-    shape = tuple(shape_or_x.shape if isinstance(shape_or_x, Tensor) else shape_or_x)
+    device = check_device("device", device)
+    shape = tuple(shape_or_x.shape) if isinstance(shape_or_x, Tensor) else sizes(shape_or_x)
     if isinstance(scale, Tensor) and shape[:1] != scale.shape:
         raise ValueError(
             f"guidance: there are {len(scale)} scales for a batch of shape {shape}; give one "
             "number, or one per sample"
         )
-    if not shape or any(not isinstance(n, int) or n < 0 for n in shape):
-        raise ValueError(f"shape_or_x: expected [B, ...] with sizes >= 0, got {shape}")
+    if not shape:
+        raise ValueError("shape_or_x: expected [B, ...], got a state without axes")
     seeds, ids = seed_tensor(seed, shape[0], device), id_tensor(sample_ids, shape[0], device)
     if isinstance(shape_or_x, Tensor):
         if not shape_or_x.is_floating_point():

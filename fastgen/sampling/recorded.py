@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from fastgen.kernels.combine.operator import combine
 from fastgen.plans import Program, Stage
 from fastgen.plans.program import Raw
-from fastgen.sampling.run import CallsNetwork
+from fastgen.sampling.run import CallsNetwork, check_fresh
 from fastgen.sampling.tables import Tables
 
 
@@ -64,6 +64,8 @@ class RecordedRun:
             own, outputs = segment(start, state, *values)
         for slot, output in zip(() if stage is None else stage.outputs, outputs, strict=True):
             self.slots[slot] = output
+        for output in own:
+            check_fresh(output, older)
         self.raws = {i: (older | {k: own})[i] for i in self.program.held[k + 1]}
 
     def _combine(self, s: int, stage: Stage, tensors: list[Tensor]) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -173,15 +173,28 @@ class InPlaceRun(HoldsAddresses):
         storage = output.untyped_storage().data_ptr()
         if storage in self._owned:  # a network may return its input, which is overwritten
             return output.clone()
-        for earlier in self._raws.values():
-            if any(storage == e.untyped_storage().data_ptr() for e in earlier):
-                raise ValueError(
-                    "net: it returned the same memory as at an earlier evaluation, which is "
-                    "still needed; return a copy, or wrap it as Model(..., reuses_output=True)"
-                )
+        check_fresh(output, self._raws)
         return output
 
     def finish(self) -> Tensor:
         """The result, in memory that no later run touches."""
         self._raws.clear()
         return self.slots[self.program.result].clone()
+
+
+def check_fresh(output: Tensor, held: Mapping[int, tuple[Tensor, ...]]) -> None:
+    """Raise a ValueError if an output is in the memory of an earlier one that is still needed."""
+    memory = _memory(output)
+    if memory and any(memory == _memory(e) for earlier in held.values() for e in earlier):
+        raise ValueError(
+            "net: it returned the same memory as at an earlier evaluation, which is still needed; "
+            "return a copy, or wrap it as Model(..., reuses_output=True)"
+        )
+
+
+def _memory(x: Tensor) -> int:
+    """The address of a tensor's storage; 0 where it has none."""
+    try:
+        return x.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # inside of torch.func's transforms
+        return 0

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastgen.common.errors import nearest
 from fastgen.model.guidance import Guidance, Transform
-from fastgen.model.model import Model
+from fastgen.model.model import Model, check_model
 from fastgen.sampling import error_controlled
 from fastgen.sampling.observation import Step
 from fastgen.sampling.sampler import Sampler
@@ -36,7 +36,7 @@ class _Planned:
         """Raise a ValueError for one that was given."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if value != field.default:
+            if value is not field.default and value != field.default:
                 raise ValueError(
                     f"{field.name}={value!r}: solver {solver!r} chooses its own steps and has none"
                 )
@@ -91,7 +91,8 @@ def sample(
         TypeError: for an unknown option, naming the nearest one.
         ValueError: for an argument out of range.
     """
-    if solver in error_controlled.SOLVERS:
+    check_model(model)
+    if isinstance(solver, str) and solver in error_controlled.SOLVERS:
         _Planned(steps, transform, noise, trajectory, callback, progress, checkpoint).refuse(solver)
         return error_controlled.sample_batch(
             model,
@@ -111,7 +112,10 @@ def sample(
     known = known_options(solver, model.schedule, options.get("timesteps"))
     for option in options:
         if option not in known:
-            raise TypeError(f"unknown option {option!r}: {nearest(option, (*_keywords(), *known))}")
+            raise TypeError(
+                f"unknown option {option!r}: {nearest(option, (*_keywords(), *known))}; the "
+                f"network's own arguments go into net_kwargs={{{option!r}: ...}}"
+            )
     sampler = Sampler(
         model,
         plan(solver, model.schedule, steps, predicts=model.predicts, **options),
@@ -132,7 +136,7 @@ def sample(
         check_finite=check_finite,
         differentiable=differentiable,
         checkpoint=checkpoint,
-        **(net_kwargs or {}),
+        net_kwargs=net_kwargs,
     )
     sampler.prepared.retire()
     return result
@@ -141,4 +145,4 @@ def sample(
 @cache
 def _keywords() -> tuple[str, ...]:
     parameters = inspect.signature(sample).parameters.values()
-    return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+    return tuple(p.name for p in parameters if p.kind is not p.VAR_KEYWORD)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastgen.common.devices import check_device
 from fastgen.common.modes import unrecorded
 from fastgen.model.guidance import Guidance, Transform
-from fastgen.model.model import Model
+from fastgen.model.model import Model, merged
 from fastgen.plans import Plan
 from fastgen.sampling.capture import Captured
 from fastgen.sampling.observation import Step, progress_bar, reports_of
@@ -73,7 +74,8 @@ class Sampler:
         check_finite: bool = False,
         differentiable: bool = False,
         checkpoint: bool = False,
-        **net_kwargs: Any,
+        net_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Draw a batch.
 
@@ -94,13 +96,17 @@ class Sampler:
                 are called outside of inference mode (`fastgen.common.modes`).
             checkpoint: with differentiable, recompute each evaluation in the backward pass:
                 memory of one evaluation instead of all.
-            **net_kwargs: passed to the network at every evaluation.
+            net_kwargs, **kwargs: passed to the network at every evaluation; net_kwargs is a
+                dictionary for names that mean something else here, such as seed or device.
 
         Returns:
             The sample [B, ...] in the state's dtype, or (sample, states).
         """
         if checkpoint and not differentiable:
             raise ValueError("checkpoint=True has a meaning with differentiable=True only")
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback={callback!r}: expected a function of a fastgen.Step")
+        arguments = merged(net_kwargs, kwargs)
         prepared = self.prepared
         x, seeds, ids = prepared.initial(shape_or_x, seed, sample_ids, device)
         observe, keep = callback is not None, trajectory
@@ -114,7 +120,7 @@ class Sampler:
             run, rows = prepared.workspace(observe, keep, x, seeds)
         tick = progress_bar(self.plan, progress)
         calls = prepared.network_calls(
-            x, seeds, ids, net_kwargs, check_finite=check_finite, tick=tick, rows=rows
+            x, seeds, ids, arguments, check_finite=check_finite, tick=tick, rows=rows
         )
         run.start(x, seeds, ids)
         states = [x] if trajectory else []
@@ -141,7 +147,8 @@ class Sampler:
         *,
         device: torch.device | str | None = None,
         warmup: int = 3,
-        **net_kwargs: Any,
+        net_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> Captured:
         """The whole run, network included, as one CUDA graph.
 
@@ -159,11 +166,11 @@ class Sampler:
             shape: [B, ...] of the states.
             device: where to run; the default is the network's device.
             warmup: eager runs before the capture.
-            **net_kwargs: passed to the network. Tensors, also nested in lists and dictionaries,
-                may be replaced by others of the same shape at each call.
+            net_kwargs, **kwargs: passed to the network, see `__call__`. Tensors, also nested in
+                lists and dictionaries, may be replaced by others of the same shape at each call.
         """
-        place = self.model.device if device is None else torch.device(device)
-        return Captured(self.prepared, shape, place, warmup, net_kwargs)
+        place = self.model.device if device is None else check_device("device", device)
+        return Captured(self.prepared, shape, place, warmup, merged(net_kwargs, kwargs))
 
     def serve(
         self,
@@ -172,7 +179,8 @@ class Sampler:
         plans: Sequence[Plan] = (),
         device: torch.device | str | None = None,
         capture: bool | None = None,
-        **net_kwargs: Any,
+        net_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> ContinuousBatch:
         """A batch whose rows are admitted, stepped and retired one by one.
 
@@ -182,14 +190,16 @@ class Sampler:
                 that needs no more buffers, outputs, noises and steps than one of these.
             device: where to run; the default is the network's device.
             capture: replay each step as a CUDA graph; the default is whether there is a GPU.
-            **net_kwargs: the network's arguments. Tensors whose first axis is B have a row for
-                every request, which `ContinuousBatch.admit` sets; everything else is shared.
+            net_kwargs, **kwargs: the network's arguments, see `__call__`. Tensors whose first
+                axis is B have a row for every request, which `ContinuousBatch.admit` sets, unless
+                ``Model(shared=...)`` names them; everything else is shared.
 
         Raises:
             ValueError: for solvers and options that are not in tables: noise that depends on the
                 data, Brownian paths, transforms, rescaled guidance.
         """
-        place = self.model.device if device is None else torch.device(device)
+        place = self.model.device if device is None else check_device("device", device)
         wanted = place.type == "cuda" if capture is None else capture
+        arguments = merged(net_kwargs, kwargs)
         with torch.inference_mode(False):  # for steps in whatever mode
-            return ContinuousBatch(self.prepared, shape, plans, place, wanted, net_kwargs)
+            return ContinuousBatch(self.prepared, shape, plans, place, wanted, arguments)

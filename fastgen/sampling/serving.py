@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from typing import Any
@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fastgen.common.checks import check_floating
 from fastgen.common.errors import nearest
 from fastgen.common.graphs import Recording, recorded, warm_up
 from fastgen.common.modes import unrecorded
 from fastgen.kernels import Noise, Stream, dispatch
+from fastgen.model.guidance import check_scale
+from fastgen.model.model import merged
 from fastgen.plans import Plan
 from fastgen.sampling.capture import StaticArguments
 from fastgen.sampling.embedded import Embedded, alone, embedded, layout_of
@@ -137,7 +140,8 @@ class ContinuousBatch:
         sample_id: int = 0,
         plan: Plan | None = None,
         scale: float | None = None,
-        **net_kwargs: Any,
+        net_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
     ) -> int:
         """Take a request for one sample.
 
@@ -146,8 +150,8 @@ class ContinuousBatch:
             seed, sample_id: what determines the noise.
             plan: how to sample; the default is the sampler's plan.
             scale: the guidance scale; the default is the sampler's, if that is one number.
-            **net_kwargs: the row's part of the tensors that `Sampler.serve` was given with a batch
-                axis, each without it; what is left out has the values given there.
+            net_kwargs, **kwargs: the row's part of the tensors that `Sampler.serve` was given
+                with a batch axis, each without it; what is left out has the values given there.
 
         Returns:
             A ticket, under which `step` returns the sample.
@@ -159,6 +163,12 @@ class ContinuousBatch:
         guidance = self._prepared.guidance
         if scale is None and guidance is not None and isinstance(guidance.scale, Tensor):
             raise ValueError("scale: the sampler has one per sample; give the request its own")
+        if scale is not None:
+            check_scale("scale", scale)
+            if isinstance(scale, Tensor):
+                raise TypeError("scale: expected one number for the one sample")
+        if x is not None:
+            check_floating("x", x, "[...] without a batch axis", 0)
         if not self._free:
             raise RuntimeError(f"all {self._shape[0]} rows are taken; step until one is finished")
         found = self._embedded(self._prepared.plan if plan is None else plan, scale)
@@ -169,7 +179,7 @@ class ContinuousBatch:
             shape if x is None else x[None], seed, [sample_id], self._device
         )
         row = self._free[-1]
-        self._condition(row, net_kwargs)
+        self._condition(row, merged(net_kwargs, kwargs))
         self._free.pop()
         self._tickets += 1
         self._requests[self._tickets] = _Request(self._tickets, row, found, found.nfe)
@@ -300,7 +310,7 @@ class ContinuousBatch:
 
     def _condition(self, row: int, net_kwargs: dict[str, Any]) -> None:
         """Write a row of the network's arguments."""
-        rows = self._shape[0]
+        rows, by_row = self._shape[0], self._prepared.model.declared.has_rows
         initial, values = self._initial_arguments.values, self._arguments.values
         for name in net_kwargs:
             if name not in values:
@@ -308,13 +318,14 @@ class ContinuousBatch:
         writes: list[tuple[Tensor, Tensor]] = []
         for name in values:
             own, structure = pytree.tree_flatten(values[name])
-            given = [x[row] if _by_row(x, rows) else x for x in pytree.tree_leaves(initial[name])]
+            leaves = pytree.tree_leaves(initial[name])
+            given = [x[row] if by_row(name, x, rows) else x for x in leaves]
             if name in net_kwargs:
                 given, other = pytree.tree_flatten(net_kwargs[name])
                 if other != structure:
                     raise ValueError(f"{name}: expected the structure {structure}, got {other}")
             for static, x in zip(own, given, strict=True):
-                if not _by_row(static, rows):
+                if not by_row(name, static, rows):
                     if name in net_kwargs:
                         raise ValueError(
                             f"{name}: it has no batch axis of {rows}; all rows share it"
@@ -338,10 +349,6 @@ class ContinuousBatch:
             sampler, device = self._prepared, self._device
             self._plans[key] = embedded(sampler, plan, scale, self.layout, device)
         return self._plans[key]
-
-
-def _by_row(x: Any, rows: int) -> bool:
-    return isinstance(x, Tensor) and x.ndim > 0 and x.shape[0] == rows
 
 
 def _check_servable(prepared: Prepared) -> None:

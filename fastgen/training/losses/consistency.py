@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import fastgen.kernels as kernels
-from fastgen.common.checks import check_choice, check_positive, check_shape, per_row
+from fastgen.common.checks import (
+    check_choice,
+    check_floating,
+    check_positive,
+    check_shape,
+    per_row,
+)
+from fastgen.model.model import merged
+from fastgen.model.output import called, check_output
 from fastgen.noise.keys import training_noise
 from fastgen.training.losses.reduction import mean_square, reduced, sum_square
 
@@ -53,7 +61,8 @@ def consistency(
     step: int = 0,
     sample_ids: Sequence[int] | Tensor | None = None,
     reduction: str = "mean",
-    **net_kwargs: Any,
+    net_kwargs: Mapping[str, Any] | None = None,
+    **kwargs: Any,
 ) -> Tensor:
     """d(f(x + high z, high), f(x + low z, low)) with the second held constant.
 
@@ -70,8 +79,10 @@ def consistency(
         weight: [B]; the default is 1 / (high - low) for pseudo_huber, 1 for square.
         seed, step, sample_ids: of the noise.
         reduction: "mean", or "none" for [B].
-        net_kwargs: handed to the network.
+        net_kwargs, **kwargs: handed to the network; net_kwargs is a dictionary for names that
+            mean something else here, such as seed.
     """
+    check_floating("data", data)
     rows, device = len(data), data.device
     check_shape("low", low, (rows,))
     check_shape("high", high, (rows,))
@@ -84,10 +95,13 @@ def consistency(
     columns = [zero, one, levels[0], zero, one, levels[1]]
     table = torch.stack(columns, -1).reshape(-1, 2, 3)
     _, near, far = kernels.bridge(None, data, table, zero, key)
-    output = net(far, high.to(far.dtype), **net_kwargs)
+    arguments = merged(net_kwargs, kwargs)
+    output = called(net, far, (high.to(far.dtype),), arguments)
+    output = check_output(output, far.shape, device).clone()  # the next call may write over it
     with torch.no_grad():
-        end = (teacher if teacher is not None else net)(near, low.to(near.dtype), **net_kwargs)
-    check_shape("net", output, end.shape)
+        other = teacher if teacher is not None else net
+        end = called(other, near, (low.to(near.dtype),), arguments)
+        check_output(end, near.shape, device, "net" if teacher is None else "teacher")
     if metric == "square":
         return reduced(mean_square(output - end), weight, reduction)
     c = 0.00054 * math.sqrt(data[0].numel())

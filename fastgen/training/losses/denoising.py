@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
-from fastgen.common.checks import check_choice, check_positive, check_shape, per_row
+from fastgen.common.checks import check_choice, check_floating, check_positive, check_shape, per_row
 from fastgen.kernels import Clock, Noise
-from fastgen.model.model import Model
+from fastgen.model.model import Model, check_model, merged
+from fastgen.model.output import called, check_output
 from fastgen.model.parametrisation import PAIR
 from fastgen.noise.keys import training_noise
 from fastgen.training.losses.reduction import mean_square, reduced, sum_square
@@ -101,7 +102,8 @@ def denoising(
     times: Times | None = None,
     weighting: str | Weighting = "simple",
     reduction: str = "mean",
-    **net_kwargs: Any,
+    net_kwargs: Mapping[str, Any] | None = None,
+    **kwargs: Any,
 ) -> Tensor:
     """w(t) |net(x_t, t) - target|^2 with x_t = alpha data + sigma noise, the mean over elements.
 
@@ -121,13 +123,16 @@ def denoising(
         weighting: a name ("simple", "likelihood", "min_snr", "edm", "sigmoid") or a function of
             (model, internal times [B]) that multiplies the square of the target's error.
         reduction: "mean", or "none" for [B].
-        net_kwargs: handed to the network.
+        net_kwargs, **kwargs: handed to the network; net_kwargs is a dictionary for names that
+            mean something else here, such as seed.
 
     Raises:
         ValueError: naming the argument that does not fit.
     """
     if isinstance(weighting, str):
         weighting = WEIGHTINGS[check_choice("weighting", weighting, WEIGHTINGS)]
+    check_model(model)
+    check_floating("data", data)
     rows, device, data_at = len(data), data.device, model.parametrisation.data_at
     key = training_noise(rows, device, seed, step, sample_ids)
     if t is None:
@@ -138,8 +143,9 @@ def denoising(
     s = t.to(torch.float64)
     s = 1 - s if data_at == 1 else s
     state, target = _noised(model, data, noise, key, s)
-    output = _output(model, state, s, net_kwargs).to(target.dtype)
-    check_shape("net", output, target.shape)
+    fed = state.to(model.input_dtype(state.dtype))
+    arguments = merged(net_kwargs, kwargs)
+    output = model.outputs(fed, (model.network_time(s),), arguments)[0].to(target.dtype)
     return reduced(mean_square(output - target), weighting(model, s), reduction)
 
 
@@ -162,12 +168,6 @@ def _noised(
     return state, target
 
 
-def _output(model: Model, state: Tensor, s: Tensor, net_kwargs: dict[str, Any]) -> Tensor:
-    fed = state.to(model.input_dtype(state.dtype))
-    output: Tensor = model.net(fed, model.network_time(s), **net_kwargs)
-    return output.chunk(2, 1)[0] if model.learned_variance else output
-
-
 def annealed(
     net: Callable[..., Tensor],
     data: Tensor,
@@ -178,7 +178,8 @@ def annealed(
     step: int = 0,
     sample_ids: Sequence[int] | Tensor | None = None,
     reduction: str = "mean",
-    **net_kwargs: Any,
+    net_kwargs: Mapping[str, Any] | None = None,
+    **kwargs: Any,
 ) -> Tensor:
     """NCSN: sigma_i^2 / 2 |s(x + sigma_i z, i) + z / sigma_i|^2 at one random level i for each row.
 
@@ -191,8 +192,11 @@ def annealed(
         condition: what it is fed as c [B]: the "sigma", or its "index" (int64).
         seed, step, sample_ids: of levels and noise.
         reduction: "mean", or "none" for [B].
-        net_kwargs: handed to the network.
+        net_kwargs, **kwargs: handed to the network; net_kwargs is a dictionary for names that
+            mean something else here, such as seed.
     """
+    check_floating("data", data)
+    check_floating("sigmas", sigmas, "[L]")
     if sigmas.ndim != 1 or len(sigmas) == 0 or not bool((sigmas > 0).all()):
         raise ValueError(f"sigmas: expected positive noise levels [L], got {sigmas}")
     check_choice("condition", condition, ("sigma", "index"))
@@ -205,7 +209,7 @@ def annealed(
     zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
     table = torch.stack([zero, one, sigma, zero, zero, one], -1).reshape(-1, 2, 3)
     _, x, z = kernels.bridge(None, data, table, u, key)
-    score = net(x, index if condition == "index" else sigma.to(x.dtype), **net_kwargs)
-    check_shape("net", score, z.shape)
+    told = index if condition == "index" else sigma.to(x.dtype)
+    score = check_output(called(net, x, (told,), merged(net_kwargs, kwargs)), z.shape, z.device)
     level = per_row(sigma.to(x.dtype), x)
     return reduced(sum_square(level * score + z) / 2, None, reduction)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from fastgen.common.checks import check_nonnegative, check_positive, check_shape
-from fastgen.model.model import Model
+from fastgen.model.model import Model, check_model, merged
 from fastgen.training.losses.denoising import denoising, likelihood
 from fastgen.training.losses.reduction import reduced, sum_square
 from fastgen.training.times import Times, uniform
@@ -69,7 +69,8 @@ def latent_cross_entropy(
     sample_ids: Sequence[int] | Tensor | None = None,
     times: Times | None = None,
     reduction: str = "mean",
-    **net_kwargs: Any,
+    net_kwargs: Mapping[str, Any] | None = None,
+    **kwargs: Any,
 ) -> Tensor:
     """CE(q(z_0 | x) | p(z_0)) of a score model p, in nats, by denoising score matching.
 
@@ -86,11 +87,13 @@ def latent_cross_entropy(
         times: their distribution; an importance-sampled one (`times.likelihood`) has a smaller
             variance. The default is uniform and stratified between 1e-3 and 1.
         reduction: "mean", or "none" for [B].
-        net_kwargs: handed to the network.
+        net_kwargs, **kwargs: handed to the network; net_kwargs is a dictionary for names that
+            mean something else here, such as seed.
 
     Raises:
         ValueError: naming the argument that does not fit.
     """
+    check_model(model)
     if model.predicts == "edm":
         raise ValueError("model: 'edm' scales its input; expected a network that is fed z_t")
     data_at = model.parametrisation.data_at
@@ -107,8 +110,15 @@ def latent_cross_entropy(
         return likelihood(model, s) / times.density(t)
 
     keys: dict[str, Any] = {"seed": seed, "step": step, "sample_ids": sample_ids}
+    arguments = merged(net_kwargs, kwargs)
     mean = denoising(
-        model, latent, **keys, times=times, weighting=weighting, reduction="none", **net_kwargs
+        model,
+        latent,
+        **keys,
+        times=times,
+        weighting=weighting,
+        reduction="none",
+        net_kwargs=arguments,
     )
     size = latent[0].numel() if len(latent) else 0
     entropy = math.log(2 * math.pi * math.e * sigma**2) / 2
@@ -128,7 +138,8 @@ def score_prior_bound(
     step: int = 0,
     times: Times | None = None,
     reduction: str = "mean",
-    **net_kwargs: Any,
+    net_kwargs: Mapping[str, Any] | None = None,
+    **kwargs: Any,
 ) -> Tensor:
     """LSGM: the bound of a VAE whose prior is a score model, in nats.
 
@@ -149,7 +160,8 @@ def score_prior_bound(
     """
     check_shape("log_variance", log_variance, latent.shape)
     keys: dict[str, Any] = {"seed": seed, "step": step, "times": times, "reduction": "none"}
-    cross = latent_cross_entropy(model, latent, **keys, **net_kwargs)
+    arguments = merged(net_kwargs, kwargs)
+    cross = latent_cross_entropy(model, latent, **keys, net_kwargs=arguments)
     entropy = (log_variance + math.log(2 * math.pi * math.e)).flatten(1).sum(1) / 2
     loss = gaussian_negative_log_likelihood(output, data, variance) + beta * (cross - entropy)
     return reduced(loss, None, reduction)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_shape
+from fastgen.model.output import check_output
 
 REDUCTIONS = ("mean", "none")
 
@@ -20,6 +21,11 @@ def sum_square(error: Tensor) -> Tensor:
     """The sum of squares over all but the batch axis, [B], in at least float32."""
     error = error.float() if error.dtype in (torch.bfloat16, torch.float16) else error
     return error.square().flatten(1).sum(1)
+
+
+def check_prediction(name: str, output: Tensor, like: Tensor) -> None:
+    """Raise a ValueError unless a network's output is a real tensor of a target's shape."""
+    check_output(output, like.shape, like.device, name)
 
 
 def reduced(loss: Tensor, weight: Tensor | None, reduction: str) -> Tensor:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
-from fastgen.common.checks import check_shape, per_row
+from fastgen.common.checks import check_floating, per_row
 from fastgen.kernels import Clock, Noise
-from fastgen.model.model import Model
+from fastgen.model.model import Model, check_model, merged
 from fastgen.noise.keys import training_noise
 from fastgen.schedules import DiscreteVP
 from fastgen.training.losses.reduction import mean_square, reduced
@@ -51,6 +51,7 @@ def posterior(schedule: DiscreteVP, index: Tensor) -> StepPosterior:
 
 
 def _check(model: Model) -> DiscreteVP:
+    check_model(model)
     if not isinstance(model.schedule, DiscreteVP):
         raise ValueError(f"model: expected a DiscreteVP schedule, got {model.schedule!r}")
     if model.parametrisation.data_at != 0:
@@ -70,7 +71,8 @@ def hybrid(
     step: int = 0,
     sample_ids: Sequence[int] | Tensor | None = None,
     reduction: str = "mean",
-    **net_kwargs: Any,
+    net_kwargs: Mapping[str, Any] | None = None,
+    **kwargs: Any,
 ) -> Tensor:
     """L_simple + vlb_weight num_steps L_i: learned variances (arXiv 2102.09672, equation 16).
 
@@ -84,11 +86,13 @@ def hybrid(
         vlb_weight: 1e-3 in the paper (where it multiplies the sum over steps).
         seed, step, sample_ids: of steps and noise.
         reduction: "mean", or "none" for [B].
-        net_kwargs: handed to the network.
+        net_kwargs, **kwargs: handed to the network; net_kwargs is a dictionary for names that
+            mean something else here, such as seed.
     """
     schedule = _check(model)
     if not model.learned_variance:
         raise ValueError("model: expected Model(..., learned_variance=True)")
+    check_floating("data", data)
     rows, device = len(data), data.device
     key = training_noise(rows, device, seed, step, sample_ids)
     if index is None:
@@ -96,9 +100,8 @@ def hybrid(
         u = kernels.times(key, clock)
         index = (u * schedule.num_steps).long().clamp(max=schedule.num_steps - 1)
     x, noise = _noised(schedule, data, index, key)
-    output, variance = _network(model, x, index, net_kwargs)
+    output, variance = _network(model, x, index, merged(net_kwargs, kwargs))
     target = _target(model, data, noise, index)
-    check_shape("net", output, target.shape)
     bound = _bound(model, data, x, index, output.detach(), variance)
     loss = mean_square(output - target) + vlb_weight * schedule.num_steps * bound
     return reduced(loss, None, reduction)
@@ -110,7 +113,8 @@ def bits_per_dimension(
     *,
     seed: int | Tensor = 0,
     sample_ids: Sequence[int] | Tensor | None = None,
-    **net_kwargs: Any,
+    net_kwargs: Mapping[str, Any] | None = None,
+    **kwargs: Any,
 ) -> Tensor:
     """The variational bound of -log2 p(data) / dimensions, [B], every step evaluated once.
 
@@ -118,7 +122,8 @@ def bits_per_dimension(
     13), the others divergences of Gaussians, and the last that of q(x_N | data) from N(0, 1).
     The variance is the learned one, or else beta_i.
     """
-    schedule = _check(model)
+    schedule, arguments = _check(model), merged(net_kwargs, kwargs)
+    check_floating("data", data)
     rows, device = len(data), data.device
     total = _prior(schedule, data)
     with torch.no_grad():
@@ -126,7 +131,7 @@ def bits_per_dimension(
             key = training_noise(rows, device, seed, i, sample_ids)
             index = torch.full((rows,), i, device=device)
             x, _ = _noised(schedule, data, index, key)
-            output, variance = _network(model, x, index, net_kwargs)
+            output, variance = _network(model, x, index, arguments)
             total = total + _bound(model, data, x, index, output, variance)
     return total
 
@@ -145,11 +150,9 @@ def _network(
     schedule = model.schedule
     assert isinstance(schedule, DiscreteVP)
     t = model.network_time(schedule.time_of_index(index.to(torch.float64)))
-    output = model.net(x.to(model.input_dtype(x.dtype)), t, **net_kwargs).to(x.dtype)
-    if not model.learned_variance:
-        return output, None
-    mean, variance = output.chunk(2, 1)
-    return mean, variance
+    found = model.outputs(x.to(model.input_dtype(x.dtype)), (t,), net_kwargs)
+    mean, *variance = [output.to(x.dtype) for output in found]
+    return mean, variance[0] if variance else None
 
 
 def _wide(values: Tensor, like: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,8 +10,10 @@ from torch import Tensor
 from torch.func import jvp
 
 from fastgen.common.checks import check_shape, per_row
+from fastgen.model.model import merged
+from fastgen.model.output import called, check_output
 from fastgen.training.losses.evidence import standard_divergence
-from fastgen.training.losses.reduction import mean_square, reduced, sum_square
+from fastgen.training.losses.reduction import check_prediction, mean_square, reduced, sum_square
 from fastgen.training.paths import Brownian, Linear, PathSample, drift_weight
 
 
@@ -29,7 +31,7 @@ def flow_matching(
         weight: [B], such as 1 / density of drawn times.
         reduction: "mean", or "none" for [B].
     """
-    check_shape("output", output, sample.velocity.shape)
+    check_prediction("output", output, sample.velocity)
     return reduced(mean_square(output - sample.velocity), weight, reduction)
 
 
@@ -57,8 +59,8 @@ def score_and_flow_matching(
     """
     if not isinstance(sample.path, Linear | Brownian):
         raise ValueError(f"sample: expected one on Linear or Brownian, got {sample.path!r}")
-    check_shape("velocity", velocity, sample.velocity.shape)
-    check_shape("score", score, sample.noise.shape)
+    check_prediction("velocity", velocity, sample.velocity)
+    check_prediction("score", score, sample.noise)
     factor = drift_weight(sample.path, sample.t)
     factor = per_row(factor.to(score.dtype), score)
     loss = mean_square(velocity - sample.velocity)
@@ -90,7 +92,7 @@ def variational_flow_matching(
         weight: [B].
         reduction: "mean", or "none" for [B].
     """
-    check_shape("output", output, sample.velocity.shape)
+    check_prediction("output", output, sample.velocity)
     divergence = standard_divergence(mean, log_variance)
     loss = mean_square(output - sample.velocity) + kl_weight * divergence
     return reduced(loss, weight, reduction)
@@ -122,7 +124,8 @@ def mean_flow(
     offset: float = 1e-3,
     weight: Tensor | None = None,
     reduction: str = "mean",
-    **net_kwargs: Any,
+    net_kwargs: Mapping[str, Any] | None = None,
+    **kwargs: Any,
 ) -> Tensor:
     """MeanFlow: net(x_t, t, r) learns the average velocity u over [t, r].
 
@@ -139,18 +142,18 @@ def mean_flow(
         offset: keeps the division finite.
         weight: [B].
         reduction: "mean", or "none" for [B].
-        net_kwargs: handed to the network.
+        net_kwargs, **kwargs: handed to the network; net_kwargs is a dictionary for names that
+            mean something else here, such as seed.
     """
     check_shape("r", r, sample.t.shape, like="t")
     x, t, v = sample.x_t, sample.t, sample.velocity
-    r = r.to(t.dtype)
+    r, arguments = r.to(t.dtype), merged(net_kwargs, kwargs)
 
     def average(x: Tensor, t: Tensor) -> Tensor:
-        return net(x, t, r, **net_kwargs)
+        return check_output(called(net, x, (t, r), arguments), v.shape, v.device)
 
     pair = jvp(average, (x, t), (v, torch.ones_like(t)))
     output, slope = pair[0], pair[1]
-    check_shape("net", output, v.shape)
     span = per_row((r - t).to(v.dtype), v)
     error = sum_square(output - (v + span * slope).detach())
     loss = error / (error.detach() + offset) ** power if power else error
@@ -165,7 +168,8 @@ def shortcut(
     teacher: Callable[..., Tensor] | None = None,
     weight: Tensor | None = None,
     reduction: str = "mean",
-    **net_kwargs: Any,
+    net_kwargs: Mapping[str, Any] | None = None,
+    **kwargs: Any,
 ) -> Tensor:
     """Shortcut models: a step of size d agrees with two steps of size d / 2 in a row.
 
@@ -180,20 +184,23 @@ def shortcut(
         teacher: what takes the two half steps (an average of weights); ``net`` if None.
         weight: [B].
         reduction: "mean", or "none" for [B].
-        net_kwargs: handed to both networks.
+        net_kwargs, **kwargs: handed to both networks; see `denoising`.
     """
     check_shape("step", step, sample.t.shape, like="t")
     x, t, v = sample.x_t, sample.t, sample.velocity
     d = step.to(t.dtype)
-    half = d / 2
+    half, arguments = d / 2, merged(net_kwargs, kwargs)
+
+    def output_of(net: Callable[..., Tensor], x: Tensor, *times: Tensor) -> Tensor:
+        return check_output(called(net, x, times, arguments), v.shape, v.device)
+
     sign = 1.0 if sample.path.data_at == 1 else -1.0
     with torch.no_grad():
         two = teacher if teacher is not None else net
-        first = two(x, t, half, **net_kwargs)
+        first = output_of(two, x, t, half).clone()  # the next call may write over it
         moved = sign * per_row(half.to(x.dtype), x)
-        second = two(x + moved * first, t + sign * half, half, **net_kwargs)
+        second = output_of(two, x + moved * first, t + sign * half, half)
         still = per_row(d == 0, x)
         target = torch.where(still, v, (first + second) / 2)
-    output = net(x, t, d, **net_kwargs)
-    check_shape("net", output, target.shape)
+    output = output_of(net, x, t, d)
     return reduced(mean_square(output - target), weight, reduction)
