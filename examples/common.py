@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.files import replacing
 from fastgen.datasets import Digits, load_digits
 from fastgen.demo.classifier import DigitFeatures, classifier
 from fastgen.demo.report import frechet_distance, strip
-from fastgen.training.files import replacing
 
 
 def arguments(
@@ -107,6 +107,6 @@ def _figure(
         axis.set_title(title, fontsize=8, pad=3)
         axis.set_xticks([])
         axis.set_yticks([])
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
+    with replacing(path) as file:
+        figure.savefig(file, dpi=150, format="png")
     print(f"wrote {path}")

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastgen.training.files import load_strictly, read_safetensors, replacing
+from fastgen.common.files import load_strictly, read_safetensors, write_safetensors
 
 EVERY = 1000  # steps between checkpoints
 DECAY = 0.999  # of the averaged weights
@@ -151,14 +151,11 @@ def _store(
     stacks: Mapping[str, Stack],
     optimiser: torch.optim.AdamW,
 ) -> None:
-    from safetensors.torch import save
-
     tensors = {f"{which}{k}": v for which, s in stacks.items() for k, v in s.state_dict().items()}
     for name, p in stacks[""].named_parameters():
         tensors |= {f"{field} {name}": x for field, x in optimiser.state[p].items()}
     metadata = {"about": about, "step": str(step), "seconds": json.dumps(seconds)}
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata))
+    write_safetensors(path, tensors, metadata)
 
 
 def _restore(

@@ -78,9 +78,9 @@ def _model(arguments: argparse.Namespace) -> Model:
     source: str = arguments.source
     if ":" not in source or Path(source).exists():
         require("safetensors")
+        from fastgen.common.files import read_safetensors
         from fastgen.demo.checkpoint import FORMAT, Checkpoint
         from fastgen.training import LatentScore, load
-        from fastgen.training.files import read_safetensors
 
         for name in ("weights", "schedule", "predicts"):
             if getattr(arguments, name) is not None:
@@ -101,7 +101,7 @@ def _model(arguments: argparse.Namespace) -> Model:
         if not isinstance(net, nn.Module):
             raise ValueError(f"--weights: {source} made no torch.nn.Module but {net!r}")
         require("safetensors")
-        from fastgen.training.files import load_strictly, read_safetensors
+        from fastgen.common.files import load_strictly, read_safetensors
 
         load_strictly(net, read_safetensors(arguments.weights)[0], arguments.weights)
     if isinstance(net, nn.Module):
@@ -152,17 +152,17 @@ def _write_png(samples: Tensor, path: Path) -> None:
     """A square grid of images with [-1, 1] from black to white, small ones enlarged."""
     from matplotlib.image import imsave
 
+    from fastgen.common.files import replacing
     from fastgen.demo.report import strip
-    from fastgen.training.files import replacing
 
     grid = strip(samples, columns=int(np.ceil(len(samples) ** 0.5)))
     zoom = max(1, 512 // max(grid.shape[:2]))
-    with replacing(path) as temporary:
-        imsave(temporary, grid.repeat(zoom, axis=0).repeat(zoom, axis=1), format="png")
+    with replacing(path) as file:
+        imsave(file, grid.repeat(zoom, axis=0).repeat(zoom, axis=1), format="png")
 
 
 def _write_npz(path: Path, **arrays: Any) -> None:
-    from fastgen.training.files import replacing
+    from fastgen.common.files import replacing
 
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path) as file:
         np.savez(file, **arrays)

@@ -59,9 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> None:
     """Train, or go on from the checkpoint that is there."""
     from fastgen.datasets import load
-    from fastgen.training import Denoising, Flow, Settings, Trainer, describe
-    from fastgen.training.files import read_safetensors
-    from fastgen.training.trainer import read_metadata
+    from fastgen.training import Denoising, Flow, Settings, Trainer, checkpoint, describe
 
     out: Path = arguments.out
     if out.suffix != ".safetensors":
@@ -97,7 +95,7 @@ def run(arguments: argparse.Namespace) -> None:
     if out.exists() and not arguments.restart:
         trainer.resume(out)
         print(f"going on from step {trainer.step} of {out}")
-        source = read_metadata(out, read_safetensors(out)[1])[1].get("source")
+        source = checkpoint.read(out).description.get("source")
         if source != arguments.source:
             print(f"note: it was trained on {source} so far, and goes on with {arguments.source}")
     threads = torch.get_num_threads()

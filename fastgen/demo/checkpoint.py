@@ -6,14 +6,21 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 import fastgen.schedules as schedules
+from fastgen.common.files import (
+    check_weights,
+    load_strictly,
+    read_object,
+    read_safetensors,
+    write_safetensors,
+)
 from fastgen.demo.classifier import DigitFeatures
 from fastgen.model.model import Model
 from fastgen.networks import Network, from_config, to_config
 from fastgen.schedules import Schedule
-from fastgen.training.files import load_strictly, read_safetensors, replacing
 
 FORMAT, VERSION = "fastgen_demo", "2"
 
@@ -35,8 +42,6 @@ class Checkpoint:
 
     def save(self, path: Path) -> None:
         """Write to ``path``, whole or not at all."""
-        from safetensors.torch import save
-
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"features.{k}": v for k, v in self.features.state_dict().items()}
         metadata = {
@@ -47,8 +52,7 @@ class Checkpoint:
                 {"seed": self.seed, "steps": self.steps, "seconds": self.seconds}
             ),
         }
-        with replacing(path) as temporary:
-            temporary.write_bytes(save(tensors, metadata))
+        write_safetensors(path, tensors, metadata)
 
     @staticmethod
     def load(path: Path) -> Checkpoint:
@@ -61,13 +65,19 @@ class Checkpoint:
         tensors, metadata = read_safetensors(path)
         if metadata.get(FORMAT) != VERSION:
             raise ValueError(f"{path}: not a checkpoint of `fastgen demo` (version {VERSION})")
+        facts = {k: read_object(path, metadata, k) for k in ("network", "schedule", "training")}
+        features = DigitFeatures()
         try:
-            network = from_config(json.loads(metadata["network"]))
-            schedule = schedules.from_config(json.loads(metadata["schedule"]))
-            training = json.loads(metadata["training"])
-            result = Checkpoint(network, DigitFeatures(), schedule, **training)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: damaged metadata ({error})") from error
-        both = nn.ModuleDict({"network": result.network, "features": result.features})
-        load_strictly(both, tensors, path)
+            with torch.device("meta"):  # sizes that no weights are of are not allocated
+                network = from_config(facts["network"])
+            weights = nn.ModuleDict({"network": network, "features": features})
+            check_weights(weights, tensors, path)
+            network = from_config(facts["network"])
+            schedule = schedules.from_config(facts["schedule"])
+            made = facts["training"]
+            seed, steps, seconds = int(made["seed"]), int(made["steps"]), float(made["seconds"])
+            result = Checkpoint(network, features, schedule, seed, steps, seconds)
+        except Exception as error:  # whatever the arguments of a damaged file make of a network
+            raise ValueError(f"{path}: damaged metadata or weights ({error})") from error
+        load_strictly(nn.ModuleDict({"network": network, "features": features}), tensors, path)
         return result

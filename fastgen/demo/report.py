@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import fastgen.solvers as solvers
+from fastgen.common.files import replacing
 from fastgen.datasets import CLASSES, Digits
 from fastgen.demo.checkpoint import Checkpoint
 from fastgen.demo.train import one_thread
@@ -165,15 +167,15 @@ def report(rows: Sequence[Run]) -> str:
 
 def write_csv(rows: Sequence[Run], path: Path) -> None:
     """One line per row; seconds are for ``samples`` digits."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(
-            ("solver", "nfe_asked", "nfe", "seconds", "frechet", "nearest_training", "samples")
-        )
-        for r in rows:
-            writer.writerow(
-                (r.solver, r.asked, r.nfe, r.seconds, r.frechet, r.nearest, len(r.images))
-            )
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(
+        ("solver", "nfe_asked", "nfe", "seconds", "frechet", "nearest_training", "samples")
+    )
+    for r in rows:
+        writer.writerow((r.solver, r.asked, r.nfe, r.seconds, r.frechet, r.nearest, len(r.images)))
+    with replacing(path) as file:
+        file.write(text.getvalue().encode())
 
 
 def strip(images: Tensor, columns: int) -> NDArray[np.float64]:
@@ -213,4 +215,5 @@ def write_sheet(rows: Sequence[Run], labels: Tensor, path: Path) -> None:
             axis.set_xticks([])
             axis.set_yticks([])
             axis.spines[:].set_visible(False)
-    figure.savefig(path, dpi=150)
+    with replacing(path) as file:
+        figure.savefig(file, dpi=150, format="png")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from fastgen.plans.forms import Form, Increment, Instruction, Let, Normal, State
 
 # Solvers may find a time of the grid again through the schedule's inverse.
-_SAME_TIME = 1e-9
+SAME_TIME = 1e-9
 
 
 def increments(instructions: Sequence[Instruction], start: float) -> dict[Normal, Increment]:
@@ -34,12 +34,12 @@ def increments(instructions: Sequence[Instruction], start: float) -> dict[Normal
             continue
         for z in sorted(s for s in i.form.terms if isinstance(s, Normal) and s not in seen):
             seen.add(z)
-            if not (0 <= z.end < z.start <= 1 and z.start <= front + _SAME_TIME):
+            if not (0 <= z.end < z.start <= 1 and z.start <= front + SAME_TIME):
                 continue
-            if z.start <= lowest + _SAME_TIME or all(
+            if z.start <= lowest + SAME_TIME or all(
                 z.start == other.start and z.end != other.end
                 for other in taken
-                if z.end < other.start - _SAME_TIME and other.end < z.start - _SAME_TIME
+                if z.end < other.start - SAME_TIME and other.end < z.start - SAME_TIME
             ):
                 taken[z] = Increment(z.draw, z.start, z.end)
                 lowest = min(lowest, z.end)

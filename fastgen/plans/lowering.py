@@ -46,6 +46,9 @@ from fastgen.plans.program import (
     order,
 )
 
+# Terms of a sum inside a stage, and outputs of the network that are kept at one time: far above the
+# kernels' limits, and what bounds the time that any plan takes.
+_WIDEST, _MOST_HELD = 256, 256
 Weights: TypeAlias = Callable[[float], tuple[float, ...]]
 
 
@@ -159,6 +162,7 @@ class _Expansion:
     ) -> None:
         self.parametrisation, self.clip = parametrisation, clip
         self.hold_outputs, self.weights = hold_outputs, weights
+        self._expanded: dict[Value, Terms] = {}  # registers of one segment
         self._conversions: dict[tuple[str, float], tuple[float, float]] = {}
         self.evaluations = [i for i in instructions if isinstance(i, Evaluate)]
         self.segments: list[dict[Value, Form]] = [{}]
@@ -183,6 +187,8 @@ class _Expansion:
     def stages(self, keep: Iterable[Value]) -> list[_Unplaced]:
         """Every stage, found from the last to the first; keep: registers that the caller reads."""
         needed: set[Atom] = set(keep)  # by what comes after the stage
+        # Of those, predictions that are written into buffers, by their evaluations.
+        predicted: dict[int, set[Prediction]] = {}
         found: list[_Unplaced] = []
         for s in reversed(range(len(self.segments))):
             if s < len(self.evaluations):
@@ -192,16 +198,18 @@ class _Expansion:
             outputs: list[Atom] = [v for v in self.segments[s] if v in needed]
             outputs += [a for a in [NetworkInput(s)] if a in needed]
             # Predictions that a later stage reads and that cannot be kept as the network's output.
-            outputs += sorted(
-                a for a in needed if isinstance(a, Prediction) and a.evaluation == s - 1
-            )
+            outputs += sorted(predicted.pop(s - 1, ()))
+            self._expand_segment(s, outputs)
             rows = {a: self.terms(a, s) for a in outputs}
             uses_clipped = any(CLIPPED in terms for terms in rows.values())
             stage = _Unplaced(rows, self.clipped(s) if uses_clipped else {})
             # What a run provides, and the outputs of the evaluation before, need no earlier stage.
-            reads = {a for a in stage.reads if not isinstance(a, Computed | Increment)}
-            own = {Raw(s - 1, branch) for branch in (0, 1)}
-            needed = (needed | reads) - set(outputs) - own
+            for a in stage.reads:
+                if isinstance(a, Prediction):
+                    predicted.setdefault(a.evaluation, set()).add(a)
+                elif not isinstance(a, Computed | Increment):
+                    needed.add(a)
+            needed.difference_update(outputs, [Raw(s - 1, 0), Raw(s - 1, 1)])
             found.append(stage)
         return found[::-1]
 
@@ -213,7 +221,27 @@ class _Expansion:
         if isinstance(output, Prediction):
             return self.prediction(output, segment)
         assert isinstance(output, Value)
-        return self.expand(self.segments[segment][output], segment)
+        known = self._expanded.get(output)
+        return self.expand(self.segments[segment][output], segment) if known is None else known
+
+    def _expand_segment(self, segment: int, outputs: Sequence[Atom]) -> None:
+        """Expand the registers of a segment that its outputs are made of, once each, in order.
+
+        So a register that many others read costs no more than one that is read once.
+        """
+        lets, self._expanded = self.segments[segment], {}
+        forms = [lets[a] for a in outputs if isinstance(a, Value)]
+        if NetworkInput(segment) in outputs:
+            forms.append(Form({self.evaluations[segment].x: 1.0}))
+        reached: set[Value] = set()
+        while forms:
+            for symbol in forms.pop().terms:
+                if isinstance(symbol, Value) and symbol in lets and symbol not in reached:
+                    reached.add(symbol)
+                    forms.append(lets[symbol])
+        for value, form in lets.items():
+            if value in reached:
+                self._expanded[value] = self.expand(form, segment)
 
     def expand(self, form: Form, segment: int) -> Terms:
         """A form in terms of what the stage of ``segment`` can read."""
@@ -222,10 +250,14 @@ class _Expansion:
             part: Terms = {symbol: 1.0}
             if isinstance(symbol, Prediction):
                 part = self.prediction(symbol, segment)
-            elif isinstance(symbol, Value) and symbol in self.segments[segment]:
-                part = self.expand(self.segments[segment][symbol], segment)
+            elif isinstance(symbol, Value) and symbol in self._expanded:
+                part = self._expanded[symbol]
             for atom, factor in part.items():
                 total[atom] = total.get(atom, 0.0) + c * factor
+        if len(total) > _WIDEST:
+            raise ValueError(
+                f"stage {segment} has a sum of {len(total)} values, at most {_WIDEST} can be added"
+            )
         return _nonzero(total)
 
     def prediction(self, symbol: Prediction, segment: int) -> Terms:
@@ -300,24 +332,27 @@ class _Buffers:
 
     def __init__(self, ends: dict[Atom, int]) -> None:
         self._ends = ends
-        self.of: dict[Atom, int] = {Value(0): 0}
-        self.of_network = [False]
+        self.of: dict[Atom, int] = {}
+        self.of_network: list[bool] = []
         self._free: dict[bool, list[int]] = {False: [], True: []}
+        self._leaving: dict[int, list[Atom]] = {}  # by the stage that frees them
+        self._place(Value(0), -1)
 
     def turn(self, s: int, outputs: Iterable[Atom]) -> tuple[int, ...]:
         """Free what stage s is the last to read, and place its outputs."""
-        for atom in [a for a in self.of if self._ends.get(a, 0) <= s]:
+        for atom in self._leaving.pop(s, ()):
             number = self.of.pop(atom)
             self._free[self.of_network[number]].append(number)
-        return tuple(self._place(atom) for atom in outputs)
+        return tuple(self._place(atom, s) for atom in outputs)
 
-    def _place(self, atom: Atom) -> int:
+    def _place(self, atom: Atom, s: int) -> int:
         kind = isinstance(atom, NetworkInput)
         free = self._free[kind]
         if not free:
             free.append(len(self.of_network))
             self.of_network.append(kind)
         self.of[atom] = free.pop()
+        self._leaving.setdefault(max(s + 1, self._ends.get(atom, 0)), []).append(atom)
         return self.of[atom]
 
 
@@ -328,6 +363,8 @@ def _held(ends: dict[Atom, int], stages: int) -> tuple[frozenset[int], ...]:
         if isinstance(atom, Raw):
             for s in range(atom.evaluation + 1, end):
                 held[s].add(atom.evaluation)
+                if len(held[s]) > _MOST_HELD:
+                    raise ValueError(f"stage {s} keeps over {_MOST_HELD} outputs of the network")
     return tuple(map(frozenset, held))
 
 
@@ -352,5 +389,7 @@ def _placed(
         raise ValueError(f"stage {s} reads no state or prediction, only noise")
     columns: list[Atom] = [*stage.reads, *([CLIPPED] if stage.clipped else []), *stage.normals]
     table = np.array([[row.get(a, 0.0) for a in columns] for row in stage.rows])
+    if not np.isfinite(table).all():
+        raise ValueError(f"stage {s} has a coefficient that is not finite")
     bounds, ranks = clip if stage.clipped else None, tuple(map(order, stage.outputs))
     return Stage(inputs, outputs, table, bounds, tuple(stage.normals), ranks)

@@ -16,6 +16,7 @@ from fastgen.schedules import scalar
 from fastgen.schedules.base import Number, Schedule, evaluate, register
 from fastgen.schedules.vp import VariancePreserving, minus_log_alpha, noise_scale
 
+_MOST_STEPS = 1_000_000  # the tables of all of them are kept
 Betas = Sequence[float] | NDArray[np.floating[Any]] | torch.Tensor
 
 
@@ -316,8 +317,11 @@ def _snap(position: Any, slack: float, xp: Any) -> Any:
 
 
 def _count(num: int) -> int:
-    if isinstance(num, bool) or not isinstance(num, int | np.integer) or num < 1:
-        raise ValueError(f"num = {num!r} is not a positive integer; give the number of betas")
+    whole = isinstance(num, int | np.integer) and not isinstance(num, bool)
+    if not whole or not 1 <= num <= _MOST_STEPS:
+        raise ValueError(
+            f"num = {num!r} is not a positive integer up to {_MOST_STEPS}; give the number of betas"
+        )
     return int(num)
 
 

@@ -11,7 +11,8 @@ from fastgen.training.objectives import (
     load,
 )
 from fastgen.training.reflow import Pairs, reflow
-from fastgen.training.trainer import Batch, Settings, Trainer
+from fastgen.training.settings import Settings
+from fastgen.training.trainer import Batch, Trainer
 
 __all__ = [
     "Autoencoding",

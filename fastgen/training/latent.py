@@ -11,12 +11,18 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_at_least
+from fastgen.common.files import (
+    check_weights,
+    load_strictly,
+    read_object,
+    read_safetensors,
+    write_safetensors,
+)
 from fastgen.kernels import Stream
 from fastgen.model.model import Model
 from fastgen.networks.vae import VAE, Posterior
 from fastgen.noise.normals import randn
 from fastgen.sampling.sample import sample
-from fastgen.training.files import load_strictly, read_safetensors, replacing
 
 FORMAT, VERSION = "fastgen_latent", "1"
 # The draw of latents from their posteriors: apart from the steps of a trainer.
@@ -139,15 +145,12 @@ class Latent:
         Raises:
             ValueError: if encoder and decoder are not those of a VAE (`Latent.of`).
         """
-        from safetensors.torch import save
-
         if self.network is None:
             raise ValueError("save: only of Latent.of(vae); store your own encoder and decoder")
-        tensors = {f"vae.{k}": v.contiguous() for k, v in self.network.state_dict().items()}
+        tensors = {f"vae.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {"scale": self.scale, "shift": self.shift}
         facts = {"config": self.network.config, "shape": self.shape}
-        with replacing(Path(path)) as temporary:
-            temporary.write_bytes(save(tensors, {FORMAT: VERSION, "facts": json.dumps(facts)}))
+        write_safetensors(path, tensors, {FORMAT: VERSION, "facts": json.dumps(facts)})
 
     @staticmethod
     def load(path: Path | str) -> Latent:
@@ -161,16 +164,19 @@ class Latent:
         tensors, metadata = read_safetensors(path)
         if metadata.get(FORMAT) != VERSION or not {"scale", "shift"} <= tensors.keys():
             raise ValueError(f"{path}: not written by Latent.save (version {VERSION})")
-        try:
-            facts = json.loads(metadata["facts"])
-            network = VAE(**facts["config"])
-            shape = facts["shape"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: damaged metadata ({error})") from error
+        facts = read_object(path, metadata, "facts")
         scale, shift = tensors.pop("scale"), tensors.pop("shift")
-        load_strictly(network, {k.removeprefix("vae."): v for k, v in tensors.items()}, path)
-        latent = Latent.of(network.requires_grad_(False).eval(), scale, shift)
-        latent.shape = None if shape is None else tuple(shape)
+        weights = {k.removeprefix("vae."): v for k, v in tensors.items()}
+        try:
+            with torch.device("meta"):  # sizes that no weights are of are not allocated
+                check_weights(VAE(**facts["config"]), weights, path)
+            network = VAE(**facts["config"])
+            latent = Latent.of(network, scale, shift)
+            latent.shape = None if facts["shape"] is None else tuple(map(int, facts["shape"]))
+        except Exception as error:  # whatever the arguments of a damaged file make of a network
+            raise ValueError(f"{path}: damaged metadata or weights ({error})") from error
+        load_strictly(network, weights, path)
+        network.requires_grad_(False).eval()
         return latent
 
     def _encoded(self, data: Tensor, seed: int | None, batch: int) -> Tensor:

@@ -15,19 +15,20 @@ from torch import Tensor, nn
 import fastgen.networks as networks
 import fastgen.schedules as schedules
 from fastgen.common.checks import check_at_least, check_choice
+from fastgen.common.files import check_weights, load_strictly
 from fastgen.couplings.named import NamedCoupling
 from fastgen.kernels import Stream
 from fastgen.model.model import Model
 from fastgen.networks import VAE, Network, ScoreVAE
 from fastgen.noise.normals import randn
 from fastgen.schedules import LinearVP, Rectified, Schedule
-from fastgen.training import losses
-from fastgen.training.files import load_strictly, read_safetensors
+from fastgen.training import checkpoint, losses
 from fastgen.training.latent import Latent
 from fastgen.training.paths import Target
+from fastgen.training.settings import Settings
 from fastgen.training.times import SAMPLINGS, Times, uniform
 from fastgen.training.times import likelihood as likelihood_times
-from fastgen.training.trainer import ITEMS, Batch, Settings, read_metadata
+from fastgen.training.trainer import ITEMS, Batch
 
 # Ids of the draws from posteriors: apart from those of the noise of the same step.
 POSTERIORS = 3 * ITEMS
@@ -289,18 +290,21 @@ def load(path: Path | str) -> Trained:
         ValueError: if it is no whole checkpoint, or of a network unknown here.
     """
     path = Path(path)
-    tensors, metadata = read_safetensors(path)
-    settings, description = read_metadata(path, metadata)
+    stored = checkpoint.read(path)
+    weights, description = stored.part("average"), dict(stored.description)
     try:
-        network = networks.from_config(description["network"])
+        with torch.device("meta"):  # sizes that no weights are of are not allocated
+            shapes = networks.from_config(description["network"])
         objective = from_config(description["objective"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: no network that can be rebuilt ({error})") from error
-    start = "average."
-    weights = {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
+    except Exception as error:  # whatever the arguments of a damaged file make of a network
+        raise ValueError(
+            f"{path}: no network that can be rebuilt ({type(error).__name__}: {error})"
+        ) from error
+    check_weights(shapes, weights, path)
+    network = networks.from_config(description["network"])
     load_strictly(network, weights, path)
     network.requires_grad_(False).eval()
-    return Trained(network, objective, settings, int(metadata["step"]), description)
+    return Trained(network, objective, stored.settings, stored.step, description)
 
 
 def drawn_noise(batch: Batch, shape: Sequence[int] | None = None, first_id: int = 0) -> Tensor:

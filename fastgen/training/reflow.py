@@ -16,12 +16,12 @@ from torch import Tensor
 
 import fastgen.solvers as solvers
 from fastgen.common.checks import check_at_least
+from fastgen.common.files import read_object, read_safetensors, write_safetensors
 from fastgen.model.model import Model
 from fastgen.noise.normals import randn
 from fastgen.plans import Plan
 from fastgen.plans.forms import Increment, Let, Normal
 from fastgen.sampling.sampler import Sampler
-from fastgen.training.files import read_safetensors, replacing
 
 FORMAT, VERSION = "fastgen_reflow", "1"
 
@@ -128,11 +128,8 @@ def _path(folder: Path, k: int) -> Path:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    from safetensors.torch import save
-
     metadata = {FORMAT: VERSION, "facts": json.dumps(facts, sort_keys=True)}
-    with replacing(path) as temporary:
-        temporary.write_bytes(save({k: v.contiguous() for k, v in tensors.items()}, metadata))
+    write_safetensors(path, tensors, metadata)
 
 
 def _read(
@@ -144,7 +141,7 @@ def _read(
         raise ValueError(f"{error}; remove it and run reflow again") from error
     if metadata.get(FORMAT) != VERSION or tensors.keys() != {"x0", "x1"}:
         raise ValueError(f"{path}: not a shard of fastgen.training.reflow (version {VERSION})")
-    found: dict[str, Any] = json.loads(metadata["facts"])
+    found = read_object(path, metadata, "facts")
     if facts is not None and found != json.loads(json.dumps(facts)):
         other = {k: v for k, v in found.items() if facts.get(k) != v}
         raise ValueError(f"{path}: made with other arguments ({other}); use another folder")

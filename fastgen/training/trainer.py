@@ -8,8 +8,6 @@ would have had.
 from __future__ import annotations
 
 import copy
-import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -23,18 +21,15 @@ from torch import Tensor, nn
 import fastgen.kernels as kernels
 from fastgen.common.checks import (
     check_at_least,
-    check_choice,
     check_floating,
-    check_nonnegative,
     check_positive,
 )
 from fastgen.kernels import Clock, Noise
-from fastgen.training.files import load_strictly, read_safetensors, replacing
+from fastgen.training.checkpoint import FIELDS, read, write
+from fastgen.training.settings import Settings
 
-FORMAT, VERSION = "fastgen_training", "1"
 # Ids of data items in the stream of times: apart from those of a batch's rows.
 ITEMS = 1 << 40
-FIELDS = ("exp_avg", "exp_avg_sq", "step")
 
 
 class Batch(NamedTuple):
@@ -47,47 +42,6 @@ class Batch(NamedTuple):
 
 
 Loss = Callable[[nn.Module, Batch], Tensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How to train.
-
-    steps: number of gradient steps; batch: samples in each. learning_rate: rises linearly over
-    ``warm_up`` steps and, with decay="cosine", falls to 0 at the end ("constant" does not).
-    weight_decay, betas: of AdamW. clip: largest norm of the gradient, or None. average: decay of
-    the moving average of the weights (0: the weights themselves), smaller at first. bfloat16:
-    autocast of the network and the loss. label_dropout: share of labels replaced by "none given",
-    so that one network serves classifier-free guidance. seed: of data order, times and noise.
-    """
-
-    steps: int = 1000
-    batch: int = 128
-    learning_rate: float = 1e-3
-    warm_up: int = 100
-    decay: str = "cosine"
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.999)
-    clip: float | None = None
-    average: float = 0.998
-    bfloat16: bool = False
-    label_dropout: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        positive = {"steps": self.steps, "batch": self.batch, "learning_rate": self.learning_rate}
-        for name, value in positive.items():
-            check_positive(name, value)
-        for name, share in {"average": self.average, "label_dropout": self.label_dropout}.items():
-            if not 0 <= share < 1:
-                raise ValueError(f"{name}={share!r}: expected 0 <= {name} < 1")
-        check_choice("decay", self.decay, ("cosine", "constant"))
-        if self.clip is not None:
-            check_positive("clip", self.clip, "None does not clip", infinite=True)
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed={self.seed!r}: expected 0 <= seed < 2^31")
-        check_nonnegative("warm_up", self.warm_up)
-        check_nonnegative("weight_decay", self.weight_decay)
 
 
 class Trainer:
@@ -267,21 +221,15 @@ class Trainer:
 
     def save(self, path: Path | str) -> None:
         """Write everything that is needed to go on, whole or not at all."""
-        from safetensors.torch import save
-
         tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for name, p in self.network.named_parameters():
+        for name, p in self._trained():
             state = self.optimiser.state.get(p, {})
+            if not state and self.step:  # without a gradient so far: as AdamW begins
+                state = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+                state["step"] = torch.zeros(())
             tensors |= {f"optimiser.{field}.{name}": state[field] for field in FIELDS if state}
-        metadata = {
-            FORMAT: VERSION,
-            "step": str(self.step),
-            "settings": json.dumps(dataclasses.asdict(self.settings)),
-            "description": json.dumps(self.description),
-        }
-        with replacing(Path(path)) as temporary:
-            temporary.write_bytes(save({k: v.contiguous() for k, v in tensors.items()}, metadata))
+        write(path, tensors, self.step, self.settings, self.description)
 
     def resume(self, path: Path | str) -> None:
         """Go on where `save` stopped.
@@ -291,59 +239,20 @@ class Trainer:
             ValueError: if it is damaged, or of other settings, another objective or another
                 network; nothing has changed then.
         """
-        path = Path(path)
-        tensors, metadata = read_safetensors(path)
-        settings, description = read_metadata(path, metadata)
-        if settings != self.settings:
-            ours, theirs = dataclasses.asdict(self.settings), dataclasses.asdict(settings)
-            other = [k for k in ours if ours[k] != theirs[k]]
-            shown = ", ".join(f"{k} ({theirs[k]} there, {ours[k]} here)" for k in other)
-            raise ValueError(f"{path}: other settings: {shown}")
-        _compare(path, json.loads(json.dumps(self.description)), description)
-        step = int(metadata["step"])
-        fields = {field: _part(tensors, f"optimiser.{field}") for field in FIELDS}
-        trained = [(k, p) for k, p in self.network.named_parameters() if p.requires_grad]
-        for name, _ in trained if step else []:
-            if any(name not in fields[field] for field in FIELDS):
-                raise ValueError(f"{path}: the optimiser's state of {name} is missing")
-        for part, module in (("network", self.network), ("average", self.average)):
-            load_strictly(module, _part(tensors, part), path)
-        self.step = step
+        path, trained = Path(path), self._trained()
+        stored = read(path)
+        stored.check_origin(self.settings, self.description)
+        stored.check_tensors(self.network, self.average, dict(trained))
+        self.network.load_state_dict(stored.part("network"))
+        self.average.load_state_dict(stored.part("average"))
+        self.step = stored.step
         self.optimiser.state.clear()
-        for name, p in trained if step else []:
-            self.optimiser.state[p] = {f: fields[f][name].to(p.device) for f in FIELDS}
+        for name, p in trained if stored.step else []:
+            state = {field: stored.tensors[f"optimiser.{field}.{name}"] for field in FIELDS}
+            self.optimiser.state[p] = {field: x.to(p.device) for field, x in state.items()}
 
-
-def read_metadata(path: Path, metadata: Mapping[str, str]) -> tuple[Settings, dict[str, Any]]:
-    """The settings and the description in a checkpoint's metadata.
-
-    Raises:
-        ValueError: if they are not those of a trainer.
-    """
-    if metadata.get(FORMAT) != VERSION:
-        raise ValueError(f"{path}: not a checkpoint of fastgen.training (version {VERSION})")
-    try:
-        values = json.loads(metadata["settings"])
-        settings = Settings(**{**values, "betas": tuple(values["betas"])})
-        description: dict[str, Any] = json.loads(metadata["description"])
-        int(metadata["step"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: damaged metadata ({error})") from error
-    return settings, description
-
-
-def _compare(path: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
-    """Refuse to go on with another objective or network, as far as both are described."""
-    for part in ("objective", "network", "shape"):
-        if part not in ours or part not in theirs or ours[part] == theirs[part]:
-            continue
-        here, there = ours[part], theirs[part]
-        if isinstance(here, dict) and isinstance(there, dict):
-            names = [k for k in {**there, **here} if here.get(k) != there.get(k)]
-            shown = ", ".join(f"{k} ({there.get(k)} there, {here.get(k)} here)" for k in names)
-        else:
-            shown = f"{there} there, {here} here"
-        raise ValueError(f"{path}: another {part}: {shown}; go on with that, or begin anew")
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(k, p) for k, p in self.network.named_parameters() if p.requires_grad]
 
 
 def _check_finite(step: int, loss: Tensor) -> None:
@@ -352,11 +261,6 @@ def _check_finite(step: int, loss: Tensor) -> None:
         raise FloatingPointError(
             f"the loss of step {step} is {value}; give a smaller learning_rate, or clip"
         )
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    start = prefix + "."
-    return {k[len(start) :]: v for k, v in tensors.items() if k.startswith(start)}
 
 
 def _bar(total: int, done: int) -> Any:

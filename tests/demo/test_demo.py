@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 import fastgen
+from fastgen.common.files import load_strictly
 from fastgen.datasets import CLASSES, load_digits
 from fastgen.demo.checkpoint import Checkpoint
 from fastgen.demo.report import (
@@ -23,7 +24,6 @@ from fastgen.demo.report import (
 from fastgen.demo.train import OBJECTIVE, train
 from fastgen.networks import ModulatedMLP
 from fastgen.training import Batch
-from fastgen.training.files import load_strictly, replacing
 
 pytest.importorskip("sklearn")
 pytest.importorskip("safetensors")
@@ -168,20 +168,6 @@ class TestCheckpoint:
             Checkpoint.load(path)
         with pytest.raises(FileNotFoundError, match="no such file"):
             Checkpoint.load(tmp_path / "nowhere")
-
-    def test_a_failed_write_leaves_the_old_file(self, tmp_path):
-        path = tmp_path / "file"
-        path.write_text("old")
-
-        def fail():
-            with replacing(path) as temporary:
-                temporary.write_text("half")
-                raise OSError("disk full")
-
-        with pytest.raises(OSError, match="disk full"):
-            fail()
-        assert path.read_text() == "old"
-        assert list(tmp_path.iterdir()) == [path]
 
     def test_weights_that_do_not_fit_are_named(self, tmp_path):
         net = nn.Linear(2, 3)

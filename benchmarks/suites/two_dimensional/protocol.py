@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from benchmarks.tools.rows import Row, row
-from fastgen.training.files import replacing
+from fastgen.common.files import replacing
 
 SUITE = "two_dimensional"
 
@@ -46,8 +46,9 @@ def kept(
             raise ValueError(f"{path} is of {stored['protocol']}, not of {about}: remove it")
         return stored["results"], stored["facts"]
     results, facts = work(name, protocol, folder, compiled)
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps({"protocol": about, "results": results, "facts": facts}))
+    with replacing(path) as file:
+        stored = {"protocol": about, "results": results, "facts": facts}
+        file.write(json.dumps(stored).encode())
     return results, facts
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+
+from fastgen.common.files import replacing
 
 # No product and sum is fused, as everywhere: the kernels give the same bits on the CPU in tests.
 OPTIONS = ("--std=c++17", "--fmad=false")
@@ -118,10 +119,8 @@ def cached(source: str, headers: Mapping[str, str], architecture: str) -> bytes:
     except OSError:
         image = compile_source(source, headers, architecture)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+        with replacing(path) as file:
             file.write(image)
-        os.replace(file.name, path)  # whole, whoever else writes it
     except OSError:
         pass  # a cache that cannot be written costs time alone
     return image
