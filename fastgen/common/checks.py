@@ -9,10 +9,12 @@ import functools
 import inspect
 import math
 import numbers
+import operator
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields
 from typing import Any, ParamSpec, TypeVar
 
+import torch
 from torch import Tensor
 
 from fastgen.common.errors import nearest
@@ -69,6 +71,31 @@ def check_fraction(name: str, value: float) -> None:
         raise ValueError(f"{name}={value!r}: expected 0 < {name} <= 1")
 
 
+def check_integer(name: str, value: Any, remedy: str = "") -> int:
+    """The value as an int: of anything with ``__index__``, as numpy's integers have.
+
+    Raises:
+        TypeError: for real numbers, also whole ones, and for True and False; ``remedy`` says more.
+    """
+    if type(value) is int:
+        return value
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    advice = f"; {remedy}" if remedy else ""
+    raise TypeError(f"{name}={value!r}: expected a whole number{advice}")
+
+
+def check_range(name: str, value: Any, bits: int) -> int:
+    """The value as an int, or an error if it is not a whole number from 0 to 2^bits - 1."""
+    number = check_integer(name, value)
+    if not 0 <= number < 2**bits:
+        raise ValueError(f"{name}={value!r}: expected 0 <= {name} < 2^{bits}")
+    return number
+
+
 def check_whole(name: str, value: int, least: int, most: int | None = None) -> int:
     """The value, or a ValueError if it is not a whole number from ``least`` to ``most``."""
     whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -111,6 +138,12 @@ def check_floating(name: str, value: Any, shape: str = "[B, ...]", axes: int = 1
     if x.ndim < axes or not x.is_floating_point():
         raise ValueError(f"{name}: expected floating {shape}, got {x.dtype} {list(x.shape)}")
     return x
+
+
+def check_floating_dtype(name: str, dtype: Any) -> None:
+    """Raise a ValueError unless numbers of that dtype are real and floating."""
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise ValueError(f"{name}={dtype!r}: expected a floating dtype, torch.float32 say")
 
 
 def check_shape(name: str, x: Tensor, shape: Sequence[int], like: str = "") -> None:

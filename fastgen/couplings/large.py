@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_at_least, check_positive
+from fastgen.common.checks import check_at_least, check_integer, check_positive
 from fastgen.couplings import potentials
 from fastgen.couplings.stored import Points, Stored, StoredSolver
 from fastgen.kernels import Stream
@@ -98,7 +98,7 @@ class LargeCoupling:
         """
         n = len(self.partner)
         check_at_least("count", count, 1)
-        check_at_least("draw", draw, 0)
+        check_at_least("draw", check_integer("draw", draw), 0)
         places = torch.arange(draw * count, (draw + 1) * count)
         i = torch.empty_like(places)
         for epoch in range(int(places[0]) // n, int(places[-1]) // n + 1):

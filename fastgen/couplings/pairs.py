@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_at_least
+from fastgen.common.checks import check_at_least, check_range
 from fastgen.couplings.sinkhorn import SinkhornResult
 from fastgen.kernels import Stream, pairwise
 from fastgen.kernels.pairwise import NOWHERE, Keys
@@ -43,8 +43,7 @@ def sample_pairs(
     Raises:
         ValueError: naming the argument that is out of range.
     """
-    if not 0 <= draw < 2**30:
-        raise ValueError(f"draw={draw}: expected 0 <= draw < 2^30")
+    draw = check_range("draw", draw, 30)
     if count is not None:
         check_at_least("count", count, 0)
     x, device = result.clouds.x, result.clouds.x.device

@@ -22,7 +22,7 @@ from fastgen.common.checks import check_choice, check_floating
 from fastgen.kernels import Stream
 from fastgen.model.model import merged
 from fastgen.noise.keys import id_tensor, seed_tensor
-from fastgen.noise.normals import randn
+from fastgen.noise.normals import normals
 from fastgen.plans import Plan
 from fastgen.plans.forms import Computed, Evaluate, Form, Let, Normal, Prediction, State, Value
 from fastgen.plans.increments import increments
@@ -130,15 +130,8 @@ def sampled_log_probability(
             if normal in on_path:
                 z += c * path(on_path[normal], torch.float64)
                 continue
-            z += c * randn(
-                (batch, size),
-                seed=seeds,
-                sample_ids=ids,
-                draw=normal.draw,
-                stream=Stream.SOLVER,
-                dtype=torch.float64,
-                device=device,
-            )
+            draw, kind = normal.draw, torch.float64
+            z += c * normals((batch, size), seeds, ids, draw, Stream.SOLVER, kind)
         rows.append(_log_density(z, transition.std))
     return LogProbability(torch.stack(rows), tuple(t.step for t in steps))
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
+from fastgen.common.checks import check_floating_dtype, check_integer
 from fastgen.common.devices import upload
 from fastgen.noise.keys import id_tensor, seed_tensor
 
@@ -45,7 +46,8 @@ def brownian(
     size = torch.Size(shape)
     if len(size) == 0:
         raise ValueError("shape: expected a batch axis, got ()")
-    device = torch.device(device)
+    device, tree = torch.device(device), check_integer("tree", tree)
+    check_floating_dtype("dtype", dtype)
     asked = torch.as_tensor(times, dtype=torch.float64)
     outside = asked[~((asked >= 0) & (asked <= 1))]
     if outside.numel():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_floating_dtype, check_integer
 from fastgen.common.devices import upload
 from fastgen.kernels import dispatch
 from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH, check_brownian
@@ -64,8 +65,10 @@ class BrownianPath:
         self.root = math.sqrt(self.t1 - self.t0)
         if len(self.shape) == 0:
             raise ValueError("shape: expected a batch axis, got ()")
-        self.dtype, self.device, self.tree = dtype, torch.device(device), tree
-        self.levy_area, self.depth = levy_area, depth
+        check_floating_dtype("dtype", dtype)
+        self.dtype, self.device = dtype, torch.device(device)
+        self.tree, self.depth = check_integer("tree", tree), check_integer("depth", depth)
+        self.levy_area = levy_area
         self.seeds = seed_tensor(seed, self.shape[0], self.device)
         self.sample_ids = id_tensor(sample_ids, self.shape[0], self.device)
         none = torch.empty(0, dtype=torch.float64, device=self.device)

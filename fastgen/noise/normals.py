@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
+from fastgen.common.checks import check_floating_dtype, check_integer, check_range
 from fastgen.kernels import Stream
 from fastgen.noise.keys import id_tensor, seed_tensor
 
@@ -39,19 +40,29 @@ def randn(
         device: where the numbers are made; they are the same everywhere.
 
     Raises:
-        ValueError: naming the argument that is out of range.
+        TypeError, ValueError: naming the argument that is not whole, or out of range.
     """
     size = torch.Size(shape)
     if len(size) == 0:
         raise ValueError("shape: expected a batch axis, got ()")
-    if not 0 <= draw < 2**32:
-        raise ValueError(f"draw={draw}: expected 0 <= draw < 2^32")
+    draw = check_range("draw", draw, 32)
+    stream = check_integer("stream", stream)
+    check_floating_dtype("dtype", dtype)
     device = torch.device(device)
-    z = kernels.normals(
-        size[1:].numel(),
-        seed_tensor(seed, size[0], device),
-        id_tensor(sample_ids, size[0], device),
-        torch.full((1,), draw, dtype=torch.int64, device=device),
-        stream,
-    )
+    seeds = seed_tensor(seed, size[0], device)
+    return normals(size, seeds, id_tensor(sample_ids, size[0], device), draw, stream, dtype)
+
+
+def normals(
+    shape: Sequence[int],
+    seeds: Tensor,
+    sample_ids: Tensor,
+    draw: int,
+    stream: int = Stream.INITIAL,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """`randn` of keys as `seed_tensor` and `id_tensor` give them, on their device."""
+    size = torch.Size(shape)
+    number = torch.full((1,), draw, dtype=torch.int64, device=sample_ids.device)
+    z = kernels.normals(size[1:].numel(), seeds, sample_ids, number, stream)
     return z.reshape(size).to(dtype)

@@ -151,7 +151,9 @@ def sample_batch(
     """
     check_state_dtype(dtype)
     drawn = not isinstance(shape_or_x, Tensor)
-    if not drawn and not (sample_ids is None and isinstance(seed, int) and seed == 0):
+    if not drawn and not (
+        sample_ids is None and not isinstance(seed, Tensor | Sequence) and seed == 0
+    ):
         raise ValueError("seed, sample_ids: the initial state is given and nothing is drawn")
     start = model.schedule.t_max if start is None else check_time("start", start)
     x, _, _ = initial_state(model, shape_or_x, seed, sample_ids, device, dtype, start)

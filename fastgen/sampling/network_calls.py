@@ -16,7 +16,7 @@ from fastgen.model.guidance import Guidance, Transform
 from fastgen.model.model import Model, pair_of, time_rows
 from fastgen.model.output import called, check_output, explain
 from fastgen.model.parametrisation import Parametrisation
-from fastgen.noise.normals import randn
+from fastgen.noise.normals import normals
 from fastgen.plans import Plan
 from fastgen.plans.forms import Computed, Increment, Let, Prediction
 from fastgen.sampling.increments import Increments, IncrementTable
@@ -191,15 +191,8 @@ class NetworkCalls:
         if isinstance(symbol, Increment):
             assert self.path is not None
             return self.path(symbol, dtype)
-        z = randn(
-            self.shape,
-            seed=self.seeds,
-            draw=symbol.draw,
-            sample_ids=self.sample_ids,
-            stream=Stream.SOLVER,
-            dtype=dtype,
-            device=self.device,
-        )
+        ids, draw = self.sample_ids, symbol.draw
+        z = normals(self.shape, self.seeds, ids, draw, Stream.SOLVER, dtype)
         if symbol.kind == "learned_noise":
             assert self._variance is not None
             small, large = (2 * math.log(std) for std in symbol.numbers)

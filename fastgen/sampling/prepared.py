@@ -20,7 +20,7 @@ from fastgen.kernels import dispatch
 from fastgen.model.guidance import Guidance, Transform, check_guidance
 from fastgen.model.model import Model, check_model
 from fastgen.noise.keys import id_tensor, seed_tensor
-from fastgen.noise.normals import randn
+from fastgen.noise.normals import normals
 from fastgen.plans import Plan, Program
 from fastgen.plans.forms import Increment
 from fastgen.sampling.increments import Increments, IncrementTable
@@ -388,5 +388,5 @@ def initial_state(
         if not shape_or_x.is_floating_point():
             raise ValueError(f"shape_or_x: the initial state must be real, got {shape_or_x.dtype}")
         return shape_or_x.to(device=device, dtype=dtype).contiguous(), seeds, ids
-    z = randn(shape, seed=seeds, sample_ids=ids, dtype=dtype, device=device)
+    z = normals(shape, seeds, ids, 0, dtype=dtype)
     return z.mul_(model.schedule.sigma(start)), seeds, ids

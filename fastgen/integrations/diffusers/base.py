@@ -17,6 +17,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from fastgen.common.checks import check_integer
 from fastgen.integrations.common.noise import check_noise
 from fastgen.integrations.diffusers.contract_noise import ContractNoise, Generators
 from fastgen.integrations.diffusers.fused_step import FusedStep, Transform, Update, out, x
@@ -112,7 +113,7 @@ class FusedScheduler:
             ValueError: for another name, or a seed where the noise is torch's.
         """
         check_noise(noise, seed)
-        self._noise = noise, seed
+        self._noise = noise, None if seed is None else check_integer("seed", seed)
         self._made = (None, None, {})
         if self._run is not None:
             self._run.contract = None

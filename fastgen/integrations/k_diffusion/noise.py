@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -59,7 +60,7 @@ class BatchedBrownianTree:
         self.start, self.span = min(start, end), abs(end - start)
         if seed is None:
             seed = fresh_seed()
-        self.batched = not isinstance(seed, int)
+        self.batched = isinstance(seed, Tensor | Sequence | np.ndarray)
         batch = x.shape[0]
         self.shape, self.dtype, self.device = x.shape, x.dtype, x.device
         self.seeds = seed_tensor(seed, batch, x.device)

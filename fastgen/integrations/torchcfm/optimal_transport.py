@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_finite, check_positive
+from fastgen.common.checks import check_finite, check_integer, check_positive
 from fastgen.common.errors import nearest
 from fastgen.couplings import assign, sinkhorn
 from fastgen.couplings import wasserstein as exact_wasserstein
@@ -240,7 +240,7 @@ def contract_seed(noise: str, seed: int | None) -> int | None:
     check_noise(noise, seed)
     if noise == "torch":
         return None
-    return fresh_seed() if seed is None else seed
+    return fresh_seed() if seed is None else check_integer("seed", seed)
 
 
 def _once(replace: Replace, n: int, m: int, count: int) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_integer
 from fastgen.noise import brownian_path
 
 
@@ -68,6 +69,7 @@ class BrownianInterval:
             entropy = fresh_entropy()
         # torchsde's sizes may be empty; the motion needs a batch axis.
         shape = self._size if self._size else torch.Size((1,))
+        entropy = check_integer("entropy", entropy)
         self.entropy = entropy
         self.path = brownian_path.BrownianPath(
             shape,

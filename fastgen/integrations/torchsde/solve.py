@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgen.common.checks import check_integer
 from fastgen.common.errors import nearest
 from fastgen.integrations.torchsde.motions import BrownianInterval, fresh_entropy
 from fastgen.sde import Adaptive
@@ -194,7 +195,7 @@ def _solve(
         method=method,
         noise_type=sde.noise_type,
         sde_type=sde.sde_type,
-        seed=fresh_entropy() if entropy is None else entropy % 2**64,
+        seed=fresh_entropy() if entropy is None else check_integer("entropy", entropy) % 2**64,
         noise=noise,
         on_failure="return",
         **settings,
