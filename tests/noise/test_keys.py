@@ -50,9 +50,7 @@ SEEDED = {
         MODEL, X, divergence="hutchinson", seed=seed
     ),
     "path": lambda seed: Linear(0.1).sample(X, X + 1, seed=seed).x_t,
-    "flow_matching": lambda seed: training.losses.flow_matching(
-        net, X + 1, x0=X, path=Linear(0.1), seed=seed
-    ),
+    "denoising": lambda seed: training.losses.denoising(MODEL, X, seed=seed),
     "sample_pairs": lambda seed: couplings.sample_pairs(
         couplings.sinkhorn(X, X + 1, 1.0), 3, seed=seed
     )[0],
