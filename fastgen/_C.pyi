@@ -42,8 +42,9 @@ def describe_step(
     noise_owner: object,
     noise: tuple[int, int, int, int, int, int] | None,
 ) -> Callable[..., tuple[Tensor, ...] | None]: ...
+def watch(own: dict[str, object], names: list[str]) -> Callable[[dict[str, object]], bool]: ...
 def follow(
-    same: dict[str, object],
+    unchanged: Callable[[dict[str, object]], bool],
     steps: dict[object, Callable[..., tuple[Tensor, ...] | None]],
     held: dict[int, tuple[Tensor, bool]],
     free: list[tuple[Tensor, bool]],

@@ -15,6 +15,7 @@
 #include "combine/registers.h"
 
 #include "combine/operation.h"
+#include "combine/watch.h"
 #include "common/bindings.h"
 
 namespace py = pybind11;
@@ -179,9 +180,28 @@ PyObject* run_step(PyObject* self, PyObject* const* args, Py_ssize_t count) try 
 
 PyMethodDef STEP = bare_method("run", run_step, "run(held, free, 4 tensors) -> tuple or None");
 
-// Whose steps may run as described, for as long as its owner has these very objects.
+// unchanged(own) -> whether the attributes are what they were.
+PyObject* run_unchanged(PyObject* self, PyObject* const* args, Py_ssize_t count) try {
+  if (count != 1 || !PyDict_CheckExact(args[0])) {
+    PyErr_SetString(PyExc_TypeError, "expected unchanged(own)");
+    return nullptr;
+  }
+  return PyBool_FromLong(state_of<Watch>(self).unchanged(args[0]));
+} catch (py::error_already_set& error) {
+  error.restore();
+  return nullptr;
+}
+
+PyMethodDef UNCHANGED = bare_method("unchanged", run_unchanged, "unchanged(own) -> bool");
+
+py::object watch(const py::dict& own, const std::vector<py::object>& names) {
+  return bare_function(UNCHANGED, std::make_unique<Watch>(own, names));
+}
+
+// Whose steps may run as described, for as long as its owner's attributes are unchanged.
 struct Followed {
-  std::vector<std::pair<py::object, py::object>> same;  // names in the owner's __dict__, values
+  py::object owner;  // keeps `watch` alive
+  const Watch* watch;
   py::dict steps, held;
   py::list free;
 };
@@ -194,10 +214,7 @@ PyObject* run_followed(PyObject* self, PyObject* const* args, Py_ssize_t count) 
     return nullptr;
   }
   if (PyLong_Check(args[2])) Py_RETURN_NONE;
-  for (const auto& [name, value] : followed.same) {
-    PyObject* found = PyDict_GetItemWithError(args[0], name.ptr());
-    if ((found ? found : Py_None) != value.ptr()) Py_RETURN_NONE;
-  }
+  if (!followed.watch->unchanged(args[0])) Py_RETURN_NONE;
   PyObject* step = PyDict_GetItemWithError(followed.steps.ptr(), args[1]);
   if (!step) {
     if (PyErr_Occurred()) return nullptr;
@@ -219,12 +236,15 @@ PyObject* run_followed(PyObject* self, PyObject* const* args, Py_ssize_t count) 
 PyMethodDef FOLLOW = bare_method("follow", run_followed,
                                  "follow(own, key, timestep, first, second) -> tuple or None");
 
-py::object follow(const py::dict& same, const py::dict& steps, const py::dict& held,
+py::object follow(const py::object& unchanged, const py::dict& steps, const py::dict& held,
                   const py::list& free) {
+  PyObject* const function = unchanged.ptr();
+  if (!PyCFunction_CheckExact(function) ||
+      PyCFunction_GET_FUNCTION(function) != UNCHANGED.ml_meth)
+    throw py::type_error("follow: unchanged is what watch returns");
   auto followed = std::make_unique<Followed>();
-  for (const auto& [name, value] : same)
-    followed->same.emplace_back(py::reinterpret_borrow<py::object>(name),
-                                py::reinterpret_borrow<py::object>(value));
+  followed->owner = unchanged;
+  followed->watch = &state_of<Watch>(PyCFunction_GET_SELF(function));
   followed->steps = steps;
   followed->held = held;
   followed->free = free;
@@ -301,8 +321,10 @@ void bind_registers(py::module_& m) {
         py::arg("source"), py::arg("inputs"), py::arg("made"), py::arg("buffers"), py::arg("keep"),
         py::arg("table"), py::arg("table_address"), py::arg("clip"), py::arg("noise_owner"),
         py::arg("noise"));
+  m.def("watch", &watch, "unchanged(own); see fastgen.kernels.combine.registers.", py::arg("own"),
+        py::arg("names"));
   m.def("follow", &follow, "A function that runs steps; see fastgen.kernels.combine.registers.",
-        py::arg("same"), py::arg("steps"), py::arg("held"), py::arg("free"));
+        py::arg("unchanged"), py::arg("steps"), py::arg("held"), py::arg("free"));
 }
 
 }  // namespace fastgen

@@ -46,6 +46,7 @@ TABLE = {
     ("combine_into", "triton"): "combine.triton:combine_into",
     ("combine_registers", "cpp"): "combine.registers:describe",
     ("follow_registers", "cpp"): "combine.registers:follow",
+    ("watch", "cpp"): "combine.registers:watch",
     ("normals", "reference"): "normals.reference:normals",
     ("normals", "cpp"): "normals.cpp:normals",
     ("normals", "triton"): "normals.triton:normals",

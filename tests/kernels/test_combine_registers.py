@@ -166,8 +166,8 @@ def followed():
     table = torch.ones(1, 1, 2, dtype=torch.float64)
     run = registers.describe(x, [0, 1], [x, y], [x.dtype], [(4, 0)], table)
     owner, held = {"grid": [1], "k": 0}, {}
-    same = {"grid": owner["grid"], "sigmas": None}
-    return registers.follow(same, {1: run}, held, []), owner, held, x, y
+    unchanged = registers.watch(owner, ["grid", "sigmas"])
+    return registers.follow(unchanged, {1: run}, held, []), owner, held, x, y
 
 
 def test_steps_are_followed_while_their_owner_is_the_same():
@@ -190,9 +190,52 @@ def test_following_refuses_other_calls():
         follow(owner, 1, x, y)
     with pytest.raises(TypeError, match="unhashable"):
         follow(owner, [], 0.5, x, y)
-    foreign = registers.follow({}, {1: len}, {}, [])
+    foreign = registers.follow(registers.watch({}, []), {1: len}, {}, [])
     with pytest.raises(TypeError, match="describe_step"):
         foreign(owner, 1, 0.5, x, y)
+
+    for other in (len, lambda own: True):
+        with pytest.raises(TypeError, match="what watch returns"):
+            registers.follow(other, {}, {}, [])
+
+
+def test_a_watch_sees_other_objects_and_other_numbers():
+    """Written in place, also by routes that torch does not count; the same numbers are the same."""
+    table = torch.arange(6.0)
+    own = {"table": table, "strided": torch.arange(6.0)[::2], "long": torch.zeros(20_000)}
+    own |= {"number": torch.tensor(3), "none": None, "text": "a"}
+    unchanged = registers.watch(own, [*own, "missing"])
+    assert unchanged(own)
+    assert unchanged(own | {"else": 1})
+    assert not unchanged(own | {"missing": 1})
+    for other in (table.clone(), torch.arange(5.0), None, 3):
+        assert not unchanged(own | {"table": other})
+    table[2] = 7
+    assert not unchanged(own)
+    table.data[2] = 2
+    assert unchanged(own)
+    table.numpy()[0] = -1
+    assert not unchanged(own)
+    table[0] = 0
+    with torch.inference_mode():
+        own["number"].add_(1)
+    assert not unchanged(own)
+    for name in ("strided", "long"):
+        unchanged = registers.watch(own, [name])
+        assert unchanged(own)
+        own[name].add_(1)
+        assert not unchanged(own)
+    with torch.inference_mode():
+        made = {"x": torch.zeros(3)}
+        unchanged = registers.watch(made, ["x"])
+        made["x"][1] = 1
+    assert not unchanged(made)
+    resized = {"x": torch.zeros(3)}
+    unchanged = registers.watch(resized, ["x"])
+    resized["x"].resize_(40_000)
+    assert not unchanged(resized)
+    with pytest.raises(TypeError, match="unchanged"):
+        unchanged([])
 
 
 def test_gradients_are_refused_only_where_they_are_recorded():

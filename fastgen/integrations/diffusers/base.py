@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+from types import FunctionType
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from fastgen.common.checks import check_integer
+from fastgen.integrations.common.compiling import uncompiled
 from fastgen.integrations.common.noise import check_noise
 from fastgen.integrations.diffusers.contract_noise import ContractNoise, Generators
 from fastgen.integrations.diffusers.fused_step import FusedStep, Transform, Update, out, x
@@ -55,8 +57,10 @@ class FusedScheduler:
     _noise_in_kernel: ClassVar[bool] = True
     # Dtype of the noise that a step draws from torch.
     _noise_dtype: ClassVar[torch.dtype | ResultDtype] = "output"
-    # Names of the tables besides sigmas that belong to a grid.
+    # Names of the tables besides timesteps and sigmas that the steps on a grid depend on.
     _grids: ClassVar[tuple[str, ...]] = ()
+    # The training schedule's, which `_chain` reads.
+    _training: ClassVar[tuple[str, ...]] = ()
     _family: ClassVar[dict[str, type]] = {}
     _run: SchedulerRun | None = None
     # The choice of noise= and seed=.
@@ -79,14 +83,19 @@ class FusedScheduler:
         return self
 
     def __init_subclass__(cls) -> None:
-        """Wrap what diffusers inspects by its signature."""
+        """Wrap what diffusers inspects by its signature, and keep all out of torch.compile."""
         super().__init_subclass__()
+        if cls.__module__.rpartition(".")[0] == __name__.rpartition(".")[0]:
+            for name, own in list(vars(cls).items()):
+                if isinstance(own, FunctionType) and not name.startswith("_"):
+                    setattr(cls, name, uncompiled(own))
         peer = _peer(cls)
         if peer is None or cls.__name__ != peer.__name__:
             return  # what several schedulers share, or a user's subclass
         FusedScheduler._family[cls.__name__] = cls
         cls.__init__ = _initialiser(peer.__init__)  # type: ignore[method-assign]
-        cls.set_timesteps = _timesteps_setter(peer.set_timesteps)  # type: ignore[attr-defined]
+        setter = uncompiled(_timesteps_setter(peer.set_timesteps))
+        cls.set_timesteps = setter  # type: ignore[attr-defined]
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles make their tables, which C++ holds by address, again.
@@ -119,6 +128,7 @@ class FusedScheduler:
             self._run.contract = None
             self._begin()
 
+    @uncompiled
     def index_for_timestep(
         self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None
     ) -> int:
@@ -146,12 +156,12 @@ class FusedScheduler:
     def _begin(self, keep: SchedulerRun | None = None) -> SchedulerRun:
         """Take over the grid that diffusers has set; ``keep``: with the history of that run."""
         me: Any = self
-        run = SchedulerRun(me.timesteps, me.__dict__.get("sigmas"), me._internal_dict)
+        run = SchedulerRun(vars(self), self._grids, self._training)
         config, chain, grids = self._made
         if config is not run.config or chain is not self._chain():
             grids = {}
             self._made = (run.config, self._chain(), grids)
-        key = (*run.host_timesteps, None, *run.host_sigmas)
+        key = tuple([tuple(t) if isinstance(t, list) else t for t in run.tables.values()])
         if key not in grids and len(grids) >= GRIDS:
             grids.clear()
         run.steps, run.direct_calls = grids.setdefault(key, ({}, {}))
@@ -167,9 +177,6 @@ class FusedScheduler:
             run.registers, run.data = keep.registers, keep.data
         if self._run is not None:
             run.binding, run.free_buffers = self._run.binding, self._run.free_buffers
-        for name in self._grids:  # now: a step later must not wait for a device
-            if name in self.__dict__:
-                self._grid(run, name)
         self._run = run
         me._cpp_step = _no_cpp_step
         if run.direct_calls:
@@ -177,7 +184,7 @@ class FusedScheduler:
         return run
 
     def _prepare_cpp_steps(self, run: SchedulerRun) -> None:
-        """Let C++ look up the run's direct calls, while timesteps and configuration are these.
+        """Let C++ look up the run's direct calls, while all that they depend on is unchanged.
 
         ``vars(self)["_cpp_step"](vars(self), key, timestep, sample, output)`` is then what
         `_advance` returns; None, with nothing run, where `_advance` has to be called.
@@ -185,23 +192,14 @@ class FusedScheduler:
         follow = dispatch.load("follow_registers", "cpp")  # direct calls are of C++
         assert follow is not None
         me: Any = self
-        same = {"timesteps": run.timesteps, "sigmas": run.sigmas, "_internal_dict": run.config}
-        me._cpp_step = follow(same, run.direct_calls, run.registers, run.free_buffers)
+        me._cpp_step = follow(run.unchanged, run.direct_calls, run.registers, run.free_buffers)
 
     def _current(self) -> SchedulerRun:
-        """The run, also after someone has assigned other timesteps or sigmas."""
+        """The run, also after someone has changed what steps depend on."""
         run, own = self._run, self.__dict__
-        if run is None or run.config is not own["_internal_dict"]:
-            return self._begin()
-        if run.timesteps is not own["timesteps"] or run.sigmas is not own.get("sigmas"):
-            return self._begin(run)
-        return run
-
-    def _grid(self, run: SchedulerRun, name: str) -> list[float]:
-        """Another table of the grid than sigmas, as host numbers."""
-        if name not in run.grids:
-            run.grids[name] = getattr(self, name).tolist()
-        return run.grids[name]
+        if run is not None and run.unchanged(own):
+            return run
+        return self._begin(run if run is not None and run.config is own["_internal_dict"] else None)
 
     def _at(self, timestep: float | Tensor) -> int:
         """The position of this step; counted from the first step on."""
@@ -217,14 +215,12 @@ class FusedScheduler:
 
         In the middle of a run, where nothing was assigned meanwhile, it is a handful of look-ups.
         """
-        run, k, own = self._run, self._step_index, self.__dict__
+        run, k = self._run, self._step_index
         if (
             run is None
             or k is None
-            or run.config is not own["_internal_dict"]
-            or run.timesteps is not own["timesteps"]
-            or run.sigmas is not own.get("sigmas")
             or isinstance(timestep, int)
+            or not run.unchanged(self.__dict__)
         ):
             self._check_timestep(timestep)
             run = self._current()

@@ -20,6 +20,7 @@ from fastgen.integrations.diffusers.contract_noise import Generators
 from fastgen.integrations.diffusers.fused_step import Transform, Update, data, noise, out, x
 from fastgen.integrations.diffusers.outputs import packed
 from fastgen.integrations.diffusers.runs import SchedulerRun
+from fastgen.integrations.diffusers.tables import watch
 from fastgen.plans.forms import Form
 
 KINDS = ("epsilon", "sample", "v_prediction")
@@ -28,7 +29,10 @@ KINDS = ("epsilon", "sample", "v_prediction")
 class Chain(FusedScheduler):
     """Alphas of the chain as host numbers, and the options that DDPM, DDIM and LCM share."""
 
-    _alphas: tuple[Tensor | None, list[float]] = (None, [])
+    _grids = ("final_alpha_cumprod",)
+    _training = ("alphas_cumprod",)
+    # The chain as host numbers, and whether the table has changed since they were read.
+    _alphas: tuple[Any, list[float]] = (None, [])
 
     def __init_subclass__(cls) -> None:
         """diffusers moves its table to a device in these: that makes it no other table."""
@@ -39,24 +43,22 @@ class Chain(FusedScheduler):
 
     def _chain(self) -> list[float]:
         """alpha_bar of the whole chain."""
-        me: Any = self
-        if self._alphas[0] is not me.alphas_cumprod:
-            self._alphas = (me.alphas_cumprod, me.alphas_cumprod.tolist())
-        return self._alphas[1]
+        own, (unchanged, values) = self.__dict__, self._alphas
+        if unchanged is None or not unchanged(own):
+            values = own["alphas_cumprod"].tolist()
+            self._alphas = (watch(own, self._training), values)
+        return values
 
-    def _current(self) -> SchedulerRun:
-        if self._alphas[0] is not self.__dict__["alphas_cumprod"] and self._run is not None:
-            return self._begin(self._run)
-        return super()._current()
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in super().__getstate__().items() if k != "_alphas"}
 
     def _alpha_bar(self, t: float) -> float:
         """alpha_bar at a training index."""
         return self._chain()[int(t)]
 
-    def _final(self) -> float:
-        """alpha_bar at the data."""
-        me: Any = self
-        return float(me.final_alpha_cumprod)
+    def _final(self, run: SchedulerRun) -> float:
+        """alpha_bar beyond the first index: at the data."""
+        return run.number(self._grids[0])
 
     def _transform(self) -> Transform:
         config: Any = self.__dict__["_internal_dict"]
@@ -89,10 +91,11 @@ class Chain(FusedScheduler):
 def _keeping_the_chain(original: Any) -> Any:
     @functools.wraps(original)
     def method(self: Chain, *args: Any, **kwargs: Any) -> Any:
-        values = self._chain()
+        values, own = self._chain(), self.__dict__
+        before = own["alphas_cumprod"]
         result = original(self, *args, **kwargs)
-        me: Any = self
-        self._alphas = (me.alphas_cumprod, values)
+        if own["alphas_cumprod"] is not before:
+            self._alphas = (watch(own, self._training), values)
         return result
 
     return method
@@ -105,6 +108,8 @@ class DDPMScheduler(Chain, diffusers.DDPMScheduler):
     c_0 = sqrt(ab_prev) beta / (1 - ab), c_t = sqrt(1 - beta) (1 - ab_prev) / (1 - ab), where
     1 - beta = ab / ab_prev. Learned variances as Nichol and Dhariwal 2021, arXiv 2102.09672.
     """
+
+    _grids = ("one",)  # alpha_bar beyond the first index
 
     def step(
         self,
@@ -147,7 +152,7 @@ class DDPMScheduler(Chain, diffusers.DDPMScheduler):
         """ab_t, ab_prev, beta, and the posterior's variance, which is kept above 1e-20."""
         previous = self._previous(run, t)
         here = self._alpha_bar(t)
-        there = self._alpha_bar(previous) if previous >= 0 else 1.0
+        there = self._alpha_bar(previous) if previous >= 0 else self._final(run)
         beta = 1 - here / there
         return here, there, beta, max((1 - there) / (1 - here) * beta, 1e-20)
 
@@ -228,7 +233,7 @@ class DDIMScheduler(Chain, diffusers.DDIMScheduler):
         t, eta, clipped, _, steps = key
         previous = t - self.config.num_train_timesteps // steps
         here = self._alpha_bar(t)
-        there = self._alpha_bar(previous) if previous >= 0 else self._final()
+        there = self._alpha_bar(previous) if previous >= 0 else self._final(run)
         variance = (1 - there) / (1 - here) * (1 - here / there)
         deviation = eta * math.sqrt(variance) if eta else 0.0
         direction = math.sqrt(max(1 - there - deviation**2, 0.0))
@@ -240,8 +245,7 @@ class DDIMScheduler(Chain, diffusers.DDIMScheduler):
 class DDIMInverseScheduler(Chain, diffusers.DDIMInverseScheduler):
     """DDIM run backwards, from data to noise (Song et al. 2021, arXiv 2010.02502, section 4.3)."""
 
-    def _final(self) -> float:
-        return float(self.initial_alpha_cumprod)
+    _grids = ("initial_alpha_cumprod",)
 
     def step(
         self,
@@ -263,7 +267,7 @@ class DDIMInverseScheduler(Chain, diffusers.DDIMInverseScheduler):
         there, steps = key
         length = self.config.num_train_timesteps
         here = min(there - length // steps, length - 1)
-        ab = self._alpha_bar(here) if here >= 0 else self._final()
+        ab = self._alpha_bar(here) if here >= 0 else self._final(run)
         ab_next = self._alpha_bar(there)
         raw, eps = self._raw(ab), self._epsilon(ab)
         return Update(math.sqrt(ab_next) * data + math.sqrt(1 - ab_next) * eps, raw, data)

@@ -173,7 +173,7 @@ class Multistep(Exponential):
         k, _ = key
         config: Any = self.__dict__["_internal_dict"]
         algorithm, kind = config["algorithm_type"], config["solver_type"]
-        s, t = run.host_sigmas[k : k + 2]
+        s, t = run.sigmas_at(k)
         value, raw = self._value(s, algorithm.endswith("++"))
         order = self._order(run, k)
         middle = first = second = None
@@ -283,7 +283,7 @@ class DEISMultistepScheduler(Multistep, diffusers.DEISMultistepScheduler):
 
     def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, _ = key
-        s, t = run.host_sigmas[k : k + 2]
+        s, t = run.sigmas_at(k)
         value, raw = self._value(s, False)
         (a_s, s_s), (a_t, s_t) = self._scales(s), self._scales(t)
         order = self._order(run, k)
@@ -343,7 +343,8 @@ class DPMSolverSinglestepScheduler(Exponential, diffusers.DPMSolverSinglestepSch
             raise not_started("num_inference_steps", "step")
         run, k = self._place(timestep)
         known = len(run.registers) - 1 if run.registers else 0
-        order = min(self.order_list[k], known + 1)
+        orders = self.order_list
+        order = min(orders[k] if k < len(orders) else 1, known + 1)
         key = (k, order, known)
         output = self._output(model_output)
         results = self._advance(run, key, sample, output, generator, k + 1)
@@ -354,7 +355,7 @@ class DPMSolverSinglestepScheduler(Exponential, diffusers.DPMSolverSinglestepSch
         k, order, known = key
         config: Any = self.__dict__["_internal_dict"]
         algorithm, kind = config["algorithm_type"], config["solver_type"]
-        value, raw = self._value(run.host_sigmas[k], algorithm.endswith("++"))
+        value, raw = self._value(run.sigmas_at(k)[0], algorithm.endswith("++"))
         # m[j]: the value j steps ago. The group started at the oldest, which is D0.
         m = [value, *r[: order - 1]]
         sigmas = run.host_sigmas[k + 1 - order : k + 2]

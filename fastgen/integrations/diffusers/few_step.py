@@ -38,7 +38,7 @@ class Counted(Chain):
             raise not_started("num_inference_steps", "step")
         run = self._current()
         k = self._at(timestep)
-        key = (k, run.value(timestep), steps, *options)
+        key = (k, run.value(timestep, k), steps, *options)
         results = self._advance(run, key, sample, model_output, generator, k + 1)
         self._step_index = k + 1
         return results
@@ -70,7 +70,7 @@ class LCMScheduler(Counted, diffusers.LCMScheduler):
     def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, t, steps = key
         previous = self._next(run, k, t)
-        there = self._alpha_bar(previous) if previous >= 0 else self._final()
+        there = self._alpha_bar(previous) if previous >= 0 else self._final(run)
         u, width = t * self.config.timestep_scaling, 0.5
         skip, weight = width**2 / (u**2 + width**2), u / math.sqrt(u**2 + width**2)
         denoised = weight * data + skip * x
@@ -112,7 +112,7 @@ class TCDScheduler(Counted, diffusers.TCDScheduler):
         previous = self._next(run, k, 0)
         s = float(torch.floor((1 - eta) * torch.tensor(previous)))  # floor of the peer's float32
         here, at = self._alpha_bar(t), self._alpha_bar(s)
-        there = self._alpha_bar(previous) if previous >= 0 else self._final()
+        there = self._alpha_bar(previous) if previous >= 0 else self._final(run)
         raw, eps = self._raw(here), self._epsilon(here)
         noised = math.sqrt(at) * data + math.sqrt(1 - at) * eps
         if eta == 0 or k == steps - 1:

@@ -76,7 +76,7 @@ class FlowMatchEulerDiscreteScheduler(OnSigmas, diffusers.FlowMatchEulerDiscrete
         return packed(FlowMatchEulerDiscreteSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: SchedulerRun, key: Any) -> Update:
-        sigma, following = run.host_sigmas[key : key + 2]
+        sigma, following = run.sigmas_at(key)
         if not self.config.stochastic_sampling:
             return Update(x + (following - sigma) * out)
         mean = (1 - following) * (x - sigma * out)
@@ -114,7 +114,7 @@ class FlowMatchHeunDiscreteScheduler(Churned, diffusers.FlowMatchHeunDiscreteSch
     def _update(self, run: SchedulerRun, key: Any) -> Update:
         first, churn = key
         start, gamma, s_noise = churn if isinstance(churn, tuple) else (churn, 0.0, 1.0)
-        sigma, to = run.host_sigmas[start : start + 2]
+        sigma, to = run.sigmas_at(start)
         sigma_hat = sigma * (1 + gamma)
         draws = gamma > 0
         if first:

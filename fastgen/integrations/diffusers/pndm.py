@@ -95,22 +95,23 @@ class PNDMScheduler(Chain, diffusers.PNDMScheduler):
         if self.num_inference_steps is None:
             raise not_started("num_inference_steps", "step")
         run = self._current()
-        key = (mode, self.counter, run.value(timestep), tuple(sorted(run.registers)))
+        start = int(self.prk_timesteps[self.counter // 4 * 4]) if mode == "prk" else None
+        key = (mode, self.counter, run.value(timestep), tuple(sorted(run.registers)), start)
         results = self._advance(run, key, sample, model_output)
         self.counter += 1
         return packed(SchedulerOutput, results) if return_dict else results
 
     def _update(self, run: SchedulerRun, key: Any) -> Update:
-        mode, count, t, held = key
+        mode, count, t, held, start = key
         past = r[: _predictions(held)]
         stride = self.config.num_train_timesteps // self.num_inference_steps
         if mode == "prk":
-            return self._runge_kutta(count, t, past, stride)
+            return self._runge_kutta(run, count, t, start, past, stride)
         previous = t - stride
         if count == 1:
             previous, t = t, t + stride
             if len(past) == 1:  # the second call of the first step: both ends' mean
-                step = self._step(r[START], t, previous, (out + past[0]) / 2)
+                step = self._step(run, r[START], t, previous, (out + past[0]) / 2)
                 return Update(step, keep={0: past[0]})
             values = past[:4]
             keep = dict(enumerate(past))
@@ -119,26 +120,27 @@ class PNDMScheduler(Chain, diffusers.PNDMScheduler):
             keep = dict(enumerate(values[:3]))
         if count == 0:
             keep[START] = x
-        step = self._step(x, t, previous, adams_bashforth(values))
+        step = self._step(run, x, t, previous, adams_bashforth(values))
         return Update(step, keep=keep)
 
-    def _runge_kutta(self, count: int, t: float, past: list[Form], stride: int) -> Update:
+    def _runge_kutta(
+        self, run: SchedulerRun, count: int, t: float, start: float, past: list[Form], stride: int
+    ) -> Update:
         stage = count % 4
         previous = t - (0 if count % 2 else stride // 2)
-        start = int(self.prk_timesteps[count // 4 * 4])
         first = stage == 0
         at = x if first else r[START]
         total = RUNGE_KUTTA[stage] * out + (Form({}) if first else r[SUM])
         values = [out, *past][:3] if first else past
         keep = dict(enumerate(values))
         if stage == 3:
-            return Update(self._step(at, start, previous, total), keep=keep)
-        step = self._step(at, start, previous, out)
+            return Update(self._step(run, at, start, previous, total), keep=keep)
+        step = self._step(run, at, start, previous, out)
         return Update(step, keep=keep | {SUM: total, START: at})
 
-    def _step(self, at: Form, t: float, previous: float, output: Form) -> Form:
+    def _step(self, run: SchedulerRun, at: Form, t: float, previous: float, output: Form) -> Form:
         here = self._alpha_bar(t)
-        there = self._alpha_bar(previous) if previous >= 0 else self._final()
+        there = self._alpha_bar(previous) if previous >= 0 else self._final(run)
         kind = self.config.prediction_type
         if kind == "v_prediction":
             output = math.sqrt(here) * output + math.sqrt(1 - here) * at
@@ -174,7 +176,7 @@ class IPNDMScheduler(FusedScheduler, diffusers.IPNDMScheduler):
     def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, known = key
         (sigma, to_sigma), (alpha, to_alpha) = (
-            self._grid(run, name)[k : k + 2] for name in ("betas", "alphas")
+            run.table(name)[k : k + 2] for name in ("betas", "alphas")
         )
         values = [sigma * x + alpha * out, *r[:known]][:4]
         eps = adams_bashforth(values)

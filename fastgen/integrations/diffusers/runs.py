@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from fastgen.integrations.diffusers.contract_noise import ContractNoise, Generators
 from fastgen.integrations.diffusers.fused_step import FIRST_REGISTER, Call, FusedStep
+from fastgen.integrations.diffusers.tables import HostTable, host, watch
 from fastgen.kernels import dispatch
 from fastgen.kernels.combine.operator import combine
 from fastgen.kernels.contract import compute_dtype
@@ -19,6 +21,12 @@ ResultDtype: TypeAlias = Literal["output", "sample", "promoted"]
 Register: TypeAlias = "tuple[Tensor, bool]"
 # State, output, data prediction and noise of a step.
 StepInputs: TypeAlias = "tuple[Tensor | None, ...]"
+# Floating dtypes that timesteps are rounded to when a pipeline casts them to its network's.
+ROUNDED = frozenset(
+    d
+    for d in vars(torch).values()
+    if isinstance(d, torch.dtype) and d.is_floating_point and d.itemsize < 4
+)
 
 
 class SchedulerRun:
@@ -33,44 +41,100 @@ class SchedulerRun:
         binding: stands for the tensors that prepared calls hold by address. When those are
             replaced it is too, and the calls are prepared again.
         data: the data prediction after "threshold".
+        tables: host numbers of timesteps, sigmas and the scheduler's other tables of a grid.
+        unchanged: whether vars(scheduler) has all that steps depend on as this run read it.
         positions: of each timestep the first and the second position, which may be the same.
+
+    Args:
+        own: vars(scheduler).
+        names: the tables of the grid.
+        others: what steps depend on besides.
     """
 
-    def __init__(self, timesteps: Tensor | None, sigmas: Tensor | None, config: object) -> None:
-        self.timesteps, self.sigmas, self.config = timesteps, sigmas, config
-        self.host_timesteps: list[float] = [] if timesteps is None else timesteps.tolist()
-        self.host_sigmas: list[float] = [] if sigmas is None else sigmas.tolist()
-        floating = timesteps is not None and timesteps.is_floating_point()
-        self.floating = timesteps.dtype if floating and timesteps is not None else None
+    def __init__(self, own: dict[str, Any], names: Sequence[str], others: Iterable[str]) -> None:
+        self.made_of = tuple(names), tuple(others)
+        names = ("timesteps", "sigmas", *names)
+        self.own = {name: own.get(name) for name in ("_internal_dict", *names, *others)}
+        self.unchanged = watch(own, self.own)
+        self.config = own["_internal_dict"]
+        self.tables: dict[str, HostTable] = {name: host(own.get(name)) for name in names}
+        self.timesteps: Tensor | None = own["timesteps"]
+        self.host_timesteps: list[float] = self.table("timesteps")
+        self.host_sigmas: list[float] = self.table("sigmas")
+        floating = self.timesteps is not None and self.timesteps.is_floating_point()
+        self.floating = self.timesteps.dtype if floating and self.timesteps is not None else None
         self.positions: dict[float, tuple[int, int]] = {}
         for i, t in enumerate(self.host_timesteps):
             first, second = self.positions.get(t, (i, i))
             self.positions[t] = first, i if second == first else second
+        self.roundings: dict[torch.dtype, dict[float, list[float]]] = {}
         self.steps: dict[Any, FusedStep] = {}
         self.direct_calls: dict[Any, Call] = {}
-        self.grids: dict[str, list[float]] = {}
         self.contract: ContractNoise | None = None
         self.registers: dict[int, Register] = {}
         self.free_buffers: list[Register] = []
         self.binding = object()
         self.data: Tensor | None = None
 
+    def table(self, name: str) -> list[float]:
+        """A table of the grid as host numbers."""
+        found = self.tables[name]
+        return found if isinstance(found, list) else [found]
+
+    def number(self, name: str) -> float:
+        """A table of one number.
+
+        Raises:
+            ValueError: if it has more.
+        """
+        found = self.tables[name]
+        if isinstance(found, list):
+            if len(found) != 1:
+                raise ValueError(f"scheduler.{name}: expected one number, got {len(found)}")
+            found = found[0]
+        return float(found)
+
+    def sigmas_at(self, k: int) -> tuple[float, float]:
+        """The sigmas that step k goes between.
+
+        Raises:
+            IndexError: after the last step of the grid.
+        """
+        if not 0 <= k < len(self.host_sigmas) - 1:
+            raise IndexError(
+                f"step_index={k}: scheduler.sigmas has {len(self.host_sigmas) - 1} steps; call "
+                "set_timesteps before another run"
+            )
+        return self.host_sigmas[k], self.host_sigmas[k + 1]
+
     def __reduce__(self) -> Any:
         """Copies and pickles: tables and layouts, which hold addresses, are made again."""
         # Buffers of ours are written again: a shallow copy has none of them.
         held = {k: v.clone() if own else v for k, (v, own) in self.registers.items()}
-        return _restored, (self.timesteps, self.sigmas, self.config, held, self.contract)
+        return _restored, (self.own, *self.made_of, held, self.contract)
 
     def index(self, timestep: float | Tensor) -> int | None:
-        """Position of a timestep in the grid; the second of several, as diffusers has it."""
+        """Position of a timestep in the grid; the second of several, as diffusers has it.
+
+        Raises:
+            ValueError: see `value`.
+        """
         found = self.positions.get(self.value(timestep))
         return None if found is None else found[1]
 
-    def value(self, timestep: float | Tensor) -> float:
+    def value(self, timestep: float | Tensor, k: int | None = None) -> float:
         """The timestep as a number.
 
         A view into ``scheduler.timesteps``, which is what loops over it give, is placed by its
-        offset; only another tensor on a device must be read from there.
+        offset; only another tensor on a device must be read from there. One in a 16-bit dtype is
+        the timestep that is rounded to it.
+
+        Args:
+            timestep: a number, or a tensor with one element.
+            k: the step's position, where it is known.
+
+        Raises:
+            ValueError: for a tensor of several, or if more than one timestep is rounded to it.
         """
         if not isinstance(timestep, Tensor):
             return timestep
@@ -82,7 +146,38 @@ class SchedulerRun:
             and timestep.untyped_storage().data_ptr() == grid.untyped_storage().data_ptr()
         ):
             return self.host_timesteps[timestep.storage_offset() - grid.storage_offset()]
+        if timestep.dtype in ROUNDED:
+            return self._unrounded(timestep, k)
+        if timestep.numel() != 1:
+            raise ValueError(
+                f"timestep: expected one number, got a tensor of shape {tuple(timestep.shape)}; "
+                "a step takes all samples from one timestep to the next"
+            )
         return timestep.item()
+
+    def _unrounded(self, timestep: Tensor, k: int | None) -> float:
+        """The timestep of the grid that is this one in its dtype."""
+        number, dtype = timestep.item(), timestep.dtype
+        if dtype not in self.roundings:
+            rounded = torch.tensor(self.host_timesteps, dtype=torch.float64).to(dtype).tolist()
+            table: dict[float, list[float]] = {}
+            for own, at in zip(self.host_timesteps, rounded, strict=True):
+                same = table.setdefault(at, [])
+                if own not in same:
+                    same.append(own)
+            self.roundings[dtype] = table
+        found = self.roundings[dtype].get(number, [])
+        if k is not None and k < len(self.host_timesteps) and self.host_timesteps[k] in found:
+            return self.host_timesteps[k]
+        if len(found) == 1:
+            return found[0]
+        if not found and abs(number) * torch.finfo(dtype).eps < 2 and number == int(number):
+            return number  # whole numbers of this size are not rounded
+        what = f"{len(found)} of" if found else "none of"
+        raise ValueError(
+            f"timestep={number} in {dtype}: {what} scheduler.timesteps are rounded to it; give "
+            "step the timesteps as they are and cast only what the network is given"
+        )
 
     def use_contract(self, generator: Generators, output: Tensor, draw: int) -> None:
         """Set what the kernels draw next."""
@@ -201,13 +296,13 @@ def resolved_dtype(kind: torch.dtype | ResultDtype, sample: Tensor, output: Tens
 
 
 def _restored(
-    timesteps: Tensor | None,
-    sigmas: Tensor | None,
-    config: object,
+    own: dict[str, Any],
+    names: Sequence[str],
+    others: Iterable[str],
     held: dict[int, Tensor],
     contract: ContractNoise | None,
 ) -> SchedulerRun:
-    run = SchedulerRun(timesteps, sigmas, config)
+    run = SchedulerRun(own, names, others)
     run.registers = {k: (v, False) for k, v in held.items()}
     run.contract = contract
     return run

@@ -51,7 +51,7 @@ class ScoreSdeVeScheduler(FusedScheduler, diffusers.ScoreSdeVeScheduler):
         return packed(SdeVeOutput, results) if return_dict else results
 
     def _update(self, run: SchedulerRun, key: Any) -> Update:
-        sigmas = self._grid(run, "discrete_sigmas")
+        sigmas = run.table("discrete_sigmas")
         variance = sigmas[key] ** 2 - (sigmas[key - 1] ** 2 if key > 0 else 0.0)
         mean = x + variance * out
         return Update(mean + math.sqrt(variance) * noise, returned=mean, draws=True)

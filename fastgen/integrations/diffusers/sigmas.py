@@ -37,8 +37,13 @@ from fastgen.plans.forms import Form, Value
 class OnSigmas(FusedScheduler):
     """The position in the grid is counted, and the data prediction is at x = x0 + sigma eps."""
 
+    # Whether a whole number is a timestep, where the grid has it.
+    _takes_whole_numbers: ClassVar[bool] = False
+
     def _check_timestep(self, timestep: float | Tensor) -> None:
-        """diffusers refuses whole numbers here: they would be taken for positions."""
+        """diffusers refuses whole numbers in some: they would be taken for positions."""
+        if self._takes_whole_numbers:
+            return
         if isinstance(timestep, int) or (
             self._step_index is None
             and isinstance(timestep, Tensor)
@@ -132,7 +137,7 @@ class Churned(OnSigmas):
 
     def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, gamma, s_noise = key if isinstance(key, tuple) else (key, 0.0, 1.0)
-        sigma, following = run.host_sigmas[k : k + 2]
+        sigma, following = run.sigmas_at(k)
         sigma_hat = sigma * (1 + gamma)
         at = x + s_noise * math.sqrt(sigma_hat**2 - sigma**2) * noise
         raw = self._denoised(at, sigma, sigma_hat)
@@ -250,7 +255,7 @@ class EulerAncestralDiscreteScheduler(Scaled, diffusers.EulerAncestralDiscreteSc
         return packed(EulerAncestralDiscreteSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: SchedulerRun, key: Any) -> Update:
-        sigma, to = run.host_sigmas[key : key + 2]
+        sigma, to = run.sigmas_at(key)
         up = to * math.sqrt(sigma**2 - to**2) / sigma
         down = to**2 / sigma  # the root of to^2 - up^2, without the cancellation
         step = x + (down - sigma) / sigma * (x - data) + up * noise
@@ -263,6 +268,8 @@ class LMSDiscreteScheduler(Scaled, diffusers.LMSDiscreteScheduler):
     x_prev = x + sum_j w_j d_j, d = (x - x0) / sigma, w_j the integral of the j-th Lagrange
     polynomial through the last sigmas.
     """
+
+    _takes_whole_numbers = True
 
     def step(
         self,
@@ -283,8 +290,9 @@ class LMSDiscreteScheduler(Scaled, diffusers.LMSDiscreteScheduler):
 
     def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, order, held = key
-        raw = self._raw(run.host_sigmas[k], ALL[:3])
-        slopes = [(x - data) / run.host_sigmas[k], *r[:held]]
+        sigma, _ = run.sigmas_at(k)
+        raw = self._raw(sigma, ALL[:3])
+        slopes = [(x - data) / sigma, *r[:held]]
         # Started in the middle of the grid there are more weights than slopes. As in the peer, the
         # first weights of the higher order are then taken.
         weights = adams_weights(tuple(run.host_sigmas[: k + 2]), min(k + 1, order))

@@ -36,6 +36,8 @@ class TwoCalls(Scaled):
     properties look at these attributes too; the values of the first call are in the registers.
     """
 
+    _takes_whole_numbers = True
+
     dt: Any
     sample: Any
     noise_sampler: Any
@@ -75,7 +77,7 @@ class HeunDiscreteScheduler(TwoCalls, diffusers.HeunDiscreteScheduler):
 
     def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, first = key
-        sigma, to = run.host_sigmas[k : k + 2] if first else run.host_sigmas[k - 1 : k + 1]
+        sigma, to = run.sigmas_at(k if first else k - 1)
         if first:
             slope = (x - data) / sigma
             keep = {START: x, SLOPE: slope}
@@ -93,7 +95,7 @@ class KDPM2DiscreteScheduler(TwoCalls, diffusers.KDPM2DiscreteScheduler):
     _grids = ("sigmas_interpol",)
 
     def _input_sigma(self, run: SchedulerRun, k: int) -> float:
-        return run.host_sigmas[k] if self.sample is None else self._grid(run, "sigmas_interpol")[k]
+        return run.host_sigmas[k] if self.sample is None else run.table("sigmas_interpol")[k]
 
     def step(
         self,
@@ -118,8 +120,8 @@ class KDPM2DiscreteScheduler(TwoCalls, diffusers.KDPM2DiscreteScheduler):
     def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, first = key
         start = k if first else k - 1
-        sigma, to = run.host_sigmas[start : start + 2]
-        middle = self._grid(run, "sigmas_interpol")[start + 1]
+        sigma, to = run.sigmas_at(start)
+        middle = run.table("sigmas_interpol")[start + 1]
         if first:
             step = x + (middle - sigma) / sigma * (x - data)
             return Update(step, self._raw(sigma), data, {START: x})
@@ -135,7 +137,7 @@ class KDPM2AncestralDiscreteScheduler(TwoCalls, diffusers.KDPM2AncestralDiscrete
     def _input_sigma(self, run: SchedulerRun, k: int) -> float:
         if self.sample is None:
             return run.host_sigmas[k]
-        return self._grid(run, "sigmas_interpol")[k - 1]
+        return run.table("sigmas_interpol")[k - 1]
 
     def step(
         self,
@@ -156,12 +158,12 @@ class KDPM2AncestralDiscreteScheduler(TwoCalls, diffusers.KDPM2AncestralDiscrete
     def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, first = key
         start = k if first else k - 1
-        sigma = run.host_sigmas[start]
-        middle = self._grid(run, "sigmas_interpol")[start]
+        sigma, _ = run.sigmas_at(start)
+        middle = run.table("sigmas_interpol")[start]
         if first:
             step = x + (middle - sigma) / sigma * (x - data)
             return Update(step, self._raw(sigma), data, {START: x})
-        up, down = (self._grid(run, name)[start] for name in ("sigmas_up", "sigmas_down"))
+        up, down = (run.table(name)[start] for name in ("sigmas_up", "sigmas_down"))
         step = r[START] + (down - sigma) / middle * (x - data) + up * noise
         return Update(step, self._raw(middle), data, draws=True)
 
@@ -218,7 +220,7 @@ class DPMSolverSDEScheduler(TwoCalls, diffusers.DPMSolverSDEScheduler):
         run, k = self._place(timestep)
         first = self.sample is None
         start = k if first else k - 1
-        sigma, end = run.host_sigmas[start : start + 2]
+        sigma, end = run.sigmas_at(start)
         last = end == 0
         z = None
         if self.noise_sampler is None:
@@ -244,7 +246,7 @@ class DPMSolverSDEScheduler(TwoCalls, diffusers.DPMSolverSDEScheduler):
     def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, first, s_noise = key
         start = k if first else k - 1
-        sigma, end = run.host_sigmas[start : start + 2]
+        sigma, end = run.sigmas_at(start)
         if end == 0:
             raw = self._raw(sigma if first else 0.0)
             return Update(x + (end - sigma) / sigma * (x - data), raw, data)

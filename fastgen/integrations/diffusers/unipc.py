@@ -74,7 +74,7 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
     def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, order, last_order, known, data_prediction, predict = key
         sigmas = run.host_sigmas
-        value, raw = self._value(sigmas[k], data_prediction)
+        value, raw = self._value(run.sigmas_at(k)[0], data_prediction)
         past, at = r[:known], x
         if last_order:
             start = (
@@ -169,7 +169,7 @@ class SASolverScheduler(Exponential, diffusers.SASolverScheduler):
             predictor, corrector = min(predictor, left), min(corrector, left + 1)
         self.this_predictor_order = min(predictor, self.lower_order_nums + 1)
         self.this_corrector_order = min(corrector, self.lower_order_nums + 2)
-        tau = float(self.tau_func(run.value(timestep)))
+        tau = float(self.tau_func(run.value(timestep, k)))
         known = sum(i < FIRST_REGISTER + LAST_NOISE for i in run.registers)
         key = (k, self.this_predictor_order, tau, last, known)
         output = self._output(model_output)
@@ -182,7 +182,7 @@ class SASolverScheduler(Exponential, diffusers.SASolverScheduler):
 
     def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, order, tau, last, known = key
-        value, raw = self._value(run.host_sigmas[k], self.predict_x0)
+        value, raw = self._value(run.sigmas_at(k)[0], self.predict_x0)
         past, at = r[:known], x
         if last is not None:
             at = self._adams(run, k - 1, [value, *past][: last[0]], last[1], corrected=True)

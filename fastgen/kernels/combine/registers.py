@@ -30,6 +30,8 @@ Registers: TypeAlias = dict[int, Entry]
 # run(registers by input number, free buffers, *given): the new tensors, or None where an input
 # does not fit and nothing ran. Registers and free buffers are updated in place.
 Step: TypeAlias = Callable[..., "tuple[Tensor, ...] | None"]
+# unchanged(vars(object)): whether the attributes that are watched are what they were.
+Unchanged: TypeAlias = Callable[[dict[str, object]], bool]
 # follow(vars(object), key, timestep, first, second): as a step.
 Follow: TypeAlias = Callable[..., "tuple[Tensor, ...] | None"]
 
@@ -91,14 +93,30 @@ def describe(
     )
 
 
+def watch(own: dict[str, object], names: Sequence[str]) -> Unchanged:
+    """Attributes of an object as they are now, to tell later whether they still are.
+
+    Compared are the objects and what tensors hold: bytes of contiguous tensors on a CPU up to
+    64 KiB, of others how often torch has written to them.
+
+    Args:
+        own: vars(object).
+        names: of its attributes; also of those that it has not.
+
+    Returns:
+        unchanged(vars(object)).
+    """
+    unchanged: Unchanged = _C.watch(own, list(names))
+    return unchanged
+
+
 def follow(
-    same: dict[str, object], steps: dict[object, Step], held: Registers, free: list[Entry]
+    unchanged: Unchanged, steps: dict[object, Step], held: Registers, free: list[Entry]
 ) -> Follow:
     """Steps of an object, found and run in one call: what finding them in Python takes is saved.
 
     Args:
-        same: attributes of the object and what they are; None also for one it has not. Where one is
-            another object now, nothing runs.
+        unchanged: what `watch` returned for the object: where it says no, nothing runs.
         steps: what `describe` made, by any key; steps may be added.
         held: registers of the steps, updated in place.
         free: buffers of theirs, updated in place.
@@ -108,4 +126,4 @@ def follow(
         given tensors; None, with nothing run, where there is no such step or the timestep is an
         int.
     """
-    return _C.follow(same, steps, held, free)
+    return _C.follow(unchanged, steps, held, free)
