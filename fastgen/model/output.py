@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgen.common.unwritten import check_unwritten, version
 from fastgen.kernels.contract import DTYPE_CODES
 
 # How far calls are followed from a function to the modules behind it.
@@ -89,12 +90,16 @@ def called(net: Callable[..., Any], x: Tensor, times: Sequence[Any], kwargs: Any
 
     Raises:
         RuntimeError: what the network raised, with the remedy where there is one.
+        ValueError: if it changed x in place.
     """
+    before = version(x)
     try:
-        return net(x, *times, **kwargs)
+        found = net(x, *times, **kwargs)
     except RuntimeError as error:
         explain(error, net, x)
         raise
+    check_unwritten("net", x, before)
+    return found
 
 
 def explain(error: RuntimeError, net: Callable[..., Any], x: Tensor) -> None:

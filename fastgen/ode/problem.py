@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fastgen.common.unwritten import unwritten
+
 STEPS = ("per_sample", "joint")
 
 
@@ -87,7 +89,8 @@ class Field:
     def call(self, t: Tensor, y: Tensor, rows: Tensor | None) -> Tensor:
         """f at times [A] and rows [A, N]: [A, N]."""
         state = self.state
-        value = self._at(rows)(t[0] if state.joint else t, state.tree(y))
+        time = t[0] if state.joint else t
+        value = unwritten("f", self._at(rows), time, state.tree(y))
         return self.checked(value, y)
 
     def _at(self, rows: Tensor | None) -> Callable[..., Any]:
@@ -97,7 +100,7 @@ class Field:
         self, t: Tensor, y: Tensor, rows: Tensor | None
     ) -> tuple[Callable[..., Any], Tensor, Any]:
         """(f, time, state) such that f(time, state) evaluates on these buffers, again and again."""
-        f, state = self._at(rows), self.state
+        f, state = functools.partial(unwritten, "f", self._at(rows)), self.state
         time = t[0] if state.joint else t
         if state.single:
             return f, time, state.tree(y)

@@ -143,7 +143,7 @@ def odeint(
     state = StateLayout(y0, step == "joint")
     field = Field(f, state, execution.compact)
     times = times_of(t, state.rows, state.joint, state.device)
-    y = state.flat()
+    y = state.flat().clone()  # f is never handed the caller's own tensor
     tolerances = tolerance("rtol", rtol, state), tolerance("atol", atol, state)
     parameters = parameters_of(f, way.parameters if isinstance(way, Adjoint) else None)
     wanted = torch.is_grad_enabled() and way is not None

@@ -29,6 +29,7 @@ class RecordedRun:
 
     def start(self, x: Tensor, seeds: Tensor, ids: Tensor) -> None:
         """Take the initial state, seeds and ids of a run."""
+        x = x.clone()  # a network or a callback that writes to it does not reach the caller's
         self.slots = [x] * len(self.dtypes)
         self.noise = self.tables.noise(seeds, ids)
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgen.common.unwritten import unwritten
+
 
 class Equation:
     """dy = f(t, y) dt + g(t, y) dW for states [B, ...].
@@ -35,7 +37,7 @@ class Equation:
 
     def probe(self, t: Tensor, y: Tensor, drift: bool) -> bool:
         """Find the noise's shape from g; whether values require gradients."""
-        value = self._tensor("g", self.g(t, y))
+        value = self._tensor("g", unwritten("g", self.g, t, y))
         if self.noise_type in ("additive", "general") and (
             self.noise_type == "general" or value.shape != self.shape
         ):
@@ -52,7 +54,7 @@ class Equation:
 
     def drift(self, t: Tensor, y: Tensor) -> Tensor:
         """F(t, y), like y."""
-        value = self._tensor("f", self.f(t, y))
+        value = self._tensor("f", unwritten("f", self.f, t, y))
         if value.shape != self.shape:
             raise ValueError(
                 f"f: expected a value of shape {tuple(self.shape)} like y, got {tuple(value.shape)}"
@@ -61,7 +63,7 @@ class Equation:
 
     def diffusion(self, t: Tensor, y: Tensor) -> Tensor:
         """G(t, y): like y, or [B, ..., m] for a matrix."""
-        value = self._tensor("g", self.g(t, y))
+        value = self._tensor("g", unwritten("g", self.g, t, y))
         if self.scalar and value.shape == (*self.shape, 1):
             value = value[..., 0]
         shape = self.shape + self.noise_shape[1:] if self.matrix else self.shape

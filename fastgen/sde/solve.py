@@ -142,6 +142,7 @@ def sdeint(
         raise ValueError(f"parameters: for gradient='adjoint', not for gradient={gradient!r}")
     times = times_of(t)
     equation = Equation(f, g, y0, noise_type)
+    y0 = y0.clone()  # f and g are never handed the caller's own tensor
     needed = _probe(equation, times, y0, gradient)
 
     recipe = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from fastgen.common.checks import check_choice, check_nonnegative, check_positive
+from fastgen.common.checks import check_choice, check_nonnegative, check_positive, check_range
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Settings:
         positive = {"steps": self.steps, "batch": self.batch, "learning_rate": self.learning_rate}
         for name, value in positive.items():
             check_positive(name, value)
-        counts = {"steps": self.steps, "batch": self.batch, "seed": self.seed}
+        counts = {"steps": self.steps, "batch": self.batch}
         for name, count in counts.items():
             if not isinstance(count, int):
                 raise ValueError(f"{name}={count!r}: expected a whole number")
@@ -46,7 +46,6 @@ class Settings:
         check_choice("decay", self.decay, ("cosine", "constant"))
         if self.clip is not None:
             check_positive("clip", self.clip, "None does not clip", infinite=True)
-        if not 0 <= self.seed < 2**31:
-            raise ValueError(f"seed={self.seed!r}: expected 0 <= seed < 2^31")
+        object.__setattr__(self, "seed", check_range("seed", self.seed, 31))
         check_nonnegative("warm_up", self.warm_up)
         check_nonnegative("weight_decay", self.weight_decay)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.unwritten import check_unwritten, version
 from fastgen.integrations.common.noise import NoiseSource
 from fastgen.integrations.common.recipes import Build, Recipe, Span, recipe
 from fastgen.integrations.common.tensors import check_output, check_state
@@ -51,7 +52,9 @@ class DenoiserCalls:
         self, k: int, network_input: Tensor, state: Tensor | None, /
     ) -> tuple[Tensor, ...]:
         """The denoised state."""
+        before = version(network_input)
         denoised = self.model(network_input, self.rows[k], **self.extra_args)
+        check_unwritten("model", network_input, before)
         check_output("model(x, sigma, **extra_args)", denoised, self.shape, self.device)
         if self.report is not None and k in self.step_of:
             self.report(self.step_of[k], network_input, denoised)

@@ -20,6 +20,7 @@ from torch import Tensor
 import fastgen.kernels as kernels
 from fastgen.common.checks import per_row
 from fastgen.common.devices import upload
+from fastgen.common.unwritten import check_unwritten, version
 from fastgen.integrations.common.noise import NoiseSource
 from fastgen.kernels import Noise
 
@@ -84,7 +85,7 @@ class DpmAdaptive:
         self.controller, self.eta, self.s_noise = controller, eta, s_noise
         self.given = x
         self.dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-        self.x = x.to(self.dtype)
+        self.x = x.to(self.dtype, copy=True)
         self.noise = noise
         self.accepted = np.zeros(controller.rows, dtype=np.int64)
         self.seeds, self.ids = noise.keys(x.shape[0], x.device)
@@ -185,7 +186,9 @@ class DpmAdaptive:
 
     def _denoise(self, point: Tensor, t: Array, bar: Any) -> Tensor:
         level = torch.from_numpy(np.exp(-t)).to(point.device, point.dtype)
+        before = version(point)
         denoised = self.model(point, level.expand(point.shape[0]).clone(), **self.extra_args)
+        check_unwritten("model", point, before)
         if bar is not None:
             bar.update()
         if not isinstance(denoised, Tensor) or denoised.shape != point.shape:

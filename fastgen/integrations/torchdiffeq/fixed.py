@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastgen.common.errors import nearest
 from fastgen.common.tableau import Tableau
+from fastgen.common.unwritten import unwritten
 from fastgen.integrations.torchdiffeq.problem import ADAMS
 from fastgen.ode.tableaus import EULER, HEUN, MIDPOINT, RK4
 
@@ -42,6 +43,7 @@ class GridSolver:
         self, func: Slope, method: str, options: Mapping[str, Any], rtol: float, atol: float
     ) -> None:
         self.func, self.atol = func, atol
+        self.slope = partial(unwritten, "func", func)
         self.interp = options.get("interp", "linear")
         if self.interp not in ("linear", "cubic"):
             known = nearest(str(self.interp), ("linear", "cubic"))
@@ -63,7 +65,7 @@ class GridSolver:
         if side and self.perturb:
             near = torch.nextafter(t.detach(), t.detach() + side)
             t = t + (near - t).detach()
-        return self.func(t, y)
+        return self.slope(t, y)
 
     def step(self, t: Tensor, end: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The state at the end of a step and the slope at its start."""
@@ -81,7 +83,7 @@ class GridSolver:
         slopes = [first]
         for row, c in zip(tableau.a[1:], tableau.c[1:], strict=True):
             inner = combined(y, h, row, slopes)
-            slopes.append(self.at(end, inner, -1) if c == 1 else self.func(t + c * h, inner))
+            slopes.append(self.at(end, inner, -1) if c == 1 else self.slope(t + c * h, inner))
         return combined(y, h, tableau.weights, slopes)
 
     def times(self, y: Tensor, t: Tensor, func: Slope) -> Tensor:
@@ -124,7 +126,7 @@ class GridSolver:
     ) -> StateAt:
         """The state inside a step: a line, or the cubic of values and slopes at both ends."""
         h = end - begin
-        last = self.func(end, later) if self.interp == "cubic" else slope
+        last = self.slope(end, later) if self.interp == "cubic" else slope
 
         def value(t: Tensor) -> Tensor:
             x = (t - begin) / h

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastgen.common.devices import upload
 from fastgen.common.tableau import Tableau
+from fastgen.common.unwritten import check_unwritten, version
 from fastgen.integrations.common.noise import unread_keys
 from fastgen.integrations.common.tensors import check_output, check_state
 from fastgen.model.parametrisation import Parametrisation
@@ -102,7 +103,9 @@ class VelocityCalls:
         self, k: int, network_input: Tensor, state: Tensor | None, /
     ) -> tuple[Tensor, ...]:
         """The velocity."""
+        before = version(network_input)
         velocity = self.field(k, network_input, self.times[k])
+        check_unwritten("velocity_model", network_input, before)
         check_output("velocity_model(x=, t=, **extras)", velocity, self.shape, self.device)
         return (velocity,)
 

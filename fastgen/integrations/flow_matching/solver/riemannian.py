@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.errors import nearest
+from fastgen.common.unwritten import check_unwritten, version
 from fastgen.integrations.flow_matching.solver.fixed import METHODS, grid_of, times_of
 from fastgen.integrations.flow_matching.utils.manifolds import Manifold
 from fastgen.solvers.velocity import RK4
@@ -75,7 +76,7 @@ class RiemannianODESolver:
             from tqdm.auto import tqdm
 
             bar = tqdm(total=sum(len(span) - 1 for span in spans))
-        x = x_init
+        x = x_init.clone()  # the model is never handed the caller's own tensor
         points = [x]
         with torch.set_grad_enabled(enable_grad):
             for span in spans:
@@ -87,7 +88,9 @@ class RiemannianODESolver:
                         if slopes:
                             point = to_point(x + h * _weighted(row, slopes))
                         at = torch.tensor(s + node * h, dtype=x.dtype, device=x.device)
+                        before = version(point)
                         u = self.velocity_model(x=point, t=at, **model_extras)
+                        check_unwritten("velocity_model", point, before)
                         slopes.append(to_tangent(point, u))
                     x = to_point(x + h * _weighted(tableau.b, slopes))
                     if bar is not None:

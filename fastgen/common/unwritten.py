@@ -1,0 +1,54 @@
+"""Inputs of networks and other functions of a user's: the state itself, which stays as it is.
+
+A function that changed its input in place would change the state in some solvers and dtypes and
+not in others. torch counts what is written to a tensor, so that it is noticed at no cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+def version(x: Tensor) -> int:
+    """How often torch has written to the tensor; -1 where it does not count: in inference mode."""
+    return -1 if torch.compiler.is_compiling() or x.is_inference() else x._version
+
+
+def check_unwritten(name: str, x: Tensor, before: int) -> None:
+    """Raise a ValueError if the tensor was written to since `version` was ``before``."""
+    if before != version(x):
+        raise ValueError(
+            f"{name}: it changed its input in place, and its input is the state of the run; work "
+            "on a copy (x = x.clone()), or without in-place operations (x = x.clamp(-1, 1) for "
+            "x.clamp_(-1, 1))"
+        )
+
+
+def unwritten(name: str, f: Callable[..., Any], t: Any, y: Any) -> Any:
+    """f(t, y) for a tensor or a tree of them, which f must leave as it is.
+
+    In inference mode, where writes are not counted, f is handed a copy.
+
+    Raises:
+        ValueError: if f changed y in place.
+    """
+    if isinstance(y, Tensor):
+        if y.is_inference():
+            return f(t, y.clone())
+        before = version(y)
+        found = f(t, y)
+        check_unwritten(name, y, before)
+        return found
+    leaves = pytree.tree_leaves(y)
+    if any(x.is_inference() for x in leaves):
+        return f(t, pytree.tree_map_only(Tensor, torch.clone, y))
+    versions = [version(x) for x in leaves]
+    found = f(t, y)
+    for x, before in zip(leaves, versions, strict=True):
+        check_unwritten(name, x, before)
+    return found
