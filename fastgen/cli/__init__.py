@@ -28,6 +28,7 @@ MISUSE = (
     argparse.ArgumentTypeError,
     ArithmeticError,
     ImportError,
+    MemoryError,
     OSError,
     RuntimeError,
     TypeError,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,11 @@ def run(arguments: argparse.Namespace) -> None:
     out: Path = arguments.out
     if out.suffix != ".safetensors":
         raise ValueError(f"--out {out}: expected a name that ends in .safetensors")
-    found = load(arguments.source)
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        found = load(arguments.source)
+    for note in notes:
+        print(f"note: {note.message}", file=sys.stderr)
     name, options = _named(arguments.coupling, "--coupling")
     objective: Flow | Denoising = Flow(coupling=name, coupling_options=options)
     if name.startswith("label-") and found.labels is None:

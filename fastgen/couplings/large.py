@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_at_least, check_integer, check_positive
+from fastgen.common.arrays import read_arrays
+from fastgen.common.checks import check_at_least, check_integer, check_positive, check_tensor
+from fastgen.common.files import replacing
 from fastgen.couplings import potentials
 from fastgen.couplings.stored import Points, Stored, StoredSolver
 from fastgen.kernels import Stream
@@ -18,17 +20,31 @@ from fastgen.kernels.pairwise import Keys
 from fastgen.kernels.pairwise.reference import uniforms
 from fastgen.noise.keys import id_tensor, seed_tensor
 
+KIND = "fastgen.couplings.LargeCoupling 1"
+
 
 @dataclass(frozen=True)
 class LargeCoupling:
     """Pairs of two data sets: x0[i] with x1[partner[i]], int64 [n].
 
     marginal_error: of the plan from which the partners were drawn, in L1; iterations: its sweeps.
+
+    Raises:
+        ValueError, TypeError: if partner is not that.
     """
 
     partner: Tensor
     marginal_error: float
     iterations: int
+
+    def __post_init__(self) -> None:
+        partner = check_tensor("partner", self.partner)
+        if partner.dtype != torch.int64 or partner.ndim != 1 or len(partner) == 0:
+            raise ValueError(
+                f"partner: expected int64 [n], not empty, got {partner.dtype} {list(partner.shape)}"
+            )
+        if int(partner.min()) < 0:
+            raise ValueError(f"partner: expected numbers of points >= 0, got {int(partner.min())}")
 
     @classmethod
     def pair(
@@ -107,20 +123,45 @@ class LargeCoupling:
         return i, self.partner[i]
 
     def save(self, path: str | Path) -> None:
-        """Write the partners as a .npy file, which `load` can map."""
-        np.save(path, self.partner.numpy())
+        """Write everything to ``path`` as arrays of a .npz file, whole or not at all.
+
+        The name is taken as it is: `load` finds the file under it.
+        """
+        with replacing(Path(path)) as file:
+            np.savez(
+                file,
+                partner=self.partner.cpu().numpy(),
+                marginal_error=np.float64(self.marginal_error),
+                iterations=np.int64(self.iterations),
+                kind=np.array(KIND),
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> LargeCoupling:
-        """Read what `save` wrote.
+        """Read what `save` wrote, or an array of partners in a .npy file (error NaN, 0 sweeps).
 
         Raises:
-            ValueError: the file holds something else.
+            FileNotFoundError: if there is no such file.
+            ValueError: the file is damaged, or holds something else.
         """
-        partner = np.load(path)
-        if partner.dtype != np.int64 or partner.ndim != 1:
+        path = Path(path)
+        arrays = read_arrays(path)
+        partner = arrays.pop("", None)  # of a .npy file
+        error, iterations = math.nan, 0
+        if partner is None:
+            wanted = {"partner": "i", "marginal_error": "f", "iterations": "i", "kind": "U"}
+            kinds = {name: array.dtype.kind for name, array in arrays.items()}
+            if kinds != wanted or str(arrays["kind"]) != KIND or arrays["iterations"].ndim:
+                raise ValueError(f"{path}: not written by LargeCoupling.save, found {kinds}")
+            partner, iterations = arrays["partner"], int(arrays["iterations"])
+            error = float(arrays["marginal_error"].reshape(()))
+        if partner.dtype.newbyteorder("=") != np.int64:
             raise ValueError(f"{path}: expected int64 [n], got {partner.dtype} {partner.shape}")
-        return cls(torch.from_numpy(partner), math.nan, 0)
+        try:
+            native = partner.astype(np.int64, copy=False)
+            return cls(torch.from_numpy(native), error, iterations)
+        except ValueError as fault:
+            raise ValueError(f"{path}: {fault}") from fault
 
 
 def _order(n: int, seed: int, epoch: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_positive
+from fastgen.common.files import read_safetensors, write_safetensors
 from fastgen.couplings.coupling import check_no_labels
 from fastgen.couplings.points import check_cloud
 from fastgen.couplings.stored import Points, Stored, best_column
@@ -19,6 +20,7 @@ from fastgen.noise.normals import randn
 
 # Draws of the noise that fits the potential, above those of plans and of batches.
 _FIRST_DRAW = 2**31
+KIND = "fastgen_semidiscrete"  # in the metadata of files
 # The last step of the ascent over the first.
 _DECAY = 1e-3
 
@@ -161,14 +163,13 @@ class Semidiscrete:
         return f"{self.data.count} {self.data.shape} {zlib.crc32(content):08x}"
 
     def save(self, path: str | Path) -> None:
-        """Write the potential and a fingerprint of the data as safetensors.
+        """Write the potential and a fingerprint of the data as safetensors, whole or not at all.
 
         Raises:
             ImportError: the package safetensors is missing.
         """
-        from safetensors.torch import save_file
-
-        save_file({"potential": self.potential}, path, {"data": self._fingerprint()})
+        facts = {KIND: "1", "data": self._fingerprint()}
+        write_safetensors(path, {"potential": self.potential}, facts)
 
     @classmethod
     def load(
@@ -177,14 +178,21 @@ class Semidiscrete:
         """Read what `save` wrote, for the same data.
 
         Raises:
-            ValueError: the potential belongs to other data.
+            FileNotFoundError: if there is no such file.
+            ValueError: the file is damaged or of another kind, or the potential belongs to other
+                data.
             ImportError: the package safetensors is missing.
         """
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            potential = file.get_tensor("potential")
-            saved = (file.metadata() or {}).get("data")
+        path = Path(path)
+        tensors, metadata = read_safetensors(path)
+        if tensors.keys() != {"potential"} or metadata.get(KIND, "1") != "1":
+            raise ValueError(f"{path}: not written by Semidiscrete.save, found {sorted(tensors)}")
+        potential, saved = tensors["potential"], metadata.get("data")
+        if potential.dtype != torch.float64 or not potential.isfinite().all():
+            raise ValueError(
+                f"{path}: expected a finite float64 potential, got {potential.dtype} "
+                f"{list(potential.shape)}; fit and save it anew"
+            )
         coupling = cls(data, block=block, backend=backend)
         if saved != coupling._fingerprint():
             raise ValueError(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from fastgen.common.arrays import read_arrays
 from fastgen.common.errors import nearest
 from fastgen.datasets.digits import load_digits
+from fastgen.datasets.images import load_folder
 from fastgen.datasets.planar import SETS
 
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 SAMPLES = 20_000  # of the sets that are drawn
+MOST_CLASSES = 10_000  # or as many as there are samples
 
 
 class Data(NamedTuple):
@@ -32,13 +35,13 @@ class Data(NamedTuple):
 def load(source: str) -> Data:
     """A built-in set's name, an .npy or .npz file, or a folder of images.
 
-    digits: the 8 x 8 digits of scikit-learn with labels, in [-1, 1]. .npz: the array "data" (or the
-    only one) and, if there is one, "labels". Folders: images of one size, as [C, H, W] in [-1, 1];
-    the names of subfolders, sorted, are the classes.
+    digits: the 8 x 8 digits of scikit-learn with labels, in [-1, 1]. .npz: one array of data of any
+    name, and perhaps "labels". Folders: images of one size, as [C, H, W] in [-1, 1] (see
+    `fastgen.datasets.images.load_folder`); the names of subfolders, sorted, are the classes.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be used, saying why.
+        ValueError: if it cannot be used, naming the file, the reason and what to do.
     """
     if source == "digits":
         return Data(*load_digits().train)
@@ -47,61 +50,55 @@ def load(source: str) -> Data:
         return Data(torch.from_numpy(drawn).float())
     path = Path(source)
     if path.is_dir():
-        return _folder(path)
-    if path.suffix in (".npy", ".npz"):
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
+        images, classes = load_folder(path)
+        return Data(images, classes)
+    if path.suffix.lower() in (".npy", ".npz"):
         return _array(path)
     known = nearest(source, [*SETS, "digits"])
     raise ValueError(f"{source}: no folder, no .npy or .npz file, and no built-in set; {known}")
 
 
 def _array(path: Path) -> Data:
-    try:
-        file = np.load(path, allow_pickle=False)
-        arrays = {"data": file} if path.suffix == ".npy" else {k: file[k] for k in file.files}
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path}: not a whole array file without objects ({error})") from error
+    arrays = read_arrays(path)
     labels = arrays.pop("labels", None)
-    if "data" not in arrays and len(arrays) == 1:
-        arrays = {"data": next(iter(arrays.values()))}
-    if "data" not in arrays:
-        raise ValueError(f"{path}: expected an array named 'data', found {', '.join(arrays)}")
-    data = arrays["data"]
-    if data.ndim < 2 or len(data) == 0 or not np.issubdtype(data.dtype, np.floating):
+    names = list(arrays)
+    if len(names) != 1:
+        found = f"{', '.join(names) or 'none'}{'' if labels is None else ' beside the labels'}"
         raise ValueError(
-            f"{path}: expected floating data [N, ...], got {data.dtype} {list(data.shape)}; scale "
-            "images to [-1, 1]"
+            f"{path}: expected one array of data, and perhaps 'labels', found {found}; leave the "
+            "others out, or rename them"
         )
-    if not np.isfinite(data).all():
-        raise ValueError(f"{path}: the data hold NaN or infinity")
+    data = arrays[names[0]]
+    if data.ndim < 2 or 0 in data.shape or not np.issubdtype(data.dtype, np.floating):
+        raise ValueError(
+            f"{path}: expected floating data [N, ...] without an axis of 0, got {data.dtype} "
+            f"{list(data.shape)}; scale images to [-1, 1], give vectors as [N, features]"
+        )
+    with np.errstate(over="ignore"):
+        samples = data.astype(np.float32)  # of any byte order
+    bad = np.flatnonzero(~np.isfinite(samples).reshape(len(samples), -1).all(1))
+    if len(bad):
+        beyond = np.isfinite(data[bad[0]]).all()
+        fault = "values beyond float32; scale them" if beyond else "NaN or infinity; leave it out"
+        raise ValueError(f"{path}: sample {bad[0]} has {fault} ({len(bad)} of {len(data)} do)")
     if labels is None:
-        return Data(torch.from_numpy(data).float())
-    if labels.shape != (len(data),) or labels.min() < 0 or (labels != labels.astype(int)).any():
-        raise ValueError(f"{path}: expected whole labels >= 0, one for each of {len(data)} samples")
-    return Data(torch.from_numpy(data).float(), torch.from_numpy(labels.astype(np.int64)))
+        return Data(torch.from_numpy(samples))
+    return Data(torch.from_numpy(samples), torch.from_numpy(_labels(path, labels, len(data))))
 
 
-def _folder(path: Path) -> Data:
-    from matplotlib.image import imread
-
-    files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGES)
-    if not files:
-        raise ValueError(f"{path}: no images in it ({', '.join(IMAGES)})")
-    arrays = []
-    for file in files:
-        pixels = np.asarray(imread(file))
-        pixels = pixels / 255 if pixels.dtype == np.uint8 else pixels
-        pixels = pixels[..., None] if pixels.ndim == 2 else pixels[..., :3]
-        arrays.append(pixels.transpose(2, 0, 1).astype(np.float32) * 2 - 1)
-        if arrays[-1].shape != arrays[0].shape:
-            raise ValueError(
-                f"{file}: of shape {arrays[-1].shape}, but {files[0]} of {arrays[0].shape}; bring "
-                "all images to one size"
-            )
-    samples = torch.from_numpy(np.stack(arrays))
-    parents = [file.relative_to(path).parts[:-1] for file in files]
-    classes = sorted(set(parents))
-    if len(classes) < 2:
-        return Data(samples)
-    return Data(samples, torch.tensor([classes.index(parent) for parent in parents]))
+def _labels(path: Path, labels: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """Labels as whole numbers [N], none so large that most classes must be empty."""
+    where = f"{path}: labels: expected whole numbers >= 0, one for each of {count} samples, "
+    if labels.shape != (count,):
+        remedy = "; give labels.argmax(1) of rows of zeros and ones, labels.ravel() of a column"
+        raise ValueError(f"{where}got {list(labels.shape)}{remedy}")
+    remedy = "number the classes, with numpy.unique(labels, return_inverse=True)[1]"
+    if labels.dtype.kind not in "biuf":
+        raise ValueError(f"{where}got {labels.dtype}; {remedy}")
+    most = max(count, MOST_CLASSES)
+    good = (labels >= 0) & (labels < most) & (labels == np.floor(labels))
+    if not good.all():
+        k = int(np.argmin(good))
+        reason = "" if not labels[k] >= most else f", too high for {count} samples"
+        raise ValueError(f"{where}got {labels[k]} for sample {k}{reason}; {remedy}")
+    return labels.astype(np.int64)

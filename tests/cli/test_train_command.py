@@ -137,27 +137,20 @@ class TestData:
         with pytest.raises(ValueError, match="bring all images to one size"):
             datasets.load(str(tmp_path))
 
-    @pytest.mark.parametrize(
-        ("arrays", "message"),
-        [
-            ({"data": np.zeros((3, 2), dtype=int)}, "expected floating data"),
-            ({"data": np.full((3, 2), np.nan)}, "NaN or infinity"),
-            ({"a": np.zeros((3, 2)), "b": np.zeros(3)}, "array named 'data'"),
-            ({"data": np.zeros((3, 2)), "labels": np.array([0.5, 1, 2])}, "whole labels"),
-            ({"data": np.zeros((3, 2)), "labels": np.zeros(2)}, "one for each of 3"),
-        ],
-    )
-    def test_bad_arrays(self, arrays, message, tmp_path):
-        np.savez(tmp_path / "a.npz", **arrays)
-        with pytest.raises(ValueError, match=message):
-            datasets.load(str(tmp_path / "a.npz"))
-
-    def test_a_damaged_file(self, tmp_path):
-        np.save(tmp_path / "a.npy", np.zeros((3, 2)))
-        whole = (tmp_path / "a.npy").read_bytes()
-        (tmp_path / "a.npy").write_bytes(whole[:-8])
-        with pytest.raises(ValueError, match="not a whole array file"):
-            datasets.load(str(tmp_path / "a.npy"))
+    def test_files_that_cannot_be_used_are_one_line_and_others_are_noted(self, run, tmp_path):
+        image = pytest.importorskip("matplotlib.image")
+        (tmp_path / "set").mkdir()
+        image.imsave(tmp_path / "set" / "a.png", np.zeros((4, 4, 3), dtype=np.uint8))
+        (tmp_path / "set" / "notes.txt").write_text("mine")
+        line = "train set --out c.safetensors --steps 2 --batch 2"
+        code, _, err = run(line)
+        assert code == 0
+        assert "note: set: left out, no images: notes.txt" in err
+        (tmp_path / "set" / "b.png").write_bytes(b"broken")
+        code, out, err = run(f"{line} --restart")
+        assert (code, out) == (2, "")
+        assert err.startswith("fastgen: error: set/b.png: not a whole image (")
+        assert err.count("\n") == 1
 
     @pytest.mark.parametrize("name", list(datasets.SETS))
     def test_sets_have_their_moments(self, name):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import fastgen
+from fastgen.common.files import write_safetensors
 from fastgen.couplings import LargeCoupling, Semidiscrete, sinkhorn
 
 
@@ -96,7 +97,7 @@ def test_large_coupling_has_the_law_of_the_plan_in_memory(tmp_path):
     assert abs(chi - freedom) < 5 * (2 * freedom) ** 0.5
 
 
-def test_batches_pass_over_all_pairs(tmp_path):
+def test_batches_pass_over_all_pairs():
     coupling = LargeCoupling.pair(torch.randn(50, 3), data(60, 3), 0.2, block=20)
     first = torch.cat([coupling.batch(20, draw=k, seed=5)[0] for k in range(5)])
     assert torch.equal(first[:50].sort()[0], torch.arange(50))
@@ -105,8 +106,72 @@ def test_batches_pass_over_all_pairs(tmp_path):
     i, j = coupling.batch(20, draw=1, seed=5)
     assert torch.equal(i, first[20:40])
     assert torch.equal(j, coupling.partner[i])
-    coupling.save(tmp_path / "pairs.npy")
-    assert torch.equal(LargeCoupling.load(tmp_path / "pairs.npy").partner, coupling.partner)
+
+
+@pytest.mark.parametrize("name", ["pairs", "pairs.npy", "pairs.npz", "a/pairs.of.mine"])
+def test_pairs_are_saved_under_the_very_name_with_all_they_have(tmp_path, name):
+    coupling = LargeCoupling.pair(data(50, 3, seed=1), data(60, 3), 0.2, block=20)
+    coupling.save(str(tmp_path / name))
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [tmp_path / name]
+    again = LargeCoupling.load(str(tmp_path / name))
+    assert torch.equal(again.partner, coupling.partner)
+    assert again.marginal_error == coupling.marginal_error
+    assert again.iterations == coupling.iterations > 0
+
+
+def test_partners_of_others_are_read_and_checked(tmp_path):
+    path = tmp_path / "own.npy"
+    for dtype in ("<i8", ">i8"):
+        np.save(path, np.array([3, 0], dtype=dtype))
+        assert LargeCoupling.load(path).partner.tolist() == [3, 0]
+    for array, message in (
+        (np.array([-5, 1]), "expected numbers of points >= 0, got -5"),
+        (np.zeros(0, dtype=np.int64), "not empty"),
+        (np.zeros((2, 2), dtype=np.int64), r"expected int64 \[n\]"),
+        (np.zeros(2), "expected int64"),
+        (np.array([{}], dtype=object), "without objects"),
+    ):
+        np.save(path, array, allow_pickle=True)
+        with pytest.raises(ValueError, match=message) as caught:
+            LargeCoupling.load(path)
+        assert str(caught.value).startswith(f"{path}: ")
+    np.savez(path.open("wb"), partner=np.array([1, 0]))
+    with pytest.raises(ValueError, match="not written by LargeCoupling"):
+        LargeCoupling.load(path)
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ValueError, match="not a whole"):
+        LargeCoupling.load(path)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        LargeCoupling.load(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="partner: expected int64"):
+        LargeCoupling(torch.zeros(3), 0.0, 1)
+
+
+def test_potentials_that_are_damaged_or_of_another_kind_are_named(tmp_path):
+    pytest.importorskip("safetensors")
+    points, path = data(10, 2), tmp_path / "potential"
+    coupling = Semidiscrete(points).fit(3, batch=8)
+    coupling.save(str(path))
+    assert list(tmp_path.iterdir()) == [path]
+    assert torch.equal(Semidiscrete.load(str(path), points).potential, coupling.potential)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ValueError, match="potential: damaged, its checksum"):
+        Semidiscrete.load(path, points)
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ValueError, match="not a whole safetensors file"):
+        Semidiscrete.load(path, points)
+    for tensors, message in (
+        ({"weight": torch.zeros(10)}, "not written by Semidiscrete.save"),
+        ({"potential": torch.zeros(10)}, "expected a finite float64 potential, got torch.float32"),
+        ({"potential": coupling.potential * torch.nan}, "expected a finite float64 potential"),
+        ({"potential": coupling.potential}, "belongs to data with the fingerprint None"),
+    ):
+        write_safetensors(path, tensors, {})
+        with pytest.raises(ValueError, match=message):
+            Semidiscrete.load(path, points)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        Semidiscrete.load(tmp_path / "nowhere", points)
 
 
 def test_malformed_calls_name_the_argument(tmp_path):
