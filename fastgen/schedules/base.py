@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
@@ -99,20 +100,28 @@ class Schedule:
     def _evaluated(self, function: Callable[[Any, Any], Any], t: Number) -> Number:
         """`evaluate`; a plan asks for the same few floats again and again, so they are kept.
 
-        Only for functions that compute in `scalar`: they depend on the parameters alone, whereas
-        a user's own may depend on what is trained meanwhile.
+        Only for functions that compute in `scalar`, which depend on the parameters alone, and
+        `while_planning`: a user's own may depend on what is trained meanwhile.
         """
-        if not self._fast_on_floats or type(t) is not float:
+        if type(t) is not float or not (self._fast_on_floats or "_known" in self.__dict__):
             return evaluate(function, t, fast=self._fast_on_floats)
         known = self.__dict__.setdefault("_known", {})
         key = function.__name__, t
         found = known.get(key)
         if found is None:
-            found = evaluate(function, t, fast=True)
+            found = evaluate(function, t, fast=self._fast_on_floats)
             if len(known) >= KEPT_VALUES:
                 known.clear()
             known[key] = found
         return found  # type: ignore[no-any-return]
+
+    def while_planning(self) -> Schedule:
+        """Itself, or a copy that keeps what its functions gave, for the time of one plan."""
+        if self._fast_on_floats:
+            return self
+        other = copy.copy(self)
+        other.__dict__["_known"] = {}
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_known"}

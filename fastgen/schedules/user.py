@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from fastgen.schedules.base import Schedule, set_real
 
@@ -15,6 +17,8 @@ TimeFunction = Callable[[torch.Tensor], Any]
 
 _TOLERANCE = 1e-6  # on alpha(0) = 1 and sigma(0) = 0
 _CHECK_POINTS = 1025
+_HALVINGS = 62  # from the doubles in [0, 1] to one
+_ONE = int(np.float64(1.0).view(np.int64))
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
@@ -35,6 +39,7 @@ class UserSchedule(Schedule):
     d_alpha_function: TimeFunction | None = None
     d_sigma_function: TimeFunction | None = None
     minimal_time: float = 1e-3
+    _ratios: ClassVar[NDArray[np.float64]]
 
     def __init__(
         self,
@@ -93,6 +98,7 @@ class UserSchedule(Schedule):
                     f"UserSchedule: {name}(0) = {values[0]!r}, but t = 0 is data: make it {wanted} "
                     "(t = 1 is noise; a function with data at t = 1 takes 1 - t)"
                 )
+        object.__setattr__(self, "_ratios", ratio)  # for guesses
         rising = ratio[1:] > ratio[:-1]
         if not rising.all():
             i = int(np.argmin(rising))
@@ -127,15 +133,57 @@ class UserSchedule(Schedule):
     def _time_at_ratio(self, ratio: Any, xp: Any) -> Any:
         # Positive doubles are ordered like their bit patterns: bisecting these ends at
         # neighbouring doubles after 62 halvings, however small the time is.
+        if xp is np and np.size(ratio) == 1:
+            return np.reshape(self._time_of(float(np.reshape(ratio, ()))), np.shape(ratio))
         target = torch.as_tensor(ratio).detach()
         low = torch.zeros_like(target, dtype=torch.int64)
         high = torch.ones_like(target).view(torch.int64)
-        for _ in range(62):
+        for _ in range(_HALVINGS):
             middle = low + (high - low) // 2
             below = self._ratio(middle.view(torch.float64), torch) < target
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         t = torch.where(target > 0, high.view(torch.float64), 0.0)
         return t if xp is torch else t.numpy()
+
+    def _time_of(self, ratio: float) -> float:
+        """One time by the same halvings, those on the way to a guess in one call.
+
+        A plan asks for hundreds of single times, and a call of alpha and sigma costs the same for
+        one time as for many. Halvings after one that went another way than to the guess are done
+        again, to a better guess from the values that are known.
+        """
+        if not ratio > 0:
+            return 0.0
+        low, high, left = 0, _ONE, _HALVINGS
+        below, above = 0.0, math.inf
+        guess = float(np.interp(ratio, self._ratios, np.linspace(0.0, 1.0, _CHECK_POINTS)))
+        while left:
+            goal = max(low + 1, min(high, int(np.float64(guess).view(np.int64))))
+            middles, a, b = [], low, high
+            for _ in range(left):
+                middles.append(a + (b - a) // 2)
+                a, b = (middles[-1], b) if middles[-1] < goal else (a, middles[-1])
+            times = np.array(middles, dtype=np.int64).view(np.float64)
+            values = self._ratio(torch.from_numpy(times), torch).tolist()
+            for middle, value in zip(middles, values, strict=True):
+                left -= 1
+                if value < ratio:
+                    low, below = middle, value
+                else:
+                    high, above = middle, value
+                if (value < ratio) != (middle < goal):
+                    break
+            ends = np.array([low, high], dtype=np.int64).view(np.float64)
+            guess = _between(ratio, *ends.tolist(), below, above)
+        return float(np.int64(high).view(np.float64))
+
+
+def _between(ratio: float, low: float, high: float, below: float, above: float) -> float:
+    """Where a ratio is between two times, by a power law if both ratios are known."""
+    if not (0 < below < above < math.inf and low > 0):
+        return math.sqrt(low * high) if low > 0 else high / 2
+    share = math.log(ratio / below) / math.log(above / below)
+    return low * (high / low) ** share
 
 
 def _call(name: str, function: TimeFunction, t: Any, xp: Any) -> Any:

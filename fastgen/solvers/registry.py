@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -11,8 +13,10 @@ from typing import Any
 import numpy as np
 
 import fastgen.timesteps as grids
+from fastgen.common.checks import check_choice, check_number, check_pair
 from fastgen.common.errors import nearest
 from fastgen.common.kept import Kept
+from fastgen.model.parametrisation import QUANTITIES
 from fastgen.plans import Builder, Form, Plan
 from fastgen.schedules import Schedule
 
@@ -80,7 +84,7 @@ def get(name: str) -> Solver:
     Raises:
         ValueError: naming the nearest known one.
     """
-    if name not in _SOLVERS:
+    if not isinstance(name, str) or name not in _SOLVERS:
         raise ValueError(f"solver={name!r}: {nearest(str(name), names())}")
     return _SOLVERS[name]
 
@@ -139,9 +143,18 @@ def plan(
     known = known_options(solver, schedule, timesteps)
     for option in options:
         if option not in known:
-            raise TypeError(f"unknown option {option!r} of {solver!r}: {nearest(option, known)}")
+            raise TypeError(
+                f"unknown option {option!r} of {solver!r}: {nearest(option, ['steps', *known])}"
+            )
     grid = schedule.default_grid if timesteps is None else timesteps
-    if clip is not None and not clip[0] < clip[1]:
+    check_choice("predicts", predicts, QUANTITIES)
+    if not isinstance(reverse, (bool, np.bool_)):
+        raise TypeError(f"reverse={reverse!r}: expected True or False")
+    for name, value in (("start", start), ("end", end)):
+        if value is not None or name == "end":
+            check_number(name, value)
+    low, high = (0.0, 1.0) if clip is None else check_pair("clip", clip)
+    if not low < high:
         raise ValueError(f"clip={clip!r}: expected (low, high) with low < high")
     make = partial(
         _made, entry, schedule, grid, steps, start, end, reverse, clip, predicts, options
@@ -166,6 +179,45 @@ def _is_own(function: Callable[..., Any]) -> bool:
     return function.__module__.startswith("fastgen.")
 
 
+def _explained(
+    error: Exception,
+    entry: Solver,
+    schedule: Schedule,
+    times: list[float],
+    reverse: bool,
+    own: dict[str, Any],
+) -> str | None:
+    """What a solver's failure means, or None where it says so itself."""
+    if reverse and entry.stochastic:
+        return (
+            f"reverse=True: {entry.name!r} adds noise in steps from noise to data, and steps from "
+            f"data to noise have none to add ({error}); take a solver that draws none, such as "
+            "ddim, heun or dpmpp_2m"
+        )
+    limit = isinstance(error, ValueError) and "a limit is missing" in str(error)
+    bare = isinstance(error, ArithmeticError) or str(error).startswith("math ") or limit
+    wrong = [f"{k}={v!r}" for k, v in own.items() if not _is_sensible(v)]
+    if wrong and (bare or _is_own(entry.build)):
+        return f"{', '.join(wrong)}: {entry.name!r} cannot be planned with it ({error})"
+    if not bare:
+        return None
+    ends = [f"end={schedule.t_min:g}"] * (0.0 in times) + ["start=0.99"] * (1.0 in times)
+    remedy = f"pass {' or '.join(ends)}, or take" if ends else "take"
+    return (
+        f"{'reverse=True: ' if reverse else ''}{entry.name!r} cannot be planned from "
+        f"t={times[0]:.6g} to t={times[-1]:.6g} on {schedule!r} ({error}); {remedy} another solver"
+    )
+
+
+def _is_sensible(value: Any) -> bool:
+    """Whether it is a finite number, a name, or a collection of such."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_sensible, value))
+    return isinstance(value, (str, bool)) or (
+        isinstance(value, numbers.Real) and math.isfinite(value)
+    )
+
+
 def _made(
     entry: Solver,
     schedule: Schedule,
@@ -188,8 +240,15 @@ def _made(
     )
     times = times[::-1].copy() if reverse else times
     own = {k: v for k, v in options.items() if k in entry.options}
-    builder = Builder(schedule, predicts)
-    result = builder.let(entry.build(builder, times.tolist(), **own))
+    builder = Builder(schedule.while_planning(), predicts)
+    try:
+        with np.errstate(divide="ignore", invalid="ignore"):  # a missing limit is said below
+            result = builder.let(entry.build(builder, times.tolist(), **own))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        message = _explained(error, entry, schedule, times.tolist(), reverse, own)
+        if message is None:
+            raise
+        raise ValueError(message) from error
     return Plan(
         solver=entry.name,
         options=own,

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgen.common.checks import check_number
+
 
 def positive(name: str, value: Any) -> float:
     """The value as a float; ValueError unless it is finite and above 0."""
-    if not 0 < value < math.inf:
+    if not 0 < check_number(name, value) < math.inf:
         raise ValueError(f"{name} = {value!r} is out of range; give a positive number")
     return float(value)
 

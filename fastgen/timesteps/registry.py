@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastgen.common.checks import check_number
 from fastgen.common.errors import nearest
 from fastgen.schedules import Schedule
 from fastgen.timesteps.checks import falling, positive_integer
@@ -83,7 +84,7 @@ def times(
         ValueError, TypeError: naming the argument, its value and a remedy.
     """
     for name, value in (("start", start), ("end", end)):
-        if not 0 <= value <= 1:
+        if not 0 <= check_number(name, value) <= 1:
             raise ValueError(f"{name} = {value!r} is out of range; give a time within [0, 1]")
     if not isinstance(grid, str):
         return _given(grid, steps, start, end, options)
@@ -130,7 +131,12 @@ def _given(
         raise TypeError(f"explicit times take no options; remove {', '.join(sorted(options))}")
     if isinstance(grid, torch.Tensor):
         grid = grid.detach().cpu().numpy()
-    result = np.array(grid, dtype=np.float64)
+    try:
+        result = np.array(grid, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"timesteps={grid!r}: expected a grid's name ({', '.join(names())}) or falling times"
+        ) from None
     if result.ndim != 1 or result.size < 2:
         raise ValueError(f"explicit times have shape {result.shape}; give at least two times")
     if steps is not None and positive_integer("steps", steps) != result.size - 1:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import fastgen
 from fastgen import schedules
 from fastgen.common.errors import nearest
 from fastgen.schedules import (
@@ -575,3 +576,34 @@ def test_nearest():
     assert nearest("EDm", ["EDM"]) == "did you mean 'EDM'? Known: EDM"
     assert nearest("zzz", iter(["b", "a"])) == "Known: a, b"
     assert nearest("zzz", []) == "Known: (none)"
+
+
+def test_single_times_of_a_users_schedule_are_those_of_many():
+    """Single times are found by other calls than arrays of them, with the same bits."""
+    pairs = [
+        (lambda t: torch.cos(1.5 * t), lambda t: torch.sin(1.5 * t)),
+        (lambda t: 1 - t, lambda t: t),
+        (lambda t: torch.exp(-5 * t**2), lambda t: torch.sqrt(-torch.expm1(-10 * t**2))),
+        (lambda t: torch.ones_like(t), lambda t: 80 * t**7),
+    ]
+    for alpha, sigma in pairs:
+        schedule = UserSchedule(alpha, sigma)
+        ratios = np.geomspace(1e-9, schedule.ratio(0.999), 200)
+        many = schedule.time_at_ratio(ratios)
+        assert [schedule.time_at_ratio(float(r)) for r in ratios] == many.tolist()
+        np.testing.assert_allclose(schedule.ratio(many), ratios, rtol=1e-12)
+        assert schedule.time_at_ratio(0.0) == 0.0
+
+
+def test_a_plan_on_a_users_schedule_calls_its_functions_seldom():
+    calls = []
+
+    def alpha(t):
+        calls.append(t.numel())
+        return torch.cos(1.5 * t)
+
+    schedule = UserSchedule(alpha, lambda t: torch.sin(1.5 * t))
+    calls.clear()
+    fastgen.plan("dpm_solver_3", schedule, steps=20)
+    # 38 inner times are looked for, at 62 halvings each.
+    assert len(calls) < 700

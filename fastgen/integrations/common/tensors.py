@@ -5,11 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_tensor
 from fastgen.kernels.contract import DTYPE_CODES
+from fastgen.model.output import described
 
 
 def check_state(name: str, x: Tensor) -> None:
     """Raise a ValueError unless x is a real tensor [B, ...] of a dtype that kernels know."""
+    check_tensor(name, x)
     if x.dtype not in DTYPE_CODES or x.ndim == 0:
         raise ValueError(f"{name}: expected a real tensor [B, ...], got {x.dtype} {tuple(x.shape)}")
 
@@ -29,14 +32,10 @@ def check_output(call: str, output: object, shape: torch.Size, device: torch.dev
         or output.dtype not in DTYPE_CODES
         or output.device != device
     ):
-        found = (
-            f"{output.dtype} {tuple(output.shape)} on {output.device}"
-            if isinstance(output, Tensor)
-            else type(output).__name__
-        )
+        name = call.partition("(")[0]
+        found = described(output, tuple(shape), device, name)
         raise ValueError(
-            f"{call.partition('(')[0]}: expected a real tensor {tuple(shape)} on {device} "
-            f"from {call}, got {found}"
+            f"{name}: expected a real tensor {tuple(shape)} on {device} from {call}, got {found}"
         )
 
 

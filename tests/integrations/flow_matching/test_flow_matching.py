@@ -337,6 +337,42 @@ def test_riemannian_solver_keeps_the_order(method, order):
     assert (free.norm(dim=1) > 1.1).all()
 
 
+@pytest.mark.parametrize("method", ["euler", "midpoint", "rk4"])
+@pytest.mark.parametrize("step_size", [0.3, None])
+def test_riemannian_solver_in_flat_space_is_the_other_one(method, step_size):
+    x, grid = noise(4, 2), [0.0, 0.25, 0.4, 1.0]
+    options = {"step_size": step_size, "method": method, "time_grid": grid}
+    solvers = RiemannianODESolver(Euclidean(), model), ODESolver(model)
+    close(*[s.sample(x, **options) for s in solvers], 1e-12)
+    close(*[s.sample(x, **options, return_intermediates=True) for s in solvers], 1e-12)
+
+
+def test_riemannian_solver_between_its_steps():
+    """Times between steps lie on geodesics: numbers of flow_matching 1.0.10."""
+
+    def field(x, t):
+        return torch.stack([-x[:, 1], x[:, 0], 0 * x[:, 0] + 2], 1)
+
+    start = torch.tensor([[1.0, 0.0, 0.0]], dtype=DTYPE)
+    solver = RiemannianODESolver(Sphere(), field)
+    points = solver.sample(
+        start, step_size=0.5, time_grid=[0.0, 0.2, 0.5, 1.0], return_intermediates=True
+    )
+    expected = [0.943940040051948, 0.14763278821909906, 0.2952655764381981]
+    close(points[1, 0], torch.tensor(expected, dtype=DTYPE), 1e-12)
+    torus = RiemannianODESolver(FlatTorus(), lambda x, t: torch.ones_like(x) * (1 + t))
+    one = torch.full((1, 1), 0.1, dtype=DTYPE)
+    for grid, values in (
+        ([0.0, 0.4, 1.0], [0.1, 0.5375, 1.475]),
+        ([0.0, 0.25, 0.5, 1.0], [0.1, 0.35, 0.6625, 1.475]),
+    ):
+        found = torus.sample(one, step_size=0.25, time_grid=grid, return_intermediates=True)
+        close(found.flatten(), torch.tensor(values, dtype=DTYPE), 1e-12)
+    with pytest.warns(UserWarning, match="time_grid falls"):
+        back = torus.sample(one, step_size=0.25, time_grid=[1.0, 0.0])
+    close(back.flatten(), torch.tensor([0.1 - 1.625 + 2 * math.pi], dtype=DTYPE), 1e-12)
+
+
 def test_riemannian_solver_on_the_torus():
     solver = RiemannianODESolver(FlatTorus(), lambda x, t, speed: torch.full_like(x, speed))
     x = FlatTorus().projx(noise(4, 2)).requires_grad_()

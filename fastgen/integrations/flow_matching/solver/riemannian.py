@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.errors import nearest
+from fastgen.common.checks import check_choice
 from fastgen.common.unwritten import check_unwritten, version
+from fastgen.integrations.common.tensors import check_output, check_state
 from fastgen.integrations.flow_matching.solver.fixed import METHODS, grid_of, times_of
-from fastgen.integrations.flow_matching.utils.manifolds import Manifold
-from fastgen.solvers.velocity import RK4
+from fastgen.integrations.flow_matching.utils.manifolds import Manifold, geodesic
 
-TABLEAUS = {"euler": METHODS["euler"], "midpoint": METHODS["midpoint"], "rk4": RK4}
+TABLEAUS = {name: METHODS[name] for name in ("euler", "midpoint", "rk4")}
 
 
 class RiemannianODESolver:
@@ -50,13 +51,14 @@ class RiemannianODESolver:
 
         Args:
             x_init: [B, D] at the first time.
-            step_size: of the steps; None steps from time to time. The steps end at every time of
-                the grid.
+            step_size: of the steps from the first time to the last, the last of which may be
+                shorter; None steps from time to time.
             projx: whether points are projected.
             proju: whether velocities are.
-            method: "euler", "midpoint" or "rk4" (the classical one).
-            time_grid: T times that only rise or only fall.
-            return_intermediates: return the points at all these times, [T, B, D].
+            method: "euler", "midpoint" or "rk4" (the 3/8 rule).
+            time_grid: T times that only rise or only fall, which flow_matching would sort.
+            return_intermediates: return the points at all these times, [T, B, D]; between steps
+                they lie on the geodesic from one to the next.
             verbose: show a progress bar (needs tqdm).
             enable_grad: whether the result is differentiable.
             **model_extras: passed to the model.
@@ -64,41 +66,53 @@ class RiemannianODESolver:
         Raises:
             ValueError: naming the argument that is out of range.
         """
-        if method not in TABLEAUS:
-            raise ValueError(f"method={method!r}: {nearest(method, TABLEAUS)}")
+        check_choice("method", method, TABLEAUS)
         tableau, times = TABLEAUS[method], times_of(time_grid)
-        grid_of(times, step_size)  # raises before the first evaluation
+        check_state("x_init", x_init)
+        grid = grid_of(times, step_size)  # raises before the first evaluation
+        if times[-1] < times[0]:
+            warnings.warn(
+                "time_grid falls: integrated downwards, where flow_matching sorts the grid",
+                stacklevel=2,
+            )
         to_point = self.manifold.projx if projx else lambda x: x
         to_tangent = self.manifold.proju if proju else lambda x, u: u
-        spans = [grid_of(span, step_size) for span in pairwise(times)]
         bar = None
         if verbose:
             from tqdm.auto import tqdm
 
-            bar = tqdm(total=sum(len(span) - 1 for span in spans))
+            bar = tqdm(total=len(grid) - 1)
         x = x_init.clone()  # the model is never handed the caller's own tensor
         points = [x]
         with torch.set_grad_enabled(enable_grad):
-            for span in spans:
-                for s, t in pairwise(span):
-                    h = t - s
-                    slopes: list[Tensor] = []
-                    for node, row in zip(tableau.c, tableau.a, strict=True):
-                        point = x
-                        if slopes:
-                            point = to_point(x + h * _weighted(row, slopes))
-                        at = torch.tensor(s + node * h, dtype=x.dtype, device=x.device)
-                        before = version(point)
-                        u = self.velocity_model(x=point, t=at, **model_extras)
-                        check_unwritten("velocity_model", point, before)
-                        slopes.append(to_tangent(point, u))
-                    x = to_point(x + h * _weighted(tableau.b, slopes))
-                    if bar is not None:
-                        bar.update()
-                points.append(x)
+            for s, t in pairwise(grid):
+                h = t - s
+                slopes: list[Tensor] = []
+                for node, row in zip(tableau.c, tableau.a, strict=True):
+                    point = x
+                    if slopes:
+                        point = to_point(x + h * _weighted(row, slopes))
+                    at = torch.tensor(s + node * h, dtype=x.dtype, device=x.device)
+                    written = version(point)
+                    u = self.velocity_model(x=point, t=at, **model_extras)
+                    check_unwritten("velocity_model", point, written)
+                    check_output("velocity_model(x=, t=, **extras)", u, x.shape, x.device)
+                    slopes.append(to_tangent(point, u))
+                before, x = x, to_point(x + h * _weighted(tableau.b, slopes))
+                while return_intermediates and len(points) < len(times):
+                    share = (times[len(points)] - s) / h
+                    if share > 1:  # in a later step
+                        break
+                    points.append(x if share == 1 else self._between(before, x, share))
+                if bar is not None:
+                    bar.update()
             if bar is not None:
                 bar.close()
             return torch.stack(points) if return_intermediates else x
+
+    def _between(self, start: Tensor, end: Tensor, share: float) -> Tensor:
+        path = geodesic(self.manifold, start, end)
+        return path(torch.tensor(share, dtype=start.dtype, device=start.device))
 
 
 def _weighted(weights: Sequence[float], values: Sequence[Tensor]) -> Tensor:
