@@ -173,8 +173,8 @@ class UserSchedule(Schedule):
                     high, above = middle, value
                 if (value < ratio) != (middle < goal):
                     break
-            ends = np.array([low, high], dtype=np.int64).view(np.float64)
-            guess = _between(ratio, *ends.tolist(), below, above)
+            start, end = np.array([low, high], dtype=np.int64).view(np.float64).tolist()
+            guess = _between(ratio, start, end, below, above)
         return float(np.int64(high).view(np.float64))
 
 
@@ -183,7 +183,7 @@ def _between(ratio: float, low: float, high: float, below: float, above: float) 
     if not (0 < below < above < math.inf and low > 0):
         return math.sqrt(low * high) if low > 0 else high / 2
     share = math.log(ratio / below) / math.log(above / below)
-    return low * (high / low) ** share
+    return float(low * (high / low) ** share)
 
 
 def _call(name: str, function: TimeFunction, t: Any, xp: Any) -> Any:
