@@ -20,6 +20,7 @@ import numpy as np
 
 from fastgen.kernels.combine.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
 from fastgen.model.parametrisation import Parametrisation
+from fastgen.plans.buffers import Buffers, held_outputs
 from fastgen.plans.forms import (
     Computed,
     Evaluate,
@@ -46,9 +47,9 @@ from fastgen.plans.program import (
     order,
 )
 
-# Terms of a sum inside a stage, and outputs of the network that are kept at one time: far above the
-# kernels' limits, and what bounds the time that any plan takes.
-_WIDEST, _MOST_HELD = 256, 256
+# Terms of a sum inside a stage: far above the kernels' limits, and what bounds the time that any
+# plan takes.
+_WIDEST = 256
 Weights: TypeAlias = Callable[[float], tuple[float, ...]]
 
 
@@ -88,13 +89,17 @@ def lower(
     unplaced = sums.stages([result, *observed])
 
     ends = _ends(sums, unplaced)
-    for value in observed:  # not before it has been shown
-        ends[value] = max(ends.get(value, 0), sums.born[value] + 1)
+    again = {v: sums.again(unplaced[sums.born[v]], v) for v in observed}
+    read = tuple([v == result or v in ends or bool(again[v].outputs) for v in observed])
+    for value, stage in again.items():  # not before it has been shown, and perhaps written to
+        for atom in (value, *stage.reads):
+            ends[atom] = max(ends.get(atom, 0), sums.born[value] + 1)
     ends.update(dict.fromkeys([result, *(states if keep_states else [])], len(unplaced)))
 
-    buffers = _Buffers(ends)
+    buffers = Buffers(ends)
     seen = {Value(0): (0, 0)}  # where each register can be observed: stage, buffer
     stages: list[Stage | None] = []
+    resumed: dict[Value, Stage | None] = {}
     calls: list[Call] = []
     for s, stage in enumerate(unplaced):
         for atom in stage.reads:
@@ -103,13 +108,13 @@ def lower(
                 raise ValueError(
                     f"{atom.kind} of evaluation {atom.evaluation} is read in stage {s}"
                 )
-        inputs = tuple(
-            atom if isinstance(atom, Raw | Computed | Increment) else buffers.of[atom]
-            for atom in stage.reads
-        )
+        inputs = buffers.places(stage.reads)
         outputs = buffers.turn(s, stage.outputs)
         seen.update({a: (s, buffers.of[a]) for a in stage.outputs if isinstance(a, Value)})
         stages.append(_placed(s, stage, inputs, outputs, clip))
+        for v in (v for v in again if sums.born[v] == s):
+            places = tuple([buffers.of[a] for a in again[v].outputs])
+            resumed[v] = _placed(s, again[v], buffers.places(again[v].reads), places, clip)
         if s < len(sums.evaluations):
             call = sums.evaluations[s]
             state = buffers.of[call.x] if s in sums.reads_state else None
@@ -120,7 +125,9 @@ def lower(
         network_buffers=tuple(buffers.of_network),
         result=buffers.of[result],
         states=tuple(seen[v] for v in observed),
-        held=_held(ends, len(unplaced)),
+        held=held_outputs(ends, len(unplaced)),
+        resumed=tuple(resumed[v] for v in observed),
+        read=read,
     )
 
 
@@ -213,6 +220,18 @@ class _Expansion:
             found.append(stage)
         return found[::-1]
 
+    def again(self, stage: _Unplaced, state: Value) -> _Unplaced:
+        """What a stage writes beside a state that depends on it, from the state as it then is."""
+        s, rows = self.born[state], {}
+        self._expand_segment(s, list(stage.outputs), state)
+        for atom in stage.outputs:
+            if atom != state and not isinstance(atom, Prediction):
+                terms = self.terms(atom, s)
+                if state in terms:
+                    rows[atom] = terms
+        uses_clipped = any(CLIPPED in terms for terms in rows.values())
+        return _Unplaced(rows, self.clipped(s) if uses_clipped else {})
+
     def terms(self, output: Atom, segment: int) -> Terms:
         """One output in terms of what the stage of ``segment`` can read."""
         if isinstance(output, NetworkInput):
@@ -224,13 +243,17 @@ class _Expansion:
         known = self._expanded.get(output)
         return self.expand(self.segments[segment][output], segment) if known is None else known
 
-    def _expand_segment(self, segment: int, outputs: Sequence[Atom]) -> None:
+    def _expand_segment(
+        self, segment: int, outputs: Sequence[Atom], known: Value | None = None
+    ) -> None:
         """Expand the registers of a segment that its outputs are made of, once each, in order.
 
-        So a register that many others read costs no more than one that is read once.
+        So a register that many others read costs no more than one that is read once. One that is
+        ``known`` stays as it is.
         """
-        lets, self._expanded = self.segments[segment], {}
-        forms = [lets[a] for a in outputs if isinstance(a, Value)]
+        lets = {v: form for v, form in self.segments[segment].items() if v != known}
+        self._expanded = {}
+        forms = [lets[a] for a in outputs if a in lets and isinstance(a, Value)]
         if NetworkInput(segment) in outputs:
             forms.append(Form({self.evaluations[segment].x: 1.0}))
         reached: set[Value] = set()
@@ -321,51 +344,6 @@ def _ends(sums: _Expansion, stages: list[_Unplaced]) -> dict[Atom, int]:
             if s in sums.reads_state:
                 ends[sums.evaluations[s].x] = s + 1
     return ends
-
-
-class _Buffers:
-    """Which buffer has which value, as stages follow one another.
-
-    of: the buffer of each value that is there. of_network: of each buffer, whether it has the
-    network's dtype; the others have the state's. Buffers of one dtype are never lent to the other.
-    """
-
-    def __init__(self, ends: dict[Atom, int]) -> None:
-        self._ends = ends
-        self.of: dict[Atom, int] = {}
-        self.of_network: list[bool] = []
-        self._free: dict[bool, list[int]] = {False: [], True: []}
-        self._leaving: dict[int, list[Atom]] = {}  # by the stage that frees them
-        self._place(Value(0), -1)
-
-    def turn(self, s: int, outputs: Iterable[Atom]) -> tuple[int, ...]:
-        """Free what stage s is the last to read, and place its outputs."""
-        for atom in self._leaving.pop(s, ()):
-            number = self.of.pop(atom)
-            self._free[self.of_network[number]].append(number)
-        return tuple(self._place(atom, s) for atom in outputs)
-
-    def _place(self, atom: Atom, s: int) -> int:
-        kind = isinstance(atom, NetworkInput)
-        free = self._free[kind]
-        if not free:
-            free.append(len(self.of_network))
-            self.of_network.append(kind)
-        self.of[atom] = free.pop()
-        self._leaving.setdefault(max(s + 1, self._ends.get(atom, 0)), []).append(atom)
-        return self.of[atom]
-
-
-def _held(ends: dict[Atom, int], stages: int) -> tuple[frozenset[int], ...]:
-    """After each stage, the evaluations whose raw outputs a later one reads."""
-    held: list[set[int]] = [set() for _ in range(stages)]
-    for atom, end in ends.items():
-        if isinstance(atom, Raw):
-            for s in range(atom.evaluation + 1, end):
-                held[s].add(atom.evaluation)
-                if len(held[s]) > _MOST_HELD:
-                    raise ValueError(f"stage {s} keeps over {_MOST_HELD} outputs of the network")
-    return tuple(map(frozenset, held))
 
 
 def _placed(

@@ -76,7 +76,9 @@ class Program:
     A stage is None where nothing is to be done. network_buffers: for each buffer, whether it has
     the network's dtype (the others have the state's); buffer 0 holds the initial state. states:
     (stage, buffer) of each observed state. held: after each stage, the evaluations whose raw
-    outputs later stages read.
+    outputs later stages read. resumed: for each observed state what its stage has written beside
+    it that depends on it, computed again from the state as it then is; None where nothing has.
+    read: for each observed state, whether anything that follows depends on it.
     """
 
     stages: tuple[Stage | None, ...]
@@ -85,6 +87,13 @@ class Program:
     result: int
     states: tuple[tuple[int, int], ...]
     held: tuple[frozenset[int], ...]
+    resumed: tuple[Stage | None, ...] = ()
+    read: tuple[bool, ...] = ()
+
+    @property
+    def kernel_calls(self) -> tuple[Stage | None, ...]:
+        """The stages, and after them those that go on from a state that was written to."""
+        return self.stages + self.resumed
 
     def bytes_per_element(self, state_bytes: int, network_bytes: int) -> int:
         """Bytes that all stages together read and write per element of the state."""

@@ -12,7 +12,12 @@ from fastgen.plans import Plan, Program
 
 @dataclass(frozen=True)
 class Step:
-    """What a callback sees after each step; ``state`` is a live buffer: clone it to keep it."""
+    """What a callback sees after each step; ``state`` is a live buffer: clone it to keep it.
+
+    What a callback writes to it in place, with operations of torch, the run goes on from: the
+    next evaluation reads it in whatever dtype, and solvers with a history keep their outputs of
+    earlier steps.
+    """
 
     index: int
     time: float
@@ -26,6 +31,15 @@ def reports_of(program: Program, plan: Plan) -> dict[int, list[tuple[int, float,
     for index, ((stage, buffer), state) in enumerate(states):
         reports.setdefault(stage, []).append((index, state.time, buffer))
     return reports
+
+
+def check_resumable(program: Program, plan: Plan, index: int) -> None:
+    """Raise a ValueError where nothing of a run depends on an observed state any more."""
+    if not program.read[index]:
+        raise ValueError(
+            f"callback: it wrote to the state after step {index}, from which {plan.solver!r} does "
+            "not go on; choose another solver"
+        )
 
 
 def progress_bar(plan: Plan, wanted: bool) -> Callable[[], object]:

@@ -68,6 +68,24 @@ class RecordedRun:
         for output in own:
             check_fresh(output, older)
         self.raws = {i: (older | {k: own})[i] for i in self.program.held[k + 1]}
+        self._last = own, state
+
+    def resume(self, state: int, calls: CallsNetwork) -> None:
+        """Go on from an observed state as it is now, after a callback has written to it."""
+        stage, (own, point) = self.program.resumed[state], self._last
+        if stage is None:
+            return
+        tensors = [
+            self.slots[i]
+            if isinstance(i, int)
+            else self.raws[i.evaluation][i.branch]
+            if isinstance(i, Raw)
+            else calls.provide(i, own, point, self.dtypes[0])
+            for i in stage.inputs
+        ]
+        outputs = self._combine(len(self.program.stages) + state, stage, tensors)
+        for slot, output in zip(stage.outputs, outputs, strict=True):
+            self.slots[slot] = output
 
     def _combine(self, s: int, stage: Stage, tensors: list[Tensor]) -> list[Tensor]:
         table = self.tables.coefficients[s]

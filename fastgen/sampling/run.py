@@ -102,9 +102,14 @@ class InPlaceRun(HoldsAddresses):
                 stage.clip,
                 z,
             )
-            for stage, table, z in zip(program.stages, tables.coefficients, noise, strict=True)
+            for stage, table, z in zip(
+                program.kernel_calls, tables.coefficients, noise, strict=True
+            )
         ]
-        self._steps = [self._step(k, call) for k, call in enumerate(calls, -1)]
+        count = len(program.stages)
+        self._steps = [self._step(k, call) for k, call in enumerate(calls[:count], -1)]
+        self._resuming = calls[count:]
+        self._given: dict[Computed | Increment, Tensor] = {}  # what the last stage was provided
 
     def _step(self, k: int, call: Callable[[list[Tensor]], None] | None) -> _Call:
         program = self.program
@@ -151,18 +156,28 @@ class InPlaceRun(HoldsAddresses):
             elif step.raws is not None:
                 step.call([raws[i][branch] for i, branch in step.raws])
             else:
-                step.call(
-                    [
-                        raws[i.evaluation][i.branch]
-                        if isinstance(i, Raw)
-                        else calls.provide(i, outputs, step.state, self.key.dtypes[0])
-                        for i in step.reads
-                    ]
-                )
+                self._given = {
+                    i: calls.provide(i, outputs, step.state, self.key.dtypes[0])
+                    for i in step.reads
+                    if not isinstance(i, Raw)
+                }
+                step.call([self._read(i) for i in step.reads])
         for i in step.drops:
             dropped = raws.pop(i)
             if i != k:
                 self._taken.difference_update([output.data_ptr() for output in dropped])
+
+    def resume(self, state: int, calls: CallsNetwork) -> None:
+        """Go on from an observed state as it is now, after a callback has written to it."""
+        stage, call = self.program.resumed[state], self._resuming[state]
+        if stage is not None and call is not None:
+            call([self._read(i) for i in stage.inputs if not isinstance(i, int)])
+
+    def _read(self, symbol: Raw | Computed | Increment) -> Tensor:
+        """A stage's input that is not a buffer, once it is there."""
+        if isinstance(symbol, Raw):
+            return self._raws[symbol.evaluation][symbol.branch]
+        return self._given[symbol]
 
     def _own(self, output: Tensor) -> Tensor:
         """The output, safe from what the run writes.
@@ -179,6 +194,7 @@ class InPlaceRun(HoldsAddresses):
     def finish(self) -> Tensor:
         """The result, in memory that no later run touches."""
         self._raws.clear()
+        self._given = {}
         return self.slots[self.program.result].clone()
 
 

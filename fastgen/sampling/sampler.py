@@ -10,11 +10,12 @@ from torch import Tensor
 
 from fastgen.common.devices import check_device
 from fastgen.common.modes import unrecorded
+from fastgen.common.unwritten import version
 from fastgen.model.guidance import Guidance, Transform
 from fastgen.model.model import Model, merged
 from fastgen.plans import Plan
 from fastgen.sampling.capture import Captured
-from fastgen.sampling.observation import Step, progress_bar, reports_of
+from fastgen.sampling.observation import Step, check_resumable, progress_bar, reports_of
 from fastgen.sampling.prepared import Prepared
 from fastgen.sampling.recorded import RecordedRun
 from fastgen.sampling.run import InPlaceRun
@@ -88,7 +89,7 @@ class Sampler:
             device: where to run; the default is the state's or the network's device.
             trajectory: return (x, states [n + 1, B, ...]): the initial state and the n of
                 ``plan.states``, one after each step.
-            callback: called with a `Step` after each step.
+            callback: called with a `Step` after each step; it may write to the state in place.
             progress: show a progress bar (needs tqdm).
             check_finite: raise FloatingPointError at the first evaluation that returns NaN or
                 infinity (one synchronisation per evaluation).
@@ -132,7 +133,12 @@ class Sampler:
                     continue
                 for index, time, buffer in reports.get(k + 1, ()):
                     if callback is not None:
-                        callback(Step(index, time, run.slots[buffer]))
+                        state = run.slots[buffer]
+                        before = version(state)
+                        callback(Step(index, time, state))
+                        if version(state) != before:
+                            check_resumable(program, self.plan, index)
+                            run.resume(index, calls)
                     if trajectory:
                         states.append(run.slots[buffer])
         stacked = torch.stack(states) if trajectory else None

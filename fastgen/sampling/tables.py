@@ -26,16 +26,16 @@ class Tables:
         at_three: Program | None = None,
     ) -> None:
         rows = 1 if scale is None else scale.shape[0]
-        tables = [None if s is None else s.table for s in program.stages]
+        tables = [None if s is None else s.table for s in program.kernel_calls]
         sizes = [0 if table is None else rows * table.size for table in tables]
-        counts = [0 if s is None else len(s.normals) for s in program.stages]
+        counts = [0 if s is None else len(s.normals) for s in program.kernel_calls]
         self.packed = _pack(program, device)
         if scale is not None and at_three is not None:
             offset = upload(scale.double(), device)[:, None] - 2.0
             spread = self.packed + offset * (_pack(at_three, device) - self.packed)
             parts = torch.split(spread, [0 if t is None else t.size for t in tables], 1)
             self.packed = torch.cat([part.reshape(-1) for part in parts])
-        draws = [n.draw for s in program.stages if s is not None for n in s.normals]
+        draws = [n.draw for s in program.kernel_calls if s is not None for n in s.normals]
         self.packed_draws = integers(draws, device)
         self.coefficients = [
             None if table is None else part.view(rows, *table.shape)
@@ -57,5 +57,5 @@ class Tables:
 
 
 def _pack(program: Program, device: torch.device) -> Tensor:
-    tables = [s.table.reshape(-1) for s in program.stages if s is not None]
+    tables = [s.table.reshape(-1) for s in program.kernel_calls if s is not None]
     return upload(torch.from_numpy(np.concatenate([np.empty(0), *tables])), device)

@@ -65,7 +65,8 @@ class GridSolver:
         if side and self.perturb:
             near = torch.nextafter(t.detach(), t.detach() + side)
             t = t + (near - t).detach()
-        return self.slope(t, y)
+        slope: Tensor = self.slope(t, y)
+        return slope
 
     def step(self, t: Tensor, end: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """The state at the end of a step and the slope at its start."""
