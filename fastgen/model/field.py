@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import per_row
-from fastgen.model.guidance import Guidance, check_guidance
+from fastgen.model.guidance import Guidance, check_guidance, check_pair_alone
 from fastgen.model.model import Model, check_model, merged
 
 
@@ -45,11 +45,7 @@ class ModelField:
             )
         if guidance is not None and guidance.interval != (0.0, 1.0):
             raise ValueError("guidance: an interval is a discontinuity for error-controlled steps")
-        if guidance is not None and model.parametrisation.outputs == 2:
-            raise ValueError(
-                "guidance: a network of velocity and score is run as it is; combine conditional "
-                "and unconditional outputs in net"
-            )
+        check_pair_alone(model.parametrisation.outputs, guidance)
         self.model, self.batch, self.guidance = model, batch, guidance
         check_guidance(guidance)
         self.kwargs = merged(net_kwargs, {})

@@ -154,6 +154,17 @@ def check_guidance(guidance: Any) -> None:
         )
 
 
+def check_pair_alone(outputs: int, guidance: Any, transform: Any = None) -> None:
+    """Raise a ValueError where a network of two outputs is given what takes one."""
+    given = {"guidance": guidance, "transform": transform}
+    names = [name for name, value in given.items() if value is not None]
+    if outputs == 2 and names:
+        raise ValueError(
+            f"{', '.join(names)}: a network of velocity and score is run as it is; combine "
+            "conditional and unconditional outputs in net"
+        )
+
+
 def check_scale(name: str, scale: Any) -> None:
     """Raise an error for a guidance scale that is neither a finite number nor floating [B]."""
     if not isinstance(scale, Tensor):

@@ -17,7 +17,7 @@ from fastgen.common.checks import check_choice
 from fastgen.common.devices import check_device
 from fastgen.common.kept import Kept
 from fastgen.kernels import dispatch
-from fastgen.model.guidance import Guidance, Transform, check_guidance
+from fastgen.model.guidance import Guidance, Transform, check_guidance, check_pair_alone
 from fastgen.model.model import Model, check_model
 from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.noise.normals import normals
@@ -143,11 +143,7 @@ class Prepared:
             raise ValueError(
                 f"plan: it was made for {plan.schedule!r}, the model is on {model.schedule!r}"
             )
-        if model.parametrisation.outputs == 2 and (guidance or transform):
-            raise ValueError(
-                "guidance, transform: a network of velocity and score is run as it is; combine "
-                "conditional and unconditional outputs in net"
-            )
+        check_pair_alone(model.parametrisation.outputs, guidance, transform)
         check_state_dtype(dtype)
         check_choice("noise", noise, NOISES)
         self.model, self.plan, self.guidance, self.noise = model, plan, guidance, noise

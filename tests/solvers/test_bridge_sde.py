@@ -118,7 +118,7 @@ def test_refusals():
     bridge, schedule = Bridge(1.0), Rectified()
     with pytest.raises(ValueError, match="the data does not follow"):
         fastgen.sample(bridge.model(), (2, 1), "ddim", 4)
-    with pytest.raises(ValueError, match="guidance, transform"):
+    with pytest.raises(ValueError, match="guidance: a network of velocity and score"):
         fastgen.Sampler(bridge.model(), fastgen.plan("euler", schedule, 4),
                         guidance=fastgen.Guidance(2.0))  # fmt: skip
     with pytest.raises(ValueError, match="score_scale=0"):
