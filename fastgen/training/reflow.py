@@ -142,6 +142,12 @@ def _read(
     if metadata.get(FORMAT) != VERSION or tensors.keys() != {"x0", "x1"}:
         raise ValueError(f"{path}: not a shard of fastgen.training.reflow (version {VERSION})")
     found = read_object(path, metadata, "facts")
+    for name in ("count", "shard"):
+        if type(found.get(name)) is not int or found[name] < 1:
+            raise ValueError(f"{path}: damaged metadata ({name}={found.get(name)!r}); remove it")
+    shapes = [list(x.shape) for x in tensors.values()]
+    if shapes[0] != shapes[1] or not all(x.is_floating_point() for x in tensors.values()):
+        raise ValueError(f"{path}: x0 and x1 are not floating states of one shape; remove it")
     if facts is not None and found != json.loads(json.dumps(facts)):
         other = {k: v for k, v in found.items() if facts.get(k) != v}
         raise ValueError(f"{path}: made with other arguments ({other}); use another folder")

@@ -9,7 +9,7 @@ from torch import nn
 
 from fastgen import networks
 from fastgen.common.files import write_safetensors
-from fastgen.training import Flow, Settings, Trainer, describe, load
+from fastgen.training import Flow, Pairs, Settings, Trainer, describe, load
 
 pytest.importorskip("safetensors")
 from safetensors import safe_open
@@ -193,3 +193,22 @@ def test_counts_are_whole_numbers():
     for name in ("steps", "batch", "seed"):
         with pytest.raises(ValueError, match=f"{name}=2.5: expected a whole number"):
             Settings(**{name: 2.5})
+
+
+@pytest.mark.parametrize(
+    ("facts", "x1", "message"),
+    [
+        ({"count": "4", "shard": 2}, torch.ones(2, 3), "count='4'"),
+        ({"count": 4, "shard": 0}, torch.ones(2, 3), "shard=0"),
+        ({"count": 4}, torch.ones(2, 3), "shard=None"),
+        ([], torch.ones(2, 3), "facts: expected an object"),
+        ({"count": 4, "shard": 2}, torch.ones(2, 1), "of one shape; remove it"),
+        ({"count": 4, "shard": 2}, torch.ones(2, 3).int(), "not floating states"),
+    ],
+)
+def test_shards_of_pairs_are_what_they_say(facts, x1, message, tmp_path):
+    metadata = {"fastgen_reflow": "1", "facts": json.dumps(facts)}
+    path = tmp_path / "pairs-00000.safetensors"
+    write_safetensors(path, {"x0": torch.ones(2, 3), "x1": x1}, metadata)
+    with pytest.raises(ValueError, match=f"{path}: .*{message}"):
+        Pairs(tmp_path)
