@@ -222,7 +222,8 @@ class _Expansion:
 
     def again(self, stage: _Unplaced, state: Value) -> _Unplaced:
         """What a stage writes beside a state that depends on it, from the state as it then is."""
-        s, rows = self.born[state], {}
+        s = self.born[state]
+        rows: dict[Atom, Terms] = {}
         self._expand_segment(s, list(stage.outputs), state)
         for atom in stage.outputs:
             if atom != state and not isinstance(atom, Prediction):
