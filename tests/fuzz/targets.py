@@ -1,0 +1,331 @@
+"""Valid calls of the public API: a function and its arguments, of which some are replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import fastgen
+import fastgen.integrations.diffusers as schedulers
+import fastgen.integrations.torchcfm as torchcfm
+import fastgen.integrations.torchdiffeq as torchdiffeq
+from fastgen import couplings, kernels, networks, schedules, timesteps, training
+from fastgen.integrations.k_diffusion import sampling as k_diffusion
+from fastgen.schedules import CosineVP, DiscreteVP, LinearVP
+from tests.modes.entries import denoiser, field, model, network, noise_like, sampler
+from tests.modes.modes import states
+
+Call = tuple[Callable[..., Any], dict[str, Any]]
+TARGETS: dict[str, Callable[[], Call]] = {}
+
+
+def target(make: Callable[[], Call]) -> Callable[[], Call]:
+    """Decorator: puts a call into the table, by its own name."""
+    TARGETS[make.__name__] = make
+    return make
+
+
+@target
+def sample():
+    return fastgen.sample, {
+        "model": model(), "shape_or_x": (3, 6), "solver": "ddim", "steps": 3, "seed": 1,
+        "sample_ids": [0, 1, 2], "device": "cpu", "trajectory": False, "callback": None,
+        "progress": False, "check_finite": False, "differentiable": False, "checkpoint": False,
+        "guidance": None, "transform": None, "noise": "draws", "dtype": torch.float32,
+        "backend": None, "net_kwargs": {"shift": 0.2}, "timesteps": "uniform", "start": 0.9,
+        "end": 0.0, "clip": (-2.0, 2.0), "eta": 0.5,
+    }  # fmt: skip
+
+
+@target
+def sample_from_state():
+    return fastgen.sample, {
+        "model": model(), "shape_or_x": states(), "solver": "dpmpp_2m", "steps": 3, "start": 0.9,
+    }  # fmt: skip
+
+
+@target
+def sample_dopri5():
+    return fastgen.sample, {
+        "model": model(), "shape_or_x": states(), "solver": "dopri5", "start": 0.9, "end": 0.1,
+        "rtol": 1e-3, "atol": 1e-3, "max_steps": 1000, "dtype": torch.float32, "net_kwargs": None,
+    }  # fmt: skip
+
+
+@target
+def sample_dpm_adaptive():
+    return fastgen.sample, {
+        "model": model(), "shape_or_x": states(), "solver": "dpm_adaptive", "start": 0.9,
+        "rtol": 0.05, "atol": 0.0078, "order": 3, "max_steps": 200,
+    }  # fmt: skip
+
+
+@target
+def sampler_call():
+    return sampler(), {
+        "shape_or_x": states(), "seed": 3, "sample_ids": [4, 5, 6], "device": None,
+        "trajectory": True, "check_finite": True, "shift": 0.3,
+    }  # fmt: skip
+
+
+@target
+def sampler_made():
+    return fastgen.Sampler, {
+        "model": model(), "plan": fastgen.plan("ddim", LinearVP(), 3), "guidance": None,
+        "transform": None, "noise": "draws", "dtype": torch.float32, "backend": "auto",
+    }  # fmt: skip
+
+
+@target
+def captured():
+    return sampler().capture, {"shape": (3, 6), "device": None, "warmup": 1, "shift": 0.2}
+
+
+@target
+def served():
+    return sampler().serve, {
+        "shape": (3, 6), "plans": (), "device": None, "capture": None, "shift": torch.zeros(3),
+    }  # fmt: skip
+
+
+@target
+def admitted():
+    return sampler().serve((3, 6)).admit, {"x": None, "seed": 3, "sample_id": 2, "plan": None}
+
+
+@target
+def inverted():
+    return fastgen.invert, {"model": model(), "x": states(), "solver": "ddim", "steps": 3}
+
+
+@target
+def model_made():
+    return fastgen.Model, {
+        "net": network, "schedule": LinearVP(), "predicts": "noise", "time_input": "unit",
+        "data_at": 0, "sigma_data": 0.5, "reuses_output": False, "learned_variance": False,
+        "dtype": None,
+    }  # fmt: skip
+
+
+@target
+def predicted():
+    return model().predict, {"quantity": "data", "x": states(), "t": 0.5}
+
+
+@target
+def guidance():
+    return fastgen.Guidance, {
+        "scale": 2.0, "unconditional": {"shift": 0.0}, "interval": (0.1, 0.9), "rescale": 0.5,
+        "batched": True, "network": None,
+    }  # fmt: skip
+
+
+@target
+def plan():
+    return fastgen.plan, {
+        "solver": "unipc", "schedule": CosineVP(), "steps": 4, "timesteps": "uniform",
+        "start": 0.9, "end": 0.01, "reverse": False, "clip": (-1, 1), "predicts": "noise",
+        "order": 2,
+    }  # fmt: skip
+
+
+@target
+def plan_of_a_grid():
+    return fastgen.plan, {
+        "solver": "ddim", "schedule": LinearVP(), "steps": 4, "timesteps": "karras", "rho": 7.0,
+        "start": 0.9, "end": 0.01, "eta": 0.5,
+    }  # fmt: skip
+
+
+@target
+def times():
+    return timesteps.times, {
+        "grid": "karras", "schedule": LinearVP(), "steps": 4, "start": 0.9, "end": 0.01, "rho": 7.0,
+    }  # fmt: skip
+
+
+for kind in (LinearVP, CosineVP, schedules.VE, schedules.EDM, schedules.SubVP):
+    TARGETS[f"schedule_{kind.__name__}"] = lambda kind=kind: (
+        kind,
+        {f: getattr(kind(), f) for f in kind.__dataclass_fields__},
+    )
+
+
+@target
+def schedule_discrete():
+    return DiscreteVP, {"betas": torch.linspace(0.05, 0.5, 5, dtype=torch.float64)}
+
+
+@target
+def schedule_alpha():
+    return LinearVP().alpha, {"t": 0.5}
+
+
+@target
+def randn():
+    return fastgen.randn, {
+        "shape": (3, 6), "seed": 1, "draw": 0, "sample_ids": [0, 1, 2], "dtype": torch.float32,
+        "device": "cpu",
+    }  # fmt: skip
+
+
+@target
+def brownian():
+    return fastgen.brownian, {
+        "shape": (3, 6), "times": [0.25, 0.5], "seed": 1, "sample_ids": [0, 1, 2], "tree": 0,
+        "dtype": torch.float64, "device": "cpu",
+    }  # fmt: skip
+
+
+@target
+def odeint():
+    return fastgen.odeint, {
+        "f": field, "y0": states(), "t": [0.0, 1.0], "rtol": 1e-4, "atol": 1e-5,
+        "method": "dopri5", "step": "per_sample", "first_step": None, "max_step": None,
+        "max_steps": 1000, "controller": "pi", "event": None, "gradient": "through",
+        "on_failure": "raise", "return_solution": False, "backend": None, "capture": False,
+    }  # fmt: skip
+
+
+@target
+def odeint_fixed():
+    return fastgen.odeint, {
+        "f": field, "y0": states(), "t": torch.tensor([0.0, 1.0]), "method": "rk4",
+        "step_size": 0.25,
+    }  # fmt: skip
+
+
+@target
+def sdeint():
+    return fastgen.sdeint, {
+        "f": field, "g": lambda t, y: 0.1 * y, "y0": states(), "t": [0.0, 1.0], "method": "milstein",
+        "noise_type": "diagonal", "sde_type": "ito", "steps": 4, "dt": None, "adaptive": False,
+        "seed": 1, "sample_ids": [0, 1, 2], "noise": None, "gradient": "through",
+        "on_failure": "raise", "backend": None,
+    }  # fmt: skip
+
+
+@target
+def log_likelihood():
+    return fastgen.log_likelihood, {
+        "model": model(), "x": states(), "divergence": "hutchinson", "probes": 1, "seed": 1,
+        "sample_ids": [0, 1, 2], "method": "dopri5", "rtol": 1e-2, "atol": 1e-2, "start": 0.9,
+        "end": 0.1, "prior": None, "dequantise": None, "chunk": 64, "dtype": torch.float32,
+        "differentiable": False, "return_solution": False, "net_kwargs": None,
+    }  # fmt: skip
+
+
+@target
+def sampled_log_probability():
+    return fastgen.sampled_log_probability, {
+        "plan": fastgen.plan("ddpm", LinearVP(), 3), "shape": (3, 6), "seed": 1,
+        "sample_ids": [0, 1, 2], "noise": "draws", "device": "cpu",
+    }  # fmt: skip
+
+
+@target
+def trajectory_log_probability():
+    return fastgen.trajectory_log_probability, {
+        "sampler": sampler("ddpm"), "states": torch.zeros(5, 3, 6), "differentiable": False,
+        "checkpoint": False,
+    }  # fmt: skip
+
+
+@target
+def variational_bound():
+    schedule = DiscreteVP(torch.linspace(0.05, 0.5, 5, dtype=torch.float64))
+    return fastgen.variational_bound, {
+        "model": model(schedule=schedule), "x": states(), "variance": "small", "levels": 256,
+        "seed": 1, "sample_ids": [0, 1, 2], "clip": None, "net_kwargs": None,
+    }  # fmt: skip
+
+
+@target
+def combine():
+    x = states()
+    return kernels.combine, {
+        "inputs": [x, x + 1], "table": torch.tensor([[[0.5, 0.25]]], dtype=torch.float64),
+        "dtypes": [torch.float32], "clip": None, "noise": None,
+    }  # fmt: skip
+
+
+@target
+def loss_denoising():
+    return training.losses.denoising, {
+        "model": model(), "data": states(), "t": torch.tensor([0.2, 0.5, 0.8]), "noise": None,
+        "seed": 1, "step": 0, "sample_ids": None, "weighting": "simple", "reduction": "mean",
+    }  # fmt: skip
+
+
+@target
+def path_sample():
+    return training.paths.Linear().sample, {
+        "x0": noise_like(states()), "x1": states(), "t": None, "seed": 1, "step": 0,
+        "sample_ids": [0, 1, 2], "targets": ("velocity",), "coupling": None,
+    }  # fmt: skip
+
+
+@target
+def coupling_exact():
+    return couplings.ExactOT().pair, {"x0": noise_like(states()), "x1": states()}
+
+
+@target
+def assignment():
+    return couplings.assign, {"cost": torch.rand(4, 4, generator=torch.Generator().manual_seed(1))}
+
+
+@target
+def sinkhorn():
+    return couplings.sinkhorn, {"x0": noise_like(states()), "x1": states(), "reg": 0.5}
+
+
+@target
+def wasserstein():
+    return fastgen.wasserstein, {"x0": noise_like(states()), "x1": states()}
+
+
+@target
+def network_mlp():
+    return networks.MLP, {"shape": (6,), "widths": (8, 8), "activation": "selu", "outputs": 1}
+
+
+@target
+def diffusers_step():
+    scheduler = schedulers.DDIMScheduler()
+    scheduler.set_timesteps(4)
+    return scheduler.step, {
+        "model_output": states(), "timestep": scheduler.timesteps[0], "sample": states(),
+        "eta": 0.0, "generator": None,
+    }  # fmt: skip
+
+
+@target
+def diffusers_timesteps():
+    return schedulers.UniPCMultistepScheduler().set_timesteps, {"num_inference_steps": 4}
+
+
+@target
+def k_diffusion_sample():
+    return k_diffusion.sample_euler, {
+        "model": denoiser, "x": states(), "sigmas": torch.tensor([2.0, 1.0, 0.0]),
+        "extra_args": None, "callback": None, "disable": True, "s_churn": 0.0,
+    }  # fmt: skip
+
+
+@target
+def torchdiffeq_odeint():
+    return torchdiffeq.odeint, {
+        "func": field, "y0": states(), "t": torch.tensor([0.0, 1.0]), "rtol": 1e-4, "atol": 1e-5,
+        "method": "dopri5", "options": None, "event_fn": None,
+    }  # fmt: skip
+
+
+@target
+def torchcfm_matcher():
+    matcher = torchcfm.ConditionalFlowMatcher(sigma=0.1)
+    return matcher.sample_location_and_conditional_flow, {
+        "x0": noise_like(states()), "x1": states(), "t": None, "return_noise": False,
+    }  # fmt: skip
