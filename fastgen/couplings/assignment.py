@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_choice, check_finite
+from fastgen.common.typed import typed
 from fastgen.couplings import costs
 from fastgen.kernels import dispatch
 from fastgen.kernels.assignment.contract import Matching, Options, Problem
@@ -61,6 +62,7 @@ class Assignment:
         return i, self.permutation[i]
 
 
+@typed
 def assign(
     x0: Tensor | None = None,
     x1: Tensor | None = None,

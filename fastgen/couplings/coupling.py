@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_positive, check_shape
+from fastgen.common.typed import typed
 from fastgen.couplings.assignment import assign
 from fastgen.couplings.hilbert import hilbert_index
 from fastgen.couplings.pairs import round_to_permutation, sample_pairs
@@ -35,6 +36,7 @@ class Coupling(ABC):
             x0: [n, ...] noise; x1: [m, ...] data. labels0: [n], labels1: [m], where they matter.
         """
 
+    @typed
     def pair(
         self, x0: Tensor, x1: Tensor, labels0: Tensor | None = None, labels1: Tensor | None = None
     ) -> tuple[Tensor, ...]:

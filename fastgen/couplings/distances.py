@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_choice, check_finite, check_shape
+from fastgen.common.typed import typed
 from fastgen.couplings.assignment import assign
 from fastgen.couplings.points import check_batch
 from fastgen.noise.normals import randn
@@ -17,6 +18,7 @@ METHODS = ("exact", "sliced")
 CHUNK = 64
 
 
+@typed
 def wasserstein(
     x0: Tensor,
     x1: Tensor,

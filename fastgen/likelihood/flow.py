@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_floating
+from fastgen.common.typed import typed
 from fastgen.kernels import Stream
 from fastgen.likelihood.divergence import DIVERGENCES, Divergence
 from fastgen.model.field import ModelField
@@ -40,6 +41,7 @@ class LogLikelihood:
     solution: Solution
 
 
+@typed
 def log_likelihood(
     model: Model,
     x: Tensor,

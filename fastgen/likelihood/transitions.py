@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
 from fastgen.common.checks import check_choice, check_floating
+from fastgen.common.typed import typed
 from fastgen.kernels import Stream
 from fastgen.model.model import merged
 from fastgen.noise.keys import id_tensor, seed_tensor
@@ -95,6 +96,7 @@ def _normals(form: Form, forms: dict[Value, Form], states: set[Value]) -> dict[N
     return total
 
 
+@typed
 def sampled_log_probability(
     plan: Plan,
     shape: Sequence[int],
@@ -142,6 +144,7 @@ def _log_density(deviation: Tensor, std: float) -> Tensor:
     return -0.5 * flat.square().sum(1) - flat.shape[1] * math.log(std * math.sqrt(2 * math.pi))
 
 
+@typed
 def trajectory_log_probability(
     sampler: Sampler,
     states: Tensor,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_choice, check_floating, check_pair
+from fastgen.common.typed import typed
 from fastgen.kernels import Stream
 from fastgen.model.model import Instant, Model, check_model, merged
 from fastgen.noise.normals import randn
@@ -42,6 +43,7 @@ class VariationalBound:
         return self.total / (self.dimensions * math.log(2))
 
 
+@typed
 def variational_bound(
     model: Model,
     x: Tensor,

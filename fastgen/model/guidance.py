@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_number, check_pair
 from fastgen.common.devices import upload
+from fastgen.common.typed import typed_fields
 from fastgen.model.arguments import Declared
 
 Network = Callable[..., Tensor]
@@ -58,6 +59,7 @@ class Guidance:
     )
 
     def __post_init__(self) -> None:
+        typed_fields(self)
         check_scale("scale", self.scale)
         if not isinstance(self.unconditional, Mapping) or not all(
             isinstance(name, str) for name in self.unconditional

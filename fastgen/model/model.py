@@ -12,6 +12,7 @@ from torch import Tensor
 from fastgen.common.checks import check_choice, check_floating, check_number
 from fastgen.common.devices import upload
 from fastgen.common.errors import nearest
+from fastgen.common.typed import typed
 from fastgen.kernels.contract import DTYPE_CODES
 from fastgen.model.arguments import Declared
 from fastgen.model.inputs import TIME_INPUTS, network_time
@@ -242,6 +243,7 @@ class Model:
         output = check_output(found, shape, x.device, where=where)
         return output.chunk(2, 1) if self.learned_variance else (output,)
 
+    @typed
     def predict(
         self,
         quantity: str,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastgen.common.checks import check_choice
+from fastgen.common.typed import typed
 from fastgen.networks.embedding import Embedding
 from fastgen.networks.network import Network, register
 
@@ -24,6 +25,7 @@ class MLP(Network):
     shape: of one sample. widths: of the hidden layers. outputs: how many of x's size.
     """
 
+    @typed
     def __init__(
         self,
         shape: Sequence[int] = (2,),
@@ -69,6 +71,7 @@ class ModulatedMLP(Network):
     label: adaLN of Peebles and Xie 2023 (arXiv 2212.09748) without attention.
     """
 
+    @typed
     def __init__(
         self,
         shape: Sequence[int] = (1, 8, 8),

@@ -10,9 +10,11 @@ from torch import Tensor
 import fastgen.kernels as kernels
 from fastgen.common.checks import check_floating_dtype, check_integer
 from fastgen.common.devices import upload
+from fastgen.common.typed import typed
 from fastgen.noise.keys import id_tensor, seed_tensor
 
 
+@typed
 def brownian(
     shape: Sequence[int],
     times: Sequence[float] | Tensor,

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from fastgen.common.errors import nearest
 from fastgen.common.graphs import Recording, recorded, warm_up
 from fastgen.common.modes import unrecorded
+from fastgen.common.typed import typed
 from fastgen.model.guidance import Guidance, check_scale
 from fastgen.model.model import merged
 from fastgen.plans import Plan
@@ -192,6 +193,7 @@ class Captured:
             made.recording.replay()
         return run.finish()
 
+    @typed
     def exchange(self, plan: Plan | None = None, *, scale: float | Tensor | None = None) -> None:
         """Sample by another plan, or with another guidance scale, from the next call on.
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.typed import typed
 from fastgen.model.model import Model
 from fastgen.plans import Plan
 from fastgen.sampling.sampler import Sampler
@@ -29,6 +30,7 @@ class Inversion:
     sampling: Plan
 
 
+@typed
 def invert(
     model: Model,
     x: Tensor,

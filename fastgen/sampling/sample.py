@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.errors import nearest
+from fastgen.common.typed import typed
 from fastgen.model.guidance import Guidance, Transform
 from fastgen.model.model import Model, check_model
 from fastgen.sampling import error_controlled
@@ -42,6 +43,7 @@ class _Planned:
                 )
 
 
+@typed
 def sample(
     model: Model,
     shape_or_x: Sequence[int] | Tensor,

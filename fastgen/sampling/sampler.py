@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastgen.common.devices import check_device
 from fastgen.common.modes import unrecorded
+from fastgen.common.typed import typed
 from fastgen.common.unwritten import version
 from fastgen.model.guidance import Guidance, Transform
 from fastgen.model.model import Model, merged
@@ -47,6 +48,7 @@ class Sampler:
             prediction does not determine at some time.
     """
 
+    @typed
     def __init__(
         self,
         model: Model,
@@ -62,6 +64,7 @@ class Sampler:
         self.model, self.plan, self.guidance, self.noise = model, plan, guidance, noise
         self.transform, self.dtype, self.backend = transform, dtype, backend
 
+    @typed
     def __call__(
         self,
         shape_or_x: Sequence[int] | Tensor,
@@ -147,6 +150,7 @@ class Sampler:
             prepared.keep(run, rows)
         return result if stacked is None else (result, stacked)
 
+    @typed
     def capture(
         self,
         shape: Sequence[int],
@@ -178,6 +182,7 @@ class Sampler:
         place = self.model.device if device is None else check_device("device", device)
         return Captured(self.prepared, shape, place, warmup, merged(net_kwargs, kwargs))
 
+    @typed
     def serve(
         self,
         shape: Sequence[int],

@@ -16,6 +16,7 @@ import fastgen.timesteps as grids
 from fastgen.common.checks import check_choice, check_number, check_pair
 from fastgen.common.errors import nearest
 from fastgen.common.kept import Kept
+from fastgen.common.typed import typed
 from fastgen.model.parametrisation import QUANTITIES
 from fastgen.plans import Builder, Form, Plan
 from fastgen.schedules import Schedule
@@ -104,6 +105,7 @@ def known_options(
     return [*get(solver).options, *of_grid, *_keywords(plan)]
 
 
+@typed
 def plan(
     solver: str,
     schedule: Schedule,

@@ -200,9 +200,10 @@ def odeint_fixed():
 @target
 def sdeint():
     return fastgen.sdeint, {
-        "f": field, "g": lambda t, y: 0.1 * y, "y0": states(), "t": [0.0, 1.0], "method": "milstein",
-        "noise_type": "diagonal", "sde_type": "ito", "steps": 4, "dt": None, "adaptive": False,
-        "seed": 1, "sample_ids": [0, 1, 2], "noise": None, "gradient": "through",
+        "f": field, "g": lambda t, y: 0.1 * y, "y0": states(), "t": [0.0, 1.0],
+        "method": "milstein", "noise_type": "diagonal", "sde_type": "ito", "steps": 4,
+        "dt": None, "adaptive": False, "seed": 1,
+        "sample_ids": [0, 1, 2], "noise": None, "gradient": "through",
         "on_failure": "raise", "backend": None,
     }  # fmt: skip
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.typed import typed
 from fastgen.kernels import dispatch
 from fastgen.kernels.combine.contract import MAX_OUTPUTS, check_combine
 from fastgen.kernels.contract import DTYPE_CODES, Noise
@@ -22,6 +23,7 @@ _LIBRARY.define(
 )
 
 
+@typed
 def combine(
     inputs: list[Tensor],
     table: Tensor,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import fastgen.kernels as kernels
 from fastgen.common.checks import check_choice, check_floating, check_positive, check_shape, per_row
+from fastgen.common.typed import typed
 from fastgen.kernels import Clock, Noise
 from fastgen.model.model import Model, check_model, merged
 from fastgen.model.output import called, check_output
@@ -90,6 +91,7 @@ WEIGHTINGS: dict[str, Weighting] = {
 }
 
 
+@typed
 def denoising(
     model: Model,
     data: Tensor,

@@ -1,0 +1,200 @@
+"""Arguments held against their annotations, so that a mistake is named where it is made."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import numbers
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C", bound=type)
+
+
+class Kind(NamedTuple):
+    """What a value may be: a predicate, and how a message calls it."""
+
+    accepts: Callable[[Any], bool]
+    called: str
+
+
+def typed(function: Callable[P, R]) -> Callable[P, R]:
+    """A decorator: an argument of another type than its annotation's is a TypeError.
+
+    Annotations of plain values, tensors, devices, dtypes, sequences, mappings, functions, classes
+    and unions of these are checked; of others nothing is. Ranges are the function's own matter.
+
+    Raises:
+        TypeError: when called, naming the argument, its value and what was expected.
+        ValueError: for a device that this machine does not have.
+    """
+    names = list(inspect.signature(function).parameters)
+    kinds: dict[str, Kind] = {}
+    known = False
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        nonlocal known
+        if not known:  # annotations may name what is defined further down
+            kinds.update(_kinds(typing.get_type_hints(function)))
+            known = True
+        for name, value in zip(names, args, strict=False):
+            if name in kinds and not kinds[name].accepts(value):
+                raise _refusal(name, value, kinds[name])
+        for name, value in kwargs.items():
+            if name in kinds and not kinds[name].accepts(value):
+                raise _refusal(name, value, kinds[name])
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def typed_fields(instance: Any) -> None:
+    """The same for the fields of a dataclass, in its ``__post_init__``."""
+    for name, kind in _field_kinds(type(instance)).items():
+        value = getattr(instance, name)
+        if not kind.accepts(value):
+            raise _refusal(name, value, kind)
+
+
+@functools.cache
+def _field_kinds(cls: type) -> dict[str, Kind]:
+    hints = typing.get_type_hints(cls)
+    fields = getattr(cls, "__dataclass_fields__", {})
+    return _kinds({n: h for n, h in hints.items() if n in fields and fields[n].init})
+
+
+def _refusal(name: str, value: Any, kind: Kind) -> Exception:
+    text = f"{name}={shown(value)}: expected {kind.called}"
+    is_device = "a device" in kind.called and isinstance(value, str | int | torch.device)
+    return ValueError(text) if is_device else TypeError(text)
+
+
+def shown(value: Any) -> str:
+    """A value as messages show it; of a tensor or an array its dtype and shape."""
+    if isinstance(value, Tensor | np.ndarray):
+        what = "tensor" if isinstance(value, Tensor) else "array"
+        return f"<{what} {value.dtype} {list(value.shape)}>"
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _kinds(hints: Mapping[str, Any]) -> dict[str, Kind]:
+    found = {name: _kind(hint) for name, hint in hints.items() if name != "return"}
+    return {name: kind for name, kind in found.items() if kind is not None}
+
+
+def _kind(hint: Any) -> Kind | None:
+    """What an annotation accepts; None where it is not checked."""
+    if hint in PLAIN:
+        return PLAIN[hint]
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _union([_kind(a) for a in arguments])
+    if origin is Callable or origin is getattr(typing, "Callable", None):
+        return Kind(callable, "a function")
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return Kind(lambda value: isinstance(value, Mapping), "a dictionary")
+    if origin is tuple and arguments and arguments[-1] is not Ellipsis:
+        return _tuple([_kind(a) for a in arguments])
+    if isinstance(origin, type) and issubclass(origin, Iterable) and origin is not type:
+        return _sequence(origin, _kind(arguments[0]) if arguments else None)
+    if isinstance(hint, type) and origin is None and not getattr(hint, "_is_protocol", False):
+        return Kind(lambda value: isinstance(value, hint), f"a {hint.__name__}")
+    return None
+
+
+def _union(kinds: list[Kind | None]) -> Kind | None:
+    known = [kind for kind in kinds if kind is not None]
+    if len(known) < len(kinds):
+        return None
+    names = list(dict.fromkeys(kind.called for kind in known))
+    predicates = tuple(kind.accepts for kind in known)
+    listed = ", ".join(names[:-1]) + (" or " if names[1:] else "") + names[-1]
+    return Kind(lambda value: any(accepts(value) for accepts in predicates), listed)
+
+
+def _tuple(kinds: list[Kind | None]) -> Kind:
+    def accepts(value: Any) -> bool:
+        if not isinstance(value, tuple | list) or len(value) != len(kinds):
+            return False
+        return all(k is None or k.accepts(v) for k, v in zip(kinds, value, strict=True))
+
+    parts = ["anything" if kind is None else kind.called for kind in kinds]
+    return Kind(accepts, f"({', '.join(parts)})")
+
+
+def _sequence(origin: type, element: Kind | None) -> Kind:
+    ordered = issubclass(origin, Sequence)
+
+    def accepts(value: Any) -> bool:
+        if isinstance(value, str | bytes | Tensor):
+            return False
+        if isinstance(value, np.ndarray):
+            return value.ndim > 0
+        if not isinstance(value, Sequence if ordered else Iterable):
+            return False
+        # An iterator may be read once only.
+        return (
+            element is None or not isinstance(value, Sequence) or all(map(element.accepts, value))
+        )
+
+    return Kind(accepts, "a sequence" if element is None else f"a sequence, each {element.called}")
+
+
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return False
+    if isinstance(value, Tensor):
+        return value.ndim == 0 and not value.is_floating_point() and not value.is_complex()
+    return isinstance(value, numbers.Integral | torch.SymInt)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool | np.bool_):
+        return False
+    if isinstance(value, Tensor):
+        return value.numel() == 1 and not value.is_complex() and value.dtype != torch.bool
+    if isinstance(value, np.ndarray):
+        return value.size == 1 and value.dtype.kind in "fiu"
+    return isinstance(value, numbers.Real)
+
+
+@functools.lru_cache(maxsize=64)
+def _exists(device: torch.device | str) -> bool:
+    try:
+        torch.empty(0, device=device)
+    except Exception:
+        return False
+    return True
+
+
+def _is_device(value: Any) -> bool:
+    return isinstance(value, torch.device | str) and _exists(value)
+
+
+PLAIN: dict[Any, Kind | None] = {
+    Any: None,
+    object: None,
+    None: Kind(lambda value: value is None, "None"),
+    type(None): Kind(lambda value: value is None, "None"),
+    bool: Kind(lambda value: isinstance(value, bool | np.bool_), "True or False"),
+    int: Kind(_is_whole, "a whole number"),
+    float: Kind(_is_number, "a number"),
+    str: Kind(lambda value: isinstance(value, str), "a text"),
+    Tensor: Kind(lambda value: isinstance(value, Tensor), "a tensor"),
+    torch.device: Kind(_is_device, "a device of this machine"),
+    torch.dtype: Kind(lambda value: isinstance(value, torch.dtype), "a torch.dtype"),
+    Callable: Kind(callable, "a function"),
+}
+# `torch.device | str` means the name of a device.
+PLAIN[torch.device | str] = PLAIN[torch.device]
+PLAIN[torch.device | str | None] = _union([PLAIN[torch.device], PLAIN[None]])
