@@ -16,7 +16,6 @@ from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
-C = TypeVar("C", bound=type)
 
 
 class Kind(NamedTuple):
@@ -59,14 +58,14 @@ def typed(function: Callable[P, R]) -> Callable[P, R]:
 
 def typed_fields(instance: Any) -> None:
     """The same for the fields of a dataclass, in its ``__post_init__``."""
-    for name, kind in _field_kinds(type(instance)).items():
+    for name, kind in _field_kinds(type(instance)).items():  # type: ignore[arg-type]
         value = getattr(instance, name)
         if not kind.accepts(value):
             raise _refusal(name, value, kind)
 
 
 @functools.cache
-def _field_kinds(cls: type) -> dict[str, Kind]:
+def _field_kinds(cls: Any) -> dict[str, Kind]:
     hints = typing.get_type_hints(cls)
     fields = getattr(cls, "__dataclass_fields__", {})
     return _kinds({n: h for n, h in hints.items() if n in fields and fields[n].init})
@@ -105,7 +104,7 @@ def _kind(hint: Any) -> Kind | None:
         return Kind(lambda value: isinstance(value, Mapping), "a dictionary")
     if origin is tuple and arguments and arguments[-1] is not Ellipsis:
         return _tuple([_kind(a) for a in arguments])
-    if isinstance(origin, type) and issubclass(origin, Iterable) and origin is not type:
+    if isinstance(origin, type) and issubclass(origin, Iterable):
         return _sequence(origin, _kind(arguments[0]) if arguments else None)
     if isinstance(hint, type) and origin is None and not getattr(hint, "_is_protocol", False):
         return Kind(lambda value: isinstance(value, hint), f"a {hint.__name__}")
