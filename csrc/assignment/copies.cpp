@@ -1,11 +1,12 @@
 // Columns that are equal, or equal up to rounding, are assigned as one column with copies.
-#include "assignment/operation.h"
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <numeric>
 #include <utility>
+
+#include "assignment/certificate.h"
+#include "assignment/operation.h"
 
 namespace fastgen::assignment {
 namespace {
@@ -244,6 +245,8 @@ void assign_distinct(const Problem& problem, const Distinct& distinct, bool tran
   // Of copies that differ by rounding, any cost may be lower, and any pair's higher.
   solution->cost = found.cost;
   solution->gap = found.gap + 2 * distinct.rounding;
+  if (!settled(2 * distinct.rounding, found.cost, options))
+    assign_as_given(problem, options, team, control, thread, solution);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "assignment/certificate.h"
 #include "assignment/matrix.h"
 #include "assignment/points.h"
 #include "assignment/sample.h"
@@ -31,6 +32,8 @@ constexpr double FINE_RANGE = 64;
 // the range is RANGE and no coordinate exceeds its root, a difference is within 3 2^-24 of that
 // root, so that the square of one is within 56 levels.
 constexpr int32_t MATRIX_SLACK = 70, POINTS_SLACK = 128;
+// Between these, ranges have levels, and sums of costs fit.
+bool has_levels(double range) { return range > 1e-290 && range < 1e290; }
 // Levels are below RANGE by more than rounding.
 constexpr double LEVELS = RANGE * 0.999;
 
@@ -139,6 +142,7 @@ class Assignment {
   std::vector<double> u_, matched_, v_;
   std::vector<std::vector<double>> costs_;  // of each thread, a row of points
   double cost_ = 0, gap_ = 0;
+  bool given_up_ = false;  // before anything was found
 };
 
 // min_j (c_ij - v_j) over all columns.
@@ -258,7 +262,8 @@ void Assignment::first_round_of_points() {
                                columns_, problem_.dims, problem_.root, rows_ == total_);
   exact_ = std::make_unique<ExactPoints>(*clouds_);
   range_ = clouds_->range();
-  if (range_ == 0) return certify();
+  if (clouds_->squares() == 0 && clouds_->extent() == 0) return certify();
+  if (!has_levels(clouds_->squares())) throw std::overflow_error("points");
   const double scale = LEVELS / range_;
   for (int64_t j = 0; problem_.copies && j < columns_; ++j)
     copies_[j] = problem_.copies[clouds_->column_order()[j]];
@@ -289,6 +294,8 @@ void Assignment::first_round_of_matrix() {
   });
   for (int64_t i = 0; i < rows_; ++i) range_ = std::max(range_, high[i] - low_[i]);
   if (range_ == 0) return certify();
+  given_up_ = !has_levels(range_);
+  if (given_up_) return;
   const double scale = LEVELS / range_;
   const bool direct = scale > 1e-30 && scale < 1e30;
   MatrixRows<T> rows(given<T>(), rows_, columns_, low_.data(), v_.data(), scale, direct);
@@ -357,29 +364,17 @@ bool Assignment::inexact() const {
 
 void Assignment::write(Solution* solution) const {
   solution->cost = cost_;
-  solution->gap = std::max(gap_, 0.0);
+  solution->gap = std::numeric_limits<double>::infinity();
+  if (given_up_) return;
+  solution->gap = certified_gap({matched_, u_, v_, match_, copies_, rows_ == total_, cost_});
   if (!clouds_) {
     std::copy(match_.begin(), match_.end(), solution->match);
     std::copy(u_.begin(), u_.end(), solution->rows);
     std::copy(v_.begin(), v_.end(), solution->columns);
     return;
   }
-  // Back to the given order and origin: |a - b + s|^2 = |a - b|^2 + (2 s.a + |s|^2) - 2 s.b.
-  const std::vector<double>& shift = clouds_->shift();
-  const auto along = [&](const double* x) {
-    double sum = 0;
-    for (size_t k = 0; k < shift.size(); ++k) sum += shift[k] * x[k];
-    return sum;
-  };
-  const double square = along(shift.data());
-  for (int64_t i = 0; i < rows_; ++i) {
-    const int64_t at = clouds_->row_order()[i];
-    solution->match[at] = clouds_->column_order()[match_[i]];
-    solution->rows[at] = u_[i] + 2 * along(clouds_->row(i)) + square;
-    solution->cost += 2 * (along(clouds_->row(i)) - along(clouds_->column(match_[i]))) + square;
-  }
-  for (int64_t j = 0; j < columns_; ++j)
-    solution->columns[clouds_->column_order()[j]] = v_[j] - 2 * along(clouds_->column(j));
+  clouds_->write(match_, u_, v_, solution);
+  solution->gap += clouds_->rounding(solution->cost, cost_);
 }
 
 }  // namespace
@@ -387,6 +382,8 @@ void Assignment::write(Solution* solution) const {
 void assign_as_given(const Problem& problem, const Options& options, Team& team, Control& control,
                      int thread, Solution* solution) {
   Assignment(problem, options, team, control, thread).run(solution);
+  if (!settled(solution->gap, solution->cost, options))
+    settle(problem, control, thread, solution);
 }
 
 }  // namespace fastgen::assignment

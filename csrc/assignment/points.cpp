@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "assignment/operation.h"
+
 namespace fastgen::assignment {
 namespace {
 
@@ -73,7 +75,6 @@ Clouds::Clouds(const void* rows, const void* columns, bool float64, int64_t row_
   const std::vector<double> row_mean = mean_of(rows_.data(), row_count, dims);
   const std::vector<double> column_mean =
       root || !all ? row_mean : mean_of(columns_.data(), column_count, dims);
-  double squares = 0;
   shift_.resize(dims);
   for (int64_t k = 0; k < dims; ++k) shift_[k] = row_mean[k] - column_mean[k];
   for (int64_t k = 0; k < dims; ++k) {
@@ -90,9 +91,10 @@ Clouds::Clouds(const void* rows, const void* columns, bool float64, int64_t row_
       low = std::min(low, x);
       high = std::max(high, x);
     }
-    squares += (high - low) * (high - low);
+    squares_ += (high - low) * (high - low);
+    extent_ = std::max(extent_, high - low);
   }
-  range_ = root ? std::sqrt(squares) : squares;
+  range_ = root ? std::sqrt(squares_) : squares_;
   row_order_ = spatial_order(rows_, row_count, dims);
   column_order_ = spatial_order(columns_, column_count, dims);
 }
@@ -104,6 +106,46 @@ double Clouds::cost(int64_t i, int64_t j) const {
     sum += difference * difference;
   }
   return root_ ? std::sqrt(sum) : sum;
+}
+
+void Clouds::write(const std::vector<int32_t>& match, const std::vector<double>& u,
+                   const std::vector<double>& v, Solution* solution) const {
+  // Back to the given order and origin: |a - b + s|^2 = |a - b|^2 + (2 s.a + |s|^2) - 2 s.b.
+  const auto along = [&](const double* x) {
+    double sum = 0;
+    for (int64_t k = 0; k < dims_; ++k) sum += shift_[k] * x[k];
+    return sum;
+  };
+  const double square = along(shift_.data());
+  for (int64_t i = 0; i < rows(); ++i) {
+    const int64_t at = row_order_[i];
+    solution->match[at] = column_order_[match[i]];
+    solution->rows[at] = u[i] + 2 * along(row(i)) + square;
+    solution->cost += 2 * (along(row(i)) - along(column(match[i]))) + square;
+  }
+  for (int64_t j = 0; j < columns(); ++j)
+    solution->columns[column_order_[j]] = v[j] - 2 * along(column(j));
+}
+
+double Clouds::rounding(double cost, double centred_cost) const {
+  constexpr double HALF_ULP = 0x1p-53;
+  const auto size = [&](const double* x) {
+    double sum = 0;
+    for (int64_t k = 0; k < dims_; ++k) sum += x[k] * x[k];
+    return sum;
+  };
+  double row_size = 0, column_size = 0;
+  for (int64_t i = 0; i < rows(); ++i) row_size = std::max(row_size, size(row(i)));
+  for (int64_t j = 0; j < columns(); ++j) column_size = std::max(column_size, size(column(j)));
+  const double shift = std::sqrt(size(shift_.data()));
+  const double away = std::sqrt(row_size) + std::sqrt(column_size);
+  // No distance of given points differs by more from that of the centred ones and the shift. Nor
+  // does the root of a sum of squares of n of them by more than the root of n times that.
+  const double moved = 1.01 * HALF_ULP * (away + shift), pairs = rows();
+  const double squares = 1.01 * HALF_ULP * static_cast<double>(dims_ + 4);
+  if (root_) return 2 * pairs * moved + 2 * squares * centred_cost;
+  return 4 * moved * std::sqrt(pairs * std::abs(cost)) + 4 * pairs * moved * moved +
+         squares * (3 * centred_cost + pairs * shift * (2 * away + shift));
 }
 
 PointRows::PointRows(int64_t rows, int64_t columns, int64_t dims, bool root, bool boxed)

@@ -7,6 +7,8 @@
 
 namespace fastgen::assignment {
 
+struct Solution;
+
 // Centred clouds in float32 and float64, sorted so that neighbours are near in memory.
 class Clouds {
  public:
@@ -17,6 +19,9 @@ class Clouds {
   int64_t dims() const { return dims_; }
   bool root() const { return root_; }
   double range() const { return range_; }  // no cost is above
+  // The squared diagonal, which need not fit in float64, and the longest side of a box around both.
+  double squares() const { return squares_; }
+  double extent() const { return extent_; }
   // Mean of the rows less that of the columns, taken away by centring.
   const std::vector<double>& shift() const { return shift_; }
   // Original indices.
@@ -25,13 +30,18 @@ class Clouds {
   const double* row(int64_t i) const { return &rows_[i * dims_]; }
   const double* column(int64_t j) const { return &columns_[j * dims_]; }
   double cost(int64_t i, int64_t j) const;  // as ExactPoints has it
+  // What rounding may add to the gap of a pairing of this cost: of centring and of squares.
+  double rounding(double cost, double centred_cost) const;
+  // In the given order, for the given points; the solution's cost is one of centred points.
+  void write(const std::vector<int32_t>& match, const std::vector<double>& u,
+             const std::vector<double>& v, Solution* solution) const;
   int64_t rows() const { return row_order_.size(); }
   int64_t columns() const { return column_order_.size(); }
 
  private:
   const int64_t dims_;
   const bool root_;
-  double range_ = 0;
+  double range_ = 0, squares_ = 0, extent_ = 0;
   std::vector<double> rows_, columns_, shift_;
   std::vector<int32_t> row_order_, column_order_;
 };

@@ -85,6 +85,10 @@ class Matching:
         return Matching(match, self.cost, self.gap, self.columns, self.rows, self.counts)
 
 
+class NotFinite(ValueError):
+    """Some cost is infinite or NaN."""
+
+
 def check_finite(problem: Problem) -> None:
     """Raises a ValueError that names the cloud with a number that is not finite."""
     for name, x in zip(problem.names, (problem.x0, problem.x1), strict=True):

@@ -13,6 +13,7 @@ from fastgen.kernels.assignment.contract import (
     POINTS_UP_TO,
     TOLERANCE,
     Matching,
+    NotFinite,
     Options,
     Problem,
     centred,
@@ -22,6 +23,8 @@ from fastgen.kernels.cpp_support import thread_count
 
 # A second thread pays from so many costs on.
 PARALLEL_FROM = 1 << 20
+# A product is not the way to costs of which rounding takes more than this part.
+LOST = 1e-9
 # Clouds are multiplied as they are if no more than this part of |x|^2 is that of their mean: to
 # take it off would save less than a bit.
 NEAR_CENTRE = 0.25
@@ -31,7 +34,7 @@ def solve(problem: Problem, options: Options) -> Matching:
     """By an auction in levels and shortest augmenting paths; see `fastgen.couplings.assign`.
 
     Raises:
-        ValueError: for a number that is not finite.
+        ValueError: for a number that is not finite, NotFinite if it is a cost.
     """
     if problem.matrix is not None:
         matrix = problem.matrix.contiguous()
@@ -41,20 +44,54 @@ def solve(problem: Problem, options: Options) -> Matching:
     assert x1 is not None
     if x0.shape[2] <= POINTS_UP_TO:
         check_finite(problem)
-        return _run(problem, options, TOLERANCE[x0.dtype], points=(x0, x1))
+        return _by_points(problem, options)
+    tolerance = TOLERANCE[x0.dtype]
     if x0.dtype == torch.float32 and not problem.root:
         found, error = _by_product(problem, options, x0, x1)
-        if (error <= TOLERANCE[torch.float32] * found.cost / found.match.shape[1]).all():
+        if (error <= tolerance * found.cost).all():
             return found
-    return _by_product(problem, options, x0.double(), x1.double())[0]
+    found, error = _by_product(problem, options, x0.double(), x1.double())
+    if (error <= max(tolerance, LOST) * found.cost).all():
+        return found
+    return _by_points(problem, options)
+
+
+def _by_points(problem: Problem, options: Options) -> Matching:
+    """The solution for costs that are computed from differences, in any number of dimensions."""
+    x0, x1 = problem.x0, problem.x1
+    assert x0 is not None
+    assert x1 is not None
+    tolerance = TOLERANCE[x0.dtype]
+    try:
+        return _run(problem, options, tolerance, points=(x0, x1))
+    except OverflowError:
+        pass
+    # Squares of such numbers do not fit in float64; those of a power of two of them do.
+    x0, x1 = x0.double(), x1.double()
+    power = max(math.frexp(x.abs().max().item())[1] for x in (x0, x1))
+    # In two steps: a power of two beyond 2^1023 is no number.
+    x0, x1 = (x * 2.0 ** (-power // 2) * 2.0 ** (-power - -power // 2) for x in (x0, x1))
+    back = power if problem.root else 2 * power
+    if options.prices is not None:
+        options = replace(options, prices=None)
+    found = _run(problem, options, tolerance, points=(x0, x1))
+    for values in (found.cost, found.gap, found.rows, found.columns):
+        values.mul_(2.0 ** (back // 2)).mul_(2.0 ** (back - back // 2))
+    if not torch.isfinite(found.cost).all():
+        raise ValueError(
+            f"x0, x1: the costs of points as large as {2.0**min(power, 1023):.3g} do not fit in "
+            "float64; rescale the points"
+        )
+    return found
 
 
 def _by_product(
     problem: Problem, options: Options, x0: Tensor, x1: Tensor
 ) -> tuple[Matching, Tensor]:
-    """The solution, and what rounding of the product may do to a single cost.
+    """The solution, and what rounding of the product does to a sum of n costs, [N].
 
-    x0, x1: the problem's points, in the dtype of the product.
+    x0, x1: the problem's points, in the dtype of the product. The rounding of a product, of d
+    terms, is taken as one of its size; it is part of the gap.
     """
     (first, off), (second, other_off) = squared_norms(x0), squared_norms(x1)
     if off < NEAR_CENTRE and other_off < NEAR_CENTRE:
@@ -68,7 +105,13 @@ def _by_product(
     if not float64 and not (largest.min() > 1e-30 and largest.max() < 1e30):
         # In float32 squares of very small or large numbers do not fit.
         return _by_product(problem, options, x0.double(), x1.double())
+    if float64 and not (largest.min() > 1e-280 and largest.max() < 1e280):
+        return _by_points(problem, options), torch.zeros(len(x0), dtype=torch.float64)
     matrix = matrix_of(a, b, (first, second), problem.root)
+    error = torch.finfo(x0.dtype).eps * largest
+    if problem.root:  # of x^2 to one of x
+        error = error / (2 * matrix.amin((1, 2)).double()).maximum(error.sqrt())
+    error = error * x0.shape[1]
     if options.prices is not None or options.duals:
         # From |b|^2 - 2 a.b of centred points to |a - b|^2 = |a - b + shift|^2 of the given.
         columns = -2 * torch.bmm(b, shift[:, :, None])[:, :, 0].double()
@@ -87,7 +130,8 @@ def _by_product(
         for k, pair in enumerate(zip(x0, x1, found.match, strict=True)):
             from_, to, match = (x.data_ptr() for x in pair)
             found.cost[k] = _C.paired_cost(from_, to, match, n, dims, float64)
-    return found, torch.finfo(x0.dtype).eps * largest
+    found.gap += 2 * error
+    return found, error
 
 
 def _run(
@@ -136,7 +180,7 @@ def _run(
             threads=threads,
         )
     except ValueError as error:  # of a number that is not finite
-        raise ValueError(str(error)) from None
+        raise NotFinite(str(error)) from None
     return Matching(match, cost, gap, rows, columns)
 
 

@@ -3,7 +3,8 @@
 import torch
 
 from fastgen.kernels import dispatch
-from fastgen.kernels.assignment.contract import Matching, Options, Problem
+from fastgen.kernels.assignment.contract import Matching, NotFinite, Options, Problem
+from fastgen.kernels.assignment.forbidden import allowed, check_feasible
 
 
 def solve(problem: Problem, options: Options, backend: str = "auto") -> Matching:
@@ -19,8 +20,9 @@ def solve(problem: Problem, options: Options, backend: str = "auto") -> Matching
         is NaN.
 
     Raises:
-        ValueError: for numbers that are not finite (not on a GPU, where nothing waits for them),
-            and with backend="cuda" without an NVIDIA GPU or a compiler for it.
+        ValueError: for numbers that are not finite (not on a GPU, where nothing waits for them)
+            but costs of infinity, which forbid a pair, where there is no pairing without, and with
+            backend="cuda" without an NVIDIA GPU or a compiler for it.
     """
     if backend == "auto":
         backend = "cpp" if dispatch.missing("cpp") is None else "reference"
@@ -28,11 +30,19 @@ def solve(problem: Problem, options: Options, backend: str = "auto") -> Matching
     if kernel is None:
         raise ValueError(f"backend={backend!r}: there is no such implementation")
     _, rows, columns = problem.sizes
-    solution: Matching
+    own = problem.swapped if rows > columns else problem
+    try:
+        solution: Matching = kernel(own, options)
+    except NotFinite:
+        if own.matrix is None:
+            raise
+        own, forbidden, unit = allowed(own)
+        solution = kernel(own, options)
+        check_feasible(solution, forbidden)
+        for values in (solution.cost, solution.gap, solution.rows, solution.columns):
+            values.mul_(unit)
     if rows > columns:
-        solution = kernel(problem.swapped, options).swapped(rows)
-    else:
-        solution = kernel(problem, options)
+        solution = solution.swapped(rows)
     if backend == "cuda":
         invalid = solution.gap.isnan()[:, None]
         solution.match = torch.where(invalid, columns, solution.match)

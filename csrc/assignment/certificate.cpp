@@ -1,0 +1,140 @@
+#include "assignment/certificate.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "assignment/points.h"
+#include "assignment/transport.h"
+
+namespace fastgen::assignment {
+namespace {
+
+template <class T>
+class MatrixCosts : public Costs {
+ public:
+  explicit MatrixCosts(const Problem& problem)
+      : matrix_(static_cast<const T*>(problem.matrix)), columns_(problem.columns) {}
+  const double* row(int64_t i, double* scratch) const override {
+    const T* from = matrix_ + i * columns_;
+    if constexpr (sizeof(T) == 8) return from;
+    std::copy_n(from, columns_, scratch);
+    return scratch;
+  }
+
+ private:
+  const T* matrix_;
+  const int64_t columns_;
+};
+
+// Of the points as they are given: where some are far, to centre them would cost the others' digits.
+template <class T>
+class PointCosts : public Costs {
+ public:
+  explicit PointCosts(const Problem& problem)
+      : kernels_(kernels<Kernels>()),
+        root_(problem.root),
+        rows_(static_cast<const T*>(problem.row_points),
+              static_cast<const T*>(problem.row_points) + problem.rows * problem.dims),
+        columns_(problem.columns * problem.dims) {
+    const T* columns = static_cast<const T*>(problem.column_points);
+    for (int64_t j = 0; j < problem.columns; ++j)
+      for (int64_t k = 0; k < problem.dims; ++k)
+        columns_[k * problem.columns + j] = columns[j * problem.dims + k];
+    points_ = {problem.dims, problem.columns, nullptr, columns_.data()};
+  }
+  const double* row(int64_t i, double* scratch) const override {
+    kernels_.points_row_double(points_, &rows_[i * points_.dims], root_, points_.stride, scratch);
+    return scratch;
+  }
+
+ private:
+  const Kernels& kernels_;
+  const bool root_;
+  std::vector<double> rows_, columns_;
+  Points points_;
+};
+
+// Rows that take long to compute.
+class KeptCosts : public Costs {
+ public:
+  KeptCosts(const Costs& costs, int64_t rows, int64_t columns, Control& control, int thread)
+      : kept_(rows * columns), columns_(columns) {
+    for (int64_t i = 0; i < rows; ++i) {
+      costs.row(i, &kept_[i * columns]);
+      control.poll(thread);
+    }
+  }
+  const double* row(int64_t i, double*) const override { return &kept_[i * columns_]; }
+
+ private:
+  std::vector<double> kept_;
+  const int64_t columns_;
+};
+
+// Numbers kept at most, 1 GiB, and of points in more than so many dimensions.
+constexpr int64_t MOST_KEPT = int64_t{1} << 27, KEPT_FROM = 3;
+
+void settle_costs(const Problem& problem, const Costs& costs, Control& control, int thread,
+                  Solution* solution) {
+  const std::vector<int64_t> supply(problem.rows, 1);
+  std::vector<int64_t> demand(problem.columns, 1);
+  if (problem.copies) std::copy_n(problem.copies, problem.columns, demand.begin());
+  const std::vector<int32_t> match(solution->match, solution->match + problem.rows);
+  const bool start = std::isfinite(solution->gap);
+  const Transport transport{problem.rows,
+                            problem.columns,
+                            supply.data(),
+                            demand.data(),
+                            &costs,
+                            start ? match.data() : nullptr,
+                            start ? solution->rows : nullptr};
+  const Shipment found = ship(transport, control, thread);
+  for (const Cell& cell : found.cells) solution->match[cell.row] = cell.column;
+  std::copy(found.rows.begin(), found.rows.end(), solution->rows);
+  std::copy(found.columns.begin(), found.columns.end(), solution->columns);
+  solution->cost = found.cost;
+  solution->gap = found.rounding;
+  // No squared distance is off by more than this part, nor is a sum of them.
+  if (problem.form == Form::points)
+    solution->gap += 2 * static_cast<double>(problem.dims + 4) * 0x1p-53 * found.cost;
+}
+
+template <class T>
+void settle_in(const Problem& problem, Control& control, int thread, Solution* solution) {
+  if (problem.form == Form::matrix)
+    return settle_costs(problem, MatrixCosts<T>(problem), control, thread, solution);
+  const PointCosts<T> costs(problem);
+  if (problem.dims < KEPT_FROM || problem.rows * problem.columns > MOST_KEPT)
+    return settle_costs(problem, costs, control, thread, solution);
+  const KeptCosts kept(costs, problem.rows, problem.columns, control, thread);
+  settle_costs(problem, kept, control, thread, solution);
+}
+
+}  // namespace
+
+double certified_gap(const Proof& proof) {
+  Sum gap, cost;
+  double of_rows = 0;
+  for (size_t i = 0; i < proof.matched.size(); ++i) {
+    cost.add(proof.matched[i]);
+    gap.add(proof.matched[i]);
+    gap.add(-proof.rows[i]);
+    of_rows += std::abs(proof.rows[i]);
+    if (proof.all) gap.add(-proof.columns[proof.match[i]]);
+  }
+  for (size_t j = 0; !proof.all && j < proof.columns.size(); ++j)
+    gap.add(-proof.columns[j], proof.copies.empty() ? 1 : proof.copies[j]);
+  const double value = std::max(gap.value(), 0.0);
+  // The lowest of rounded numbers is the lowest, rounded.
+  const double found = value + gap.distance(gap.value()) + 0x1.01p-53 * of_rows +
+                       cost.distance(proof.cost);
+  return found >= 0 ? found : std::numeric_limits<double>::infinity();
+}
+
+void settle(const Problem& problem, Control& control, int thread, Solution* solution) {
+  problem.float64 ? settle_in<double>(problem, control, thread, solution)
+                  : settle_in<float>(problem, control, thread, solution);
+}
+
+}  // namespace fastgen::assignment

@@ -1,0 +1,37 @@
+// What a solution proves, its own rounding included, and the solution of what levels do not settle.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include "assignment/operation.h"
+
+namespace fastgen::assignment {
+
+// A gap of at most this part of the cost, or the tolerance where that is more, needs no proof beyond
+// float64's.
+constexpr double SETTLED = 1e-8;
+
+inline bool settled(double gap, double cost, const Options& options) {
+  if (!std::isfinite(gap) || options.epsilon > 0) return std::isfinite(gap);
+  return gap <= std::max(1.01 * options.tolerance, SETTLED) * std::abs(cost + options.left_out);
+}
+
+// Of pairs and the dual variables that prove them, each u_i being the lowest c_ij - v_j as float64
+// has it: no pairing costs less than `cost`, which is the sum of the pairs up to rounding, less this.
+// Without `all` columns being assigned their dual variables are not above zero.
+struct Proof {
+  const std::vector<double>&matched, &rows, &columns;
+  const std::vector<int32_t>& match;
+  const std::vector<int32_t>& copies;  // of each column; empty: one of each
+  bool all;
+  double cost;
+};
+double certified_gap(const Proof& proof);
+
+// A pairing of least cost for any finite costs; of points for their squared distances, or distances,
+// in float64. Starts from the solution if that has a finite gap.
+void settle(const Problem& problem, Control& control, int thread, Solution* solution);
+
+}  // namespace fastgen::assignment
