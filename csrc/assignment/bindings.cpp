@@ -1,6 +1,9 @@
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <thread>
 
+#include "assignment/certificate.h"
 #include "assignment/operation.h"
 #include "common/bindings.h"
 
@@ -57,7 +60,10 @@ void solve(int64_t problems, Problem first, const Options& options, const Soluti
     costs[k] = found.cost;
     gaps[k] = found.gap;
   };
-  Team team(threads);
+  // More than there are problems, or processors, would wait for each other; 64 for tests.
+  const auto most = std::max<int64_t>(64, std::thread::hardware_concurrency());
+  if (problems > 1) threads = static_cast<int>(std::min<int64_t>(threads, problems));
+  Team team(static_cast<int>(std::min<int64_t>(threads, most)));
   if (problems == 1) return one(0, team, 0);
   team.each(problems, 1, [&](int64_t begin, int64_t, int thread) {
     Team alone(1);
@@ -91,6 +97,42 @@ void assign_many(int64_t problems, bool float64, int64_t rows, int64_t columns, 
   } catch (const Interrupted&) {
     throw py::error_already_set();
   }
+}
+
+// Cells to [rows + columns]; how many, their cost and gap.
+std::tuple<int64_t, double, double> transport(
+    bool float64, int64_t rows, int64_t columns, uintptr_t matrix, uintptr_t row_points,
+    uintptr_t column_points, int64_t dims, bool root, uintptr_t supply, uintptr_t demand,
+    uintptr_t cell_rows, uintptr_t cell_columns, uintptr_t amounts, uintptr_t row_duals,
+    uintptr_t column_duals) {
+  const Problem problem{matrix ? Form::matrix : Form::points,
+                        float64,
+                        rows,
+                        columns,
+                        pointer<void>(matrix),
+                        pointer<void>(row_points),
+                        pointer<void>(column_points),
+                        dims,
+                        root,
+                        nullptr};
+  Shipment found;
+  double gap;
+  try {
+    const py::gil_scoped_release release;
+    Signals signals;
+    found = ship_problem(problem, pointer<const int64_t>(supply), pointer<const int64_t>(demand),
+                         signals, &gap);
+  } catch (const Interrupted&) {
+    throw py::error_already_set();
+  }
+  for (size_t k = 0; k < found.cells.size(); ++k) {
+    pointer<int64_t>(cell_rows)[k] = found.cells[k].row;
+    pointer<int64_t>(cell_columns)[k] = found.cells[k].column;
+    pointer<int64_t>(amounts)[k] = found.cells[k].amount;
+  }
+  std::copy(found.rows.begin(), found.rows.end(), pointer<double>(row_duals));
+  std::copy(found.columns.begin(), found.columns.end(), pointer<double>(column_duals));
+  return {static_cast<int64_t>(found.cells.size()), found.cost, gap};
 }
 
 // sum_i |a_i - b_match(i)|^2 in float64, of pairs with match(i) >= 0
@@ -145,6 +187,11 @@ void bind_assignment(py::module_& m) {
         py::arg("root"), py::arg("epsilon"), py::arg("tolerance"), py::arg("left_out"),
         py::arg("warm_prices"), py::arg("match"), py::arg("row_duals"), py::arg("column_duals"),
         py::arg("costs"), py::arg("gaps"), py::arg("threads"));
+  m.def("transport", &transport, "Solves a transport problem; see csrc/assignment/transport.h.",
+        py::arg("float64"), py::arg("rows"), py::arg("columns"), py::arg("matrix"),
+        py::arg("row_points"), py::arg("column_points"), py::arg("dims"), py::arg("root"),
+        py::arg("supply"), py::arg("demand"), py::arg("cell_rows"), py::arg("cell_columns"),
+        py::arg("amounts"), py::arg("row_duals"), py::arg("column_duals"));
   m.def("paired_cost", &paired_cost, py::arg("a"), py::arg("b"), py::arg("match"), py::arg("count"),
         py::arg("dims"), py::arg("float64"));
   m.def("moments", &moments, py::arg("x"), py::arg("count"), py::arg("dims"), py::arg("float64"),

@@ -5,7 +5,6 @@
 #include <limits>
 
 #include "assignment/points.h"
-#include "assignment/transport.h"
 
 namespace fastgen::assignment {
 namespace {
@@ -72,43 +71,78 @@ class KeptCosts : public Costs {
   const int64_t columns_;
 };
 
-// Numbers kept at most, 1 GiB, and of points in more than so many dimensions.
-constexpr int64_t MOST_KEPT = int64_t{1} << 27, KEPT_FROM = 3;
+constexpr int64_t MOST_KEPT = int64_t{1} << 27;  // numbers, 1 GiB
 
-void settle_costs(const Problem& problem, const Costs& costs, Control& control, int thread,
-                  Solution* solution) {
-  const std::vector<int64_t> supply(problem.rows, 1);
-  std::vector<int64_t> demand(problem.columns, 1);
-  if (problem.copies) std::copy_n(problem.copies, problem.columns, demand.begin());
-  const std::vector<int32_t> match(solution->match, solution->match + problem.rows);
-  const bool start = std::isfinite(solution->gap);
-  const Transport transport{problem.rows,
-                            problem.columns,
-                            supply.data(),
-                            demand.data(),
-                            &costs,
-                            start ? match.data() : nullptr,
-                            start ? solution->rows : nullptr};
-  const Shipment found = ship(transport, control, thread);
-  for (const Cell& cell : found.cells) solution->match[cell.row] = cell.column;
-  std::copy(found.rows.begin(), found.rows.end(), solution->rows);
-  std::copy(found.columns.begin(), found.columns.end(), solution->columns);
-  solution->cost = found.cost;
-  solution->gap = found.rounding;
-  // No squared distance is off by more than this part, nor is a sum of them.
-  if (problem.form == Form::points)
-    solution->gap += 2 * static_cast<double>(problem.dims + 4) * 0x1p-53 * found.cost;
+// Whether no pair can cost less whatever the others are: of points if they are equal.
+template <class T>
+bool lowest_pairs(const Problem& problem, const int64_t* match) {
+  if (problem.form == Form::points) {
+    const T *rows = static_cast<const T*>(problem.row_points),
+            *columns = static_cast<const T*>(problem.column_points);
+    for (int64_t i = 0; i < problem.rows; ++i) {
+      const T* row = rows + i * problem.dims;
+      if (!std::equal(row, row + problem.dims, columns + match[i] * problem.dims)) return false;
+    }
+    return true;
+  }
+  const T* row = static_cast<const T*>(problem.matrix);
+  for (int64_t i = 0; i < problem.rows; ++i, row += problem.columns)
+    if (row[match[i]] > *std::min_element(row, row + problem.columns)) return false;
+  return true;
+}
+
+// Those are proved by rows alone.
+template <class T>
+void keep_pairs(const Problem& problem, Solution* solution) {
+  const T* matrix = static_cast<const T*>(problem.matrix);
+  Sum sum;
+  for (int64_t i = 0; i < problem.rows; ++i) {
+    solution->rows[i] = matrix ? matrix[i * problem.columns + solution->match[i]] : 0;
+    sum.add(solution->rows[i]);
+  }
+  std::fill_n(solution->columns, problem.columns, 0.0);
+  solution->cost = sum.value();
+  solution->gap = sum.distance(solution->cost);
+}
+
+// work(costs), which looks at rows again and again.
+template <class T, class Work>
+auto with_costs(const Problem& problem, Control& control, int thread, const Work& work) {
+  if (problem.form == Form::matrix) return work(MatrixCosts<T>(problem));
+  const PointCosts<T> costs(problem);
+  if (problem.rows * problem.columns > MOST_KEPT) return work(costs);
+  return work(KeptCosts(costs, problem.rows, problem.columns, control, thread));
+}
+
+// No squared distance is off by more than this part, nor is a sum of them.
+double gap_of(const Problem& problem, const Shipment& found) {
+  const double part = problem.form == Form::points ? 0x1p-52 * (problem.dims + 4.0) : 0;
+  return found.rounding + part * found.cost;
 }
 
 template <class T>
 void settle_in(const Problem& problem, Control& control, int thread, Solution* solution) {
-  if (problem.form == Form::matrix)
-    return settle_costs(problem, MatrixCosts<T>(problem), control, thread, solution);
-  const PointCosts<T> costs(problem);
-  if (problem.dims < KEPT_FROM || problem.rows * problem.columns > MOST_KEPT)
-    return settle_costs(problem, costs, control, thread, solution);
-  const KeptCosts kept(costs, problem.rows, problem.columns, control, thread);
-  settle_costs(problem, kept, control, thread, solution);
+  const bool start = std::isfinite(solution->gap);
+  if (start && lowest_pairs<T>(problem, solution->match)) return keep_pairs<T>(problem, solution);
+  const std::vector<int64_t> supply(problem.rows, 1);
+  std::vector<int64_t> demand(problem.columns, 1);
+  if (problem.copies) std::copy_n(problem.copies, problem.columns, demand.begin());
+  const std::vector<int32_t> match(solution->match, solution->match + problem.rows);
+  const Shipment found = with_costs<T>(problem, control, thread, [&](const Costs& costs) {
+    const Transport transport{problem.rows,
+                              problem.columns,
+                              supply.data(),
+                              demand.data(),
+                              &costs,
+                              start ? match.data() : nullptr,
+                              start ? solution->rows : nullptr};
+    return ship(transport, control, thread);
+  });
+  for (const Cell& cell : found.cells) solution->match[cell.row] = cell.column;
+  std::copy(found.rows.begin(), found.rows.end(), solution->rows);
+  std::copy(found.columns.begin(), found.columns.end(), solution->columns);
+  solution->cost = found.cost;
+  solution->gap = gap_of(problem, found);
 }
 
 }  // namespace
@@ -135,6 +169,19 @@ double certified_gap(const Proof& proof) {
 void settle(const Problem& problem, Control& control, int thread, Solution* solution) {
   problem.float64 ? settle_in<double>(problem, control, thread, solution)
                   : settle_in<float>(problem, control, thread, solution);
+}
+
+Shipment ship_problem(const Problem& problem, const int64_t* supply, const int64_t* demand,
+                      Control& control, double* gap) {
+  const auto work = [&](const Costs& costs) {
+    const Transport transport{problem.rows, problem.columns, supply, demand,
+                              &costs,       nullptr,         nullptr};
+    return ship(transport, control, 0);
+  };
+  const Shipment found = problem.float64 ? with_costs<double>(problem, control, 0, work)
+                                         : with_costs<float>(problem, control, 0, work);
+  *gap = gap_of(problem, found);
+  return found;
 }
 
 }  // namespace fastgen::assignment

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "assignment/operation.h"
+#include "assignment/transport.h"
 
 namespace fastgen::assignment {
 
@@ -33,5 +34,10 @@ double certified_gap(const Proof& proof);
 // A pairing of least cost for any finite costs; of points for their squared distances, or distances,
 // in float64. Starts from the solution if that has a finite gap.
 void settle(const Problem& problem, Control& control, int thread, Solution* solution);
+
+// A plan of least cost between rows and columns of the problem that supply and demand as much, and
+// its gap.
+Shipment ship_problem(const Problem& problem, const int64_t* supply, const int64_t* demand,
+                      Control& control, double* gap);
 
 }  // namespace fastgen::assignment

@@ -40,14 +40,20 @@ class Simplex {
 
   Shipment run() {
     start();
-    int64_t row = 0;
-    for (int64_t settled = 0; settled < rows_; row = row + 1 == rows_ ? 0 : row + 1) {
-      work(columns_);
-      Entering entering;
-      ++settled;
-      if (!price(row, &entering)) continue;
-      pivot(static_cast<int32_t>(row), column_node(entering.column), entering.reduced);
-      settled = 0;
+    // Blocks of arcs, each of one row, in turn: the best arc of a block enters.
+    const int64_t size = static_cast<int64_t>(std::sqrt(double(rows_) * double(columns_))) + 1;
+    const int64_t blocks = (columns_ + size - 1) / size;
+    int64_t settled = 0;
+    for (int64_t row = 0; settled < rows_ * blocks; row = row + 1 == rows_ ? 0 : row + 1) {
+      const double* cost = costs(row);
+      for (int64_t begin = 0; begin < columns_; begin += size) {
+        work(size);
+        ++settled;
+        Entering entering;
+        if (!price(row, cost, begin, std::min(begin + size, columns_), &entering)) continue;
+        pivot(static_cast<int32_t>(row), column_node(entering.column), entering.reduced);
+        settled = 0;
+      }
     }
     return result();
   }
@@ -148,15 +154,15 @@ class Simplex {
     }
   }
 
-  // Whether some reduced cost of the row is below zero, and the lowest, as near as float64 tells.
-  bool price(int64_t row, Entering* found) {
+  // Whether some reduced cost of the row's columns from `first` on is below zero, and the lowest, as
+  // near as float64 tells.
+  bool price(int64_t row, const double* cost, int64_t first, int64_t last, Entering* found) const {
     constexpr int64_t STRIP = 64;
-    const double* cost = costs(row);
     const double* prices = &near_[rows_];
     const double own = near_[row], size = std::abs(own);
     double lowest = 0;
-    for (int64_t begin = 0; begin < columns_; begin += STRIP) {
-      const int64_t end = std::min(begin + STRIP, columns_);
+    for (int64_t begin = first; begin < last; begin += STRIP) {
+      const int64_t end = std::min(begin + STRIP, last);
       bool any = false;
       for (int64_t j = begin; j < end; ++j) {
         const double scaled = cost[j] * factor_;

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <climits>
+#include <cmath>
+#include <stdexcept>
 
 #include "assignment/simplex.h"
 #include "assignment/wide.h"
@@ -30,6 +32,7 @@ Shipment ship(const Transport& problem, Control& control, int thread) {
   for (int64_t i = 0; i < problem.rows; ++i) {
     const double* row = problem.costs->row(i, scratch.data());
     for (int64_t j = 0; j < problem.columns; ++j) {
+      if (!std::isfinite(row[j])) throw std::domain_error("cost: expected finite numbers");
       const Dyadic cost = dyadic(row[j]);
       if (cost.mantissa) lowest = std::min(lowest, cost.exponent);
       largest = std::max(largest, std::abs(row[j]));

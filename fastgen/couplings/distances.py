@@ -10,7 +10,9 @@ from torch import Tensor
 from fastgen.common.checks import check_at_least, check_choice, check_finite, check_shape
 from fastgen.common.typed import typed
 from fastgen.couplings.assignment import assign
+from fastgen.couplings.costs import Cost
 from fastgen.couplings.points import check_batch
+from fastgen.couplings.uniform import uniform_plan
 from fastgen.noise.normals import randn
 
 METHODS = ("exact", "sliced")
@@ -28,12 +30,14 @@ def wasserstein(
     directions: int = 256,
     seed: int = 0,
 ) -> float:
-    r"""The distance of the two empirical measures.
+    r"""The distance of the two empirical measures, whose points have equal weights.
 
-    .. math:: W_p = \Bigl(\min_\pi \tfrac1n \sum_i |x_0[i] - x_1[\pi(i)]|^p\Bigr)^{1/p}
+    .. math:: W_p = \Bigl(\min_P \sum_{ij} P_{ij} |x_0[i] - x_1[j]|^p\Bigr)^{1/p}
+
+    With n = m the plan P is an assignment, otherwise one of the network simplex method.
 
     Args:
-        x0: [n, ...]; points are flattened. x1: [n, ...].
+        x0: [n, ...]; points are flattened. x1: [m, ...]; as many for method="sliced".
         p: at least 1.
         method: "exact", or "sliced": the p-th root of the mean of W_p^p of the projections on
             random directions (Rabin et al. 2011; Bonneel et al. 2015), O(n log n).
@@ -41,28 +45,38 @@ def wasserstein(
         seed: of the directions.
 
     Raises:
-        ValueError: naming the argument, for clouds of different sizes, NaN or infinite numbers,
-            p < 1, an unknown method.
+        ValueError: naming the argument, for points of different shapes, NaN or infinite numbers,
+            p < 1, an unknown method, distances whose powers do not fit in float64.
     """
     check_choice("method", method, METHODS)
     if not 1 <= p < float("inf"):
         raise ValueError(f"p={p}: expected a finite number of at least 1")
     check_batch("x0", x0)
     check_batch("x1", x1)
-    check_shape("x1", x1, x0.shape, like="x0")
     n = len(x0)
     if method == "sliced":
+        check_shape("x1", x1, x0.shape, like="x0")
         return _sliced(x0.reshape(n, -1), x1.reshape(n, -1), p, directions, seed)
-    if p in (1, 2):
-        found = assign(x0, x1, cost="euclidean" if p == 1 else "sqeuclidean")
+    check_shape("x1", x1, (len(x1), *x0.shape[1:]), like="x0")
+    cost: Cost = "euclidean" if p == 1 else "sqeuclidean"
+    if p not in (1, 2):
+        cost = _powers(x0, x1, p)
+    if len(x1) == n:
+        total, parts = assign(x0, x1, cost=cost).cost, n
     else:
-        found = assign(x0, x1, cost=lambda a, b: _powers(a, b, p))
-    return float((found.cost / n) ** (1 / p))
+        plan, parts = uniform_plan(x0, x1, cost)
+        total = plan.cost
+    return float((total / parts) ** (1 / p))
 
 
 def _powers(x0: Tensor, x1: Tensor, p: float) -> Tensor:
-    first, second = (x.reshape(len(x), -1).double() for x in (x0, x1))
-    return torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist").pow(p)
+    first, second = (x.detach().reshape(len(x), -1).double() for x in (x0, x1))
+    check_finite("x0", first)
+    check_finite("x1", second)
+    found = torch.cdist(first, second, compute_mode="donot_use_mm_for_euclid_dist").pow(p)
+    if not found.isfinite().all():
+        raise ValueError(f"p={p}: powers of the distances do not fit in float64; rescale x0 and x1")
+    return found
 
 
 def _sliced(x0: Tensor, x1: Tensor, p: float, directions: int, seed: int) -> float:

@@ -74,6 +74,8 @@ TABLE = {
     ("times", "reference"): "bridge.reference:times",
     ("times", "cpp"): "bridge.cpp:times",
     ("times", "triton"): "bridge.triton:times",
+    ("transport", "reference"): "assignment.reference:ship",
+    ("transport", "cpp"): "assignment.cpp:ship",
 }
 
 # Of a backend: the module that fails to import where it is not installed, its name in messages,

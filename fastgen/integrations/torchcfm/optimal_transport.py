@@ -184,7 +184,7 @@ class OTPlanSampler:
         if _once(replace, n, len(x1), n):
             i, j = np.arange(n), assign(x0, x1, threads=self.threads).permutation.cpu().numpy()
         elif self.method == "exact" and n == len(x1):
-            _, j, _ = exact_pairs(x0, x1, self.threads)
+            _, j, *_ = exact_pairs(x0, x1, self.threads)
             weights = np.full(n, 1 / n)
             if replace:
                 i, _ = drawn_cells(weights[:, None], self.uniforms(n))
@@ -223,8 +223,8 @@ def wasserstein(
         if x0.shape == x1.shape:
             return exact_wasserstein(x0, x1, power)
         if power == 1:
-            return exact_pairs(x0, x1, None, "euclidean")[2]
-        return math.sqrt(exact_pairs(x0, x1, None)[2])
+            return exact_pairs(x0, x1, None, "euclidean")[3]
+        return math.sqrt(exact_pairs(x0, x1, None)[3])
     if method != "sinkhorn":
         raise ValueError(f"Unknown method: {method}; {nearest(method, ('exact', 'sinkhorn'))}")
     check_positive("reg", reg)

@@ -13,6 +13,7 @@ from torch import Tensor
 import fastgen.kernels as kernels
 from fastgen.couplings import SinkhornResult, assign, sinkhorn
 from fastgen.couplings.costs import Cost
+from fastgen.couplings.uniform import uniform_plan
 from fastgen.kernels import Noise, Stream
 from fastgen.kernels.bridge.contract import Clock
 from fastgen.noise.keys import seed_tensor
@@ -25,7 +26,7 @@ Array = npt.NDArray[Any]
 SEED_OF_PAIRS = 0x1E3779B97F4A7C15
 UNIFORM = Clock(torch.tensor([0.0, 1.0], dtype=torch.float64))
 
-# Most parts into which points are split, where the clouds differ in size.
+# Most parts into which points are split for an assignment, where the clouds differ in size.
 PARTS_UP_TO = 8192
 
 
@@ -88,14 +89,12 @@ def drawn_cells(plan: Array, u: Array) -> tuple[Array, Array]:
 
 def exact_pairs(
     x0: Tensor, x1: Tensor, threads: int | None, cost: Cost = "sqeuclidean"
-) -> tuple[Array, Array, float]:
-    """Cells (i, j) of an exact plan between uniform marginals, all of one mass, and its cost.
+) -> tuple[Array, Array, Array, float]:
+    """Cells (i, j) of an exact plan between uniform marginals, their masses, and its cost.
 
     With n != m each point is split into lcm(n, m) / n equal parts (/ m of x1): an assignment of
-    the parts is a vertex of the transport polytope, and some vertex is optimal.
-
-    Raises:
-        ValueError: if that makes more than `PARTS_UP_TO` parts.
+    the parts is a vertex of the transport polytope, and some vertex is optimal. Where that makes
+    many parts the plan is found as such.
     """
     n, m = len(x0), len(x1)
     parts = math.lcm(n, m)
@@ -103,23 +102,22 @@ def exact_pairs(
         found = assign(x0, x1, cost=cost, threads=threads)
         i, j = np.arange(n), found.permutation.cpu().numpy()
     elif parts > PARTS_UP_TO:
-        raise ValueError(
-            f"x0, x1: an exact plan between {n} and {m} points has {parts} parts, more than "
-            f"{PARTS_UP_TO}; give clouds of one size, or method='sinkhorn'"
-        )
+        plan, _ = uniform_plan(x0, x1, cost)
+        masses = plan.amounts.numpy() / parts
+        return plan.rows.numpy(), plan.columns.numpy(), masses, plan.cost / parts
     else:
         a, b = (x.repeat_interleave(parts // len(x), 0) for x in (x0, x1))
         found = assign(a, b, cost=cost, threads=threads)
         i = np.arange(parts) // (parts // n)
         j = found.permutation.cpu().numpy() // (parts // m)
-    return i, j, float(found.cost) / parts
+    return i, j, np.full(parts, 1 / parts), float(found.cost) / parts
 
 
 def exact_plan(x0: Tensor, x1: Tensor, threads: int | None) -> Array:
     """The same as a matrix [n, m] of sum 1."""
-    i, j, _ = exact_pairs(x0, x1, threads)
+    i, j, masses, _ = exact_pairs(x0, x1, threads)
     plan = np.zeros((len(x0), len(x1)))
-    np.add.at(plan, (i, j), 1 / len(i))
+    np.add.at(plan, (i, j), masses)
     return plan
 
 

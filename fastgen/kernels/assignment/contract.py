@@ -6,7 +6,8 @@ of m >= n.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -85,6 +86,22 @@ class Matching:
         return Matching(match, self.cost, self.gap, self.columns, self.rows, self.counts)
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a transport plan, at most n + m - 1, by rows and columns.
+
+    rows, columns, amounts: int64 [cells]. cost: the sum of amounts times costs. gap: no plan costs
+    less than cost - gap. duals: u [n], v [m], u_i + v_j <= c_ij up to rounding.
+    """
+
+    rows: Tensor
+    columns: Tensor
+    amounts: Tensor
+    cost: float
+    gap: float
+    duals: tuple[Tensor, Tensor]
+
+
 class NotFinite(ValueError):
     """Some cost is infinite or NaN."""
 
@@ -96,6 +113,39 @@ def check_finite(problem: Problem) -> None:
         # A sum is fast, and finite unless a number is not or the sum overflows.
         if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():
             raise ValueError(f"{name}: expected finite numbers")
+
+
+def near_one(problem: Problem) -> tuple[Problem, int]:
+    """The clouds in float64, times a power of two that leaves them near 1; costs are by 2^power less.
+
+    Squares of very large or small numbers do not fit in float64.
+    """
+    assert problem.x0 is not None
+    assert problem.x1 is not None
+    x0, x1 = problem.x0.double(), problem.x1.double()
+    power = max(math.frexp(x.abs().max().item())[1] for x in (x0, x1))
+    x0, x1 = (times_power(x, -power) for x in (x0, x1))
+    return replace(problem, x0=x0, x1=x1), power if problem.root else 2 * power
+
+
+def times_power(x: Tensor, power: int) -> Tensor:
+    """x 2^power, which is finite where that is: no factor is beyond 2^1023."""
+    for part in (power // 3, (power + 1) // 3, (power + 2) // 3):
+        x = x * 2.0**part
+    return x
+
+
+def check_fits(cost: Tensor, problem: Problem) -> None:
+    """Raise a ValueError for costs of points that are infinite in float64."""
+    if not torch.isfinite(cost).all():
+        assert problem.x0 is not None
+        assert problem.x1 is not None
+        largest = max(x.abs().max().item() for x in (problem.x0, problem.x1))
+        names = ", ".join(problem.names)
+        raise ValueError(
+            f"{names}: the costs of points with numbers up to {largest:.3g} do not fit in float64; "
+            "rescale the points"
+        )
 
 
 def centred(x0: Tensor, x1: Tensor, root: bool) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,9 +15,13 @@ from fastgen.kernels.assignment.contract import (
     Matching,
     NotFinite,
     Options,
+    Plan,
     Problem,
     centred,
     check_finite,
+    check_fits,
+    near_one,
+    times_power,
 )
 from fastgen.kernels.cpp_support import thread_count
 
@@ -48,10 +52,10 @@ def solve(problem: Problem, options: Options) -> Matching:
     tolerance = TOLERANCE[x0.dtype]
     if x0.dtype == torch.float32 and not problem.root:
         found, error = _by_product(problem, options, x0, x1)
-        if (error <= tolerance * found.cost).all():
+        if (error <= 2 * tolerance * found.cost).all():
             return found
     found, error = _by_product(problem, options, x0.double(), x1.double())
-    if (error <= max(tolerance, LOST) * found.cost).all():
+    if (error <= 2 * max(tolerance, LOST) * found.cost).all():
         return found
     return _by_points(problem, options)
 
@@ -66,32 +70,23 @@ def _by_points(problem: Problem, options: Options) -> Matching:
         return _run(problem, options, tolerance, points=(x0, x1))
     except OverflowError:
         pass
-    # Squares of such numbers do not fit in float64; those of a power of two of them do.
-    x0, x1 = x0.double(), x1.double()
-    power = max(math.frexp(x.abs().max().item())[1] for x in (x0, x1))
-    # In two steps: a power of two beyond 2^1023 is no number.
-    x0, x1 = (x * 2.0 ** (-power // 2) * 2.0 ** (-power - -power // 2) for x in (x0, x1))
-    back = power if problem.root else 2 * power
-    if options.prices is not None:
-        options = replace(options, prices=None)
-    found = _run(problem, options, tolerance, points=(x0, x1))
-    for values in (found.cost, found.gap, found.rows, found.columns):
-        values.mul_(2.0 ** (back // 2)).mul_(2.0 ** (back - back // 2))
-    if not torch.isfinite(found.cost).all():
-        raise ValueError(
-            f"x0, x1: the costs of points as large as {2.0**min(power, 1023):.3g} do not fit in "
-            "float64; rescale the points"
-        )
-    return found
+    scaled, power = near_one(problem)
+    assert scaled.x0 is not None
+    assert scaled.x1 is not None
+    points = (scaled.x0, scaled.x1)
+    found = _run(scaled, replace(options, prices=None), tolerance, points=points)
+    back = [times_power(x, power) for x in (found.cost, found.gap, found.rows, found.columns)]
+    check_fits(back[0], problem)
+    return Matching(found.match, *back)
 
 
 def _by_product(
     problem: Problem, options: Options, x0: Tensor, x1: Tensor
 ) -> tuple[Matching, Tensor]:
-    """The solution, and what rounding of the product does to a sum of n costs, [N].
+    """The solution, and which part of its gap [N] is of the product.
 
-    x0, x1: the problem's points, in the dtype of the product. The rounding of a product, of d
-    terms, is taken as one of its size; it is part of the gap.
+    x0, x1: the problem's points, in the dtype of the product. Of each pair, and of the one that
+    it is compared with, the rounding is taken as one of the largest product.
     """
     (first, off), (second, other_off) = squared_norms(x0), squared_norms(x1)
     if off < NEAR_CENTRE and other_off < NEAR_CENTRE:
@@ -108,10 +103,12 @@ def _by_product(
     if float64 and not (largest.min() > 1e-280 and largest.max() < 1e280):
         return _by_points(problem, options), torch.zeros(len(x0), dtype=torch.float64)
     matrix = matrix_of(a, b, (first, second), problem.root)
-    error = torch.finfo(x0.dtype).eps * largest
-    if problem.root:  # of x^2 to one of x
-        error = error / (2 * matrix.amin((1, 2)).double()).maximum(error.sqrt())
-    error = error * x0.shape[1]
+    eps, pairs = torch.finfo(x0.dtype).eps, x0.shape[1]
+    if problem.root:  # of squares to one of their roots
+        nearest = 2 * matrix.amin((1, 2)).double()
+        error = 2 * pairs * eps * largest / nearest.maximum((eps * largest).sqrt())
+    else:
+        error = 2 * pairs * eps * largest
     if options.prices is not None or options.duals:
         # From |b|^2 - 2 a.b of centred points to |a - b|^2 = |a - b + shift|^2 of the given.
         columns = -2 * torch.bmm(b, shift[:, :, None])[:, :, 0].double()
@@ -130,7 +127,7 @@ def _by_product(
         for k, pair in enumerate(zip(x0, x1, found.match, strict=True)):
             from_, to, match = (x.data_ptr() for x in pair)
             found.cost[k] = _C.paired_cost(from_, to, match, n, dims, float64)
-    found.gap += 2 * error
+    found.gap += error
     return found, error
 
 
@@ -213,3 +210,34 @@ def squared_norms(x: Tensor) -> tuple[Tensor, float]:
         for one, of_one in zip(x, squares, strict=True)
     ]
     return squares, math.nan if any(map(math.isnan, parts)) else max(parts)
+
+
+def ship(problem: Problem, supply: Tensor, demand: Tensor) -> Plan:
+    """See `fastgen.kernels.assignment.transport.ship`, for one problem."""
+    _, n, m = problem.sizes
+    given = [x.contiguous() for x in (problem.matrix, problem.x0, problem.x1) if x is not None]
+    addresses = [x.data_ptr() for x in given]
+    matrix, first, second = (*addresses, 0, 0) if problem.matrix is not None else (0, *addresses)
+    rows, columns, amounts = torch.empty(3, n + m, dtype=torch.int64)
+    u, v = torch.empty(n, dtype=torch.float64), torch.empty(m, dtype=torch.float64)
+    try:
+        count, cost, gap = _C.transport(
+            float64=given[0].dtype == torch.float64,
+            rows=n,
+            columns=m,
+            matrix=matrix,
+            row_points=first,
+            column_points=second,
+            dims=0 if problem.x0 is None else problem.x0.shape[2],
+            root=problem.root,
+            supply=supply.data_ptr(),
+            demand=demand.data_ptr(),
+            cell_rows=rows.data_ptr(),
+            cell_columns=columns.data_ptr(),
+            amounts=amounts.data_ptr(),
+            row_duals=u.data_ptr(),
+            column_duals=v.data_ptr(),
+        )
+    except ValueError as error:  # of a number that is not finite
+        raise NotFinite(str(error)) from None
+    return Plan(rows[:count], columns[:count], amounts[:count], cost, gap, (u, v))
