@@ -2,6 +2,8 @@
 #include <atomic>
 #include <chrono>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "assignment/certificate.h"
 #include "assignment/operation.h"
@@ -135,21 +137,26 @@ std::tuple<int64_t, double, double> transport(
   return {static_cast<int64_t>(found.cells.size()), found.cost, gap};
 }
 
-// sum_i |a_i - b_match(i)|^2 in float64, of pairs with match(i) >= 0
-double paired_cost(uintptr_t a, uintptr_t b, uintptr_t match, int64_t count, int64_t dims,
+// sum_i |a_i - b_match(i)|^2 in float64, of pairs with match(i) >= 0, and its size
+std::pair<double, double> paired_cost(uintptr_t a, uintptr_t b, uintptr_t match, int64_t count, int64_t dims,
                    bool float64) {
   const py::gil_scoped_release release;
   const int64_t bytes = dims * (float64 ? 8 : 4);
   const int64_t* to = pointer<const int64_t>(match);
   double sum = 0;
+  std::vector<double> pairs;
   for (int64_t i = 0; i < count; ++i) {
     if (to[i] < 0) continue;
-    sum += float64 ? kernels<Kernels>().squared_distance_double(
-                         pointer<double>(a + i * bytes), pointer<double>(b + to[i] * bytes), dims)
-                   : kernels<Kernels>().squared_distance_float(
-                         pointer<float>(a + i * bytes), pointer<float>(b + to[i] * bytes), dims);
+    pairs.push_back(float64
+                        ? kernels<Kernels>().squared_distance_double(
+                              pointer<double>(a + i * bytes), pointer<double>(b + to[i] * bytes),
+                              dims)
+                        : kernels<Kernels>().squared_distance_float(
+                              pointer<float>(a + i * bytes), pointer<float>(b + to[i] * bytes),
+                              dims));
+    sum += pairs.back();
   }
-  return sum;
+  return {sum, size_of(std::move(pairs))};
 }
 
 // |x_i|^2 of the points x [count, dims], and |mean of x|^2 over the mean of |x|^2 (NaN or infinite

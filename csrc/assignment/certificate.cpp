@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "assignment/points.h"
 
@@ -116,8 +117,8 @@ auto with_costs(const Problem& problem, Control& control, int thread, const Work
 
 // No squared distance is off by more than this part, nor is a sum of them.
 double gap_of(const Problem& problem, const Shipment& found) {
-  const double part = problem.form == Form::points ? 0x1p-52 * (problem.dims + 4.0) : 0;
-  return found.rounding + part * found.cost;
+  if (problem.form == Form::matrix) return found.rounding;
+  return found.rounding + 0x1p-52 * (problem.dims + 4.0) * found.cost;
 }
 
 template <class T>
@@ -146,6 +147,40 @@ void settle_in(const Problem& problem, Control& control, int thread, Solution* s
 }
 
 }  // namespace
+
+double size_of(std::vector<double> pairs) {
+  // So many times what most of them are above.
+  constexpr double FAR = 1e3;
+  constexpr int64_t FEW = 8;
+  for (double& pair : pairs) pair = std::abs(pair);
+  const auto end = std::remove(pairs.begin(), pairs.end(), 0.0);
+  if (end == pairs.begin()) return 0;
+  const auto few = pairs.begin() + (end - pairs.begin()) / FEW;
+  std::nth_element(pairs.begin(), few, end);
+  const double most = FAR * *few;
+  double sum = 0;
+  for (auto pair = pairs.begin(); pair != end; ++pair) sum += std::min(*pair, most);
+  return sum;
+}
+
+double size_of(const Problem& problem, const int64_t* match) {
+  std::vector<double> pairs(problem.rows);
+  const auto distance = [&](const auto* rows, const auto* columns, int64_t i) {
+    double sum = 0;
+    for (int64_t k = 0; k < problem.dims; ++k) {
+      const double difference =
+          double{rows[i * problem.dims + k]} - double{columns[match[i] * problem.dims + k]};
+      sum += difference * difference;
+    }
+    return problem.root ? std::sqrt(sum) : sum;
+  };
+  for (int64_t i = 0; i < problem.rows; ++i)
+    pairs[i] = problem.float64 ? distance(static_cast<const double*>(problem.row_points),
+                                          static_cast<const double*>(problem.column_points), i)
+                               : distance(static_cast<const float*>(problem.row_points),
+                                          static_cast<const float*>(problem.column_points), i);
+  return size_of(std::move(pairs));
+}
 
 double certified_gap(const Proof& proof) {
   Sum gap, cost;

@@ -14,10 +14,16 @@ namespace fastgen::assignment {
 // float64's.
 constexpr double SETTLED = 1e-8;
 
-inline bool settled(double gap, double cost, const Options& options) {
+inline bool settled(double gap, double size, const Options& options) {
   if (!std::isfinite(gap) || options.epsilon > 0) return std::isfinite(gap);
-  return gap <= std::max(1.01 * options.tolerance, SETTLED) * std::abs(cost + options.left_out);
+  return gap <= std::max(1.01 * options.tolerance, SETTLED) * size;
 }
+
+// The sum of the pairs' costs without their signs, those that are far above others cut: next to one
+// of them all of those would be of no account.
+double size_of(std::vector<double> pairs);
+// Of points as they are given: centring may make costs of all.
+double size_of(const Problem& problem, const int64_t* match);
 
 // Of pairs and the dual variables that prove them, each u_i being the lowest c_ij - v_j as float64
 // has it: no pairing costs less than `cost`, which is the sum of the pairs up to rounding, less this.

@@ -245,7 +245,7 @@ void assign_distinct(const Problem& problem, const Distinct& distinct, bool tran
   // Of copies that differ by rounding, any cost may be lower, and any pair's higher.
   solution->cost = found.cost;
   solution->gap = found.gap + 2 * distinct.rounding;
-  if (!settled(2 * distinct.rounding, found.cost, options))
+  if (!settled(2 * distinct.rounding, std::abs(found.cost + options.left_out), options))
     assign_as_given(problem, options, team, control, thread, solution);
 }
 

@@ -73,7 +73,8 @@ class Assignment {
     if (problem.copies) copies_.assign(problem.copies, problem.copies + columns_);
   }
 
-  void run(Solution* solution) {
+  // The size of the costs of which the gap must be a small part.
+  double run(Solution* solution) {
     if (problem_.form == Form::points)
       first_round_of_points();
     else if (problem_.float64)
@@ -83,6 +84,9 @@ class Assignment {
     for (int round = 1; round < MOST_ROUNDS && inexact() && refine(); ++round) {
     }
     write(solution);
+    if (clouds_) return size_of(problem_, solution->match);
+    // Without constants of rows single costs tell nothing.
+    return options_.left_out ? std::abs(cost_ + options_.left_out) : size_of(matched_);
   }
 
  private:
@@ -381,9 +385,8 @@ void Assignment::write(Solution* solution) const {
 
 void assign_as_given(const Problem& problem, const Options& options, Team& team, Control& control,
                      int thread, Solution* solution) {
-  Assignment(problem, options, team, control, thread).run(solution);
-  if (!settled(solution->gap, solution->cost, options))
-    settle(problem, control, thread, solution);
+  const double size = Assignment(problem, options, team, control, thread).run(solution);
+  if (!settled(solution->gap, size, options)) settle(problem, control, thread, solution);
 }
 
 }  // namespace fastgen::assignment

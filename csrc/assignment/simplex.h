@@ -92,14 +92,19 @@ class Simplex {
     control_.poll(thread_);
   }
 
-  // The row's cheapest columns, as far as they are not taken. No circle arises: of all columns that
-  // are connected so far at most one has something left.
+  // The row's cheapest columns next to what they cost others, as far as they are not taken. No
+  // circle arises: of all columns that are connected so far at most one has something left.
   void fill(int64_t row, std::vector<std::pair<int32_t, int64_t>>* cells) {
     const double* cost = costs(row);
     for (int64_t amount = problem_.supply[row]; amount > 0;) {
       int64_t best = -1;
-      for (int64_t j = 0; j < columns_; ++j)
-        if (left_[j] > 0 && (best < 0 || cost[j] < cost[best])) best = j;
+      double lowest = std::numeric_limits<double>::infinity();
+      for (int64_t j = 0; j < columns_; ++j) {
+        const double above = cost[j] * factor_ - mean_[j];
+        if (left_[j] == 0 || (best >= 0 && above >= lowest)) continue;
+        best = j;
+        lowest = above;
+      }
       const int64_t given = std::min(amount, left_[best]);
       cells->push_back({static_cast<int32_t>(best), given});
       left_[best] -= given;
@@ -110,6 +115,14 @@ class Simplex {
 
   void start() {
     Amounts of_row(rows_), of_column(columns_);
+    if (!problem_.match) {
+      mean_.assign(columns_, 0.0);
+      for (int64_t i = 0; i < problem_.rows; ++i) {
+        const double* cost = costs(i);
+        for (int64_t j = 0; j < columns_; ++j)
+          mean_[j] += cost[j] * factor_ / static_cast<double>(problem_.rows);
+      }
+    }
     for (int64_t i = 0; i < problem_.rows; ++i) {
       if (!problem_.match) {
         fill(i, &of_row[i]);
@@ -312,7 +325,7 @@ class Simplex {
   const int thread_;
   const int64_t columns_;
   std::vector<int64_t> left_;  // of the demands
-  std::vector<double> scratch_;
+  std::vector<double> scratch_, mean_;
   int64_t rows_ = 0, spare_ = 0, elements_ = 0;
   int32_t root_ = 0;
   // Rows, columns and the root. Of potentials the exact ones and those times 2^scale, rounded.

@@ -49,7 +49,7 @@ class Sum {
     const double next = sum_ + x, part = next - sum_;
     rest_ += (sum_ - (next - part)) + (x - part);
     sum_ = next;
-    size_ += std::abs(x);
+    size_ += std::abs(x) * 0x1p-90;
   }
   // Of `count` times x.
   void add(double x, int64_t count) {
@@ -62,7 +62,7 @@ class Sum {
   double value() const { return std::isfinite(sum_) ? sum_ + rest_ : sum_; }
   // How far `given` is from the sum; infinite where that does not fit.
   double distance(double given) const {
-    const double off = std::abs((sum_ - given) + rest_) + 0x1p-90 * size_;
+    const double off = std::abs((sum_ - given) + rest_) + size_;
     return off >= 0 ? off : std::numeric_limits<double>::infinity();
   }
 

@@ -31,9 +31,10 @@ class Assignment:
         over because x1 has fewer points.
     cost: the sum over pairs; batched, a float64 tensor [N]. With backend="cuda" a float64 tensor
         on the device, [] or [N], as is the gap: nothing waits until they are read.
-    gap: no pairing costs less than cost - gap (by dual variables, in float64).
-    duals: (u [n], v [m]), u_i + v_j <= c_ij up to rounding, sum(u) + sum(v) = cost - gap; None
-        unless asked for.
+    gap: no pairing costs less than cost - gap: by dual variables, with what rounding may have done
+        to them and to the cost. Infinite if the cost is.
+    duals: (u [n], v [m]), u_i + v_j <= c_ij up to rounding, sum(u) + sum(v) = cost - gap up to
+        rounding; None unless asked for.
     """
 
     permutation: Tensor
@@ -83,7 +84,9 @@ def assign(
     An auction with falling epsilon (Bertsekas 1979, 1988) whose last rows are assigned along
     shortest augmenting paths (Jonker and Volgenant 1987), on costs in 2^27 levels. Prices are then
     refined in finer levels until the duality gap, in float64, is below 1e-6 (float32) or 1e-12
-    (float64) of the cost, or rounding. Many equal points, or columns or rows of costs that are
+    (float64) of the cost. Where costs differ so much in size that levels do not get there (a point
+    far away, large costs that block pairs) the network simplex method with exact potentials takes
+    over from what was found: the pairing is optimal whatever the range. Many equal points, or columns or rows of costs that are
     equal up to rounding, are one with copies (auction of similar objects, Bertsekas and Castanon
     1989).
 
@@ -92,8 +95,9 @@ def assign(
         x1: [m, ...]. With n != m, as many pairs as the smaller cloud has points.
         cost: "sqeuclidean" |a - b|^2, "euclidean" |a - b|, a matrix [n, m] (x0 and x1 may then
             be left out), or a function of x0 and x1 that gives one. In more than 8 dimensions the
-            first two are computed by matrix multiplication, and the gap is one of that matrix. The
-            product then takes most of the time (5/6 of it for 512 points of 3072 numbers).
+            first two are computed by matrix multiplication where that keeps enough digits; the
+            gap allows each of its numbers one rounding of the largest. The product then takes most
+            of the time (5/6 of it for 512 points of 3072 numbers). In a matrix inf forbids a pair.
         mode: "exact", or "eps" for a pairing whose cost exceeds the least, for each pair, by at
             most `epsilon` times the range of the costs, and usually by far less; see `gap`. The
             range for points is the squared diagonal, or diagonal, of the box around them.
@@ -121,7 +125,9 @@ def assign(
 
     Raises:
         TypeError, ValueError: naming the argument, for shapes that do not fit, empty clouds, NaN
-            or infinite numbers, and options that do not go together.
+            or infinite numbers (but inf in a matrix), a matrix that forbids every pairing
+            ("infeasible"), points whose costs do not fit in float64, and options that do not go
+            together.
         KeyboardInterrupt: within a fraction of a second of Ctrl-C.
     """
     check_choice("mode", mode, ("exact", "eps"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -53,7 +54,10 @@ def wasserstein(
         raise ValueError(f"p={p}: expected a finite number of at least 1")
     check_batch("x0", x0)
     check_batch("x1", x1)
-    n = len(x0)
+    n, unit = len(x0), _unit(x0, x1)
+    if unit != 1:  # powers of the distances would not fit in float64
+        given = (x.detach().double() / unit for x in (x0, x1))
+        return unit * wasserstein(*given, p, method, directions=directions, seed=seed)
     if method == "sliced":
         check_shape("x1", x1, x0.shape, like="x0")
         return _sliced(x0.reshape(n, -1), x1.reshape(n, -1), p, directions, seed)
@@ -67,6 +71,14 @@ def wasserstein(
         plan, parts = uniform_plan(x0, x1, cost)
         total = plan.cost
     return float((total / parts) ** (1 / p))
+
+
+def _unit(x0: Tensor, x1: Tensor) -> float:
+    """A power of two in which very large or small points are near 1; 1 for others."""
+    largest = max(x.abs().max().item() for x in (x0, x1))
+    if not 0 < largest < math.inf or 1e-20 < largest < 1e20:
+        return 1.0
+    return 2.0 ** max(min(math.frexp(largest)[1], 1020), -1020)
 
 
 def _powers(x0: Tensor, x1: Tensor, p: float) -> Tensor:

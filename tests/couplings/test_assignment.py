@@ -390,7 +390,7 @@ class TestRegressions:
         (lambda x: assign(x, x[:, :1]), ValueError, "x1: expected points of 2"),
         (lambda x: assign(x), TypeError, "x0 and x1"),
         (lambda x: assign(x, x, cost="cosine"), ValueError, "cost='cosine'"),
-        (lambda x: assign(cost=x * torch.inf), ValueError, "cost: expected finite"),
+        (lambda x: assign(cost=-x * torch.inf), ValueError, "cost: expected finite"),
         (lambda x: assign(cost=(x * torch.nan).double()), ValueError, "cost: expected finite"),
         (lambda x: assign(cost=x[0]), ValueError, "cost: expected a matrix"),
         (lambda x: assign(cost=3), TypeError, "cost: "),

@@ -27,7 +27,7 @@ from fastgen.kernels.cpp_support import thread_count
 
 # A second thread pays from so many costs on.
 PARALLEL_FROM = 1 << 20
-# A product is not the way to costs of which rounding takes more than this part.
+# A product in float64 is not the way to costs of which rounding takes more than this part.
 LOST = 1e-9
 # Clouds are multiplied as they are if no more than this part of |x|^2 is that of their mean: to
 # take it off would save less than a bit.
@@ -49,15 +49,12 @@ def solve(problem: Problem, options: Options) -> Matching:
     if x0.shape[2] <= POINTS_UP_TO:
         check_finite(problem)
         return _by_points(problem, options)
-    tolerance = TOLERANCE[x0.dtype]
     if x0.dtype == torch.float32 and not problem.root:
-        found, error = _by_product(problem, options, x0, x1)
-        if (error <= 2 * tolerance * found.cost).all():
+        found, good = _by_product(problem, options, x0, x1)
+        if good:
             return found
-    found, error = _by_product(problem, options, x0.double(), x1.double())
-    if (error <= 2 * max(tolerance, LOST) * found.cost).all():
-        return found
-    return _by_points(problem, options)
+    found, good = _by_product(problem, options, x0.double(), x1.double())
+    return found if good else _by_points(problem, options)
 
 
 def _by_points(problem: Problem, options: Options) -> Matching:
@@ -77,16 +74,17 @@ def _by_points(problem: Problem, options: Options) -> Matching:
     found = _run(scaled, replace(options, prices=None), tolerance, points=points)
     back = [times_power(x, power) for x in (found.cost, found.gap, found.rows, found.columns)]
     check_fits(back[0], problem)
+    back[1] = back[1].nextafter(torch.tensor(math.inf).double())  # what is below the smallest number
     return Matching(found.match, *back)
 
 
 def _by_product(
     problem: Problem, options: Options, x0: Tensor, x1: Tensor
-) -> tuple[Matching, Tensor]:
-    """The solution, and which part of its gap [N] is of the product.
+) -> tuple[Matching, bool]:
+    """The solution, and whether that proves enough.
 
     x0, x1: the problem's points, in the dtype of the product. Of each pair, and of the one that
-    it is compared with, the rounding is taken as one of the largest product.
+    it is compared with, the rounding is taken as one of the largest product; it is part of the gap.
     """
     (first, off), (second, other_off) = squared_norms(x0), squared_norms(x1)
     if off < NEAR_CENTRE and other_off < NEAR_CENTRE:
@@ -101,7 +99,7 @@ def _by_product(
         # In float32 squares of very small or large numbers do not fit.
         return _by_product(problem, options, x0.double(), x1.double())
     if float64 and not (largest.min() > 1e-280 and largest.max() < 1e280):
-        return _by_points(problem, options), torch.zeros(len(x0), dtype=torch.float64)
+        return _by_points(problem, options), True
     matrix = matrix_of(a, b, (first, second), problem.root)
     eps, pairs = torch.finfo(x0.dtype).eps, x0.shape[1]
     if problem.root:  # of squares to one of their roots
@@ -122,13 +120,15 @@ def _by_product(
         found.columns += columns
         found.rows += first.double() + shift.double().square().sum(1, keepdim=True)
         found.rows += 2 * torch.bmm(a, shift[:, :, None])[:, :, 0].double()
+    sizes = found.cost.clone()
     if not problem.root:
         _, n, dims = x0.shape
         for k, pair in enumerate(zip(x0, x1, found.match, strict=True)):
             from_, to, match = (x.data_ptr() for x in pair)
-            found.cost[k] = _C.paired_cost(from_, to, match, n, dims, float64)
+            found.cost[k], sizes[k] = _C.paired_cost(from_, to, match, n, dims, float64)
     found.gap += error
-    return found, error
+    doubt = error if options.epsilon else found.gap
+    return found, bool((doubt <= 3.1 * max(tolerance, LOST if float64 else 0.0) * sizes).all())
 
 
 def _run(

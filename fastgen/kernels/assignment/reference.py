@@ -104,7 +104,10 @@ def solve(problem: Problem, options: Options) -> Matching:
     found = [_proved(matrix, *ones, tolerance, part) for matrix in matrices]
     match = torch.stack([torch.from_numpy(amounts.argmax(1)) for amounts, *_ in found])
     rows, columns = (torch.stack([torch.from_numpy(one[k]) for one in found]) for k in (1, 2))
-    cost, gap = torch.tensor([one[3:] for one in found], dtype=torch.float64).T
+    value, gap = torch.tensor([one[3:] for one in found], dtype=torch.float64).T
+    costs = torch.from_numpy(np.stack(matrices))
+    cost = costs.gather(2, match[:, :, None])[:, :, 0].sum(1)  # rounded once for each pair
+    gap = torch.where((cost == value) | gap.isinf(), gap, gap + (cost - value).abs())
     back = [times_power(x, power) for x in (cost, gap, rows, columns)]
     if problem.matrix is None:
         check_fits(back[0], problem)
@@ -166,8 +169,8 @@ def _proved(
             for x, k in zip(duals.tolist(), size, strict=True)
         )
         value = _float(total)
-        gap = _float(total - bound + abs(total - Fraction(value))) * (1 + 1e-15)
-        if gap <= max(tolerance, SETTLED) * abs(value):
+        gap = _above(total - bound + abs(total - Fraction(value)))
+        if gap <= max(tolerance, SETTLED) * _size(cost, amounts):
             return amounts, u, v, value, gap + part * value
     ratios = [x.as_integer_ratio() for x in cost.ravel().tolist()]
     unit = max(below for _, below in ratios)
@@ -175,15 +178,29 @@ def _proved(
     amounts, u, v = transport(whole.reshape(cost.shape), supply, demand)
     total = _total(cost, amounts)
     value = _float(total)
-    gap = _float(abs(total - Fraction(value))) if math.isfinite(value) else math.inf
+    gap = _above(abs(total - Fraction(value))) if math.isfinite(value) else math.inf
     u, v = (np.array([_float(Fraction(int(x), unit)) for x in part]) for part in (u, v))
-    return amounts, u, v, value, gap + part * value
+    return amounts, u, v, value, gap + part * value if part else gap
+
+
+def _size(cost: Array, amounts: Array) -> float:
+    """The sum of costs without their signs, those cut that are far above most others."""
+    cells = amounts.nonzero()
+    sizes, amounts = np.abs(cost[cells]), amounts[cells]
+    some = np.sort(sizes[sizes > 0])
+    most = 1e3 * some[len(some) // 8] if len(some) else 0.0
+    return float((np.minimum(sizes, most) * amounts).sum())
 
 
 def _total(cost: Array, amounts: Array) -> Fraction:
     cells = amounts.nonzero()
     pairs = zip(cost[cells].tolist(), amounts[cells].tolist(), strict=True)
     return sum((Fraction(x) * k for x, k in pairs), Fraction(0))
+
+
+def _above(x: Fraction) -> float:
+    """x >= 0, rounded up."""
+    return math.nextafter(_float(x), math.inf) if x else 0.0
 
 
 def _float(x: Fraction) -> float:
