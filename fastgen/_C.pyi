@@ -25,6 +25,23 @@ def describe_combine(
     draws_per_row: bool,
     noises: int,
 ) -> Callable[[int, list[Tensor]], bool]: ...
+def transport(
+    float64: bool,
+    rows: int,
+    columns: int,
+    matrix: int,
+    row_points: int,
+    column_points: int,
+    dims: int,
+    root: bool,
+    supply: int,
+    demand: int,
+    cell_rows: int,
+    cell_columns: int,
+    amounts: int,
+    row_duals: int,
+    column_duals: int,
+) -> tuple[int, float, float]: ...
 def use_tensor_type(type: type[Tensor], exchange: object) -> None: ...
 def describe_step(
     empty_like: Callable[..., Tensor],
@@ -219,7 +236,9 @@ def assign(
     threads: int,
 ) -> None: ...
 def moments(x: int, count: int, dims: int, float64: bool, squares: int) -> float: ...
-def paired_cost(a: int, b: int, match: int, count: int, dims: int, float64: bool) -> float: ...
+def paired_cost(
+    a: int, b: int, match: int, count: int, dims: int, float64: bool
+) -> tuple[float, float]: ...
 def reduce_pairs(
     float64: bool,
     want: int,

@@ -102,11 +102,13 @@ void assign_many(int64_t problems, bool float64, int64_t rows, int64_t columns, 
 }
 
 // Cells to [rows + columns]; how many, their cost and gap.
-std::tuple<int64_t, double, double> transport(
-    bool float64, int64_t rows, int64_t columns, uintptr_t matrix, uintptr_t row_points,
-    uintptr_t column_points, int64_t dims, bool root, uintptr_t supply, uintptr_t demand,
-    uintptr_t cell_rows, uintptr_t cell_columns, uintptr_t amounts, uintptr_t row_duals,
-    uintptr_t column_duals) {
+std::tuple<int64_t, double, double> transport(bool float64, int64_t rows, int64_t columns,
+                                              uintptr_t matrix, uintptr_t row_points,
+                                              uintptr_t column_points, int64_t dims, bool root,
+                                              uintptr_t supply, uintptr_t demand,
+                                              uintptr_t cell_rows, uintptr_t cell_columns,
+                                              uintptr_t amounts, uintptr_t row_duals,
+                                              uintptr_t column_duals) {
   const Problem problem{matrix ? Form::matrix : Form::points,
                         float64,
                         rows,
@@ -138,8 +140,8 @@ std::tuple<int64_t, double, double> transport(
 }
 
 // sum_i |a_i - b_match(i)|^2 in float64, of pairs with match(i) >= 0, and its size
-std::pair<double, double> paired_cost(uintptr_t a, uintptr_t b, uintptr_t match, int64_t count, int64_t dims,
-                   bool float64) {
+std::pair<double, double> paired_cost(uintptr_t a, uintptr_t b, uintptr_t match, int64_t count,
+                                      int64_t dims, bool float64) {
   const py::gil_scoped_release release;
   const int64_t bytes = dims * (float64 ? 8 : 4);
   const int64_t* to = pointer<const int64_t>(match);
@@ -147,13 +149,11 @@ std::pair<double, double> paired_cost(uintptr_t a, uintptr_t b, uintptr_t match,
   std::vector<double> pairs;
   for (int64_t i = 0; i < count; ++i) {
     if (to[i] < 0) continue;
-    pairs.push_back(float64
-                        ? kernels<Kernels>().squared_distance_double(
-                              pointer<double>(a + i * bytes), pointer<double>(b + to[i] * bytes),
-                              dims)
-                        : kernels<Kernels>().squared_distance_float(
-                              pointer<float>(a + i * bytes), pointer<float>(b + to[i] * bytes),
-                              dims));
+    pairs.push_back(
+        float64 ? kernels<Kernels>().squared_distance_double(
+                      pointer<double>(a + i * bytes), pointer<double>(b + to[i] * bytes), dims)
+                : kernels<Kernels>().squared_distance_float(
+                      pointer<float>(a + i * bytes), pointer<float>(b + to[i] * bytes), dims));
     sum += pairs.back();
   }
   return {sum, size_of(std::move(pairs))};

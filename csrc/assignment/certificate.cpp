@@ -27,7 +27,8 @@ class MatrixCosts : public Costs {
   const int64_t columns_;
 };
 
-// Of the points as they are given: where some are far, to centre them would cost the others' digits.
+// Of the points as they are given: where some are far, to centre them would cost the others'
+// digits.
 template <class T>
 class PointCosts : public Costs {
  public:
@@ -196,8 +197,8 @@ double certified_gap(const Proof& proof) {
     gap.add(-proof.columns[j], proof.copies.empty() ? 1 : proof.copies[j]);
   const double value = std::max(gap.value(), 0.0);
   // The lowest of rounded numbers is the lowest, rounded.
-  const double found = value + gap.distance(gap.value()) + 0x1.01p-53 * of_rows +
-                       cost.distance(proof.cost);
+  const double found =
+      value + gap.distance(gap.value()) + 0x1.01p-53 * of_rows + cost.distance(proof.cost);
   return found >= 0 ? found : std::numeric_limits<double>::infinity();
 }
 

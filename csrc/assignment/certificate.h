@@ -10,8 +10,8 @@
 
 namespace fastgen::assignment {
 
-// A gap of at most this part of the cost, or the tolerance where that is more, needs no proof beyond
-// float64's.
+// A gap of at most this part of the cost, or the tolerance where that is more, needs no proof
+// beyond float64's.
 constexpr double SETTLED = 1e-8;
 
 inline bool settled(double gap, double size, const Options& options) {
@@ -26,8 +26,8 @@ double size_of(std::vector<double> pairs);
 double size_of(const Problem& problem, const int64_t* match);
 
 // Of pairs and the dual variables that prove them, each u_i being the lowest c_ij - v_j as float64
-// has it: no pairing costs less than `cost`, which is the sum of the pairs up to rounding, less this.
-// Without `all` columns being assigned their dual variables are not above zero.
+// has it: no pairing costs less than `cost`, which is the sum of the pairs up to rounding, less
+// this. Without `all` columns being assigned their dual variables are not above zero.
 struct Proof {
   const std::vector<double>&matched, &rows, &columns;
   const std::vector<int32_t>& match;
@@ -37,8 +37,8 @@ struct Proof {
 };
 double certified_gap(const Proof& proof);
 
-// A pairing of least cost for any finite costs; of points for their squared distances, or distances,
-// in float64. Starts from the solution if that has a finite gap.
+// A pairing of least cost for any finite costs; of points for their squared distances, or
+// distances, in float64. Starts from the solution if that has a finite gap.
 void settle(const Problem& problem, Control& control, int thread, Solution* solution);
 
 // A plan of least cost between rows and columns of the problem that supply and demand as much, and

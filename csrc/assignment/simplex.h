@@ -1,7 +1,7 @@
 // The network simplex method on the complete bipartite graph (Dantzig 1951; strongly feasible trees
-// of Cunningham 1976, which do not cycle). Potentials are integers of L limbs in units of 2^unit, so
-// that the optimum found is one. Arcs are priced in float64; where its rounding leaves the sign of a
-// reduced cost open, in integers.
+// of Cunningham 1976, which do not cycle). Potentials are integers of L limbs in units of 2^unit,
+// so that the optimum found is one. Arcs are priced in float64; where its rounding leaves the sign
+// of a reduced cost open, in integers.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -167,8 +167,8 @@ class Simplex {
     }
   }
 
-  // Whether some reduced cost of the row's columns from `first` on is below zero, and the lowest, as
-  // near as float64 tells.
+  // Whether some reduced cost of the row's columns from `first` on is below zero, and the lowest,
+  // as near as float64 tells.
   bool price(int64_t row, const double* cost, int64_t first, int64_t last, Entering* found) const {
     constexpr int64_t STRIP = 64;
     const double* prices = &near_[rows_];

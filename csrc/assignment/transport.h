@@ -25,7 +25,8 @@ struct Transport {
   // All of the supplies are shipped; demands may be more. Both are above 0.
   const int64_t *supply, *demand;
   const Costs* costs;
-  // To start from, where each row supplies 1: columns of the rows and their dual variables; or null.
+  // To start from, where each row supplies 1: columns of the rows and their dual variables; or
+  // null.
   const int32_t* match;
   const double* row_duals;
 };

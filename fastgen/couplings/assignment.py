@@ -86,9 +86,9 @@ def assign(
     refined in finer levels until the duality gap, in float64, is below 1e-6 (float32) or 1e-12
     (float64) of the cost. Where costs differ so much in size that levels do not get there (a point
     far away, large costs that block pairs) the network simplex method with exact potentials takes
-    over from what was found: the pairing is optimal whatever the range. Many equal points, or columns or rows of costs that are
-    equal up to rounding, are one with copies (auction of similar objects, Bertsekas and Castanon
-    1989).
+    over from what was found: the pairing is optimal whatever the range. Many equal points, or
+    columns or rows of costs that are equal up to rounding, are one with copies (auction of similar
+    objects, Bertsekas and Castanon 1989).
 
     Args:
         x0: [n, ...]; points are flattened. Half precision is computed in float32.

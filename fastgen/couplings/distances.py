@@ -56,8 +56,8 @@ def wasserstein(
     check_batch("x1", x1)
     n, unit = len(x0), _unit(x0, x1)
     if unit != 1:  # powers of the distances would not fit in float64
-        given = (x.detach().double() / unit for x in (x0, x1))
-        return unit * wasserstein(*given, p, method, directions=directions, seed=seed)
+        first, second = (x.detach().double() / unit for x in (x0, x1))
+        return unit * wasserstein(first, second, p, method, directions=directions, seed=seed)
     if method == "sliced":
         check_shape("x1", x1, x0.shape, like="x0")
         return _sliced(x0.reshape(n, -1), x1.reshape(n, -1), p, directions, seed)

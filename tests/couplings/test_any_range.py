@@ -101,7 +101,7 @@ def test_least_of_all_permutations(n, seed):
 @pytest.mark.parametrize("dtype", [torch.float32, D])
 @pytest.mark.parametrize("far", [1e3, 3e6, 1e8, 1e9, 1e15])
 def test_a_point_far_away(far, dtype, d, where):
-    """The others' pairs are the best ones; a sentinel of missing values was enough to spoil them."""
+    """The others' pairs are the best ones: a sentinel of missing values spoilt them."""
     g = torch.Generator().manual_seed(0)
     x0, x1 = torch.zeros(2, 150, d, dtype=D)
     x0[:, :2], x1[:, :2] = torch.randn(2, 150, 2, generator=g, dtype=D)
@@ -192,7 +192,7 @@ def test_points_in_any_units(d, cost):
     if cost == "euclidean":
         assert assign(x0 * 1e300, x1 * 1e300, cost=cost).cost < math.inf
     else:
-        with pytest.raises(ValueError, match="x0, x1: .*do not fit in float64; rescale"):
+        with pytest.raises(ValueError, match=r"x0, x1: .*do not fit in float64; rescale"):
             assign(x0 * 1e300, x1 * 1e300)
 
 

@@ -24,7 +24,16 @@ def test_sanitized(sanitizers, tmp_path):
         flags.append("-DFASTGEN_X86")
         isas["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
         isas["avx512"] = ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mf16c"]
-    names = ["solver", "lists", "paths", "points", "operation", "copies", "certificate", "transport"]
+    names = [
+        "solver",
+        "lists",
+        "paths",
+        "points",
+        "operation",
+        "copies",
+        "certificate",
+        "transport",
+    ]
     sources = [SOURCES / "assignment" / f"{name}.cpp" for name in names]
     sources += [SOURCES / "common" / f"{name}.cpp" for name in ("isa", "memory")]
     units = [(source, source.stem, []) for source in [*sources, HARNESS]]

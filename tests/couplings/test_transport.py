@@ -40,7 +40,9 @@ def total(costs, plan):
 )
 def test_equals_an_assignment_of_parts(n, m, powers, seed):
     g = np.random.default_rng(seed)
-    costs = torch.from_numpy(g.integers(-20, 21, (n, m)) * 10.0 ** g.integers(0, powers + 1, (n, m)))
+    costs = torch.from_numpy(
+        g.integers(-20, 21, (n, m)) * 10.0 ** g.integers(0, powers + 1, (n, m))
+    )
     given_, supply, demand = uniform_problem(costs)
     parts = costs.repeat_interleave(supply[0].item(), 0).repeat_interleave(demand[0].item(), 1)
     j = assign(cost=parts).permutation.tolist()

@@ -102,7 +102,7 @@ class Plan:
     duals: tuple[Tensor, Tensor]
 
 
-class NotFinite(ValueError):
+class NotFiniteError(ValueError):
     """Some cost is infinite or NaN."""
 
 
@@ -116,7 +116,7 @@ def check_finite(problem: Problem) -> None:
 
 
 def near_one(problem: Problem) -> tuple[Problem, int]:
-    """The clouds in float64, times a power of two that leaves them near 1; costs are by 2^power less.
+    """The clouds in float64 over a power of two that leaves them near 1: costs are over 2^power.
 
     Squares of very large or small numbers do not fit in float64.
     """

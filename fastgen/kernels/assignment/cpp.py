@@ -13,7 +13,7 @@ from fastgen.kernels.assignment.contract import (
     POINTS_UP_TO,
     TOLERANCE,
     Matching,
-    NotFinite,
+    NotFiniteError,
     Options,
     Plan,
     Problem,
@@ -38,7 +38,7 @@ def solve(problem: Problem, options: Options) -> Matching:
     """By an auction in levels and shortest augmenting paths; see `fastgen.couplings.assign`.
 
     Raises:
-        ValueError: for a number that is not finite, NotFinite if it is a cost.
+        ValueError: for a number that is not finite, NotFiniteError if it is a cost.
     """
     if problem.matrix is not None:
         matrix = problem.matrix.contiguous()
@@ -74,7 +74,9 @@ def _by_points(problem: Problem, options: Options) -> Matching:
     found = _run(scaled, replace(options, prices=None), tolerance, points=points)
     back = [times_power(x, power) for x in (found.cost, found.gap, found.rows, found.columns)]
     check_fits(back[0], problem)
-    back[1] = back[1].nextafter(torch.tensor(math.inf).double())  # what is below the smallest number
+    back[1] = back[1].nextafter(
+        torch.tensor(math.inf).double()
+    )  # what is below the smallest number
     return Matching(found.match, *back)
 
 
@@ -177,7 +179,7 @@ def _run(
             threads=threads,
         )
     except ValueError as error:  # of a number that is not finite
-        raise NotFinite(str(error)) from None
+        raise NotFiniteError(str(error)) from None
     return Matching(match, cost, gap, rows, columns)
 
 
@@ -239,5 +241,5 @@ def ship(problem: Problem, supply: Tensor, demand: Tensor) -> Plan:
             column_duals=v.data_ptr(),
         )
     except ValueError as error:  # of a number that is not finite
-        raise NotFinite(str(error)) from None
+        raise NotFiniteError(str(error)) from None
     return Plan(rows[:count], columns[:count], amounts[:count], cost, gap, (u, v))

@@ -1,4 +1,4 @@
-"""Costs of infinity, which forbid a pair, as finite ones that no pairing takes if it can do without."""
+"""Costs of infinity, which forbid a pair, as finite ones that are taken only if they must be."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fastgen.kernels.assignment.contract import Matching, NotFinite, Problem
+from fastgen.kernels.assignment.contract import Matching, NotFiniteError, Problem
 
 # Sums of costs that are larger do not fit: they are solved in units of 2^64.
 LARGE, UNIT = 1e280, 2.0**64
@@ -17,7 +17,7 @@ def allowed(problem: Problem) -> tuple[Problem, Tensor, float]:
     """The problem in finite costs, which pairs of it are forbidden [N, n, m], and their unit.
 
     Raises:
-        NotFinite: for NaN and negative infinity.
+        NotFiniteError: for NaN and negative infinity.
     """
     given = problem.matrix
     assert given is not None
@@ -25,7 +25,7 @@ def allowed(problem: Problem) -> tuple[Problem, Tensor, float]:
     wrong = ~(given.isfinite() | forbidden)
     if wrong.any():
         at = wrong.nonzero()[0].tolist()
-        raise NotFinite(
+        raise NotFiniteError(
             f"cost: expected finite numbers, or inf for a pair that is forbidden; "
             f"got {given[tuple(at)].item()} at {at[1:]}"
         )

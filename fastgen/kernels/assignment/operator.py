@@ -3,7 +3,7 @@
 import torch
 
 from fastgen.kernels import dispatch
-from fastgen.kernels.assignment.contract import Matching, NotFinite, Options, Problem
+from fastgen.kernels.assignment.contract import Matching, NotFiniteError, Options, Problem
 from fastgen.kernels.assignment.forbidden import allowed, check_feasible
 
 
@@ -33,7 +33,7 @@ def solve(problem: Problem, options: Options, backend: str = "auto") -> Matching
     own = problem.swapped if rows > columns else problem
     try:
         solution: Matching = kernel(own, options)
-    except NotFinite:
+    except NotFiniteError:
         if own.matrix is None:
             raise
         own, forbidden, unit = allowed(own)

@@ -14,7 +14,7 @@ from torch import Tensor
 from fastgen.kernels.assignment.contract import (
     TOLERANCE,
     Matching,
-    NotFinite,
+    NotFiniteError,
     Options,
     Plan,
     Problem,
@@ -117,9 +117,13 @@ def solve(problem: Problem, options: Options) -> Matching:
 def ship(problem: Problem, supply: Tensor, demand: Tensor) -> Plan:
     """See `fastgen.kernels.assignment.transport.ship`, for one problem."""
     (matrix,), power = _costs(problem)
-    amounts, u, v, cost, gap = _proved(matrix, supply.numpy(), demand.numpy(), 0.0, _rounding(problem))
+    amounts, u, v, cost, gap = _proved(
+        matrix, supply.numpy(), demand.numpy(), 0.0, _rounding(problem)
+    )
     rows, columns = (torch.from_numpy(k) for k in amounts.nonzero())
-    cost, gap = (times_power(torch.tensor(x, dtype=torch.float64), power).item() for x in (cost, gap))
+    cost, gap = (
+        times_power(torch.tensor(x, dtype=torch.float64), power).item() for x in (cost, gap)
+    )
     first, second = (times_power(torch.from_numpy(x), power) for x in (u, v))
     return Plan(rows, columns, torch.from_numpy(amounts[amounts > 0]), cost, gap, (first, second))
 
@@ -133,7 +137,7 @@ def _costs(problem: Problem) -> tuple[list[Array], int]:
     """Costs [n, m] in float64 of each problem, and the power of two that they are over."""
     if problem.matrix is not None:
         if not torch.isfinite(problem.matrix).all():
-            raise NotFinite("cost: expected finite numbers")
+            raise NotFiniteError("cost: expected finite numbers")
         return [one.double().numpy() for one in problem.matrix], 0
     check_finite(problem)
     costs, power = _distances(problem), 0

@@ -41,7 +41,9 @@ def ship(problem: Problem, supply: Tensor, demand: Tensor, backend: str = "auto"
     check_finite(problem)
     scaled, power = near_one(problem)
     found = kernel(scaled, supply, demand)
-    cost, gap = (times_power(torch.tensor(x, dtype=torch.float64), power) for x in (found.cost, found.gap))
+    cost, gap = (
+        times_power(torch.tensor(x, dtype=torch.float64), power) for x in (found.cost, found.gap)
+    )
     check_fits(cost, problem)
     u, v = (times_power(x, power) for x in found.duals)
     return replace(found, cost=cost.item(), gap=gap.item(), duals=(u, v))
