@@ -65,7 +65,9 @@ def kernels(bench: Bench, bandwidth: float) -> None:
         elements = size if name == "normals" else size // 16
         width = 4 if name == "normals" else 8
         floor = width * 64 * elements / bandwidth
-        providers = {"fastgen": lambda run=run: Provider("", run)}
+        providers: dict[str, Callable[[], Provider]] = {
+            "fastgen": lambda run=run: Provider("", run)
+        }
         bench.compare("kernels", name, (64, elements), torch.float32, providers, floor)
 
 

@@ -46,7 +46,7 @@ def _van_der_pol(bench: Bench) -> None:
         def peer(y0: Tensor = y0, t: Tensor = t) -> Provider:
             from torchdiffeq import odeint
 
-            calls = []
+            calls: list[None] = []
 
             def counted(time: Tensor, y: Tensor) -> Tensor:
                 calls.append(None)
@@ -71,7 +71,7 @@ def _flow(bench: Bench) -> None:
     net = Velocity().requires_grad_(False).to(bench.device)
     model = fastgen.Model(net, Rectified(), "velocity")
     z = torch.randn(64 if bench.quick else 512, 2, device=bench.device)
-    options = {"rtol": 5e-5, "atol": 5e-5}
+    options: dict[str, Any] = {"rtol": 5e-5, "atol": 5e-5}
 
     def torchdiffeq() -> Provider:
         from torchdiffeq import odeint

@@ -91,4 +91,4 @@ def with_k_diffusion(peer: Any, name: str, problem: Problem, x: Tensor, budget: 
     if "sde" in name or "ancestral" in name:
         options["noise_sampler"] = noise
     start = x / schedule.alpha(schedule.t_max)
-    return getattr(peer, name)(denoise, start, sigmas, disable=True, **options)  # type: ignore[no-any-return]
+    return getattr(peer, name)(denoise, start, sigmas, disable=True, **options)

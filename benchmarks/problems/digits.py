@@ -11,7 +11,7 @@ from fastgen.networks import ModulatedMLP
 from fastgen.schedules import CosineVP
 from fastgen.training import Denoising, Flow, Settings, Trainer
 
-OBJECTIVES = {
+OBJECTIVES: dict[str, Denoising | Flow] = {
     "noise": Denoising(CosineVP(), "noise"),
     "v": Denoising(CosineVP(), "v"),
     "velocity": Flow(data_at=0),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
+TOLERANCE: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-5}
 
 
 def van_der_pol(mu: float) -> Callable[[Tensor, Tensor], Tensor]:

@@ -141,6 +141,7 @@ def ties(quick: bool) -> Iterator[Row]:
         cases = {"generic": generic, "four targets": four, "four narrow clusters": narrow}
         if d == 2:
             cases["lattice"] = torch.cartesian_prod(side, side) / n**0.5 * 4 - 2
+        runs: dict[str, Callable[[], object]]
         runs = {name: (lambda a=x0, b=x1: assign(a, b)) for name, x1 in cases.items()}
         for name, times in alternate(runs, 5).items():
             yield row(
@@ -185,7 +186,7 @@ def threads(quick: bool) -> Iterator[Row]:
             continue
         x0, x1 = clouds(n, d)
         costs = torch.cdist(x0, x1).square()
-        runs = {
+        runs: dict[str, Callable[[], object]] = {
             f"{k} thread{'s' if k > 1 else ''}": (
                 lambda k=k, a=x0, b=x1, c=costs: (
                     assign(a, b, threads=k) if a.shape[1] == 2 else assign(cost=c, threads=k)

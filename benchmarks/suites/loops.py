@@ -26,8 +26,10 @@ from fastgen.schedules import DiscreteVP, Rectified, Schedule
 
 STEPS = 20
 SHAPES = [(256, 2), (1, 4, 64, 64), (64, 3, 32, 32)]
+Options = dict[str, Any]
 # fastgen solver, its options, diffusers' scheduler, its options.
-PAIRS = [
+Pair = tuple[str, Options, str | None, Options]
+PAIRS: list[Pair] = [
     ("ddpm", {}, "DDPMScheduler", {"clip_sample": False}),
     ("ddim", {}, "DDIMScheduler", {"clip_sample": False, "timestep_spacing": "trailing"}),
     ("ddim", {"eta": 1.0}, "DDIMScheduler", {"clip_sample": False}),
@@ -40,7 +42,7 @@ PAIRS = [
     ("annealed_langevin", {"corrector_steps": 2}, None, {}),
     ("predictor_corrector", {}, None, {}),
 ]
-FLOW_PAIRS = [
+FLOW_PAIRS: list[Pair] = [
     ("euler", {}, "FlowMatchEulerDiscreteScheduler", {}),
     ("heun", {}, "FlowMatchHeunDiscreteScheduler", {}),
 ]
@@ -52,7 +54,7 @@ class Loop:
     def __init__(
         self,
         solver: str,
-        options: dict[str, float],
+        options: Options,
         schedule: Schedule,
         predicts: str,
         shape: tuple[int, ...],
@@ -108,7 +110,7 @@ class Loop:
         tables = [None if s is None else torch.from_numpy(s.table) for s in self.program.stages]
         counts = [0 if s is None else len(s.normals) for s in self.program.stages]
 
-        def formula(inputs: list[torch.Tensor], table: torch.Tensor, noises: int) -> Any:
+        def formula(inputs: list[torch.Tensor], table: Any, noises: int) -> Any:
             terms = [*inputs, *(torch.randn_like(inputs[0]) for _ in range(noises))]
             rows = table.to(torch.float32)
             return [sum(row[i] * x for i, x in enumerate(terms)) for row in rows]
@@ -140,7 +142,7 @@ class Loop:
 
 
 def _diffusers(
-    name: str, config: dict[str, object], options: dict[str, float], shape: tuple[int, ...]
+    name: str, config: Options, options: Options, shape: tuple[int, ...]
 ) -> Provider | None:
     if installed("diffusers") is None:
         return None

@@ -125,7 +125,8 @@ def cnf() -> list[Case]:
     peer = installed("torchdiffeq")
     # The mean over a batch hides a sample's error: torchdiffeq comes within 1e-4 of the truth at
     # 1e-6 (at 1e-5 it is off by 1e-3), fastgen at 5e-5.
-    options, peer_options = {"rtol": 5e-5, "atol": 5e-5}, {"rtol": 1e-6, "atol": 1e-6}
+    options: dict[str, Any] = {"rtol": 5e-5, "atol": 5e-5}
+    peer_options = {"rtol": 1e-6, "atol": 1e-6}
 
     def draw() -> Tensor:
         return fastgen.sample(model, z, solver="dopri5", **options)

@@ -1,5 +1,7 @@
 """The kernel suite for pytest-benchmark: `pytest benchmarks --benchmark-only`."""
 
+from typing import Any
+
 import pytest
 
 from benchmarks.suites import kernels
@@ -10,7 +12,7 @@ PAIRS = [(case, p.name) for case in CASES for p in CASES[case].providers]
 
 
 @pytest.mark.parametrize(("case", "provider"), PAIRS, ids=str)
-def test_kernel(benchmark, case, provider):
+def test_kernel(benchmark: Any, case: str, provider: str) -> None:
     """Time one provider of a case, after the check that it computes the same."""
     work = CASES[case]
     harness.check(work)

@@ -94,7 +94,7 @@ def step(name: str, network: nn.Module, rows: int = 512) -> Case:
     background = paired_batches(batches(rows), coupling)
     ways: dict[str, Callable[[], Tensor]] = {
         "independent pairs": lambda: train(*next(independent)),
-        "exact OT": lambda: train(*coupling.pair(*next(inline))),  # type: ignore[arg-type]
+        "exact OT": lambda: train(*coupling.pair(*next(inline))),
         "exact OT, in the background": lambda: train(*next(background)),
     }
     peer = installed("torchcfm.optimal_transport")

@@ -46,6 +46,8 @@ def matching(name: str, shape: tuple[int, ...]) -> Case:
 class Field(nn.Module):
     """A small network, or y itself turned round."""
 
+    turn: Tensor
+
     def __init__(self, network: bool) -> None:
         super().__init__()
         torch.manual_seed(0)

@@ -24,8 +24,10 @@ from typing import Any
 from benchmarks.tools.rows import Row
 from benchmarks.tools.tables import BUDGET
 
-RUN = ("suite", "version", "device", "threads", "dtype", "shape", "unit", "repeats")
-RUN += ("date", "commit")
+RUN = (
+    *("suite", "version", "device", "threads", "dtype", "shape", "unit", "repeats"),
+    *("date", "commit"),
+)
 NOTE = re.compile(r"(?:(\d+) evaluations)?(?:; )?(?:s\.e\. (\S+))?")
 # 20 per cent of a normal law lie below the mean minus so many standard deviations.
 QUINTILE = 0.8416

@@ -130,7 +130,9 @@ def quality_curves() -> list[tuple[str, str, Series]]:
     for problem, metric in PANELS:
         curves = found[problem, metric]
         shown = {solver: sorted(curves[solver].items()) for solver in SHOWN if solver in curves}
-        points = {k: [(nfe, row.median) for nfe, row in curve] for k, curve in shown.items()}
+        points: Series = {
+            k: [(nfe, row.median) for nfe, row in curve] for k, curve in shown.items()
+        }
         panels.append((problem, metric, points))
     return panels
 
@@ -181,7 +183,7 @@ def write(folder: Path = FOLDER) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     # Text stays text, and names inside the file are the same each time.
-    settings = {
+    settings: Any = {
         "svg.fonttype": "none",
         "svg.hashsalt": "fastgen",
         "font.sans-serif": ["DejaVu Sans"],

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.tools.rows import Row, recorded, row, show_progress
 
@@ -27,7 +27,7 @@ class Provider:
     """
 
     name: str
-    run: Callable[[], Tensor | None]
+    run: Callable[[], Any]  # of a tensor, where results are compared
     package: str = "fastgen-torch"
     units: int = 1
     compared: bool = True

@@ -45,8 +45,9 @@ def wrapped(text: str) -> str:
     for number, block in enumerate(blocks):
         if block[0] not in "#|!*" or block.startswith("**"):
             words = " ".join(block.split())
-            options = {"break_long_words": False, "break_on_hyphens": False}
-            blocks[number] = textwrap.fill(words, WIDTH, **options)
+            blocks[number] = textwrap.fill(
+                words, WIDTH, break_long_words=False, break_on_hyphens=False
+            )
     return "\n\n".join(blocks)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -163,14 +164,14 @@ def row(
     dtype: torch.dtype,
     metric: str,
     unit: str,
-    values: list[float],
+    values: Sequence[float],
     *,
     threads: int = 1,
     floor: float = 0.0,
     note: str = "",
 ) -> Row:
     """A row from all measured values."""
-    cuts = statistics.quantiles(values, n=10) if len(values) > 1 else values * 9
+    cuts = statistics.quantiles(values, n=10) if len(values) > 1 else [*values] * 9
     median, p20, p80 = statistics.median(values), cuts[1], cuts[7]
     return Row(
         suite=suite,
@@ -210,7 +211,7 @@ def read(path: Path) -> list[Row]:
     Raises:
         ValueError: naming the file and line, if it is not a CSV of rows.
     """
-    kinds = {"threads": int, "repeats": int}
+    kinds: dict[str, Callable[[str], Any]] = {"threads": int, "repeats": int}
     kinds |= dict.fromkeys(("median", "p20", "p80", "floor"), float)
     found = []
     with path.open(newline="") as file:

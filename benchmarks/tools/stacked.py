@@ -128,7 +128,7 @@ def train(
         drawn = time.perf_counter()
         found = loss(stack, targets)
         optimiser.zero_grad()
-        found.sum().backward()  # type: ignore[no-untyped-call]
+        found.sum().backward()
         optimiser.step()
         if averages:
             decay = min(DECAY, (1 + step) / (10 + step))

@@ -36,10 +36,10 @@ def timings(rows: Sequence[Row], metric: str) -> Table:
         first = next(iter(found.values()))
         line = [case, shape, dtype]
         for provider in providers:
-            row = found.get(provider)
-            if row is None:
+            if provider not in found:
                 line.append("")
                 continue
+            row = found[provider]
             ratio = row.median / first.median if first.median else math.nan
             line.append(f"{row.median:.4g}" + ("" if row is first else f" ({ratio:.2f} x)"))
         lines.append([*line, f"{first.floor:.3g}" if first.floor else ""])

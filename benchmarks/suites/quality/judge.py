@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,6 +44,7 @@ class Judge:
         ]
         self.data = problem.samples(batch, 10**6)
         # Distances in law to exact samples.
+        self.laws: dict[str, Callable[[Tensor, Tensor], Any]]
         self.laws = {"sliced_w2": sliced_w2, "w2": fastgen.wasserstein}
         if problem.dimension < batch:
             self.laws["frechet"] = frechet_distance

@@ -241,7 +241,13 @@ def rows_of(
                 theirs = mean_row(
                     case, "published", metric, shape, *published, "mean and deviation"
                 )
-                about = {"version": PAPER, "device": "", "date": "", "commit": "", "repeats": 5}
+                about: dict[str, Any] = {
+                    "version": PAPER,
+                    "device": "",
+                    "date": "",
+                    "commit": "",
+                    "repeats": 5,
+                }
                 found.append(replace(theirs, **about))
     note = ", ".join(f"{k} {v:.4g}" for k, v in facts.items())
     total = sum(v for k, v in facts.items() if not k.startswith("W2"))
