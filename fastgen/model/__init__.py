@@ -2,5 +2,6 @@
 
 from fastgen.model.guidance import Guidance, dynamic_threshold
 from fastgen.model.model import Model
+from fastgen.model.permuted import Permuted
 
-__all__ = ["Guidance", "Model", "dynamic_threshold"]
+__all__ = ["Guidance", "Model", "Permuted", "dynamic_threshold"]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fastgen.common.padding import Padding
 from fastgen.common.unwritten import unwritten
 
 STEPS = ("per_sample", "joint")
@@ -83,7 +84,7 @@ class Field:
         if not callable(f):
             raise TypeError(f"f: expected a callable f(t, y), got {f!r}")
         self.f, self.state = f, state
-        self.told = not state.joint and _accepts_rows(f)
+        self.told = not state.joint and accepts_rows(f)
         self.compact = (self.told if compact is None else compact) and not state.joint
 
     def call(self, t: Tensor, y: Tensor, rows: Tensor | None) -> Tensor:
@@ -141,7 +142,19 @@ class Field:
         return state.flat(value, (y.shape[0],)).to(y.dtype).contiguous()
 
 
-def _accepts_rows(f: Callable[..., Any]) -> bool:
+def unpadded(f: Callable[..., Any], padding: Padding) -> Callable[..., Any]:
+    """f with zeros in the padding, told of ``rows`` as `Field` tells it."""
+    told = accepts_rows(f)
+
+    def cleared(t: Tensor, y: Tensor, rows: Tensor | None = None) -> Any:
+        found = f(t, y, rows=rows) if told else f(t, y)
+        return padding.clear(found, rows)
+
+    return cleared
+
+
+def accepts_rows(f: Callable[..., Any]) -> bool:
+    """Whether a function has a keyword argument ``rows``."""
     target = f.forward if isinstance(f, nn.Module) else f
     try:
         return "rows" in inspect.signature(target).parameters

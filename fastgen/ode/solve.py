@@ -15,13 +15,23 @@ from fastgen.common.checks import (
     check_positive,
     known_arguments,
 )
+from fastgen.common.padding import Padding
 from fastgen.common.step_size import Controller
 from fastgen.ode import tableaus
 from fastgen.ode.adjoint import Adjoint, solve_adjoint
 from fastgen.ode.engine import NeedsGradientError, integrate
 from fastgen.ode.events import Event, EventObserver
 from fastgen.ode.fixed import solve_fixed
-from fastgen.ode.problem import STEPS, Field, StateLayout, parameters_of, times_of, tolerance
+from fastgen.ode.problem import (
+    STEPS,
+    Field,
+    StateLayout,
+    accepts_rows,
+    parameters_of,
+    times_of,
+    tolerance,
+    unpadded,
+)
 from fastgen.ode.replay import Recorder, Through, replay
 from fastgen.ode.solution import check, outcome_of_fixed_steps, solution
 
@@ -72,6 +82,7 @@ def odeint(
     controller: str | Controller = CONTROLLER,
     event: Callable[..., Any] | Event | None = None,
     gradient: str | Through | Adjoint = "through",
+    mask: Tensor | None = None,
     on_failure: str = "raise",
     return_solution: bool = False,
     backend: str | None = None,
@@ -112,6 +123,10 @@ def odeint(
         gradient: "through" the accepted steps or `Through`; the continuous "adjoint" (Chen et al.
             2018, arXiv 1806.07366) or `Adjoint`; or "none". Only where gradients are enabled and
             something needs them.
+        mask: for samples of different lengths, True where an element of y0, a single tensor, is
+            live: any shape that broadcasts to it. Padding is 0, for f too, stays 0 and does not
+            count in errors: a sample takes the steps that it takes alone without its padding, up
+            to the rounding of sums.
         on_failure: "raise", or "return" the best state so far with a status for each sample.
         return_solution: return a `Solution` instead of the states.
         backend: "auto", "reference", "cpp" or "triton"; None reads FASTGEN_BACKEND.
@@ -140,8 +155,14 @@ def odeint(
     limits = {name: value for name, value in limits.items() if value is not None}
     _check_method(method, adaptive, step_size, limits, controller, way)
 
+    compact, given = execution.compact, f
+    if mask is not None:
+        padding = Padding(mask, y0, step == "joint")
+        y0, rtol, atol = padding.clear(y0), rtol * padding.factor, atol * padding.factor
+        compact = accepts_rows(f) if compact is None else compact
+        given = unpadded(f, padding)
     state = StateLayout(y0, step == "joint")
-    field = Field(f, state, execution.compact)
+    field = Field(given, state, compact)
     times = times_of(t, state.rows, state.joint, state.device)
     y = state.flat().clone()  # f is never handed the caller's own tensor
     tolerances = tolerance("rtol", rtol, state), tolerance("atol", atol, state)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, per_row
+from fastgen.common.padding import Padding
 from fastgen.common.step_size import LEAST_ERROR, Controller, fitted
 from fastgen.kernels.dispatch import BACKENDS
 from fastgen.kernels.runge_kutta.contract import Status
@@ -31,6 +32,7 @@ def dpm_adaptive(
     controller: str | Controller = CONTROLLER,
     first_step: float = 0.05,
     max_steps: int = 10_000,
+    mask: Tensor | None = None,
     on_failure: str = "raise",
     backend: str | None = None,
 ) -> Solution:
@@ -55,6 +57,7 @@ def dpm_adaptive(
         controller: as in `fastgen.odeint`; its steps are those of lambda.
         first_step: of lambda, where the controller has none.
         max_steps: most attempts of one sample.
+        mask: as in `fastgen.odeint`.
         on_failure: "raise" or "return".
         backend: None, "auto" or "reference"; these steps have one implementation.
 
@@ -92,6 +95,9 @@ def dpm_adaptive(
     status, accepted, rejected = (full(Status.RUNNING, torch.int64) for _ in range(3))
     if limits[0] == limits[1]:
         status.fill_(Status.DONE)
+    padding = Padding(torch.ones((), dtype=torch.bool) if mask is None else mask, x)
+    x = x if mask is None else padding.clear(x)
+    relative, absolute = full(rtol) * padding.factor, full(atol) * padding.factor
     y, slope = x.clone(), torch.zeros_like(x)
     known = torch.zeros(batch, dtype=torch.bool, device=device)
     calls = evaluated = 0
@@ -101,7 +107,8 @@ def dpm_adaptive(
         nonlocal calls, evaluated
         calls, evaluated = calls + 1, evaluated + len(rows)
         evaluations[rows] += 1
-        return field("noise", schedule.time_at(level), state, rows)
+        found = field("noise", schedule.time_at(level), state, rows)
+        return found if mask is None else padding.clear(found, rows)
 
     while True:
         rows = (status == Status.RUNNING).nonzero().flatten()
@@ -118,8 +125,8 @@ def dpm_adaptive(
             (high - low).flatten(1),
             y[rows].flatten(1),
             low.flatten(1),
-            full(rtol)[rows],
-            full(atol)[rows],
+            relative[rows],
+            absolute[rows],
             [high[0].numel()],
         )
         taken = rule.accepts(ratio, h.abs())

@@ -148,7 +148,7 @@ def solve_adaptive(
     device, rows = equation.device, equation.shape[0]
     span = float((times[-1] - times[0]).abs())
     direction = 1.0 if times[-1] > times[0] else -1.0
-    control = control.on(span)
+    control, padding = control.on(span), equation.padding
     # Of strong order p the error of one step is of order p + 1/2.
     rule = control.step_size(order + 0.5, control.max_steps)
     known = times.to(device)
@@ -185,9 +185,12 @@ def solve_adaptive(
         two = step_to(half, middle, half_h, end, unit(end_w - middle_w, half_root), {})
         with torch.no_grad():
             scale = control.atol + control.rtol * torch.maximum(y.abs(), two.abs())
-            error = row_norm((two - full) / scale)
+            ratio = (two - full) / scale
+            error = row_norm(ratio if padding is None else padding.clear(ratio))
             if control.step == "joint":
                 error = row_norm(error[None]).expand(rows)
+            if padding is not None:  # of the live elements; where there are none it is 0
+                error = error / padding.factor.clamp(min=LEAST_ERROR)
             bad = running & (h <= rule.min_step) & ~torch.isfinite(error)
             if bool(bad.any()):
                 sample = int(bad.nonzero()[0])

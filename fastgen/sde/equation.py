@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgen.common.padding import Padding
 from fastgen.common.unwritten import unwritten
 
 
@@ -33,6 +34,7 @@ class Equation:
         self.f, self.g, self.noise_type = f, g, noise_type
         self.shape, self.dtype, self.device = y0.shape, y0.dtype, y0.device
         self.matrix, self.scalar = False, noise_type == "scalar"
+        self.padding: Padding | None = None
         self.noise_shape = torch.Size([*self.shape[:1], 1]) if self.scalar else self.shape
 
     def probe(self, t: Tensor, y: Tensor, drift: bool) -> bool:
@@ -59,7 +61,7 @@ class Equation:
             raise ValueError(
                 f"f: expected a value of shape {tuple(self.shape)} like y, got {tuple(value.shape)}"
             )
-        return value
+        return self._cleared(value)
 
     def diffusion(self, t: Tensor, y: Tensor) -> Tensor:
         """G(t, y): like y, or [B, ..., m] for a matrix."""
@@ -72,7 +74,13 @@ class Equation:
                 f"g: expected {self._expected()} for noise_type={self.noise_type!r}, "
                 f"got {tuple(value.shape)}"
             )
-        return value
+        return self._cleared(value)
+
+    def _cleared(self, value: Tensor) -> Tensor:
+        if self.padding is None:
+            return value
+        cleared: Tensor = self.padding.clear(value)
+        return cleared
 
     def derivative(self, t: Tensor, y: Tensor, g: Tensor) -> Tensor:
         """(dg/dy) g, by automatic differentiation.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.common.checks import check_choice, known_arguments
+from fastgen.common.padding import Padding
 from fastgen.noise.brownian_path import BrownianPath
 from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.sde import methods
@@ -53,6 +54,7 @@ def sdeint(
     noise: str | BrownianPath | Callable[..., Tensor] | None = None,
     gradient: str = "through",
     parameters: Iterable[Tensor] | nn.Module | None = None,
+    mask: Tensor | None = None,
     on_failure: str = "raise",
     backend: str | None = None,
 ) -> Tensor:
@@ -104,6 +106,8 @@ def sdeint(
             of one step; or "none". Only where gradients are enabled and something needs them.
         parameters: for the adjoint what f and g depend on, a module or tensors; those of modules
             are found.
+        mask: for samples of different lengths, True where an element of y0 is live: any shape that
+            broadcasts to it. Padding is 0, stays 0 and does not count in errors.
         on_failure: "raise" where a sample is not finite, or "return" it as it is.
         backend: "auto", "reference", "cpp" or "triton"; None reads FASTGEN_BACKEND.
 
@@ -142,6 +146,10 @@ def sdeint(
         raise ValueError(f"parameters: for gradient='adjoint', not for gradient={gradient!r}")
     times = times_of(t)
     equation = Equation(f, g, y0, noise_type)
+    if mask is not None:
+        joint = control is not None and control.step == "joint"
+        equation.padding = Padding(mask, y0, joint)
+        y0 = equation.padding.clear(y0)
     y0 = y0.clone()  # f and g are never handed the caller's own tensor
     needed = _probe(equation, times, y0, gradient)
 
