@@ -21,7 +21,8 @@ class Event:
     """What to look for: changes of sign of a function.
 
     Args:
-        function: (t, y) -> [B] or [B, E], called like f.
+        function: (t, y) -> [B] or [B, E], called like f. An event is where a value becomes 0 or
+            has the other sign; of a value that is 0 at the start, to leave it is none.
         terminal: whether a sample ends at its first event. All later outputs are its state there.
         tolerance: width of an event's bracket in time.
 
@@ -37,6 +38,10 @@ class Event:
         if not callable(self.function):
             raise TypeError(f"event: expected a callable event(t, y), got {self.function!r}")
         check_nonnegative("tolerance", self.tolerance)
+
+
+# Where in a step that starts at a value of 0 its sign is looked at.
+LATER = 1 / 16
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ class EventObserver:
     sample by itself, until its bracket is shorter than the tolerance. A terminal event ends its
     sample at the first crossing.
 
-    Two crossings within one step cancel and are not seen; `max_step` bounds the step.
+    A value that becomes 0 has crossed there, once, whatever it does next; one that is 0 at the
+    start has not. Two crossings within one step cancel and are not seen; `max_step` bounds steps.
     """
 
     event: Event
@@ -92,19 +98,36 @@ class EventObserver:
             self._before[sample] = first
         old, new = self._before[sample], self.value(t + h, w.y_new[:rows])
         taken = (count[Count.TAKEN] != 0) & (count[Count.STATUS] == Status.RUNNING)
-        crossed = taken[:, None] & (old * new <= 0) & (old != 0)
+        crossed = taken[:, None] & _opposite(old, new)
+        left = taken[:, None] & (old == 0)
         self._pending = []
-        if bool(crossed.any()):
-            self._locate(w, rows, crossed, old, new)
-        self._before[sample] = torch.where(taken[:, None] & (new != 0), new, old)
+        if bool((crossed | left).any()):
+            low = torch.zeros_like(old, dtype=torch.float64)
+            if bool(left.any()):
+                # From 0 the sign is that of a moment later. To become 0 was reported already, or
+                # the solve began there.
+                theta = torch.full_like(t, LATER)
+                after = self.value(t + theta * h, _interpolating(w, rows).interpolate(theta))
+                old, low = torch.where(left, after, old), torch.where(left, LATER, low)
+                crossed = taken[:, None] & _opposite(old, new)
+            if bool(crossed.any()):
+                self._locate(w, rows, crossed, low, old, new)
+        self._before[sample] = torch.where(taken[:, None], new, old)
 
-    def _locate(self, w: Workspace, rows: int, crossed: Tensor, old: Tensor, new: Tensor) -> None:
-        interpolate = ReferenceOperations(w)
-        interpolate.rows = rows
+    def _locate(
+        self,
+        w: Workspace,
+        rows: int,
+        crossed: Tensor,
+        start: Tensor,
+        old: Tensor,
+        new: Tensor,
+    ) -> None:
+        interpolate = _interpolating(w, rows)
         t, h = w.control[Control.TIME, :rows], w.control[Control.STEP, :rows]
         roots = torch.full(crossed.shape, torch.inf, dtype=torch.float64, device=t.device)
         for e in crossed.any(0).nonzero().flatten().tolist():
-            low, high = torch.zeros_like(t), torch.ones_like(t)
+            low, high = start[:, e], torch.ones_like(t)
             f_low, f_high = old[:, e].double(), new[:, e].double()
             for _ in range(100):
                 wide = (high - low) * h.abs() > self.event.tolerance
@@ -147,3 +170,14 @@ class EventObserver:
                 w.control[Control.TIME, r] = time
                 w.control[Control.STEP, r] = 0.0
                 w.y[r] = y
+
+
+def _opposite(old: Tensor, new: Tensor) -> Tensor:
+    """Whether a value that is not 0 becomes 0 or changes its sign; of NaN nothing is known."""
+    return ((old > 0) & (new <= 0)) | ((old < 0) & (new >= 0))
+
+
+def _interpolating(w: Workspace, rows: int) -> ReferenceOperations:
+    operations = ReferenceOperations(w)
+    operations.rows = rows
+    return operations

@@ -91,3 +91,60 @@ def test_errors():
         fastgen.odeint(oscillator, Y0, [0.0, 1.0], event=lambda t, y: y[0, 0])
     with pytest.raises(ValueError, match="gradient='none'"):
         fastgen.odeint(oscillator, Y0.clone().requires_grad_(), [0.0, 1.0], event=lambda t, y: y)
+
+
+def rising(t, y):
+    return torch.ones_like(y)
+
+
+def crossings(event, times=(0.0, 3.0), step=0.5, rows=1, terminal=False):
+    """What dy/dt = 1 from -1 meets in steps of one size."""
+    found = fastgen.odeint(
+        rising,
+        torch.full((rows, 1), -1.0, dtype=torch.float64),
+        list(times),
+        event=Event(event, terminal=terminal),
+        first_step=step,
+        max_step=step,
+        return_solution=True,
+    )
+    return [(e.sample, e.index, round(e.time, 8)) for e in found.events]
+
+
+@pytest.mark.parametrize("step", [0.25, 0.5, 1.0, 0.3, 3.0])
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("terminal", [False, True])
+def test_an_event_on_a_steps_end_is_one_event(step, rows, terminal):
+    for event in (lambda t, y: t - 1.0 + 0 * y[:, 0], lambda t, y: 3 * y[:, 0]):
+        found = crossings(event, step=step, rows=rows, terminal=terminal)
+        assert found == [(b, 0, 1.0) for b in range(rows)]
+    back = crossings(lambda t, y: t - 1.0, (3.0, 0.0), step=step)
+    assert back == [(0, 0, 1.0)]
+
+
+def test_events_on_the_ends_of_many_steps_and_several_at_once():
+    event = lambda t, y: torch.stack([t - 1, t - 2, 1.5 - t, 2 - t, t - 3], 1)  # noqa: E731
+    found = crossings(event)
+    assert found == [(0, 0, 1.0), (0, 2, 1.5), (0, 1, 2.0), (0, 3, 2.0), (0, 4, 3.0)]
+
+
+def test_an_event_function_that_is_zero_at_the_start_or_for_a_while():
+    """The start is no event, and neither is leaving 0; a value that becomes 0 has one."""
+    assert crossings(lambda t, y: t * (t - 2.25), terminal=True) == [(0, 0, 2.25)]
+    assert crossings(lambda t, y: t) == []
+    assert crossings(lambda t, y: 0 * t) == []
+    assert crossings(lambda t, y: (t - 1) ** 2) == [(0, 0, 1.0)]
+    assert crossings(lambda t, y: (t - 1) * (t - 2), step=1.0) == [(0, 0, 1.0), (0, 0, 2.0)]
+    for step in (1.0, 2.0, 3.0):  # back at 0, or beyond it, within the step that left it
+        assert crossings(lambda t, y: t * (t - 2), step=step) == [(0, 0, 2.0)]
+    assert crossings(lambda t, y: (1 - t) * (t - 1.75), step=1.0) == [(0, 0, 1.0), (0, 0, 1.75)]
+    flat = crossings(lambda t, y: torch.where((t - 1).abs() < 0.3, 0 * t, t - 1), step=0.1)
+    assert len(flat) == 1
+    assert 0.6 <= flat[0][2] <= 0.8
+
+
+def test_small_values_are_no_events_and_nan_is_none():
+    """Their products are 0 in float64 where the values are not."""
+    assert crossings(lambda t, y: 1e-200 * (t + 1)) == []
+    assert crossings(lambda t, y: 1e-200 * (t - 1)) == [(0, 0, 1.0)]
+    assert crossings(lambda t, y: torch.full_like(t, math.nan)) == []
