@@ -7,7 +7,7 @@ the order in which k-diffusion and EDM make them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +37,8 @@ class DenoiserCalls:
         extra_args: dict[str, Any],
         noise: NoiseSource,
         level: Callable[[float], Tensor],
-        report: Callable[[int, Tensor, Tensor], None] | None,
+        report: Callable[[int, Tensor, Tensor, float], None] | None,
+        steps_of: Mapping[int, Sequence[int]],
     ) -> None:
         self.recipe, self.model, self.extra_args = found, model, extra_args
         self.shape, self.device = x.shape, x.device
@@ -45,7 +46,7 @@ class DenoiserCalls:
         self.level: Callable[[float], Any] = level if noise.foreign else float
         # New for every run, as a model may scale its noise levels in place.
         self.rows = found.levels(x).clone().unbind()
-        self.step_of = {k: i for i, k in enumerate(found.first)} if report else {}
+        self.steps_of = {} if report is None else steps_of
         self.drawn: dict[int, Tensor] = {}
 
     def __call__(
@@ -56,8 +57,9 @@ class DenoiserCalls:
         denoised = self.model(network_input, self.rows[k], **self.extra_args)
         check_unwritten("model", network_input, before)
         check_output("model(x, sigma, **extra_args)", denoised, self.shape, self.device)
-        if self.report is not None and k in self.step_of:
-            self.report(self.step_of[k], network_input, denoised)
+        if self.report is not None:
+            for i in self.steps_of.get(k, ()):
+                self.report(i, network_input, denoised, self.recipe.evaluations[k])
         return (denoised,)
 
     def provide(
@@ -106,6 +108,22 @@ def checked_levels(sigmas: Any) -> tuple[float, ...]:
     return tuple(values)
 
 
+def moving_steps(levels: tuple[float, ...], moves: Callable[[float], bool]) -> tuple[int, ...]:
+    """The steps that are taken: all but those between equal levels that do not move the state.
+
+    Args:
+        levels: [n + 1].
+        moves: whether a step from this level back to it does.
+    """
+    return tuple(
+        i for i in range(len(levels) - 1) if levels[i] != levels[i + 1] or moves(levels[i])
+    )
+
+
+def _nowhere(level: float) -> bool:
+    return False
+
+
 def progress_bar(total: int | None, disable: bool | None) -> Any:
     """tqdm's bar as k-diffusion shows it; None where it is switched off or tqdm is missing."""
     if disable:
@@ -130,6 +148,8 @@ def run(
     unused: Unused | None = None,
     describe: Callable[[int], dict[str, Any]] | None = None,
     bar_of_evaluations: bool = False,
+    moves: Callable[[float], bool] = _nowhere,
+    drawn_in_place: int = 0,
     options: Mapping[str, Any],
 ) -> Tensor:
     """Run a solver as k-diffusion's function of that name would.
@@ -146,6 +166,9 @@ def run(
         unused: the levels of noise that the peer draws and does not use, by stage.
         describe: what the callback is told of step i besides x, i, denoised.
         bar_of_evaluations: whether the bar counts evaluations and not steps.
+        moves: of a level, whether a step from there back to it changes the state. Where not, the
+            network is not called for it; the callback is, with what the next step finds.
+        drawn_in_place: how many draws the peer makes in such a step.
         options: the solver's.
 
     Raises:
@@ -155,35 +178,64 @@ def run(
     check_state("x", x)
     if len(levels) < 2:
         return x
+    steps = moving_steps(levels, moves)
+    taken = (*(levels[i] for i in steps), levels[-1])
     state = torch.float64 if x.dtype == torch.float64 else torch.float32
-    chosen = tuple(sorted(options.items()))
-    found = recipe(build, levels, chosen, not noise.in_kernels, state != x.dtype)
-    seeds, ids = noise.keys(x.shape[0], x.device)
-    key = BufferKey(tuple(x.shape), x.device, (state, x.dtype), seeds.numel(), False, False)
-    work = found.workspace(key)
-    work.start(x, seeds, ids)
-    bar = progress_bar(len(found.evaluations) if bar_of_evaluations else found.steps, disable)
 
     def level(value: float) -> Tensor:
         if isinstance(sigmas, Tensor):
             return torch.tensor(value, dtype=sigmas.dtype, device=sigmas.device)
         return torch.tensor(value, dtype=torch.get_default_dtype(), device=x.device)
 
-    def report(i: int, point: Tensor, denoised: Tensor) -> None:
+    def report(i: int, point: Tensor, denoised: Tensor, hat: float | None = None) -> None:
         assert callback is not None
         # The point is a buffer of the run: the caller may keep what it is shown, and change it.
         shown = point.clone()
         before = None if shown.is_inference() else shown._version
         sigma = sigmas[i] if isinstance(sigmas, Tensor) else level(levels[i])
-        about = {"sigma": sigma, "sigma_hat": level(found.evaluations[found.first[i]])}
+        about = {"sigma": sigma, "sigma_hat": level(levels[i] if hat is None else hat)}
         about = about if describe is None else describe(i)
         callback({"x": shown, "i": i, **about, "denoised": denoised})
         if before is not None and shown._version != before:  # an edit takes part in the run
             point.copy_(shown)
 
-    wasted = unused(found, levels) if unused is not None and noise.kind == "torch" else {}
+    def stand(left: range, x: Tensor) -> Tensor:
+        """The steps that are left, none of which moves the state."""
+        for i in left:
+            if callback is not None:
+                at = torch.full((x.shape[0],), levels[i], dtype=x.dtype, device=x.device)
+                denoised = model(x, at, **(extra_args or {}))
+                check_output("model(x, sigma, **extra_args)", denoised, x.shape, x.device)
+                x = x.clone()
+                report(i, x, denoised)
+            draw_in_place(levels[i])
+        return x
+
+    def draw_in_place(sigma: float) -> None:
+        if noise.kind == "torch" and noise.sampler is not None:
+            at: Any = level(sigma) if noise.foreign else sigma
+            for _ in range(drawn_in_place):
+                noise.sampler(at, at)
+
+    if not steps:
+        with torch.no_grad():
+            return stand(range(len(levels) - 1), x)
+    chosen = tuple(sorted(options.items()))
+    found = recipe(build, taken, chosen, not noise.in_kernels, state != x.dtype)
+    seeds, ids = noise.keys(x.shape[0], x.device)
+    key = BufferKey(tuple(x.shape), x.device, (state, x.dtype), seeds.numel(), False, False)
+    work = found.workspace(key)
+    work.start(x, seeds, ids)
+    bar = progress_bar(len(found.evaluations) if bar_of_evaluations else found.steps, disable)
+
+    wasted = unused(found, taken) if unused is not None and noise.kind == "torch" else {}
+    # Each step with the ones before it that stood still.
+    told = {
+        k: range(before + 1, i + 1)
+        for k, before, i in zip(found.first, (-1, *steps), steps, strict=False)
+    }
     shown = None if callback is None else report
-    calls = DenoiserCalls(found, model, x, extra_args or {}, noise, level, shown)
+    calls = DenoiserCalls(found, model, x, extra_args or {}, noise, level, shown, told)
     ends = set(range(1, len(found.evaluations) + 1) if bar_of_evaluations else found.last)
     with torch.no_grad():
         for k in range(-1, len(found.evaluations)):
@@ -192,10 +244,14 @@ def run(
             # A stage that adds noise has drawn it already; others draw what the peer wastes.
             if k + 1 in wasted and not found.added[k + 1]:
                 calls.draw(*wasted[k + 1])
+            for i in told.get(k + 1, range(0))[:-1]:
+                draw_in_place(levels[i])
             if bar is not None and k + 1 in ends:
                 bar.update()
     if bar is not None:
         bar.close()
     result = work.finish()
     found.keep(work)
-    return result.to(x.dtype)
+    result = result.to(x.dtype)
+    with torch.no_grad():
+        return stand(range(steps[-1] + 1, len(levels) - 1), result)

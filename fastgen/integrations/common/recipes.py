@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,14 @@ class Recipe(PreparedProgram):
             raise ValueError(
                 f"sigmas: this sampler has no step between two of these noise levels ({error}); "
                 "give decreasing levels, no two of them equal"
+            ) from error
+        except ValueError as error:
+            rising = [(a, b) for a, b in pairwise(sigmas) if b > a]
+            if not rising or "=" in str(error):  # an argument's error names it
+                raise
+            raise ValueError(
+                f"sigmas: this sampler has no step from {rising[0][0]!r} up to {rising[0][1]!r}; "
+                "give decreasing levels"
             ) from error
         instructions = tuple(builder.instructions)
         if given:

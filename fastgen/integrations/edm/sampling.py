@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_fraction, check_nonnegative, check_whole
-from fastgen.integrations.common.levels import run
+from fastgen.integrations.common.levels import moving_steps, run
 from fastgen.integrations.common.noise import NoiseSource, Seeds, check_noise
 from fastgen.integrations.common.recipes import before_each_step
 from fastgen.integrations.edm.process import (
@@ -190,6 +190,11 @@ def ablation_sampler(
     times = [process.time(level) for level in levels]
     churned = [t if u <= s else process.time(u) for t, s, u in zip(times, levels, up, strict=True)]
     x = latents.to(dtype)
+    if not x.shape[0]:
+        return x
+    raised = {s for s, u in zip(levels, up, strict=True) if u > s}
+    # Rounded levels may be equal: only churn moves the state there.
+    taken = moving_steps((*levels, 0.0), raised.__contains__)
     sampler = None if noise == "contract" else lambda start, end: randn_like(x)
     return run(
         heun,
@@ -199,10 +204,12 @@ def ablation_sampler(
         disable=True,
         noise=NoiseSource(noise, seed, sampler),
         unused=before_each_step,
+        moves=raised.__contains__,
+        drawn_in_place=1,
         options={
             "process": process,
-            "times": (*times, 0.0),
-            "churned": tuple(churned),
+            "times": (*(times[i] for i in taken), 0.0),
+            "churned": tuple(churned[i] for i in taken),
             "euler": solver == "euler",
             "alpha": float(alpha),
             "s_noise": float(S_noise),

@@ -131,6 +131,8 @@ class BrownianTreeNoiseSampler:
         return float(self.transform(torch.as_tensor(sigma)))
 
     def __call__(self, sigma: Any, sigma_next: Any) -> Tensor:
-        """Noise of standard deviation 1 for the step from sigma to sigma_next."""
+        """Noise of standard deviation 1 for the step from sigma to sigma_next, 0 for none."""
         start, end = self._time(sigma), self._time(sigma_next)
+        if start == end:
+            return self.tree(start, end)
         return self.tree(start, end).div_(math.sqrt(abs(end - start)))

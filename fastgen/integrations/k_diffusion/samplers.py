@@ -184,7 +184,7 @@ sample_res_multistep_ancestral = sampler(
 sample_lcm = sampler(
     "sample_lcm", programs.renoised_jumps, {"noise_sampler": None, "s_noise": 1.0},
     "Jumps to data and fresh noise back up, for consistency models (arXiv 2303.01469).",
-    unused=after_each_step,
+    unused=after_each_step, renews=True,
 )
 sample_ddpm = sampler(
     "sample_ddpm", ddpm, {"noise_sampler": None},

@@ -12,7 +12,7 @@ from fastgen.common.errors import nearest
 from fastgen.integrations.common.levels import Callback, Denoiser, Unused, run
 from fastgen.integrations.common.noise import NoiseSource
 from fastgen.integrations.common.recipes import Build
-from fastgen.integrations.k_diffusion.choices import noise_source
+from fastgen.integrations.k_diffusion.choices import draws_in_place, noise_source, still
 
 SamplerFunction = Callable[..., Tensor]
 # The options of a solver from a sampler's own arguments and the noise levels of the call.
@@ -109,6 +109,7 @@ def sampler(
     noisy: bool = True,
     brownian: bool = False,
     unused: Unused | None = None,
+    renews: bool = False,
     options: Options = as_given,
 ) -> SamplerFunction:
     """A sampler under its peer's name and with its peer's signature.
@@ -121,6 +122,7 @@ def sampler(
         noisy: whether it adds noise or draws any, and so has noise= and seed=.
         brownian: whether its default noise is a Brownian path.
         unused: the draws that k-diffusion makes without adding them.
+        renews: whether a step between equal levels changes the state.
         options: the solver's options.
     """
     further = {k: OWN[k]._replace(default=default) for k, default in own.items()}
@@ -151,6 +153,7 @@ def sampler(
                 extra_args,
                 sigmas if brownian else None,
             )
+        moves, taken = still(given, sigmas, renews)
         return run(
             build,
             model,
@@ -161,7 +164,9 @@ def sampler(
             disable,
             noise=source,
             unused=unused,
-            options=options(given, sigmas),
+            moves=moves,
+            drawn_in_place=draws_in_place(unused, given) if noisy else 0,
+            options=options(given, taken),
         )
 
     sample.__name__ = sample.__qualname__ = name
