@@ -58,6 +58,10 @@ class Increment:
 Symbol: TypeAlias = Value | Prediction | Normal | Computed | Increment
 
 
+class MissingLimitError(ValueError):
+    """A coefficient that is not finite, at an end of the path where alpha or sigma is 0."""
+
+
 class Form:
     """An immutable linear form: float64 coefficients times symbols. Ordinary arithmetic."""
 
@@ -82,7 +86,7 @@ class Form:
         if isinstance(factor, Form):
             raise TypeError("the product of two forms is not linear")
         if not math.isfinite(factor):
-            raise ValueError(f"coefficient {factor!r} in a solver: a limit is missing there")
+            raise MissingLimitError(f"coefficient {factor!r} in a solver: a limit is missing there")
         return Form({symbol: c * factor for symbol, c in self.terms.items()})
 
     __rmul__ = __mul__

@@ -18,7 +18,7 @@ from fastgen.common.errors import nearest
 from fastgen.common.kept import Kept
 from fastgen.common.typed import typed
 from fastgen.model.parametrisation import QUANTITIES
-from fastgen.plans import Builder, Form, Plan
+from fastgen.plans import Builder, Form, MissingLimitError, Plan
 from fastgen.schedules import Schedule
 
 SolverFunction = Callable[..., Form]
@@ -130,6 +130,8 @@ def plan(
         start: first time; the default is the schedule's ``t_max``.
         end: last time; 0 is data.
         reverse: run the grid from ``end`` to ``start``, from data to noise (see `fastgen.invert`).
+            Where alpha is 0 at the start, as in flows, solvers that have no step to there end with
+            x = sigma eps.
         clip: bounds to which every data prediction is clipped, such as (-1, 1).
         predicts: what the network will predict, where a solver asks whether it can be evaluated
             at t = 0.
@@ -242,10 +244,17 @@ def _made(
     )
     times = times[::-1].copy() if reverse else times
     own = {k: v for k, v in options.items() if k in entry.options}
-    builder = Builder(schedule.while_planning(), predicts)
+    planned = schedule.while_planning()
+    builder = Builder(planned, predicts)
     try:
         with np.errstate(divide="ignore", invalid="ignore"):  # a missing limit is said below
-            result = builder.let(entry.build(builder, times.tolist(), **own))
+            try:
+                result = builder.let(entry.build(builder, times.tolist(), **own))
+            except (MissingLimitError, ZeroDivisionError):
+                if not reverse or schedule.alpha(float(times[-1])) > 0:
+                    raise
+                builder = Builder(planned, predicts)
+                result = builder.let(_to_noise(builder, entry.build, times.tolist(), own))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         message = _explained(error, entry, schedule, times.tolist(), reverse, own)
         if message is None:
@@ -260,3 +269,13 @@ def _made(
         result=next(iter(result.terms)),  # type: ignore[arg-type]
         clip=clip,
     )
+
+
+def _to_noise(p: Builder, build: SolverFunction, times: list[float], own: dict[str, Any]) -> Form:
+    """The solver up to the last time but one, then x = sigma eps, as alpha is 0 at the last.
+
+    For solvers of the reverse process, whose steps there are infinitely long in the log of the
+    signal-to-noise ratio. One step of first order leaves a method of second order what it is.
+    """
+    x = build(p, times[:-1], **own)
+    return p.state(p.sigma(times[-1]) * p.epsilon(x, times[-2]), times[-1])

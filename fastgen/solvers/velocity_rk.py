@@ -126,20 +126,21 @@ def dpm_2(p: Builder, times: list[float]) -> Form:
 def heunpp2(p: Builder, times: list[float]) -> Form:
     """Heun++: eps at this and the next two noise levels, weighted by those levels.
 
-    With r = sigma / alpha and r_0 that of the first time: y_{i+1} = y_i + (r_{i+1} - r_i)
-    (w_1 eps_i + w_2 eps_{i+1} + w_3 eps_{i+2}), w_2 = r_{i+1} / (3 r_0), w_3 = r_{i+2} / (3 r_0),
-    w_1 = 1 - w_2 - w_3, evaluated along Euler steps; the last step but one uses two evaluations
-    with w_2 = r_{i+1} / (2 r_0), the last one. These weights sum to 1 and satisfy no further
-    order condition: first order.
+    With r = sigma / alpha and r_0 the largest, that of the first time but in inversion:
+    y_{i+1} = y_i + (r_{i+1} - r_i) (w_1 eps_i + w_2 eps_{i+1} + w_3 eps_{i+2}),
+    w_2 = r_{i+1} / (3 r_0), w_3 = r_{i+2} / (3 r_0), w_1 = 1 - w_2 - w_3, evaluated along Euler
+    steps; the last step but one uses two evaluations with w_2 = r_{i+1} / (2 r_0), the
+    last one. These weights sum to 1 and satisfy no further order condition: first order.
     """
     x, ratios = p.initial(), [p.schedule.ratio(t) for t in times]
     first = 0 if finite(p, times[0]) else 1
+    largest = max(ratios[first], ratios[-1])
     for i, (s, t) in enumerate(pairwise(times)):
         ahead = min(3, len(times) - 1 - i)
         if i < first or ahead == 1:
             x = p.state(exponential_step(p, x, p.denoise(x, s), s, t), t)
             continue
-        later = [ratios[i + k] / (ahead * ratios[first]) for k in range(1, ahead)]
+        later = [ratios[i + k] / (ahead * largest) for k in range(1, ahead)]
         values = [p.epsilon(x, s)]
         point, here = x, s
         for node in times[i + 1 : i + ahead]:

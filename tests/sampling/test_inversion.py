@@ -83,3 +83,35 @@ def test_stochastic_plans_are_refused():
         fastgen.invert(model, torch.zeros(2, 3), "ddim", 5, eta=0.5)
     with pytest.raises(ValueError, match="draws noise"):
         fastgen.invert(model, torch.zeros(2, 3), "ddpm", 5)
+
+
+def deterministic():
+    table = fastgen.solvers.registry
+    entries = {name: table.get(name) for name in table.names()}
+    return [n for n, e in entries.items() if not (e.stochastic or e.two_times)]
+
+
+@pytest.mark.parametrize("schedule", [schedules.Rectified(), schedules.Trig()])
+@pytest.mark.parametrize("solver", deterministic())
+def test_every_solver_inverts_a_flow_up_to_pure_noise(solver, schedule):
+    """At t = 1, where alpha is 0; x -> 0.25 x is the exact data prediction of N(0, 1/4) data."""
+    x = fastgen.randn((4, 2), seed=1, dtype=torch.float64) / 2
+
+    def data(x, t):
+        a, s = schedule.alpha(t.double())[:, None], schedule.sigma(t.double())[:, None]
+        return a / 4 / (a**2 / 4 + s**2) * x
+
+    model = fastgen.Model(data, schedule, "data", time_dtype=torch.float64)
+    a, s = schedule.alpha(schedule.t_min), schedule.sigma(schedule.t_min)
+    end = x / math.sqrt(a**2 / 4 + s**2)
+    found = fastgen.invert(model, x, solver, 80, dtype=torch.float64)
+    assert found.sampling.times[0] == 1.0
+    assert (found.latent - end).abs().max() < 0.1
+    assert found.error.max() < 0.1
+
+
+def test_a_plan_of_one_step_to_pure_noise():
+    """sigma eps at the start, whatever the solver."""
+    plan = fastgen.plan("dpmpp_2m", schedules.Rectified(), 1, end=0.01, reverse=True)
+    assert plan.times.tolist() == [0.01, 1.0]
+    assert len(plan.evaluations) == 1
