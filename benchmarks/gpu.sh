@@ -36,7 +36,7 @@ echo "== tests marked gpu"
 TESTS="tests/kernels/test_normals_triton.py tests/kernels/test_combine_triton.py
     tests/kernels/test_brownian_triton.py tests/sampling/test_capture.py
     tests/sampling/test_synchronisation.py tests/sampling/test_serving.py
-    tests/kernels/test_random_combine_triton.py tests/kernels/test_bridge_triton.py
+    tests/kernels/test_stochastic_combine_triton.py tests/kernels/test_bridge_triton.py
     tests/kernels/test_pairwise_triton.py tests/kernels/test_runge_kutta.py
     tests/ode/test_engine.py tests/couplings/test_cuda_assignment.py"
 if ! "$PYTHON" -c "import pytest" 2> /dev/null; then

@@ -16,7 +16,7 @@ void bind_brownian(py::module_& m);
 void bind_combine(py::module_& m);
 void bind_normals(py::module_& m);
 void bind_pairwise(py::module_& m);
-void bind_random_combine(py::module_& m);
+void bind_stochastic_combine(py::module_& m);
 void bind_runge_kutta(py::module_& m);
 }  // namespace fastgen
 
@@ -34,7 +34,7 @@ PYBIND11_MODULE(_C, m) {
   fastgen::bind_normals(m);
   fastgen::bind_brownian(m);
   fastgen::bind_bridge(m);
-  fastgen::bind_random_combine(m);
+  fastgen::bind_stochastic_combine(m);
   fastgen::bind_runge_kutta(m);
   fastgen::bind_pairwise(m);
   fastgen::bind_assignment(m);

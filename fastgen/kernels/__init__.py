@@ -12,7 +12,7 @@ from fastgen.kernels.combine.operator import combine
 from fastgen.kernels.contract import Noise, Stream
 from fastgen.kernels.dispatch import BACKENDS
 from fastgen.kernels.normals.operator import normals
-from fastgen.kernels.random_combine.operator import bind_stochastic, stochastic_combine
+from fastgen.kernels.stochastic_combine.operator import bind_stochastic, stochastic_combine
 
 __all__ = [
     "BACKENDS",

@@ -24,14 +24,14 @@ from fastgen.kernels.contract import compute_dtype
 from fastgen.kernels.normals.triton_kernels import normals_kernel
 from fastgen.kernels.pairwise import triton as pairwise
 from fastgen.kernels.pairwise.triton_kernels import BEST, LOG_SUM, MEAN, SAMPLE, pairs_kernel
-from fastgen.kernels.random_combine import triton as random_combine
-from fastgen.kernels.random_combine.triton_kernels import stochastic_kernel
 from fastgen.kernels.runge_kutta.triton_kernels import (
     SCALARS,
     commit_kernel,
     control_kernel,
     stage_kernel,
 )
+from fastgen.kernels.stochastic_combine import triton as stochastic_combine
+from fastgen.kernels.stochastic_combine.triton_kernels import stochastic_kernel
 from fastgen.kernels.triton_support.geometry import THREADS, Geometry, geometry
 from fastgen.kernels.triton_support.launch import ALIGNMENT
 
@@ -95,7 +95,7 @@ class Variant:
         return _source(combine_kernel, signature, special.constants()), special.geometry
 
     def _stochastic(self, given: tuple[torch.dtype, ...]) -> tuple[ASTSource, Geometry]:
-        special = random_combine.specialise(
+        special = stochastic_combine.specialise(
             *self.shape,
             list(self.inputs),
             list(given),

@@ -12,7 +12,7 @@ from torch import Tensor
 from fastgen.common.checks import check_at_least, check_choice, check_nonnegative, per_row
 from fastgen.common.rounding import square_root
 from fastgen.common.step_size import LEAST_ERROR, Controller, fitted
-from fastgen.kernels.random_combine.operator import stochastic_combine
+from fastgen.kernels.stochastic_combine.operator import stochastic_combine
 from fastgen.noise.brownian_path import BrownianPath
 from fastgen.sde.equation import Equation
 from fastgen.sde.fixed import evaluate, scalar_table

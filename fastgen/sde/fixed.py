@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fastgen.kernels import Noise
-from fastgen.kernels.random_combine.contract import MONOMIALS
-from fastgen.kernels.random_combine.operator import bind_stochastic, stochastic_combine
+from fastgen.kernels.stochastic_combine.contract import MONOMIALS
+from fastgen.kernels.stochastic_combine.operator import bind_stochastic, stochastic_combine
 from fastgen.sde.equation import Equation
 from fastgen.sde.recipe import STATE, Combine, FieldCall, MatrixProduct, StepRecipe
 from fastgen.sde.sources import Draws, Source

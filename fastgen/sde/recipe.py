@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.rounding import square_root
-from fastgen.kernels.random_combine.contract import MONOMIALS
+from fastgen.kernels.stochastic_combine.contract import MONOMIALS
 from fastgen.sde.expressions import Expression, Polynomial
 
 # Exponents of (z, z') of the kernel's monomials.

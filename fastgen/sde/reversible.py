@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from fastgen.common.rounding import square_root
-from fastgen.kernels.random_combine.contract import MONOMIALS
-from fastgen.kernels.random_combine.operator import stochastic_combine
+from fastgen.kernels.stochastic_combine.contract import MONOMIALS
+from fastgen.kernels.stochastic_combine.operator import stochastic_combine
 from fastgen.sde.equation import Equation
 from fastgen.sde.fixed import StepTimes
 from fastgen.sde.sources import Source

@@ -5,11 +5,11 @@ import torch
 
 from fastgen.kernels import Noise
 from fastgen.kernels.combine import reference
-from fastgen.kernels.random_combine.contract import MONOMIALS
-from fastgen.kernels.random_combine.reference import stochastic_combine
+from fastgen.kernels.stochastic_combine.contract import MONOMIALS
+from fastgen.kernels.stochastic_combine.reference import stochastic_combine
 
 cpp = pytest.importorskip("fastgen.kernels.combine.cpp", reason="the C++ kernels are not built")
-cpp_stochastic = pytest.importorskip("fastgen.kernels.random_combine.cpp")
+cpp_stochastic = pytest.importorskip("fastgen.kernels.stochastic_combine.cpp")
 
 pytestmark = pytest.mark.usefixtures("each_look")
 KINDS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

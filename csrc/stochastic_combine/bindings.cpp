@@ -1,5 +1,5 @@
 #include "common/bindings.h"
-#include "random_combine/operation.h"
+#include "stochastic_combine/operation.h"
 
 namespace py = pybind11;
 
@@ -8,7 +8,7 @@ namespace {
 
 // A call with all but some tensors fixed. The step says which of the tables and draws it uses.
 struct Description {
-  RandomCombine op{};
+  StochasticCombine op{};
   int64_t steps = 1, table_stride = 0, draws_stride = 0;
   std::vector<int> missing;  // inputs, or MAX_INPUTS + k for given noise k
   std::vector<Kind> kinds;
@@ -32,7 +32,7 @@ PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t coun
   }
   const size_t missing = description.missing.size();
   if (PyList_GET_SIZE(args[2]) != static_cast<Py_ssize_t>(missing)) Py_RETURN_FALSE;
-  RandomCombine op = description.op;
+  StochasticCombine op = description.op;
   for (size_t i = 0; i < missing; ++i) {
     PyObject* tensor = PyList_GET_ITEM(args[2], i);
     void* data;
@@ -42,7 +42,7 @@ PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t coun
   }
   op.table += step * description.table_stride;
   op.draws += step * description.draws_stride;
-  without_gil(op.size(), [&] { random_combine(op, static_cast<int>(threads)); });
+  without_gil(op.size(), [&] { stochastic_combine(op, static_cast<int>(threads)); });
   Py_RETURN_TRUE;
 } catch (py::error_already_set& error) {
   error.restore();
@@ -59,7 +59,7 @@ py::object describe_stochastic(const py::tuple& shape, int64_t rows, int64_t ele
       noises < 0 || noises > 2)
     throw std::invalid_argument("too many inputs, outputs or noises");
   auto description = std::make_unique<Description>();
-  RandomCombine& op = description->op;
+  StochasticCombine& op = description->op;
   op.rows = rows;
   op.elements = elements;
   set_inputs(op, inputs, &description->missing);
@@ -97,7 +97,7 @@ py::object describe_stochastic(const py::tuple& shape, int64_t rows, int64_t ele
 
 }  // namespace
 
-void bind_random_combine(py::module_& m) {
+void bind_stochastic_combine(py::module_& m) {
   m.def("describe_stochastic", &describe_stochastic,
         "A function run(threads, step, tensors) -> bool.", py::kw_only(), py::arg("shape"),
         py::arg("rows"), py::arg("elements"), py::arg("inputs"), py::arg("missing"),

@@ -1,7 +1,7 @@
 """Combinations with random coefficients: choice of an implementation, torch operator.
 
 Everything of a step of an SDE solver beside the evaluations of drift and diffusion is one of
-these (`fastgen.kernels.random_combine.reference`).
+these (`fastgen.kernels.stochastic_combine.reference`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from fastgen.kernels import dispatch
 from fastgen.kernels.combine.contract import MAX_OUTPUTS, check_outputs
 from fastgen.kernels.contract import DTYPE_CODES, Noise
-from fastgen.kernels.random_combine.contract import check_stochastic
+from fastgen.kernels.stochastic_combine.contract import check_stochastic
 
 _LIBRARY = torch.library.Library("fastgen", "FRAGMENT")
 _LIBRARY.define(
@@ -34,7 +34,7 @@ def stochastic_combine(
 ) -> list[Tensor]:
     """out_j = sum_i x_i sum_k T[j, i, k] m_k with m = (1, z, z^2, z^3, z'), unit noises z and z'.
 
-    See `fastgen.kernels.random_combine.reference` for the exact contract. Differentiable in the
+    See `fastgen.kernels.stochastic_combine.reference` for the exact contract. Differentiable in the
     inputs: the gradient is the transposed combination with the same noises, drawn anew.
 
     Args:
@@ -72,7 +72,7 @@ def bind_stochastic(
     backend: str | None = None,
 ) -> Callable[[int, list[Tensor]], None]:
     """`stochastic_combine` for the steps of a run; see
-    `random_combine.reference.bind_stochastic`.
+    `stochastic_combine.reference.bind_stochastic`.
 
     Raises:
         ValueError: naming the argument that does not fit, or is not contiguous.

@@ -9,13 +9,13 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgen.kernels.contract import Noise, compute_dtype
-from fastgen.kernels.random_combine.reference import BoundStochastic
-from fastgen.kernels.random_combine.triton_kernels import stochastic_kernel
+from fastgen.kernels.stochastic_combine.reference import BoundStochastic
+from fastgen.kernels.stochastic_combine.triton_kernels import stochastic_kernel
 from fastgen.kernels.triton_support.geometry import Geometry, geometry
 from fastgen.kernels.triton_support.launch import OPTIONS, on_device
 
 
-class RandomCombineCase(NamedTuple):
+class StochasticCombineCase(NamedTuple):
     """What a compiled `stochastic_kernel` depends on, beside dtypes and alignment."""
 
     geometry: Geometry
@@ -41,14 +41,14 @@ def specialise(
     noises: int,
     seeds: int,
     draws_per_row: bool,
-) -> RandomCombineCase:
+) -> StochasticCombineCase:
     """What a call with these sizes and dtypes needs."""
     by_row = table_rows > 1
     # Powers of the noise live beside the terms.
     terms = len(inputs) + 2 * (noises + len(given))
     g = geometry(rows, elements, inputs + given + outputs, terms, noises, by_row)
     wide = compute_dtype(inputs + outputs) == torch.float64
-    return RandomCombineCase(g, noises, by_row, noises > 0 and seeds > 1, draws_per_row, wide)
+    return StochasticCombineCase(g, noises, by_row, noises > 0 and seeds > 1, draws_per_row, wide)
 
 
 def stochastic_combine(
@@ -58,7 +58,7 @@ def stochastic_combine(
     noise: Noise | None = None,
     given: list[Tensor] | None = None,
 ) -> list[Tensor]:
-    """`random_combine.reference.stochastic_combine`; the outputs are contiguous."""
+    """`stochastic_combine.reference.stochastic_combine`; the outputs are contiguous."""
     x = inputs[0]
     outputs = [torch.empty(x.shape, dtype=dtype, device=x.device) for dtype in dtypes]
     _launch(inputs, outputs, table, noise, given or [])
@@ -66,7 +66,7 @@ def stochastic_combine(
 
 
 class BoundStochasticLaunch(BoundStochastic):
-    """`random_combine.reference.bind_stochastic`; tables and draws are read on the device."""
+    """`stochastic_combine.reference.bind_stochastic`; tables and draws are read on the device."""
 
     def _run(
         self, inputs: list[Tensor], table: Tensor, noise: Noise | None, given: list[Tensor]

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 
 from fastgen.kernels import Noise
 from fastgen.kernels.normals import reference as noise_reference
-from fastgen.kernels.random_combine import reference
-from fastgen.kernels.random_combine.contract import MONOMIALS
-from fastgen.kernels.random_combine.operator import bind_stochastic, stochastic_combine
+from fastgen.kernels.stochastic_combine import reference
+from fastgen.kernels.stochastic_combine.contract import MONOMIALS
+from fastgen.kernels.stochastic_combine.operator import bind_stochastic, stochastic_combine
 
-cpp = pytest.importorskip("fastgen.kernels.random_combine.cpp")
+cpp = pytest.importorskip("fastgen.kernels.stochastic_combine.cpp")
 _C = pytest.importorskip("fastgen._C")
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

@@ -1,5 +1,5 @@
 // Linear combinations whose coefficients are polynomials in unit noises, as plain data. Semantics:
-// fastgen/kernels/random_combine/reference.py.
+// fastgen/kernels/stochastic_combine/reference.py.
 #pragma once
 #include "common/types.h"
 
@@ -8,7 +8,7 @@ namespace fastgen {
 // 1, z, z^2, z^3, z'
 constexpr int MONOMIALS = 5;
 
-struct RandomCombine {
+struct StochasticCombine {
   int64_t rows, elements;  // of each tensor, contiguous
   int inputs, outputs;
   bool float64;  // the arithmetic; otherwise float32
@@ -27,12 +27,12 @@ struct RandomCombine {
   int64_t size() const { return rows * elements; }
 };
 
-struct RandomCombineKernels {
-  static const RandomCombineKernels baseline, avx2, avx512;
+struct StochasticCombineKernels {
+  static const StochasticCombineKernels baseline, avx2, avx512;
   // The elements [begin, end) of the flattened tensors.
-  void (*combine)(const RandomCombine&, int64_t begin, int64_t end);
+  void (*combine)(const StochasticCombine&, int64_t begin, int64_t end);
 };
 
-void random_combine(const RandomCombine& op, int threads);
+void stochastic_combine(const StochasticCombine& op, int threads);
 
 }  // namespace fastgen

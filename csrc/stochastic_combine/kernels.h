@@ -2,7 +2,7 @@
 #pragma once
 #include "common/convert.h"
 #include "common/normals.h"
-#include "random_combine/operation.h"
+#include "stochastic_combine/operation.h"
 
 namespace fastgen {
 namespace {
@@ -19,7 +19,7 @@ struct Weight {
 template <class Real>
 class Tiles {
  public:
-  explicit Tiles(const RandomCombine& op) : op_(op) {}
+  explicit Tiles(const StochasticCombine& op) : op_(op) {}
 
   void run(int64_t begin, int64_t end) {
     if (!op_.table_per_row) choose(op_.table);
@@ -27,7 +27,7 @@ class Tiles {
   }
 
  private:
-  const RandomCombine& op_;
+  const StochasticCombine& op_;
   int count_[MAX_OUTPUTS];
   Weight<Real> weights_[MAX_OUTPUTS][MAX_INPUTS];
   const Real* value_[MAX_INPUTS];
@@ -134,7 +134,7 @@ class Tiles {
   }
 };
 
-void combine_elements(const RandomCombine& op, int64_t begin, int64_t end) {
+void combine_elements(const StochasticCombine& op, int64_t begin, int64_t end) {
   if (op.float64)
     Tiles<double>(op).run(begin, end);
   else

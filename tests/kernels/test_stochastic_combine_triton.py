@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgen.kernels import Noise
-from fastgen.kernels.random_combine import reference
-from fastgen.kernels.random_combine.contract import MONOMIALS
+from fastgen.kernels.stochastic_combine import reference
+from fastgen.kernels.stochastic_combine.contract import MONOMIALS
 from tests.support.triton_device import (
     DEVICE,
     INTERPRETED,
@@ -17,7 +17,7 @@ from tests.support.triton_device import (
 
 pytest.importorskip("triton")
 with defining_kernels():
-    from fastgen.kernels.random_combine import triton as stochastic
+    from fastgen.kernels.stochastic_combine import triton as stochastic
 
 pytestmark = MARKS
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

@@ -41,7 +41,7 @@ def stochastic_kernel(
     MIXED: tl.constexpr,
     EXACT: tl.constexpr,
 ):
-    """`fastgen.kernels.random_combine.reference`: everything is read before anything is written."""
+    """`stochastic_combine.reference`: everything is read before anything is written."""
     row, group, base, local, inside, mask = locate(rows, elements, WIDTH, BLOCK, FLAT, MIXED, EXACT)
     terms = ()
     for i in tl.static_range(len(inputs)):

@@ -1,4 +1,4 @@
-"""Combinations with random coefficients in C++ on CPU tensors (``csrc/random_combine``)."""
+"""Combinations with random coefficients in C++ on CPU tensors (``csrc/stochastic_combine``)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from fastgen.kernels.contract import DTYPE_CODES, HoldsAddresses, Noise
 from fastgen.kernels.cpp_support import PARALLEL_FROM, key_addresses, thread_count
 
 
-class BoundRandomCombine(HoldsAddresses):
-    """`random_combine.reference.bind_stochastic`, at about 1 us a call beyond the arithmetic.
+class BoundStochasticCombine(HoldsAddresses):
+    """`stochastic_combine.reference.bind_stochastic`, at about 1 us a call beyond the arithmetic.
 
     The fixed tensors are held by address: contiguous, on the CPU, alive as long as this is.
     """
@@ -61,7 +61,7 @@ class BoundRandomCombine(HoldsAddresses):
         )
 
 
-bind_stochastic = BoundRandomCombine
+bind_stochastic = BoundStochasticCombine
 
 
 def stochastic_combine(
@@ -71,7 +71,7 @@ def stochastic_combine(
     noise: Noise | None = None,
     given: list[Tensor] | None = None,
 ) -> list[Tensor]:
-    """`random_combine.reference.stochastic_combine`; the outputs are contiguous."""
+    """`stochastic_combine.reference.stochastic_combine`; the outputs are contiguous."""
     inputs, given = [x.contiguous() for x in inputs], [z.contiguous() for z in given or []]
     table = table.contiguous()
     if noise is not None:
