@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from fastgen.common.derivatives import Pullback
+from fastgen.common.transforms import transforming
 from fastgen.kernels import Stream
 from fastgen.noise.normals import randn
 
@@ -76,16 +78,13 @@ class Divergence:
     def __call__(
         self, field: Callable[[Tensor], Tensor], x: Tensor, rows: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """v [A, ...] and the estimates [A, E] at states x [A, ...], which are samples `rows`."""
-        tracked = torch.is_grad_enabled()
-        with torch.enable_grad():
-            if not (tracked and x.requires_grad):
-                x = x.detach().requires_grad_()
-            v = field(x)
-            if not v.requires_grad:  # v does not depend on x
-                return v, x.new_zeros(len(x), self.estimates)
-            found = self._traces(v, x, self._of(rows), tracked)
-        return (v, found) if tracked else (v.detach(), found.detach())
+        """v [A, ...] and the estimates [A, E] at states x [A, ...], which are samples `rows`.
+
+        field: v of x alone, in which autograd can be relied upon: whoever makes it has checked it.
+        """
+        pull = Pullback(field, x, "velocity", check=False)
+        found = self._traces(pull, self._of(rows))
+        return (pull.value, found) if pull.tracked else (pull.value.detach(), found.detach())
 
     def _of(self, rows: Tensor) -> Tensor:
         """The probes of some samples; a solve asks for the same ones many times in a row."""
@@ -93,38 +92,19 @@ class Divergence:
             self._rows, self._chosen = rows, self.probes[rows]
         return self._chosen
 
-    def _traces(self, v: Tensor, x: Tensor, probes: Tensor, tracked: bool) -> Tensor:
-        def products(vectors: Tensor) -> Tensor:
-            """vectors [K, A, D] to J^T vectors."""
-            (found,) = torch.autograd.grad(
-                v,
-                x,
-                vectors.reshape(-1, *v.shape),
-                retain_graph=True,
-                create_graph=tracked,
-                is_grads_batched=True,
-                allow_unused=True,
-            )
-            return torch.zeros_like(vectors) if found is None else found.flatten(2)
+    def _traces(self, pull: Pullback, probes: Tensor) -> Tensor:
+        x, v = pull.x, pull.value
 
         def single(vector: Tensor, last: bool = False) -> Tensor:
-            (found,) = torch.autograd.grad(
-                v,
-                x,
-                vector.reshape(v.shape),
-                retain_graph=tracked or not last,
-                create_graph=tracked,
-                allow_unused=True,
-            )
-            return torch.zeros_like(vector) if found is None else found.flatten(1)
+            return pull.one(vector.reshape(v.shape), last).flatten(1)
 
         if self.kind == "exact":
-            size, total = x[0].numel(), x.new_zeros(len(x))
+            size, total = x[:0].numel() if not len(x) else x[0].numel(), x.new_zeros(len(x))
             for begin in range(0, size, self.chunk):
                 place = torch.arange(begin, min(begin + self.chunk, size), device=x.device)
                 basis = torch.zeros(len(place), len(x), size, dtype=v.dtype, device=x.device)
                 basis[torch.arange(len(place), device=x.device), :, place] = 1.0
-                rows = products(basis)
+                rows = pull.many(basis.reshape(-1, *v.shape)).flatten(2)
                 total = total + rows.gather(2, place[:, None, None].expand(-1, len(x), 1)).squeeze(
                     2
                 ).sum(0)
@@ -138,10 +118,28 @@ class Divergence:
         # tr J = tr Q^T J Q + tr (1 - Q Q^T) J (1 - Q Q^T), Q an orthonormal base of J^T S.
         half = probes.shape[1] // 2
         sketch, residual = probes[:, :half], probes[:, half:]
-        images = torch.stack([single(s) for s in sketch.unbind(1)], 2)
-        q, _ = torch.linalg.qr(images)
+        q = _base(torch.stack([single(s) for s in sketch.unbind(1)], 2))
         inner = torch.stack([(single(e) * e).sum(1) for e in q.unbind(2)], 1).sum(1)
         g = residual.transpose(1, 2)
         g = g - q @ (q.transpose(1, 2) @ g)
         outer = torch.stack([(single(e) * e).sum(1) for e in g.unbind(2)], 1)
         return inner[:, None] + outer
+
+
+def _base(images: Tensor) -> Tensor:
+    """Orthonormal bases [A, D, K] of the spaces that images [A, D, K] span.
+
+    Where those are dependent, as at a Jacobian of zero, the base has no derivative. There it counts
+    as constant: over the residual's probes the estimate is that of the trace for any base.
+    """
+    q: Tensor
+    q, r = torch.linalg.qr(images)
+    if not (images.requires_grad or transforming()):
+        return q
+    size = r.detach().diagonal(dim1=1, dim2=2).abs()
+    dependent = size.amin(1) <= size.amax(1) * torch.finfo(r.dtype).eps * images.shape[1]
+    chosen = dependent[:, None, None]
+    unit = torch.eye(images.shape[1], images.shape[2], dtype=q.dtype, device=q.device)
+    regular, _ = torch.linalg.qr(torch.where(chosen, unit, images))
+    base: Tensor = torch.where(chosen, q.detach(), regular)
+    return base

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_floating
+from fastgen.common.derivatives import outside_inference_mode
 from fastgen.common.typed import typed
 from fastgen.kernels import Stream
 from fastgen.likelihood.divergence import DIVERGENCES, Divergence
 from fastgen.model.field import ModelField
 from fastgen.model.model import Model, check_model
 from fastgen.noise.normals import randn
-from fastgen.ode import Solution, odeint
-from fastgen.sampling.error_controlled import interval
+from fastgen.ode import Solution, odeint, tableaus
+from fastgen.sampling.error_controlled import interval, with_parameters
 
 # The draw that dequantises; probes are the draws from 0 on.
 DEQUANTISATION_DRAW = 1 << 31
@@ -42,17 +43,18 @@ class LogLikelihood:
 
 
 @typed
+@outside_inference_mode
 def log_likelihood(
     model: Model,
     x: Tensor,
     *,
-    divergence: str = "exact",
+    divergence: str | Callable[..., Tensor] = "exact",
     probes: int | None = None,
     seed: int | Sequence[int] | Tensor = 0,
     sample_ids: Sequence[int] | Tensor | None = None,
     method: str = "dopri5",
-    rtol: float = 1e-5,
-    atol: float = 1e-5,
+    rtol: float | None = None,
+    atol: float | None = None,
     start: float | None = None,
     end: float | None = None,
     prior: Callable[[Tensor], Tensor] | None = None,
@@ -81,12 +83,14 @@ def log_likelihood(
         divergence: "exact", one vector-Jacobian product for each dimension; "hutchinson", the
             mean of e^T J e over Rademacher probes (Hutchinson 1989; Grathwohl et al. 2019, arXiv
             1810.01367); "hutch++", a third of the probes span a subspace whose part of the trace
-            is exact (Meyer et al. 2021, arXiv 2010.09649).
+            is exact (Meyer et al. 2021, arXiv 2010.09649). Or a function, for a network that
+            autograd cannot see through (NumPy, JAX, `torch.no_grad` inside): called as the network
+            is, it gives the divergence [B] of the network's output in the network's input.
         probes: number of vector-Jacobian products per evaluation: 1 by default, at least 3 (the
             default) and a multiple of 3 for "hutch++"; none for "exact".
         seed: one seed, or one for each sample.
         sample_ids: ids of the samples, by default 0 .. B - 1.
-        method, rtol, atol: see `fastgen.odeint`.
+        method, rtol, atol: see `fastgen.odeint`; tolerances of varying steps are 1e-5 by default.
         start, end: times of noise and data; by default the schedule's t_max, and 0 or t_min.
         prior: log density [B] of states at the start; by default N(0, sigma(start)^2).
         dequantise: number of levels of data on a grid in [-1, 1]: uniform noise of one level's
@@ -98,10 +102,14 @@ def log_likelihood(
         net_kwargs: for the network; tensors with a batch axis go with their samples.
         **options: of `fastgen.odeint`: controller, max_steps, gradient, capture, backend ...
 
+    Works in inference mode too; `docs/ode_and_sde.md` says what does in other modes of torch.
+
     Raises:
-        ValueError, TypeError: naming the argument. RuntimeError: naming a sample that failed.
+        ValueError, TypeError: naming the argument; also for a network whose derivative autograd
+            does not see. RuntimeError: naming a sample that failed.
     """
-    check_choice("divergence", divergence, DIVERGENCES)
+    own = divergence if callable(divergence) else None
+    kind = "exact" if callable(divergence) else check_choice("divergence", divergence, DIVERGENCES)
     check_model(model)
     check_floating("x", x, axes=2)
     batch, dims = x.shape[0], x[0].numel() if x.shape[0] else math.prod(x.shape[1:])
@@ -109,8 +117,12 @@ def log_likelihood(
     x = x.to(dtype)
     if dequantise is not None:
         x = x + _uniform(x, seed, sample_ids) * (2 / _levels(dequantise))
-    predicted = ModelField(model, batch, net_kwargs)
-    estimate = Divergence(divergence, probes, chunk, x, seed, sample_ids)
+    predicted = ModelField(model, batch, net_kwargs, recorded=own is None)
+    estimate = Divergence(kind, probes, chunk, x, seed, sample_ids)
+    tableau = tableaus.find(method)
+    if tableau is not None and tableau.adaptive:
+        rtol, atol = 1e-5 if rtol is None else rtol, 1e-5 if atol is None else atol
+    options = with_parameters(options, model)
 
     everyone = torch.arange(batch, device=x.device)
 
@@ -118,6 +130,9 @@ def log_likelihood(
         t: Tensor, state: tuple[Tensor, Tensor], rows: Tensor = everyone
     ) -> tuple[Tensor, Tensor]:
         time = t.double().expand(len(rows))  # with joint steps one time for all
+        if own is not None:
+            v = predicted("velocity", time, state[0], rows)
+            return v, predicted.divergence("velocity", own, time, state[0], rows)[:, None]
         return estimate(lambda x: predicted("velocity", time, x, rows), state[0], rows)
 
     totals = x.new_zeros(batch, estimate.estimates)
@@ -139,7 +154,7 @@ def log_likelihood(
             log_prior = prior(latent).double()
         integral = integral.double()
         log_prob = log_prior + integral.mean(1)
-        if divergence == "exact":
+        if kind == "exact":
             error = torch.zeros_like(log_prob)
         elif integral.shape[1] == 1:
             error = torch.full_like(log_prob, math.nan)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgen.common.checks import per_row
+from fastgen.common.derivatives import check_recorded, elsewhere
 from fastgen.model.guidance import Guidance, check_guidance, check_pair_alone
 from fastgen.model.model import Model, check_model, merged
+
+GIVE_DIVERGENCE = (
+    "write it in operations that autograd records, or give its divergence: "
+    "log_likelihood(..., divergence=function), called as the network is, [B]"
+)
 
 
 class ModelField:
@@ -25,6 +31,7 @@ class ModelField:
         batch: B, the samples of the whole batch.
         net_kwargs: passed to the network.
         guidance: classifier-free guidance or autoguidance at all times.
+        recorded: whether what the network gives has to be differentiable in x, or constant.
 
     Raises:
         ValueError: for a network that takes whole times only, or guidance in an interval.
@@ -36,6 +43,7 @@ class ModelField:
         batch: int,
         net_kwargs: Mapping[str, Any] | None = None,
         guidance: Guidance | None = None,
+        recorded: bool = False,
     ) -> None:
         check_model(model)
         if not model.time_dtype.is_floating_point:
@@ -48,6 +56,7 @@ class ModelField:
         check_pair_alone(model.parametrisation.outputs, guidance)
         self.model, self.batch, self.guidance = model, batch, guidance
         check_guidance(guidance)
+        self.recorded = recorded
         self.kwargs = merged(net_kwargs, {})
         self.weak = {} if guidance is None else guidance.separate(self.kwargs)
         declared, both = model.declared, (self.kwargs, self.weak)
@@ -67,16 +76,43 @@ class ModelField:
             found = found * q
         return found + x * per_row(p.to(x.dtype), x) if isinstance(p, Tensor) else found
 
-    def _output(self, quantity: str, t: Tensor, x: Tensor, rows: Tensor) -> Tensor:
-        """The output that tells the quantity, guided, in x's dtype."""
-        model, guidance = self.model, self.guidance
+    def divergence(
+        self, quantity: str, own: Callable[..., Any], t: Tensor, x: Tensor, rows: Tensor
+    ) -> Tensor:
+        """The divergence [A] of a quantity, from that of the network's output in its input.
+
+        own: called as the network is; gives one number for each sample.
+        """
+        p, q = self.model.parametrisation.conversion(quantity, t)
+        c_in = self.model.parametrisation.input_scale(t)
+        scaled, *times = self._inputs(t, x)
+
+        def call(x: Tensor, times: Sequence[Tensor], kwargs: Mapping[str, Any]) -> Tensor:
+            found = own(x, *times, **kwargs)
+            if not isinstance(found, Tensor) or found.shape != (len(x),):
+                got = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+                raise ValueError(f"divergence: expected a tensor of shape [{len(x)}], got {got}")
+            return found
+
+        found = self._of_rows(call, scaled, times, self.kwargs, rows)
+        total: Tensor = q * c_in * found.double() + p * x[0].numel()
+        return total.to(x.dtype)
+
+    def _inputs(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        """What the network is called with at states x and times t."""
+        model = self.model
         c_in = model.parametrisation.input_scale(t)
         scaled = x * per_row(c_in.to(x.dtype), x) if isinstance(c_in, Tensor) else x
         scaled = scaled.to(model.input_dtype(x.dtype))
         time = model.network_time(t)
-        times: tuple[Tensor, ...] = (time,)
         if model.predicts == "average_velocity":
-            times = (time, time if model.second_time == "end" else torch.zeros_like(time))
+            return scaled, time, time if model.second_time == "end" else torch.zeros_like(time)
+        return scaled, time
+
+    def _output(self, quantity: str, t: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+        """The output that tells the quantity, guided, in x's dtype."""
+        guidance = self.guidance
+        scaled, *times = self._inputs(t, x)
         found = self._call(None, quantity, scaled, times, self.kwargs, rows)
         if guidance is not None:
             found = found.clone()  # the next call may write its output where this one's is
@@ -89,18 +125,40 @@ class ModelField:
         net: Any,
         quantity: str,
         x: Tensor,
-        times: tuple[Tensor, ...],
+        times: Sequence[Tensor],
         kwargs: Mapping[str, Any],
         rows: Tensor,
     ) -> Tensor:
+        which = self.model.parametrisation.output(quantity)
+
+        def call(x: Tensor, times: Sequence[Tensor], kwargs: Mapping[str, Any]) -> Tensor:
+            found = self.model.outputs(x, times, kwargs, net=net)[which]
+            if self.recorded:
+
+                def again() -> Tensor:
+                    return self.model.outputs(elsewhere(x), times, kwargs, net=net)[which]
+
+                check_recorded("net", found, again, remedy=GIVE_DIVERGENCE)
+            return found
+
+        return self._of_rows(call, x, times, kwargs, rows)
+
+    def _of_rows(
+        self,
+        call: Callable[[Tensor, Sequence[Tensor], Mapping[str, Any]], Tensor],
+        x: Tensor,
+        times: Sequence[Tensor],
+        kwargs: Mapping[str, Any],
+        rows: Tensor,
+    ) -> Tensor:
+        """What a call with the arguments of these samples gives, or with the whole batch."""
         some = len(rows) < self.batch
         if some and self.whole:
             places = self._fill(rows)
             x, times = x[places], tuple([t[places] for t in times])
         elif some:
             kwargs = self.model.declared.of_rows(kwargs, rows, self.batch)
-        outputs = self.model.outputs(x, times, kwargs, net=net)
-        found = outputs[self.model.parametrisation.output(quantity)]
+        found = call(x, times, kwargs)
         return found[rows] if some and self.whole else found
 
     def _fill(self, rows: Tensor) -> Tensor:

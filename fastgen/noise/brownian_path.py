@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_floating_dtype, check_integer
 from fastgen.common.devices import upload
+from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import dispatch
 from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH, check_brownian
 from fastgen.kernels.brownian.operator import brownian
@@ -44,6 +45,7 @@ class BrownianPath:
         ValueError: naming the argument.
     """
 
+    @outside_transforms
     def __init__(
         self,
         shape: Sequence[int],
@@ -78,6 +80,7 @@ class BrownianPath:
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_walker": None}
 
+    @outside_transforms
     def at(self, times: Sequence[float] | Tensor) -> Tensor:
         """W at T times, in any order, [T, B, ...], float64; a tensor [T, B] is each sample's own.
 
@@ -88,11 +91,13 @@ class BrownianPath:
         w = self._values(unit)[0] if self.levy_area else self._values(unit)
         return w.mul_(self.root)
 
+    @outside_transforms
     def __call__(self, s: float | Tensor, t: float | Tensor) -> Tensor:
         """W(t) - W(s), [B, ...]; times are numbers, or [B]."""
         both = torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in (s, t)])
         return self.steps(both, torch.ones(1, dtype=torch.float64))[0]
 
+    @outside_transforms
     def with_area(self, s: float, t: float) -> tuple[Tensor, Tensor]:
         """W(t) - W(s), and the space-time Levy area H over [s, t]; [B, ...].
 
@@ -106,6 +111,7 @@ class BrownianPath:
         w, h = self.steps_with_area(both, *torch.ones(2, 1, dtype=torch.float64))
         return w[0], h[0]
 
+    @outside_transforms
     def steps(self, times: Tensor, scales: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """(W(t_{i+1}) - W(t_i)) scale_i for T times, or times [T, B]: [T - 1, B, ...]."""
         unit, dtype = self._unit(times), dtype or self.dtype
@@ -117,6 +123,7 @@ class BrownianPath:
             return self.steps_with_area(times, scales, scales, dtype)[0]
         return (self.at(times).diff(dim=0) * self._column(scales)).to(dtype)
 
+    @outside_transforms
     def steps_with_area(
         self, times: Tensor, scales: Tensor, area_scales: Tensor, dtype: torch.dtype | None = None
     ) -> tuple[Tensor, Tensor]:

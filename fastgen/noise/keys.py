@@ -12,9 +12,11 @@ from torch import Tensor
 
 from fastgen.common.checks import check_integer, check_range
 from fastgen.common.devices import integers
+from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import Noise, Stream
 
 
+@outside_transforms
 def seed_tensor(seed: int | Sequence[int] | Tensor, batch: int, device: torch.device) -> Tensor:
     """Seeds as int64 [1] or [B]; unsigned 64-bit values keep their bits.
 
@@ -36,6 +38,7 @@ def seed_tensor(seed: int | Sequence[int] | Tensor, batch: int, device: torch.de
     return tensor
 
 
+@outside_transforms
 def id_tensor(
     sample_ids: Sequence[int] | Tensor | None, batch: int, device: torch.device
 ) -> Tensor:
@@ -94,6 +97,7 @@ def _can_be_read(x: Tensor) -> bool:
     return not torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
+@outside_transforms
 def training_noise(
     rows: int,
     device: torch.device,

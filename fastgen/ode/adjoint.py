@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgen.common.derivatives import check_recorded, elsewhere
 from fastgen.common.step_size import Controller, StepSize
 from fastgen.common.tableau import Tableau
 from fastgen.kernels.runge_kutta.contract import Control, Count, Status, Workspace
@@ -138,6 +139,7 @@ class _BackwardSolve:
     ) -> None:
         self.field, self.way, self.backend = field, way, backend
         self.parameters, self.want_times = parameters, want_times
+        self.looked = False  # whether f's value is one that autograd knows
         # The parameters' gradients are a sum over steps, or else a part of the state.
         self.summed = way.seminorm and bool(parameters)
         self.totals = [torch.zeros_like(p) for p in parameters]
@@ -226,6 +228,9 @@ class _BackwardSolve:
             value = self._value(times, y, rows)
             inputs = [y] if self.summed else [y, *self.parameters]
             found: tuple[Tensor | None, ...] = (None,) * len(inputs)
+            if not self.looked:
+                check_recorded("f", value, lambda: self._value(times, elsewhere(y), rows), "y")
+                self.looked = True
             if value.requires_grad:
                 found = torch.autograd.grad(
                     value, inputs, a, retain_graph=self.summed, allow_unused=True

@@ -131,7 +131,8 @@ def _begin(w: Workspace, rtol: Tensor, atol: Tensor, first_step: float | Tensor 
     control[Control.TIME] = times[..., 0]
     control[Control.END] = times[..., -1]
     control[Control.RTOL], control[Control.ATOL] = rtol, atol
-    control[Control.PROPOSAL] = 0.0 if first_step is None else torch.as_tensor(first_step)
+    proposal = torch.as_tensor(0.0 if first_step is None else first_step, dtype=torch.float64)
+    control[Control.PROPOSAL] = proposal
     control[Control.ERROR] = 1.0
     w.stage_times.copy_(control[Control.TIME])
     count[Count.ROW] = torch.arange(w.y.shape[0], device=w.y.device)

@@ -95,7 +95,11 @@ class Field:
         return self.checked(value, y)
 
     def _at(self, rows: Tensor | None) -> Callable[..., Any]:
-        return functools.partial(self.f, rows=rows) if self.told else self.f
+        if not self.told:
+            return self.f
+        if rows is None:  # all of them
+            rows = torch.arange(self.state.rows, device=self.state.device)
+        return functools.partial(self.f, rows=rows)
 
     def bound(
         self, t: Tensor, y: Tensor, rows: Tensor | None

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 
 from fastgen.common.checks import check_at_least, check_choice
 from fastgen.common.tableau import Tableau
+from fastgen.common.transforms import traced
 from fastgen.kernels.runge_kutta.contract import Control, Count, Status, Workspace
 from fastgen.ode.engine import Outcome
 from fastgen.ode.fixed import combined, runge_kutta_step
@@ -96,7 +97,7 @@ def replay(
     known = times.detach()
     own_times = times.expand(rows, -1)
     start = own_times[:, 0]
-    varying = times.requires_grad
+    varying = times.requires_grad or traced(times)
     everyone = torch.arange(rows, device=y.device)
     places = [_passed(move) for move in moves]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,10 +17,12 @@ from fastgen.common.checks import (
     known_arguments,
 )
 from fastgen.common.padding import Padding
-from fastgen.common.step_size import Controller
+from fastgen.common.step_size import Controller, StepSize
+from fastgen.common.tableau import Tableau
+from fastgen.common.transforms import check_not_batched, plain, suspended, transforming
 from fastgen.ode import tableaus
 from fastgen.ode.adjoint import Adjoint, solve_adjoint
-from fastgen.ode.engine import NeedsGradientError, integrate
+from fastgen.ode.engine import NeedsGradientError, Outcome, integrate
 from fastgen.ode.events import Event, EventObserver
 from fastgen.ode.fixed import solve_fixed
 from fastgen.ode.problem import (
@@ -41,6 +44,7 @@ GRADIENTS: dict[str, Through | Adjoint | None] = {
     "none": None,
 }
 CONTROLLER = "pi"
+RTOL, ATOL = 1e-5, 1e-6
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,8 @@ def odeint(
     y0: Any,
     t: Sequence[float] | Tensor,
     *,
-    rtol: float | Tensor = 1e-5,
-    atol: float | Tensor = 1e-6,
+    rtol: float | Tensor | None = None,
+    atol: float | Tensor | None = None,
     method: str = "dopri5",
     step: str = "per_sample",
     step_size: float | None = None,
@@ -107,7 +111,8 @@ def odeint(
             called with (int64 [A]) and is not called for those that have ended.
         y0: a tensor [B, ...], or any tuple, list or dict of such, float32 or float64.
         t: T times in order, up or down, [T], or [B, T] with an interval for each sample.
-        rtol, atol: tolerances of varying steps, a number or one for each sample.
+        rtol, atol: tolerances of varying steps, a number or one for each sample; None is 1e-5 and
+            1e-6. Methods of fixed steps have none.
         method: of varying steps "dopri5", "tsit5", "dopri8", "bosh3", "fehlberg45", "fehlberg2",
             "adaptive_heun"; of fixed steps "euler", "midpoint", "heun", "rk4" (the 3/8 rule),
             "rk4_classic", "explicit_adams".
@@ -122,7 +127,7 @@ def odeint(
             of which a sample ends; or an `Event`.
         gradient: "through" the accepted steps or `Through`; the continuous "adjoint" (Chen et al.
             2018, arXiv 1806.07366) or `Adjoint`; or "none". Only where gradients are enabled and
-            something needs them.
+            something needs them. Forward-mode derivatives and `torch.func` go "through".
         mask: for samples of different lengths, True where an element of y0, a single tensor, is
             live: any shape that broadcasts to it. Padding is 0, for f too, stays 0 and does not
             count in errors: a sample takes the steps that it takes alone without its padding, up
@@ -153,7 +158,12 @@ def odeint(
     way = _way(gradient)
     limits: dict[str, Any] = {"first_step": first_step, "max_step": max_step}
     limits = {name: value for name, value in limits.items() if value is not None}
-    _check_method(method, adaptive, step_size, limits, controller, way)
+    fixed = {name: value for name, value in (("rtol", rtol), ("atol", atol)) if value is not None}
+    _check_method(method, adaptive, step_size, {**limits, **fixed}, controller, way)
+    rtol, atol = RTOL if rtol is None else rtol, ATOL if atol is None else atol
+    forward = transforming()
+    if forward:
+        _check_transforms(way, adaptive, y0, t)
 
     compact, given = execution.compact, f
     if mask is not None:
@@ -167,8 +177,8 @@ def odeint(
     y = state.flat().clone()  # f is never handed the caller's own tensor
     tolerances = tolerance("rtol", rtol, state), tolerance("atol", atol, state)
     parameters = parameters_of(f, way.parameters if isinstance(way, Adjoint) else None)
-    wanted = torch.is_grad_enabled() and way is not None
-    needed = wanted and (y.requires_grad or times.requires_grad or bool(parameters))
+    wanted = (forward or torch.is_grad_enabled()) and way is not None
+    needed = wanted and (forward or y.requires_grad or times.requires_grad or bool(parameters))
     _check_special(event is not None, capture, needed, adaptive)
     if not adaptive:
         if isinstance(way, Adjoint) and needed:
@@ -188,23 +198,27 @@ def odeint(
         observer = EventObserver(event if isinstance(event, Event) else Event(event), state)
     elif needed and isinstance(way, Through):
         observer = Recorder()
-    problem = field, y.detach(), times, tableau, *tolerances
     rule = control.step_size(tableau.order, max_steps), control.first_step
-    watch = wanted and not needed
-    try:
-        outcome = integrate(
-            *problem, *rule, backend, observer, execution.check_every, watch, capture
-        )
-    except NeedsGradientError:
-        # f is a closure over tensors that need gradients: only its value tells.
-        if not isinstance(way, Through) or event is not None or capture:
-            raise ValueError(
-                "f depends on tensors that need gradients but is not a module: for the adjoint "
-                "pass gradient=Adjoint(parameters=(...)); with an event or capture=True use "
-                "gradient='none'"
-            ) from None
-        needed, observer = True, Recorder()
-        outcome = integrate(*problem, *rule, backend, observer, execution.check_every)
+    if forward:
+        outcome = _on_plain_memory(field, y0, t, tableau, (rtol, atol), rule, backend, observer)
+    else:
+        problem = field, y.detach(), times, tableau, *tolerances
+        # A closure over tensors that need gradients shows them in its value alone.
+        hidden = isinstance(way, Adjoint) and way.parameters is None and not parameters
+        watch = wanted and (not needed or hidden)
+        try:
+            outcome = integrate(
+                *problem, *rule, backend, observer, execution.check_every, watch, capture
+            )
+        except NeedsGradientError:
+            if not isinstance(way, Through) or event is not None or capture:
+                raise ValueError(
+                    "f depends on tensors that need gradients but is not a module: for the adjoint "
+                    "pass gradient=Adjoint(parameters=(...)); with an event or capture=True use "
+                    "gradient='none'"
+                ) from None
+            needed, observer = True, Recorder()
+            outcome = integrate(*problem, *rule, backend, observer, execution.check_every)
     if on_failure == "raise":
         check(outcome, max_steps)
     ys = outcome.ys
@@ -245,7 +259,9 @@ def _check_method(
             )
         return
     for name, value in limits.items():
-        raise ValueError(f"{name}={value!r}: {method!r} takes step_size instead")
+        raise ValueError(
+            f"{name}={value!r}: {method!r} has fixed steps, whose length step_size says"
+        )
     if controller != CONTROLLER:
         raise ValueError(
             f"controller={controller!r}: the steps of {method!r} are fixed; use step_size"
@@ -257,6 +273,55 @@ def _check_method(
         )
     if step_size is not None:
         check_positive("step_size", step_size)
+
+
+def _check_transforms(
+    way: Through | Adjoint | None, adaptive: bool, y0: Any, t: Sequence[float] | Tensor
+) -> None:
+    """Refuse what does not work in forward mode and inside of `torch.func`."""
+    if isinstance(way, Adjoint):
+        raise ValueError(
+            "gradient='adjoint': serves backward() alone, not forward-mode derivatives and "
+            "torch.func; use gradient='through'"
+        )
+    call = "fastgen.odeint"
+    check_not_batched(call, "all members have the same times; give them outside", t=t)
+    if adaptive:
+        check_not_batched(
+            call,
+            "steps of varying sizes are chosen for a batch axis of y0, not for one that vmap "
+            "hides; call it on the whole batch, each sample has its own steps, or take a method "
+            "of fixed steps",
+            y0=y0,
+        )
+
+
+def _on_plain_memory(
+    field: Field,
+    y0: Any,
+    t: Sequence[float] | Tensor,
+    tableau: Tableau,
+    tolerances: tuple[float | Tensor, float | Tensor],
+    rule: tuple[StepSize, float | Tensor | None],
+    backend: str | None,
+    observer: EventObserver | Recorder | None,
+) -> Outcome:
+    """The solve itself within forward-mode derivatives and `torch.func`, without them.
+
+    The derivatives are those of its accepted steps, which are repeated.
+    """
+    with suspended("fastgen.odeint") as within:
+        bare = copy.copy(field)
+        state = StateLayout(plain(y0, "fastgen.odeint"), field.state.joint)
+        bare.f, bare.state = within(field.f), state
+        times = times_of(plain(t), state.rows, state.joint, state.device)
+        rtol, atol = (
+            tolerance(n, plain(x), state) for n, x in zip(("rtol", "atol"), tolerances, strict=True)
+        )
+        size, first = rule[0], plain(rule[1])
+        return integrate(
+            bare, state.flat(), times, tableau, rtol, atol, size, first, backend, observer
+        )
 
 
 def _check_special(event: bool, capture: bool, needed: bool, adaptive: bool) -> None:

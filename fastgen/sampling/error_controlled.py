@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -13,10 +14,12 @@ from torch import Tensor
 from fastgen.common.checks import check_choice, check_floating, check_number
 from fastgen.common.errors import nearest
 from fastgen.common.modes import unrecorded
+from fastgen.common.transforms import functional, plain
 from fastgen.model.field import ModelField
 from fastgen.model.guidance import Guidance
 from fastgen.model.model import Model, check_model, check_time
-from fastgen.ode import Solution, odeint, tableaus
+from fastgen.model.output import modules_of
+from fastgen.ode import Adjoint, Solution, odeint, tableaus
 from fastgen.sampling.dpm_adaptive import dpm_adaptive
 from fastgen.sampling.prepared import check_state_dtype, initial_state
 
@@ -32,6 +35,20 @@ def options_of(solver: str) -> tuple[str, ...]:
     integrator = dpm_adaptive if solver == DPM else odeint
     names = inspect.signature(integrator).parameters
     return tuple(name for name in names if name not in _OWN)
+
+
+def with_parameters(options: Mapping[str, Any], model: Model) -> dict[str, Any]:
+    """The integrator's options, with the network's parameters where the adjoint asks for them.
+
+    The field that is integrated is a function, which does not show them.
+    """
+    way = options.get("gradient")
+    if way == "adjoint" or (isinstance(way, Adjoint) and way.parameters is None):
+        modules = modules_of(model.net)
+        own = tuple({id(p): p for m in modules for p in m.parameters()}.values())
+        way = replace(Adjoint() if isinstance(way, str) else way, parameters=own or None)
+        return {**options, "gradient": way}
+    return dict(options)
 
 
 def interval(model: Model, start: float | None, end: float | None) -> tuple[float, float]:
@@ -122,7 +139,7 @@ def sample_adaptive(
         rtol=rtol,
         atol=atol,
         return_solution=True,
-        **options,
+        **with_parameters(options, model),
     )
     return found if return_solution else found.ys[-1]
 
@@ -158,7 +175,9 @@ def sample_batch(
     start = model.schedule.t_max if start is None else check_time("start", start)
     x, _, _ = initial_state(model, shape_or_x, seed, sample_ids, device, dtype, start)
     options |= {"start": start, "backend": backend, "guidance": guidance, "net_kwargs": net_kwargs}
-    with torch.inference_mode(False) if differentiable else unrecorded(model.net):
+    plain(x, f"sample(solver={solver!r})")
+    recorded = differentiable or functional()
+    with torch.inference_mode(False) if recorded else unrecorded(model.net):
         found: Tensor = sample_adaptive(model, x, solver, **options)
     if check_finite and not bool(torch.isfinite(found).all()):
         raise FloatingPointError("the samples are not finite")

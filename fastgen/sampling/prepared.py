@@ -16,6 +16,7 @@ from torch import Tensor
 from fastgen.common.checks import check_choice
 from fastgen.common.devices import check_device
 from fastgen.common.kept import Kept
+from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import dispatch
 from fastgen.model.guidance import Guidance, Transform, check_guidance, check_pair_alone
 from fastgen.model.model import Model, check_model
@@ -87,6 +88,7 @@ class PreparedProgram:
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedProgram:
         return self
 
+    @outside_transforms
     def tables(self, device: torch.device) -> Tables:
         """The coefficients on a device."""
         if device not in self._tables:
@@ -206,6 +208,7 @@ class Prepared:
         own = self.guidance.scale
         return self.guidance.weights(t, scale if isinstance(own, Tensor) else own)
 
+    @outside_transforms
     def new_tables(self, device: torch.device, observe: bool = False, keep: bool = False) -> Tables:
         """The coefficients of all stages, in new memory."""
         scale = None if self.guidance is None else self.guidance.scale
@@ -214,6 +217,7 @@ class Prepared:
         with torch.inference_mode(False):  # for later runs in whatever mode
             return Tables(self.program(observe, keep), device, rows, other)
 
+    @outside_transforms
     def tables(self, device: torch.device, observe: bool = False, keep: bool = False) -> Tables:
         """The coefficients of all stages, made once."""
         if not self._scale_per_sample:
@@ -223,6 +227,7 @@ class Prepared:
             self._tables[key] = self.new_tables(device, observe, keep)
         return self._tables[key]
 
+    @outside_transforms
     def new_time_tables(self, batch: int, device: torch.device) -> TimeTables:
         """What evaluations of B states read of the plan's times, in new memory."""
         twice = self.guidance is not None and self.guidance.batched

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastgen.common.devices import check_device
 from fastgen.common.modes import unrecorded
+from fastgen.common.transforms import check_untraced, plain, suspended, transforming
 from fastgen.common.typed import typed
 from fastgen.common.unwritten import version
 from fastgen.model.guidance import Guidance, Transform
@@ -19,8 +20,31 @@ from fastgen.sampling.capture import Captured
 from fastgen.sampling.observation import Step, check_resumable, progress_bar, reports_of
 from fastgen.sampling.prepared import Prepared
 from fastgen.sampling.recorded import RecordedRun
-from fastgen.sampling.run import InPlaceRun
+from fastgen.sampling.run import CallsNetwork, InPlaceRun
 from fastgen.sampling.serving import ContinuousBatch
+
+Within = Callable[[Callable[..., Any]], Callable[..., Any]]
+CALL = "a Sampler's run in buffers of its own"
+RECORD = "pass differentiable=True"
+
+
+class _Untraced:
+    """Network calls of which nothing may be seen by forward-mode derivatives and `torch.func`."""
+
+    def __init__(self, calls: CallsNetwork, within: Within) -> None:
+        self.provide = calls.provide
+
+        def checked(*arguments: Any) -> tuple[Tensor, ...]:
+            with torch.enable_grad():  # else torch.func.grad does not show
+                outputs = calls(*arguments)
+            check_untraced(CALL, RECORD, net=outputs)
+            return outputs
+
+        self._call = within(checked)
+
+    def __call__(self, k: int, network_input: Tensor, state: Tensor | None) -> tuple[Tensor, ...]:
+        found: tuple[Tensor, ...] = self._call(k, network_input, state)
+        return found
 
 
 class Sampler:
@@ -96,8 +120,9 @@ class Sampler:
             progress: show a progress bar (needs tqdm).
             check_finite: raise FloatingPointError at the first evaluation that returns NaN or
                 infinity (one synchronisation per evaluation).
-            differentiable: record the run for autograd; the default records nothing. Networks
-                are called outside of inference mode (`fastgen.common.modes`).
+            differentiable: record the run for autograd, forward-mode derivatives and `torch.func`;
+                the default records nothing, and refuses tensors that these see. Networks are
+                called outside of inference mode (`fastgen.common.modes`).
             checkpoint: with differentiable, recompute each evaluation in the backward pass:
                 memory of one evaluation instead of all.
             net_kwargs, **kwargs: passed to the network at every evaluation; net_kwargs is a
@@ -111,6 +136,33 @@ class Sampler:
         if callback is not None and not callable(callback):
             raise TypeError(f"callback={callback!r}: expected a function of a fastgen.Step")
         arguments = merged(net_kwargs, kwargs)
+        options: dict[str, Any] = {"device": device, "trajectory": trajectory}
+        options |= {"callback": callback, "progress": progress, "check_finite": check_finite}
+        if transforming() and not differentiable:
+            check_untraced(CALL, RECORD, shape_or_x=shape_or_x, net_kwargs=arguments)
+            with suspended(CALL, tangents=True) as within:
+                given = plain((shape_or_x, seed, sample_ids, arguments))
+                return self._run(*given, within=within, **options)
+        options |= {"differentiable": differentiable, "checkpoint": checkpoint}
+        return self._run(shape_or_x, seed, sample_ids, arguments, **options)
+
+    def _run(
+        self,
+        shape_or_x: Sequence[int] | Tensor,
+        seed: int | Sequence[int] | Tensor,
+        sample_ids: Sequence[int] | Tensor | None,
+        arguments: dict[str, Any],
+        *,
+        device: torch.device | str | None,
+        trajectory: bool,
+        callback: Callable[[Step], None] | None,
+        progress: bool,
+        check_finite: bool,
+        differentiable: bool = False,
+        checkpoint: bool = False,
+        within: Within | None = None,
+    ) -> Any:
+        """`__call__`; ``within`` gives the network the transforms of torch back that are active."""
         prepared = self.prepared
         x, seeds, ids = prepared.initial(shape_or_x, seed, sample_ids, device)
         observe, keep = callback is not None, trajectory
@@ -123,9 +175,11 @@ class Sampler:
         else:
             run, rows = prepared.workspace(observe, keep, x, seeds)
         tick = progress_bar(self.plan, progress)
-        calls = prepared.network_calls(
+        calls: CallsNetwork = prepared.network_calls(
             x, seeds, ids, arguments, check_finite=check_finite, tick=tick, rows=rows
         )
+        if within is not None:
+            calls = _Untraced(calls, within)
         run.start(x, seeds, ids)
         states = [x] if trajectory else []
         reports = reports_of(program, self.plan) if trajectory or callback else None

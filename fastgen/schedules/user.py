@@ -107,6 +107,9 @@ class UserSchedule(Schedule):
                 f"t = {t[i + 1]:.6g} ({ratio[i + 1]!r}); it must rise strictly from data (t = 0) "
                 "to noise (t = 1)"
             )
+        for name in ("alpha", "sigma"):
+            if getattr(self, f"d_{name}_function") is None:
+                _check_recorded(name, getattr(self, f"{name}_function"), t)
         for name, function in (("d_alpha", self._d_alpha), ("d_sigma", self._d_sigma)):
             slope = function(np.array([0.5]), np)
             if not np.isfinite(slope).all():
@@ -196,6 +199,17 @@ def _call(name: str, function: TimeFunction, t: Any, xp: Any) -> Any:
         )
     values = values.expand(times.shape)
     return values if xp is torch else values.detach().numpy()
+
+
+def _check_recorded(name: str, function: TimeFunction, t: Any) -> None:
+    """Raise a ValueError for a function of time that autograd does not see through."""
+    with torch.inference_mode(False), torch.enable_grad():
+        values = _call(name, function, torch.from_numpy(np.array(t)).requires_grad_(), torch)
+    if not values.requires_grad and bool((values != values[0]).any()):
+        raise ValueError(
+            f"UserSchedule: {name} depends on t, but autograd did not record how (NumPy, detach or "
+            f"torch.no_grad inside), so its derivative would count as zero; give d_{name}"
+        )
 
 
 def _slope(name: str, function: TimeFunction, t: Any, xp: Any) -> Any:

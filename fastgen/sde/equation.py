@@ -8,8 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgen.common.derivatives import Pullback, along, check_recorded, elsewhere
 from fastgen.common.padding import Padding
+from fastgen.common.transforms import batched, outside_transforms, transforming
 from fastgen.common.unwritten import unwritten
+
+DERIVATIVE_FREE = (
+    "write g in operations that autograd records, or use method='milstein_derivative_free'"
+)
 
 
 class Equation:
@@ -29,7 +35,7 @@ class Equation:
             raise TypeError(f"y0: expected a tensor with a batch axis, got {y0!r}")
         if y0.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"y0: expected float32 or float64, got {y0.dtype}")
-        if not bool(torch.isfinite(y0).all()):
+        if not batched(y0) and not bool(torch.isfinite(y0).all()):
             raise ValueError(f"y0: sample {_first_bad(y0)} is not finite")
         self.f, self.g, self.noise_type = f, g, noise_type
         self.shape, self.dtype, self.device = y0.shape, y0.dtype, y0.device
@@ -90,23 +96,28 @@ class Equation:
         forward mode takes 2 ms a call.)
         """
         g = g.to(y.dtype)
+
+        def diffusion(x: Tensor) -> Tensor:
+            return self.diffusion(t, x)
+
+        if not self.scalar:
+            pull = Pullback(diffusion, y, "g", "y", DERIVATIVE_FREE)
+            return pull.one(g.to(pull.value.dtype), last=True)
+        if transforming():
+            return along(diffusion, y, g, "g", "y", DERIVATIVE_FREE).to(y.dtype)
         outer = torch.is_grad_enabled()
         with torch.enable_grad():
             x = y if outer and y.requires_grad else y.detach().requires_grad_()
-            value = self.diffusion(t, x)
+            value = diffusion(x)
+            check_recorded("g", value, lambda: diffusion(elsewhere(x)), "y", DERIVATIVE_FREE)
             if not value.requires_grad:
                 return torch.zeros_like(y)
-            if not self.scalar:
-                (found,) = torch.autograd.grad(
-                    value, x, g.to(value.dtype), create_graph=outer, allow_unused=True
-                )
-                return torch.zeros_like(y) if found is None else found
             v = torch.zeros_like(value, requires_grad=True)
             (pulled,) = torch.autograd.grad(value, x, v, create_graph=True, allow_unused=True)
             if pulled is None:
                 return torch.zeros_like(y)
-            (along,) = torch.autograd.grad(pulled, v, g, create_graph=outer)
-        return along.to(y.dtype)
+            (found,) = torch.autograd.grad(pulled, v, g, create_graph=outer)
+        return found.to(y.dtype)
 
     def product(self, g: Tensor, z: Tensor) -> Tensor:
         """G z, like y: of a matrix, one number per sample, or one per element."""
@@ -142,6 +153,7 @@ class Equation:
         return value
 
 
+@outside_transforms
 def times_of(t: Sequence[float] | Tensor) -> Tensor:
     """Output times, float64 [T] on the CPU, strictly up or down."""
     times = torch.as_tensor(t, dtype=torch.float64).detach().cpu()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import Noise
 from fastgen.kernels.stochastic_combine.contract import MONOMIALS
 from fastgen.kernels.stochastic_combine.operator import bind_stochastic, stochastic_combine
@@ -22,11 +23,13 @@ Call = Callable[[int, list[Any], list[Tensor]], None]
 class StepTimes:
     """A grid's times in the shapes and dtypes that a solve reads."""
 
+    @outside_transforms
     def __init__(self, grid: Tensor, equation: Equation) -> None:
         self.times, self.lengths = grid, grid.diff().abs()
         self.equation = equation
         self._nodes: dict[float, tuple[Tensor, ...]] = {}
 
+    @outside_transforms
     def node(self, n: int, c: float) -> Tensor:
         """t_n + c h_n, [B]."""
         if c not in self._nodes:
@@ -110,6 +113,7 @@ def _drawn(recipe: StepRecipe, source: Source, equation: Equation, steps: int) -
     return source.noise(steps, readers[0].units)
 
 
+@outside_transforms
 def scalar_table(table: Tensor, z: list[Tensor]) -> Tensor:
     """A table [M, N, 5] for each row, with the row's noise in it: [B, M, N, 5]."""
     first = z[0].reshape(-1).double()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.rounding import square_root
+from fastgen.common.transforms import outside_transforms
 from fastgen.kernels.stochastic_combine.contract import MONOMIALS
 from fastgen.sde.expressions import Expression, Polynomial
 
@@ -55,6 +56,7 @@ class Combine:
     sums: list[Expression]
     powers: dict[int, Tensor] = field(default_factory=dict)
 
+    @outside_transforms
     def build(self, signed: set[int], direction: float) -> None:
         """Make the tables; those of the registers ``signed`` (drifts) point in the direction."""
         self.inputs = sorted({register for x in self.sums for register in x.terms})
@@ -67,6 +69,7 @@ class Combine:
                     sign = direction if register in signed else 1.0
                     table[j, self.inputs.index(register), k] += c * sign
 
+    @outside_transforms
     def tables(self, lengths: Tensor) -> Tensor:
         """The tables for steps of lengths h [...], float64 [..., M, N, 5]."""
         roots = square_root(lengths)[..., None, None, None]

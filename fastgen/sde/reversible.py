@@ -15,12 +15,15 @@ of the way there to rounding:
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastgen.common.derivatives import check_recorded, elsewhere
 from fastgen.common.rounding import square_root
+from fastgen.common.transforms import outside_transforms
 from fastgen.kernels.stochastic_combine.contract import MONOMIALS
 from fastgen.kernels.stochastic_combine.operator import stochastic_combine
 from fastgen.sde.equation import Equation
@@ -31,6 +34,7 @@ from fastgen.sde.sources import Source
 class Leap:
     """The steps of a run, there and back."""
 
+    @outside_transforms
     def __init__(self, equation: Equation, source: Source, grid: Tensor) -> None:
         self.equation, self.source = equation, source
         self.times, self.steps = StepTimes(grid, equation), len(grid) - 1
@@ -48,6 +52,7 @@ class Leap:
         """Z of step n."""
         return self.source.units(n, 1)[0]
 
+    @outside_transforms
     def _weights(self, n: int, sign: float) -> tuple[Tensor, Tensor]:
         h, root = sign * float(self.signed[n]), sign * float(self.roots[n])
         if h not in self._tables:
@@ -123,10 +128,18 @@ class _Reversible(torch.autograd.Function):
         outputs = dict(zip(ctx.places, gradient, strict=True))
         totals = [torch.zeros_like(p) for p in parameters]
 
+        def at_another(place: int, x: Tensor, which: int) -> Tensor:
+            return leap.evaluate(place, elsewhere(x))[which]
+
         def through(place: int, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             with torch.enable_grad():
                 x = x.detach().requires_grad_()
-                return x, *leap.evaluate(place, x)
+                values = leap.evaluate(place, x)
+                if place == leap.steps:
+                    f, g = (partial(at_another, place, x, k) for k in range(2))
+                    check_recorded("f", values[0], f, "y")
+                    check_recorded("g", values[1], g, "y")
+                return x, *values
 
         def pull(x: Tensor, f: Tensor, g: Tensor, df: Tensor, dg: Tensor) -> Tensor:
             """The gradient of x from those of f and g; that of parameters is added."""

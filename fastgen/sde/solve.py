@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.common.checks import check_choice, known_arguments
+from fastgen.common.derivatives import outside_inference_mode
 from fastgen.common.padding import Padding
+from fastgen.common.transforms import batched, check_not_batched, transforming
 from fastgen.noise.brownian_path import BrownianPath
 from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.sde import methods
@@ -35,6 +37,7 @@ FAILURES = ("raise", "return")
 
 
 @known_arguments(adaptive=Adaptive)
+@outside_inference_mode
 def sdeint(
     f: Callable[..., Tensor],
     g: Callable[..., Tensor],
@@ -104,6 +107,7 @@ def sdeint(
             of W_u - W_s - (u - s) / h (W_t - W_s) over [s, t], h = t - s.
         gradient: "through" the steps by autograd; "adjoint" for "reversible_heun", in the memory
             of one step; or "none". Only where gradients are enabled and something needs them.
+            Forward-mode derivatives and `torch.func` go "through".
         parameters: for the adjoint what f and g depend on, a module or tensors; those of modules
             are found.
         mask: for samples of different lengths, True where an element of y0 is live: any shape that
@@ -144,6 +148,9 @@ def sdeint(
         )
     if parameters is not None and gradient != "adjoint":
         raise ValueError(f"parameters: for gradient='adjoint', not for gradient={gradient!r}")
+    forward = transforming()
+    if forward:
+        _check_transforms(gradient, control is not None, y0, t)
     times = times_of(t)
     equation = Equation(f, g, y0, noise_type)
     if mask is not None:
@@ -151,7 +158,7 @@ def sdeint(
         equation.padding = Padding(mask, y0, joint)
         y0 = equation.padding.clear(y0)
     y0 = y0.clone()  # f and g are never handed the caller's own tensor
-    needed = _probe(equation, times, y0, gradient)
+    needed = _probe(equation, times, y0, gradient, parameters)
 
     recipe = None
     if chosen.formula is not None:
@@ -178,8 +185,11 @@ def sdeint(
                 result = Leap(equation, source, grid).run(y0, places)[0]
         else:
             with torch.set_grad_enabled(needed):
-                result = solve_fixed(equation, recipe, source, grid, places, y0, needed, backend)
-    if on_failure == "raise":
+                recorded = needed or forward
+                result = solve_fixed(equation, recipe, source, grid, places, y0, recorded, backend)
+    if gradient == "none":
+        result = result.detach()
+    if on_failure == "raise" and not batched(result):
         check_finite(result, times)
     return result
 
@@ -188,9 +198,33 @@ def _has_area(noise: Any) -> bool:
     return noise.levy_area if isinstance(noise, BrownianPath) else hasattr(noise, "with_area")
 
 
-def _probe(equation: Equation, times: Tensor, y0: Tensor, gradient: str) -> bool:
+def _check_transforms(
+    gradient: str, adaptive: bool, y0: Tensor, t: Sequence[float] | Tensor
+) -> None:
+    """Refuse what does not work in forward mode and inside of `torch.func`."""
+    if gradient == "adjoint":
+        raise ValueError(
+            "gradient='adjoint': serves backward() alone, not forward-mode derivatives and "
+            "torch.func; use gradient='through'"
+        )
+    call = "fastgen.sdeint"
+    check_not_batched(call, "all members have the same times; give them outside", t=t)
+    if adaptive:
+        remedy = "steps of varying sizes cannot follow a batch axis that vmap hides; use steps="
+        check_not_batched(call, remedy, y0=y0)
+
+
+def _probe(
+    equation: Equation,
+    times: Tensor,
+    y0: Tensor,
+    gradient: str,
+    parameters: Iterable[Tensor] | nn.Module | None,
+) -> bool:
     """Whether the solve has to be differentiable; finds the noise's shape where g tells."""
     wanted = torch.is_grad_enabled() and gradient == "through"
+    if torch.is_grad_enabled() and gradient == "adjoint" and parameters is None:
+        _check_parameters(equation, times, y0)
     needed = wanted and (y0.requires_grad or bool(parameters_of(equation.f, equation.g)))
     start = times[:1].to(equation.dtype).to(equation.device).expand(equation.shape[0])
     look = wanted and not needed  # closures show in the values what they depend on
@@ -199,6 +233,18 @@ def _probe(equation: Equation, times: Tensor, y0: Tensor, gradient: str) -> bool
             found = equation.probe(start, y0.detach(), drift=look)
         needed |= look and found
     return needed
+
+
+def _check_parameters(equation: Equation, times: Tensor, y0: Tensor) -> None:
+    """Refuse, for the adjoint, functions that need gradients of tensors that they do not show."""
+    if parameters_of(equation.f, equation.g):
+        return
+    start = times[:1].to(equation.dtype).to(equation.device).expand(equation.shape[0])
+    if equation.probe(start, y0.detach(), drift=True):
+        raise ValueError(
+            "f, g: depend on tensors that need gradients but are not modules; name these tensors: "
+            "gradient='adjoint', parameters=(...)"
+        )
 
 
 def _longest(times: Tensor, steps: int | None, dt: float | None) -> float:

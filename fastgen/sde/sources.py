@@ -11,6 +11,7 @@ from torch import Tensor
 
 import fastgen.kernels as kernels
 from fastgen.common.rounding import square_root
+from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import Noise, Stream
 from fastgen.noise.brownian_path import BrownianPath
 
@@ -42,11 +43,13 @@ class Draws:
     ) -> None:
         self.shape, self.seeds, self.sample_ids, self.dtype = shape, seeds, sample_ids, dtype
 
+    @outside_transforms
     def noise(self, steps: int, count: int) -> Noise:
         """What kernels draw themselves: draw ids [steps, count]."""
         draws = torch.arange(2 * steps, device=self.sample_ids.device).reshape(steps, 2)
         return Noise(self.seeds, self.sample_ids, draws[:, :count].contiguous(), Stream.SOLVER)
 
+    @outside_transforms
     def units(self, n: int, count: int) -> list[Tensor]:
         """See `Source`."""
         found = []
@@ -62,6 +65,7 @@ class Draws:
 class PathIncrements:
     """Increments of a `BrownianPath` over the steps of a grid, several steps at once."""
 
+    @outside_transforms
     def __init__(self, path: BrownianPath, grid: Tensor, dtype: torch.dtype) -> None:
         self.path, self.grid, self.dtype = path, grid, dtype
         self.area = path.levy_area
@@ -70,6 +74,7 @@ class PathIncrements:
         self.first = 0
         self.known: list[tuple[Tensor, ...]] = []
 
+    @outside_transforms
     def units(self, n: int, count: int) -> list[Tensor]:
         """See `Source`. Neighbouring steps are cheapest, in either direction."""
         if not self.first <= n < self.first + len(self.known):
@@ -89,11 +94,13 @@ class PathIncrements:
 class CallableIncrements:
     """Increments from a user's function noise(s, t), s < t; with H from noise.with_area(s, t)."""
 
+    @outside_transforms
     def __init__(self, noise: Any, grid: Tensor, shape: torch.Size, like: Tensor) -> None:
         self.noise, self.shape, self.like = noise, shape, like
         self.grid: list[float] = grid.tolist()
         self.area = hasattr(noise, "with_area")
 
+    @outside_transforms
     def units(self, n: int, count: int) -> list[Tensor]:
         """See `Source`."""
         start, end = self.grid[n], self.grid[n + 1]
@@ -118,6 +125,7 @@ class CallableIncrements:
         return x.detach()
 
 
+@outside_transforms
 def grid_of(times: Tensor, dt: float) -> tuple[Tensor, list[int]]:
     """Times of steps of at most dt, equal between two outputs, which are hit; where outputs are."""
     parts, places = [times[:1]], [0]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_positive
+from fastgen.common.transforms import check_untraced
 from fastgen.kernels import Clock, Sampling
 from fastgen.schedules import Schedule
 from fastgen.timesteps.beta import quantile as beta_quantile
@@ -26,12 +27,13 @@ def check_times(name: str, t: Tensor, rows: int) -> Tensor:
 
     Raises:
         TypeError: for something else than a tensor.
-        ValueError: for another dtype or shape, or a time outside [0, 1].
+        ValueError: for another dtype or shape, a time outside [0, 1], or one with a tangent.
     """
     if not isinstance(t, Tensor):
         raise TypeError(f"{name}={t!r}: expected a tensor [{rows}] of times")
     if t.shape != (rows,) or not t.is_floating_point():
         raise ValueError(f"{name}: expected floating [{rows}], got {t.dtype} {list(t.shape)}")
+    check_untraced("this call", "give times without derivatives", **{name: t})
     t = t.detach().to(torch.float64)
     if t.device.type == "cpu":
         outside = ~((t >= 0) & (t <= 1))

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from fastgen.common.transforms import outside_transforms
 from fastgen.plans.forms import Form, Value
 
 # What a step may read, by number. From FIRST_REGISTER on: what earlier steps kept, in registers.
@@ -129,6 +130,7 @@ class FusedStep:
         """How many tensors the step computes."""
         return 1 + self.returns + self.written
 
+    @outside_transforms
     def table_on(self, device: torch.device) -> Tensor:
         """The table on a device; it is sent once, without waiting for the device."""
         if device.type == "cpu":

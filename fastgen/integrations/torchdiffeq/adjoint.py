@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgen.common.derivatives import check_recorded, elsewhere
+from fastgen.common.transforms import check_untraced
 from fastgen.integrations.torchdiffeq.problem import (
     ADAPTIVE,
     Function,
@@ -69,7 +71,9 @@ def odeint_adjoint(
     if adjoint_params is None:
         assert isinstance(func, nn.Module)
         adjoint_params = func.parameters()
-    parameters = tuple(p for p in adjoint_params if p.requires_grad)
+    given = tuple(adjoint_params)
+    check_untraced("odeint_adjoint", "use odeint", y0=y0, t=t, adjoint_params=given)
+    parameters = tuple(p for p in given if p.requires_grad)
     back = dict((options if adjoint_options is None else adjoint_options) or {})
     if adjoint_options is None:
         back.pop("norm", None)
@@ -170,6 +174,7 @@ class _TwoMethodAdjoint(torch.autograd.Function):
                 y = state[0].detach().clone().requires_grad_()
                 value = func(time.detach(), y)
                 found: tuple[Tensor | None, ...] = (None,) * (1 + len(parameters))
+                check_recorded("func", value, lambda: func(time.detach(), elsewhere(y)), "y")
                 if value.requires_grad:
                     inputs = (y, *parameters)
                     found = torch.autograd.grad(value, inputs, -state[1], allow_unused=True)

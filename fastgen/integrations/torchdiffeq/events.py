@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.derivatives import check_recorded, elsewhere
+from fastgen.common.transforms import check_untraced
 from fastgen.integrations.torchdiffeq.problem import Function
 from fastgen.integrations.torchdiffeq.solve import odeint
 from fastgen.ode.problem import StateLayout
@@ -42,6 +44,7 @@ def odeint_event(
         (time [], states [2, ...]), differentiable in y0, t0 and what func depends on (not in what
         only event_fn depends on).
     """
+    check_untraced("odeint_event", "its time has reverse-mode gradients alone", y0=y0, t0=t0)
     start = t0.reshape(-1)
     t = torch.cat([start, start.detach() + (-1.0 if reverse_time else 1.0)])
     found, ys = odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
@@ -83,6 +86,7 @@ class _Rerouted(torch.autograd.Function):
         time_grad, y_grad = gradients
         with torch.enable_grad():
             c = ctx.event(time.to(y.dtype), y)
+            check_recorded("event_fn", c, lambda: ctx.event(time.to(y.dtype), elsewhere(y)), "y")
             inputs = (time, y)
             by_time, by_state = torch.autograd.grad(c, inputs, allow_unused=True)
         slope = ctx.func(time.detach().to(y.dtype), y.detach())

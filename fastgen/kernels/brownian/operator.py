@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
+from fastgen.common.transforms import traced
 from fastgen.kernels import dispatch
 from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH, check_brownian
+from fastgen.kernels.derivatives import register_batching
 
 _LIBRARY = torch.library.Library("fastgen", "FRAGMENT")
 _LIBRARY.define(
@@ -38,6 +40,8 @@ def brownian(
         ValueError: naming the argument that does not fit.
     """
     check_brownian(seeds, sample_ids, tree, times, depth)
+    if (torch.is_grad_enabled() and times.requires_grad) or traced(times):
+        raise ValueError("times: a Brownian path has no derivative in time; detach them")
     result: Tensor = torch.ops.fastgen.brownian(elements, seeds, sample_ids, tree, times, depth)
     return result
 
@@ -70,3 +74,4 @@ def _brownian_fake(
 for _key in ("CPU", "CUDA"):
     _LIBRARY.impl("brownian", _brownian, _key)
 torch.library.register_fake("fastgen::brownian", _brownian_fake, lib=_LIBRARY)
+register_batching(_LIBRARY, "brownian")

@@ -1,7 +1,8 @@
 """`combine` as a torch operator: `torch.compile(fullgraph=True)`, fake tensors, autograd.
 
 `torch.ops.fastgen.combine` is `combine.reference.combine`, flattened to what an operator schema can
-say. Its gradient is the transposed combination, so it is the same operator again.
+say. Its gradient is the transposed combination and its tangent the combination of tangents, so both
+are the same operator again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from fastgen.common.typed import typed
 from fastgen.kernels import dispatch
 from fastgen.kernels.combine.contract import MAX_OUTPUTS, check_combine
 from fastgen.kernels.contract import DTYPE_CODES, Noise
+from fastgen.kernels.derivatives import register
 
 _LIBRARY = torch.library.Library("fastgen", "FRAGMENT")
 _LIBRARY.define(
@@ -35,7 +37,8 @@ def combine(
     """Several linear combinations of the same tensors and of fresh noise, in one pass.
 
     out_j = sum_i C[j, i] x_i (+ C[j, N] d, the clipped value) + sum_k C[j, N (+ 1) + k] z_k; see
-    `fastgen.kernels.combine.reference` for the exact contract. Differentiable in the inputs.
+    `fastgen.kernels.combine.reference` for the exact contract. Differentiable in the inputs, in
+    reverse and in forward mode.
 
     Args:
         inputs: 1 to 24 tensors [B, ...] of one shape and device.
@@ -133,7 +136,26 @@ def _backward(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
     return result, *[None] * 7
 
 
+def _jvp(arguments: tuple[Any, ...], tangents: tuple[Any, ...]) -> list[Tensor]:
+    """Of out_j: sum_i C[j, i] dx_i + C[j, N] dd, dd = sum_i A[i] dx_i inside the bounds."""
+    inputs, table, dtypes, clip = arguments[:4]
+    moving = [i for i, dx in enumerate(tangents[0]) if dx is not None]
+    changes = [tangents[0][i] for i in moving]
+    first = 0 if clip is None else 1
+    kinds = _decode(dtypes)
+    result = combine(changes, table[:, first:, moving].contiguous(), kinds)
+    if clip is None:
+        return result
+    count = len(inputs)
+    kind = torch.float64 if torch.float64 in [x.dtype for x in inputs] else torch.float32
+    unclipped = combine(inputs, table[:, :1, :count].contiguous(), [kind])[0]
+    change = combine(changes, table[:, :1, moving].contiguous(), [kind])[0]
+    inside = change * ((unclipped >= clip[0]) & (unclipped <= clip[1]))
+    clipped = combine([inside], table[:, 1:, count, None].contiguous(), kinds)
+    return [a + b for a, b in zip(result, clipped, strict=True)]
+
+
 for _key in ("CPU", "CUDA"):
     _LIBRARY.impl("combine", _combine, _key)
 torch.library.register_fake("fastgen::combine", _combine_fake, lib=_LIBRARY)
-torch.library.register_autograd("fastgen::combine", _backward, setup_context=_setup, lib=_LIBRARY)
+register(_LIBRARY, "combine", ("inputs",), _setup, _backward, _jvp)

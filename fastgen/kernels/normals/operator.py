@@ -5,6 +5,7 @@ from torch import Tensor
 
 from fastgen.kernels import dispatch
 from fastgen.kernels.contract import Noise, check_noise
+from fastgen.kernels.derivatives import register_batching
 
 _LIBRARY = torch.library.Library("fastgen", "FRAGMENT")
 _LIBRARY.define(
@@ -40,3 +41,4 @@ def _normals_fake(
 for _key in ("CPU", "CUDA"):
     _LIBRARY.impl("normals", _normals, _key)
 torch.library.register_fake("fastgen::normals", _normals_fake, lib=_LIBRARY)
+register_batching(_LIBRARY, "normals")

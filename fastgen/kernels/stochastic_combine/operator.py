@@ -15,6 +15,7 @@ from torch import Tensor
 from fastgen.kernels import dispatch
 from fastgen.kernels.combine.contract import MAX_OUTPUTS, check_outputs
 from fastgen.kernels.contract import DTYPE_CODES, Noise
+from fastgen.kernels.derivatives import register
 from fastgen.kernels.stochastic_combine.contract import check_stochastic
 
 _LIBRARY = torch.library.Library("fastgen", "FRAGMENT")
@@ -156,9 +157,18 @@ def _backward(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
     return result, *[None] * 6, [None] * len(given)
 
 
+def _jvp(arguments: tuple[Any, ...], tangents: tuple[Any, ...]) -> list[Tensor]:
+    """Of out_j: sum_i dx_i sum_k T[j, i, k] m_k."""
+    table, rest = arguments[1], arguments[2:]
+    moving = [i for i, dx in enumerate(tangents[0]) if dx is not None]
+    changes = [tangents[0][i] for i in moving]
+    result: list[Tensor] = torch.ops.fastgen.stochastic_combine(
+        changes, table[:, :, moving].contiguous(), *rest
+    )
+    return result
+
+
 for _key in ("CPU", "CUDA"):
     _LIBRARY.impl("stochastic_combine", _combine, _key)
 torch.library.register_fake("fastgen::stochastic_combine", _fake, lib=_LIBRARY)
-torch.library.register_autograd(
-    "fastgen::stochastic_combine", _backward, setup_context=_setup, lib=_LIBRARY
-)
+register(_LIBRARY, "stochastic_combine", ("inputs",), _setup, _backward, _jvp)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_choice, check_shape
+from fastgen.common.derivatives import Pullback, outside_inference_mode
 from fastgen.kernels import Stream
 from fastgen.noise.normals import randn
 from fastgen.training.losses.reduction import reduced, sum_square
@@ -21,6 +22,7 @@ def explicit(score: Tensor, truth: Tensor, *, reduction: str = "mean") -> Tensor
     return reduced(sum_square(score - truth) / 2, None, reduction)
 
 
+@outside_inference_mode
 def implicit(
     score: Score,
     x: Tensor,
@@ -45,18 +47,20 @@ def implicit(
         reduction: "mean", or "none" for [B].
     """
     check_choice("trace", trace, ("exact", "hutchinson"))
-    x, s = _evaluated(score, x)
+    pull, s = _evaluated(score, x)
     if trace == "exact":
         flat = s.flatten(1)
         total = torch.zeros_like(flat[:, 0])
         for e in range(flat.shape[1]):
-            (row,) = torch.autograd.grad(flat[:, e].sum(), x, create_graph=True, retain_graph=True)
-            total = total + row.flatten(1)[:, e]
+            one = torch.zeros_like(flat)
+            one[:, e] = 1
+            total = total + pull.one(one.reshape(s.shape)).flatten(1)[:, e]
     else:
-        total = torch.stack([_quadratic(s, x, v) for v in _probes(x, probes, seed, step)]).mean(0)
+        total = torch.stack([_quadratic(pull, v) for v in _probes(x, probes, seed, step)]).mean(0)
     return reduced(total + sum_square(s) / 2, None, reduction)
 
 
+@outside_inference_mode
 def sliced(
     score: Score,
     x: Tensor,
@@ -72,21 +76,19 @@ def sliced(
     variance_reduction: |s|^2 / 2, its expectation, in place of (v . s)^2 / 2.
     Song et al. 2019, "Sliced score matching" (arXiv 1905.07088). Arguments as in `implicit`.
     """
-    x, s = _evaluated(score, x)
+    pull, s = _evaluated(score, x)
     terms = []
     for v in _probes(x, probes, seed, step):
         norm = sum_square(s) if variance_reduction else (v * s).flatten(1).sum(1).square()
-        terms.append(_quadratic(s, x, v) + norm / 2)
+        terms.append(_quadratic(pull, v) + norm / 2)
     return reduced(torch.stack(terms).mean(0), None, reduction)
 
 
-def _evaluated(score: Score, x: Tensor) -> tuple[Tensor, Tensor]:
-    x = x.detach().requires_grad_()
-    s = score(x)
-    check_shape("score", s, x.shape)
-    if not s.requires_grad:
-        raise ValueError("score: its value has no gradient with respect to x")
-    return x, s
+def _evaluated(score: Score, x: Tensor) -> tuple[Pullback, Tensor]:
+    """The score at x, whose derivatives are differentiable: the loss is trained on."""
+    pull = Pullback(score, x.detach(), "score")
+    check_shape("score", pull.value, x.shape)
+    return pull, pull.value
 
 
 def _probes(x: Tensor, probes: int, seed: int | Tensor, step: int) -> list[Tensor]:
@@ -104,6 +106,5 @@ def _probes(x: Tensor, probes: int, seed: int | Tensor, step: int) -> list[Tenso
     ]
 
 
-def _quadratic(s: Tensor, x: Tensor, v: Tensor) -> Tensor:
-    (product,) = torch.autograd.grad((s * v).sum(), x, create_graph=True, retain_graph=True)
-    return (product * v).flatten(1).sum(1)
+def _quadratic(pull: Pullback, v: Tensor) -> Tensor:
+    return (pull.one(v) * v).flatten(1).sum(1)

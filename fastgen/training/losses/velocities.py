@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from fastgen.common.checks import check_shape, per_row
+from fastgen.common.derivatives import directional, outside_inference_mode
 from fastgen.model.model import merged
 from fastgen.model.output import called, check_output
 from fastgen.training.losses.evidence import standard_divergence
@@ -115,6 +115,7 @@ def interval_ends(t: Tensor, u: Tensor, share: float, data_at: int = 1) -> Tenso
     return torch.where(chosen, t + (data_at - t) * u.to(t.dtype), t)
 
 
+@outside_inference_mode
 def mean_flow(
     net: Callable[..., Tensor],
     sample: PathSample,
@@ -152,8 +153,7 @@ def mean_flow(
     def average(x: Tensor, t: Tensor) -> Tensor:
         return check_output(called(net, x, (t, r), arguments), v.shape, v.device)
 
-    pair = jvp(average, (x, t), (v, torch.ones_like(t)))
-    output, slope = pair[0], pair[1]
+    output, slope = directional(average, (x, t), (v, torch.ones_like(t)), "net")
     span = per_row((r - t).to(v.dtype), v)
     error = sum_square(output - (v + span * slope).detach())
     loss = error / (error.detach() + offset) ** power if power else error

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_nonnegative
+from fastgen.common.derivatives import Pullback, outside_inference_mode
 from fastgen.training.paths.path import Path
 
 Function = Callable[[Tensor], Tensor]
@@ -71,19 +72,18 @@ class Interpolant(Path):
         """Whether there is a gamma."""
         return self.gamma is not None and self.gamma != 0
 
+    @outside_inference_mode
     def coefficients(self, t: Tensor) -> dict[str, Tensor]:
         """The functions, with derivatives by autograd."""
         pair = self.interpolation
         a, b = INTERPOLATIONS[pair] if isinstance(pair, str) else pair
         found: dict[str, Tensor] = {}
         for name, function in (("a", a), ("b", b), ("s", self._gamma())):
-            with torch.enable_grad():
-                u = t.detach().requires_grad_()
-                value = function(u)
-                slope = torch.zeros_like(t)
-                if value.requires_grad:
-                    (slope,) = torch.autograd.grad(value.sum(), u)
-            found |= {name: value.detach(), f"d{name}": slope}
+            shown = {"a": "interpolation[0]", "b": "interpolation[1]", "s": "gamma"}[name]
+            with torch.no_grad():
+                pull = Pullback(function, t, shown, "t")
+                slope = pull.one(torch.ones_like(t), last=True)
+            found |= {name: pull.value.detach(), f"d{name}": slope.detach()}
         return {**found, "std": found["s"]}
 
     def _gamma(self) -> Function:

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 import fastgen.kernels as kernels
 from fastgen.common.checks import check_positive, per_row
+from fastgen.common.derivatives import directional, outside_inference_mode
 from fastgen.kernels import Clock, Noise
 from fastgen.training.paths.path import Path, PathSample
 
@@ -113,9 +113,9 @@ class Encoded(_Deterministic):
         super().__init__(data_at)
         self.encode, self.decode = encode, decode
 
+    @outside_inference_mode
     def along(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The image of a straight line."""
         z0, z1 = self.encode(x0), self.encode(x1)
         t = per_row(t, z0)
-        moved = jvp(self.decode, ((1 - t) * z0 + t * z1,), (z1 - z0,))
-        return moved[0], moved[1]
+        return directional(self.decode, ((1 - t) * z0 + t * z1,), (z1 - z0,), "decode")

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import fastgen.kernels as kernels
 from fastgen.common.checks import check_choice, check_floating, check_tensor
+from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import Clock, Noise, Stream
 from fastgen.kernels.bridge.contract import TERMS
 from fastgen.kernels.bridge.reference import rows_of
@@ -320,6 +321,7 @@ class Path:
             result.append((row[0], row[1], row[2]))
         return result
 
+    @outside_transforms
     def _recipes(
         self, targets: tuple[str, ...], drawn: bool, device: torch.device
     ) -> tuple[Tensor | None, bool]:

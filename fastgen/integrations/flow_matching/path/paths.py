@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
+from fastgen.common.transforms import traced
 from fastgen.integrations.common.tensors import append_axes
 from fastgen.integrations.flow_matching.path.scheduler.schedulers import (
     CondOTScheduler,
@@ -60,7 +61,7 @@ class AffineProbPath(ProbPath):
         self.assert_sample_shape(x_0, x_1, t)
         c = self.scheduler(t)
         rows = [c.sigma_t, c.alpha_t, c.d_sigma_t, c.d_alpha_t]
-        if t.requires_grad or x_0.dtype != x_1.dtype or x_0.dtype not in DTYPE_CODES:
+        if t.requires_grad or traced(t) or x_0.dtype != x_1.dtype or x_0.dtype not in DTYPE_CODES:
             a, b, da, db = (append_axes(r, x_1) for r in rows)
             x_t, dx_t = a * x_0 + b * x_1, da * x_0 + db * x_1
         else:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastgen.common.devices import upload
 from fastgen.common.tableau import Tableau
+from fastgen.common.transforms import functional, outside_transforms, transforming
 from fastgen.common.unwritten import check_unwritten, version
 from fastgen.integrations.common.noise import unread_keys
 from fastgen.integrations.common.tensors import check_output, check_state
@@ -78,6 +79,7 @@ class FixedSteps(PreparedProgram):
         super().__init__(program)
         self._times: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
+    @outside_transforms
     def times_like(self, x: Tensor) -> tuple[Tensor, ...]:
         """The times of the evaluations, tensors without axes in the dtype of x."""
         key = x.device, x.dtype
@@ -185,13 +187,14 @@ def integrate(
     weigh(found.weights)
     calls = VelocityCalls(field, found.times_like(x), x)
     work: InPlaceRun | RecordedRun
-    if enable_grad:
+    recorded = enable_grad or transforming()  # buffers have no room for tangents
+    if recorded:
         work = RecordedRun(found.program, found.tables(x.device), (state, x.dtype), False)
     else:
         key = BufferKey(tuple(x.shape), x.device, (state, x.dtype), 1, bool(outputs), bool(outputs))
         work = found.workspace(key)
-    work.start(x.to(state) if enable_grad else x, *unread_keys(x.shape[0], x.device))
-    with torch.set_grad_enabled(enable_grad):
+    work.start(x.to(state) if recorded else x, *unread_keys(x.shape[0], x.device))
+    with torch.set_grad_enabled(enable_grad or functional()):
         for k in range(-1, len(found.times)):
             work.advance(k, calls)
         if not intermediates:

@@ -8,10 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.derivatives import Pullback, outside_inference_mode
 from fastgen.common.errors import nearest
+from fastgen.common.transforms import functional
 from fastgen.integrations.flow_matching.solver.fixed import METHODS, integrate, times_of
 from fastgen.ode import odeint
 
+GIVE_DIVERGENCE = (
+    "write it in operations that autograd records, or give its divergence: "
+    "fastgen.log_likelihood(..., divergence=function)"
+)
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "tsit5", "fehlberg2", "fehlberg45", "adaptive_heun")
 
 
@@ -62,7 +68,7 @@ class ODESolver:
             return self.velocity_model(x=x, t=t, **model_extras)
 
         if _adaptive(method, step_size):
-            with torch.set_grad_enabled(enable_grad):
+            with torch.set_grad_enabled(enable_grad or functional()):
                 states: Tensor = odeint(
                     lambda t, x: field(0, x, t.to(x.dtype)),
                     x_init,
@@ -75,6 +81,7 @@ class ODESolver:
             return states if return_intermediates else states[-1]
         return integrate(field, x_init, times, step_size, method, return_intermediates, enable_grad)
 
+    @outside_inference_mode
     def compute_likelihood(
         self,
         x_1: Tensor,
@@ -126,7 +133,7 @@ class ODESolver:
             )
 
         if _adaptive(method, step_size):
-            with torch.set_grad_enabled(enable_grad):
+            with torch.set_grad_enabled(enable_grad or functional()):
                 states, change = odeint(
                     lambda t, y: both(y[0], t.to(x_1.dtype)),
                     (x_1, x_1.new_zeros(x_1.shape[0])),
@@ -152,7 +159,7 @@ class ODESolver:
         states = integrate(
             field, x_1, times, step_size, method, return_intermediates, enable_grad, factors.extend
         )
-        with torch.set_grad_enabled(enable_grad):
+        with torch.set_grad_enabled(enable_grad or functional()):
             x_0 = states[-1] if return_intermediates else states
             return states, log_p0(x_0) + torch.stack(parts).sum(0)
 
@@ -161,35 +168,21 @@ def velocity_and_divergence(
     velocity: Callable[[Tensor], Tensor], x: Tensor, signs: Tensor | None, keep_graph: bool
 ) -> tuple[Tensor, Tensor]:
     """(u, div u [B]) at x, from one call; signs: Hutchinson's vector, None for every element."""
-    with torch.enable_grad():
-        if not (keep_graph and x.requires_grad):
-            x = x.detach().requires_grad_()
-        u = velocity(x)
-
-        def pulled(cotangent: Tensor, last: bool) -> Tensor:
-            if not u.requires_grad:
-                return torch.zeros_like(x)
-            (gradient,) = torch.autograd.grad(
-                u,
-                x,
-                cotangent,
-                retain_graph=keep_graph or not last,
-                create_graph=keep_graph,
-                materialize_grads=True,
-            )
-            return gradient
-
+    with torch.set_grad_enabled(keep_graph):
+        pull = Pullback(velocity, x, "velocity_model", remedy=GIVE_DIVERGENCE)
+        u, x = pull.value, pull.x
         if signs is not None:
-            divergence = (pulled(signs.to(u.dtype), True) * signs).flatten(1).sum(1)
+            product = pull.one(signs.to(u.dtype), last=True)
+            divergence = (product * signs).flatten(1).sum(1)
         else:
             rows, count = x.shape[0], x.flatten(1).shape[1]
             divergence = x.new_zeros(rows)
             for i in range(count):
                 one = torch.zeros_like(u).reshape(rows, -1)
                 one[:, i] = 1
-                pull = pulled(one.reshape(u.shape), i == count - 1)
-                divergence = divergence + pull.flatten(1)[:, i]
-    return (u, divergence) if keep_graph else (u.detach(), divergence.detach())
+                product = pull.one(one.reshape(u.shape), i == count - 1)
+                divergence = divergence + product.flatten(1)[:, i]
+    return (u, divergence) if pull.tracked else (u.detach(), divergence.detach())
 
 
 def _adaptive(method: str, step_size: float | None) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice
+from fastgen.common.transforms import functional
 from fastgen.common.unwritten import check_unwritten, version
 from fastgen.integrations.common.tensors import check_output, check_state
 from fastgen.integrations.flow_matching.solver.fixed import METHODS, grid_of, times_of
@@ -84,7 +85,7 @@ class RiemannianODESolver:
             bar = tqdm(total=len(grid) - 1)
         x = x_init.clone()  # the model is never handed the caller's own tensor
         points = [x]
-        with torch.set_grad_enabled(enable_grad):
+        with torch.set_grad_enabled(enable_grad or functional()):
             for s, t in pairwise(grid):
                 h = t - s
                 slopes: list[Tensor] = []
