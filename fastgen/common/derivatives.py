@@ -19,6 +19,7 @@ from fastgen.common.transforms import tangent_of, transforming
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_jvp: Any = torch.func.jvp
 _vjp: Any = torch.func.vjp
 _two_ways_back: Any = torch.autograd.functional.jvp
 REMEDY = "write it in operations that autograd records"
@@ -232,7 +233,7 @@ def directional(
         return value, push(tangents)[0]
     forward = checked(lambda value: tangent_of(value) is not None)
     try:
-        value, slope = torch.func.jvp(forward, primals, tangents)
+        value, slope = _jvp(forward, primals, tangents)
     except RuntimeError:  # an operation has no forward mode
         value, slope = _two_ways_back(
             reverse, primals, tangents, create_graph=torch.is_grad_enabled()
