@@ -16,7 +16,10 @@ from torch.utils import _pytree as pytree
 
 def version(x: Tensor) -> int:
     """How often torch has written to the tensor; -1 where it does not count: in inference mode."""
-    return -1 if torch.compiler.is_compiling() or x.is_inference() else x._version
+    try:
+        return x._version
+    except RuntimeError:
+        return -1
 
 
 def check_unwritten(name: str, x: Tensor, before: int) -> None:
