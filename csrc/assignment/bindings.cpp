@@ -62,10 +62,13 @@ void solve(int64_t problems, Problem first, const Options& options, const Soluti
     costs[k] = found.cost;
     gaps[k] = found.gap;
   };
-  // More than there are problems, or processors, would wait for each other; 64 for tests.
-  const auto most = std::max<int64_t>(64, std::thread::hardware_concurrency());
+  // More than there are problems, or processors, would wait for each other; so many for tests. (To
+  // ask how many there are takes tens of microseconds.)
+  constexpr int FEW = 64;
   if (problems > 1) threads = static_cast<int>(std::min<int64_t>(threads, problems));
-  Team team(static_cast<int>(std::min<int64_t>(threads, most)));
+  if (threads > FEW)
+    threads = std::min(threads, std::max<int>(FEW, std::thread::hardware_concurrency()));
+  Team team(threads);
   if (problems == 1) return one(0, team, 0);
   team.each(problems, 1, [&](int64_t begin, int64_t, int thread) {
     Team alone(1);

@@ -17,8 +17,8 @@ from fastgen.couplings.uniform import uniform_plan
 from fastgen.noise.normals import randn
 
 METHODS = ("exact", "sliced")
-# Directions projected on at once.
-CHUNK = 64
+# Directions projected on at once, fewer of many points: Ctrl-C is heard between them.
+CHUNK, MOST_PROJECTED = 64, 1 << 21
 
 
 @typed
@@ -98,7 +98,9 @@ def _sliced(x0: Tensor, x1: Tensor, p: float, directions: int, seed: int) -> flo
     axes = randn((directions, x0.shape[1]), seed=seed, device=x0.device).double()
     axes = axes / axes.norm(dim=1, keepdim=True)
     total = 0.0
-    for part in axes.tensor_split(-(-directions // CHUNK)):
-        first, second = ((x.double() @ part.T).sort(0).values for x in (x0, x1))
+    chunk = max(1, min(CHUNK, MOST_PROJECTED // len(x0)))
+    clouds = x0.double(), x1.double()
+    for part in axes.tensor_split(-(-directions // chunk)):
+        first, second = ((x @ part.T).sort(0).values for x in clouds)
         total += (first - second).abs().pow(p).sum().item()
     return float((total / (len(x0) * directions)) ** (1 / p))
