@@ -32,13 +32,27 @@ REFUSED = {
 }
 NOISE_TYPES = ("general", "diagonal", "scalar", "additive")
 SDE_TYPES = ("ito", "stratonovich")
-NAMES = ("drift", "diffusion", "prior_drift")
+NAMES = (
+    "drift",
+    "diffusion",
+    "prior_drift",
+    "diffusion_prod",
+    "drift_and_diffusion",
+    "drift_and_diffusion_prod",
+)
 
 
 class _Area:
     """A foreign motion with a space-time Levy area, as `fastgen.sdeint` asks for it."""
 
     def __init__(self, bm: Any) -> None:
+        area = getattr(bm, "levy_area_approximation", None)
+        if area in (None, "none"):
+            raise ValueError(
+                f"bm: {type(bm).__name__} with levy_area_approximation={area!r}: method='srk' "
+                "reads the space-time Levy area; make it with levy_area_approximation='space-time', "
+                "or take method='euler' or 'milstein'"
+            )
         self.bm = bm
 
     def __call__(self, s: float, t: float) -> Tensor:
@@ -96,7 +110,8 @@ def sdeint(
     """torchsde's `sdeint` by `fastgen.sdeint`; states [T, batch, d].
 
     Args:
-        sde: an object with f and g (or f_and_g), noise_type and sde_type; h for logqp.
+        sde: an object with f and g (or f_and_g, or products g_prod, f_and_g_prod, from which g is
+            made noise by noise), noise_type and sde_type; h for logqp.
         y0: [batch, d].
         ts: strictly increasing times; each is hit exactly.
         bm: a Brownian motion, torchsde's or this module's; None draws steps' noise anew, or for
@@ -105,7 +120,7 @@ def sdeint(
         dt: longest step, or the first of adaptive ones.
         adaptive, rtol, atol, dt_min: error-controlled steps, the same for all samples.
         options: {"grad_free": True} for Milstein's method without derivatives.
-        names: other names of drift, diffusion and prior_drift.
+        names: other names of drift, diffusion, prior_drift and of their products.
         logqp: also return the log-ratio's increments [T - 1, batch].
         extra, extra_solver_state: not offered.
         entropy: the seed where bm is None; None draws one from torch's generator.
@@ -177,7 +192,7 @@ def _solve(
     times = torch.as_tensor(ts, dtype=torch.float64).detach()
     if not bool((times.diff() > 0).all()):
         raise ValueError(f"ts: expected strictly increasing times, got {ts}")
-    f, g, h = _functions(sde, names, logqp)
+    f, g, h = _functions(sde, names, logqp, bm)
     if logqp:
         widened = _WithRatio(sde.noise_type == "diagonal", f, g, h)
         y0 = torch.cat([y0, y0.new_zeros(len(y0), 1)], 1)
@@ -212,25 +227,60 @@ def _check_types(sde: Any) -> None:
             raise ValueError(f"sde.{name}={value!r}: {nearest(str(value), known)}")
 
 
-def _functions(sde: Any, names: dict[str, str] | None, logqp: bool) -> tuple[Any, Any, Any]:
-    """F, g and h under their own names or others."""
+def _functions(
+    sde: Any, names: dict[str, str] | None, logqp: bool, bm: Any
+) -> tuple[Any, Any, Any]:
+    """F, g and h under their own names or others, or from products with them."""
     names = names or {}
     for name in names:
         if name not in NAMES:
-            raise ValueError(f"names[{name!r}]: {nearest(name, NAMES)}; products are not used")
+            raise ValueError(f"names[{name!r}]: {nearest(name, NAMES)}")
     f, g = (getattr(sde, names.get(k, d), None) for k, d in (("drift", "f"), ("diffusion", "g")))
-    both = getattr(sde, "f_and_g", None)
+    both = getattr(sde, names.get("drift_and_diffusion", "f_and_g"), None)
     if both is not None:
         f = f or (lambda t, y: both(t, y)[0])
         g = g or (lambda t, y: both(t, y)[1])
+    f_and_product = getattr(sde, names.get("drift_and_diffusion_prod", "f_and_g_prod"), None)
+    product = getattr(sde, names.get("diffusion_prod", "g_prod"), None)
+    if f_and_product is not None:
+        f = f or (lambda t, y: f_and_product(t, y, _directions(sde, y, bm)[0])[0])
+        product = product or (lambda t, y, v: f_and_product(t, y, v)[1])
+    if g is None and product is not None:
+        g = _from_products(sde, product, bm)
     h = getattr(sde, names.get("prior_drift", "h"), None)
     for name, function, wanted in (("drift", f, True), ("diffusion", g, True), ("h", h, logqp)):
         if wanted and function is None:
             raise ValueError(
-                f"sde: has no {name}; define f and g, or f_and_g (h too for logqp), "
+                f"sde: has no {name}; define f and g, f_and_g, or g_prod (h too for logqp), "
                 "or say their names in `names`"
             )
     return f, g, h
+
+
+def _directions(sde: Any, y: Tensor, bm: Any) -> list[Tensor]:
+    """Noises whose products with g are its columns, or its diagonal."""
+    if sde.noise_type == "diagonal":
+        return [torch.ones_like(y)]
+    width = 1 if sde.noise_type == "scalar" else None if bm is None else bm.shape[-1]
+    if width is None:
+        raise ValueError(
+            f"sde: its diffusion is a product alone, and noise_type={sde.noise_type!r} does not "
+            "say how many noises there are; give bm, or define g"
+        )
+    unit = torch.eye(width, dtype=y.dtype, device=y.device)
+    return [row.expand(len(y), width) for row in unit]
+
+
+def _from_products(
+    sde: Any, product: Callable[..., Tensor], bm: Any
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """G from its products with the unit noises."""
+
+    def g(t: Tensor, y: Tensor) -> Tensor:
+        columns = [product(t, y, v) for v in _directions(sde, y, bm)]
+        return columns[0] if sde.noise_type == "diagonal" else torch.stack(columns, 2)
+
+    return g
 
 
 def _parameters(sde: Any) -> list[Tensor]:

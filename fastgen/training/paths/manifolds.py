@@ -46,17 +46,39 @@ class _Deterministic(Path):
         raise NotImplementedError
 
 
+# Nearer than so many roundings to opposite, the direction between two points is rounding's.
+OPPOSITE = 64
+
+
+def perpendicular(x: Tensor) -> Tensor:
+    """A unit vector perpendicular to each x [..., D], D > 1: a fixed one.
+
+    That of the axis which x has least of.
+    """
+    axis = x.detach().abs().argmin(-1, keepdim=True)
+    unit = torch.zeros_like(x).scatter(-1, axis, 1.0)
+    across = unit - (x * unit).sum(-1, keepdim=True) / (x * x).sum(-1, keepdim=True) * x
+    result: Tensor = across / torch.linalg.vector_norm(across, dim=-1, keepdim=True)
+    return result
+
+
 class Sphere(_Deterministic):
     """Great circles: x_t = [sin((1 - t) w) x0 + sin(t w) x1] / sin w, w the angle between them.
 
     A sample [B, ...] is one vector, of the same length at both ends (which is kept). The velocity
-    is tangent, of length w |x0|. Antipodal points have no one shortest path: there the result is
-    not determined. Chen and Lipman 2024 (arXiv 2302.03660).
+    is tangent, of length w |x0|. Antipodal points have no one shortest path: there it is the great
+    circle towards a fixed direction, that of the axis which x0 has least of. Chen and Lipman 2024
+    (arXiv 2302.03660).
     """
 
     def along(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The great circles."""
         a, b = x0.flatten(1), x1.flatten(1)
+        if a.shape[1] < 2:
+            raise ValueError(
+                f"x0: expected samples of 2 or more elements, got {tuple(x0.shape)}: a sphere in "
+                "one dimension is two points"
+            )
         lengths = a.norm(dim=1), b.norm(dim=1)
         tolerance = 1e3 * torch.finfo(a.dtype).eps
         if a.device.type == "cpu" and not torch.allclose(*lengths, rtol=tolerance):
@@ -67,16 +89,26 @@ class Sphere(_Deterministic):
                 "normalise them"
             )
         # The half angle from chord and its complement loses no digits at either end.
-        w = 2 * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1))
+        chord, rest = (a - b).norm(dim=1), (a + b).norm(dim=1)
+        w = 2 * torch.atan2(chord, rest)
         w = w.reshape(t.shape)
+        opposite = (rest <= OPPOSITE * torch.finfo(a.dtype).eps * chord).reshape(t.shape)
+        opposite = opposite & (chord > 0).reshape(t.shape)
         near = w < 1e-4  # sin(k w) / sin w = k [1 + (1 - k^2) w^2 / 6 + ...]
-        safe = torch.where(near, 1.0, w)
+        safe = torch.where(near | opposite, 1.0, w)
         sine = torch.sin(safe)
         here = torch.where(near, 1 - t, torch.sin((1 - t) * safe) / sine)
         there = torch.where(near, t, torch.sin(t * safe) / sine)
         slope = torch.where(near, -1.0, -safe * torch.cos((1 - t) * safe) / sine)
         rise = torch.where(near, 1.0, safe * torch.cos(t * safe) / sine)
-        return here * x0 + there * x1, slope * x0 + rise * x1
+        # From x0 through a fixed point across, half way round.
+        across = (perpendicular(a) * lengths[0][:, None]).reshape(x0.shape)
+        cosine, sine = torch.cos(math.pi * t), torch.sin(math.pi * t)
+        round_, along = cosine * x0 + sine * across, math.pi * (cosine * across - sine * x0)
+        return (
+            torch.where(opposite, round_, here * x0 + there * x1),
+            torch.where(opposite, along, slope * x0 + rise * x1),
+        )
 
 
 class FlatTorus(_Deterministic):

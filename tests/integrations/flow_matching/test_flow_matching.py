@@ -419,3 +419,27 @@ def test_errors_name_the_argument():
         PolynomialConvexScheduler(0)
     with pytest.raises(ValueError, match="beta_min"):
         VPScheduler(3.0, 2.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("off", [0, 4])
+def test_opposite_points_of_a_sphere_are_joined_by_a_great_circle(dtype, off):
+    """Of length pi, tangent, and from the one to the other."""
+    from fastgen.training.paths import Sphere as SpherePath
+
+    x = Sphere().projx(torch.cat([torch.eye(3), noise(5, 3).float()]).to(dtype))
+    y = Sphere().projx(-x + off * torch.finfo(dtype).eps)
+    eps = 1e3 * torch.finfo(dtype).eps
+    assert (Sphere().expmap(x, Sphere().logmap(x, y)) - y).abs().max() < eps
+    path = GeodesicProbPath(scheduler=CondOTScheduler(), manifold=Sphere())
+    t = torch.full((len(x),), 0.25, dtype=dtype)
+    found = path.sample(x_0=x, x_1=y, t=t)
+    own = SpherePath().along(x, y, t[:, None])
+    for point, velocity in ((found.x_t, found.dx_t), own):
+        assert (point.norm(dim=1) - 1).abs().max() < eps
+        assert (velocity.norm(dim=1) - math.pi).abs().max() < 10 * eps
+        assert (point * velocity).sum(1).abs().max() < 10 * eps
+        assert ((point * x).sum(1) - math.cos(math.pi / 4)).abs().max() < eps
+    ends = [SpherePath().along(x, y, torch.full_like(t, u)[:, None])[0] for u in (0.0, 1.0)]
+    assert (ends[0] - x).abs().max() < eps
+    assert (ends[1] - y).abs().max() < eps

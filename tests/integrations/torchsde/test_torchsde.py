@@ -271,3 +271,48 @@ def test_refusals_of_motions_and_equations():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ours.BrownianInterval(size=(2, 2))(0.0, 1.0)
+
+
+class ByProducts(nn.Module):
+    """dy = y / 2 dt + 0.2 sum(dW) y with products alone."""
+
+    def __init__(self, noise_type, joint):
+        super().__init__()
+        self.noise_type, self.sde_type = noise_type, "stratonovich"
+        if joint:
+            self.f_and_g_prod = lambda t, y, v: (self._f(t, y), self._g_prod(t, y, v))
+        else:
+            self.f, self.g_prod = self._f, self._g_prod
+
+    def _f(self, t, y):
+        return 0.5 * y
+
+    def _g_prod(self, t, y, v):
+        return 0.2 * y * (v if self.noise_type == "diagonal" else v.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize(("noise_type", "width"), [("diagonal", 2), ("general", 3), ("scalar", 1)])
+def test_an_sde_by_products_of_its_diffusion(noise_type, width, joint):
+    """exp(t / 2 + 0.2 W), and torchsde's own steps on the same motion."""
+    torchsde = pytest.importorskip("torchsde")
+    sde, y0 = ByProducts(noise_type, joint), torch.ones(4, 2, dtype=torch.float64)
+    bm = torchsde.BrownianInterval(0.0, 1.0, (4, width), dtype=torch.float64, entropy=3)
+    ts = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    mine = ours.sdeint(sde, y0, ts, bm=bm, dt=0.01, method="midpoint")[-1]
+    theirs = torchsde.sdeint(sde, y0, ts, bm=bm, dt=0.01, method="midpoint")[-1]
+    assert (mine - theirs).abs().max() < 1e-9
+    w = bm(0.0, 1.0) if noise_type == "diagonal" else bm(0.0, 1.0).sum(1, keepdim=True)
+    assert (mine - torch.exp(0.5 + 0.2 * w)).abs().max() < 0.02
+
+
+def test_products_need_the_number_of_noises_and_srk_an_area():
+    torchsde = pytest.importorskip("torchsde")
+    y0, ts = torch.ones(4, 2), [0.0, 1.0]
+    with pytest.raises(ValueError, match="how many noises there are; give bm"):
+        ours.sdeint(ByProducts("general", False), y0, ts, dt=0.1, method="midpoint")
+    sde = ByProducts("diagonal", False)
+    sde.sde_type = "ito"
+    bm = torchsde.BrownianInterval(0.0, 1.0, (4, 2))
+    with pytest.raises(ValueError, match="make it with levy_area_approximation='space-time'"):
+        ours.sdeint(sde, y0, ts, bm=bm, dt=0.1, method="srk")

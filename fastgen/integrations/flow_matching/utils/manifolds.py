@@ -8,6 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from fastgen.training.paths.manifolds import OPPOSITE, perpendicular
+
 
 class Manifold(nn.Module):
     """Points x and tangent vectors u [..., D]."""
@@ -85,11 +87,16 @@ class Sphere(Manifold):
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """The angle between x and y times the unit tangent from x towards y.
 
-        At opposite points, where it is not determined, it is 0 or of rounding's direction.
+        At opposite points, where it is not determined, it points in a fixed direction: that of the
+        axis which x has least of.
         """
         tangent = self.proju(x, y)
         sine = torch.linalg.vector_norm(tangent, dim=-1, keepdim=True)
-        angle = torch.atan2(sine, (x * y).sum(-1, keepdim=True))
+        cosine = (x * y).sum(-1, keepdim=True)
+        opposite = (sine <= OPPOSITE * torch.finfo(x.dtype).eps) & (cosine < 0)
+        tangent = torch.where(opposite, perpendicular(x), tangent)
+        angle = torch.atan2(sine, cosine)
+        sine = torch.where(opposite, torch.ones_like(sine), sine)
         ratio = torch.where(sine > 0, angle / sine.clamp(min=1e-30), torch.ones_like(sine))
         return tangent * ratio
 
