@@ -12,17 +12,19 @@ from fastgen.common.derivatives import check_recorded, elsewhere
 from fastgen.common.transforms import check_untraced
 from fastgen.integrations.torchdiffeq.problem import (
     ADAPTIVE,
+    CALLBACKS,
     Function,
     check_times,
     method_of,
     one_tolerance,
     options_of,
 )
-from fastgen.integrations.torchdiffeq.solve import odeint, solve
+from fastgen.integrations.torchdiffeq.solve import odeint, solve, warn_unheard
 from fastgen.ode.adjoint import Adjoint
 from fastgen.ode.problem import StateLayout
 
 SEMINORM = "seminorm"
+ADJOINT = "_adjoint"  # ends the names of callbacks on the way back
 
 
 def odeint_adjoint(
@@ -81,6 +83,7 @@ def odeint_adjoint(
     if norm not in (None, SEMINORM):
         raise ValueError(f"adjoint_options: norm={norm!r}: expected 'seminorm' or none")
     name, back_name = method_of(method), method_of(way)
+    warn_unheard(back_name, func, ADJOINT)
     chosen, back = options_of(name, options), options_of(back_name, back)
     check_times(t, event_fn is not None)
     tolerances = one_tolerance("rtol", rtol), one_tolerance("atol", atol)
@@ -122,10 +125,15 @@ def odeint_adjoint(
         def flat_func(time: Tensor, y: Tensor) -> Tensor:
             return state.flat(func(time, state.tree(y[None])))[0]
 
+        if hasattr(func, CALLBACKS[0]):
+            flat_func.callback_step = (  # type: ignore[attr-defined]
+                lambda time, y, h: func.callback_step(time, state.tree(y[None]), h)  # type: ignore[attr-defined]
+            )
+        told = getattr(func, CALLBACKS[0] + ADJOINT, None)
         forward = name, chosen, tolerances
         backward = back_name, back, back_tolerances
         apply: Function = _TwoMethodAdjoint.apply
-        flat = apply(flat_func, forward, backward, t, state.flat()[0], *parameters)
+        flat = apply(flat_func, told, forward, backward, t, state.flat()[0], *parameters)
         ys = state.tree(flat[:, None])
     return ys if event_fn is None else (found, ys)
 
@@ -150,13 +158,14 @@ class _TwoMethodAdjoint(torch.autograd.Function):
     def forward(
         ctx: Any,
         func: Function,
+        told: Function | None,
         forward: tuple[Any, ...],
         backward: tuple[Any, ...],
         t: Tensor,
         y: Tensor,
         *parameters: Tensor,
     ) -> Tensor:
-        ctx.func, ctx.way = func, backward
+        ctx.func, ctx.told, ctx.way = func, told, backward
         with torch.no_grad():
             ys: Tensor = solve(func, y, t, *forward)
         ctx.save_for_backward(t, ys, *parameters)
@@ -184,7 +193,11 @@ class _TwoMethodAdjoint(torch.autograd.Function):
             )
             return (value.detach(), *zeros)
 
-        wanted = ctx.needs_input_grad[3]
+        if ctx.told is not None:  # the state as torchdiffeq has it: da/dt's integral comes first
+            slope.callback_step = (  # type: ignore[attr-defined]
+                lambda time, state, h: ctx.told(time, (torch.zeros_like(time), *state), h)
+            )
+        wanted = ctx.needs_input_grad[4]
         times = torch.zeros_like(t)
         a, totals = given[-1].clone(), tuple(torch.zeros_like(p) for p in parameters)
         with torch.no_grad():
@@ -197,4 +210,4 @@ class _TwoMethodAdjoint(torch.autograd.Function):
             if wanted:
                 # Without the gradient of the first output, which does not move with t[0].
                 times[0] = -(func(t[0].to(ys.dtype), ys[0]) * (a - given[0])).sum()
-        return None, None, None, times if wanted else None, a, *totals
+        return None, None, None, None, times if wanted else None, a, *totals

@@ -113,7 +113,7 @@ class GridSolver:
         outputs = (t.detach() * ahead).tolist()
         stops = (grid.detach() * ahead).tolist()
         for k, (begin, end) in enumerate(itertools.pairwise(grid.unbind())):
-            self.callback(begin, y, end - begin)
+            self.callback(begin, y, (end - begin).abs())
             later, slope = self.step(begin, end, y)
             while len(ys) < len(t) and outputs[len(ys)] <= stops[k + 1]:
                 exact = outputs[len(ys)] == stops[k + 1]

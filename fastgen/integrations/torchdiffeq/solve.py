@@ -95,12 +95,9 @@ def solve(
     gradient: str | Adjoint = "through",
 ) -> Any:
     """`odeint` with checked arguments; gradient: as of `fastgen.odeint`."""
-    heard = [name for name in CALLBACKS if hasattr(func, name)]
+    warn_unheard(method, func)
     if method not in ADAPTIVE:
-        unheard = [name for name in heard if method == "scipy_solver" or name != CALLBACKS[0]]
-        _warn(method, unheard)
         return _on_grid(func, y0, t, method, options, tolerances)
-    _warn(method, heard)
     stops = _stops(t, options)
     if not stops:
         return _varying(func, y0, t, method, options, tolerances, gradient)
@@ -109,10 +106,16 @@ def solve(
     return _pieces(func, y0, t, method, options, tolerances, gradient, stops)
 
 
-def _warn(method: str, callbacks: list[str]) -> None:
-    if callbacks:
+def warn_unheard(method: str, func: Function, suffix: str = "") -> None:
+    """Warn of callbacks that the method does not call: fixed steps know callback_step alone."""
+    names = [name + suffix for name in CALLBACKS if hasattr(func, name + suffix)]
+    if method not in ADAPTIVE and method != "scipy_solver":
+        names = [name for name in names if name != CALLBACKS[0] + suffix]
+    if names:
         warnings.warn(
-            f"Solver '{method}' does not support callbacks {set(callbacks)}", stacklevel=4
+            f"Solver '{method}' does not support callbacks {set(names)}; methods of fixed steps "
+            f"call {CALLBACKS[0] + suffix}",
+            stacklevel=4,
         )
 
 

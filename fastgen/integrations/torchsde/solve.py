@@ -50,8 +50,8 @@ class _Area:
         if area in (None, "none"):
             raise ValueError(
                 f"bm: {type(bm).__name__} with levy_area_approximation={area!r}: method='srk' "
-                "reads the space-time Levy area; make it with levy_area_approximation='space-time', "
-                "or take method='euler' or 'milstein'"
+                "reads the space-time Levy area; make it with "
+                "levy_area_approximation='space-time', or take method='euler' or 'milstein'"
             )
         self.bm = bm
 
