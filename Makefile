@@ -16,8 +16,10 @@ test: $(VENV)/ready
 slow: $(VENV)/ready
 	$(BIN)/pytest -q -m slow
 
-# The assignment solver in C++ under the address, undefined-behaviour and thread sanitizers.
+# The extension under GCC's address, undefined-behaviour and thread sanitizers, called from Python
+# with each instruction set, and the assignment solver by itself.
 sanitize: $(VENV)/ready
+	$(BIN)/python -m tests.sanitize
 	$(BIN)/pytest -q -m slow tests/couplings/test_sanitizers.py
 
 # Style, and that imports run down only ([tool.importlinter] in pyproject.toml).

@@ -28,6 +28,11 @@ FLAGS = [
     "-fno-trapping-math",
     "-Wno-psabi",
 ]
+# Under these sanitizers of GCC or Clang (python -m tests.sanitize): "address,undefined", "thread".
+SANITIZERS = os.environ.get("FASTGEN_SANITIZERS")
+if SANITIZERS:
+    FLAGS += ["-O1", "-g1", f"-fsanitize={SANITIZERS}", "-fno-omit-frame-pointer"]
+    FLAGS += ["-fno-sanitize-recover=undefined", "-D_GLIBCXX_ASSERTIONS"]
 # The kernels are long chains of dependent operations: scheduled before registers are assigned,
 # noise is a fifth faster (GCC; Clang schedules so anyway and ignores the flag).
 KERNEL_FLAGS = ["-fschedule-insns"]
@@ -131,7 +136,7 @@ setup(
             include_dirs=["csrc"],
             define_macros=MACROS,
             extra_compile_args=FLAGS + OPENMP,
-            extra_link_args=OPENMP,
+            extra_link_args=OPENMP + ([f"-fsanitize={SANITIZERS}"] if SANITIZERS else []),
             language="c++",
             optional=True,
         )

@@ -78,6 +78,23 @@ def test_no_loose_module():
     assert loose == {"__init__.py", "__main__.py", "_C.pyi"}
 
 
+# Where an address is compared, or read where it was checked before; kernels get theirs elsewhere.
+COMPARED = {
+    "common/memory.py",
+    "integrations/diffusers/runs.py",
+    "kernels/combine/contract.py",
+    "kernels/combine/triton.py",
+    "sampling/run.py",
+    "sampling/serving.py",
+}
+
+
+def test_one_way_from_a_tensor_to_an_address():
+    """`fastgen.common.memory` refuses tensors without memory; `data_ptr` would give their 0."""
+    found = {f.relative_to(ROOT).as_posix() for f in FILES if "data_ptr()" in f.read_text()}
+    assert found <= COMPARED
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.relative_to(ROOT).as_posix())
 def test_a_file_is_read_in_a_sitting(file):
     assert len(file.read_text().splitlines()) <= MOST_LINES

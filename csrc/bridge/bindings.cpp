@@ -65,7 +65,6 @@ struct Description {
 // of rows of the shape that `shape` has from its second entry on; its length.
 bool fits(const Description& description, PyObject* x, const py::object& dtype, Py_ssize_t dims,
           int64_t* count) {
-  static PyObject* const IS_CONTIGUOUS = PyUnicode_InternFromString("is_contiguous");
   static PyObject* const DTYPE = PyUnicode_InternFromString("dtype");
   static PyObject* const SHAPE = PyUnicode_InternFromString("shape");
   static PyObject* const IS_CPU = PyUnicode_InternFromString("is_cpu");
@@ -80,7 +79,7 @@ bool fits(const Description& description, PyObject* x, const py::object& dtype, 
       return false;
   *count = PyLong_AsLongLong(PyTuple_GET_ITEM(shape.ptr(), 0));
   return attribute(x, IS_CPU).ptr() == Py_True && attribute(x, REQUIRES_GRAD).ptr() == Py_False &&
-         call(x, IS_CONTIGUOUS).ptr() == Py_True;
+         has_address(x);
 }
 
 // Whether the environment leaves the choice to C++. It may change between two calls.
@@ -111,6 +110,7 @@ PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t coun
     if (x == Py_None) continue;
     if (!fits(description, x, description.dtype, dims, &op.x[k].count)) Py_RETURN_NONE;
     op.x[k].rows = data_pointer(x);
+    if (op.x[k].count == 0) Py_RETURN_NONE;
     int64_t rows = op.x[k].count;
     if (index != Py_None) {
       if (!fits(description, index, description.index_dtype, 1, &rows)) Py_RETURN_NONE;

@@ -3,6 +3,10 @@
 #pragma once
 #include <algorithm>
 #include <cstdint>
+#ifdef __SANITIZE_THREAD__
+#include <thread>
+#include <vector>
+#endif
 
 namespace fastgen {
 
@@ -13,12 +17,19 @@ void parallel_for(int64_t count, int64_t unit, int threads, const Work& work) {
   if (count <= 0) return;
   if (threads <= 1) return work(int64_t{0}, count, 0);
   const int64_t units = (count + unit - 1) / unit;
-#pragma omp parallel for num_threads(threads) schedule(static)
-  for (int i = 0; i < threads; ++i) {
+  const auto part = [&](int i) {
     const int64_t begin = units * i / threads * unit;
     const int64_t end = std::min(units * (i + 1) / threads * unit, count);
     if (begin < end) work(begin, end, i);
-  }
+  };
+#ifdef __SANITIZE_THREAD__  // it does not see how OpenMP's threads wait for each other
+  std::vector<std::thread> team;
+  for (int i = 0; i < threads; ++i) team.emplace_back(part, i);
+  for (std::thread& member : team) member.join();
+#else
+#pragma omp parallel for num_threads(threads) schedule(static)
+  for (int i = 0; i < threads; ++i) part(i);
+#endif
 }
 
 // kernel(op, begin, end) over the elements of the flattened tensors. Parts begin where rows do and

@@ -1,6 +1,7 @@
 #include "common/pool.h"
 
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "common/tensors.h"
@@ -29,7 +30,6 @@ struct DLManagedTensor {
   void* context;
   void (*deleter)(DLManagedTensor*);
 };
-constexpr int32_t ON_CPU = 1;
 constexpr uint8_t REAL = 2;
 
 struct Owned {
@@ -47,7 +47,8 @@ py::object pooled_tensor(const py::tuple& shape, bool float64) {
   int64_t bytes = float64 ? 8 : 4;
   for (const auto& length : shape) {
     owner->shape.push_back(py::cast<int64_t>(length));
-    bytes *= owner->shape.back();
+    if (owner->shape.back() < 0 || __builtin_mul_overflow(bytes, owner->shape.back(), &bytes))
+      throw std::invalid_argument("shape: expected sizes >= 0 whose product is a number of bytes");
   }
   owner->bytes = bytes;
   DLManagedTensor& managed = owner->managed;

@@ -3,6 +3,7 @@
 #pragma once
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -46,11 +47,13 @@ struct ExchangeInterface {
   void* stream;
 };
 
-// torch.Tensor, and by what its instances are looked at: null where torch has no such interface
-// (before 2.10). Subclasses may have no memory and go through their attributes.
+// torch.Tensor, and by what its instances are looked at: `exchange` is null where torch has no such
+// interface (before 2.10). Python's functions address(tensor) and readable(tensor, name) do what
+// C++ cannot, and say why a tensor has no memory of its own.
 struct TensorType {
   PyTypeObject* type = nullptr;
   const ExchangeInterface* exchange = nullptr;
+  PyObject *is_negative = nullptr, *address = nullptr, *readable = nullptr;
 };
 
 inline TensorType& tensor_type() {
@@ -59,7 +62,8 @@ inline TensorType& tensor_type() {
 }
 
 // The capsule is None, or what the type has as `__dlpack_c_exchange_api__`.
-inline void use_tensor_type(const pybind11::type& type, const pybind11::object& capsule) {
+inline void use_tensor_type(const pybind11::type& type, const pybind11::object& capsule,
+                            const pybind11::object& address, const pybind11::object& readable) {
   const ExchangeInterface* found = nullptr;
   if (!capsule.is_none()) {
     found = static_cast<const ExchangeInterface*>(
@@ -67,30 +71,73 @@ inline void use_tensor_type(const pybind11::type& type, const pybind11::object& 
     if (!found) throw pybind11::error_already_set();
     if (found->version.major != 1) found = nullptr;
   }
-  type.inc_ref();  // for ever
-  tensor_type() = {reinterpret_cast<PyTypeObject*>(type.ptr()), found};
+  const auto forever = [](pybind11::object kept) { return kept.release().ptr(); };
+  tensor_type() = {reinterpret_cast<PyTypeObject*>(forever(type)), found,
+                   forever(type.attr("is_neg")), forever(address), forever(readable)};
 }
 
 inline bool is_plain(PyObject* tensor) { return Py_TYPE(tensor) == tensor_type().type; }
-
-// False: ask for its attributes, which say what is wrong if something is.
-inline bool look(PyObject* tensor, TensorView* view) {
-  const ExchangeInterface* exchange = tensor_type().exchange;
-  if (!exchange || !is_plain(tensor)) return false;
-  if (exchange->view(tensor, view) == 0) return true;
-  PyErr_Clear();
-  return false;
-}
 
 inline void* address(const TensorView& view) {
   return static_cast<char*>(view.data) + view.byte_offset;
 }
 
+inline bool is_empty(const TensorView& view) {
+  for (int i = 0; i < view.dimensions; ++i)
+    if (view.shape[i] == 0) return true;
+  return false;
+}
+
+inline bool is_contiguous(const TensorView& view) {
+  int64_t stride = 1;
+  for (int i = view.dimensions - 1; i >= 0; --i) {
+    if (view.shape[i] != 1 && view.strides[i] != stride) return is_empty(view);
+    stride *= view.shape[i];
+  }
+  return true;
+}
+
+// Whether a tensor or an instance of a subclass has its numbers in memory, as they are: no wrapper
+// of other tensors, no tensor of zeros without memory, no view that stands for the negatives of
+// what lies there. False also where torch has no interface to tell: ask Python.
+inline bool look(PyObject* tensor, TensorView* view) {
+  const TensorType& known = tensor_type();
+  if (!known.exchange || !(is_plain(tensor) || PyObject_TypeCheck(tensor, known.type)))
+    return false;
+  if (known.exchange->view(tensor, view) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  if (!view->data && !is_empty(*view)) return false;
+  PyObject* const arguments[] = {tensor};
+  const auto negative = owned(PyObject_Vectorcall(known.is_negative, arguments, 1, nullptr));
+  return negative.ptr() == Py_False;
+}
+
+constexpr int32_t ON_CPU = 1;  // kDLCPU
+
+// Where the numbers of a contiguous tensor on the CPU lie. Anything else is an exception that says
+// what is wrong. This is the only way from a tensor to an address.
 inline void* data_pointer(PyObject* tensor) {
-  static PyObject* const DATA_PTR = PyUnicode_InternFromString("data_ptr");
   TensorView view;
-  if (look(tensor, &view)) return address(view);
-  return PyLong_AsVoidPtr(call(tensor, DATA_PTR).ptr());
+  if (look(tensor, &view) && view.device_type == ON_CPU && is_contiguous(view))
+    return address(view);
+  const auto found = owned(PyObject_CallOneArg(tensor_type().address, tensor));
+  void* const pointer = PyLong_AsVoidPtr(found.ptr());
+  if (!pointer && PyErr_Occurred()) throw pybind11::error_already_set();
+  return pointer;
+}
+
+// Whether `data_pointer` finds one.
+inline bool has_address(PyObject* tensor) try {
+  TensorView view;
+  if (look(tensor, &view)) return view.device_type == ON_CPU && is_contiguous(view);
+  if (tensor_type().exchange) return false;
+  data_pointer(tensor);
+  return true;
+} catch (pybind11::error_already_set& error) {
+  if (!error.matches(PyExc_ValueError)) throw;
+  return false;
 }
 
 // A floating-point dtype and a shape, as Python has them and as C++ has.
@@ -117,16 +164,8 @@ struct Shape {
 
   // Whether it is the view's, with contiguous elements.
   bool is(const TensorView& view) const {
-    if (view.dimensions != static_cast<int32_t>(sizes.size())) return false;
-    bool empty = false, contiguous = true;
-    int64_t stride = 1;
-    for (int i = view.dimensions - 1; i >= 0; --i) {
-      if (view.shape[i] != sizes[i]) return false;
-      empty |= sizes[i] == 0;
-      contiguous &= sizes[i] == 1 || view.strides[i] == stride;
-      stride *= sizes[i];
-    }
-    return empty || contiguous;
+    return view.dimensions == static_cast<int32_t>(sizes.size()) &&
+           std::equal(sizes.begin(), sizes.end(), view.shape) && is_contiguous(view);
   }
 };
 
@@ -136,20 +175,42 @@ inline bool memory(PyObject* tensor, const Kind& kind, const Shape& shape, void*
   static PyObject* const SHAPE = PyUnicode_InternFromString("shape");
   static PyObject* const IS_CPU = PyUnicode_InternFromString("is_cpu");
   static PyObject* const IS_CONTIGUOUS = PyUnicode_InternFromString("is_contiguous");
-  constexpr int32_t ON_CPU = 1;  // kDLCPU
   TensorView view;
   if (look(tensor, &view)) {
     *found = address(view);
     return view.device_type == ON_CPU && kind.is(view) && shape.is(view);
   }
-  if (!PyObject_HasAttr(tensor, IS_CONTIGUOUS) ||
+  if (tensor_type().exchange || !PyObject_TypeCheck(tensor, tensor_type().type) ||
       attribute(tensor, DTYPE).ptr() != kind.dtype.ptr() ||
       attribute(tensor, IS_CPU).ptr() != Py_True ||
       PyObject_RichCompareBool(attribute(tensor, SHAPE).ptr(), shape.python.ptr(), Py_EQ) != 1 ||
       call(tensor, IS_CONTIGUOUS).ptr() != Py_True)
     return false;
+  if (!has_address(tensor)) return false;
   *found = data_pointer(tensor);
   return true;
+}
+
+// address(tensor) -> int, for Python.
+inline PyObject* python_address(PyObject*, PyObject* tensor) try {
+  return PyLong_FromVoidPtr(data_pointer(tensor));
+} catch (pybind11::error_already_set& error) {
+  error.restore();
+  return nullptr;
+}
+
+// readable(tensor, name = "") -> the tensor itself, or one of the same numbers that has an address.
+inline PyObject* python_readable(PyObject*, PyObject* const* args, Py_ssize_t count) try {
+  if (count < 1 || count > 2) {
+    PyErr_SetString(PyExc_TypeError, "expected readable(tensor, name)");
+    return nullptr;
+  }
+  TensorView view;
+  if (look(args[0], &view) && is_contiguous(view)) return Py_NewRef(args[0]);
+  return PyObject_Vectorcall(tensor_type().readable, args, count, nullptr);
+} catch (pybind11::error_already_set& error) {
+  error.restore();
+  return nullptr;
 }
 
 }  // namespace fastgen

@@ -81,11 +81,14 @@ __attribute__((noinline)) void weighted_sums(const T* weights, int64_t rows, con
     }
 }
 
-// scores = scale * scores + bias, in place; returns the largest.
+// Less than every score, so that padding is never chosen and the first score replaces it.
+constexpr double LOWEST_SCORE = -HUGE_VAL;
+
+// scores = scale * scores + bias, in place; returns the largest, NaN aside.
 template <class T>
 FASTGEN_INLINE T finish_scores(T* scores, const T* bias, T scale) {
   using V = typename Of<T>::Vector;
-  V high[2] = {V{} + static_cast<T>(2 * NOWHERE), V{} + static_cast<T>(2 * NOWHERE)};
+  V high[2] = {V{} + static_cast<T>(LOWEST_SCORE), V{} + static_cast<T>(LOWEST_SCORE)};
   for (int64_t j = 0; j < TILE; j += WIDTH<T>)
     for (int v = 0; v < 2; ++v) {
       const int64_t at = j + v * LANES<T>;
@@ -151,7 +154,7 @@ void run_rows(const Task<T>& task, const Packed<T>& packed, int64_t begin, int64
     const T* x[ROWS];
     for (int64_t i = 0; i < padded; ++i)
       x[i] = task.x + (first + std::min(i, rows - 1)) * task.dims;
-    for (State& s : state) s = {4 * NOWHERE, 0, 0};
+    for (State& s : state) s = {LOWEST_SCORE, 0, 0};
     for (int64_t e = 0; e < ROWS * features; ++e) sums[e] = 0;
     for (int64_t t = 0; t < packed.tiles; ++t) {
       inner_products<T>(x, padded, packed.panels + t * TILE * task.dims, task.dims, scores);
@@ -163,7 +166,7 @@ void run_rows(const Task<T>& task, const Packed<T>& packed, int64_t begin, int64
           if (high > s.high) {
             s.high = high;
             int64_t j = 0;
-            while (row[j] != high) ++j;
+            while (row[j] != high) ++j;  // it is there: `high` is greater than LOWEST_SCORE
             s.column = t * TILE + j;
           }
           continue;
@@ -262,7 +265,7 @@ void sweep_rows(const Task<T>& task, const Packed<T>& packed, const Sweep& sweep
     for (int64_t i = 0; i < padded; ++i)
       x[i] = task.x + (first + std::min(i, rows - 1)) * task.dims;
     double high[ROWS], sum[ROWS] = {}, log2_sum[ROWS], relaxing[ROWS];
-    std::fill(high, high + ROWS, 4 * NOWHERE);
+    std::fill(high, high + ROWS, LOWEST_SCORE);
     for (int64_t t = 0; t < packed.tiles; ++t) {
       T* tile = terms + t * ROWS * TILE;
       inner_products<T>(x, padded, packed.panels + t * TILE * task.dims, task.dims, tile);

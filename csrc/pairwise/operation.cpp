@@ -1,6 +1,7 @@
 #include "pairwise/operation.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "common/isa.h"
@@ -46,13 +47,13 @@ struct Copy {
     const int64_t tiles = tiles_of(task.columns), padded = tiles * TILE;
     const int64_t features = (task.features + width - 1) / width * width;
     panels.resize(padded * task.dims);
-    bias.assign(padded, static_cast<T>(2 * NOWHERE));
+    bias.assign(padded, static_cast<T>(-HUGE_VAL));  // of padding: less than every score
     values.resize(padded * features);
     for (int64_t j = 0; j < task.columns; ++j) {
-      T* panel = &panels[j / width * width * task.dims + j % width];
+      T* panel = panels.data() + j / width * width * task.dims + j % width;
       for (int64_t k = 0; k < task.dims; ++k) panel[k * width] = task.y[j * task.dims + k];
       bias[j] = static_cast<T>(task.bias[j] / LN2);
-      std::copy_n(task.values + j * task.features, task.features, &values[j * features]);
+      std::copy_n(task.values + j * task.features, task.features, values.data() + j * features);
     }
     packed = {panels.data(), bias.data(), values.data(), tiles, features};
   }
@@ -76,7 +77,7 @@ void in_parts(int64_t rows, int64_t columns, const Sweep& sweep, int threads, co
   parallel_for(parts, 1, threads_for(rows, threads), [&](int64_t first, int64_t last, int thread) {
     for (int64_t part = first; part < last; ++part) {
       Sweep own = sweep;
-      own.fitted = &sums[2 * part * padded];
+      own.fitted = sums.data() + 2 * part * padded;
       own.relaxed = own.fitted + padded;
       const int64_t begin = blocks * part / parts * ROWS, end = blocks * (part + 1) / parts * ROWS;
       work(thread, own, begin, std::min(end, rows));
@@ -102,7 +103,7 @@ void run(const Task<T>& task, int threads) {
   threads = static_cast<int>(std::min<int64_t>(std::max(threads, 1), std::max<int64_t>(blocks, 1)));
   std::vector<T> scratch(threads * size);
   parallel_for(task.rows, ROWS, threads, [&](int64_t begin, int64_t end, int thread) {
-    run_rows(table, task, copy.packed, begin, end, &scratch[thread * size]);
+    run_rows(table, task, copy.packed, begin, end, scratch.data() + thread * size);
   });
 }
 
@@ -114,7 +115,8 @@ void run_sweep(const Task<T>& task, const Sweep& sweep, T* terms, int threads) {
   std::vector<T> scratch(threads_for(task.rows, threads) * size);
   in_parts(task.rows, task.columns, sweep, threads,
            [&](int thread, const Sweep& own, int64_t begin, int64_t end) {
-             sweep_rows(table, task, copy.packed, own, begin, end, &scratch[thread * size], terms);
+             sweep_rows(table, task, copy.packed, own, begin, end, scratch.data() + thread * size,
+                        terms);
            });
 }
 

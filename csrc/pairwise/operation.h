@@ -11,8 +11,6 @@ namespace fastgen::pairwise {
 // Columns of a tile. Part of the contract: a sample spends two uniforms on each tile of a row.
 constexpr int64_t TILE = 256;
 constexpr double LN2 = 0.693147180559945309417232121458;
-// A score that is none: no product of finite points comes near it.
-constexpr double NOWHERE = -1e30;
 
 enum class Want { log_sum, mean, best, sample };
 

@@ -4,17 +4,31 @@ To import this is to load the extension: an ImportError says that it is not buil
 """
 
 import math
+from collections.abc import Callable
 
 import torch  # first: the extension must find torch's OpenMP runtime loaded, or there are two
 from torch import Tensor
 
 import fastgen._C as _C
+from fastgen.common import memory
 from fastgen.common.forks import keep_children_alone
 
 # torch's table of C functions (2.10 and later), which makes looking at a tensor from C++ cheap;
 # None: by its Python attributes.
 EXCHANGE: object = getattr(Tensor, "__dlpack_c_exchange_api__", None)
-_C.use_tensor_type(Tensor, EXCHANGE)
+
+
+def look_by(exchange: object) -> None:
+    """How C++ looks at tensors from now on: by such a table, or with None by their attributes."""
+    _C.use_tensor_type(Tensor, exchange, memory.address_on_cpu, memory.readable)
+
+
+look_by(EXCHANGE)
+
+# The only way from a tensor to an address: `memory.address_on_cpu`, in C++ where there is no error.
+address: Callable[[Tensor], int] = _C.address
+# What has an address, of the same numbers: `memory.readable`, and mostly the tensor itself.
+readable: Callable[..., Tensor] = _C.readable
 
 keep_children_alone()
 
@@ -37,4 +51,4 @@ def pooled(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 def key_addresses(seeds: Tensor, sample_ids: Tensor, stream: int) -> tuple[int, int, int, int]:
     """The keys of noise as C++ takes them; the contiguous tensors must outlive their use."""
-    return seeds.data_ptr(), seeds.numel(), sample_ids.data_ptr(), int(stream)
+    return address(seeds), seeds.numel(), address(sample_ids), int(stream)

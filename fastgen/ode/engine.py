@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastgen.common.graphs import Recording, recorded, warm_up
+from fastgen.common.memory import readable
 from fastgen.common.step_size import StepSize
 from fastgen.common.tableau import Tableau
 from fastgen.kernels.runge_kutta.contract import (
@@ -178,7 +179,7 @@ def _run_fused(field: Field, w: Workspace, ops: FusedOperations, watch: bool) ->
             code = advance(slope)
             if code == -1:  # a slope of another dtype or layout than C++ reads
                 fixed = field.checked(slope, stage) if field.state.single else slope
-                code = advance(fixed.to(w.y.dtype).contiguous().reshape(shape))
+                code = advance(readable(fixed.to(w.y.dtype), "f").reshape(shape))
             if code:
                 break
             slope = f(t, y)

@@ -208,3 +208,16 @@ def test_malformed_calls_name_the_argument(tmp_path):
     np.save(tmp_path / "other.npy", np.zeros(3))
     with pytest.raises(ValueError, match="expected int64"):
         LargeCoupling.load(tmp_path / "other.npy")
+
+
+@pytest.mark.parametrize("block", [256, 131072])
+def test_a_partner_for_far_noise(block):
+    """The nearest point of data on a line is its end, however far the noise is."""
+    data = torch.linspace(-1, 1, 512)[:, None]
+    coupling = Semidiscrete(data, block=block)
+    far = torch.tensor([[1e35], [-1e35], [1e20]])
+    assert coupling.pair(far).tolist() == [511, 0, 511]
+    with pytest.raises(ValueError, match="expected finite numbers"):
+        coupling.pair(torch.tensor([[1e300]], dtype=torch.float64))
+    with pytest.raises(ValueError, match="expected finite numbers"):
+        coupling.pair(torch.tensor([[float("nan")]]))

@@ -1,5 +1,4 @@
 import pytest
-from torch import Tensor
 
 
 @pytest.fixture(params=["interface", "attributes"])
@@ -9,6 +8,6 @@ def each_look(request):
     interface = cpp.EXCHANGE if request.param == "interface" else None
     if request.param == "interface" and interface is None:
         pytest.skip("this torch has no such interface")
-    cpp._C.use_tensor_type(Tensor, interface)
+    cpp.look_by(interface)
     yield
-    cpp._C.use_tensor_type(Tensor, cpp.EXCHANGE)
+    cpp.look_by(cpp.EXCHANGE)

@@ -263,3 +263,25 @@ def test_square_roots_are_correctly_rounded():
     x = torch.rand(200_000, dtype=F64, generator=generator) ** 4 / 4
     x[:2] = 0
     assert (square_root(x).numpy() == np.sqrt(x.numpy())).all()
+
+
+@pytest.mark.parametrize("index", [None, torch.tensor([0, 1, 5, 9])])
+def test_nothing_to_choose_from_is_refused(index, backend, monkeypatch):
+    monkeypatch.setenv("FASTGEN_BACKEND", backend)
+    recipe = torch.zeros(1, 3, 5, dtype=torch.float64)
+    recipe[0, 1, 0] = 1
+    clock = Clock(torch.tensor([0.0, 1.0], dtype=torch.float64))
+    noise = Noise(torch.tensor([1]), torch.arange(4), torch.tensor([0]), Stream.TRAINING)
+    empty = torch.empty(0, 3)
+    for x0, x1 in ((None, empty), (empty, torch.ones(4, 3))):
+        name = "x1" if x0 is None else "x0"
+        with pytest.raises(ValueError, match=f"{name}: expected at least one row"):
+            kernels.bridge(x0, x1, recipe, clock, noise, noisy=False, **{f"index{name[1]}": index})
+    batches = kernels.batches(4, torch.Size([3]), torch.float32, recipe, clock, False, 2)
+    if batches is not None:
+        assert batches.run(1, 0, None, empty, None, index) is None
+        assert batches.run(1, 0, empty, torch.ones(4, 3), index, None) is None
+    none = noise._replace(sample_ids=torch.arange(0))
+    t, state = kernels.bridge(None, empty, recipe, clock, none, noisy=False)
+    assert t.shape == (0,)
+    assert state.shape == (0, 3)

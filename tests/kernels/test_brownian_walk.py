@@ -190,3 +190,19 @@ def test_areas_of_steps_are_independent_and_add_up():
 def test_malformed_paths_name_the_argument(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), 2.0, -0.1])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_refused_call_leaves_no_trace(bad, first):
+    cpp = pytest.importorskip("fastgen.kernels.brownian.cpp", reason="the C++ kernels")
+    seeds, ids = torch.tensor([1]), torch.arange(2)
+    walker, fresh = (cpp.Walker(64, seeds, ids, 0) for _ in range(2))
+    if not first:
+        walker.increments([0.0, 0.3, 0.6, 0.9], [1.0] * 3)
+    with pytest.raises(ValueError, match=r"times: expected times in \[0, 1\]"):
+        walker.increments([0.9, 0.51, bad], [1.0] * 2)
+    times = [0.0, 0.51, 0.6, 0.9]
+    assert torch.equal(walker.increments(times, [1.0] * 3), fresh.increments(times, [1.0] * 3))
+    w = brownian(64, seeds, ids, 0, torch.tensor(times, dtype=torch.float64))
+    assert torch.equal(walker.increments(times, [1.0] * 3), w.diff(dim=0).float())

@@ -5,6 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastgen import kernels
+from fastgen.kernels import Noise
 from fastgen.kernels.combine import reference
 
 registers = pytest.importorskip(
@@ -246,3 +248,15 @@ def test_gradients_are_refused_only_where_they_are_recorded():
         assert not follow(owner, 1, 0.5, x, y)[0].requires_grad
     with torch.inference_mode():
         assert follow(owner, 1, 0.5, x, y)[0].is_inference()
+
+
+def test_keys_of_any_strides():
+    like = torch.randn(64, 8)
+    seeds, ids = torch.tensor([7]).expand(64), torch.arange(128)[::2]
+    noise = Noise(seeds, ids, torch.tensor([1]), 1)
+    table = torch.ones(1, 1, 2, dtype=torch.float64)
+    run = registers.describe(like, [0], [like], [torch.float32], None, table, None, noise)
+    del noise
+    result = run({}, [], like, None, None, None)[0]
+    own = Noise(torch.tensor([7]), ids.clone(), torch.tensor([1]), 1)
+    assert torch.equal(result, kernels.combine([like], table, noise=own)[0])

@@ -234,3 +234,55 @@ def test_no_rows_are_no_work():
         nothing = torch.empty(0, dtype=torch.float64)
         swept = pairwise.sweep(x, y, bias, 1.0, nothing, nothing, 1.0, backend=backend)
         assert torch.equal(swept[1], torch.zeros(5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("columns", [3, 256, 257, 600])
+@pytest.mark.parametrize("size", [1.0, 1e15, 1e18, 1e25, 1e35])
+def test_scores_of_any_size(isa, backend, columns, size):
+    """Below -2e30 there was once nothing; beyond float32 the arithmetic is float64."""
+    x, y = torch.full((5, 2), size), -torch.arange(1.0, columns + 1)[:, None].expand(columns, 2)
+    y = y * min(size, 1e25)
+    bias = torch.zeros(columns, dtype=torch.float64)
+    high, column = pairwise.best(x, y, bias, 2.0, backend=backend)
+    assert column.tolist() == [0] * 5
+    expected = 4 * x[:, 0].double() * y[0, 0].double()
+    torch.testing.assert_close(high, expected, rtol=1e-6, atol=0)
+    keys = Keys(torch.tensor([1]), torch.arange(5), 0)
+    total, drawn = pairwise.sample(x, y, bias, 2.0, keys, backend=backend)
+    if size > 1:
+        assert drawn.tolist() == [0] * 5
+        torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)
+        mean = pairwise.mean(x, y, bias, 2.0, torch.arange(1.0 * columns)[:, None], backend=backend)
+        assert mean[1].flatten().tolist() == [0.0] * 5
+        assert mean[1].dtype == torch.float32
+    assert (drawn >= 0).all()
+    assert (drawn < columns).all()
+
+
+@pytest.mark.parametrize("operation", ["best", "sample", "mean"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_has_no_scores_is_refused(operation, value, backend):
+    x, y, bias = torch.ones(4, 2), torch.ones(300, 2), torch.zeros(300, dtype=torch.float64)
+    more = {
+        "best": (),
+        "sample": (Keys(torch.tensor([1]), torch.arange(4), 0),),
+        "mean": (torch.ones(300, 1),),
+    }[operation]
+    call = partial(getattr(pairwise, operation), backend=backend)
+    spoilt = x.clone()
+    spoilt[2, 1] = value
+    with pytest.raises(ValueError, match="x: expected finite numbers"):
+        call(spoilt, y, bias, 2.0, *more)
+    with pytest.raises(ValueError, match="y: expected finite numbers"):
+        call(x, y.index_fill(0, torch.tensor([299]), value), bias, 2.0, *more)
+    if value != -math.inf:
+        with pytest.raises(ValueError, match="bias: expected numbers above -1e"):
+            call(x, y, bias.index_fill(0, torch.tensor([299]), value), 2.0, *more)
+    with pytest.raises(ValueError, match="scores may be as large as"):
+        call(
+            x.double() * 1e200,
+            y.double() * 1e200,
+            bias,
+            2.0,
+            *[m.double() if isinstance(m, torch.Tensor) else m for m in more],
+        )

@@ -63,3 +63,15 @@ def test_equal_scores_go_to_the_lowest_column():
     bias = torch.zeros(600, dtype=torch.float64, device=DEVICE)
     bias[[300, 301, 599]] = 1
     assert triton.best(x, y, bias, 1.0)[1].tolist() == [300] * 3
+
+
+@pytest.mark.parametrize("columns", [3, 256, 600])
+def test_far_scores_are_scores(columns):
+    x = torch.full((4, 1), 1e18, device=DEVICE)
+    y = -torch.arange(1.0, columns + 1, device=DEVICE)[:, None] * 1e15
+    bias = torch.zeros(columns, dtype=torch.float64, device=DEVICE)
+    high, column = triton.best(x, y, bias, 2.0)
+    assert column.tolist() == [0] * 4
+    torch.testing.assert_close(high, torch.full_like(high, -2e33), rtol=1e-6, atol=0)
+    keys = Keys(torch.tensor([1], device=DEVICE), torch.arange(4, device=DEVICE), 0)
+    assert triton.sample(x, y, bias, 2.0, keys)[1].tolist() == [0] * 4

@@ -196,3 +196,22 @@ def test_malformed_calls_name_the_argument(arguments, message):
     } | arguments
     with pytest.raises(ValueError, match=message):
         stochastic_combine(call.pop("inputs"), call.pop("table"), **call)
+
+
+def test_bound_tensors_are_contiguous_and_all_tables_checked(backend):
+    out = torch.empty(8, 64)
+    table = torch.zeros(1, 1, 1, 1, MONOMIALS, dtype=torch.float64)
+    table[..., :2] = 1
+    z = torch.randn(1, 1).expand(8, 64)
+    with pytest.raises(ValueError, match=r"given\[0\]: expected a contiguous tensor"):
+        bind_stochastic([None], [out], table, given=[z], backend=backend)
+    tables = torch.zeros(2, 1, 1, 1, MONOMIALS, dtype=torch.float64)
+    tables[..., 0] = 1
+    tables[1, ..., 4] = 1
+    noise = Noise(torch.tensor([1]), torch.arange(8), torch.zeros(2, 1, dtype=torch.int64), 1)
+    with pytest.raises(ValueError, match="table: monomial 4 needs more than 1 unit"):
+        bind_stochastic([None], [out], tables, noise=noise, backend=backend)
+    with pytest.raises(ValueError, match=r"noise.draws: expected \[steps, K\]"):
+        bind_stochastic([None], [out], tables, noise=noise._replace(draws=torch.zeros(2).long()))
+    with pytest.raises(ValueError, match="outputs, tables"):
+        bind_stochastic([None], [out], tables[0], noise=noise)

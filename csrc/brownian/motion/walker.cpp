@@ -46,8 +46,6 @@ Walker::Walker(int64_t rows, int64_t elements, Noise noise, int depth, double fa
 
 // The visit that comes after those before; from now on its path is the last one.
 Visit Walker::visit(double time) {
-  if (!(time >= 0 && time <= 1))
-    throw std::invalid_argument("times: expected times in [0, 1], got " + std::to_string(time));
   const uint32_t cell_count = 1u << depth_;
   const double in_cells = time * cell_count;
   Visit next{};
@@ -74,17 +72,22 @@ void Walker::increments(const std::vector<double>& times, const std::vector<doub
   if (times.empty() || scales.size() != times.size() - 1 ||
       (area && area_scales.size() != scales.size()))
     throw std::invalid_argument("scales: expected one for each increment");
+  // Before anything is changed: a call that is refused leaves no trace.
+  for (const double time : times)
+    if (!(time >= 0 && time <= 1))
+      throw std::invalid_argument("times: expected times in [0, 1], got " + std::to_string(time));
   const std::lock_guard<std::mutex> lock(busy_);
   if (tiles_ == 0) return;
   const bool keep = may_keep_ && !area;
-  if (keep && !kept_slots_) {
+  if (keep && !last_values_) {
     kept_slots_ = pooled<double>(tiles_ * KEPT_SLOTS * TILE_ELEMENTS);
     last_values_ = pooled<double>(tiles_ * TILE_ELEMENTS);
   }
+  std::vector<Visit> visits;
+  visits.reserve(times.size());
   const bool starts_at_last = keep && times[0] == last_time_;
   last_time_ = -1;  // until this is through
   known_slots_ = keep ? std::min(known_slots_, KEPT_SLOTS) : 1;
-  std::vector<Visit> visits;
   for (size_t i = starts_at_last; i < times.size(); ++i) {
     visits.push_back(visit(times[i]));
     if (i == 0) continue;

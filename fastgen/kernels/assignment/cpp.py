@@ -23,7 +23,7 @@ from fastgen.kernels.assignment.contract import (
     near_one,
     times_power,
 )
-from fastgen.kernels.cpp_support import thread_count
+from fastgen.kernels.cpp_support import address, readable, thread_count
 
 # A second thread pays from so many costs on.
 PARALLEL_FROM = 1 << 20
@@ -41,7 +41,7 @@ def solve(problem: Problem, options: Options) -> Matching:
         ValueError: for a number that is not finite, NotFiniteError if it is a cost.
     """
     if problem.matrix is not None:
-        matrix = problem.matrix.contiguous()
+        matrix = readable(problem.matrix)
         return _run(problem, options, TOLERANCE[matrix.dtype], matrix=matrix)
     x0, x1 = problem.x0, problem.x1
     assert x0 is not None
@@ -126,7 +126,7 @@ def _by_product(
     if not problem.root:
         _, n, dims = x0.shape
         for k, pair in enumerate(zip(x0, x1, found.match, strict=True)):
-            from_, to, match = (x.data_ptr() for x in pair)
+            from_, to, match = (address(x) for x in pair)
             found.cost[k], sizes[k] = _C.paired_cost(from_, to, match, n, dims, float64)
     found.gap += error
     doubt = error if options.epsilon else found.gap
@@ -162,20 +162,20 @@ def _run(
             float64=given.dtype == torch.float64,
             rows=n,
             columns=m,
-            matrix=0 if matrix is None else matrix.data_ptr(),
-            row_points=0 if points is None else points[0].data_ptr(),
-            column_points=0 if points is None else points[1].data_ptr(),
+            matrix=0 if matrix is None else address(matrix),
+            row_points=0 if points is None else address(points[0]),
+            column_points=0 if points is None else address(points[1]),
             dims=0 if points is None else points[0].shape[2],
             root=points is not None and problem.root,
             epsilon=options.epsilon,
             tolerance=tolerance,
-            left_out=0 if left_out is None else left_out.data_ptr(),
-            warm_prices=0 if options.prices is None else options.prices.data_ptr(),
-            match=match.data_ptr(),
-            row_duals=rows.data_ptr(),
-            column_duals=columns.data_ptr(),
-            costs=cost.data_ptr(),
-            gaps=gap.data_ptr(),
+            left_out=0 if left_out is None else address(left_out),
+            warm_prices=0 if options.prices is None else address(options.prices),
+            match=address(match),
+            row_duals=address(rows),
+            column_duals=address(columns),
+            costs=address(cost),
+            gaps=address(gap),
             threads=threads,
         )
     except ValueError as error:  # of a number that is not finite
@@ -208,7 +208,7 @@ def squared_norms(x: Tensor) -> tuple[Tensor, float]:
     squares = x.new_empty(count, n)
     float64 = x.dtype == torch.float64
     parts = [
-        _C.moments(one.data_ptr(), n, dims, float64, of_one.data_ptr())
+        _C.moments(address(one), n, dims, float64, address(of_one))
         for one, of_one in zip(x, squares, strict=True)
     ]
     return squares, math.nan if any(map(math.isnan, parts)) else max(parts)
@@ -218,7 +218,7 @@ def ship(problem: Problem, supply: Tensor, demand: Tensor) -> Plan:
     """See `fastgen.kernels.assignment.transport.ship`, for one problem."""
     _, n, m = problem.sizes
     given = [x.contiguous() for x in (problem.matrix, problem.x0, problem.x1) if x is not None]
-    addresses = [x.data_ptr() for x in given]
+    addresses = [address(x) for x in given]
     matrix, first, second = (*addresses, 0, 0) if problem.matrix is not None else (0, *addresses)
     rows, columns, amounts = torch.empty(3, n + m, dtype=torch.int64)
     u, v = torch.empty(n, dtype=torch.float64), torch.empty(m, dtype=torch.float64)
@@ -232,13 +232,13 @@ def ship(problem: Problem, supply: Tensor, demand: Tensor) -> Plan:
             column_points=second,
             dims=0 if problem.x0 is None else problem.x0.shape[2],
             root=problem.root,
-            supply=supply.data_ptr(),
-            demand=demand.data_ptr(),
-            cell_rows=rows.data_ptr(),
-            cell_columns=columns.data_ptr(),
-            amounts=amounts.data_ptr(),
-            row_duals=u.data_ptr(),
-            column_duals=v.data_ptr(),
+            supply=address(supply),
+            demand=address(demand),
+            cell_rows=address(rows),
+            cell_columns=address(columns),
+            amounts=address(amounts),
+            row_duals=address(u),
+            column_duals=address(v),
         )
     except ValueError as error:  # of a number that is not finite
         raise NotFiniteError(str(error)) from None

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from fastgen.common.memory import address
 from fastgen.kernels.assignment import nvrtc
 from fastgen.kernels.assignment.contract import (
     POINTS_UP_TO,
@@ -203,7 +204,7 @@ class _Launch:
 
     def _give(self, name: str, array: Tensor) -> Tensor:
         self._kept.append(array)
-        setattr(self._arguments, name, array.data_ptr())
+        setattr(self._arguments, name, address(array))
         return array
 
     def give_matrix(self, matrix: Tensor) -> None:

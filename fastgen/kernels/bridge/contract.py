@@ -6,7 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastgen.kernels.contract import DTYPE_CODES, Noise, check_noise
+from fastgen.common.checks import check_tensor
+from fastgen.kernels.contract import DTYPE_CODES, Noise, check_noise, rows_of_ids
 
 # The functions of time of which a path's coefficients may be sums: 1, t, r = sqrt(t (1 - t)), its
 # derivative (1 - 2 t) / (2 r), and 1 / r.
@@ -36,7 +37,7 @@ class Clock(NamedTuple):
 
 def check_clock(clock: Clock, device: torch.device) -> None:
     """Raise a ValueError that names the field where a distribution of times does not fit."""
-    q = clock.quantiles
+    q = check_tensor("quantiles", clock.quantiles)
     if q.dtype != torch.float64 or q.ndim != 1 or q.shape[0] < 2 or q.device != device:
         raise ValueError(
             f"quantiles: expected float64 [at least 2] on {device}, got {q.dtype} {list(q.shape)} "
@@ -57,8 +58,10 @@ def check_bridge(
     dtypes: list[torch.dtype],
 ) -> None:
     """Raise a ValueError that names the argument where a `bridge` call is malformed."""
-    rows, device = noise.sample_ids.shape[0], x1.device
-    check_noise(noise, rows, device)
+    check_tensor("x1", x1)
+    check_tensor("coefficients", coefficients)
+    rows, device = rows_of_ids(noise.sample_ids), x1.device
+    check_noise(noise, rows, device, 1)
     if noise.draws.numel() != 1:
         raise ValueError(f"noise.draws: expected 1 draw, got {noise.draws.numel()}")
     for name, x, index in (("0", x0, index0), ("1", x1, index1)):
@@ -78,6 +81,8 @@ def check_bridge(
                 f"x{name}: expected rows of shape {tuple(x1.shape[1:])} on {device}, got "
                 f"{tuple(x.shape)} on {x.device}"
             )
+        if rows and x.shape[0] == 0:
+            raise ValueError(f"x{name}: expected at least one row to choose from, got none")
         if index is None and x.shape[0] != rows:
             raise ValueError(f"x{name}: expected {rows} rows like sample_ids, got {x.shape[0]}")
         if x.dtype not in DTYPE_CODES:

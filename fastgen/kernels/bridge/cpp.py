@@ -8,22 +8,29 @@ from torch import Tensor
 import fastgen._C as _C
 from fastgen.kernels.bridge.contract import FEATURES, Clock
 from fastgen.kernels.contract import DTYPE_CODES, HoldsAddresses, Noise, Stream
-from fastgen.kernels.cpp_support import PARALLEL_FROM, key_addresses, pooled, thread_count
+from fastgen.kernels.cpp_support import (
+    PARALLEL_FROM,
+    address,
+    key_addresses,
+    pooled,
+    readable,
+    thread_count,
+)
 
 
 def times(seeds: Tensor, sample_ids: Tensor, draw: Tensor, clock: Clock) -> Tensor:
     """`bridge.reference.times`, float64 [rows]."""
     t = torch.empty(sample_ids.shape[0], dtype=torch.float64)
-    seeds, sample_ids = seeds.contiguous(), sample_ids.contiguous()
-    quantiles = clock.quantiles.contiguous()
+    seeds, sample_ids = readable(seeds), readable(sample_ids)
+    quantiles, draw = readable(clock.quantiles), readable(draw)
     _C.times(
         t.numel(),
-        quantiles.data_ptr(),
+        address(quantiles),
         quantiles.numel() - 1,
         int(clock.sampling),
         key_addresses(seeds, sample_ids, Stream.TIME),
-        draw.data_ptr(),
-        t.data_ptr(),
+        address(draw),
+        address(t),
     )
     return t
 
@@ -43,23 +50,23 @@ def bridge(
     """`bridge.reference.bridge`; raises a ValueError for an index out of range."""
     rows, shape = noise.sample_ids.shape[0], x1.shape[1:]
     elements = shape.numel()
-    held = [None if x is None else x.contiguous() for x in (x0, x1, index0, index1)]
+    held = [None if x is None else readable(x) for x in (x0, x1, index0, index1)]
     choices = []
     for x, index in (held[0::2], held[1::2]):
-        chooser = 0 if index is None else index.data_ptr()
+        chooser = 0 if index is None else address(index)
         if x is None:
             choices.append((0, 0, 0, 0))
         else:
-            choices.append((x.data_ptr(), DTYPE_CODES[x.dtype], x.shape[0], chooser))
-    coefficients, ids = coefficients.contiguous(), noise.sample_ids.contiguous()
-    seeds = noise.seeds.contiguous()
+            choices.append((address(x), DTYPE_CODES[x.dtype], x.shape[0], chooser))
+    coefficients, ids = readable(coefficients), readable(noise.sample_ids)
+    seeds, draws = readable(noise.seeds), readable(noise.draws)
     given, clock = 0, (0, 0, 0)
     if isinstance(times_or_clock, Clock):
-        quantiles = times_or_clock.quantiles.contiguous()
-        clock = quantiles.data_ptr(), quantiles.numel() - 1, int(times_or_clock.sampling)
+        quantiles = readable(times_or_clock.quantiles)
+        clock = address(quantiles), quantiles.numel() - 1, int(times_or_clock.sampling)
     else:
-        times_or_clock = times_or_clock.contiguous()
-        given = times_or_clock.data_ptr()
+        times_or_clock = readable(times_or_clock)
+        given = address(times_or_clock)
     t = torch.empty(rows, dtype=time_dtype)
     outputs = [pooled((rows, *shape), dtype) for dtype in dtypes]
     in_range = _C.bridge(
@@ -67,16 +74,16 @@ def bridge(
         elements,
         choices[0],
         choices[1],
-        coefficients.data_ptr(),
+        address(coefficients),
         coefficients.shape[-1] == FEATURES,
         given,
         *clock,
         key_addresses(seeds, ids, noise.stream),
         int(Stream.TIME),
-        noise.draws.data_ptr(),
+        address(draws),
         noisy,
-        [(y.data_ptr(), DTYPE_CODES[y.dtype]) for y in outputs],
-        t.data_ptr(),
+        [(address(y), DTYPE_CODES[y.dtype]) for y in outputs],
+        address(t),
         DTYPE_CODES[time_dtype],
         thread_count(rows * elements),
     )
@@ -106,7 +113,7 @@ class Batches(HoldsAddresses):
         stream: int,
     ) -> None:
         time_dtype = torch.float64 if dtype == torch.float64 else torch.float32
-        recipe, quantiles = recipe.contiguous(), clock.quantiles.contiguous()
+        recipe, quantiles = readable(recipe), readable(clock.quantiles)
         self._held = recipe, quantiles  # by address
         self.run = _C.describe_bridge(
             like=torch.empty((rows, *shape), dtype=dtype),
@@ -115,10 +122,10 @@ class Batches(HoldsAddresses):
             code=DTYPE_CODES[dtype],
             times_code=DTYPE_CODES[time_dtype],
             index_dtype=torch.int64,
-            recipe=recipe.data_ptr(),
+            recipe=address(recipe),
             targets=recipe.shape[0],
             noisy=noisy,
-            quantiles=quantiles.data_ptr(),
+            quantiles=address(quantiles),
             cells=quantiles.numel() - 1,
             sampling=int(clock.sampling),
             stream=int(stream),

@@ -9,9 +9,18 @@ from torch import Tensor
 
 from fastgen.common.transforms import transforming
 from fastgen.kernels import dispatch
-from fastgen.kernels.bridge.contract import FEATURES, Clock, check_bridge, check_clock
+from fastgen.kernels.bridge.contract import FEATURES, TERMS, Clock, check_bridge, check_clock
 from fastgen.kernels.bridge.reference import rows_of
-from fastgen.kernels.contract import DTYPE_CODES, Noise, check_noise
+from fastgen.kernels.contract import (
+    DTYPE_CODES,
+    Noise,
+    Stream,
+    check_noise,
+    codes_of,
+    kind_of,
+    kinds_of,
+    rows_of_ids,
+)
 from fastgen.kernels.derivatives import register, register_batching
 
 if TYPE_CHECKING:
@@ -26,7 +35,6 @@ _LIBRARY.define(
     "Tensor? times, Tensor? quantiles, int sampling, Tensor seeds, Tensor sample_ids, Tensor draw, "
     "int stream, bool noisy, int[] dtypes, int time_dtype) -> Tensor[]"
 )
-_KINDS = list(DTYPE_CODES)
 
 
 def times(noise: Noise, clock: Clock) -> Tensor:
@@ -37,8 +45,6 @@ def times(noise: Noise, clock: Clock) -> Tensor:
     Raises:
         ValueError: naming the argument that does not fit.
     """
-    check_noise(noise, noise.sample_ids.shape[0], noise.sample_ids.device)
-    check_clock(clock, noise.sample_ids.device)
     result: Tensor = torch.ops.fastgen.times(*noise[:3], clock.quantiles, int(clock.sampling))
     return result
 
@@ -76,22 +82,21 @@ def bridge(
             range too (on others such rows are NaN).
     """
     if dtypes is None:
-        targets = coefficients.shape[0 if coefficients.shape[-1] == FEATURES else 1]
+        recipe = coefficients.ndim == TERMS and coefficients.shape[-1] == FEATURES
+        targets = coefficients.shape[0 if recipe else 1] if coefficients.ndim == TERMS else 1
         dtypes = [x1.dtype] * targets
-    check_bridge(x0, x1, index0, index1, coefficients, times, noise, dtypes)
-    if time_dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"time_dtype: expected float32 or float64, got {time_dtype}")
     given, quantiles, sampling = (
         (None, times.quantiles, int(times.sampling))
         if isinstance(times, Clock)
         else (times, None, 0)
     )
     if plain(x0, x1):
+        _check(x0, x1, index0, index1, coefficients, times, noise, dtypes, time_dtype)
         direct: list[Tensor] = dispatch.find("bridge", x1.device)(
             x0, x1, index0, index1, coefficients, times, noise, noisy, dtypes, time_dtype
         )
         return direct
-    codes = [DTYPE_CODES[kind] for kind in dtypes]
+    codes = codes_of("dtypes", dtypes)
     result: list[Tensor] = torch.ops.fastgen.bridge(
         x0,
         x1,
@@ -105,7 +110,7 @@ def bridge(
         int(noise.stream),
         noisy,
         codes,
-        DTYPE_CODES[time_dtype],
+        *codes_of("time_dtype", [time_dtype]),
     )
     return result
 
@@ -140,16 +145,46 @@ def batches(
 def _times(
     seeds: Tensor, sample_ids: Tensor, draw: Tensor, quantiles: Tensor, sampling: int
 ) -> Tensor:
+    clock = _check_times(seeds, sample_ids, draw, quantiles, sampling)
     kernel = dispatch.find("times", sample_ids.device)
-    result: Tensor = kernel(seeds, sample_ids, draw, Clock(quantiles, sampling))
+    result: Tensor = kernel(seeds, sample_ids, draw, clock)
     return result
 
 
-def _times_fake(seeds: Tensor, sample_ids: Tensor, *_: Any) -> Tensor:
+def _check_times(
+    seeds: Tensor, sample_ids: Tensor, draw: Tensor, quantiles: Tensor, sampling: int
+) -> Clock:
+    """The clock, or a ValueError that names what does not fit."""
+    noise, clock = Noise(seeds, sample_ids, draw, Stream.TIME), Clock(quantiles, sampling)
+    check_noise(noise, rows_of_ids(sample_ids), sample_ids.device, 1)
+    check_clock(clock, sample_ids.device)
+    return clock
+
+
+def _times_fake(
+    seeds: Tensor, sample_ids: Tensor, draw: Tensor, quantiles: Tensor, sampling: int
+) -> Tensor:
+    _check_times(seeds, sample_ids, draw, quantiles, sampling)
     return torch.empty(sample_ids.shape[0], dtype=torch.float64, device=sample_ids.device)
 
 
-def _bridge(
+def _check(
+    x0: Tensor | None,
+    x1: Tensor,
+    index0: Tensor | None,
+    index1: Tensor | None,
+    coefficients: Tensor,
+    times: Tensor | Clock,
+    noise: Noise,
+    dtypes: list[torch.dtype],
+    time_dtype: torch.dtype,
+) -> None:
+    check_bridge(x0, x1, index0, index1, coefficients, times, noise, dtypes)
+    if time_dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"time_dtype: expected float32 or float64, got {time_dtype}")
+
+
+def _checked(
     x0: Tensor | None,
     x1: Tensor,
     index0: Tensor | None,
@@ -165,23 +200,32 @@ def _bridge(
     noisy: bool,
     dtypes: list[int],
     time_dtype: int,
-) -> list[Tensor]:
+) -> tuple[Any, ...]:
+    """The call as kernels take it, or a ValueError: a saved graph holds the operator's calls."""
     noise = Noise(seeds, sample_ids, draw, stream)
-    when = Clock(quantiles, sampling) if times is None and quantiles is not None else times
-    kinds = [_KINDS[code] for code in dtypes]
-    result: list[Tensor] = dispatch.find("bridge", x1.device)(
-        x0, x1, index0, index1, coefficients, when, noise, noisy, kinds, _KINDS[time_dtype]
-    )
+    kinds, time_kind = kinds_of("dtypes", dtypes), kind_of("time_dtype", time_dtype)
+    when: Tensor | Clock
+    if times is None and quantiles is not None:
+        when = Clock(quantiles, sampling)
+    elif times is not None and quantiles is None:
+        when = times
+    else:
+        raise ValueError("times, quantiles: expected one of them and None for the other")
+    _check(x0, x1, index0, index1, coefficients, when, noise, kinds, time_kind)
+    return x0, x1, index0, index1, coefficients, when, noise, noisy, kinds, time_kind
+
+
+def _bridge(*call: Any) -> list[Tensor]:
+    checked = _checked(*call)
+    result: list[Tensor] = dispatch.find("bridge", checked[1].device)(*checked)
     return result
 
 
-def _bridge_fake(x0: Tensor | None, x1: Tensor, *rest: Any) -> list[Tensor]:
-    sample_ids, dtypes, time_dtype = rest[7], rest[11], rest[12]
-    rows = sample_ids.shape[0]
-    return [
-        x1.new_empty(rows, dtype=_KINDS[time_dtype]),
-        *(x1.new_empty((rows, *x1.shape[1:]), dtype=_KINDS[code]) for code in dtypes),
-    ]
+def _bridge_fake(*call: Any) -> list[Tensor]:
+    _, x1, *_, noise, _, kinds, time_kind = _checked(*call)
+    rows = noise.sample_ids.shape[0]
+    shape = rows, *x1.shape[1:]
+    return [x1.new_empty(rows, dtype=time_kind), *(x1.new_empty(shape, dtype=k) for k in kinds)]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:

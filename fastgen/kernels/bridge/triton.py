@@ -8,6 +8,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from fastgen.common.memory import readable
 from fastgen.kernels.bridge.contract import FEATURES, TERMS, Clock
 from fastgen.kernels.bridge.triton_kernels import bridge_kernel, times_kernel
 from fastgen.kernels.contract import Noise, Stream, compute_dtype
@@ -54,7 +55,7 @@ def bridge(
         assert isinstance(t, Tensor)
         return [t.to(time_dtype), *outputs]
     t = torch.empty(rows, dtype=time_dtype, device=device)
-    given = [x.contiguous() for x in (x0, x1) if x is not None]
+    given = [readable(x) for x in (x0, x1) if x is not None]
     kinds = [x.dtype for x in given] + dtypes
     g = cut(rows, elements, kinds, noisy)
     wide = compute_dtype(kinds) == torch.float64
@@ -64,14 +65,14 @@ def bridge(
         bridge_kernel[(g.programs,)](
             tuple(given),
             tuple(outputs),
-            None if index0 is None else index0.contiguous(),
-            None if index1 is None else index1.contiguous(),
-            coefficients.contiguous(),
-            times_or_clock.contiguous() if isinstance(times_or_clock, Tensor) else None,
-            None if clock is None else clock.quantiles.contiguous(),
-            noise.seeds.contiguous(),
-            noise.sample_ids.contiguous(),
-            noise.draws,
+            None if index0 is None else readable(index0),
+            None if index1 is None else readable(index1),
+            readable(coefficients),
+            readable(times_or_clock) if isinstance(times_or_clock, Tensor) else None,
+            None if clock is None else readable(clock.quantiles),
+            readable(noise.seeds),
+            readable(noise.sample_ids),
+            readable(noise.draws),
             t,
             rows,
             elements,
@@ -95,10 +96,10 @@ def times(seeds: Tensor, sample_ids: Tensor, draw: Tensor, clock: Clock) -> Tens
     with on_device(t):
         times_kernel[(-(-rows // THREADS),)](
             t,
-            clock.quantiles.contiguous(),
-            seeds.contiguous(),
-            sample_ids.contiguous(),
-            draw,
+            readable(clock.quantiles),
+            readable(seeds),
+            readable(sample_ids),
+            readable(draw),
             rows,
             clock.quantiles.shape[0] - 1,
             int(Stream.TIME),

@@ -6,7 +6,7 @@ from torch import Tensor
 import fastgen._C as _C
 from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH, BROWNIAN_STREAM
 from fastgen.kernels.contract import HoldsAddresses
-from fastgen.kernels.cpp_support import key_addresses, pooled, thread_count
+from fastgen.kernels.cpp_support import address, key_addresses, pooled, readable, thread_count
 
 
 def brownian(
@@ -20,16 +20,16 @@ def brownian(
     """`brownian.reference.brownian`; fastest where the times of a call increase or decrease."""
     count, rows = times.shape[0], sample_ids.shape[0]
     w = pooled((count, rows, elements), torch.float64)
-    seeds, sample_ids, times = seeds.contiguous(), sample_ids.contiguous(), times.contiguous()
+    seeds, sample_ids, times = readable(seeds), readable(sample_ids), readable(times)
     _C.brownian(
         rows=rows,
         elements=elements,
         noise=key_addresses(seeds, sample_ids, BROWNIAN_STREAM + tree),
-        times=times.data_ptr(),
+        times=address(times),
         count=count,
         per_row=times.ndim == 2,
         depth=depth,
-        output=w.data_ptr(),
+        output=address(w),
         threads=thread_count(w.numel() * depth),
     )
     return w
@@ -58,7 +58,7 @@ class Walker(HoldsAddresses):
         memory: int = 1 << 28,
     ) -> None:
         # Only addresses reach C++: the tensors behind them must live as long as this object.
-        self._keys = seeds.contiguous(), sample_ids.contiguous()
+        self._keys = readable(seeds), readable(sample_ids)
         self._rows, self._elements = sample_ids.shape[0], elements
         keys = key_addresses(*self._keys, BROWNIAN_STREAM + tree)
         self._walker = _C.Walker(self._rows, elements, keys, depth, factor, memory)
@@ -88,5 +88,5 @@ class Walker(HoldsAddresses):
         shape = len(scales) + len(areas), self._rows, self._elements
         result = pooled(shape, dtype)
         doubles, threads = dtype == torch.float64, thread_count(4 * result.numel())
-        self._walker.increments(times, scales, areas, result.data_ptr(), doubles, threads)
+        self._walker.increments(times, scales, areas, address(result), doubles, threads)
         return result

@@ -39,7 +39,6 @@ def brownian(
     Raises:
         ValueError: naming the argument that does not fit.
     """
-    check_brownian(seeds, sample_ids, tree, times, depth)
     if (torch.is_grad_enabled() and times.requires_grad) or traced(times):
         raise ValueError("times: a Brownian path has no derivative in time; detach them")
     result: Tensor = torch.ops.fastgen.brownian(elements, seeds, sample_ids, tree, times, depth)
@@ -54,6 +53,7 @@ def _brownian(
     times: Tensor,
     depth: int = BROWNIAN_DEPTH,
 ) -> Tensor:
+    check_brownian(elements, seeds, sample_ids, tree, times, depth)
     kernel = dispatch.find("brownian", sample_ids.device)
     result: Tensor = kernel(elements, seeds, sample_ids, tree, times, depth)
     return result
@@ -67,6 +67,7 @@ def _brownian_fake(
     times: Tensor,
     depth: int = BROWNIAN_DEPTH,
 ) -> Tensor:
+    check_brownian(elements, seeds, sample_ids, tree, times, depth)
     shape = times.shape[0], sample_ids.shape[0], elements
     return torch.empty(shape, dtype=torch.float64, device=sample_ids.device)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastgen.common.memory import readable
 from fastgen.kernels.brownian.area_triton_kernels import brownian_area_kernel
 from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH, BROWNIAN_STREAM
 from fastgen.kernels.brownian.triton_kernels import brownian_kernel
@@ -37,7 +38,7 @@ def brownian(
     if w.numel() == 0:
         return w
     g = cut(rows, elements)
-    keys, times = (seeds.contiguous(), sample_ids.contiguous()), times.contiguous()
+    keys, times = (readable(seeds), readable(sample_ids)), readable(times)
     constants = (seeds.shape[0] > 1, times.ndim == 2, *g[3:], depth)
     with on_device(w):
         for at in range(0, count, MAX_TIMES):
@@ -64,7 +65,7 @@ def brownian_area(
     if result.numel() == 0:
         return result
     g = cut(rows, elements)
-    keys, times = (seeds.contiguous(), sample_ids.contiguous()), times.contiguous()
+    keys, times = (readable(seeds), readable(sample_ids)), readable(times)
     constants = (seeds.shape[0] > 1, times.ndim == 2, *g[3:], depth)
     with on_device(result):
         for at in range(0, count, MAX_TIMES):

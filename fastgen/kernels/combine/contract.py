@@ -1,8 +1,11 @@
 """What the implementations of `combine` share: limits, and checks of a call."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_tensor
 from fastgen.kernels.contract import DTYPE_CODES, Noise, check_noise
 
 # Limits of one `combine` call. Order-8 multistep methods and 13-stage tableaus fit.
@@ -21,6 +24,8 @@ def check_combine(
         raise ValueError(f"inputs: expected 1 to {MAX_INPUTS} tensors, got {len(inputs)}")
     if not 1 <= len(dtypes) <= MAX_OUTPUTS:
         raise ValueError(f"dtypes: expected 1 to {MAX_OUTPUTS} outputs, got {len(dtypes)}")
+    if clip is not None and len(clip) != 2:
+        raise ValueError(f"clip: expected (low, high), got {clip}")
     first = inputs[0]
     for i, x in enumerate(inputs):
         if x.shape != first.shape or x.ndim == 0:
@@ -34,6 +39,9 @@ def check_combine(
         for i, kind in enumerate(kinds):
             if kind not in DTYPE_CODES:
                 raise ValueError(f"{name}[{i}]: expected one of {list(DTYPE_CODES)}, got {kind}")
+    check_tensor("table", table)
+    if noise is not None:
+        check_noise(noise, first.shape[0], first.device)
     noises = 0 if noise is None else noise.noises
     if noises > MAX_NOISES:
         raise ValueError(f"noise.draws: expected at most {MAX_NOISES} draws, got {noises}")
@@ -54,8 +62,6 @@ def check_combine(
         raise ValueError(f"table: expected device {first.device}, got {table.device}")
     if clip is not None and not clip[0] <= clip[1]:
         raise ValueError(f"clip: expected low <= high, got {clip}")
-    if noise is not None:
-        check_noise(noise, rows, first.device)
 
 
 def check_bound(
@@ -77,14 +83,46 @@ def check_bound(
                 f"{name}: expected a contiguous tensor on {device}, got strides "
                 f"{tensor.stride()} on {tensor.device}"
             )
-    check_outputs(outputs, outputs[0].shape)
+    check_outputs(outputs, outputs[0].shape, inputs)
 
 
-def check_outputs(outputs: list[Tensor], shape: torch.Size) -> None:
-    """Raise a ValueError that names an output which cannot be written."""
+def check_outputs(
+    outputs: list[Tensor], shape: torch.Size, inputs: Sequence[Tensor | None] = ()
+) -> None:
+    """Raise a ValueError that names an output which cannot be written.
+
+    An output may be one of the inputs; it may not share a part of the memory of one, or of another
+    output: what is read would depend on how much was written.
+    """
     for j, y in enumerate(outputs):
-        if y.shape != shape or not y.is_contiguous():
+        if y.shape != shape or not y.is_contiguous() or y.is_neg():
             raise ValueError(
                 f"outputs[{j}]: expected a contiguous tensor of shape {tuple(shape)}, "
                 f"got shape {tuple(y.shape)} with strides {y.stride()}"
+                f"{', a negative view' * y.is_neg()}"
             )
+    spans = [span(y) for y in outputs]
+    for j, own in enumerate(spans):
+        for i, other in enumerate(spans[:j]):
+            if overlap(own, other):
+                raise ValueError(f"outputs[{j}]: it shares memory with outputs[{i}]")
+        for i, x in enumerate(inputs):
+            if x is None:
+                continue
+            other = span(x)
+            if overlap(own, other) and (own != other or not x.is_contiguous()):
+                raise ValueError(f"outputs[{j}]: it shares a part of the memory of inputs[{i}]")
+
+
+def span(x: Tensor) -> tuple[int, int]:
+    """The first and the last address of a tensor, exclusive; (0, 0) without elements."""
+    if x.numel() == 0 or x.layout != torch.strided:
+        return 0, 0
+    begin = x.data_ptr()
+    last = sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
+    return begin, begin + (last + 1) * x.element_size() if begin else 0
+
+
+def overlap(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """Whether two spans have a byte in common."""
+    return a[0] < b[1] and b[0] < a[1]

@@ -8,7 +8,13 @@ from torch import Tensor
 import fastgen._C as _C
 from fastgen.kernels.combine.contract import check_bound, check_combine, check_outputs
 from fastgen.kernels.contract import DTYPE_CODES, HoldsAddresses, Noise
-from fastgen.kernels.cpp_support import PARALLEL_FROM, key_addresses, thread_count
+from fastgen.kernels.cpp_support import (
+    PARALLEL_FROM,
+    address,
+    key_addresses,
+    readable,
+    thread_count,
+)
 
 
 class BoundCombine(HoldsAddresses):
@@ -36,12 +42,13 @@ class BoundCombine(HoldsAddresses):
         if not self._run(threads, missing):
             missing = self._adapt(missing)  # may replace self._run
             if not self._run(threads, missing):
-                raise ValueError("expected tensors with their own memory, got sparse or wrapped")
+                raise ValueError("expected tensors that fit the bound call")
 
     def _adapt(self, missing: list[Tensor]) -> list[Tensor]:
         """`missing` as C++ can read it, or a ValueError."""
         if len(missing) != len(self._dtypes):
             raise ValueError(f"expected {len(self._dtypes)} tensors, got {len(missing)}")
+        missing = [readable(x) for x in missing]
         for x in missing:
             if x.shape != self._shape or not x.is_cpu:
                 raise ValueError(
@@ -51,7 +58,7 @@ class BoundCombine(HoldsAddresses):
         dtypes = [x.dtype for x in missing]
         if dtypes != self._dtypes:
             self._describe(dtypes)
-        return [x.contiguous() for x in missing]
+        return missing
 
     def _describe(self, dtypes: list[torch.dtype]) -> None:
         inputs, outputs, table, clip, noise = self._arguments
@@ -96,11 +103,11 @@ def combine_into(
     noise: Noise | None = None,
 ) -> None:
     """`combine.reference.combine_into`; raises a ValueError for outputs that are not contiguous."""
-    check_outputs(outputs, inputs[0].shape)
+    check_outputs(outputs, inputs[0].shape, inputs)
     if noise is not None:
-        seeds, sample_ids, draws = (x.contiguous() for x in noise[:3])
+        seeds, sample_ids, draws = (readable(x) for x in noise[:3])
         noise = Noise(seeds, sample_ids, draws, noise.stream)
-    inputs, table = [x.contiguous() for x in inputs], table.contiguous()
+    inputs, table = [readable(x) for x in inputs], readable(table)
     run = _described([(x, x.dtype) for x in inputs], outputs, table, clip, noise)
     run(thread_count(outputs[0].numel()), [])
 
@@ -131,14 +138,14 @@ def _described(
         shape=first.shape,
         rows=rows,
         elements=first.numel() // max(rows, 1),
-        inputs=[(x if x is None else x.data_ptr(), DTYPE_CODES[dtype]) for x, dtype in inputs],
+        inputs=[(x if x is None else address(x), DTYPE_CODES[dtype]) for x, dtype in inputs],
         missing=tuple(dtype for x, dtype in inputs if x is None),
-        outputs=[(y.data_ptr(), DTYPE_CODES[y.dtype]) for y in outputs],
-        table=table.data_ptr(),
+        outputs=[(address(y), DTYPE_CODES[y.dtype]) for y in outputs],
+        table=address(table),
         table_per_row=table.shape[0] > 1,
         clip=clip,
         noise=None if noise is None else key_addresses(*noise[:2], noise.stream),
-        draws=0 if noise is None else noise.draws.data_ptr(),
+        draws=0 if noise is None else address(noise.draws),
         draws_per_row=noise is not None and noise.draws.ndim == 2,
         noises=0 if noise is None else noise.noises,
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastgen.common.typed import typed
 from fastgen.kernels import dispatch
 from fastgen.kernels.combine.contract import MAX_OUTPUTS, check_combine
-from fastgen.kernels.contract import DTYPE_CODES, Noise
+from fastgen.kernels.contract import Noise, codes_of, kinds_of, noise_of
 from fastgen.kernels.derivatives import register
 
 _LIBRARY = torch.library.Library("fastgen", "FRAGMENT")
@@ -54,34 +54,17 @@ def combine(
         ValueError: naming the argument that does not fit.
     """
     if dtypes is None:
-        dtypes = [inputs[0].dtype] * (table.shape[1] - (clip is not None))
-    check_combine(inputs, table, dtypes, clip, noise)
-    if table.requires_grad:
-        raise ValueError(
-            "table: gradients in the coefficients need fastgen.kernels.combine.reference"
-        )
+        outputs = table.shape[1] - (clip is not None) if table.ndim == 3 else 1
+        dtypes = [inputs[0].dtype] * outputs if inputs else []
     seeds, ids, draws, stream = noise if noise is not None else (None, None, None, 0)
     bounds = None if clip is None else list(clip)
     result: list[Tensor] = torch.ops.fastgen.combine(
-        inputs, table, [DTYPE_CODES[d] for d in dtypes], bounds, seeds, ids, draws, stream
+        inputs, table, codes_of("dtypes", dtypes), bounds, seeds, ids, draws, stream
     )
     return result
 
 
-def _noise(
-    seeds: Tensor | None, ids: Tensor | None, draws: Tensor | None, stream: int
-) -> Noise | None:
-    if seeds is None or ids is None or draws is None:
-        return None
-    return Noise(seeds, ids, draws, stream)
-
-
-def _decode(codes: list[int]) -> list[torch.dtype]:
-    kinds = list(DTYPE_CODES)
-    return [kinds[code] for code in codes]
-
-
-def _combine(
+def _checked(
     inputs: list[Tensor],
     table: Tensor,
     dtypes: list[int],
@@ -90,17 +73,27 @@ def _combine(
     sample_ids: Tensor | None,
     draws: Tensor | None,
     stream: int,
-) -> list[Tensor]:
-    bounds = None if clip is None else (clip[0], clip[1])
-    result: list[Tensor] = dispatch.find("combine", inputs[0].device)(
-        inputs, table, _decode(dtypes), bounds, _noise(seeds, sample_ids, draws, stream)
-    )
+) -> tuple[list[Tensor], Tensor, list[torch.dtype], tuple[float, float] | None, Noise | None]:
+    """The call as kernels take it, or a ValueError: a saved graph holds the operator's calls."""
+    kinds, noise = kinds_of("dtypes", dtypes), noise_of(seeds, sample_ids, draws, stream)
+    bounds: Any = None if clip is None else tuple(clip)
+    check_combine(inputs, table, kinds, bounds, noise)
+    if table.requires_grad:
+        raise ValueError(
+            "table: gradients in the coefficients need fastgen.kernels.combine.reference"
+        )
+    return inputs, table, kinds, bounds, noise
+
+
+def _combine(*call: Any) -> list[Tensor]:
+    checked = _checked(*call)
+    result: list[Tensor] = dispatch.find("combine", checked[1].device)(*checked)
     return result
 
 
-def _combine_fake(inputs: list[Tensor], table: Tensor, dtypes: list[int], *_: Any) -> list[Tensor]:
-    shape = inputs[0].shape
-    return [torch.empty(shape, dtype=kind, device=table.device) for kind in _decode(dtypes)]
+def _combine_fake(*call: Any) -> list[Tensor]:
+    inputs, table, kinds, _, _ = _checked(*call)
+    return [torch.empty(inputs[0].shape, dtype=kind, device=table.device) for kind in kinds]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:

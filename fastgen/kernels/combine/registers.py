@@ -20,7 +20,7 @@ from torch import Tensor
 import fastgen._C as _C
 from fastgen.kernels.combine.contract import check_combine
 from fastgen.kernels.contract import DTYPE_CODES, Noise
-from fastgen.kernels.cpp_support import key_addresses
+from fastgen.kernels.cpp_support import address, key_addresses, readable
 
 # A call brings this many tensors, and register number i is input GIVEN + i.
 GIVEN = 4
@@ -48,7 +48,7 @@ def describe(
 ) -> Step:
     """A `combine` with one table for all rows, checked on these tensors.
 
-    Table and noise are held; draws written to in place take effect.
+    Table and noise are held; draws, which are contiguous, take effect where they are written to.
 
     Args:
         like: the first given tensor, which new tensors are like; buffers are float64 where it is,
@@ -72,9 +72,11 @@ def describe(
     if table.shape[0] != 1:
         raise ValueError(f"table: expected one for all rows, got {table.shape[0]}")
     described = None
+    table = readable(table)
     if noise is not None:
+        noise = noise._replace(seeds=readable(noise.seeds), sample_ids=readable(noise.sample_ids))
         keys = key_addresses(*noise[:2], noise.stream)
-        described = *keys, noise.draws.data_ptr(), noise.draws.numel()
+        described = *keys, address(noise.draws), noise.draws.numel()
     return _C.describe_step(
         empty_like=torch.empty_like,
         thread_count=torch.get_num_threads,
@@ -86,7 +88,7 @@ def describe(
         buffers=(wide, DTYPE_CODES[wide]),
         keep=None if keep is None else [(n, -1 if i is None else i) for n, i in keep],
         table=table,
-        table_address=table.data_ptr(),
+        table_address=address(table),
         clip=clip,
         noise_owner=noise,
         noise=described,

@@ -11,6 +11,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from fastgen.common.memory import address, readable
 from fastgen.kernels.combine.contract import check_bound, check_combine, check_outputs
 from fastgen.kernels.combine.triton_kernels import combine_kernel
 from fastgen.kernels.contract import HoldsAddresses, Noise, compute_dtype
@@ -82,8 +83,8 @@ class BoundLaunch(HoldsAddresses):
         self._shape, self._device = outputs[0].shape, outputs[0].device
         self._empty = outputs[0].numel() == 0
         self._places = [i for i, x in enumerate(inputs) if x is None]
-        self._addresses = [0 if x is None else x.data_ptr() for x in inputs]
-        self._misaligned = int(any(address % ALIGNMENT for address in self._addresses))
+        self._addresses = [0 if x is None else address(x) for x in inputs]
+        self._misaligned = int(any(at % ALIGNMENT for at in self._addresses))
         self._describe([outputs[0].dtype for _ in self._places])
 
     def __call__(self, missing: list[Tensor]) -> None:
@@ -95,7 +96,7 @@ class BoundLaunch(HoldsAddresses):
         if places:
             addresses = addresses.copy()
             for place, dtype, x in zip(places, self._dtypes, missing):  # noqa: B905 (of one length)
-                if x.dtype is not dtype or not x.is_contiguous():
+                if x.dtype is not dtype or not x.is_contiguous() or x.is_neg():
                     self(self._adapt(missing))
                     return
                 if x.shape != shape or x.device != device:
@@ -103,8 +104,11 @@ class BoundLaunch(HoldsAddresses):
                         f"expected tensors of shape {tuple(shape)} on {device}, "
                         f"got {tuple(x.shape)} on {x.device}"
                     )
-                addresses[place] = address = x.data_ptr()
-                misaligned |= address % ALIGNMENT
+                addresses[place] = place_of = x.data_ptr()
+                if not place_of and not self._empty:
+                    self(self._adapt(missing))
+                    return
+                misaligned |= place_of % ALIGNMENT
         launch = self._launch
         if self._empty or (not misaligned and launch.lean(tuple(addresses))):
             return
@@ -113,10 +117,11 @@ class BoundLaunch(HoldsAddresses):
 
     def _adapt(self, missing: list[Tensor]) -> list[Tensor]:
         """`missing` as the kernel can read it; the launch is described anew for other dtypes."""
+        missing = [readable(x) for x in missing]
         dtypes = [x.dtype for x in missing]
         if dtypes != self._dtypes:
             self._describe(dtypes)
-        return [x.contiguous() for x in missing]
+        return missing
 
     def _describe(self, dtypes: list[torch.dtype]) -> None:
         inputs, outputs, table, clip, noise = self._arguments
@@ -160,14 +165,14 @@ def combine_into(
     noise: Noise | None = None,
 ) -> None:
     """`combine.reference.combine_into`; raises a ValueError for outputs that are not contiguous."""
-    check_outputs(outputs, inputs[0].shape)
+    check_outputs(outputs, inputs[0].shape, inputs)
     if outputs[0].numel() == 0:
         return
     if noise is not None:
         seeds, ids, draws, stream = noise
-        noise = Noise(seeds.contiguous(), ids.contiguous(), draws.contiguous(), stream)
-    launch = _launch([x.dtype for x in inputs], outputs, table.contiguous(), clip, noise)
-    launch(tuple([x.contiguous() for x in inputs]))
+        noise = Noise(readable(seeds), readable(ids), readable(draws), stream)
+    launch = _launch([x.dtype for x in inputs], outputs, readable(table), clip, noise)
+    launch(tuple([readable(x) for x in inputs]))
 
 
 def combine(

@@ -5,7 +5,7 @@ from torch import Tensor
 
 import fastgen._C as _C
 from fastgen.kernels.contract import DTYPE_CODES
-from fastgen.kernels.cpp_support import key_addresses, thread_count
+from fastgen.kernels.cpp_support import address, key_addresses, readable, thread_count
 
 
 def normals(
@@ -19,13 +19,13 @@ def normals(
     """`normals.reference.normals`, [rows, elements], rounded to `dtype`."""
     rows = sample_ids.shape[0]
     z = torch.empty((rows, elements), dtype=dtype)
-    seeds, sample_ids = seeds.contiguous(), sample_ids.contiguous()
+    seeds, sample_ids = readable(seeds), readable(sample_ids)
     _C.normals(
         rows=rows,
         elements=elements,
         noise=key_addresses(seeds, sample_ids, stream),
         draw=int(draw) & 0xFFFFFFFF,
-        output=z.data_ptr(),
+        output=address(z),
         dtype=DTYPE_CODES[dtype],
         threads=thread_count(z.numel()),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastgen.common.memory import readable
 from fastgen.kernels.normals.triton_kernels import normals_kernel
 from fastgen.kernels.triton_support.geometry import geometry
 from fastgen.kernels.triton_support.launch import OPTIONS, on_device
@@ -27,7 +28,15 @@ def normals(
         draw = torch.full((1,), draw, dtype=torch.int64, device=device)
     rows = z.shape[0]
     g = geometry(rows, elements, [dtype], 1, 1, False)
-    arguments = (z, seeds.contiguous(), sample_ids.contiguous(), draw, rows, elements, int(stream))
+    arguments = (
+        z,
+        readable(seeds),
+        readable(sample_ids),
+        readable(draw),
+        rows,
+        elements,
+        int(stream),
+    )
     with on_device(z):
         normals_kernel[(g.programs,)](*arguments, seeds.shape[0] > 1, *g[2:], **OPTIONS)
     return z

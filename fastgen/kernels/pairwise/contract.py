@@ -14,8 +14,10 @@ from fastgen.kernels.contract import Noise, Stream, check_noise
 
 # Columns of a tile; a sample spends two uniforms on each tile of a row (csrc/pairwise/operation.h).
 TILE = 256
-# A score that is none: no product of finite points comes near it.
+# The bias of a column that is not there, in place of -infinity.
 NOWHERE = -1e30
+# Scores up to this size are computed in the dtype, with room for sums of two.
+RANGES = {torch.float32: 1e37, torch.float64: 1e307}
 
 
 class Keys(NamedTuple):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 import fastgen._C as _C
-from fastgen.kernels.cpp_support import thread_count
+from fastgen.kernels.cpp_support import address, readable, thread_count
 from fastgen.kernels.pairwise.contract import NOWHERE, Kept, Keys
 
 _LOG_SUM, _MEAN, _BEST, _SAMPLE = range(4)
@@ -24,14 +24,14 @@ def _reduce(
     keys: Keys | None = None,
 ) -> tuple[Tensor, Tensor]:
     (rows, dims), columns = x.shape, y.shape[0]
-    x, y = x.detach().contiguous(), y.detach().contiguous()
+    x, y = readable(x.detach()), readable(y.detach())
     bias = bias.detach().clamp(min=NOWHERE).to(x.dtype)
     features = 0 if values is None else values.shape[1]
     log_sum = torch.empty(rows, dtype=torch.float64)
     mean, column = x.new_empty((rows, features)), torch.empty(rows, dtype=torch.int64)
-    kept = [] if values is None else [values.detach().contiguous()]
+    kept = [] if values is None else [readable(values.detach())]
     if keys is not None:
-        kept = [keys.seeds.contiguous(), keys.sample_ids.contiguous()]
+        kept = [readable(keys.seeds), readable(keys.sample_ids)]
     work = rows * columns * (dims + features)
     _C.reduce_pairs(
         float64=x.dtype == torch.float64,
@@ -39,20 +39,20 @@ def _reduce(
         rows=rows,
         columns=columns,
         dims=dims,
-        x=x.data_ptr(),
-        y=y.data_ptr(),
-        bias=bias.data_ptr(),
+        x=address(x),
+        y=address(y),
+        bias=address(bias),
         scale=scale,
-        values=0 if values is None else kept[0].data_ptr(),
+        values=0 if values is None else address(kept[0]),
         features=features,
-        seeds=0 if keys is None else kept[0].data_ptr(),
+        seeds=0 if keys is None else address(kept[0]),
         seed_per_row=keys is not None and keys.seeds.numel() > 1,
-        sample_ids=0 if keys is None else kept[1].data_ptr(),
+        sample_ids=0 if keys is None else address(kept[1]),
         draw=0 if keys is None else keys.draw,
         stream=0 if keys is None else int(keys.stream),
-        log_sum=log_sum.data_ptr(),
-        mean=mean.data_ptr(),
-        column=column.data_ptr(),
+        log_sum=address(log_sum),
+        mean=address(mean),
+        column=address(column),
         threads=thread_count(work, PARALLEL_FROM),
     )
     return log_sum, mean if want == _MEAN else column
@@ -90,19 +90,19 @@ def sweep(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`pairwise.reference.sweep`, in the arithmetic of x's dtype; sums below its range are lost."""
     (rows, dims), columns = x.shape, y.shape[0]
-    weights, before = weights.detach().contiguous(), before.detach().contiguous()
+    weights, before = readable(weights.detach()), readable(before.detach())
     log_sum = torch.empty(rows, dtype=torch.float64)
     fitted, relaxed = (torch.empty(columns, dtype=torch.float64) for _ in range(2))
     common: dict[str, Any] = {
         "float64": x.dtype == torch.float64,
         "rows": rows,
         "columns": columns,
-        "weights": weights.data_ptr(),
-        "before": before.data_ptr(),
+        "weights": address(weights),
+        "before": address(before),
         "omega": omega,
-        "log_sum": log_sum.data_ptr(),
-        "fitted": fitted.data_ptr(),
-        "relaxed": relaxed.data_ptr(),
+        "log_sum": address(log_sum),
+        "fitted": address(fitted),
+        "relaxed": address(relaxed),
     }
     bias = bias.detach()
     found = None if kept is None else kept.factors(scale, bias)
@@ -111,23 +111,23 @@ def sweep(
         factors = factors.to(x.dtype)
         _C.sweep_kept(
             **common,
-            terms=made.data_ptr(),
-            factors=factors.data_ptr(),
-            known=known.data_ptr(),
+            terms=address(made),
+            factors=address(factors),
+            known=address(known),
             threads=thread_count(rows * columns, PARALLEL_FROM),
         )
         return log_sum, fitted, relaxed
-    x, y = x.detach().contiguous(), y.detach().contiguous()
+    x, y = readable(x.detach()), readable(y.detach())
     own = bias.clamp(min=NOWHERE).to(x.dtype)
     terms = None if kept is None else kept.room(_C.kept_size(rows, columns), x)
     _C.sweep_pairs(
         **common,
         dims=dims,
-        x=x.data_ptr(),
-        y=y.data_ptr(),
-        bias=own.data_ptr(),
+        x=address(x),
+        y=address(y),
+        bias=address(own),
         scale=scale,
-        terms=0 if terms is None else terms.data_ptr(),
+        terms=0 if terms is None else address(terms),
         threads=thread_count(rows * columns * dims, PARALLEL_FROM),
     )
     if kept is not None and terms is not None:

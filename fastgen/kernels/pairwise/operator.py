@@ -1,5 +1,6 @@
 """The reductions, on the implementation that fits the tensors' device."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +8,15 @@ import torch
 from torch import Tensor
 
 from fastgen.kernels import dispatch
-from fastgen.kernels.pairwise.contract import Kept, Keys, check_keys, check_pairs, check_values
+from fastgen.kernels.pairwise.contract import (
+    NOWHERE,
+    RANGES,
+    Kept,
+    Keys,
+    check_keys,
+    check_pairs,
+    check_values,
+)
 
 
 def _backend(x: Tensor, backend: str | None) -> str:
@@ -20,6 +29,38 @@ def _find(operation: str, x: Tensor, backend: str | None) -> Callable[..., Any]:
     found = dispatch.load(f"pairwise_{operation}", _backend(x, backend))
     assert found is not None  # all backends have all but the sweep
     return found
+
+
+def _fitting(
+    x: Tensor, y: Tensor, bias: Tensor, scale: float, more: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """x, y and values in a dtype whose range has all products; a ValueError where none has.
+
+    Which column is the best cannot be said of scores that are NaN or overflow. Not on GPUs, where
+    to look would be to wait.
+    """
+    if not x.is_cpu or x.shape[0] == 0:
+        return x, y, more
+    sizes = []
+    for name, points in (("x", x), ("y", y)):
+        size = torch.linalg.vector_norm(points.detach(), math.inf).item()
+        if not size < math.inf:
+            raise ValueError(f"{name}: expected finite numbers")
+        sizes.append(size)
+    low, high = (b.item() for b in bias.detach().aminmax())
+    if not high < math.inf or (low < NOWHERE and (bias[bias < NOWHERE] > -math.inf).any()):
+        raise ValueError(
+            f"bias: expected numbers above {NOWHERE:g}, or -infinity, got {low:g} to {high:g}"
+        )
+    largest = max(abs(scale), 1.0) * x.shape[1] * sizes[0] * sizes[1] / math.log(2)
+    if not largest < RANGES[torch.float64]:
+        raise ValueError(
+            f"x, y, scale: scores may be as large as {largest:g}, beyond the range of numbers; "
+            "scale the points down"
+        )
+    if x.dtype == torch.float32 and not largest < RANGES[torch.float32]:
+        return x.double(), y.double(), None if more is None else more.double()
+    return x, y, more
 
 
 def log_sum(
@@ -99,8 +140,9 @@ def mean(
     """
     check_pairs(x, y, bias)
     check_values(values, y)
-    result: tuple[Tensor, Tensor] = _find("mean", x, backend)(x, y, bias, scale, values)
-    return result
+    a, b, c = _fitting(x, y, bias, scale, values)
+    sums, means = _find("mean", a, backend)(a, b, bias, scale, c)
+    return sums, means.to(x.dtype)
 
 
 def best(
@@ -112,6 +154,7 @@ def best(
         ValueError: naming the argument that does not fit.
     """
     check_pairs(x, y, bias)
+    x, y, _ = _fitting(x, y, bias, scale)
     result: tuple[Tensor, Tensor] = _find("best", x, backend)(x, y, bias, scale)
     return result
 
@@ -131,5 +174,6 @@ def sample(
     """
     check_pairs(x, y, bias)
     check_keys(keys, x)
+    x, y, _ = _fitting(x, y, bias, scale)
     result: tuple[Tensor, Tensor] = _find("sample", x, backend)(x, y, bias, scale, keys)
     return result

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.memory import readable
 from fastgen.kernels.pairwise.contract import NOWHERE, TILE, Keys
 from fastgen.kernels.pairwise.triton_kernels import BEST, LOG_SUM, MEAN, SAMPLE, pairs_kernel
 from fastgen.kernels.triton_support.launch import OPTIONS, on_device
@@ -42,7 +43,7 @@ def _reduce(
     keys: Keys | None = None,
 ) -> tuple[Tensor, Tensor]:
     (rows, dims), columns, device = x.shape, y.shape[0], x.device
-    x, y = x.detach().contiguous(), y.detach().contiguous()
+    x, y = readable(x.detach()), readable(y.detach())
     bias = (bias.detach().clamp(min=NOWHERE) / math.log(2)).float().contiguous()
     factor = torch.full((1,), scale / math.log(2), dtype=torch.float32, device=device)
     features = 0 if values is None else values.shape[1]
@@ -59,9 +60,9 @@ def _reduce(
                 y,
                 bias,
                 factor,
-                x if values is None else values.detach().contiguous(),
-                seeds.contiguous(),
-                ids.contiguous(),
+                x if values is None else readable(values.detach()),
+                readable(seeds),
+                readable(ids),
                 log_sum,
                 mean,
                 column,

@@ -57,7 +57,7 @@ def pairs_kernel(
     lane = tl.arange(0, TILE)
     depth = tl.arange(0, DEPTH)
     factor = tl.load(scale)
-    high = tl.full((ROWS,), -4e30, tl.float32)
+    high = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.full((ROWS,), 0, tl.float32)
     chosen = tl.full((ROWS,), 0, tl.int64)
     if WANT == 1:
@@ -85,7 +85,7 @@ def pairs_kernel(
                 other=0.0,
             )
             s = tl.dot(a, b, s, input_precision=PRECISION)
-        h = tl.load(bias + place, mask=inside, other=-2e30)
+        h = tl.load(bias + place, mask=inside, other=float("-inf"))
         s = s * factor + h[None, :]
         top = tl.reduce(s, 1, _elementwise_max)
         if WANT == 2:

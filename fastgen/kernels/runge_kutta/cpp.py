@@ -9,7 +9,7 @@ from torch import Tensor
 
 import fastgen._C as _C
 from fastgen.kernels.contract import DTYPE_CODES
-from fastgen.kernels.cpp_support import thread_count
+from fastgen.kernels.cpp_support import address, thread_count
 from fastgen.kernels.runge_kutta.contract import Workspace
 
 
@@ -39,8 +39,8 @@ class CppOperations:
             outputs=w.output_times.shape[-1],
             output_stride=w.output_times.shape[1] if w.output_times.ndim == 2 else 0,
             float64=w.y.dtype == torch.float64,
-            tables=[x.data_ptr() for x in tables],
-            tensors=[x.data_ptr() for x in tensors],
+            tables=[address(x) for x in tables],
+            tensors=[address(x) for x in tensors],
             step_size=[*s[:5], *s.beta, s.order],
             max_steps=s.max_steps,
             compact=w.compact,

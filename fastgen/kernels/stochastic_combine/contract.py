@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_tensor
 from fastgen.kernels.combine.contract import MAX_INPUTS, MAX_OUTPUTS
 from fastgen.kernels.contract import DTYPE_CODES, Noise, check_noise
 
@@ -34,6 +35,7 @@ def check_stochastic(
     for i, kind in enumerate(dtypes):
         if kind not in DTYPE_CODES:
             raise ValueError(f"dtypes[{i}]: expected one of {list(DTYPE_CODES)}, got {kind}")
+    check_tensor("table", table)
     rows, shape = first.shape[0], (len(dtypes), len(inputs), MONOMIALS)
     if (
         table.ndim != 4
@@ -50,14 +52,18 @@ def check_stochastic(
         raise ValueError("table, given: gradients are those of the inputs only; detach them")
     if len(given) > 2 or (given and noise is not None):
         raise ValueError(f"given: expected at most z and z', and no noise, got {len(given)}")
-    units = len(given)
     if noise is not None:
         check_noise(noise, rows, first.device)
-        units = noise.noises
-        if not 1 <= units <= 2:
-            raise ValueError(f"noise.draws: expected one or two draws, got {units}")
-    # To look at a table on a device would need a wait, and at one that is traced cannot be done.
-    if units < 2 and table.device.type == "cpu" and not torch.compiler.is_compiling():
+        if not 1 <= noise.noises <= 2:
+            raise ValueError(f"noise.draws: expected one or two draws, got {noise.noises}")
+
+
+def check_monomials(tables: Tensor, units: int) -> None:
+    """Raise a ValueError where tables [..., 5] need more unit noises than there are.
+
+    To look at a table on a device would need a wait: kernels leave out what they have not.
+    """
+    if units < 2 and tables.is_cpu:
         for k in range(4 if units else 1, MONOMIALS):
-            if bool((table[..., k] != 0).any()):
+            if bool((tables[..., k] != 0).any()):
                 raise ValueError(f"table: monomial {k} needs more than {units} unit noises")

@@ -8,8 +8,14 @@ import torch
 from torch import Tensor
 
 import fastgen._C as _C
-from fastgen.kernels.contract import DTYPE_CODES, HoldsAddresses, Noise
-from fastgen.kernels.cpp_support import PARALLEL_FROM, key_addresses, thread_count
+from fastgen.kernels.contract import DTYPE_CODES, HoldsAddresses, Noise, codes_of
+from fastgen.kernels.cpp_support import (
+    PARALLEL_FROM,
+    address,
+    key_addresses,
+    readable,
+    thread_count,
+)
 
 
 class BoundStochasticCombine(HoldsAddresses):
@@ -36,6 +42,7 @@ class BoundStochasticCombine(HoldsAddresses):
         """Compute with a step's table and draws and `missing` in the places of None."""
         threads = torch.get_num_threads() if self._parallel else 1
         if not self._run(threads, step, missing):
+            missing = [readable(x) for x in missing]
             dtypes = [x.dtype for x in missing]
             for x in missing:
                 if x.shape != self._shape or not x.is_cpu:
@@ -44,8 +51,9 @@ class BoundStochasticCombine(HoldsAddresses):
                         f"got {tuple(x.shape)} on {x.device}"
                     )
             if dtypes != self._dtypes:
+                codes_of("tensors", dtypes)
                 self._describe(dtypes)
-            if not self._run(threads, step, [x.contiguous() for x in missing]):
+            if not self._run(threads, step, missing):
                 raise ValueError(f"expected {len(self._dtypes)} tensors, got {len(missing)}")
 
     def _describe(self, dtypes: list[torch.dtype]) -> None:
@@ -72,10 +80,10 @@ def stochastic_combine(
     given: list[Tensor] | None = None,
 ) -> list[Tensor]:
     """`stochastic_combine.reference.stochastic_combine`; the outputs are contiguous."""
-    inputs, given = [x.contiguous() for x in inputs], [z.contiguous() for z in given or []]
-    table = table.contiguous()
+    inputs, given = [readable(x) for x in inputs], [readable(z) for z in given or []]
+    table = readable(table)
     if noise is not None:
-        seeds, sample_ids, draws = (x.contiguous() for x in noise[:3])
+        seeds, sample_ids, draws = (readable(x) for x in noise[:3])
         noise = Noise(seeds, sample_ids, draws[None], noise.stream)
     outputs = [torch.empty(inputs[0].shape, dtype=dtype) for dtype in dtypes]
     run = _described(
@@ -98,15 +106,15 @@ def _described(
         shape=first.shape,
         rows=rows,
         elements=first.numel() // max(rows, 1),
-        inputs=[(x if x is None else x.data_ptr(), DTYPE_CODES[dtype]) for x, dtype in inputs],
+        inputs=[(x if x is None else address(x), DTYPE_CODES[dtype]) for x, dtype in inputs],
         missing=tuple(dtype for x, dtype in (*inputs, *given) if x is None),
-        outputs=[(y.data_ptr(), DTYPE_CODES[y.dtype]) for y in outputs],
-        tables=tables.data_ptr(),
+        outputs=[(address(y), DTYPE_CODES[y.dtype]) for y in outputs],
+        tables=address(tables),
         steps=tables.shape[0],
         table_per_row=tables.shape[1] > 1,
-        given=[(z if z is None else z.data_ptr(), DTYPE_CODES[dtype]) for z, dtype in given],
+        given=[(z if z is None else address(z), DTYPE_CODES[dtype]) for z, dtype in given],
         noise=None if noise is None else key_addresses(*noise[:2], noise.stream),
-        draws=0 if noise is None else noise.draws.data_ptr(),
+        draws=0 if noise is None else address(noise.draws),
         draws_per_row=noise is not None and noise.draws.ndim == 3,
         noises=0 if noise is None else noise.noises,
     )

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from fastgen.kernels import dispatch
 from fastgen.kernels.combine.contract import MAX_OUTPUTS, check_outputs
-from fastgen.kernels.contract import DTYPE_CODES, Noise
+from fastgen.kernels.contract import DTYPE_CODES, Noise, codes_of, kinds_of, noise_of
 from fastgen.kernels.derivatives import register
-from fastgen.kernels.stochastic_combine.contract import check_stochastic
+from fastgen.kernels.stochastic_combine.contract import check_monomials, check_stochastic
 
 _LIBRARY = torch.library.Library("fastgen", "FRAGMENT")
 _LIBRARY.define(
@@ -53,10 +53,10 @@ def stochastic_combine(
     """
     given = given or []
     if dtypes is None:
-        dtypes = [inputs[0].dtype] * table.shape[1]
-    check_stochastic(inputs, table, dtypes, noise, given)
+        outputs = table.shape[1] if table.ndim == 4 else 1
+        dtypes = [inputs[0].dtype] * outputs if inputs else []
     seeds, ids, draws, stream = noise if noise is not None else (None, None, None, 0)
-    codes = [DTYPE_CODES[d] for d in dtypes]
+    codes = codes_of("dtypes", dtypes)
     result: list[Tensor] = torch.ops.fastgen.stochastic_combine(
         inputs, table, codes, seeds, ids, draws, int(stream), given
     )
@@ -78,14 +78,25 @@ def bind_stochastic(
     Raises:
         ValueError: naming the argument that does not fit, or is not contiguous.
     """
+    if not outputs or tables.ndim != 5 or tables.shape[0] == 0:
+        raise ValueError(
+            f"outputs, tables: expected outputs, and tables [steps, 1 or B, M, N, 5], got "
+            f"{len(outputs)} outputs and tables of shape {list(tables.shape)}"
+        )
     first, given = outputs[0], given or []
-    check_outputs(outputs, first.shape)
+    check_outputs(outputs, first.shape, [*inputs, *given])
     shown = [first if x is None else x for x in inputs]
     units = [first if z is None else z for z in given]
+    if noise is not None and (noise.draws.ndim not in (2, 3) or noise.draws.shape[0] == 0):
+        raise ValueError(
+            f"noise.draws: expected [steps, K] or [steps, rows, K], got {list(noise.draws.shape)}"
+        )
     drawn = None if noise is None else noise._replace(draws=noise.draws[0])
     check_stochastic(shown, tables[0], [y.dtype for y in outputs], drawn, units)
+    check_monomials(tables, len(units) if drawn is None else drawn.noises)
     held = {"tables": tables}
     held |= {f"inputs[{i}]": x for i, x in enumerate(inputs) if x is not None}
+    held |= {f"given[{k}]": z for k, z in enumerate(given) if z is not None}
     if noise is not None:
         if noise.draws.shape[0] != tables.shape[0]:
             raise ValueError(
@@ -103,15 +114,7 @@ def bind_stochastic(
     return bound
 
 
-def _noise(
-    seeds: Tensor | None, ids: Tensor | None, draws: Tensor | None, stream: int
-) -> Noise | None:
-    if seeds is None or ids is None or draws is None:
-        return None
-    return Noise(seeds, ids, draws, stream)
-
-
-def _combine(
+def _checked(
     inputs: list[Tensor],
     table: Tensor,
     dtypes: list[int],
@@ -120,17 +123,24 @@ def _combine(
     draws: Tensor | None,
     stream: int,
     given: list[Tensor],
-) -> list[Tensor]:
-    kinds = list(DTYPE_CODES)
-    result: list[Tensor] = dispatch.find("stochastic_combine", inputs[0].device)(
-        inputs, table, [kinds[code] for code in dtypes], _noise(seeds, ids, draws, stream), given
-    )
+) -> tuple[list[Tensor], Tensor, list[torch.dtype], Noise | None, list[Tensor]]:
+    """The call as kernels take it, or a ValueError: a saved graph holds the operator's calls."""
+    kinds, noise = kinds_of("dtypes", dtypes), noise_of(seeds, ids, draws, stream)
+    check_stochastic(inputs, table, kinds, noise, given)
+    return inputs, table, kinds, noise, given
+
+
+def _combine(*call: Any) -> list[Tensor]:
+    checked = _checked(*call)
+    _, table, _, noise, given = checked
+    check_monomials(table, len(given) if noise is None else noise.noises)
+    result: list[Tensor] = dispatch.find("stochastic_combine", table.device)(*checked)
     return result
 
 
-def _fake(inputs: list[Tensor], table: Tensor, dtypes: list[int], *_: Any) -> list[Tensor]:
-    kinds = list(DTYPE_CODES)
-    return [torch.empty(inputs[0].shape, dtype=kinds[d], device=table.device) for d in dtypes]
+def _fake(*call: Any) -> list[Tensor]:
+    inputs, table, kinds, *_ = _checked(*call)
+    return [torch.empty(inputs[0].shape, dtype=kind, device=table.device) for kind in kinds]
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:

@@ -8,6 +8,7 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from fastgen.common.memory import readable
 from fastgen.kernels.contract import Noise, compute_dtype
 from fastgen.kernels.stochastic_combine.reference import BoundStochastic
 from fastgen.kernels.stochastic_combine.triton_kernels import stochastic_kernel
@@ -101,9 +102,9 @@ def _launch(
         noise is not None and noise.draws.ndim == 2,
     )
     g = special.geometry
-    keys = [None if x is None else x.contiguous() for x in (seeds, sample_ids, draws)]
-    tensors = tuple(x.contiguous() for x in inputs), tuple(z.contiguous() for z in given)
-    arguments = (*tensors, tuple(outputs), table.contiguous(), *keys)
+    keys = [None if x is None else readable(x) for x in (seeds, sample_ids, draws)]
+    tensors = tuple(readable(x) for x in inputs), tuple(readable(z) for z in given)
+    arguments = (*tensors, tuple(outputs), readable(table), *keys)
     with on_device(first):
         stochastic_kernel[(g.programs,)](
             *arguments, g.rows, g.elements, int(stream), *special.constants(), **OPTIONS

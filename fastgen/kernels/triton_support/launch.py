@@ -17,6 +17,7 @@ from torch import Tensor
 from triton import knobs
 from triton.runtime import driver
 
+from fastgen.common.memory import address
 from fastgen.kernels.contract import HoldsAddresses
 from fastgen.kernels.triton_support.geometry import THREADS
 
@@ -82,10 +83,10 @@ class Launch(HoldsAddresses):
         constants: tuple[Any, ...],
     ):
         outputs, *others = tensors
-        addresses = tuple([y.data_ptr() for y in outputs])
-        rest = [None if x is None else x.data_ptr() for x in others]
+        addresses = tuple([address(y) for y in outputs])
+        rest = [None if x is None else address(x) for x in others]
         self._after = (addresses, *rest, *scalars, *constants)
-        self._aligned = not any(address % ALIGNMENT for address in addresses)
+        self._aligned = not any(at % ALIGNMENT for at in addresses)
         self._device = outputs[0].device.index or 0
         self._kernel = kernel
         self._compiled_kernel: Any = None
@@ -95,8 +96,8 @@ class Launch(HoldsAddresses):
 
     def __call__(self, inputs: tuple[Tensor, ...]) -> None:
         """Launch by the shortest way that there is."""
-        addresses = tuple([x.data_ptr() for x in inputs])
-        if any(address % ALIGNMENT for address in addresses) or not self.lean(addresses):
+        addresses = tuple([address(x) for x in inputs])
+        if any(at % ALIGNMENT for at in addresses) or not self.lean(addresses):
             self.ordinary(inputs)
 
     def ordinary(self, inputs: tuple[Tensor, ...]) -> None:
@@ -105,7 +106,7 @@ class Launch(HoldsAddresses):
         with on_device(inputs[0]):
             kernel = self._kernel[(self._programs,)](inputs, *self._tensors, *numbers, **OPTIONS)
         # The interpreter returns no kernel.
-        aligned = self._aligned and not any(x.data_ptr() % ALIGNMENT for x in inputs)
+        aligned = self._aligned and not any(address(x) % ALIGNMENT for x in inputs)
         if aligned and kernel is not None:
             _compiled[self._key] = self._compiled_kernel = kernel
 
