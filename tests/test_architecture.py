@@ -80,6 +80,7 @@ def test_no_loose_module():
 
 # Where an address is compared, or read where it was checked before; kernels get theirs elsewhere.
 COMPARED = {
+    "common/files.py",
     "common/memory.py",
     "integrations/diffusers/runs.py",
     "kernels/combine/contract.py",

@@ -80,7 +80,8 @@ def readable(x: Any, name: str = "") -> Tensor:
     x = check_tensor(name or "argument", x)
     reason = why_no_memory(x)
     if reason is None:
-        return x.resolve_neg().resolve_conj().contiguous()
+        resolved: Tensor = x.resolve_neg().resolve_conj().contiguous()
+        return resolved
     if type(x) is Tensor and x.layout == torch.strided and x._is_zerotensor():
         return torch.zeros(x.shape, dtype=x.dtype, device=x.device)
     raise refusal(x, reason, name)
@@ -105,7 +106,8 @@ def address(x: Any) -> int:
         raise ValueError(
             f"expected a contiguous tensor, got shape {list(x.shape)}, strides {list(x.stride())}"
         )
-    return x.data_ptr()
+    found: int = x.data_ptr()
+    return found
 
 
 def address_on_cpu(x: Any) -> int:

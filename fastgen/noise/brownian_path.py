@@ -74,7 +74,7 @@ class BrownianPath:
         self.seeds = seed_tensor(seed, self.shape[0], self.device)
         self.sample_ids = id_tensor(sample_ids, self.shape[0], self.device)
         none = torch.empty(0, dtype=torch.float64, device=self.device)
-        check_brownian(self.seeds, self.sample_ids, tree, none, depth)
+        check_brownian(0, self.seeds, self.sample_ids, tree, none, depth)
         self._walker: Any = None
 
     def __getstate__(self) -> dict[str, Any]:

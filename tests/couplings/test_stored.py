@@ -217,7 +217,7 @@ def test_a_partner_for_far_noise(block):
     coupling = Semidiscrete(data, block=block)
     far = torch.tensor([[1e35], [-1e35], [1e20]])
     assert coupling.pair(far).tolist() == [511, 0, 511]
-    with pytest.raises(ValueError, match="expected finite numbers"):
+    with pytest.raises(ValueError, match=r"NaN or infinite|expected finite"):
         coupling.pair(torch.tensor([[1e300]], dtype=torch.float64))
-    with pytest.raises(ValueError, match="expected finite numbers"):
+    with pytest.raises(ValueError, match=r"NaN or infinite|expected finite"):
         coupling.pair(torch.tensor([[float("nan")]]))
