@@ -253,7 +253,8 @@ def test_scores_of_any_size(isa, backend, columns, size):
         assert drawn.tolist() == [0] * 5
         torch.testing.assert_close(total, expected, rtol=1e-6, atol=0)
         mean = pairwise.mean(x, y, bias, 2.0, torch.arange(1.0 * columns)[:, None], backend=backend)
-        assert mean[1].flatten().tolist() == [0.0] * 5
+        # Terms are no smaller than float32's least.
+        assert mean[1].abs().max() < 1e-30
         assert mean[1].dtype == torch.float32
     assert (drawn >= 0).all()
     assert (drawn < columns).all()

@@ -217,7 +217,7 @@ def squared_norms(x: Tensor) -> tuple[Tensor, float]:
 def ship(problem: Problem, supply: Tensor, demand: Tensor) -> Plan:
     """See `fastgen.kernels.assignment.transport.ship`, for one problem."""
     _, n, m = problem.sizes
-    given = [x.contiguous() for x in (problem.matrix, problem.x0, problem.x1) if x is not None]
+    given = [readable(x) for x in (problem.matrix, problem.x0, problem.x1) if x is not None]
     addresses = [address(x) for x in given]
     matrix, first, second = (*addresses, 0, 0) if problem.matrix is not None else (0, *addresses)
     rows, columns, amounts = torch.empty(3, n + m, dtype=torch.int64)
