@@ -135,7 +135,7 @@ def _jvp(arguments: tuple[Any, ...], tangents: tuple[Any, ...]) -> list[Tensor]:
     moving = [i for i, dx in enumerate(tangents[0]) if dx is not None]
     changes = [tangents[0][i] for i in moving]
     first = 0 if clip is None else 1
-    kinds = _decode(dtypes)
+    kinds = kinds_of("dtypes", dtypes)
     result = combine(changes, table[:, first:, moving].contiguous(), kinds)
     if clip is None:
         return result
