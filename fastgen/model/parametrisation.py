@@ -121,6 +121,11 @@ class Parametrisation:
 
     def from_data(self, quantity: str, t: float) -> tuple[float, float]:
         """(p, q) with quantity = p x + q x_0, for a data prediction at time t."""
+        if quantity == "average_velocity":
+            raise ValueError(
+                "average_velocity: data at one time do not determine it; leave clip and transform "
+                "out, or use a solver of the velocity (euler, heun, rk4 ...)"
+            )
         return (0.0, 1.0) if quantity == "data" else self._solve(quantity, "data", t, 1.0)
 
     def target(self, t: Tensor) -> tuple[Tensor, Tensor]:

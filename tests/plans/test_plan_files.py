@@ -225,3 +225,10 @@ def test_files_of_every_kind_of_plan_are_read():
     assert Plan.from_json(learned.to_json()).to_json() == learned.to_json()
     states = Plan.from_json(json.dumps(NOISY)).states
     assert all(a.time > b.time for a, b in pairwise(states))
+
+
+def test_a_clipped_plan_of_average_velocities_is_refused_with_the_remedy():
+    plan = fastgen.plan("mean_flow", schedules.Rectified(), steps=2, clip=(-1, 1))
+    model = fastgen.Model(lambda x, t, s: x, plan.schedule, "average_velocity")
+    with pytest.raises(ValueError, match="average_velocity: data at one time do not determine it"):
+        fastgen.Sampler(model, Plan.from_json(plan.to_json()))
