@@ -175,7 +175,10 @@ class Multistep(Exponential):
         algorithm, kind = config["algorithm_type"], config["solver_type"]
         s, t = run.sigmas_at(k)
         value, raw = self._value(s, algorithm.endswith("++"))
-        order = self._order(run, k)
+        if s == t:  # the last timestep of a full grid may be there twice
+            draws = algorithm.startswith("sde")
+            return Update(1.0 * x, raw, keep=self._history(run, value), draws=draws)
+        order = self._distinct(run, k, self._order(run, k))
         middle = first = second = None
         if order > 1:
             lam = [self._log_snr(run.host_sigmas[i]) for i in range(k + 1, k - order, -1)]
@@ -197,6 +200,14 @@ class Multistep(Exponential):
         step = self._solve(algorithm, x, s, t, (value, middle, first, second))
         draws = algorithm.startswith("sde")
         return Update(step, raw, keep=self._history(run, value), draws=draws)
+
+    def _distinct(self, run: SchedulerRun, k: int, order: int) -> int:
+        """The order that the distinct ones among the last sigmas have."""
+        sigmas = run.host_sigmas
+        for i in range(1, order):
+            if sigmas[k - i] == sigmas[k - i + 1]:
+                return i
+        return order
 
     def _third(self, algorithm: str) -> bool:
         return True
@@ -286,8 +297,10 @@ class DEISMultistepScheduler(Multistep, diffusers.DEISMultistepScheduler):
         s, t = run.sigmas_at(k)
         value, raw = self._value(s, False)
         (a_s, s_s), (a_t, s_t) = self._scales(s), self._scales(t)
-        order = self._order(run, k)
         keep = self._history(run, value)
+        if s == t:
+            return Update(1.0 * x, raw, keep=keep)
+        order = self._distinct(run, k, self._order(run, k))
         if order == 1:
             h = self._log_snr(t) - self._log_snr(s)
             return Update(a_t / a_s * x - s_t * math.expm1(h) * value, raw, keep=keep)

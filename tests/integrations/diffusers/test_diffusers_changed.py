@@ -263,3 +263,22 @@ def test_a_step_after_the_last_is_refused(name):
     x = torch.zeros(SHAPE)
     with pytest.raises(IndexError, match=r"step_index=3: scheduler\.sigmas has 3 steps"):
         scheduler.step(x, scheduler.timesteps[-1], x)
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "DEISMultistepScheduler"])
+@pytest.mark.parametrize("order", [2, 3])
+def test_a_sigma_that_is_there_twice_is_a_step_of_no_length(name, order):
+    """diffusers divides by its length; here it stays, and the order is that of distinct sigmas."""
+    scheduler = made(drop_in, name, solver_order=order, lower_order_final=False)
+    scheduler.set_timesteps(6)
+    scheduler.sigmas[3] = scheduler.sigmas[2]
+    states = []
+    x = loop(scheduler, step=lambda *a, **k: states.append(scheduler.step(*a, **k)) or states[-1])
+    assert torch.equal(states[2][0], states[1][0])
+    assert x.isfinite().all()
+
+
+def test_as_many_steps_as_there_are_in_training():
+    scheduler = drop_in.DPMSolverMultistepScheduler(num_train_timesteps=100)
+    scheduler.set_timesteps(100)
+    assert loop(scheduler).isfinite().all()
