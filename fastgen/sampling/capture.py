@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from fastgen.common.errors import nearest
 from fastgen.common.graphs import Recording, recorded, warm_up
 from fastgen.common.modes import unrecorded
+from fastgen.common.transforms import check_untraced
 from fastgen.common.typed import typed
 from fastgen.model.guidance import Guidance, check_scale
 from fastgen.model.model import merged
@@ -182,6 +183,7 @@ class Captured:
         Raises:
             ValueError: for an argument of another shape than at the capture.
         """
+        check_untraced("a captured run", "use the Sampler", x=x, net_kwargs=(net_kwargs, kwargs))
         made = self._recorded()
         run, shape = made.run, made.run.key.shape
         if x is not None and tuple(x.shape) != shape:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.transforms import check_untraced, functional, transforming
 from fastgen.common.unwritten import check_unwritten, version
 from fastgen.integrations.common.noise import NoiseSource
 from fastgen.integrations.common.recipes import Build, Recipe, Span, recipe
@@ -135,6 +136,22 @@ def progress_bar(total: int | None, disable: bool | None) -> Any:
     return tqdm(total=total, disable=disable)
 
 
+def _untraced(model: Denoiser, x: Tensor, extra_args: dict[str, Any]) -> Denoiser:
+    """The model, whose values must not be seen by forward-mode derivatives and `torch.func`."""
+    call = "a sampler that runs in buffers of its own"
+    remedy = "use fastgen.Sampler(...)(..., differentiable=True)"
+    check_untraced(call, remedy, x=x, extra_args=extra_args)
+    if functional():
+        raise ValueError(f"{call} does not run inside of torch.func; {remedy}")
+
+    def checked(*arguments: Any, **keywords: Any) -> Tensor:
+        found = model(*arguments, **keywords)
+        check_untraced(call, remedy, model=found)
+        return found
+
+    return checked
+
+
 def run(
     build: Build,
     model: Denoiser,
@@ -235,7 +252,10 @@ def run(
         for k, before, i in zip(found.first, (-1, *steps), steps, strict=False)
     }
     shown = None if callback is None else report
-    calls = DenoiserCalls(found, model, x, extra_args or {}, noise, level, shown, told)
+    own = extra_args or {}
+    if transforming():
+        model = _untraced(model, x, own)
+    calls = DenoiserCalls(found, model, x, own, noise, level, shown, told)
     ends = set(range(1, len(found.evaluations) + 1) if bar_of_evaluations else found.last)
     with torch.no_grad():
         for k in range(-1, len(found.evaluations)):

@@ -19,6 +19,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from fastgen.common.checks import check_integer
+from fastgen.common.transforms import transforming
 from fastgen.integrations.common.compiling import uncompiled
 from fastgen.integrations.common.noise import check_noise
 from fastgen.integrations.diffusers.contract_noise import ContractNoise, Generators
@@ -271,7 +272,9 @@ class FusedScheduler:
     ) -> tuple[Tensor, ...]:
         """The step that ``key`` names; the noise of it is ``z``, or drawn as number ``draw``."""
         step = run.steps.get(key)
-        if step is not None and step.direct_for is run.binding and z is None:
+        direct = step is not None and step.direct_for is run.binding and z is None
+        if direct and not transforming():  # what is called by address loses tangents
+            assert step is not None
             results = step.call(run.registers, run.free_buffers, sample, output, None, None)
             if results is not None:
                 return results

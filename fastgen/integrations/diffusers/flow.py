@@ -15,6 +15,7 @@ from diffusers.schedulers.scheduling_flow_match_heun_discrete import (
 )
 from torch import Tensor
 
+from fastgen.common.transforms import transforming
 from fastgen.integrations.diffusers.contract_noise import Generators
 from fastgen.integrations.diffusers.fused_step import Update, noise, out, r, x
 from fastgen.integrations.diffusers.outputs import packed
@@ -52,7 +53,7 @@ class FlowMatchEulerDiscreteScheduler(OnSigmas, diffusers.FlowMatchEulerDiscrete
         k = own["_step_index"]
         if k is None:
             k = self._start(timestep)
-        if per_token_timesteps is None:
+        if per_token_timesteps is None and not transforming():
             results = own["_cpp_step"](own, k, timestep, sample, model_output)
             if results is not None:
                 own["_step_index"] = k + 1

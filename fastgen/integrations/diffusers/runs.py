@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from fastgen.common.transforms import transforming
 from fastgen.integrations.diffusers.contract_noise import ContractNoise, Generators
 from fastgen.integrations.diffusers.fused_step import FIRST_REGISTER, Call, FusedStep
 from fastgen.integrations.diffusers.tables import HostTable, host, watch
@@ -202,6 +203,8 @@ class SchedulerRun:
         z: what the step reads as noise.
         """
         given: StepInputs = (sample, output, self.data, z)
+        if transforming():
+            return self._general(step, kind, given)
         if step.bound_to is self.binding:
             results = step.call(self.registers, self.free_buffers, *given)
             if results is not None:

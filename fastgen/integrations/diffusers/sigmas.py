@@ -17,6 +17,7 @@ from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteSchedule
 from diffusers.schedulers.scheduling_lms_discrete import LMSDiscreteSchedulerOutput
 from torch import Tensor
 
+from fastgen.common.transforms import transforming
 from fastgen.integrations.diffusers.base import FusedScheduler
 from fastgen.integrations.diffusers.contract_noise import Generators
 from fastgen.integrations.diffusers.fused_step import (
@@ -165,7 +166,7 @@ class EulerDiscreteScheduler(Churned, Scaled, diffusers.EulerDiscreteScheduler):
         k, results = own["_step_index"], None
         if k is None:
             k = self._start(timestep)
-        if s_churn == 0:
+        if s_churn == 0 and not transforming():
             results = own["_cpp_step"](own, k, timestep, sample, model_output)
         if results is None:
             run, k = self._place(timestep)

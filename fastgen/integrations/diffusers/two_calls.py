@@ -18,6 +18,7 @@ from diffusers.schedulers.scheduling_k_dpm_2_ancestral_discrete import (
 from diffusers.schedulers.scheduling_k_dpm_2_discrete import KDPM2DiscreteSchedulerOutput
 from torch import Tensor
 
+from fastgen.common.transforms import transforming
 from fastgen.integrations.common.noise import fresh_seed
 from fastgen.integrations.diffusers.contract_noise import Generators
 from fastgen.integrations.diffusers.fused_step import Transform, Update, data, noise, r, x
@@ -66,7 +67,10 @@ class HeunDiscreteScheduler(TwoCalls, diffusers.HeunDiscreteScheduler):
         k, first = own["_step_index"], own["dt"] is None
         if k is None:
             k = self._start(timestep)
-        results = own["_cpp_step"](own, (k, first), timestep, sample, model_output)
+        seen = transforming()
+        results = (
+            None if seen else own["_cpp_step"](own, (k, first), timestep, sample, model_output)
+        )
         if results is None:
             run, k = self._place(timestep)
             results = self._advance(run, (k, first), sample, model_output)
@@ -109,7 +113,10 @@ class KDPM2DiscreteScheduler(TwoCalls, diffusers.KDPM2DiscreteScheduler):
         k, first = own["_step_index"], own["sample"] is None
         if k is None:
             k = self._start(timestep)
-        results = own["_cpp_step"](own, (k, first), timestep, sample, model_output)
+        seen = transforming()
+        results = (
+            None if seen else own["_cpp_step"](own, (k, first), timestep, sample, model_output)
+        )
         if results is None:
             run, k = self._place(timestep)
             results = self._advance(run, (k, first), sample, model_output)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import fastgen.kernels as kernels
 from fastgen.common.checks import check_choice, check_floating, check_tensor
-from fastgen.common.transforms import outside_transforms
+from fastgen.common.transforms import outside_transforms, transforming
 from fastgen.kernels import Clock, Noise, Stream
 from fastgen.kernels.bridge.contract import TERMS
 from fastgen.kernels.bridge.reference import rows_of
@@ -185,6 +185,8 @@ class Path:
             the long way says what is wrong.
         """
         if torch.compiler.is_compiling() or type(seed) is not int or type(x1) is not Tensor:
+            return None
+        if transforming():
             return None
         if type(pairs) is not tuple or len(pairs) != 2 or type(step) is not int:
             return None
