@@ -89,10 +89,14 @@ def lower(
     unplaced = sums.stages([result, *observed])
 
     ends = _ends(sums, unplaced)
-    again = {v: sums.again(unplaced[sums.born[v]], v) for v in observed}
-    read = tuple([v == result or v in ends or bool(again[v].outputs) for v in observed])
-    for value, stage in again.items():  # not before it has been shown, and perhaps written to
-        for atom in (value, *stage.reads):
+    # Callbacks may write to what they are shown.
+    again = {v: sums.again(unplaced[sums.born[v]], v) for v in observed} if observe else {}
+    read = tuple([v == result or v in ends or bool(again[v].outputs) for v in observed if observe])
+    shown: dict[int, list[Value]] = {}
+    for value in again:
+        shown.setdefault(sums.born[value], []).append(value)
+    for value in observed:  # not before it has been shown
+        for atom in (value, *(again[value].reads if value in again else ())):
             ends[atom] = max(ends.get(atom, 0), sums.born[value] + 1)
     ends.update(dict.fromkeys([result, *(states if keep_states else [])], len(unplaced)))
 
@@ -112,7 +116,7 @@ def lower(
         outputs = buffers.turn(s, stage.outputs)
         seen.update({a: (s, buffers.of[a]) for a in stage.outputs if isinstance(a, Value)})
         stages.append(_placed(s, stage, inputs, outputs, clip))
-        for v in (v for v in again if sums.born[v] == s):
+        for v in shown.get(s, ()):
             places = tuple([buffers.of[a] for a in again[v].outputs])
             resumed[v] = _placed(s, again[v], buffers.places(again[v].reads), places, clip)
         if s < len(sums.evaluations):
@@ -126,7 +130,7 @@ def lower(
         result=buffers.of[result],
         states=tuple(seen[v] for v in observed),
         held=held_outputs(ends, len(unplaced)),
-        resumed=tuple(resumed[v] for v in observed),
+        resumed=tuple(resumed[v] for v in observed if observe),
         read=read,
     )
 

@@ -16,7 +16,7 @@ class Step:
 
     What a callback writes to it in place, with operations of torch, the run goes on from: the
     next evaluation reads it in whatever dtype, and solvers with a history keep their outputs of
-    earlier steps.
+    earlier steps. (Not through ``.data`` or NumPy, whose writes torch does not count.)
     """
 
     index: int

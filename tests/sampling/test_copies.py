@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 import fastgen
 from fastgen import schedules
+from fastgen.integrations.k_diffusion import sampling as k_diffusion
 from fastgen.kernels import dispatch
 
 SCHEDULE = schedules.CosineVP()
@@ -207,6 +209,22 @@ def test_threads():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_threads_that_integrate():
+    """What is shared between them: a path with its memory, and prepared programs of a drop-in."""
+    ys, path = states(8, (4, 6)), fastgen.BrownianPath((4, 6), seed=1)
+    levels = torch.tensor([10.0, 3.0, 1.0, 0.0])
+    routes = (
+        lambda i: fastgen.odeint(lambda t, y: -y * (1 + y * y), ys[i], [0.0, 1.0])[-1],
+        lambda i: path(0.1 * i, 0.1 * i + 0.2),
+        lambda i: k_diffusion.sample_dpmpp_2m(lambda x, s: x / 2, 9 * ys[i], levels, disable=True),
+    )
+    for route in routes:
+        expected = [route(i) for i in range(8)]
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda i: route(i % 8), range(64)))  # noqa: B023
+        assert all(torch.equal(x, expected[i % 8]) for i, x in enumerate(found))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
