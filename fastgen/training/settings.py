@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from fastgen.common.checks import check_choice, check_nonnegative, check_positive, check_range
+from fastgen.common.checks import (
+    check_choice,
+    check_integer,
+    check_nonnegative,
+    check_positive,
+    check_range,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +42,8 @@ class Settings:
         positive = {"steps": self.steps, "batch": self.batch, "learning_rate": self.learning_rate}
         for name, value in positive.items():
             check_positive(name, value)
-        counts = {"steps": self.steps, "batch": self.batch}
-        for name, count in counts.items():
-            if not isinstance(count, int):
-                raise ValueError(f"{name}={count!r}: expected a whole number")
+        object.__setattr__(self, "steps", check_integer("steps", self.steps))
+        object.__setattr__(self, "batch", check_integer("batch", self.batch))
         for name, share in {"average": self.average, "label_dropout": self.label_dropout}.items():
             if not 0 <= share < 1:
                 raise ValueError(f"{name}={share!r}: expected 0 <= {name} < 1")

@@ -191,7 +191,7 @@ def test_loading_builds_no_network_that_the_weights_are_not_of(
 
 def test_counts_are_whole_numbers():
     for name in ("steps", "batch", "seed"):
-        with pytest.raises(ValueError, match=f"{name}=2.5: expected a whole number"):
+        with pytest.raises(TypeError, match=f"{name}=2.5: expected a whole number"):
             Settings(**{name: 2.5})
 
 
