@@ -58,7 +58,11 @@ class Recipe(PreparedProgram):
         builder = Builder(schedule, "data")
         try:
             result = builder.let(build(builder, [s / top for s in sigmas], **options))
-        except ArithmeticError as error:
+        except (ArithmeticError, ValueError) as error:
+            if isinstance(error, ValueError) and not str(error).startswith(
+                ("math ", "coefficient")
+            ):
+                raise
             raise ValueError(
                 f"sigmas: this sampler has no step between two of these noise levels ({error}); "
                 "give decreasing levels, no two of them equal"

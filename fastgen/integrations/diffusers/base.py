@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+from itertools import pairwise
 from types import FunctionType
 from typing import Any, ClassVar
 
@@ -243,6 +244,17 @@ class FusedScheduler:
         """The step's forms: the mathematics of the scheduler."""
         raise NotImplementedError
 
+    def _reason(self) -> str:
+        """Why a step may divide by zero."""
+        times = torch.as_tensor(self.timesteps).flatten().tolist()
+        twice = sorted({t for s, t in pairwise(times) if s == t})
+        if twice and 4 * len(twice) < len(times):  # Heun's come twice throughout
+            return (
+                f"timesteps {twice} come twice, and a step from one to the other goes nowhere; "
+                f"take fewer steps than {len(times)}, or timestep_spacing='leading' or 'trailing'"
+            )
+        return "alpha or sigma is 0 there"
+
     def _fused(self, run: SchedulerRun, key: Any, callers_noise: bool) -> FusedStep:
         """Make the step of a key; callers_noise: its noise is given, whatever makes others'."""
         try:
@@ -253,7 +265,7 @@ class FusedScheduler:
         if update is None or (unbounded and update.raw is not None and _infinite(update.raw)):
             raise ValueError(
                 f"{type(self).__name__}: the step divides by zero with this configuration "
-                f"(alpha or sigma is 0 there); diffusers returns NaN or infinity"
+                f"({self._reason()}); diffusers returns NaN or infinity"
             )
         in_kernel = run.contract is not None and self._noise_in_kernel and not callers_noise
         step = FusedStep(update, self._transform(), in_kernel)
