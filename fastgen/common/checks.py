@@ -169,6 +169,11 @@ def per_row(values: Tensor, like: Tensor) -> Tensor:
     return values.reshape(-1, *[1] * (like.ndim - 1))
 
 
+def rows_of(x: Tensor) -> Tensor:
+    """A batch [B, ...] as one row of numbers for each sample, [B, N], also where it is [B]."""
+    return x.flatten(1) if x.ndim > 1 else x[:, None]
+
+
 def known_arguments(**objects: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A decorator: unknown keyword arguments are a TypeError that says what was meant.
 

@@ -30,7 +30,7 @@ def check_device(name: str, device: Any) -> torch.device:
     """The device, or an error if there is none of that name."""
     try:
         return torch.device(device)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError):
         raise ValueError(
             f"{name}={device!r}: expected a device such as 'cpu' or 'cuda:0'"
         ) from None

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_choice
+from fastgen.common.checks import check_choice, check_number
 from fastgen.common.rounding import power
 
 # Errors count as this at least: a step without any error says nothing about its successor.
@@ -115,6 +115,15 @@ class Controller:
     max_step: float = math.inf
 
     def __post_init__(self) -> None:
+        for name in (
+            "safety",
+            "min_factor",
+            "max_factor",
+            "integral",
+            "proportional",
+            "derivative",
+        ):
+            check_number(name, getattr(self, name))
         if not 0 < self.safety <= 1:
             raise ValueError(f"safety={self.safety!r}: expected 0 < safety <= 1")
         if not 0 < self.min_factor <= self.safety:
@@ -125,9 +134,20 @@ class Controller:
             if not math.isfinite(getattr(self, name)):
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected a finite number")
         if self.first_step is not None:
-            size = torch.as_tensor(self.first_step)
+            try:
+                size = torch.as_tensor(self.first_step, dtype=torch.float64)
+            except (TypeError, ValueError, RuntimeError, OverflowError):
+                raise TypeError(
+                    f"first_step={self.first_step!r}: expected a number or one for each sample"
+                ) from None
+            if size.ndim > 1 or not size.numel():
+                raise ValueError(
+                    f"first_step: expected a number or one for each sample, got {list(size.shape)}"
+                )
             if not bool(((size > 0) & torch.isfinite(size)).all()):
                 raise ValueError(f"first_step={self.first_step!r}: expected positive numbers")
+        for name in ("min_step", "max_step"):
+            check_number(name, getattr(self, name))
         if not 0 <= self.min_step <= self.max_step or not self.max_step > 0:
             raise ValueError(
                 f"min_step={self.min_step!r}, max_step={self.max_step!r}: expected "

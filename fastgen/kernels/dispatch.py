@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fastgen.common.errors import nearest
+from fastgen.common.checks import check_choice
 
 BACKENDS = ("auto", "reference", "cpp", "triton")
 
@@ -132,9 +132,7 @@ def choose(device: torch.device, backend: str | None = None) -> str:
     Raises:
         ValueError: for an unknown backend, or one that cannot run on the device.
     """
-    backend = backend or requested()
-    if backend not in BACKENDS:
-        raise ValueError(f"backend={backend!r}: {nearest(backend, BACKENDS)}")
+    backend = check_choice("backend", requested() if backend is None else backend, BACKENDS)
     on_cpu, on_gpu = device.type == "cpu", device.type == "cuda"  # ROCm devices say "cuda" too
     if backend == "reference" or (backend == "auto" and not (on_cpu or on_gpu)):
         return "reference"

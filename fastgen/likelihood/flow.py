@@ -17,6 +17,7 @@ from fastgen.kernels import Stream
 from fastgen.likelihood.divergence import DIVERGENCES, Divergence
 from fastgen.model.field import ModelField
 from fastgen.model.model import Model, check_model
+from fastgen.model.output import check_output
 from fastgen.noise.normals import randn
 from fastgen.ode import Solution, odeint, tableaus
 from fastgen.sampling.error_controlled import interval, with_parameters
@@ -114,6 +115,8 @@ def log_likelihood(
     check_floating("x", x, axes=2)
     batch, dims = x.shape[0], x[0].numel() if x.shape[0] else math.prod(x.shape[1:])
     start, end = interval(model, start, end)
+    if prior is None and not model.schedule.sigma(start) > 0:
+        raise ValueError(f"start={start!r}: sigma is 0 there, and so is the prior's deviation")
     x = x.to(dtype)
     if dequantise is not None:
         x = x + _uniform(x, seed, sample_ids) * (2 / _levels(dequantise))
@@ -136,7 +139,7 @@ def log_likelihood(
         return estimate(lambda x: predicted("velocity", time, x, rows), state[0], rows)
 
     totals = x.new_zeros(batch, estimate.estimates)
-    with torch.set_grad_enabled(differentiable):
+    with torch.set_grad_enabled(bool(differentiable)):
         solution: Solution = odeint(
             field,
             (x, totals),
@@ -151,7 +154,9 @@ def log_likelihood(
         if prior is None:
             log_prior = standard_normal(latent, model.schedule.sigma(start))
         else:
-            log_prior = prior(latent).double()
+            log_prior = prior(latent)
+            check_output(log_prior, (batch,), x.device, "prior")
+            log_prior = log_prior.double()
         integral = integral.double()
         log_prob = log_prior + integral.mean(1)
         if kind == "exact":

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
-from fastgen.common.checks import check_choice, check_floating
+from fastgen.common.checks import check_choice, check_floating, rows_of
+from fastgen.common.devices import check_device
 from fastgen.common.typed import typed
 from fastgen.kernels import Stream
 from fastgen.model.model import merged
@@ -28,7 +29,7 @@ from fastgen.plans import Plan
 from fastgen.plans.forms import Computed, Evaluate, Form, Let, Normal, Prediction, State, Value
 from fastgen.plans.increments import increments
 from fastgen.sampling.increments import Increments, IncrementTable
-from fastgen.sampling.prepared import NOISES
+from fastgen.sampling.prepared import NOISES, sizes
 from fastgen.sampling.run import check_fresh
 from fastgen.sampling.sampler import Sampler
 
@@ -119,7 +120,8 @@ def sampled_log_probability(
         device: where to compute.
     """
     check_choice("noise", noise, NOISES)
-    device, batch = torch.device(device), shape[0]
+    shape = sizes(shape, "shape")
+    device, batch = check_device("device", device), shape[0]
     seeds, ids = seed_tensor(seed, batch, device), id_tensor(sample_ids, batch, device)
     size = math.prod(shape[1:])
     on_path = increments(plan.instructions, float(plan.times[0])) if noise == "brownian" else {}
@@ -140,7 +142,7 @@ def sampled_log_probability(
 
 def _log_density(deviation: Tensor, std: float) -> Tensor:
     """Of the difference from the mean [B, ...], summed over the elements in float64."""
-    flat = (deviation.to(torch.float64) / std).flatten(1)
+    flat = rows_of(deviation.to(torch.float64) / std)
     return -0.5 * flat.square().sum(1) - flat.shape[1] * math.log(std * math.sqrt(2 * math.pi))
 
 

@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_at_least, check_choice, check_floating, check_pair
+from fastgen.common.checks import (
+    check_at_least,
+    check_choice,
+    check_floating,
+    check_pair,
+    rows_of,
+)
 from fastgen.common.typed import typed
 from fastgen.kernels import Stream
 from fastgen.model.model import Instant, Model, check_model, merged
@@ -126,11 +132,11 @@ def variational_bound(
             apart = (weight * (data - predicted)).square() / log_variance.exp()
             log_ratio = log_variance - math.log(posterior)
             kl = 0.5 * (log_ratio + torch.exp(-log_ratio) + apart - 1)
-            terms.append(kl.flatten(1).sum(1))
+            terms.append(rows_of(kl).sum(1))
     alpha, sigma = schedule.alpha(1.0), schedule.sigma(1.0)
     prior = 0.5 * ((alpha * data).square() + sigma**2 - 1 - 2 * math.log(sigma))
     transitions = torch.stack(terms[1:]) if count > 1 else data.new_zeros(0, len(x))
-    return VariationalBound(prior.flatten(1).sum(1), transitions, terms[0], x[:1].numel())
+    return VariationalBound(rows_of(prior).sum(1), transitions, terms[0], x[:1].numel())
 
 
 def _posterior(schedule: DiscreteVP, n: int) -> float:
@@ -159,7 +165,7 @@ def _reconstruction(data: Tensor, mean: Tensor, log_variance: Tensor, levels: in
     z = (data - mean) * torch.exp(-log_variance / 2)
     if levels is None:
         log_density = -0.5 * (z.square() + log_variance + math.log(2 * math.pi))
-        return -log_density.flatten(1).sum(1)
+        return -rows_of(log_density).sum(1)
     half = torch.exp(-log_variance / 2) / (levels - 1)
     upper, lower = torch.special.log_ndtr(z + half), torch.special.log_ndtr(z - half)
     # log(Phi(b) - Phi(a)) in the tail where both are small, by symmetry.
@@ -170,4 +176,4 @@ def _reconstruction(data: Tensor, mean: Tensor, log_variance: Tensor, levels: in
     first, last = data < -1 + 1 / (levels - 1), data > 1 - 1 / (levels - 1)
     inside = torch.where(first, upper, inside)
     inside = torch.where(last, torch.special.log_ndtr(-(z - half)), inside)
-    return -inside.flatten(1).sum(1)
+    return -rows_of(inside).sum(1)

@@ -44,7 +44,7 @@ class Declared:
             ValueError: for a name in both.
         """
         for name, value in (("shared", shared), ("per_sample", per_sample)):
-            if isinstance(value, str) or not isinstance(value, Collection):
+            if isinstance(value, (str, Tensor)) or not isinstance(value, Collection):
                 raise TypeError(f"{name}={value!r}: expected names, such as {name}=('labels',)")
             if not all(isinstance(key, str) for key in value):
                 raise TypeError(f"{name}={value!r}: expected names of the network's arguments")

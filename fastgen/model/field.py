@@ -51,11 +51,11 @@ class ModelField:
                 f"time_dtype={model.time_dtype}: error-controlled steps stop at times that are "
                 "not whole; the network must take a floating time"
             )
+        check_guidance(guidance)
         if guidance is not None and guidance.interval != (0.0, 1.0):
             raise ValueError("guidance: an interval is a discontinuity for error-controlled steps")
         check_pair_alone(model.parametrisation.outputs, guidance)
         self.model, self.batch, self.guidance = model, batch, guidance
-        check_guidance(guidance)
         self.recorded = recorded
         self.kwargs = merged(net_kwargs, {})
         self.weak = {} if guidance is None else guidance.separate(self.kwargs)

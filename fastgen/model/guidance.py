@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_number, check_pair
 from fastgen.common.devices import upload
-from fastgen.common.typed import typed_fields
+from fastgen.common.typed import shown, typed_fields
 from fastgen.model.arguments import Declared
 
 Network = Callable[..., Tensor]
@@ -75,6 +75,8 @@ class Guidance:
             raise TypeError(f"network: expected a callable net(x, t, **kwargs), got {self.network}")
         if not 0 <= check_number("rescale", self.rescale) <= 1:
             raise ValueError(f"rescale={self.rescale!r}: expected a number in [0, 1]")
+        if not isinstance(self.batched, bool):
+            raise TypeError(f"batched={shown(self.batched)}: expected True or False")
         if self.network is not None and self.batched:
             object.__setattr__(self, "batched", False)
 

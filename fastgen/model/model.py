@@ -116,10 +116,9 @@ class Model:
             ("dtype", dtype, (None, *DTYPE_CODES)),
             ("time_dtype", time_dtype, (*DTYPE_CODES, torch.int64, torch.int32)),
         ):
-            if kind not in known:
+            if not (kind is None or isinstance(kind, torch.dtype)) or kind not in known:
                 raise ValueError(f"{name}={kind!r}: expected one of {', '.join(map(str, known))}")
-        if second_time not in ("end", "step"):
-            raise ValueError(f"second_time={second_time!r}: expected 'end' or 'step'")
+        check_choice("second_time", second_time, ("end", "step"))
         self.net, self.schedule, self.second_time = net, schedule, second_time
         self.parametrisation = Parametrisation(
             schedule, predicts, data_at, sigma_data, score_scale=score_scale

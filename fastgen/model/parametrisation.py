@@ -20,12 +20,14 @@ distributions ([SF]2M, Tong et al. 2023, arXiv 2307.03672). Neither tells the ot
 from __future__ import annotations
 
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_choice
 from fastgen.common.errors import nearest
 from fastgen.schedules import Schedule
 
@@ -54,9 +56,8 @@ class Parametrisation:
     score_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.predicts not in QUANTITIES:
-            raise ValueError(f"predicts={self.predicts!r}: {nearest(self.predicts, QUANTITIES)}")
-        if self.data_at not in (0, 1):
+        check_choice("predicts", self.predicts, QUANTITIES)
+        if not isinstance(self.data_at, numbers.Number) or self.data_at not in (0, 1):
             raise ValueError(f"data_at={self.data_at!r}: expected 0 or 1")
         if not self.sigma_data > 0:
             raise ValueError(f"sigma_data={self.sigma_data!r}: expected a positive number")

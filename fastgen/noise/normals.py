@@ -9,6 +9,7 @@ from torch import Tensor
 
 import fastgen.kernels as kernels
 from fastgen.common.checks import check_floating_dtype, check_integer, check_range
+from fastgen.common.devices import check_device
 from fastgen.common.typed import typed
 from fastgen.kernels import Stream
 from fastgen.noise.keys import id_tensor, seed_tensor
@@ -44,13 +45,16 @@ def randn(
     Raises:
         TypeError, ValueError: naming the argument that is not whole, or out of range.
     """
-    size = torch.Size(shape)
-    if len(size) == 0:
-        raise ValueError("shape: expected a batch axis, got ()")
+    try:
+        size = torch.Size(shape)
+    except TypeError:
+        raise TypeError(f"shape={shape!r}: expected whole numbers [B, ...]") from None
+    if not size or min(size) < 0:
+        raise ValueError(f"shape: expected a batch axis and sizes >= 0, got {tuple(size)}")
     draw = check_range("draw", draw, 32)
     stream = check_integer("stream", stream)
     check_floating_dtype("dtype", dtype)
-    device = torch.device(device)
+    device = check_device("device", device)
     seeds = seed_tensor(seed, size[0], device)
     return normals(size, seeds, id_tensor(sample_ids, size[0], device), draw, stream, dtype)
 

@@ -149,6 +149,6 @@ METHODS = (*ADAPTIVE, *FIXED, EXPLICIT_ADAMS)
 
 def find(method: str) -> Tableau | None:
     """The tableau of a method, None for explicit Adams; a ValueError for an unknown name."""
-    if method not in METHODS:
+    if not isinstance(method, str) or method not in METHODS:
         raise ValueError(f"method={method!r}: {nearest(method, METHODS)}")
     return ADAPTIVE.get(method) or FIXED.get(method)

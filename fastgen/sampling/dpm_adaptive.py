@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_choice, per_row
+from fastgen.common.checks import check_choice, per_row, rows_of
 from fastgen.common.padding import Padding
 from fastgen.common.step_size import LEAST_ERROR, Controller, fitted
 from fastgen.kernels.dispatch import BACKENDS
@@ -68,7 +68,7 @@ def dpm_adaptive(
     if order not in (2, 3):
         raise ValueError(f"order={order!r}: expected 2 or 3")
     check_choice("on_failure", on_failure, ("raise", "return"))
-    check_choice("backend", backend or "auto", BACKENDS)
+    check_choice("backend", "auto" if backend is None else backend, BACKENDS)
     if backend in ("cpp", "triton"):
         raise ValueError(f"backend={backend!r}: dpm_adaptive runs in PyTorch only; leave it out")
     if not first_step > 0 or max_steps < 1:
@@ -122,9 +122,9 @@ def dpm_adaptive(
         h = fitted(rest, size[rows])
         low, high = _pair(schedule, order, at[rows], h, y[rows], slope[rows], noise, rows)
         ratio = error_norm(
-            (high - low).flatten(1),
-            y[rows].flatten(1),
-            low.flatten(1),
+            rows_of(high - low),
+            rows_of(y[rows]),
+            rows_of(low),
             relative[rows],
             absolute[rows],
             [high[0].numel()],

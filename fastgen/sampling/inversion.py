@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_floating, rows_of
 from fastgen.common.typed import typed
-from fastgen.model.model import Model
+from fastgen.model.model import Model, check_model, merged
 from fastgen.plans import Plan
 from fastgen.sampling.sampler import Sampler
 from fastgen.solvers import plan
@@ -65,6 +66,8 @@ def invert(
     Raises:
         ValueError: if the plan draws noise.
     """
+    check_model(model)
+    check_floating("x", x)
     schedule = model.schedule
     end = schedule.t_min if end is None else end
     grid: dict[str, Any] = {"start": start, "end": end, "predicts": model.predicts}
@@ -72,8 +75,8 @@ def invert(
     if back.draws:
         raise ValueError(f"solver={solver!r} draws noise and cannot be inverted; take eta=0, say")
     forward = plan(solver, schedule, steps, **grid, **plan_options, reverse=True)
-    kwargs = net_kwargs or {}
-    latent = Sampler(model, forward, dtype=dtype, backend=backend)(x, **kwargs)
-    reconstruction = Sampler(model, back, dtype=dtype, backend=backend)(latent, **kwargs)
-    error = (reconstruction - x).flatten(1).square().mean(1).sqrt()
+    kwargs = merged(net_kwargs, {})
+    latent = Sampler(model, forward, dtype=dtype, backend=backend)(x, net_kwargs=kwargs)
+    reconstruction = Sampler(model, back, dtype=dtype, backend=backend)(latent, net_kwargs=kwargs)
+    error = rows_of(reconstruction - x).square().mean(1).sqrt()
     return Inversion(latent, reconstruction, error, back)

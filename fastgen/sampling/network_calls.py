@@ -150,6 +150,7 @@ class NetworkCalls:
         assert state is not None
         parametrisation, t = self.model.parametrisation, self.plan.evaluations[k].time
         data = self.transform(_converted(parametrisation, "data", t, state, found[0]), t)
+        check_output(data, self.shape, self.device, "transform")
         return (self._checked(k, data, self.shape),)
 
     def _outputs(self, k: int, x: Tensor) -> tuple[Tensor, ...]:

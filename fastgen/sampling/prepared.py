@@ -336,7 +336,7 @@ class Prepared:
 
 def check_state_dtype(dtype: torch.dtype) -> None:
     """Raise a ValueError for a dtype that states cannot have."""
-    if dtype not in (torch.float32, torch.float64):
+    if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype}: the state is torch.float32 or torch.float64")
 
 

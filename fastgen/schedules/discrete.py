@@ -48,7 +48,10 @@ class DiscreteVP(VariancePreserving):
     def __init__(self, betas: Betas) -> None:
         if isinstance(betas, torch.Tensor):
             betas = betas.detach().cpu().numpy()
-        values = np.asarray(betas, dtype=np.float64)
+        try:
+            values = np.asarray(betas, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(f"DiscreteVP: betas = {betas!r}; give numbers [num_steps]") from None
         if values.ndim != 1 or values.size == 0:
             raise ValueError(
                 f"DiscreteVP: betas has shape {values.shape}; give a one-dimensional sequence of "

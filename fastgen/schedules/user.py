@@ -191,7 +191,14 @@ def _between(ratio: float, low: float, high: float, below: float, above: float) 
 
 def _call(name: str, function: TimeFunction, t: Any, xp: Any) -> Any:
     times = t if xp is torch else torch.from_numpy(np.array(t))
-    values = torch.as_tensor(function(times), dtype=torch.float64, device=times.device)
+    values = function(times)
+    try:
+        values = torch.as_tensor(values, dtype=torch.float64, device=times.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"UserSchedule: {name} gave {type(values).__name__}; it must give a tensor like the "
+            "times"
+        ) from None
     if values.ndim and values.shape != times.shape:
         raise ValueError(
             f"UserSchedule: {name} gave shape {tuple(values.shape)} for times of shape "

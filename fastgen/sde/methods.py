@@ -186,7 +186,7 @@ def find(name: str) -> Method:
     Raises:
         ValueError: with the nearest names there are.
     """
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise ValueError(f"method={name!r}: {nearest(str(name), METHODS)}")
     return METHODS[name]
 

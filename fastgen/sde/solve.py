@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.common.checks import check_choice, known_arguments
+from fastgen.common.checks import check_choice, check_number, known_arguments
 from fastgen.common.derivatives import outside_inference_mode
 from fastgen.common.padding import Padding
 from fastgen.common.transforms import batched, check_not_batched, transforming
@@ -132,7 +132,7 @@ def sdeint(
     elif isinstance(noise, str):
         check_choice("noise", noise, NOISES)
     area = control is None and (noise == "draws" or _has_area(noise))
-    chosen = methods.find(method or methods.default(noise_type, sde_type, area))
+    chosen = methods.find(methods.default(noise_type, sde_type, area) if method is None else method)
     chosen.check(noise_type, sde_type)
     if chosen.area and (control is not None or not (area or noise == "brownian")):
         raise ValueError(
@@ -256,7 +256,7 @@ def _longest(times: Tensor, steps: int | None, dt: float | None) -> float:
             raise ValueError(f"steps={steps!r}: expected a positive integer")
         return span / steps
     assert dt is not None
-    if not 0 < float(dt) < math.inf:
+    if not 0 < check_number("dt", dt) < math.inf:
         raise ValueError(f"dt={dt!r}: expected a positive number; backwards in time too")
     return float(dt)
 

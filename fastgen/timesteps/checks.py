@@ -25,7 +25,7 @@ def positive_integer(name: str, value: Any) -> int:
         count = 0 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         count = 0
-    if count < 1:
+    if not 1 <= count < 2**31:
         raise ValueError(f"{name} = {value!r} is not a positive integer; give 1 or more")
     return count
 

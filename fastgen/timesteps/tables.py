@@ -66,7 +66,10 @@ def table(
     by `end`. As many steps as levels less one give the levels themselves but the last. Where the
     first level is below r(start) the grid begins there, below `start`.
     """
-    levels = np.array([] if sigmas is None else sigmas, dtype=np.float64)
+    try:
+        levels = np.array([] if sigmas is None else sigmas, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"sigmas={sigmas!r}: expected falling noise levels") from None
     if levels.ndim != 1 or levels.size < 2:
         raise ValueError(f"sigmas has shape {levels.shape}; give at least two noise levels")
     good = (levels > 0) & (levels < math.inf)
@@ -80,7 +83,7 @@ def table(
 
 
 def _known(name: str, tables: Mapping[str, tuple[float, ...]]) -> str:
-    if name not in tables:
+    if not isinstance(name, str) or name not in tables:
         raise ValueError(f"unknown table {name!r}; {nearest(str(name), tables)}")
     return name
 

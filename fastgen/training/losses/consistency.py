@@ -17,6 +17,7 @@ from fastgen.common.checks import (
     check_shape,
     per_row,
 )
+from fastgen.common.typed import typed
 from fastgen.model.model import merged
 from fastgen.model.output import called, check_output
 from fastgen.noise.keys import training_noise
@@ -48,6 +49,7 @@ class Boundary(nn.Module):
         return d**2 / (apart.square() + d**2) * x + apart * d / norm * inner
 
 
+@typed
 def consistency(
     net: Callable[..., Tensor],
     data: Tensor,

@@ -133,6 +133,8 @@ def denoising(
     """
     if isinstance(weighting, str):
         weighting = WEIGHTINGS[check_choice("weighting", weighting, WEIGHTINGS)]
+    if not callable(weighting):
+        raise TypeError(f"weighting={weighting!r}: expected a name or a function (model, times)")
     check_model(model)
     check_floating("data", data)
     rows, device, data_at = len(data), data.device, model.parametrisation.data_at
@@ -156,6 +158,7 @@ def _noised(
 ) -> tuple[Tensor, Tensor]:
     """The network's input, with EDM's scale, and its target."""
     if noise is not None:
+        check_floating("noise", noise)
         check_shape("noise", noise, data.shape, like="data")
     alpha, sigma, zero = model.schedule.alpha(s), model.schedule.sigma(s), torch.zeros_like(s)
     a, b = _target(model, s)
@@ -170,6 +173,7 @@ def _noised(
     return state, target
 
 
+@typed
 def annealed(
     net: Callable[..., Tensor],
     data: Tensor,

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastgen.common.checks import check_nonnegative, check_positive, check_shape
+from fastgen.common.checks import check_nonnegative, check_positive, check_shape, rows_of
 from fastgen.model.model import Model, check_model, merged
 from fastgen.training.losses.denoising import denoising, likelihood
 from fastgen.training.losses.reduction import reduced, sum_square
@@ -26,7 +26,7 @@ def gaussian_negative_log_likelihood(output: Tensor, data: Tensor, variance: flo
 def standard_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL(N(mean, exp log_variance) | N(0, 1)) in nats, summed over elements, [B]."""
     check_shape("log_variance", log_variance, mean.shape)
-    return (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1) / 2
+    return rows_of(mean.square() + log_variance.exp() - 1 - log_variance).sum(1) / 2
 
 
 def evidence_bound(
@@ -162,6 +162,6 @@ def score_prior_bound(
     keys: dict[str, Any] = {"seed": seed, "step": step, "times": times, "reduction": "none"}
     arguments = merged(net_kwargs, kwargs)
     cross = latent_cross_entropy(model, latent, **keys, net_kwargs=arguments)
-    entropy = (log_variance + math.log(2 * math.pi * math.e)).flatten(1).sum(1) / 2
+    entropy = rows_of(log_variance + math.log(2 * math.pi * math.e)).sum(1) / 2
     loss = gaussian_negative_log_likelihood(output, data, variance) + beta * (cross - entropy)
     return reduced(loss, None, reduction)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_choice, check_shape
+from fastgen.common.checks import check_choice, check_shape, rows_of
 from fastgen.model.output import check_output
 
 REDUCTIONS = ("mean", "none")
@@ -14,13 +14,13 @@ REDUCTIONS = ("mean", "none")
 def mean_square(error: Tensor) -> Tensor:
     """The mean of squares over all but the batch axis, [B], in at least float32."""
     error = error.float() if error.dtype in (torch.bfloat16, torch.float16) else error
-    return error.square().flatten(1).mean(1)
+    return rows_of(error.square()).mean(1)
 
 
 def sum_square(error: Tensor) -> Tensor:
     """The sum of squares over all but the batch axis, [B], in at least float32."""
     error = error.float() if error.dtype in (torch.bfloat16, torch.float16) else error
-    return error.square().flatten(1).sum(1)
+    return rows_of(error.square()).sum(1)
 
 
 def check_prediction(name: str, output: Tensor, like: Tensor) -> None:

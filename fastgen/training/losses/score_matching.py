@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_at_least, check_choice, check_shape
+from fastgen.common.checks import check_at_least, check_choice, check_floating, check_shape, rows_of
 from fastgen.common.derivatives import Pullback, outside_inference_mode
 from fastgen.kernels import Stream
 from fastgen.noise.normals import randn
@@ -79,14 +79,16 @@ def sliced(
     pull, s = _evaluated(score, x)
     terms = []
     for v in _probes(x, probes, seed, step):
-        norm = sum_square(s) if variance_reduction else (v * s).flatten(1).sum(1).square()
+        norm = sum_square(s) if variance_reduction else rows_of(v * s).sum(1).square()
         terms.append(_quadratic(pull, v) + norm / 2)
     return reduced(torch.stack(terms).mean(0), None, reduction)
 
 
 def _evaluated(score: Score, x: Tensor) -> tuple[Pullback, Tensor]:
     """The score at x, whose derivatives are differentiable: the loss is trained on."""
-    pull = Pullback(score, x.detach(), "score")
+    if not callable(score):
+        raise TypeError(f"score={score!r}: expected a function of x [B, ...]")
+    pull = Pullback(score, check_floating("x", x).detach(), "score")
     check_shape("score", pull.value, x.shape)
     return pull, pull.value
 
@@ -107,4 +109,4 @@ def _probes(x: Tensor, probes: int, seed: int | Tensor, step: int) -> list[Tenso
 
 
 def _quadratic(pull: Pullback, v: Tensor) -> Tensor:
-    return (pull.one(v) * v).flatten(1).sum(1)
+    return rows_of(pull.one(v) * v).sum(1)

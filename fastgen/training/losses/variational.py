@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
-from fastgen.common.checks import check_floating, per_row
+from fastgen.common.checks import check_floating, check_shape, per_row, rows_of
+from fastgen.common.typed import typed
 from fastgen.kernels import Clock, Noise
 from fastgen.model.model import Model, check_model, merged
 from fastgen.noise.keys import training_noise
@@ -61,6 +62,7 @@ def _check(model: Model) -> DiscreteVP:
     return model.schedule
 
 
+@typed
 def hybrid(
     model: Model,
     data: Tensor,
@@ -94,11 +96,17 @@ def hybrid(
         raise ValueError("model: expected Model(..., learned_variance=True)")
     check_floating("data", data)
     rows, device = len(data), data.device
-    key = training_noise(rows, device, seed, step, sample_ids)
+    key, count = training_noise(rows, device, seed, step, sample_ids), schedule.num_steps
     if index is None:
         clock = Clock(torch.tensor([0.0, 1.0], dtype=torch.float64, device=device))
         u = kernels.times(key, clock)
         index = (u * schedule.num_steps).long().clamp(max=schedule.num_steps - 1)
+    check_shape("index", index, (rows,))
+    whole = not (index.is_floating_point() or index.is_complex() or index.dtype == torch.bool)
+    if not whole or (device.type == "cpu" and not bool(((index >= 0) & (index < count)).all())):
+        raise ValueError(
+            f"index: expected whole steps [B] from 0 to {count - 1}, got {index.dtype}"
+        )
     x, noise = _noised(schedule, data, index, key)
     output, variance = _network(model, x, index, merged(net_kwargs, kwargs))
     target = _target(model, data, noise, index)
@@ -107,6 +115,7 @@ def hybrid(
     return reduced(loss, None, reduction)
 
 
+@typed
 def bits_per_dimension(
     model: Model,
     data: Tensor,
@@ -196,7 +205,7 @@ def _bound(
     divergence = divergence + error.square() * (-log_variance).exp() / 2
     likelihood = -discretised(data, keep * x + weight * guess, log_variance / 2)
     nats = torch.where(_wide(index == 0, x) != 0, likelihood, divergence)
-    return nats.flatten(1).mean(1) / math.log(2)
+    return rows_of(nats).mean(1) / math.log(2)
 
 
 def discretised(data: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
@@ -219,4 +228,4 @@ def _prior(schedule: DiscreteVP, data: Tensor) -> Tensor:
     last = schedule.time_of_index(float(schedule.num_steps - 1))
     alpha, sigma = schedule.alpha(last), schedule.sigma(last)
     nats = (sigma**2 - 1 - 2 * math.log(sigma) + (alpha * data) ** 2) / 2
-    return nats.flatten(1).mean(1) / math.log(2)
+    return rows_of(nats).mean(1) / math.log(2)
