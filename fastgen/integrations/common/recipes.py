@@ -58,11 +58,7 @@ class Recipe(PreparedProgram):
         builder = Builder(schedule, "data")
         try:
             result = builder.let(build(builder, [s / top for s in sigmas], **options))
-        except (ArithmeticError, ValueError) as error:
-            if isinstance(error, ValueError) and not str(error).startswith(
-                ("math ", "coefficient")
-            ):
-                raise
+        except ArithmeticError as error:
             raise ValueError(
                 f"sigmas: this sampler has no step between two of these noise levels ({error}); "
                 "give decreasing levels, no two of them equal"
