@@ -101,8 +101,7 @@ def times(
     if steps is None:
         raise ValueError(f"steps = None for time grid {grid!r}; give steps, or explicit times")
     count = positive_integer("steps", steps)
-    made = function(schedule, count, float(start), float(end), **options)
-    result = np.asarray(made, np.float64)
+    result = np.asarray(function(schedule, count, float(start), float(end), **options), np.float64)
     if result.shape != (count + 1,):
         raise ValueError(
             f"time grid {grid!r} gave shape {result.shape} for steps = {count}; it must give "

@@ -344,7 +344,7 @@ def test_one_and_two_steps():
     ("grid", "schedule", "options", "message"),
     [
         ("beta", LATENT, {"alpha": 0}, r"alpha = 0 is out of range; give a positive number"),
-        ("beta", LATENT, {"beta": math.nan}, r"beta=nan: expected a number"),
+        ("beta", LATENT, {"beta": math.nan}, r"beta = nan is out of range"),
         ("beta", LATENT, {"on": "sigma"}, r"on = 'sigma' is unknown; give 'time' or 'ratio'"),
         ("beta", EDM(), {"rounded": True}, r"rounded = True needs a DiscreteVP schedule, not EDM"),
         ("beta", LATENT, {"start": 1e-3}, r"start = 0.001 is not above t_min = 0.001"),

@@ -390,7 +390,10 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("call", "message"),
         [
-            (lambda s, m: losses.flow_matching(s.x_t[:, :1], s), "output: expected shape"),
+            (
+                lambda s, m: losses.flow_matching(s.x_t[:, :1], s),
+                "output: expected a real tensor of shape",
+            ),
             (lambda s, m: losses.flow_matching(s.x_t, s, reduction="sum"), "reduction='sum'"),
             (lambda s, m: losses.flow_matching(s.x_t, s, weight=s.x_t), "weight: expected"),
             (lambda s, m: losses.mean_flow(m.net, s, s.t[:2]), "r: expected"),
