@@ -156,6 +156,9 @@ def _run(
         threads = thread_count(count * n * m, PARALLEL_FROM)
     given = matrix if points is None else points[0]
     assert given is not None
+    for x in (matrix, *(points or ())):
+        if x is not None:
+            address(x)  # what has no memory is no matter of costs
     try:
         _C.assign(
             problems=count,
