@@ -1,6 +1,4 @@
 #include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -8,6 +6,7 @@
 #include "assignment/certificate.h"
 #include "assignment/operation.h"
 #include "common/bindings.h"
+#include "common/signals.h"
 
 namespace py = pybind11;
 
@@ -18,30 +17,21 @@ using namespace assignment;
 
 struct Interrupted {};
 
-// Asks Python for signals, in the calling thread; the others stop when it does.
-class Signals : public Control {
+// Stops a solver in all of its threads.
+class Ask : public Control {
  public:
   void poll(int thread) override {
-    if (stop_.load(std::memory_order_relaxed)) throw Interrupted{};
-    if (thread != 0) return;
-    const auto now = std::chrono::steady_clock::now();
-    if (now - last_ < std::chrono::milliseconds(50)) return;
-    last_ = now;
-    const py::gil_scoped_acquire acquire;
-    if (PyErr_CheckSignals() == 0) return;
-    stop_ = true;
-    throw Interrupted{};
+    if (signals_.stop(thread)) throw Interrupted{};
   }
 
  private:
-  std::atomic<bool> stop_{false};
-  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+  Signals signals_;
 };
 
 // One problem with all threads, or many with one thread each; arrays follow one another.
 void solve(int64_t problems, Problem first, const Options& options, const Solution& solution,
            const double* left_out, double* costs, double* gaps, int threads) {
-  Signals signals;
+  Ask signals;
   const int64_t number = first.float64 ? 8 : 4;
   const auto one = [&](int64_t k, Team& team, int thread) {
     Problem problem = first;
@@ -126,7 +116,7 @@ std::tuple<int64_t, double, double> transport(bool float64, int64_t rows, int64_
   double gap;
   try {
     const py::gil_scoped_release release;
-    Signals signals;
+    Ask signals;
     found = ship_problem(problem, pointer<const int64_t>(supply), pointer<const int64_t>(demand),
                          signals, &gap);
   } catch (const Interrupted&) {

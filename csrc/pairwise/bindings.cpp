@@ -1,4 +1,5 @@
 #include "common/bindings.h"
+#include "common/signals.h"
 #include "pairwise/operation.h"
 
 namespace py = pybind11;
@@ -7,6 +8,17 @@ namespace fastgen {
 namespace {
 
 using namespace pairwise;
+
+// work(stop) without the GIL; raises what a handler of a signal did meanwhile.
+template <class Work>
+void until_interrupted(const Work& work) {
+  Signals signals;
+  {
+    const py::gil_scoped_release release;
+    work([&](int thread) { return signals.stop(thread); });
+  }
+  signals.raise();
+}
 
 template <class T>
 void reduce_of(int want, int64_t rows, int64_t columns, int64_t dims, uintptr_t x, uintptr_t y,
@@ -31,8 +43,7 @@ void reduce_of(int want, int64_t rows, int64_t columns, int64_t dims, uintptr_t 
                      pointer<double>(log_sum),
                      pointer<T>(mean),
                      pointer<int64_t>(column)};
-  const py::gil_scoped_release release;
-  run(task, threads);
+  until_interrupted([&](const Stop& stop) { run(task, threads, stop); });
 }
 
 void reduce_pairs(bool float64, int want, int64_t rows, int64_t columns, int64_t dims, uintptr_t x,
@@ -58,8 +69,8 @@ void sweep_of(int64_t rows, int64_t columns, int64_t dims, uintptr_t x, uintptr_
   task.bias = pointer<const T>(bias);
   task.scale = scale;
   task.log_sum = pointer<double>(log_sum);
-  const py::gil_scoped_release release;
-  run_sweep(task, sweep, pointer<T>(terms), threads);
+  until_interrupted(
+      [&](const Stop& stop) { run_sweep(task, sweep, pointer<T>(terms), threads, stop); });
 }
 
 void sweep_pairs(bool float64, int64_t rows, int64_t columns, int64_t dims, uintptr_t x,
@@ -77,8 +88,8 @@ void again_of(int64_t rows, int64_t columns, uintptr_t terms, uintptr_t factors,
               const Sweep& sweep, uintptr_t log_sum, int threads) {
   const Kept<T> kept{pointer<const T>(terms), pointer<const T>(factors),
                      pointer<const double>(known), rows, columns};
-  const py::gil_scoped_release release;
-  run_again(kept, sweep, pointer<double>(log_sum), threads);
+  until_interrupted(
+      [&](const Stop& stop) { run_again(kept, sweep, pointer<double>(log_sum), threads, stop); });
 }
 
 void sweep_kept(bool float64, int64_t rows, int64_t columns, uintptr_t terms, uintptr_t factors,

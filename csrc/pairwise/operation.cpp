@@ -68,9 +68,19 @@ int threads_for(int64_t rows, int threads) {
       std::min<int64_t>(std::max(threads, 1), std::max<int64_t>(parts_of(rows), 1)));
 }
 
+// work(begin, end) for blocks of rows, about as many pairs at once as take some milliseconds.
+template <class Work>
+void in_blocks(int64_t begin, int64_t end, int64_t columns, int thread, const Stop& stop,
+               const Work& work) {
+  constexpr int64_t PAIRS = int64_t{1} << 20;
+  const int64_t step = std::max<int64_t>(1, PAIRS / std::max<int64_t>(columns, 1) / ROWS) * ROWS;
+  for (; begin < end && !stop(thread); begin += step) work(begin, std::min(begin + step, end));
+}
+
 // work(thread, sweep, begin, end) for every part of the rows; their sums in order.
 template <class Work>
-void in_parts(int64_t rows, int64_t columns, const Sweep& sweep, int threads, const Work& work) {
+void in_parts(int64_t rows, int64_t columns, const Sweep& sweep, int threads, const Stop& stop,
+              const Work& work) {
   const int64_t blocks = blocks_of(rows), parts = parts_of(rows);
   const int64_t padded = tiles_of(columns) * TILE;
   std::vector<double> sums(2 * parts * padded);
@@ -80,7 +90,8 @@ void in_parts(int64_t rows, int64_t columns, const Sweep& sweep, int threads, co
       own.fitted = sums.data() + 2 * part * padded;
       own.relaxed = own.fitted + padded;
       const int64_t begin = blocks * part / parts * ROWS, end = blocks * (part + 1) / parts * ROWS;
-      work(thread, own, begin, std::min(end, rows));
+      in_blocks(begin, std::min(end, rows), columns, thread, stop,
+                [&](int64_t first, int64_t last) { work(thread, own, first, last); });
     }
   });
   for (int64_t j = 0; j < columns; ++j) {
@@ -96,24 +107,26 @@ void in_parts(int64_t rows, int64_t columns, const Sweep& sweep, int threads, co
 }  // namespace
 
 template <class T>
-void run(const Task<T>& task, int threads) {
+void run(const Task<T>& task, int threads, const Stop& stop) {
   const Kernels& table = kernels<Kernels>();
   const Copy<T> copy(table, task);
   const int64_t blocks = blocks_of(task.rows), size = scratch_size(copy.packed.padded_features);
   threads = static_cast<int>(std::min<int64_t>(std::max(threads, 1), std::max<int64_t>(blocks, 1)));
   std::vector<T> scratch(threads * size);
   parallel_for(task.rows, ROWS, threads, [&](int64_t begin, int64_t end, int thread) {
-    run_rows(table, task, copy.packed, begin, end, scratch.data() + thread * size);
+    in_blocks(begin, end, task.columns, thread, stop, [&](int64_t first, int64_t last) {
+      run_rows(table, task, copy.packed, first, last, scratch.data() + thread * size);
+    });
   });
 }
 
 template <class T>
-void run_sweep(const Task<T>& task, const Sweep& sweep, T* terms, int threads) {
+void run_sweep(const Task<T>& task, const Sweep& sweep, T* terms, int threads, const Stop& stop) {
   const Kernels& table = kernels<Kernels>();
   const Copy<T> copy(table, task);
   const int64_t size = sweep_scratch_size(copy.packed.tiles);
   std::vector<T> scratch(threads_for(task.rows, threads) * size);
-  in_parts(task.rows, task.columns, sweep, threads,
+  in_parts(task.rows, task.columns, sweep, threads, stop,
            [&](int thread, const Sweep& own, int64_t begin, int64_t end) {
              sweep_rows(table, task, copy.packed, own, begin, end, scratch.data() + thread * size,
                         terms);
@@ -121,13 +134,14 @@ void run_sweep(const Task<T>& task, const Sweep& sweep, T* terms, int threads) {
 }
 
 template <class T>
-void run_again(const Kept<T>& kept, const Sweep& sweep, double* log_sum, int threads) {
+void run_again(const Kept<T>& kept, const Sweep& sweep, double* log_sum, int threads,
+               const Stop& stop) {
   const Kernels& table = kernels<Kernels>();
   std::vector<T> factors(tiles_of(kept.columns) * TILE);
   std::copy_n(kept.factors, kept.columns, factors.data());
   Kept<T> padded = kept;
   padded.factors = factors.data();
-  in_parts(kept.rows, kept.columns, sweep, threads,
+  in_parts(kept.rows, kept.columns, sweep, threads, stop,
            [&](int, const Sweep& own, int64_t begin, int64_t end) {
              again_rows(table, padded, own, log_sum, begin, end);
            });
@@ -137,11 +151,11 @@ void run_again(const Kept<T>& kept, const Sweep& sweep, double* log_sum, int thr
   }
 }
 
-template void run<float>(const Task<float>&, int);
-template void run<double>(const Task<double>&, int);
-template void run_sweep<float>(const Task<float>&, const Sweep&, float*, int);
-template void run_sweep<double>(const Task<double>&, const Sweep&, double*, int);
-template void run_again<float>(const Kept<float>&, const Sweep&, double*, int);
-template void run_again<double>(const Kept<double>&, const Sweep&, double*, int);
+template void run<float>(const Task<float>&, int, const Stop&);
+template void run<double>(const Task<double>&, int, const Stop&);
+template void run_sweep<float>(const Task<float>&, const Sweep&, float*, int, const Stop&);
+template void run_sweep<double>(const Task<double>&, const Sweep&, double*, int, const Stop&);
+template void run_again<float>(const Kept<float>&, const Sweep&, double*, int, const Stop&);
+template void run_again<double>(const Kept<double>&, const Sweep&, double*, int, const Stop&);
 
 }  // namespace fastgen::pairwise

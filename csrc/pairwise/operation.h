@@ -5,6 +5,7 @@
 // fastgen/kernels/pairwise/reference.py.
 #pragma once
 #include <cstdint>
+#include <functional>
 
 namespace fastgen::pairwise {
 
@@ -101,15 +102,20 @@ constexpr int64_t kept_size(int64_t rows, int64_t columns) {
 // Parts of the rows whose sums over a sweep are added up in order, by however many threads.
 constexpr int64_t PARTS = 16;
 
+// Asked between blocks of rows, by threads from 0, the caller's, on: whether to end early. Nothing
+// is then what it should be.
+using Stop = std::function<bool(int thread)>;
+
 template <class T>
-void run(const Task<T>& task, int threads);
+void run(const Task<T>& task, int threads, const Stop& stop);
 
 // Writes task.log_sum and the sums of the sweep; keeps its terms if `terms` is not null.
 template <class T>
-void run_sweep(const Task<T>& task, const Sweep& sweep, T* terms, int threads);
+void run_sweep(const Task<T>& task, const Sweep& sweep, T* terms, int threads, const Stop& stop);
 
 // The same from kept terms; `factors` [columns].
 template <class T>
-void run_again(const Kept<T>& kept, const Sweep& sweep, double* log_sum, int threads);
+void run_again(const Kept<T>& kept, const Sweep& sweep, double* log_sum, int threads,
+               const Stop& stop);
 
 }  // namespace fastgen::pairwise

@@ -12,6 +12,7 @@ import pytest
 CALLS = {
     "sliced": "couplings.wasserstein(x[:200_000], y[:200_000], method='sliced', directions=10**5)",
     "points": "couplings.assign(x[:60_000], y[:60_000])",
+    "sinkhorn": "couplings.sinkhorn(x[:60_000], y[:60_000], 1e-3, max_iterations=100)",
     "plan": "couplings.wasserstein(x[:3001], y[:3000])",
     "blocked": "couplings.assign(cost=torch.rand(2500, 2500) ** 60 * 1e38)",
 }
