@@ -33,13 +33,10 @@ def test_levels_that_rise_are_named(name):
         sampler(lambda x, sigma: x * 0.5, torch.zeros(1, 3), levels, disable=True)
 
 
-def test_timesteps_that_come_twice_are_named():
+def test_timesteps_that_come_twice_are_no_division_by_zero():
     scheduler = ours.DPMSolverMultistepScheduler(num_train_timesteps=100)
     scheduler.set_timesteps(100)
-
-    def run(x):
-        for t in scheduler.timesteps:
-            x = scheduler.step(x, t, x).prev_sample
-
-    with pytest.raises(ValueError, match=r"timesteps \[50\] come twice.*fewer steps than 100"):
-        run(torch.ones(1, 3))
+    x = torch.ones(1, 3)
+    for t in scheduler.timesteps:
+        x = scheduler.step(x, t, x).prev_sample
+    assert x.isfinite().all()
