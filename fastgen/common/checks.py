@@ -10,7 +10,7 @@ import inspect
 import math
 import numbers
 import operator
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ParamSpec, TypeVar
 
@@ -112,6 +112,18 @@ def check_at_least(name: str, value: float, least: int) -> None:
         raise ValueError(f"{name}={value!r}: expected at least {least}")
     if number % 1 > 0:
         raise ValueError(f"{name}={value!r}: expected a whole number >= {least}")
+
+
+def check_function(name: str, value: Any) -> None:
+    """Raise a TypeError for what cannot be called."""
+    if not callable(value):
+        raise TypeError(f"{name}={value!r}: expected a function")
+
+
+def check_mapping(name: str, value: Any) -> None:
+    """Raise a TypeError for what is no dictionary."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}={value!r}: expected a dictionary")
 
 
 def check_tensor(name: str, value: Any) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastgen.common.checks import check_choice, per_row, rows_of
 from fastgen.common.padding import Padding
 from fastgen.common.step_size import LEAST_ERROR, Controller, fitted
+from fastgen.common.typed import typed
 from fastgen.kernels.dispatch import BACKENDS
 from fastgen.kernels.runge_kutta.contract import Status
 from fastgen.kernels.runge_kutta.reference import error_norm
@@ -20,6 +21,7 @@ from fastgen.ode import Solution, Statistics
 CONTROLLER = Controller(integral=1.0, safety=0.9)
 
 
+@typed
 def dpm_adaptive(
     field: ModelField,
     x: Tensor,

@@ -83,6 +83,8 @@ def times(
     Raises:
         ValueError, TypeError: naming the argument, its value and a remedy.
     """
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"schedule={schedule!r}: expected a fastgen.schedules.Schedule")
     for name, value in (("start", start), ("end", end)):
         if not 0 <= check_number(name, value) <= 1:
             raise ValueError(f"{name} = {value!r} is out of range; give a time within [0, 1]")

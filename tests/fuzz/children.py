@@ -23,7 +23,7 @@ SECONDS = 30.0  # on a machine with much else to do
 MEMORY = 6 << 30
 ROOM = str(Path(fastgen.__file__).parent)
 # What a user's mistake may end in. A RuntimeError of torch's own, for want of memory, is clear too.
-CLEAR = (ValueError, TypeError, FloatingPointError, NotImplementedError, MemoryError, OSError)
+CLEAR = (ValueError, TypeError, FloatingPointError, NotImplementedError, OSError, AssertionError)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def judged(error: BaseException) -> Outcome:
         return Outcome("clear", text)  # the user's network's own
     inside = [f for f in frames if f.filename.startswith(ROOM)]
     raised_here = bool(inside) and frames[-1] is inside[-1]
-    said = raised_here and "raise" in (frames[-1].line or "")
+    said = raised_here and any(w in (frames[-1].line or "") for w in ("raise", "assert"))
     if said and isinstance(error, (*CLEAR, RuntimeError)) and len(str(error)) > 12:
         return Outcome("clear", text)
     where = f"{Path(inside[-1].filename).name}:{inside[-1].lineno}" if inside else "outside"

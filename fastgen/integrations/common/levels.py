@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_function, check_mapping
 from fastgen.common.transforms import check_untraced, functional, transforming
 from fastgen.common.unwritten import check_unwritten, version
 from fastgen.integrations.common.noise import NoiseSource
@@ -96,7 +97,10 @@ def checked_levels(sigmas: Any) -> tuple[float, ...]:
     """
     if isinstance(sigmas, Tensor) and sigmas.ndim != 1:
         raise ValueError(f"sigmas: expected noise levels [n], got shape {tuple(sigmas.shape)}")
-    values = sigmas.tolist() if isinstance(sigmas, Tensor) else [float(s) for s in sigmas]
+    try:
+        values = sigmas.tolist() if isinstance(sigmas, Tensor) else [float(s) for s in sigmas]
+    except (TypeError, ValueError):
+        raise TypeError(f"sigmas={sigmas!r}: expected noise levels [n]") from None
     if len(values) > 1 and min(values[:-1]) > 0 <= values[-1] and math.isfinite(sum(values)):
         return tuple(values)
     for i, value in enumerate(values):  # find the one that is wrong
@@ -193,6 +197,10 @@ def run(
     """
     levels = checked_levels(sigmas)
     check_state("x", x)
+    check_function("model", model)
+    if callback is not None:
+        check_function("callback", callback)
+    check_mapping("extra_args", extra_args or {})
     if len(levels) < 2:
         return x
     steps = moving_steps(levels, moves)

@@ -19,7 +19,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from fastgen.common.checks import check_integer
+from fastgen.common.checks import check_integer, check_whole
 from fastgen.common.transforms import transforming
 from fastgen.integrations.common.compiling import uncompiled
 from fastgen.integrations.common.noise import check_noise
@@ -387,6 +387,9 @@ def _initialiser(original: Any) -> Any:
 def _timesteps_setter(original: Any) -> Any:
     @functools.wraps(original)
     def set_timesteps(self: FusedScheduler, *args: Any, **kwargs: Any) -> None:
+        steps = args[0] if args else kwargs.get("num_inference_steps")
+        if steps is not None:
+            check_whole("num_inference_steps", steps, 1)
         original(self, *args, **kwargs)
         self._begin()
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_number, check_tensor
 from fastgen.common.transforms import transforming
 from fastgen.integrations.diffusers.contract_noise import ContractNoise, Generators
 from fastgen.integrations.diffusers.fused_step import FIRST_REGISTER, Call, FusedStep
@@ -138,7 +139,9 @@ class SchedulerRun:
             ValueError: for a tensor of several, or if more than one timestep is rounded to it.
         """
         if not isinstance(timestep, Tensor):
-            return timestep
+            return (
+                timestep if type(timestep) in (int, float) else check_number("timestep", timestep)
+            )
         grid = self.timesteps
         if (
             not timestep.is_cpu
@@ -209,6 +212,8 @@ class SchedulerRun:
             results = step.call(self.registers, self.free_buffers, *given)
             if results is not None:
                 return results
+        for name, tensor in (("sample", sample), ("model_output", output)):
+            check_tensor(name, tensor)
         # A network may return a transposed view in every step, as lerobot's does.
         given = tuple([t if t is None or t.is_contiguous() else t.contiguous() for t in given])
         if step.bound_to is self.binding:

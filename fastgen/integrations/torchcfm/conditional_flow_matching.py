@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import per_row
+from fastgen.common.typed import typed
 from fastgen.integrations.torchcfm.optimal_transport import OTPlanSampler, Replace, contract_seed
 from fastgen.training.paths import Brownian, Interpolant, Linear, Path, Target
 
@@ -96,6 +97,7 @@ class ConditionalFlowMatcher:
         """2 sigma_t / (sigma^2 + 1e-8): [SF]2M's weight of the score (arXiv 2307.03672, eq. 23)."""
         return 2 * self.compute_sigma_t(t) / (self.sigma**2 + GUARD)
 
+    @typed
     def sample_location_and_conditional_flow(
         self, x0: Tensor, x1: Tensor, t: Tensor | None = None, return_noise: bool = False
     ) -> tuple[Tensor, ...]:
@@ -148,6 +150,7 @@ class _Coupled(ConditionalFlowMatcher):
     ot_sampler: OTPlanSampler
     replace: Replace
 
+    @typed
     def sample_location_and_conditional_flow(
         self, x0: Tensor, x1: Tensor, t: Tensor | None = None, return_noise: bool = False
     ) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_mapping
 from fastgen.common.errors import nearest
 from fastgen.ode import Controller
 
@@ -59,6 +60,7 @@ def options_of(method: str, options: Mapping[str, Any] | None) -> dict[str, Any]
         known = ADAMS_OPTIONS
     elif method == "scipy_solver":
         known = SCIPY_OPTIONS
+    check_mapping("options", options or {})
     found = dict(options or {})
     for name in found:
         if name not in known:
@@ -100,6 +102,8 @@ def one_tolerance(name: str, value: Any) -> float:
         ValueError: for one that differs between elements or tensors.
     """
     parts = value if isinstance(value, tuple | list) else (value,)
+    if not all(isinstance(p, Tensor | int | float) for p in parts):
+        raise TypeError(f"{name}={value!r}: expected a number")
     numbers = {float(x) for part in parts for x in torch.as_tensor(part).flatten().tolist()}
     if len(numbers) != 1:
         raise ValueError(

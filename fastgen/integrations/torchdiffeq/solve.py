@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_function
 from fastgen.integrations.torchdiffeq.fixed import GridSolver, solve_scipy
 from fastgen.integrations.torchdiffeq.problem import (
     ADAPTIVE,
@@ -81,6 +82,7 @@ def odeint(
     check_times(t, event_fn is not None)
     tolerances = one_tolerance("rtol", rtol), one_tolerance("atol", atol)
     if event_fn is not None:
+        check_function("event_fn", event_fn)
         return _until_event(func, y0, t, name, chosen, tolerances, event_fn)
     return solve(func, y0, t, name, chosen, tolerances)
 

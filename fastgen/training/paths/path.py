@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
-from fastgen.common.checks import check_choice, check_floating, check_tensor
+from fastgen.common.checks import check_choice, check_floating, check_function, check_tensor
 from fastgen.common.transforms import outside_transforms, transforming
 from fastgen.kernels import Clock, Noise, Stream
 from fastgen.kernels.bridge.contract import TERMS
@@ -260,6 +260,7 @@ class Path:
             raise ValueError("pairs: give either these or a coupling")
         if x0 is None:
             raise ValueError("coupling: give x0, whose rows are to be paired")
+        check_function("coupling", coupling)
         if labels == NEITHER:
             return coupling(x0, x1)
         for name, y, x in zip(("labels[0]", "labels[1]"), labels, (x0, x1), strict=True):
