@@ -133,6 +133,17 @@ def check_tensor(name: str, value: Any) -> Tensor:
     return value
 
 
+def as_numbers(name: str, value: Any, device: torch.device | None = None) -> Tensor:
+    """A number, a sequence of them or a tensor as float64, or a TypeError.
+
+    Python's numbers keep all their digits, whatever torch's default dtype is.
+    """
+    try:
+        return torch.as_tensor(value, dtype=torch.float64, device=device)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        raise TypeError(f"{name}={value!r}: expected a number or a sequence of them") from None
+
+
 def check_floating(name: str, value: Any, shape: str = "[B, ...]", axes: int = 1) -> Tensor:
     """The value, or an error if it is not a tensor of floating numbers.
 

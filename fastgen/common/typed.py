@@ -79,11 +79,24 @@ def _refusal(name: str, value: Any, kind: Kind) -> Exception:
 
 def shown(value: Any) -> str:
     """A value as messages show it; of a tensor or an array its dtype and shape."""
+    if isinstance(value, Tensor) and not is_dense(value):
+        kind = "nested" if value.is_nested else value.layout
+        return f"<tensor {value.dtype} {kind}>"
     if isinstance(value, Tensor | np.ndarray):
         what = "tensor" if isinstance(value, Tensor) else "array"
         return f"<{what} {value.dtype} {list(value.shape)}>"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def is_dense(value: Any) -> bool:
+    """Whether it is a tensor of numbers that all lie in memory: not sparse, nested or quantised."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and not value.is_nested
+        and not value.is_quantized
+    )
 
 
 def _kinds(hints: Mapping[str, Any]) -> dict[str, Kind]:
@@ -189,7 +202,7 @@ PLAIN: dict[Any, Kind | None] = {
     int: Kind(_is_whole, "a whole number"),
     float: Kind(_is_number, "a number"),
     str: Kind(lambda value: isinstance(value, str), "a text"),
-    Tensor: Kind(lambda value: isinstance(value, Tensor), "a tensor"),
+    Tensor: Kind(is_dense, "a dense tensor"),
     torch.device: Kind(_is_device, "a device of this machine"),
     torch.dtype: Kind(lambda value: isinstance(value, torch.dtype), "a torch.dtype"),
     Callable: Kind(callable, "a function"),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fastgen.common.checks import as_numbers
 from fastgen.common.padding import Padding
 from fastgen.common.unwritten import unwritten
 
@@ -191,10 +192,7 @@ def times_of(t: Sequence[float] | Tensor, rows: int, joint: bool, device: torch.
     Raises:
         ValueError: naming the sample whose times are empty, not finite or not in order.
     """
-    try:
-        times = torch.as_tensor(t).to(device=device, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise TypeError(f"t={t!r}: expected times in order, [T] or [B, T]") from None
+    times = as_numbers("t", t, device)
     if times.ndim not in (1, 2) or times.shape[-1] == 0:
         raise ValueError(f"t: expected [T] or [B, T] with T >= 1 times, got {tuple(times.shape)}")
     if times.ndim == 2 and (joint or times.shape[0] != rows):
@@ -216,10 +214,7 @@ def times_of(t: Sequence[float] | Tensor, rows: int, joint: bool, device: torch.
 
 def tolerance(name: str, value: float | Tensor, state: StateLayout) -> Tensor:
     """A tolerance as float64 [R]."""
-    try:
-        found = torch.as_tensor(value, dtype=torch.float64, device=state.device).detach()
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        raise TypeError(f"{name}={value!r}: expected a number or one for each sample") from None
+    found = as_numbers(name, value, state.device).detach()
     if found.ndim > 1 or (found.ndim == 1 and found.shape[0] != state.rows):
         raise ValueError(
             f"{name}: expected a number or one for each of {state.rows} samples, got shape "

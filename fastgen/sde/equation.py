@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgen.common.checks import as_numbers
 from fastgen.common.derivatives import Pullback, along, check_recorded, elsewhere
 from fastgen.common.padding import Padding
 from fastgen.common.transforms import batched, outside_transforms, transforming
@@ -156,7 +157,7 @@ class Equation:
 @outside_transforms
 def times_of(t: Sequence[float] | Tensor) -> Tensor:
     """Output times, float64 [T] on the CPU, strictly up or down."""
-    times = torch.as_tensor(t, dtype=torch.float64).detach().cpu()
+    times = as_numbers("t", t).detach().cpu()
     if times.ndim != 1 or len(times) < 2:
         raise ValueError(f"t: expected two or more times, got shape {tuple(times.shape)}")
     steps = times.diff()

@@ -90,8 +90,9 @@ def judged(error: BaseException) -> Outcome:
     frames = traceback.extract_tb(error.__traceback__)
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return Outcome("clear", text)
-    if isinstance(error, TypeError) and ("argument" in str(error)) and len(frames) <= 3:
-        return Outcome("clear", text)  # Python's own, of the call
+    call = isinstance(error, TypeError) and "argument" in str(error)
+    if call and (len(frames) <= 3 or "positional" in str(error)):
+        return Outcome("clear", text)  # Python's own, of the call or of the user's function
     if frames[-1].filename.endswith("tests/modes/entries.py"):
         return Outcome("clear", text)  # the user's network's own
     inside = [f for f in frames if f.filename.startswith(ROOM)]

@@ -15,6 +15,7 @@ from diffusers.schedulers.scheduling_ddim_inverse import (
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
+from fastgen.common.checks import check_number
 from fastgen.integrations.diffusers.base import FusedScheduler, normal, not_started, prediction
 from fastgen.integrations.diffusers.contract_noise import Generators
 from fastgen.integrations.diffusers.fused_step import Transform, Update, data, noise, out, x
@@ -223,6 +224,8 @@ class DDIMScheduler(Chain, diffusers.DDIMScheduler):
             raise ValueError("variance_noise and generator: give one of the two")
         run = self._current()
         t = run.value(timestep)
+        if type(eta) is not float:
+            eta = check_number("eta", eta)
         key = (t, eta, use_clipped_model_output, variance_noise is not None, steps)
         results = self._advance(
             run, key, sample, model_output, generator, int(t) + 1, variance_noise
