@@ -80,7 +80,7 @@ def test_what_fits_is_handed_on(given):
         ({"x": [1.0]}, "x=[1.0]: expected a dense tensor or None"),
         ({"x": torch.eye(2).to_sparse()}, "x=<tensor torch.float32 torch.sparse_coo>: expected"),
         ({"x": np.zeros(2)}, "x=<array float64 [2]>: expected a dense tensor or None"),
-        ({"shape": 3}, "shape=3: expected a sequence, each a whole number or a tensor"),
+        ({"shape": 3}, "shape=3: expected a sequence, each a whole number or a dense tensor"),
         ({"shape": (2, 1.5)}, "shape=(2, 1.5): expected a sequence, each a whole number"),
         ({"shape": "23"}, "shape='23': expected a sequence"),
         ({"bounds": (1,)}, "bounds=(1,): expected (a number, a number) or None"),
