@@ -110,7 +110,7 @@ def test_steps_without_history_start_anew(solver):
         {"differentiable": True, "checkpoint": True},
         {"trajectory": True},
     ],
-    ids=str,
+    ids=["brownian", "transform", "guidance", "recorded", "checkpoint", "trajectory"],
 )
 def test_other_kinds_of_run(solver, options):
     """A no-op of each kind goes on like the plain run; a path has noise of its own."""
