@@ -43,7 +43,8 @@ class Padding:
                 f"mask: expected a shape that broadcasts to the state's {list(like.shape)}, got "
                 f"{list(mask.shape)}"
             ) from None
-        parts = self.live.reshape(1 if joint else like.shape[0], -1)
+        rows = 1 if joint else like.shape[0]
+        parts = self.live.reshape(rows, self.live.numel() // max(rows, 1))
         count = parts.shape[1] if parts.numel() else 1
         self.factor = (parts.sum(1, dtype=torch.float64) / count).sqrt()
 

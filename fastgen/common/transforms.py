@@ -8,6 +8,7 @@ into memory by address loses the tangent without a word. A tensor inside `torch.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -18,6 +19,9 @@ from torch._C import _functorch
 from torch._functorch import pyfunctorch
 from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
+
+# What to do where only reverse mode goes through, or nothing does.
+BACKWARD = "call it outside of them; where it has gradients, backward() takes them"
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -153,6 +157,51 @@ def outside_transforms(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         with suspended():
             args, kwargs = plain((args, kwargs))
+            return function(*args, **kwargs)
+
+    return called
+
+
+def untransformed(remedy: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A decorator for calls that no derivative goes through: one that would be lost is refused.
+
+    Raises:
+        ValueError: when called with a tensor that carries a tangent, or is wrapped by `torch.func`.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        names = list(inspect.signature(function).parameters)
+
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            if not transforming():
+                return function(*args, **kwargs)
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            call = function.__qualname__.removesuffix(".__call__").removesuffix(".__init__")
+            check_untraced(call, remedy, **given)
+            with suspended(call):
+                args, kwargs = plain((args, kwargs), call)
+                return function(*args, **kwargs)
+
+        return called
+
+    return decorate
+
+
+def constant(function: Callable[P, R]) -> Callable[P, R]:
+    """A decorator for results that change in jumps alone, such as indices: on plain memory.
+
+    Raises:
+        ValueError: when called with a tensor inside of `torch.vmap` or `functionalize`.
+    """
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        if not transforming():
+            return function(*args, **kwargs)
+        call = function.__qualname__.removesuffix(".__call__")
+        with suspended(call):
+            args, kwargs = plain((args, kwargs), call)
             return function(*args, **kwargs)
 
     return called

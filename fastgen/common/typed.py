@@ -42,6 +42,8 @@ def typed(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         nonlocal known
+        if torch.compiler.is_compiling():  # which looks at types itself
+            return function(*args, **kwargs)
         if not known:  # annotations may name what is defined further down
             kinds.update(_kinds(typing.get_type_hints(function)))
             known = True

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_choice, check_finite
+from fastgen.common.compiling import uncompiled
+from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.common.typed import typed
 from fastgen.couplings import costs
 from fastgen.kernels import dispatch
@@ -63,6 +65,8 @@ class Assignment:
         return i, self.permutation[i]
 
 
+@uncompiled
+@untransformed(BACKWARD)
 @typed
 def assign(
     x0: Tensor | None = None,

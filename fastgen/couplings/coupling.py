@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_positive, check_shape
+from fastgen.common.transforms import constant
 from fastgen.common.typed import typed
 from fastgen.couplings.assignment import assign
 from fastgen.couplings.hilbert import hilbert_index
@@ -59,6 +60,7 @@ def check_no_labels(coupling: object, labels0: Tensor | None, labels1: Tensor | 
 class Independent(Coupling):
     """x0[k] with x1[k]: independent if the batches are."""
 
+    @constant
     def __call__(
         self, x0: Tensor, x1: Tensor, labels0: Tensor | None = None, labels1: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -91,6 +93,7 @@ class ExactOT(Coupling):
             raise ValueError("generator: nothing is random with replace=False")
         self._replace, self._generator, self._options = replace, generator, options
 
+    @constant
     def __call__(
         self, x0: Tensor, x1: Tensor, labels0: Tensor | None = None, labels1: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -138,6 +141,7 @@ class Sinkhorn(Coupling):
         found.draw = draw
         return found
 
+    @constant
     def __call__(
         self, x0: Tensor, x1: Tensor, labels0: Tensor | None = None, labels1: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -172,6 +176,7 @@ class ByLabel(Coupling):
     def __init__(self, inner: Coupling):
         self._inner = inner
 
+    @constant
     def __call__(
         self, x0: Tensor, x1: Tensor, labels0: Tensor | None = None, labels1: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -217,6 +222,7 @@ class Sorted(Coupling):
     def __init__(self, direction: Tensor | None = None):
         self._direction = direction
 
+    @constant
     def __call__(
         self, x0: Tensor, x1: Tensor, labels0: Tensor | None = None, labels1: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -239,6 +245,7 @@ class Hilbert(Coupling):
     Near in space follows from near on the curve, so that pairs are short in few dimensions.
     """
 
+    @constant
     def __call__(
         self, x0: Tensor, x1: Tensor, labels0: Tensor | None = None, labels1: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:

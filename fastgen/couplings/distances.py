@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_choice, check_finite, check_shape
+from fastgen.common.compiling import uncompiled
+from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.common.typed import typed
 from fastgen.couplings.assignment import assign
 from fastgen.couplings.costs import Cost
@@ -21,6 +23,8 @@ METHODS = ("exact", "sliced")
 CHUNK, MOST_PROJECTED = 64, 1 << 21
 
 
+@uncompiled
+@untransformed(BACKWARD)
 @typed
 def wasserstein(
     x0: Tensor,

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_choice, check_positive
+from fastgen.common.compiling import uncompiled
+from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.couplings import potentials
 from fastgen.couplings.clouds import Clouds, prepare
 from fastgen.couplings.points import check_clouds, weights_of
@@ -27,6 +29,8 @@ _ANNEAL_BELOW = 0.02
 _CHECK_EVERY_ON_DEVICE = 10
 
 
+@uncompiled
+@untransformed(BACKWARD)
 def sinkhorn(
     x0: Tensor,
     x1: Tensor,
@@ -116,6 +120,8 @@ def sinkhorn(
     return _finish(solver, state, (x0, x1, a, b), reg, tolerance, on_failure)
 
 
+@uncompiled
+@untransformed(BACKWARD)
 def sinkhorn_divergence(
     x0: Tensor,
     x1: Tensor,

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_floating
+from fastgen.common.compiling import uncompiled
 from fastgen.common.derivatives import outside_inference_mode
+from fastgen.common.transforms import check_untraced
 from fastgen.common.typed import typed
 from fastgen.kernels import Stream
 from fastgen.likelihood.divergence import DIVERGENCES, Divergence
@@ -43,6 +45,7 @@ class LogLikelihood:
     solution: Solution
 
 
+@uncompiled
 @typed
 @outside_inference_mode
 def log_likelihood(
@@ -139,6 +142,8 @@ def log_likelihood(
         return estimate(lambda x: predicted("velocity", time, x, rows), state[0], rows)
 
     totals = x.new_zeros(batch, estimate.estimates)
+    if not differentiable:
+        check_untraced("log_likelihood", "pass differentiable=True", x=x)
     with torch.set_grad_enabled(bool(differentiable)):
         solution: Solution = odeint(
             field,

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from fastgen.common.checks import check_choice, check_floating, rows_of
 from fastgen.common.devices import check_device
+from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.common.typed import typed
 from fastgen.kernels import Stream
 from fastgen.model.model import merged
@@ -146,6 +147,7 @@ def _log_density(deviation: Tensor, std: float) -> Tensor:
     return -0.5 * flat.square().sum(1) - flat.shape[1] * math.log(std * math.sqrt(2 * math.pi))
 
 
+@untransformed(BACKWARD)
 @typed
 def trajectory_log_probability(
     sampler: Sampler,

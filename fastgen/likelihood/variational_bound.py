@@ -17,6 +17,8 @@ from fastgen.common.checks import (
     check_pair,
     rows_of,
 )
+from fastgen.common.compiling import uncompiled
+from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.common.typed import typed
 from fastgen.kernels import Stream
 from fastgen.model.model import Instant, Model, check_model, merged
@@ -49,6 +51,8 @@ class VariationalBound:
         return self.total / (self.dimensions * math.log(2))
 
 
+@uncompiled
+@untransformed(BACKWARD)
 @typed
 def variational_bound(
     model: Model,

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from fastgen.common.devices import check_device
 from fastgen.common.modes import unrecorded
-from fastgen.common.transforms import check_untraced, plain, suspended, transforming
+from fastgen.common.transforms import (
+    BACKWARD,
+    check_untraced,
+    plain,
+    suspended,
+    transforming,
+    untransformed,
+)
 from fastgen.common.typed import typed
 from fastgen.common.unwritten import version
 from fastgen.model.guidance import Guidance, Transform
@@ -204,6 +211,7 @@ class Sampler:
             prepared.keep(run, rows)
         return result if stacked is None else (result, stacked)
 
+    @untransformed(BACKWARD)
     @typed
     def capture(
         self,
@@ -236,6 +244,7 @@ class Sampler:
         place = self.model.device if device is None else check_device("device", device)
         return Captured(self.prepared, shape, place, warmup, merged(net_kwargs, kwargs))
 
+    @untransformed(BACKWARD)
     @typed
     def serve(
         self,

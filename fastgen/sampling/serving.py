@@ -16,6 +16,7 @@ from fastgen.common.checks import check_floating
 from fastgen.common.errors import nearest
 from fastgen.common.graphs import Recording, recorded, warm_up
 from fastgen.common.modes import unrecorded
+from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.common.typed import typed
 from fastgen.kernels import Noise, Stream, dispatch
 from fastgen.model.guidance import check_scale
@@ -133,6 +134,7 @@ class ContinuousBatch:
         """Whether a step replays a CUDA graph."""
         return self._recording is not None and self._recording.graphed
 
+    @untransformed(BACKWARD)
     @typed
     def admit(
         self,

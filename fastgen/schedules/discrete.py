@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastgen.common.errors import nearest
+from fastgen.common.transforms import constant
 from fastgen.schedules import scalar
 from fastgen.schedules.base import Number, Schedule, evaluate, register
 from fastgen.schedules.vp import VariancePreserving, minus_log_alpha, noise_scale
@@ -45,6 +46,7 @@ class DiscreteVP(VariancePreserving):
     _float_tables: tuple[list[float], ...] = dataclasses.field(init=False, compare=False)
     _origin: Mapping[str, Any] = dataclasses.field(init=False, compare=False)
 
+    @constant
     def __init__(self, betas: Betas) -> None:
         if isinstance(betas, torch.Tensor):
             betas = betas.detach().cpu().numpy()

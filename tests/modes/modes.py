@@ -178,7 +178,8 @@ def strided(entry: Entry) -> None:
     x = wide[:, ::2].T
     assert not x.is_contiguous()
     assert torch.equal(x, states())
-    same(entry.run(x).contiguous(), plain(entry, states()))
+    found = entry.run(x)
+    close(found, plain(entry, states()), found.dtype)
     assert (wide[:, 1::2] == 7).all()
     assert torch.equal(x, states()), "the caller's tensor was written to"
 

@@ -197,6 +197,8 @@ def run(
     """
     levels = checked_levels(sigmas)
     check_state("x", x)
+    if transforming():
+        model = _untraced(model, x, extra_args or {})
     check_function("model", model)
     if callback is not None:
         check_function("callback", callback)
@@ -261,8 +263,6 @@ def run(
     }
     shown = None if callback is None else report
     own = extra_args or {}
-    if transforming():
-        model = _untraced(model, x, own)
     calls = DenoiserCalls(found, model, x, own, noise, level, shown, told)
     ends = set(range(1, len(found.evaluations) + 1) if bar_of_evaluations else found.last)
     with torch.no_grad():

@@ -20,8 +20,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from fastgen.common.checks import check_integer, check_whole
+from fastgen.common.compiling import uncompiled
 from fastgen.common.transforms import transforming
-from fastgen.integrations.common.compiling import uncompiled
 from fastgen.integrations.common.noise import check_noise
 from fastgen.integrations.diffusers.contract_noise import ContractNoise, Generators
 from fastgen.integrations.diffusers.fused_step import FusedStep, Transform, Update, out, x

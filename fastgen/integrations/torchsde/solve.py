@@ -187,8 +187,8 @@ def _solve(
     settings: dict[str, Any],
 ) -> Any:
     """By fastgen's method and with settings of `fastgen.sdeint`."""
-    if not isinstance(y0, Tensor) or y0.ndim != 2:
-        raise ValueError("y0: expected a tensor [batch, channels]")
+    if not isinstance(y0, Tensor) or y0.ndim != 2 or not len(y0):
+        raise ValueError("y0: expected a tensor [batch, channels] with a sample or more")
     times = torch.as_tensor(ts, dtype=torch.float64).detach()
     if not bool((times.diff() > 0).all()):
         raise ValueError(f"ts: expected strictly increasing times, got {ts}")

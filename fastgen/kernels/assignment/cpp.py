@@ -154,11 +154,11 @@ def _run(
     threads = options.threads
     if threads is None:
         threads = thread_count(count * n * m, PARALLEL_FROM)
+    # What has no memory is no matter of costs; negative views are read as what they stand for.
+    matrix = None if matrix is None else readable(matrix, "cost")
+    points = None if points is None else (readable(points[0], "x0"), readable(points[1], "x1"))
     given = matrix if points is None else points[0]
     assert given is not None
-    for x in (matrix, *(points or ())):
-        if x is not None:
-            address(x)  # what has no memory is no matter of costs
     try:
         _C.assign(
             problems=count,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_choice, check_floating, check_shape, rows_of
 from fastgen.common.derivatives import Pullback, outside_inference_mode
+from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.kernels import Stream
 from fastgen.noise.normals import randn
 from fastgen.training.losses.reduction import reduced, sum_square
@@ -23,6 +24,7 @@ def explicit(score: Tensor, truth: Tensor, *, reduction: str = "mean") -> Tensor
 
 
 @outside_inference_mode
+@untransformed(BACKWARD)
 def implicit(
     score: Score,
     x: Tensor,
@@ -61,6 +63,7 @@ def implicit(
 
 
 @outside_inference_mode
+@untransformed(BACKWARD)
 def sliced(
     score: Score,
     x: Tensor,

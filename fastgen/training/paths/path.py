@@ -353,7 +353,7 @@ class Path:
         if backwards:
             known |= {name: -found[name] for name in ("da", "db", "ds")}
         rows = [known[n] for row in self._names(targets, drawn) for n in row]
-        return torch.stack(rows, -1).reshape(len(t), -1, TERMS)
+        return torch.stack(rows, -1).reshape(len(t), len(rows) // TERMS, TERMS)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_batches": {}, "_tables": {}}
