@@ -11,12 +11,10 @@ import fastgen.kernels as kernels
 from fastgen.common.checks import check_floating_dtype, check_integer
 from fastgen.common.devices import upload
 from fastgen.common.transforms import outside_transforms
-from fastgen.common.typed import typed
 from fastgen.noise.keys import id_tensor, seed_tensor
 
 
 @outside_transforms
-@typed
 def brownian(
     shape: Sequence[int],
     times: Sequence[float] | Tensor,

@@ -10,12 +10,10 @@ from torch import Tensor
 import fastgen.kernels as kernels
 from fastgen.common.checks import check_floating_dtype, check_integer, check_range
 from fastgen.common.devices import check_device
-from fastgen.common.typed import typed
 from fastgen.kernels import Stream
 from fastgen.noise.keys import id_tensor, seed_tensor
 
 
-@typed
 def randn(
     shape: Sequence[int],
     *,

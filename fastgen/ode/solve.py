@@ -260,7 +260,7 @@ def _check_method(
         return
     for name, value in limits.items():
         raise ValueError(
-            f"{name}={value!r}: {method!r} has fixed steps, whose length step_size says"
+            f"{name}={value!r}: {method!r} takes step_size, the length of its fixed steps"
         )
     if controller != CONTROLLER:
         raise ValueError(

@@ -16,7 +16,6 @@ import fastgen.timesteps as grids
 from fastgen.common.checks import check_choice, check_number, check_pair
 from fastgen.common.errors import nearest
 from fastgen.common.kept import Kept
-from fastgen.common.typed import typed
 from fastgen.model.parametrisation import QUANTITIES
 from fastgen.plans import Builder, Form, MissingLimitError, Plan
 from fastgen.schedules import Schedule
@@ -105,7 +104,6 @@ def known_options(
     return [*get(solver).options, *of_grid, *_keywords(plan)]
 
 
-@typed
 def plan(
     solver: str,
     schedule: Schedule,
@@ -180,7 +178,7 @@ kept_plans = Kept[Plan](64)
 
 def _is_own(function: Callable[..., Any]) -> bool:
     """Whether it is this library's: a user's may give something else the next time."""
-    return function.__module__.startswith("fastgen.")
+    return (function.__module__ or "").startswith("fastgen.")
 
 
 def _explained(

@@ -305,7 +305,7 @@ def coupling_exact(x):
 
 @entry(by_row=False)
 def coupling_sinkhorn(x):
-    return couplings.sinkhorn(noise_like(x), x, reg=0.5, tolerance=1e-9).g
+    return couplings.sinkhorn(noise_like(x), x, reg=0.5, tolerance=1e-6).g
 
 
 @entry(records=True, by_row=False)

@@ -1,4 +1,7 @@
-"""Where an entry point refuses a mode, and what it says. Everything else works."""
+"""Where an entry point refuses a mode, and what it says. Everything else works.
+
+docs/modes.md has the same as a table, written by `python -m tests.modes`.
+"""
 
 from __future__ import annotations
 
@@ -13,3 +16,80 @@ class Listed(NamedTuple):
 
 
 LISTED: dict[tuple[str, str], Listed] = {}
+TRANSFORMS = ("forward_mode", "func_jvp", "func_grad", "vmap", "functionalize")
+
+
+def _listed(names: str, modes: tuple[str, ...], error: type[Exception], says: str) -> None:
+    LISTED.update({(name, mode): Listed(error, says) for name in names.split() for mode in modes})
+
+
+# Runs in buffers of their own, through which no derivative goes.
+_listed(
+    "sample_ode sample_sde sample_brownian sample_guided sample_guided_apart sample_transformed "
+    "inverted captured served k_diffusion_dpmpp_2m edm",
+    TRANSFORMS,
+    ValueError,
+    "under forward-mode derivatives or torch.func|does not run inside of torch.func",
+)
+# Whose results have gradients by backward(), or none.
+_listed(
+    "log_likelihood log_likelihood_hutchinson trajectory_log_probability variational_bound "
+    "loss_implicit_score coupling_sinkhorn sinkhorn_divergence wasserstein",
+    TRANSFORMS,
+    ValueError,
+    "under forward-mode derivatives or torch.func|no memory of its own",
+)
+_listed("odeint_adjoint", TRANSFORMS, ValueError, r"serves backward\(\) alone")
+# Step sizes and pairs are chosen from numbers, which an axis of vmap hides.
+_listed(
+    "sample_dopri5 sample_dpm_adaptive odeint_dopri5 torchdiffeq_odeint coupling_exact",
+    ("vmap",),
+    ValueError,
+    r"torch\.vmap",
+)
+_listed(
+    "sample_dopri5 sample_dpm_adaptive odeint_dopri5 coupling_exact",
+    ("functionalize",),
+    ValueError,
+    r"torch\.vmap or torch\.func\.functionalize",
+)
+# torch's own refusals: random numbers of its generator, and tables that a peer reads as numbers.
+_listed("torchcfm_matcher torchsde_sdeint", ("vmap",), RuntimeError, "random operation")
+_listed(
+    "diffusers_euler diffusers_ddpm diffusers_unipc k_diffusion_dpmpp_2m edm torchdiffeq_odeint "
+    "torchsde_sdeint",
+    ("functionalize",),
+    RuntimeError,
+    "unallocated storage",
+)
+_listed(
+    "diffusers_euler diffusers_unipc",
+    ("func_jvp", "func_grad"),
+    RuntimeError,
+    "storage",
+)
+# Tensors that wrap others.
+_listed(
+    "sample_dopri5 log_likelihood log_likelihood_hutchinson odeint_dopri5 odeint_adjoint "
+    "sdeint_euler sdeint_milstein coupling_exact coupling_sinkhorn sinkhorn_divergence wasserstein "
+    "torchdiffeq_odeint torchsde_sdeint",
+    ("wrapper_subclass",),
+    ValueError,
+    "memory of its own",
+)
+_listed("sample_dpm_adaptive", ("wrapper_subclass",), RuntimeError, "tensor subclasses")
+# Integrators keep the state's dtype, in which these have too few digits for error control.
+_listed(
+    "odeint_dopri5 odeint_rk4 odeint_adjoint sdeint_euler sdeint_milstein torchdiffeq_odeint "
+    "torchsde_sdeint",
+    ("float16", "bfloat16"),
+    TypeError,
+    "expected float32 or float64",
+)
+# Nothing to pair, nothing to draw for.
+_listed(
+    "coupling_exact coupling_sinkhorn sinkhorn_divergence wasserstein torchsde_sdeint",
+    ("no_rows",),
+    ValueError,
+    "x0: expected|y0: expected",
+)

@@ -11,13 +11,19 @@ from multiprocessing import get_context
 import pytest
 import torch
 
+from tests.modes.__main__ import PAGE, page
 from tests.modes.entries import ENTRIES
 from tests.modes.listed import LISTED
 from tests.modes.modes import MODES, in_child
 from tests.modes.objects import OBJECTS
 
+# torch.compile traces each entry anew, some for seconds.
+CASES = [
+    pytest.param(mode, marks=[pytest.mark.slow] if mode == "compiled" else []) for mode in MODES
+]
 
-@pytest.mark.parametrize("mode", MODES)
+
+@pytest.mark.parametrize("mode", CASES)
 @pytest.mark.parametrize("name", ENTRIES)
 def test_an_entry_in_a_mode(name, mode):
     check = partial(MODES[mode], ENTRIES[name])
@@ -80,3 +86,7 @@ def test_copies_of_used_objects_are_their_own(name, how):
 def test_the_list_names_what_there_is():
     known = {(n, m) for n in ENTRIES for m in MODES} | {(n, c) for n in OBJECTS for c in COPIES}
     assert set(LISTED) <= known
+
+
+def test_the_page_says_what_the_list_says():
+    assert PAGE.read_text() == page()

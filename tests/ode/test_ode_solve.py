@@ -261,7 +261,6 @@ def test_values_that_need_conversion(step):
         lambda t, y: y,
         lambda t, y: y.double(),
         lambda t, y: y.T.contiguous().T,
-        lambda t, y: y.mul_(1.0),
     ):
         ys = fastgen.odeint(f, y0, t, step=step)
         assert ys.dtype == torch.float32
@@ -272,7 +271,10 @@ def test_values_that_need_conversion(step):
 def test_inputs_are_left_alone():
     y0, t = starts(), torch.linspace(0, 1, 3).double()
     before = y0.clone()
-    fastgen.odeint(lambda t, y: y.neg_(), y0, t)
+    fastgen.odeint(lambda t, y: -y, y0, t)
+    assert torch.equal(y0, before)
+    with pytest.raises(ValueError, match="f: it changed its input in place"):
+        fastgen.odeint(lambda t, y: y.neg_(), y0, t)
     assert torch.equal(y0, before)
 
 

@@ -15,6 +15,7 @@ from itertools import pairwise
 from types import FunctionType
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -163,7 +164,8 @@ class FusedScheduler:
         if config is not run.config or chain is not self._chain():
             grids = {}
             self._made = (run.config, self._chain(), grids)
-        key = tuple([tuple(t) if isinstance(t, list) else t for t in run.tables.values()])
+        # As bytes: a table may have NaN in a place that is not read, which is not itself.
+        key = tuple([np.array(t, np.float64).tobytes() for t in run.tables.values()])
         if key not in grids and len(grids) >= GRIDS:
             grids.clear()
         run.steps, run.direct_calls = grids.setdefault(key, ({}, {}))

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from fastgen.common.transforms import outside_transforms
 from fastgen.integrations.common.noise import fresh_seed
 from fastgen.kernels import Noise, Stream
 from fastgen.noise.keys import id_tensor, seed_tensor
@@ -39,6 +40,7 @@ class ContractNoise:
         """Copies make new tensors, so that two schedulers never share a draw."""
         return ContractNoise, (self.seed, self.drawn)
 
+    @outside_transforms
     def use(self, generator: Generators, rows: int, device: torch.device, draw: int) -> bool:
         """Point at a draw; True if that needed new tensors, at other addresses."""
         if isinstance(generator, list):

@@ -139,8 +139,9 @@ def test_other_grids_and_configurations_are_taken_in_python(prepared, name):
         assert relative(ours, theirs) < 1e-5
 
 
-@all_names
+@pytest.mark.parametrize("name", NAMES[:2])
 def test_whole_numbers_are_refused_in_every_step(prepared, name):
+    """As by diffusers, in these two: their own error says why."""
     scheduler = prepared(name)[0]
     scheduler.set_timesteps(5)
     x = state()
