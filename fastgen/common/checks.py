@@ -35,7 +35,10 @@ def check_number(name: str, value: Any) -> float:
     if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        found = f"shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        nested = isinstance(value, Tensor) and value.is_nested
+        found = repr(value)
+        if isinstance(value, Tensor):
+            found = "a nested tensor" if nested else f"shape {list(value.shape)}"
         raise TypeError(f"{name}: expected a number, got {found}")
     return float(value)
 

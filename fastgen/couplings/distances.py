@@ -8,7 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_at_least, check_choice, check_finite, check_shape
+from fastgen.common.checks import (
+    check_at_least,
+    check_choice,
+    check_finite,
+    check_floating,
+    check_shape,
+)
 from fastgen.common.compiling import uncompiled
 from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.common.typed import typed
@@ -79,6 +85,8 @@ def wasserstein(
 
 def _unit(x0: Tensor, x1: Tensor) -> float:
     """A power of two in which very large or small points are near 1; 1 for others."""
+    for name, x in (("x0", x0), ("x1", x1)):
+        check_floating(name, x)
     largest = max(x.abs().max().item() for x in (x0, x1))
     if not 0 < largest < math.inf or 1e-20 < largest < 1e20:
         return 1.0

@@ -9,7 +9,7 @@ from torch import Tensor
 
 import fastgen.kernels as kernels
 from fastgen.common.checks import check_floating_dtype, check_integer
-from fastgen.common.devices import upload
+from fastgen.common.devices import check_device, upload
 from fastgen.common.transforms import outside_transforms
 from fastgen.noise.keys import id_tensor, seed_tensor
 
@@ -48,7 +48,7 @@ def brownian(
     size = torch.Size(shape)
     if len(size) == 0:
         raise ValueError("shape: expected a batch axis, got ()")
-    device, tree = torch.device(device), check_integer("tree", tree)
+    device, tree = check_device("device", device), check_integer("tree", tree)
     check_floating_dtype("dtype", dtype)
     asked = torch.as_tensor(times, dtype=torch.float64)
     outside = asked[~((asked >= 0) & (asked <= 1))]

@@ -88,6 +88,8 @@ def judged(error: BaseException) -> Outcome:
     """Whether an error tells the caller what to do."""
     text = f"{type(error).__name__}: {str(error)[:300]}"
     frames = traceback.extract_tb(error.__traceback__)
+    if "Expected a value of type" in str(error) and "for argument" in str(error):
+        return Outcome("clear", text)  # torch's, of an operator: argument, value and type
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return Outcome("clear", text)
     call = isinstance(error, TypeError) and "argument" in str(error)

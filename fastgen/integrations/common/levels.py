@@ -197,12 +197,13 @@ def run(
     """
     levels = checked_levels(sigmas)
     check_state("x", x)
+    extra_args = {} if extra_args is None else extra_args
+    check_mapping("extra_args", extra_args)
     if transforming():
-        model = _untraced(model, x, extra_args or {})
+        model = _untraced(model, x, extra_args)
     check_function("model", model)
     if callback is not None:
         check_function("callback", callback)
-    check_mapping("extra_args", extra_args or {})
     if len(levels) < 2:
         return x
     steps = moving_steps(levels, moves)

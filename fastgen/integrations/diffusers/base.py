@@ -390,7 +390,8 @@ def _timesteps_setter(original: Any) -> Any:
     @functools.wraps(original)
     def set_timesteps(self: FusedScheduler, *args: Any, **kwargs: Any) -> None:
         steps = args[0] if args else kwargs.get("num_inference_steps")
-        if steps is not None or not (kwargs or args[1:]):
+        others = {k for k, v in kwargs.items() if v is not None} - {"device"}
+        if steps is not None or not (others or args[1:]):
             check_whole("num_inference_steps", steps, 1)
         original(self, *args, **kwargs)
         self._begin()

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fastgen.common.checks import check_number
 from fastgen.integrations.common.levels import Unused, checked_levels, moving_steps
 from fastgen.integrations.common.noise import NoiseSampler, NoiseSource, Seeds, check_noise
 from fastgen.integrations.common.recipes import Recipe, Span
@@ -89,7 +90,7 @@ def still(
         renews: whether every step moves the state.
     """
     levels = checked_levels(sigmas)
-    churn = given.get("s_churn", 0.0)
+    churn = check_number("s_churn", given.get("s_churn", 0.0))
 
     def moves(level: float) -> bool:
         return renews or (churn > 0 and given["s_tmin"] <= level <= given["s_tmax"])

@@ -116,6 +116,8 @@ class ConditionalFlowMatcher:
         """
         if t is not None and len(t) != len(x0):
             raise ValueError(f"t: expected {len(x0)} times, one for each of x0, got {len(t)}")
+        if t is not None and t.numel() != len(x0):
+            raise ValueError(f"t: expected times [{len(x0)}], got shape {list(t.shape)}")
         if self.seed is not None:
             return self._from_contract(x0, x1, t, return_noise)
         if t is None:
