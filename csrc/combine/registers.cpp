@@ -239,8 +239,7 @@ PyMethodDef FOLLOW = bare_method("follow", run_followed,
 py::object follow(const py::object& unchanged, const py::dict& steps, const py::dict& held,
                   const py::list& free) {
   PyObject* const function = unchanged.ptr();
-  if (!PyCFunction_CheckExact(function) ||
-      PyCFunction_GET_FUNCTION(function) != UNCHANGED.ml_meth)
+  if (!PyCFunction_CheckExact(function) || PyCFunction_GET_FUNCTION(function) != UNCHANGED.ml_meth)
     throw py::type_error("follow: unchanged is what watch returns");
   auto followed = std::make_unique<Followed>();
   followed->owner = unchanged;

@@ -1,4 +1,5 @@
-// Attributes of an object that a prepared call depends on: as they were, and whether they still are.
+// Attributes of an object that a prepared call depends on: as they were, and whether they still
+// are.
 #pragma once
 #include <pybind11/pybind11.h>
 
@@ -52,8 +53,8 @@ class Watch {
  public:
   Watch(const pybind11::dict& own, const std::vector<pybind11::object>& names) {
     for (const pybind11::object& name : names) {
-      Attribute seen{name, pybind11::reinterpret_borrow<pybind11::object>(find(own.ptr(), name)),
-                     {}, -1};
+      Attribute seen{
+          name, pybind11::reinterpret_borrow<pybind11::object>(find(own.ptr(), name)), {}, -1};
       int64_t bytes = 0;
       if (const char* memory = table_memory(seen.value.ptr(), &bytes))
         seen.bytes.assign(memory, memory + bytes);

@@ -392,7 +392,7 @@ def _timesteps_setter(original: Any) -> Any:
         steps = args[0] if args else kwargs.get("num_inference_steps")
         others = {k for k, v in kwargs.items() if v is not None} - {"device"}
         if steps is not None or not (others or args[1:]):
-            check_whole("num_inference_steps", steps, 1)
+            check_whole("num_inference_steps", steps, 1)  # type: ignore[arg-type]
         original(self, *args, **kwargs)
         self._begin()
 
