@@ -27,7 +27,7 @@ from typing import Any, TypeVar, overload
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_choice
+from fastgen.common.checks import check_choice, check_number
 from fastgen.common.errors import nearest
 from fastgen.schedules import Schedule
 
@@ -59,7 +59,7 @@ class Parametrisation:
         check_choice("predicts", self.predicts, QUANTITIES)
         if not isinstance(self.data_at, numbers.Number) or self.data_at not in (0, 1):
             raise ValueError(f"data_at={self.data_at!r}: expected 0 or 1")
-        if not self.sigma_data > 0:
+        if not check_number("sigma_data", self.sigma_data) > 0:
             raise ValueError(f"sigma_data={self.sigma_data!r}: expected a positive number")
         if not 0 < abs(self.score_scale) < math.inf:
             raise ValueError(f"score_scale={self.score_scale!r}: expected a finite number, not 0")

@@ -45,7 +45,10 @@ def brownian(
     Raises:
         ValueError: naming the argument that is out of range.
     """
-    size = torch.Size(shape)
+    try:
+        size = torch.Size(shape)
+    except TypeError:
+        raise TypeError(f"shape={shape!r}: expected [B, ...]") from None
     if len(size) == 0:
         raise ValueError("shape: expected a batch axis, got ()")
     device, tree = check_device("device", device), check_integer("tree", tree)

@@ -286,7 +286,10 @@ def evaluate(
         result = function(given.to(torch.float64), torch).to(dtype)
         return result  # type: ignore[no-any-return]
     sequence = isinstance(given, np.ndarray | list | tuple)
-    values: Any = np.asarray(given, dtype=np.float64) if sequence else np.float64(given)
+    try:
+        values: Any = np.asarray(given, dtype=np.float64) if sequence else np.float64(given)
+    except (TypeError, ValueError):
+        raise TypeError(f"t={given!r}: expected a number, an array or a tensor") from None
     if check:
         _refuse("t", values, (values >= 0) & (values <= 1), "within [0, 1] (1 = noise, 0 = data)")
     with np.errstate(all="ignore"):  # limits such as log 0 = -inf are meant

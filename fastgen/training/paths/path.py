@@ -156,6 +156,8 @@ class Path:
                 f"x0: expected as many rows (or indices) as x1, {rows}, got "
                 f"{(x0 if pairs[0] is None else pairs[0]).shape[0]}"
             )
+        if not isinstance(targets, Sequence):
+            raise TypeError(f"targets={targets!r}: expected names in a tuple")
         for name in targets:
             check_choice("targets", name, TARGETS)
         device = x1.device
