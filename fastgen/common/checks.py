@@ -108,6 +108,25 @@ def check_whole(name: str, value: int, least: int, most: int | None = None) -> i
     return value
 
 
+def check_sizes(name: str, shape: Any, expected: str = "a shape [B, ...]") -> tuple[int, ...]:
+    """A shape [B, ...] as given, or an error that says what it should be.
+
+    Raises:
+        TypeError: for something else than whole numbers in order.
+        ValueError: for none, or one below 0.
+    """
+    if isinstance(shape, (str, bytes)) or not isinstance(shape, Sequence):
+        remedy = f"; one number per sample is ({shape},)" if isinstance(shape, int) else ""
+        raise TypeError(f"{name}={shape!r}: expected {expected}{remedy}")
+    try:
+        found = tuple([operator.index(n) for n in shape])
+    except TypeError:
+        raise TypeError(f"{name}={shape!r}: expected whole numbers [B, ...]") from None
+    if not found or min(found) < 0:
+        raise ValueError(f"{name}: expected a batch axis and sizes >= 0, got {found}")
+    return found
+
+
 def check_at_least(name: str, value: float, least: int) -> None:
     """Raise a ValueError for a number below ``least``, such as a count or a size."""
     number = check_number(name, value)

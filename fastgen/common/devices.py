@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,10 +28,18 @@ def integers(values: Sequence[int], device: torch.device) -> Tensor:
 
 
 def check_device(name: str, device: Any) -> torch.device:
-    """The device, or an error if there is none of that name."""
+    """The device, or a ValueError if this machine has none of that name, and torch's reason."""
     try:
-        return torch.device(device)
-    except (RuntimeError, TypeError, ValueError):
+        return _existing(device)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"{name}={device!r}: expected a device such as 'cpu' or 'cuda:0'"
-        ) from None
+            f"{name}={device!r}: expected a device of this machine, such as 'cpu' ({reason})"
+        ) from error
+
+
+@lru_cache(maxsize=64)
+def _existing(device: torch.device | str | int) -> torch.device:
+    found = torch.device(device)
+    torch.empty(0, device=found)
+    return found

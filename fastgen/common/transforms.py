@@ -171,17 +171,14 @@ def untransformed(remedy: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         names = list(inspect.signature(function).parameters)
+        on_plain_memory = constant(function)
 
         @functools.wraps(function)
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
-            if not transforming():
-                return function(*args, **kwargs)
-            given = {**dict(zip(names, args, strict=False)), **kwargs}
-            call = function.__qualname__.removesuffix(".__call__").removesuffix(".__init__")
-            check_untraced(call, remedy, **given)
-            with suspended(call):
-                args, kwargs = plain((args, kwargs), call)
-                return function(*args, **kwargs)
+            if transforming():
+                given = {**dict(zip(names, args, strict=False)), **kwargs}
+                check_untraced(function.__qualname__, remedy, **given)
+            return on_plain_memory(*args, **kwargs)
 
         return called
 

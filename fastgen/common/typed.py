@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgen.common.devices import check_device
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -74,9 +76,12 @@ def _field_kinds(cls: Any) -> dict[str, Kind]:
 
 
 def _refusal(name: str, value: Any, kind: Kind) -> Exception:
-    text = f"{name}={shown(value)}: expected {kind.called}"
-    is_device = "a device" in kind.called and isinstance(value, str | int | torch.device)
-    return ValueError(text) if is_device else TypeError(text)
+    if "a device" in kind.called and isinstance(value, str | int | torch.device):
+        try:
+            check_device(name, value)  # which says why there is none
+        except ValueError as error:
+            return error
+    return TypeError(f"{name}={shown(value)}: expected {kind.called}")
 
 
 def shown(value: Any) -> str:
@@ -113,7 +118,7 @@ def _kind(hint: Any) -> Kind | None:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         return _union([_kind(a) for a in arguments])
-    if origin is Callable or origin is getattr(typing, "Callable", None):
+    if origin is Callable:
         return Kind(callable, "a function")
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return Kind(lambda value: isinstance(value, Mapping), "a dictionary")
@@ -182,17 +187,14 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real)
 
 
-@functools.lru_cache(maxsize=64)
-def _exists(device: torch.device | str) -> bool:
+def _is_device(value: Any) -> bool:
+    if not isinstance(value, torch.device | str):
+        return False
     try:
-        torch.empty(0, device=device)
-    except Exception:
+        check_device("device", value)
+    except ValueError:
         return False
     return True
-
-
-def _is_device(value: Any) -> bool:
-    return isinstance(value, torch.device | str) and _exists(value)
 
 
 PLAIN: dict[Any, Kind | None] = {

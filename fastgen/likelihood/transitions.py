@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
-from fastgen.common.checks import check_choice, check_floating, rows_of
+from fastgen.common.checks import check_choice, check_floating, check_sizes, rows_of
 from fastgen.common.devices import check_device
 from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.common.typed import typed
@@ -30,7 +30,7 @@ from fastgen.plans import Plan
 from fastgen.plans.forms import Computed, Evaluate, Form, Let, Normal, Prediction, State, Value
 from fastgen.plans.increments import increments
 from fastgen.sampling.increments import Increments, IncrementTable
-from fastgen.sampling.prepared import NOISES, sizes
+from fastgen.sampling.prepared import NOISES
 from fastgen.sampling.run import check_fresh
 from fastgen.sampling.sampler import Sampler
 
@@ -121,7 +121,7 @@ def sampled_log_probability(
         device: where to compute.
     """
     check_choice("noise", noise, NOISES)
-    shape = sizes(shape, "shape")
+    shape = check_sizes("shape", shape)
     device, batch = check_device("device", device), shape[0]
     seeds, ids = seed_tensor(seed, batch, device), id_tensor(sample_ids, batch, device)
     size = math.prod(shape[1:])

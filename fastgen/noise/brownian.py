@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
-from fastgen.common.checks import check_floating_dtype, check_integer
+from fastgen.common.checks import as_numbers, check_floating_dtype, check_integer, check_sizes
 from fastgen.common.devices import check_device, upload
 from fastgen.common.transforms import outside_transforms
 from fastgen.noise.keys import id_tensor, seed_tensor
@@ -45,15 +45,10 @@ def brownian(
     Raises:
         ValueError: naming the argument that is out of range.
     """
-    try:
-        size = torch.Size(shape)
-    except TypeError:
-        raise TypeError(f"shape={shape!r}: expected [B, ...]") from None
-    if len(size) == 0:
-        raise ValueError("shape: expected a batch axis, got ()")
+    size = torch.Size(check_sizes("shape", shape))
     device, tree = check_device("device", device), check_integer("tree", tree)
     check_floating_dtype("dtype", dtype)
-    asked = torch.as_tensor(times, dtype=torch.float64)
+    asked = as_numbers("times", times)
     outside = asked[~((asked >= 0) & (asked <= 1))]
     if outside.numel():
         raise ValueError(f"times: expected times in [0, 1], got {outside.flatten()[0].item()}")

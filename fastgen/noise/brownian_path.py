@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_floating_dtype, check_integer
-from fastgen.common.devices import upload
+from fastgen.common.checks import as_numbers, check_floating_dtype, check_integer, check_sizes
+from fastgen.common.devices import check_device, upload
 from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import dispatch
 from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH, check_brownian
@@ -60,15 +60,13 @@ class BrownianPath:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.shape = torch.Size(shape)
+        self.shape = torch.Size(check_sizes("shape", shape))
         self.t0, self.t1 = float(t0), float(t1)
         if not self.t0 < self.t1 or not math.isfinite(self.t1 - self.t0):
             raise ValueError(f"t0={t0}, t1={t1}: expected finite t0 < t1")
         self.root = math.sqrt(self.t1 - self.t0)
-        if len(self.shape) == 0:
-            raise ValueError("shape: expected a batch axis, got ()")
         check_floating_dtype("dtype", dtype)
-        self.dtype, self.device = dtype, torch.device(device)
+        self.dtype, self.device = dtype, check_device("device", device)
         self.tree, self.depth = check_integer("tree", tree), check_integer("depth", depth)
         self.levy_area = levy_area
         self.seeds = seed_tensor(seed, self.shape[0], self.device)
@@ -87,14 +85,14 @@ class BrownianPath:
         Raises:
             ValueError: for times outside of [t0, t1], where they are on the CPU.
         """
-        unit = self._unit(torch.as_tensor(times, dtype=torch.float64))
+        unit = self._unit(as_numbers("times", times))
         w = self._values(unit)[0] if self.levy_area else self._values(unit)
         return w.mul_(self.root)
 
     @outside_transforms
     def __call__(self, s: float | Tensor, t: float | Tensor) -> Tensor:
         """W(t) - W(s), [B, ...]; times are numbers, or [B]."""
-        both = torch.stack([torch.as_tensor(x, dtype=torch.float64) for x in (s, t)])
+        both = torch.stack([as_numbers("s", s), as_numbers("t", t)])
         return self.steps(both, torch.ones(1, dtype=torch.float64))[0]
 
     @outside_transforms

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
-from fastgen.common.checks import check_floating_dtype, check_integer, check_range
+from fastgen.common.checks import check_floating_dtype, check_integer, check_range, check_sizes
 from fastgen.common.devices import check_device
 from fastgen.kernels import Stream
 from fastgen.noise.keys import id_tensor, seed_tensor
@@ -43,12 +43,7 @@ def randn(
     Raises:
         TypeError, ValueError: naming the argument that is not whole, or out of range.
     """
-    try:
-        size = torch.Size(shape)
-    except TypeError:
-        raise TypeError(f"shape={shape!r}: expected whole numbers [B, ...]") from None
-    if not size or min(size) < 0:
-        raise ValueError(f"shape: expected a batch axis and sizes >= 0, got {tuple(size)}")
+    size = check_sizes("shape", shape)
     draw = check_range("draw", draw, 32)
     stream = check_integer("stream", stream)
     check_floating_dtype("dtype", dtype)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fastgen.common.checks import check_sizes
 from fastgen.common.errors import nearest
 from fastgen.common.graphs import Recording, recorded, warm_up
 from fastgen.common.modes import unrecorded
@@ -21,7 +22,7 @@ from fastgen.model.model import merged
 from fastgen.plans import Plan
 from fastgen.plans.forms import Computed
 from fastgen.sampling.network_calls import TimeTables
-from fastgen.sampling.prepared import Prepared, sizes
+from fastgen.sampling.prepared import Prepared
 from fastgen.sampling.run import BufferKey, InPlaceRun
 from fastgen.sampling.tables import Tables
 
@@ -114,7 +115,7 @@ class Captured:
         net_kwargs: dict[str, Any],
     ) -> None:
         self.prepared, self._warmup = prepared, warmup
-        self._shape, self._device = sizes(shape, "shape"), device
+        self._shape, self._device = check_sizes("shape", shape), device
         self._arguments = StaticArguments(net_kwargs, device)
         self._made: _Recorded | None = None
         self._recorded()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_choice
+from fastgen.common.checks import check_choice, check_sizes
 from fastgen.common.devices import check_device
 from fastgen.common.kept import Kept
 from fastgen.common.transforms import outside_transforms
@@ -340,25 +339,6 @@ def check_state_dtype(dtype: torch.dtype) -> None:
         raise ValueError(f"dtype={dtype}: the state is torch.float32 or torch.float64")
 
 
-def sizes(shape: Any, name: str = "shape_or_x") -> tuple[int, ...]:
-    """A shape [B, ...] as given, or an error that says what it should be.
-
-    Raises:
-        TypeError: for something else than whole numbers in order.
-        ValueError: for none, or one below 0.
-    """
-    if isinstance(shape, (str, bytes)) or not isinstance(shape, Sequence):
-        remedy = f"; one number per sample is ({shape},)" if isinstance(shape, int) else ""
-        raise TypeError(f"{name}={shape!r}: expected a shape [B, ...] or a state{remedy}")
-    try:
-        found = tuple([operator.index(n) for n in shape])
-    except TypeError:
-        raise TypeError(f"{name}={shape!r}: expected whole numbers [B, ...]") from None
-    if not found or min(found) < 0:
-        raise ValueError(f"{name}: expected [B, ...] with sizes >= 0, got {found}")
-    return found
-
-
 def initial_state(
     model: Model,
     shape_or_x: Sequence[int] | Tensor,
@@ -376,7 +356,10 @@ def initial_state(
     if device is None:
         device = shape_or_x.device if isinstance(shape_or_x, Tensor) else model.device
     device = check_device("device", device)
-    shape = tuple(shape_or_x.shape) if isinstance(shape_or_x, Tensor) else sizes(shape_or_x)
+    if isinstance(shape_or_x, Tensor):
+        shape = tuple(shape_or_x.shape)
+    else:
+        shape = check_sizes("shape_or_x", shape_or_x, "a shape [B, ...] or a state")
     if isinstance(scale, Tensor) and shape[:1] != scale.shape:
         raise ValueError(
             f"guidance: there are {len(scale)} scales for a batch of shape {shape}; give one "

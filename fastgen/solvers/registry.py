@@ -161,14 +161,14 @@ def plan(
     make = partial(
         _made, entry, schedule, grid, steps, start, end, reverse, clip, predicts, options
     )
-    numbers = steps, start, end, reverse, predicts, *(clip or ()), *options, *options.values()
+    values = steps, start, end, reverse, predicts, *(clip or ()), *options, *options.values()
     if (
         schedule.constant
         and isinstance(grid, str)
         and all(map(_is_own, (entry.build, grids.get(grid))))
-        and all(isinstance(n, str | int | float | None) for n in numbers)
+        and all(isinstance(v, str | int | float | None) for v in values)
     ):
-        return kept_plans((entry, schedule, repr((schedule, grid, clip, numbers))), make)
+        return kept_plans((entry, schedule, repr((schedule, grid, clip, values))), make)
     return make()
 
 

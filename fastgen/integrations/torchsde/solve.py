@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.common.checks import check_integer
+from fastgen.common.checks import as_numbers, check_integer
 from fastgen.common.errors import nearest
 from fastgen.integrations.torchsde.motions import BrownianInterval, fresh_entropy
 from fastgen.sde import Adaptive
@@ -189,7 +189,7 @@ def _solve(
     """By fastgen's method and with settings of `fastgen.sdeint`."""
     if not isinstance(y0, Tensor) or y0.ndim != 2 or not len(y0):
         raise ValueError("y0: expected a tensor [batch, channels] with a sample or more")
-    times = torch.as_tensor(ts, dtype=torch.float64).detach()
+    times = as_numbers("ts", ts).detach()
     if not bool((times.diff() > 0).all()):
         raise ValueError(f"ts: expected strictly increasing times, got {ts}")
     f, g, h = _functions(sde, names, logqp, bm)

@@ -10,7 +10,7 @@ from torch import Tensor
 from fastgen.common.transforms import transforming
 from fastgen.kernels import dispatch
 from fastgen.kernels.bridge.contract import FEATURES, TERMS, Clock, check_bridge, check_clock
-from fastgen.kernels.bridge.reference import rows_of
+from fastgen.kernels.bridge.reference import row_coefficients
 from fastgen.kernels.contract import (
     DTYPE_CODES,
     Noise,
@@ -245,7 +245,7 @@ def _backward(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
         if t is None:
             t = torch.ops.fastgen.times(seeds, ids, draw, quantiles, ctx.sampling)
         recipe = coefficients.shape[-1] == FEATURES
-        table = rows_of(coefficients, t) if recipe else coefficients
+        table = row_coefficients(coefficients, t) if recipe else coefficients
         for k, index in enumerate((index0, index1)):
             if ctx.shapes[k] is None or not ctx.needed[k]:
                 continue

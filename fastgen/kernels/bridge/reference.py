@@ -67,7 +67,7 @@ def square_root(x: Tensor) -> Tensor:
     return torch.where(s == 0, s, mended)
 
 
-def rows_of(coefficients: Tensor, t: Tensor) -> Tensor:
+def row_coefficients(coefficients: Tensor, t: Tensor) -> Tensor:
     """The coefficients [rows, M, 3] at the times t of recipes [M, 3, 5].
 
     The sum over the features goes from left to right; a zero means that its feature is absent.
@@ -125,7 +125,9 @@ def bridge(
     else:
         t = times_or_clock
     table = (
-        rows_of(coefficients, t) if coefficients.shape[1:] == (TERMS, FEATURES) else coefficients
+        row_coefficients(coefficients, t)
+        if coefficients.shape[1:] == (TERMS, FEATURES)
+        else coefficients
     )
     given = [x for x in (x0, x1) if x is not None]
     dtype = compute_dtype([x.dtype for x in given] + dtypes)

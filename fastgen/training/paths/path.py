@@ -19,7 +19,7 @@ from fastgen.common.checks import check_choice, check_floating, check_function, 
 from fastgen.common.transforms import outside_transforms, transforming
 from fastgen.kernels import Clock, Noise, Stream
 from fastgen.kernels.bridge.contract import TERMS
-from fastgen.kernels.bridge.reference import rows_of
+from fastgen.kernels.bridge.reference import row_coefficients
 from fastgen.kernels.contract import DTYPE_CODES
 from fastgen.noise.keys import training_noise
 from fastgen.training.times import Times, check_times, uniform
@@ -94,7 +94,7 @@ class Path:
         assert found is not None, f"{type(self).__name__} gives neither recipe nor coefficients"
         names = ("a", "b", "s", "da", "db", "ds")
         table = torch.tensor([[found[n] for n in names]], dtype=torch.float64, device=t.device)
-        values = rows_of(table, t)[:, 0].unbind(-1)
+        values = row_coefficients(table, t)[:, 0].unbind(-1)
         result = dict(zip(names, values, strict=True))
         return {**result, "std": result["a"] if self.noise_source else result["s"]}
 
