@@ -28,6 +28,31 @@ class Ask : public Control {
   Signals signals_;
 };
 
+Problem problem_at(bool float64, int64_t rows, int64_t columns, uintptr_t matrix,
+                   uintptr_t row_points, uintptr_t column_points, int64_t dims, bool root) {
+  return {matrix ? Form::matrix : Form::points,
+          float64,
+          rows,
+          columns,
+          pointer<void>(matrix),
+          pointer<void>(row_points),
+          pointer<void>(column_points),
+          dims,
+          root,
+          nullptr};
+}
+
+// Works without the interpreter's lock; an interrupt becomes Python's error.
+template <class Work>
+void unlocked(const Work& work) {
+  try {
+    const py::gil_scoped_release release;
+    work();
+  } catch (const Interrupted&) {
+    throw py::error_already_set();
+  }
+}
+
 // One problem with all threads, or many with one thread each; arrays follow one another.
 void solve(int64_t problems, Problem first, const Options& options, const Solution& solution,
            const double* left_out, double* costs, double* gaps, int threads) {
@@ -72,26 +97,15 @@ void assign_many(int64_t problems, bool float64, int64_t rows, int64_t columns, 
                  double epsilon, double tolerance, uintptr_t left_out, uintptr_t warm_prices,
                  uintptr_t match, uintptr_t row_duals, uintptr_t column_duals, uintptr_t costs,
                  uintptr_t gaps, int threads) {
-  const Problem problem{matrix ? Form::matrix : Form::points,
-                        float64,
-                        rows,
-                        columns,
-                        pointer<void>(matrix),
-                        pointer<void>(row_points),
-                        pointer<void>(column_points),
-                        dims,
-                        root,
-                        nullptr};
+  const Problem problem =
+      problem_at(float64, rows, columns, matrix, row_points, column_points, dims, root);
   const Options options{epsilon, tolerance, 0, pointer<const double>(warm_prices)};
   const Solution solution{pointer<int64_t>(match), pointer<double>(row_duals),
                           pointer<double>(column_duals), 0, 0};
-  try {
-    const py::gil_scoped_release release;
+  unlocked([&] {
     solve(problems, problem, options, solution, pointer<const double>(left_out),
           pointer<double>(costs), pointer<double>(gaps), threads);
-  } catch (const Interrupted&) {
-    throw py::error_already_set();
-  }
+  });
 }
 
 // Cells to [rows + columns]; how many, their cost and gap.
@@ -102,26 +116,15 @@ std::tuple<int64_t, double, double> transport(bool float64, int64_t rows, int64_
                                               uintptr_t cell_rows, uintptr_t cell_columns,
                                               uintptr_t amounts, uintptr_t row_duals,
                                               uintptr_t column_duals) {
-  const Problem problem{matrix ? Form::matrix : Form::points,
-                        float64,
-                        rows,
-                        columns,
-                        pointer<void>(matrix),
-                        pointer<void>(row_points),
-                        pointer<void>(column_points),
-                        dims,
-                        root,
-                        nullptr};
+  const Problem problem =
+      problem_at(float64, rows, columns, matrix, row_points, column_points, dims, root);
   Shipment found;
   double gap;
-  try {
-    const py::gil_scoped_release release;
+  unlocked([&] {
     Ask signals;
     found = ship_problem(problem, pointer<const int64_t>(supply), pointer<const int64_t>(demand),
                          signals, &gap);
-  } catch (const Interrupted&) {
-    throw py::error_already_set();
-  }
+  });
   for (size_t k = 0; k < found.cells.size(); ++k) {
     pointer<int64_t>(cell_rows)[k] = found.cells[k].row;
     pointer<int64_t>(cell_columns)[k] = found.cells[k].column;
