@@ -118,7 +118,7 @@ def check_untraced(call: str, remedy: str, **values: Any) -> None:
             )
 
 
-def plain(value: Any, call: str = "this call") -> Any:
+def unwrapped(value: Any, call: str = "this call") -> Any:
     """Tensors (in a tree) without tangents, graphs and wrappers; see `suspended`.
 
     Args:
@@ -156,7 +156,7 @@ def outside_transforms(function: Callable[P, R]) -> Callable[P, R]:
         if not transforming() or any(map(_bound, pytree.tree_leaves((args, kwargs)))):
             return function(*args, **kwargs)
         with suspended():
-            args, kwargs = plain((args, kwargs))
+            args, kwargs = unwrapped((args, kwargs))
             return function(*args, **kwargs)
 
     return called
@@ -198,7 +198,7 @@ def constant(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
         call = function.__qualname__.removesuffix(".__call__")
         with suspended(call):
-            args, kwargs = plain((args, kwargs), call)
+            args, kwargs = unwrapped((args, kwargs), call)
             return function(*args, **kwargs)
 
     return called
@@ -211,10 +211,10 @@ def suspended(
     """Work on plain memory inside of whatever transforms run.
 
     Yields a function that gives a user's function its transforms back: what that returns is made
-    `plain`.
+    `unwrapped`.
 
     Args:
-        call: see `plain`.
+        call: see `unwrapped`.
         tangents: whether operations keep theirs, for those who look for them.
     """
     with (
@@ -226,7 +226,7 @@ def suspended(
             def called(*arguments: Any, **keywords: Any) -> Any:
                 with pyfunctorch.temporarily_restore_interpreter_stack(saved):
                     found = f(*arguments, **keywords)
-                return plain(found, call)
+                return unwrapped(found, call)
 
             return called
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice
-from fastgen.couplings.points import check_batch, check_device
+from fastgen.couplings.points import check_batch, check_same_device
 from fastgen.kernels.assignment.contract import Problem
 
 Cost = Literal["sqeuclidean", "euclidean"] | Tensor | Callable[[Tensor, Tensor], Tensor]
@@ -54,7 +54,7 @@ def _of_points(x0: Tensor, x1: Tensor, root: bool, batched: bool, on_device: boo
         raise ValueError(f"x1: expected {len(first)} problems as in x0, got {len(second)}")
     if first.shape[2] != second.shape[2]:
         raise ValueError(f"x1: expected points of {first.shape[2]} numbers, got {second.shape[2]}")
-    check_device("x1", x1, x0)
+    check_same_device("x1", x1, x0)
     dtype = torch.promote_types(first.dtype, second.dtype)
     first, second = first.to(dtype), second.to(dtype)
     if not on_device:

@@ -64,10 +64,10 @@ def check_clouds(x0: Tensor, x1: Tensor) -> None:
         raise ValueError(
             f"x1: expected points of shape {list(x0.shape[1:])} like x0's, got {list(x1.shape[1:])}"
         )
-    check_device("x1", x1, x0)
+    check_same_device("x1", x1, x0)
 
 
-def check_device(name: str, x: Tensor, like: Tensor) -> None:
+def check_same_device(name: str, x: Tensor, like: Tensor) -> None:
     """Raise a ValueError unless a tensor is on the device of another."""
     if x.device != like.device:
         raise ValueError(f"{name}: expected device {like.device}, got {x.device}")
@@ -85,7 +85,7 @@ def weights_of(name: str, weights: Tensor | None, x: Tensor) -> Tensor:
         return torch.full((n,), 1 / n, dtype=torch.float64, device=x.device)
     if weights.shape != (n,):
         raise ValueError(f"{name}: expected [{n}], one for each point, got {list(weights.shape)}")
-    check_device(name, weights, x)
+    check_same_device(name, weights, x)
     weights = weights.double()
     if not (weights.isfinite().all() and (weights >= 0).all() and weights.sum() > 0):
         raise ValueError(f"{name}: expected finite numbers >= 0 that are not all 0")

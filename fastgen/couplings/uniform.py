@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from fastgen.couplings.costs import Cost, problem
-from fastgen.kernels.assignment.contract import Plan
+from fastgen.kernels.assignment.contract import Shipment
 from fastgen.kernels.assignment.transport import ship
 
 
-def uniform_plan(x0: Tensor, x1: Tensor, cost: Cost = "sqeuclidean") -> tuple[Plan, int]:
+def uniform_plan(x0: Tensor, x1: Tensor, cost: Cost = "sqeuclidean") -> tuple[Shipment, int]:
     """The plan of least cost between n and m points, and into how many parts mass is split.
 
     Weights are 1/n and 1/m: in parts of 1/lcm(n, m) each point has a whole number of them, and so

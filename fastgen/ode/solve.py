@@ -19,7 +19,7 @@ from fastgen.common.checks import (
 from fastgen.common.padding import Padding
 from fastgen.common.step_size import Controller, StepSize
 from fastgen.common.tableau import Tableau
-from fastgen.common.transforms import check_not_batched, plain, suspended, transforming
+from fastgen.common.transforms import check_not_batched, suspended, transforming, unwrapped
 from fastgen.ode import tableaus
 from fastgen.ode.adjoint import Adjoint, solve_adjoint
 from fastgen.ode.engine import NeedsGradientError, Outcome, integrate
@@ -312,13 +312,14 @@ def _on_plain_memory(
     """
     with suspended("fastgen.odeint") as within:
         bare = copy.copy(field)
-        state = StateLayout(plain(y0, "fastgen.odeint"), field.state.joint)
+        state = StateLayout(unwrapped(y0, "fastgen.odeint"), field.state.joint)
         bare.f, bare.state = within(field.f), state
-        times = times_of(plain(t), state.rows, state.joint, state.device)
+        times = times_of(unwrapped(t), state.rows, state.joint, state.device)
         rtol, atol = (
-            tolerance(n, plain(x), state) for n, x in zip(("rtol", "atol"), tolerances, strict=True)
+            tolerance(n, unwrapped(x), state)
+            for n, x in zip(("rtol", "atol"), tolerances, strict=True)
         )
-        size, first = rule[0], plain(rule[1])
+        size, first = rule[0], unwrapped(rule[1])
         return integrate(
             bare, state.flat(), times, tableau, rtol, atol, size, first, backend, observer
         )

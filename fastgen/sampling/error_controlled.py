@@ -14,7 +14,7 @@ from torch import Tensor
 from fastgen.common.checks import check_choice, check_floating, check_number
 from fastgen.common.errors import nearest
 from fastgen.common.modes import unrecorded
-from fastgen.common.transforms import functional, plain
+from fastgen.common.transforms import functional, unwrapped
 from fastgen.model.field import ModelField
 from fastgen.model.guidance import Guidance
 from fastgen.model.model import Model, check_model, check_time
@@ -175,7 +175,7 @@ def sample_batch(
     start = model.schedule.t_max if start is None else check_time("start", start)
     x, _, _ = initial_state(model, shape_or_x, seed, sample_ids, device, dtype, start)
     options |= {"start": start, "backend": backend, "guidance": guidance, "net_kwargs": net_kwargs}
-    plain(x, f"sample(solver={solver!r})")
+    unwrapped(x, f"sample(solver={solver!r})")
     recorded = differentiable or functional()
     with torch.inference_mode(False) if recorded else unrecorded(model.net):
         found: Tensor = sample_adaptive(model, x, solver, **options)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_sizes
 from fastgen.common.devices import check_device
-from fastgen.common.kept import Kept
+from fastgen.common.memo import Memo
 from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import dispatch
 from fastgen.model.guidance import Guidance, Transform, check_guidance, check_pair_alone
@@ -108,7 +108,7 @@ class PreparedProgram:
 
 
 # Lowered plans that depend on what is hashed alone; see `fastgen.solvers.registry.kept_plans`.
-kept_programs = Kept[PreparedProgram](64)
+kept_programs = Memo[PreparedProgram](64)
 # Elements of a state up to which buffers outlive their sampler.
 SMALL = 2**16
 

@@ -13,10 +13,10 @@ from fastgen.common.modes import unrecorded
 from fastgen.common.transforms import (
     BACKWARD,
     check_untraced,
-    plain,
     suspended,
     transforming,
     untransformed,
+    unwrapped,
 )
 from fastgen.common.typed import typed
 from fastgen.common.unwritten import version
@@ -148,7 +148,7 @@ class Sampler:
         if transforming() and not differentiable:
             check_untraced(CALL, RECORD, shape_or_x=shape_or_x, net_kwargs=arguments)
             with suspended(CALL, tangents=True) as within:
-                given = plain((shape_or_x, seed, sample_ids, arguments))
+                given = unwrapped((shape_or_x, seed, sample_ids, arguments))
                 return self._run(*given, within=within, **options)
         options |= {"differentiable": differentiable, "checkpoint": checkpoint}
         return self._run(shape_or_x, seed, sample_ids, arguments, **options)

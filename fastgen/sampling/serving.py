@@ -23,9 +23,9 @@ from fastgen.model.guidance import check_scale
 from fastgen.model.model import merged
 from fastgen.plans import Plan
 from fastgen.sampling.capture import StaticArguments
-from fastgen.sampling.embedded import Embedded, alone, embedded, layout_of
 from fastgen.sampling.network_calls import NetworkCalls
 from fastgen.sampling.prepared import Prepared
+from fastgen.sampling.served_plan import ServedPlan, alone, layout_of, served_plan
 
 # Plans and guidance scales whose tables stay on the device.
 KEPT_PROGRAMS = 64
@@ -35,7 +35,7 @@ KEPT_PROGRAMS = 64
 class _Request:
     ticket: int
     row: int
-    embedded: Embedded
+    embedded: ServedPlan
     left: int
 
 
@@ -91,7 +91,7 @@ class ContinuousBatch:
         self._draw = torch.zeros((rows, layout.noises), dtype=whole, device=device)
         self._last = torch.arange(rows, device=device) * length + layout.evaluations
         self._position = self._last.clone()
-        self._plans: dict[tuple[int, float | None], Embedded] = {}
+        self._plans: dict[tuple[int, float | None], ServedPlan] = {}
         # Rows without a request are evaluated too: at a time that the network can take.
         own = self._embedded(prepared.plan, None)
         self._times = own.times.repeat(1, rows)
@@ -345,13 +345,13 @@ class ContinuousBatch:
         for target, x in writes:
             target.copy_(x, non_blocking=True)
 
-    def _embedded(self, plan: Plan, scale: float | None) -> Embedded:
+    def _embedded(self, plan: Plan, scale: float | None) -> ServedPlan:
         key = id(plan), scale
         if key not in self._plans:
             if len(self._plans) >= KEPT_PROGRAMS:
                 self._plans.pop(next(iter(self._plans)))
             sampler, device = self._prepared, self._device
-            self._plans[key] = embedded(sampler, plan, scale, self.layout, device)
+            self._plans[key] = served_plan(sampler, plan, scale, self.layout, device)
         return self._plans[key]
 
 

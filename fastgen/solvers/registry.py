@@ -15,7 +15,7 @@ import numpy as np
 import fastgen.timesteps as grids
 from fastgen.common.checks import check_choice, check_number, check_pair
 from fastgen.common.errors import nearest
-from fastgen.common.kept import Kept
+from fastgen.common.memo import Memo
 from fastgen.model.parametrisation import QUANTITIES
 from fastgen.plans import Builder, Form, MissingLimitError, Plan
 from fastgen.schedules import Schedule
@@ -173,7 +173,7 @@ def plan(
 
 
 # Plans that depend on their arguments alone: a loop of `fastgen.sample` asks for the same again.
-kept_plans = Kept[Plan](64)
+kept_plans = Memo[Plan](64)
 
 
 def _is_own(function: Callable[..., Any]) -> bool:

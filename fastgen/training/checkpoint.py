@@ -19,7 +19,7 @@ FIELDS = ("exp_avg", "exp_avg_sq", "step")  # of AdamW's state of a parameter
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class Contents:
     """What is in a checkpoint: of the file itself only that its metadata are sound is known."""
 
     path: Path
@@ -107,7 +107,7 @@ def write(
     write_safetensors(path, tensors, metadata)
 
 
-def read(path: Path) -> Stored:
+def read(path: Path) -> Contents:
     """What `write` wrote.
 
     Raises:
@@ -126,7 +126,7 @@ def read(path: Path) -> Stored:
             f"{path}: damaged metadata (step {shown}: expected a whole number up to the "
             f"{settings.steps} of the settings)"
         )
-    return Stored(path, tensors, int(step), settings, description)
+    return Contents(path, tensors, int(step), settings, description)
 
 
 def _settings(path: Path, values: dict[str, Any]) -> Settings:

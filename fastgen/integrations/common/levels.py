@@ -18,7 +18,8 @@ from fastgen.common.transforms import check_untraced, functional, transforming
 from fastgen.common.unwritten import check_unwritten, version
 from fastgen.integrations.common.noise import NoiseSource
 from fastgen.integrations.common.recipes import Build, Recipe, Span, recipe
-from fastgen.integrations.common.tensors import check_output, check_state
+from fastgen.integrations.common.tensors import check_state
+from fastgen.model.output import check_output
 from fastgen.plans.forms import Computed, Increment
 from fastgen.sampling.run import BufferKey
 
@@ -58,7 +59,9 @@ class DenoiserCalls:
         before = version(network_input)
         denoised = self.model(network_input, self.rows[k], **self.extra_args)
         check_unwritten("model", network_input, before)
-        check_output("model(x, sigma, **extra_args)", denoised, self.shape, self.device)
+        check_output(
+            denoised, self.shape, self.device, "model", call="model(x, sigma, **extra_args)"
+        )
         if self.report is not None:
             for i in self.steps_of.get(k, ()):
                 self.report(i, network_input, denoised, self.recipe.evaluations[k])
@@ -233,7 +236,9 @@ def run(
             if callback is not None:
                 at = torch.full((x.shape[0],), levels[i], dtype=x.dtype, device=x.device)
                 denoised = model(x, at, **(extra_args or {}))
-                check_output("model(x, sigma, **extra_args)", denoised, x.shape, x.device)
+                check_output(
+                    denoised, x.shape, x.device, "model", call="model(x, sigma, **extra_args)"
+                )
                 x = x.clone()
                 report(i, x, denoised)
             draw_in_place(levels[i])

@@ -1,13 +1,11 @@
-"""Tensors that users hand to a drop-in: checks of states and outputs, and factors of rows."""
+"""Tensors that users hand to a drop-in: checks of states, and factors of rows."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_tensor
 from fastgen.kernels.contract import DTYPE_CODES
-from fastgen.model.output import described
 
 
 def check_state(name: str, x: Tensor) -> None:
@@ -15,28 +13,6 @@ def check_state(name: str, x: Tensor) -> None:
     check_tensor(name, x)
     if x.dtype not in DTYPE_CODES or x.ndim == 0:
         raise ValueError(f"{name}: expected a real tensor [B, ...], got {x.dtype} {tuple(x.shape)}")
-
-
-def check_output(call: str, output: object, shape: torch.Size, device: torch.device) -> None:
-    """Raise a ValueError unless a network's output is a real tensor of that shape and device.
-
-    Args:
-        call: how the network is called, beginning with its name.
-        output: what it returned.
-        shape: of the state it was called with.
-        device: of that state.
-    """
-    if (
-        not isinstance(output, Tensor)
-        or output.shape != shape
-        or output.dtype not in DTYPE_CODES
-        or output.device != device
-    ):
-        name = call.partition("(")[0]
-        found = described(output, tuple(shape), device, name)
-        raise ValueError(
-            f"{name}: expected a real tensor {tuple(shape)} on {device} from {call}, got {found}"
-        )
 
 
 def append_axes(factor: Tensor, like: Tensor) -> Tensor:

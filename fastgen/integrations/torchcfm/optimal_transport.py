@@ -18,13 +18,13 @@ from fastgen.integrations.common.noise import check_noise, fresh_seed
 from fastgen.integrations.torchcfm.plans import (
     Array,
     Uniforms,
+    as_points,
     drawn_cells,
     entropic,
     entropic_distance,
     exact_pairs,
     exact_plan,
     largest_cost,
-    rows_of,
 )
 
 METHODS = ("exact", "sinkhorn", "unbalanced", "partial")
@@ -231,7 +231,7 @@ def wasserstein(
     _check_finite(x0, x1)
     if power == 1:
         return entropic_distance(x0, x1, reg)
-    result = sinkhorn(rows_of(x0), rows_of(x1), reg, max_iterations=100_000)
+    result = sinkhorn(as_points(x0), as_points(x1), reg, max_iterations=100_000)
     return math.sqrt(result.transport_cost())
 
 

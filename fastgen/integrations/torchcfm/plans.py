@@ -121,7 +121,7 @@ def exact_plan(x0: Tensor, x1: Tensor, threads: int | None) -> Array:
     return plan
 
 
-def rows_of(x: Tensor) -> Tensor:
+def as_points(x: Tensor) -> Tensor:
     """Samples [n, ...] as float64 [n, d], without gradients."""
     return x.detach().double().flatten(1)
 
@@ -131,8 +131,8 @@ def entropic(
 ) -> SinkhornResult:
     """The entropic plan for the squared distance over `scale`, in float64, converged or not."""
     return sinkhorn(
-        rows_of(x0),
-        rows_of(x1),
+        as_points(x0),
+        as_points(x1),
         reg * scale,
         penalty=None if penalty is None else penalty * scale,
         on_failure="return",
@@ -141,7 +141,7 @@ def entropic(
 
 def largest_cost(x0: Tensor, x1: Tensor) -> float:
     """The largest squared distance of a pair."""
-    return float(torch.cdist(rows_of(x0), rows_of(x1)).amax().square())
+    return float(torch.cdist(as_points(x0), as_points(x1)).amax().square())
 
 
 def entropic_distance(x0: Tensor, x1: Tensor, reg: float, tolerance: float = 1e-9) -> float:
@@ -152,7 +152,7 @@ def entropic_distance(x0: Tensor, x1: Tensor, reg: float, tolerance: float = 1e-
     Raises:
         RuntimeError: if the marginals are not met after 100,000 iterations.
     """
-    cost = torch.cdist(rows_of(x0), rows_of(x1), compute_mode="donot_use_mm_for_euclid_dist")
+    cost = torch.cdist(as_points(x0), as_points(x1), compute_mode="donot_use_mm_for_euclid_dist")
     n, m = cost.shape
     kernel = -cost / reg
     f, g = torch.zeros(n, 1).to(kernel), torch.zeros(1, m).to(kernel)

@@ -87,7 +87,7 @@ class Matching:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Shipment:
     """The cells of a transport plan, at most n + m - 1, by rows and columns.
 
     rows, columns, amounts: int64 [cells]. cost: the sum of amounts times costs. gap: no plan costs

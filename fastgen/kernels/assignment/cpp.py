@@ -15,8 +15,8 @@ from fastgen.kernels.assignment.contract import (
     Matching,
     NotFiniteError,
     Options,
-    Plan,
     Problem,
+    Shipment,
     centred,
     check_finite,
     check_fits,
@@ -217,7 +217,7 @@ def squared_norms(x: Tensor) -> tuple[Tensor, float]:
     return squares, math.nan if any(map(math.isnan, parts)) else max(parts)
 
 
-def ship(problem: Problem, supply: Tensor, demand: Tensor) -> Plan:
+def ship(problem: Problem, supply: Tensor, demand: Tensor) -> Shipment:
     """See `fastgen.kernels.assignment.transport.ship`, for one problem."""
     _, n, m = problem.sizes
     given = [readable(x) for x in (problem.matrix, problem.x0, problem.x1) if x is not None]
@@ -245,4 +245,4 @@ def ship(problem: Problem, supply: Tensor, demand: Tensor) -> Plan:
         )
     except ValueError as error:  # of a number that is not finite
         raise NotFiniteError(str(error)) from None
-    return Plan(rows[:count], columns[:count], amounts[:count], cost, gap, (u, v))
+    return Shipment(rows[:count], columns[:count], amounts[:count], cost, gap, (u, v))

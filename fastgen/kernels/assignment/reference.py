@@ -16,8 +16,8 @@ from fastgen.kernels.assignment.contract import (
     Matching,
     NotFiniteError,
     Options,
-    Plan,
     Problem,
+    Shipment,
     check_finite,
     check_fits,
     near_one,
@@ -114,7 +114,7 @@ def solve(problem: Problem, options: Options) -> Matching:
     return Matching(match, *back)
 
 
-def ship(problem: Problem, supply: Tensor, demand: Tensor) -> Plan:
+def ship(problem: Problem, supply: Tensor, demand: Tensor) -> Shipment:
     """See `fastgen.kernels.assignment.transport.ship`, for one problem."""
     (matrix,), power = _costs(problem)
     amounts, u, v, cost, gap = _proved(
@@ -125,7 +125,9 @@ def ship(problem: Problem, supply: Tensor, demand: Tensor) -> Plan:
         times_power(torch.tensor(x, dtype=torch.float64), power).item() for x in (cost, gap)
     )
     first, second = (times_power(torch.from_numpy(x), power) for x in (u, v))
-    return Plan(rows, columns, torch.from_numpy(amounts[amounts > 0]), cost, gap, (first, second))
+    return Shipment(
+        rows, columns, torch.from_numpy(amounts[amounts > 0]), cost, gap, (first, second)
+    )
 
 
 def _rounding(problem: Problem) -> float:

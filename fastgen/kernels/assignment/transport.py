@@ -9,8 +9,8 @@ from torch import Tensor
 
 from fastgen.kernels import dispatch
 from fastgen.kernels.assignment.contract import (
-    Plan,
     Problem,
+    Shipment,
     check_finite,
     check_fits,
     near_one,
@@ -18,7 +18,7 @@ from fastgen.kernels.assignment.contract import (
 )
 
 
-def ship(problem: Problem, supply: Tensor, demand: Tensor, backend: str = "auto") -> Plan:
+def ship(problem: Problem, supply: Tensor, demand: Tensor, backend: str = "auto") -> Shipment:
     """A plan of least cost, by the network simplex method in C++; exact for any finite costs.
 
     Args:
@@ -34,7 +34,7 @@ def ship(problem: Problem, supply: Tensor, demand: Tensor, backend: str = "auto"
     kernel = dispatch.load("transport", backend)
     if kernel is None:
         raise ValueError(f"backend={backend!r}: there is no such implementation")
-    found: Plan
+    found: Shipment
     if problem.matrix is not None:
         found = kernel(problem, supply, demand)
         return found

@@ -15,7 +15,8 @@ from fastgen.common.tableau import Tableau
 from fastgen.common.transforms import functional, outside_transforms, transforming
 from fastgen.common.unwritten import check_unwritten, version
 from fastgen.integrations.common.noise import unread_keys
-from fastgen.integrations.common.tensors import check_output, check_state
+from fastgen.integrations.common.tensors import check_state
+from fastgen.model.output import check_output
 from fastgen.model.parametrisation import Parametrisation
 from fastgen.plans import Builder, Form
 from fastgen.plans.forms import Computed, Increment, Value
@@ -108,7 +109,13 @@ class VelocityCalls:
         before = version(network_input)
         velocity = self.field(k, network_input, self.times[k])
         check_unwritten("velocity_model", network_input, before)
-        check_output("velocity_model(x=, t=, **extras)", velocity, self.shape, self.device)
+        check_output(
+            velocity,
+            self.shape,
+            self.device,
+            "velocity_model",
+            call="velocity_model(x=, t=, **extras)",
+        )
         return (velocity,)
 
     def provide(

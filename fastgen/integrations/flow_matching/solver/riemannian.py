@@ -13,9 +13,10 @@ from torch import Tensor
 from fastgen.common.checks import check_choice
 from fastgen.common.transforms import functional
 from fastgen.common.unwritten import check_unwritten, version
-from fastgen.integrations.common.tensors import check_output, check_state
+from fastgen.integrations.common.tensors import check_state
 from fastgen.integrations.flow_matching.solver.fixed import METHODS, grid_of, times_of
 from fastgen.integrations.flow_matching.utils.manifolds import Manifold, geodesic
+from fastgen.model.output import check_output
 
 TABLEAUS = {name: METHODS[name] for name in ("euler", "midpoint", "rk4")}
 
@@ -97,7 +98,13 @@ class RiemannianODESolver:
                     written = version(point)
                     u = self.velocity_model(x=point, t=at, **model_extras)
                     check_unwritten("velocity_model", point, written)
-                    check_output("velocity_model(x=, t=, **extras)", u, x.shape, x.device)
+                    check_output(
+                        u,
+                        x.shape,
+                        x.device,
+                        "velocity_model",
+                        call="velocity_model(x=, t=, **extras)",
+                    )
                     slopes.append(to_tangent(point, u))
                 before, x = x, to_point(x + h * _weighted(tableau.b, slopes))
                 while return_intermediates and len(points) < len(times):

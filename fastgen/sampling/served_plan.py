@@ -14,7 +14,7 @@ from fastgen.sampling.prepared import Prepared
 
 
 @dataclass(frozen=True)
-class Embedded:
+class ServedPlan:
     """A plan in the batch's layout on the device, and what runs it alone."""
 
     prepared: Prepared
@@ -30,9 +30,9 @@ class Embedded:
         return self.prepared.plan.nfe
 
 
-def embedded(
+def served_plan(
     sampler: Prepared, plan: Plan, scale: float | None, layout: Layout, device: torch.device
-) -> Embedded:
+) -> ServedPlan:
     """A plan for requests of that guidance scale; None: the sampler's.
 
     Raises:
@@ -55,7 +55,7 @@ def embedded(
     times = prepared.model.time_table(values, 1, device)[..., 0]
     length = layout.evaluations + 1
     times = torch.cat([times, times[:, -1:].expand(-1, length - times.shape[1])], 1)
-    return Embedded(
+    return ServedPlan(
         prepared,
         upload(torch.from_numpy(first.copy()), device),
         upload(torch.from_numpy(shared.first_draws), device),

@@ -16,7 +16,7 @@ class _Request(Generic[Result]):
     make: Callable[[], Result] = field(compare=False)
 
 
-class Kept(Generic[Result]):
+class Memo(Generic[Result]):
     """The last ``limit`` results by key; nobody may write to them. Safe between threads."""
 
     def __init__(self, limit: int) -> None:
