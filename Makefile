@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test slow sanitize lint format types kernels cuda bench clean
+.PHONY: demo test slow sanitize lint format types kernels cuda bench docs docs-fast clean
 
 demo: $(VENV)/ready
 	$(BIN)/fastgen demo
@@ -47,14 +47,21 @@ cuda: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/python -m benchmarks
 
+# The site, in docs/_build/html; warnings are errors. docs-fast leaves the gallery's programs unrun.
+docs: $(VENV)/ready
+	FASTGEN_DOCS_JOBS=2 OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going docs docs/_build/html
+
+docs-fast: $(VENV)/ready
+	FASTGEN_DOCS_GALLERY=0 $(BIN)/python -m sphinx -W --keep-going docs docs/_build/html
+
 $(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/* csrc/*/* csrc/*/*/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,test,peers]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,test,docs,peers]'
 	# Only parts of them are read or run, for parity tests; their requirements are many and large, and
 	# a torchvision that does not fit the torch above breaks diffusers' pipelines.
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps azula k-diffusion torchcfm pot
 	touch $@
 
 clean:
-	rm -rf $(VENV) build fastgen/_C*.so
+	rm -rf $(VENV) build docs/_build docs/gallery fastgen/_C*.so
