@@ -128,6 +128,8 @@ def write_safetensors(
 ) -> None:
     """Write tensors and metadata with a checksum of both, whole or not at all.
 
+    Equal contents give equal bytes.
+
     Raises:
         ImportError: the package safetensors is missing.
         OSError: as for `replacing`.
@@ -143,7 +145,15 @@ def write_safetensors(
         storages.add(storage)
     facts = {**metadata, _CHECKSUM: _checksum(apart, metadata)}
     with replacing(Path(path)) as file:
-        file.write(save(apart, facts))
+        written = memoryview(save(apart, facts))
+        size = 8 + int.from_bytes(written[:8], "little")
+        head = json.loads(bytes(written[8:size]))
+        head["__metadata__"] = dict(sorted(facts.items()))  # safetensors has them in any order
+        text = json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        file.write(written[size:])
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
@@ -218,12 +228,15 @@ def check_weights(
     exact: the dtypes must be the same; otherwise floating numbers of another size will do.
 
     Raises:
-        ValueError: naming what is missing, left over, of another shape or dtype, or not finite.
+        ValueError: naming what is missing, left over, of another shape or dtype, or not finite, and
+            tied weights that differ.
     """
-    wanted = module.state_dict()
+    wanted = module.state_dict(keep_vars=True)  # where one tensor with two names is one object
     parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
     missing, left = sorted(wanted.keys() - tensors), sorted(tensors.keys() - wanted)
     common = sorted(wanted.keys() & tensors.keys())
+    owner: dict[int, str] = {}
+    first = {k: owner.setdefault(id(x), k) for k, x in wanted.items()}
     bent = [k for k in common if wanted[k].shape != tensors[k].shape]
     strange = [k for k in common if not _convertible(tensors[k], wanted[k], exact)]
     complaints = []
@@ -243,6 +256,10 @@ def check_weights(
         bad = [k for k in common if not _usable(tensors[k].to(wanted[k].dtype), k in parameters)]
         if bad:
             complaints.append(f"NaN or infinity in {_some(bad)}")
+        apart = [k for k in common if not torch.equal(tensors[k], tensors[first[k]])]
+        if apart:
+            k = apart[0]
+            complaints.append(f"{k} and {first[k]} differ, which are one tensor of the network")
     if complaints:
         raise ValueError(f"{path}: the weights do not fit the network: {'; '.join(complaints)}")
 

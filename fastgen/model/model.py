@@ -18,6 +18,7 @@ from fastgen.model.arguments import Declared
 from fastgen.model.inputs import TIME_INPUTS, network_time
 from fastgen.model.output import called, check_output, device_of, dtype_of
 from fastgen.model.parametrisation import QUANTITIES, Parametrisation
+from fastgen.model.pretrained import Pretrained
 from fastgen.schedules import DiscreteVP, Schedule
 
 
@@ -40,7 +41,7 @@ class Instant(NamedTuple):
     until: float | None = None
 
 
-class Model:
+class Model(Pretrained):
     """A network ``net(x, t, **kwargs)`` together with what its output means.
 
     Args:

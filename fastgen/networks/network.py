@@ -34,6 +34,11 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_registry))
 
 
+def is_registered(network: nn.Module) -> bool:
+    """Whether `from_config` makes networks of this class: of the very class, not of its name."""
+    return _registry.get(type(network).__name__) is type(network)
+
+
 def from_config(config: dict[str, Any]) -> Network:
     """The network {"name": class, **arguments}, with fresh weights.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fastgen.schedules as schedules
+from fastgen.common.hub import PLAN, PretrainedError, folder_of
 from fastgen.model.parametrisation import Parametrisation
 from fastgen.plans.checks import check_instructions
 from fastgen.plans.forms import (
@@ -262,6 +264,28 @@ class Plan:
             return _from_record(parse(text))
         except ValueError as error:
             raise ValueError(f"text: {error}") from error
+
+    @staticmethod
+    def from_pretrained(folder: str | os.PathLike[str], **hub: Any) -> Plan:
+        """The plan that `Model.save_pretrained` stored with a model.
+
+        Args:
+            folder: a folder, or ``[hf:]ORG/NAME[@REVISION]``.
+            **hub: revision, token, cache_dir, local_files_only, force_download, as
+                `Model.from_pretrained` has them.
+
+        Raises:
+            PretrainedError: a ValueError that names the file, if there is none or it is damaged.
+        """
+        path = folder_of(folder, **hub) / PLAN
+        try:
+            return Plan.from_json(path.read_bytes())
+        except FileNotFoundError:
+            raise PretrainedError(
+                f"{path}: no such file; make one with fastgen.plan(solver, model.schedule, steps)"
+            ) from None
+        except ValueError as error:
+            raise PretrainedError(f"{path}: {error}") from error
 
 
 def _from_record(record: Any) -> Plan:

@@ -1,0 +1,160 @@
+"""Folders of models: here, or downloaded from the Hugging Face Hub and uploaded to it.
+
+Nothing that is downloaded is run: only the files named here are fetched, which are text and
+safetensors.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+PREFIX = "hf:"
+CONFIG, WEIGHTS, PLAN, LATENT, CARD = (
+    "config.json",
+    "model.safetensors",
+    "plan.json",
+    "latent.safetensors",
+    "README.md",
+)
+READ = (CONFIG, WEIGHTS, PLAN, LATENT)  # what is downloaded, where it is there
+INSTALL = "pip install 'fastgen-torch[hub]'"
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+class PretrainedError(ValueError):
+    """A saved model that cannot be had or read: names the file, what is wrong and the remedy."""
+
+
+def is_hub_name(source: str) -> bool:
+    """Whether a text can only mean a repository: it begins with ``hf:``."""
+    return source.startswith(PREFIX)
+
+
+def split_name(source: str) -> tuple[str, str | None]:
+    """Name and revision of ``[hf:]ORG/NAME[@REVISION]``.
+
+    Raises:
+        PretrainedError: if it is none.
+    """
+    name, _, revision = source.removeprefix(PREFIX).partition("@")
+    if not _NAME.fullmatch(name):
+        raise PretrainedError(f"{source}: expected a repository, such as hf:ORG/NAME")
+    return name, revision or None
+
+
+def folder_of(
+    source: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> Path:
+    """The folder with a saved model: as given, or what was downloaded of a repository.
+
+    Args:
+        source: a folder, or ``[hf:]ORG/NAME[@REVISION]``; a folder of that name comes first unless
+            the text begins with ``hf:``.
+        revision: branch, tag or commit, where ``source`` names none.
+        token: for private repositories; the default is that of ``hf auth login``.
+        cache_dir: where downloads are kept; the default is huggingface_hub's.
+        local_files_only: take what was downloaded before.
+        force_download: download again.
+
+    Raises:
+        PretrainedError: if there is neither.
+        ImportError: if huggingface_hub is needed and missing.
+    """
+    text = os.fspath(source)
+    if not is_hub_name(text):
+        path = Path(text)
+        if path.is_dir():
+            return path
+        if path.exists():
+            raise PretrainedError(
+                f"{text}: is a file, and not the folder that save_pretrained wrote; a trainer's "
+                "checkpoint is read by fastgen.training.load(path).model()"
+            )
+        if not _NAME.fullmatch(text.partition("@")[0]):
+            raise PretrainedError(f"{text}: no such folder; from the Hub it is hf:ORG/NAME")
+    name, named = split_name(text)
+    if named is not None and revision not in (None, named):
+        raise PretrainedError(f"{text}: revision={revision!r} is another one; give one of them")
+    hub = _hub(f"{text}: no such folder, and for the Hub" if not is_hub_name(text) else text)
+    errors = hub.errors
+    try:
+        found = hub.snapshot_download(
+            name,
+            revision=named or revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+            allow_patterns=list(READ),
+        )
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        remedy = "check the name, the network and `hf auth login`"
+        missing = "" if is_hub_name(text) else "no such folder, and "
+        raise PretrainedError(f"{text}: {missing}not from the Hub ({first}); {remedy}") from error
+    return Path(found)
+
+
+def create_repository(repo_id: str, *, private: bool | None, token: str | None) -> str:
+    """The full name of a repository, which is made if there is none.
+
+    Raises:
+        ImportError: if huggingface_hub is missing.
+    """
+    api = _hub(repo_id).HfApi(token=token)
+    return str(api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id)
+
+
+def upload(
+    folder: Path,
+    repo_id: str,
+    *,
+    commit_message: str,
+    token: str | None = None,
+    branch: str | None = None,
+    create_pr: bool | None = None,
+    **patterns: Any,
+) -> str:
+    """Put a folder's files into a repository, in one commit.
+
+    Args:
+        folder: whose files are uploaded.
+        repo_id: ORG/NAME.
+        commit_message, token, branch, create_pr: as for huggingface_hub.
+        **patterns: allow_patterns, ignore_patterns, delete_patterns, as there.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        ImportError: if huggingface_hub is missing.
+    """
+    api = _hub(repo_id).HfApi(token=token)
+    done = api.upload_folder(
+        repo_id=repo_id,
+        repo_type="model",
+        folder_path=folder,
+        commit_message=commit_message,
+        revision=branch,
+        create_pr=create_pr,
+        **patterns,
+    )
+    return str(done)
+
+
+def _hub(what: str) -> Any:
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError as error:
+        raise ImportError(f"{what}: huggingface_hub is needed: {INSTALL}") from error
+    return huggingface_hub
