@@ -18,13 +18,18 @@ from fastgen.common.devices import check_device
 
 P = ParamSpec("P")
 R = TypeVar("R")
+NO_SEQUENCES = (str, bytes, Tensor)
 
 
 class Kind(NamedTuple):
-    """What a value may be: a predicate, and how a message calls it."""
+    """What a value may be: a predicate, and how a message calls it.
+
+    always: types of which any value is accepted, so that most calls ask no predicate.
+    """
 
     accepts: Callable[[Any], bool]
     called: str
+    always: frozenset[type] = frozenset()
 
 
 def typed(function: Callable[P, R]) -> Callable[P, R]:
@@ -50,11 +55,13 @@ def typed(function: Callable[P, R]) -> Callable[P, R]:
             kinds.update(_kinds(typing.get_type_hints(function)))
             known = True
         for name, value in zip(names, args, strict=False):
-            if name in kinds and not kinds[name].accepts(value):
-                raise _refusal(name, value, kinds[name])
+            kind = kinds.get(name)
+            if kind is not None and type(value) not in kind.always and not kind.accepts(value):
+                raise _refusal(name, value, kind)
         for name, value in kwargs.items():
-            if name in kinds and not kinds[name].accepts(value):
-                raise _refusal(name, value, kinds[name])
+            kind = kinds.get(name)
+            if kind is not None and type(value) not in kind.always and not kind.accepts(value):
+                raise _refusal(name, value, kind)
         return function(*args, **kwargs)
 
     return checked
@@ -121,13 +128,13 @@ def _kind(hint: Any) -> Kind | None:
     if origin is Callable:
         return Kind(callable, "a function")
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return Kind(lambda value: isinstance(value, Mapping), "a dictionary")
+        return Kind(lambda value: isinstance(value, Mapping), "a dictionary", frozenset({dict}))
     if origin is tuple and arguments and arguments[-1] is not Ellipsis:
         return _tuple([_kind(a) for a in arguments])
     if isinstance(origin, type) and issubclass(origin, Iterable):
         return _sequence(origin, _kind(arguments[0]) if arguments else None)
     if isinstance(hint, type) and origin is None and not getattr(hint, "_is_protocol", False):
-        return Kind(lambda value: isinstance(value, hint), f"a {hint.__name__}")
+        return Kind(lambda value: isinstance(value, hint), f"a {hint.__name__}", frozenset({hint}))
     return None
 
 
@@ -136,9 +143,16 @@ def _union(kinds: list[Kind | None]) -> Kind | None:
     if len(known) < len(kinds):
         return None
     names = list(dict.fromkeys(kind.called for kind in known))
-    predicates = tuple(kind.accepts for kind in known)
+    # Tensors first, as they are what is looked at most often.
+    predicates = tuple(k.accepts for k in sorted(known, key=lambda k: k.accepts is not is_dense))
     listed = ", ".join(names[:-1]) + (" or " if names[1:] else "") + names[-1]
-    return Kind(lambda value: any(accepts(value) for accepts in predicates), listed)
+    always = frozenset().union(*(kind.always for kind in known))
+    return Kind(functools.reduce(_either, predicates), listed, always)
+
+
+def _either(first: Callable[[Any], bool], other: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Quicker than `any` of a generator by a microsecond."""
+    return lambda value: first(value) or other(value)
 
 
 def _tuple(kinds: list[Kind | None]) -> Kind:
@@ -155,7 +169,7 @@ def _sequence(origin: type, element: Kind | None) -> Kind:
     ordered = issubclass(origin, Sequence)
 
     def accepts(value: Any) -> bool:
-        if isinstance(value, str | bytes | Tensor):
+        if isinstance(value, NO_SEQUENCES):
             return False
         if isinstance(value, np.ndarray):
             return value.ndim > 0
@@ -197,18 +211,23 @@ def _is_device(value: Any) -> bool:
     return True
 
 
+NOTHING = Kind(lambda value: value is None, "None", frozenset({type(None)}))
 PLAIN: dict[Any, Kind | None] = {
     Any: None,
     object: None,
-    None: Kind(lambda value: value is None, "None"),
-    type(None): Kind(lambda value: value is None, "None"),
-    bool: Kind(lambda value: isinstance(value, bool | np.bool_), "True or False"),
-    int: Kind(_is_whole, "a whole number"),
-    float: Kind(_is_number, "a number"),
-    str: Kind(lambda value: isinstance(value, str), "a text"),
+    None: NOTHING,
+    type(None): NOTHING,
+    bool: Kind(
+        lambda value: isinstance(value, bool | np.bool_), "True or False", frozenset({bool})
+    ),
+    int: Kind(_is_whole, "a whole number", frozenset({int})),
+    float: Kind(_is_number, "a number", frozenset({int, float})),
+    str: Kind(lambda value: isinstance(value, str), "a text", frozenset({str})),
     Tensor: Kind(is_dense, "a dense tensor"),
     torch.device: Kind(_is_device, "a device of this machine"),
-    torch.dtype: Kind(lambda value: isinstance(value, torch.dtype), "a torch.dtype"),
+    torch.dtype: Kind(
+        lambda value: isinstance(value, torch.dtype), "a torch.dtype", frozenset({torch.dtype})
+    ),
     Callable: Kind(callable, "a function"),
 }
 # `torch.device | str` means the name of a device.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.unwritten import check_unwritten, version
+from fastgen.common.unwritten import check_unwritten
 from fastgen.kernels import Stream
 from fastgen.kernels.contract import DTYPE_CODES
 from fastgen.model.guidance import Guidance, Transform
@@ -126,13 +126,13 @@ class NetworkCalls:
     def __call__(self, k: int, network_input: Tensor, state: Tensor | None) -> tuple[Tensor, ...]:
         """The outputs that evaluation k's stage reads: one; with guidance or of a pair two."""
         if self.plain:
-            before = version(network_input)
+            before = network_input._version  # buffers are made outside of inference mode
             try:
                 output = self.net(network_input, *self.times[k], **self.net_kwargs)
             except RuntimeError as error:
                 explain(error, self.net, network_input)
                 raise
-            if version(network_input) != before:
+            if network_input._version != before:
                 check_unwritten("net", network_input, before)
             self.tick()
             return self._pair(k, output) if self.pair else (self._checked(k, output, self.shape),)
