@@ -68,6 +68,7 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "filename_pattern": r"/plot_" if _wanted in ("0", "1") else f"/plot_.*{re.escape(_wanted)}",
     "plot_gallery": _wanted != "0",
+    "within_subsection_order": "FileNameSortKey",  # their names begin with their subject
     "ignore_pattern": r"(^|/)(?!plot_)[^/]*\.py$",
     "only_warn_on_example_error": False,
     "abort_on_example_error": False,
