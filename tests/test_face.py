@@ -10,10 +10,36 @@ from pathlib import Path
 import pytest
 
 import fastgen
+from fastgen.cli import COMMANDS
 
 # Rooms on top of the others, each imported by its own name.
 BY_NAME = {"cli", "demo", "integrations"}
 HEAVY = ("matplotlib", "numba", "pandas", "scipy", "sklearn", "sympy", "torch._dynamo", "triton")
+
+# Command lines by their exit status: torch takes seconds to import.
+WITHOUT_TENSORS = {
+    0: [
+        "plan dpmpp_2m --steps 3",
+        "plan ddim --steps 3 --schedule DiscreteVP.linear:num=9",
+        "plan unipc --steps 4 --timesteps karras --schedule EDM --json",
+        "solvers",
+        *(f"{command} --help" for command in COMMANDS),
+    ],
+    2: [
+        "plan eulr --steps 2",
+        "plan ddim --steps 0",
+        "plan ddim --steps 2 --option etta=1",
+        "solvers --markdwn",
+        "train moons",
+        "train moons --out x.pt",
+        "train moon --out x.safetensors",
+        "train nowhere.npy --out x.safetensors",
+        "train moons --out x.safetensors --network Unet",
+        "sample nowhere.safetensors --shape 2,2 --out x.npz",
+        "sample nets:model --shape 2,a --out x.npz",
+        "sample nets:model --shape 2,2 --out x.npz --solver ddmi",
+    ],
+}
 
 
 def loaded(statement, first="import torch"):
@@ -54,6 +80,27 @@ class TestWhatIsLoaded:
             "assert main(['--help']) == 0\n"
             "assert main(['--version']) == 0\n"
             "assert main(['smaple']) == 2\n"
+        )
+        assert not loaded(statement, first="") & {"numpy", "torch"}
+
+    @pytest.mark.parametrize("status", WITHOUT_TENSORS)
+    def test_commands_that_need_no_tensor(self, status, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        statement = (
+            "from fastgen.cli import main\n"
+            f"for line in {WITHOUT_TENSORS[status]}:\n"
+            f"    assert main(line.split()) == {status}, line"
+        )
+        assert "torch" not in loaded(statement, first="")
+
+    def test_what_computes_in_floats(self):
+        statement = (
+            "import fastgen, numpy\n"
+            "plan = fastgen.plan('dpmpp_2m', fastgen.schedules.CosineVP(), 5)\n"
+            "text = fastgen.Plan.from_json(plan.to_json()).__str__()\n"
+            "fastgen.schedules.VE().sigma(numpy.linspace(0, 1, 3))\n"
+            "fastgen.datasets.moons(3, numpy.random.default_rng(0))\n"
+            "fastgen.solvers.get('rk4'), fastgen.solvers.Tableau"
         )
         assert "torch" not in loaded(statement, first="")
 

@@ -7,11 +7,9 @@ import importlib
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from fastgen.cli.arguments import (
     add_plan_arguments,
@@ -22,9 +20,12 @@ from fastgen.cli.arguments import (
     shape,
 )
 from fastgen.common.errors import nearest
-from fastgen.model import Model
-from fastgen.sampling import Sampler
-from fastgen.solvers import plan
+from fastgen.solvers import get, plan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fastgen.model import Model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +49,9 @@ def run(arguments: argparse.Namespace) -> None:
     """Draw the samples and write them."""
     out, shape = arguments.out, arguments.shape
     _check_output(out, shape)
-    model = _model(arguments)
+    get(arguments.solver)  # mistakes are named before torch is imported, which takes seconds
     options = plan_options(arguments)
+    model = _model(arguments)
     made = plan(
         arguments.solver,
         model.schedule,
@@ -57,6 +59,10 @@ def run(arguments: argparse.Namespace) -> None:
         timesteps=arguments.timesteps,
         **{"predicts": model.predicts, **options},
     )
+    import torch
+
+    from fastgen.sampling import Sampler
+
     network_options: dict[str, Any] = {}
     if arguments.labels is not None:
         labels = torch.tensor(arguments.labels)
@@ -78,14 +84,16 @@ def _model(arguments: argparse.Namespace) -> Model:
     source: str = arguments.source
     if ":" not in source or Path(source).exists():
         require("safetensors")
-        from fastgen.common.files import read_safetensors
-        from fastgen.demo.checkpoint import FORMAT, Checkpoint
-        from fastgen.training import LatentScore, load
-
         for name in ("weights", "schedule", "predicts"):
             if getattr(arguments, name) is not None:
                 raise ValueError(f"--{name} is for package.module:factory, not for a checkpoint")
         path = Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        from fastgen.common.files import read_safetensors
+        from fastgen.demo.checkpoint import FORMAT, Checkpoint
+        from fastgen.training import LatentScore, load
+
         if FORMAT in read_safetensors(path)[1]:
             return Checkpoint.load(path).model()
         trained = load(path)
@@ -96,6 +104,10 @@ def _model(arguments: argparse.Namespace) -> Model:
             )
         return trained.model()
     made = _factory(source)()
+    from torch import nn
+
+    from fastgen.model import Model
+
     net = made.net if isinstance(made, Model) else made
     if arguments.weights is not None:
         if not isinstance(net, nn.Module):

@@ -6,6 +6,7 @@ import argparse
 from dataclasses import dataclass
 from functools import cache
 
+from fastgen.demo.tables import table
 from fastgen.model.parametrisation import Parametrisation
 from fastgen.plans.program import Raw
 from fastgen.schedules import LinearVP
@@ -13,6 +14,9 @@ from fastgen.solvers.registry import get, names, plan
 
 # Options that turn noise on, in the order in which they are looked for.
 NOISE_OPTIONS = ("eta", "s_churn")
+# The fewest steps that tell what a step costs: histories are full, and both are even, as steps of
+# `dpm_solver_singlestep` differ in turn.
+STEPS = (4, 6)
 HEADERS = (
     "solver",
     "order",
@@ -32,8 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the table."""
-    from fastgen.demo.report import table
-
     if arguments.markdown:
         print(markdown(), end="")
     else:
@@ -75,13 +77,14 @@ class SolverRow:
 
 
 @cache
-def row(name: str) -> SolverRow:
-    """The table's row of one solver, from plans of 8 and 16 steps on the linear VP schedule."""
+def row(name: str, steps: tuple[int, int] = STEPS) -> SolverRow:
+    """The table's row of one solver, from plans of few and more steps on the linear VP schedule."""
     entry, schedule = get(name), LinearVP()
     predicts = "average_velocity" if entry.two_times else "noise"
     few, many = (
-        plan(name, schedule, steps, start=0.9, end=0.1, predicts=predicts) for steps in (8, 16)
+        plan(name, schedule, count, start=0.9, end=0.1, predicts=predicts) for count in steps
     )
+    more = steps[1] - steps[0]
     programs = [p.lower(Parametrisation(schedule, predicts)) for p in (few, many)]
     raws = max(
         len({i for i in stage.inputs if isinstance(i, Raw)}) - 1
@@ -96,10 +99,10 @@ def row(name: str) -> SolverRow:
     return SolverRow(
         name=name,
         order=entry.order,
-        evaluations=(many.nfe - few.nfe) / 8,
+        evaluations=(many.nfe - few.nfe) / more,
         stochastic=stochastic,
         history=len(programs[1].network_buffers) - 1 + max(raws, 0),
-        bytes=(programs[1].bytes_per_element(4, 4) - programs[0].bytes_per_element(4, 4)) / 8,
+        bytes=(programs[1].bytes_per_element(4, 4) - programs[0].bytes_per_element(4, 4)) / more,
         options=", ".join(f"{k}={v!r}" for k, v in entry.options.items()),
         source=entry.source,
     )

@@ -9,13 +9,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
-
-import fastgen.networks as networks
 import fastgen.schedules as schedules
 from fastgen.cli.arguments import literal
 from fastgen.common.errors import nearest
 
+# Of fastgen.networks, which needs torch.
+NETWORKS = ("DiT", "MLP", "ModulatedMLP", "ScoreVAE", "UNet")
 TWO_PARTS = "ScoreVAE"  # a network that no single line of arguments describes
 
 
@@ -31,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--network",
         default=None,
         metavar="NAME[:key=value,...]",
-        help=f"of {', '.join(n for n in networks.names() if n != TWO_PARTS)}; chosen by the data's "
+        help=f"of {', '.join(n for n in NETWORKS if n != TWO_PARTS)}; chosen by the data's "
         "shape if not given",
     )
     parser.add_argument(
@@ -60,12 +59,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, or go on from the checkpoint that is there."""
-    from fastgen.datasets import load
-    from fastgen.training import Denoising, Flow, Settings, Trainer, checkpoint, describe
+    from fastgen.datasets.sources import check_source
 
     out: Path = arguments.out
     if out.suffix != ".safetensors":
         raise ValueError(f"--out {out}: expected a name that ends in .safetensors")
+    check_source(arguments.source)
+    _check_network(_named(arguments.network or "", "--network")[0])
+    # Mistakes above are named at once: this imports torch, which takes seconds.
+    import torch
+
+    import fastgen.networks as networks
+    from fastgen.datasets import load
+    from fastgen.training import Denoising, Flow, Settings, Trainer, checkpoint, describe
+
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         found = load(arguments.source)
@@ -129,13 +136,6 @@ def _network(text: str | None, found: Any) -> dict[str, Any]:
     if not head:
         large = len(shape) == 3 and shape[1] > 8 and shape[1] % 2 == shape[2] % 2 == 0
         head = "UNet" if large else "ModulatedMLP"
-    if head == TWO_PARTS:
-        raise ValueError(
-            f"--network {head}: has two parts and is trained from Python, with "
-            "fastgen.training.LatentScore"
-        )
-    if head not in networks.names():
-        raise ValueError(f"--network {head}: {nearest(head, networks.names())}")
     config: dict[str, Any] = {"name": head, "classes": found.classes}
     if head in ("MLP", "ModulatedMLP"):
         config["shape"] = shape
@@ -145,6 +145,17 @@ def _network(text: str | None, found: Any) -> dict[str, Any]:
     else:
         raise ValueError(f"--network {head}: data of shape {shape} have no channels; use an MLP")
     return {**config, **given}
+
+
+def _check_network(head: str) -> None:
+    """Raise a ValueError for a name of no network, or of one that is not trained here."""
+    if head == TWO_PARTS:
+        raise ValueError(
+            f"--network {head}: has two parts and is trained from Python, with "
+            "fastgen.training.LatentScore"
+        )
+    if head and head not in NETWORKS:
+        raise ValueError(f"--network {head}: {nearest(head, NETWORKS)}")
 
 
 def _named(text: str, argument: str) -> tuple[str, dict[str, Any]]:

@@ -12,12 +12,14 @@ import numbers
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, ParamSpec, TypeVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from fastgen.common.errors import nearest
+from fastgen.common.tensors import is_tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -32,13 +34,12 @@ def check_choice(name: str, value: str, choices: Collection[str]) -> str:
 
 def check_number(name: str, value: Any) -> float:
     """The value as a float, or a TypeError if it is not one real number."""
-    if isinstance(value, Tensor) and value.numel() == 1 and not value.is_complex():
+    if is_tensor(value) and value.numel() == 1 and not value.is_complex():
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        nested = isinstance(value, Tensor) and value.is_nested
         found = repr(value)
-        if isinstance(value, Tensor):
-            found = "a nested tensor" if nested else f"shape {list(value.shape)}"
+        if is_tensor(value):
+            found = "a nested tensor" if value.is_nested else f"shape {list(value.shape)}"
         raise TypeError(f"{name}: expected a number, got {found}")
     return float(value)
 
@@ -150,7 +151,7 @@ def check_mapping(name: str, value: Any) -> None:
 
 def check_tensor(name: str, value: Any) -> Tensor:
     """The value, or a TypeError if it is not a tensor."""
-    if not isinstance(value, Tensor):
+    if not is_tensor(value):
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
     return value
 
@@ -160,6 +161,8 @@ def as_numbers(name: str, value: Any, device: torch.device | None = None) -> Ten
 
     Python's numbers keep all their digits, whatever torch's default dtype is.
     """
+    import torch
+
     try:
         return torch.as_tensor(value, dtype=torch.float64, device=device)
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -187,6 +190,8 @@ def check_floating(name: str, value: Any, shape: str = "[B, ...]", axes: int = 1
 
 def check_floating_dtype(name: str, dtype: Any) -> None:
     """Raise a ValueError unless numbers of that dtype are real and floating."""
+    import torch
+
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"{name}={dtype!r}: expected a floating dtype, torch.float32 say")
 
@@ -196,7 +201,7 @@ def check_shape(name: str, x: Tensor, shape: Sequence[int], like: str = "") -> N
 
     Where a result would be broadcast instead, something else would be computed without a word.
     """
-    if not isinstance(x, Tensor):
+    if not is_tensor(x):
         raise TypeError(f"{name}: expected a tensor {list(shape)}, got {type(x).__name__}")
     if x.shape != tuple(shape):
         source = f" like {like}" if like else ""

@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Rows = tuple[tuple[float, ...], ...]
 
@@ -79,23 +80,22 @@ class Tableau:
     @cached_property
     def matrix(self) -> Tensor:
         """a as a float64 tensor [S, S]."""
-        rows = [[*row, *[0.0] * (self.stages - len(row))] for row in self.a]
-        return torch.tensor(rows, dtype=torch.float64)
+        return _float64([[*row, *[0.0] * (self.stages - len(row))] for row in self.a])
 
     @cached_property
     def nodes(self) -> Tensor:
         """c as a float64 tensor [S]."""
-        return torch.tensor(self.c, dtype=torch.float64)
+        return _float64(self.c)
 
     @cached_property
     def errors(self) -> Tensor:
         """e as a float64 tensor [S]."""
-        return torch.tensor(self.error, dtype=torch.float64)
+        return _float64(self.error)
 
     @cached_property
     def polynomials(self) -> Tensor:
         """dense as a float64 tensor [S, degree]."""
-        return torch.tensor(self.dense, dtype=torch.float64)
+        return _float64(self.dense)
 
 
 def hermite(b: tuple[float, ...]) -> Rows:
@@ -104,3 +104,9 @@ def hermite(b: tuple[float, ...]) -> Rows:
     rows[0] = [1.0, rows[0][1] - 2.0, rows[0][2] + 1.0]
     rows[-1] = [0.0, rows[-1][1] - 1.0, rows[-1][2] + 1.0]
     return tuple(tuple(row) for row in rows)
+
+
+def _float64(rows: object) -> Tensor:
+    import torch  # here: solvers of fixed steps read the numbers alone
+
+    return torch.tensor(rows, dtype=torch.float64)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgen.common.arrays import read_arrays
-from fastgen.common.errors import nearest
 from fastgen.datasets.digits import load_digits
 from fastgen.datasets.images import load_folder
 from fastgen.datasets.planar import SETS
+from fastgen.datasets.sources import DIGITS, check_source
 
 SAMPLES = 20_000  # of the sets that are drawn
 MOST_CLASSES = 10_000  # or as many as there are samples
@@ -43,7 +43,8 @@ def load(source: str) -> Data:
         FileNotFoundError: if there is no such file.
         ValueError: if it cannot be used, naming the file, the reason and what to do.
     """
-    if source == "digits":
+    check_source(source)
+    if source == DIGITS:
         return Data(*load_digits().train)
     if source in SETS:
         drawn = SETS[source](SAMPLES, np.random.default_rng(0))
@@ -52,10 +53,7 @@ def load(source: str) -> Data:
     if path.is_dir():
         images, classes = load_folder(path)
         return Data(images, classes)
-    if path.suffix.lower() in (".npy", ".npz"):
-        return _array(path)
-    known = nearest(source, [*SETS, "digits"])
-    raise ValueError(f"{source}: no folder, no .npy or .npz file, and no built-in set; {known}")
+    return _array(path)
 
 
 def _array(path: Path) -> Data:

@@ -19,6 +19,7 @@ import fastgen.solvers as solvers
 from fastgen.common.files import replacing
 from fastgen.datasets import CLASSES, Digits
 from fastgen.demo.checkpoint import Checkpoint
+from fastgen.demo.tables import table
 from fastgen.demo.train import one_thread
 from fastgen.sampling.sample import sample
 from fastgen.sampling.sampler import Sampler
@@ -128,26 +129,6 @@ def compare(checkpoint: Checkpoint, digits: Digits, seed: int) -> list[Run]:
 def nearest_distance(images: Tensor, reference: Tensor) -> float:
     """Mean over the images of the Euclidean distance to the nearest reference image."""
     return float(torch.cdist(images.flatten(1), reference.flatten(1)).amin(1).mean())
-
-
-def table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Aligned columns: text to the left, numbers to the right."""
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
-    numeric = [all(_is_number(row[i]) for row in cells) for i in range(len(headers))]
-
-    def line(row: Sequence[str]) -> str:
-        parts = (
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(row, widths, numeric, strict=True)
-        )
-        return "  ".join(parts).rstrip()
-
-    return "\n".join([line(headers), "  ".join("-" * w for w in widths), *map(line, cells)])
-
-
-def _is_number(cell: str) -> bool:
-    return not cell or cell.replace(".", "", 1).isdigit()
 
 
 def report(rows: Sequence[Run]) -> str:

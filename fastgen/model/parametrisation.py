@@ -22,16 +22,17 @@ from __future__ import annotations
 import math
 import numbers
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from fastgen.common.checks import check_choice, check_number
 from fastgen.common.errors import nearest
+from fastgen.common.tensors import is_tensor
 from fastgen.schedules import Schedule
 
-Time = TypeVar("Time", float, Tensor)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Time = TypeVar("Time", float, "Tensor")
 
 PAIR = "velocity_and_score"
 QUANTITIES = ("data", "noise", "velocity", "v", "score", "edm", "average_velocity", PAIR)
@@ -131,6 +132,8 @@ class Parametrisation:
 
     def target(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(a, b) with the network's own output = a x_0 + b eps at times t [B]."""
+        import torch
+
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         a, b, scale = self._row(self.predicts, t, alpha, sigma)
         sign = -1.0 if self.data_at == 1 and self.predicts == "velocity" else 1.0
@@ -143,10 +146,10 @@ class Parametrisation:
         w0, w1, w_scale = self._row(wanted, t, alpha, sigma)
         g0, g1, g_scale = self._row(given, t, alpha, sigma)
         denominator = (alpha * g1 - sigma * g0) * w_scale
-        if isinstance(t, Tensor) or (denominator != 0 and math.isfinite(denominator)):
+        if is_tensor(t) or (denominator != 0 and math.isfinite(denominator)):
             p = (w0 * g1 - w1 * g0) / denominator
             q = sign * g_scale * (alpha * w1 - sigma * w0) / denominator
-            if isinstance(t, Tensor) or (math.isfinite(p) and math.isfinite(q)):
+            if is_tensor(t) or (math.isfinite(p) and math.isfinite(q)):
                 return p, q
         raise ValueError(
             f"t={t!r}: {wanted} cannot be computed from a prediction of {given} where "
@@ -173,5 +176,6 @@ class Parametrisation:
         return sigma / (self.sigma_data * norm), -alpha * self.sigma_data / norm, 1.0
 
     def _edm_norm(self, alpha: Any, sigma: Any) -> Any:
-        hypot = torch.hypot if isinstance(sigma, Tensor) else math.hypot
-        return hypot(sigma, alpha * self.sigma_data)
+        if is_tensor(sigma):
+            return sigma.hypot(alpha * self.sigma_data)
+        return math.hypot(sigma, alpha * self.sigma_data)

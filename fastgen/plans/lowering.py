@@ -18,7 +18,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from fastgen.kernels.combine.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
+from fastgen.common.limits import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
 from fastgen.model.parametrisation import Parametrisation
 from fastgen.plans.buffers import Buffers, held_outputs
 from fastgen.plans.forms import (

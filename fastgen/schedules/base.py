@@ -6,16 +6,19 @@ import copy
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fastgen.common.errors import nearest
+from fastgen.common.tensors import is_tensor
 from fastgen.schedules import scalar
 
-Number = TypeVar("Number", float, NDArray[np.float64], torch.Tensor)
+if TYPE_CHECKING:
+    import torch
+
+Number = TypeVar("Number", float, NDArray[np.float64], "torch.Tensor")
 S = TypeVar("S", bound="type[Schedule]")
 
 _registry: dict[str, type[Schedule]] = {}
@@ -244,7 +247,7 @@ class Schedule:
         return xp.clip(self._time_at_ratio(ratio, xp), 0.0, 1.0)
 
     def _check_ratio(self, ratio: Any) -> None:
-        if isinstance(ratio, torch.Tensor):
+        if is_tensor(ratio):
             return
         low, high = self._ratio_floor(), self.ratio(1.0)
         if isinstance(ratio, float) and low <= ratio <= high:
@@ -255,7 +258,7 @@ class Schedule:
         _refuse("ratio", values, good, wanted)
 
     def _check_half_log_snr(self, half_log_snr: Any) -> None:
-        if isinstance(half_log_snr, torch.Tensor):
+        if is_tensor(half_log_snr):
             return
         floor = self._ratio_floor()
         low, high = self.half_log_snr(1.0), -math.log(floor) if floor else math.inf
@@ -281,7 +284,9 @@ def evaluate(
             return function(float(given), scalar)  # type: ignore[no-any-return]
         except ArithmeticError:  # a limit such as log 0, which numpy knows
             pass
-    if isinstance(given, torch.Tensor):
+    if is_tensor(given):
+        import torch
+
         dtype = given.dtype if given.is_floating_point() else torch.float64
         result = function(given.to(torch.float64), torch).to(dtype)
         return result  # type: ignore[no-any-return]

@@ -5,20 +5,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fastgen.common.errors import nearest
-from fastgen.common.transforms import constant
+from fastgen.common.tensors import is_tensor
 from fastgen.schedules import scalar
 from fastgen.schedules.base import Number, Schedule, evaluate, register
 from fastgen.schedules.vp import VariancePreserving, minus_log_alpha, noise_scale
 
 _MOST_STEPS = 1_000_000  # the tables of all of them are kept
-Betas = Sequence[float] | NDArray[np.floating[Any]] | torch.Tensor
+
+if TYPE_CHECKING:
+    import torch
+
+    Betas: TypeAlias = Sequence[float] | NDArray[np.floating[Any]] | torch.Tensor
 
 
 @register
@@ -46,10 +49,9 @@ class DiscreteVP(VariancePreserving):
     _float_tables: tuple[list[float], ...] = dataclasses.field(init=False, compare=False)
     _origin: Mapping[str, Any] = dataclasses.field(init=False, compare=False)
 
-    @constant
     def __init__(self, betas: Betas) -> None:
-        if isinstance(betas, torch.Tensor):
-            betas = betas.detach().cpu().numpy()
+        if not isinstance(betas, np.ndarray):
+            betas = _plain(betas)
         try:
             values = np.asarray(betas, dtype=np.float64)
         except (TypeError, ValueError):
@@ -202,7 +204,7 @@ class DiscreteVP(VariancePreserving):
 
     def time_of_index(self, index: Number) -> Number:
         """(index + 1) / N, for index in [-1, N - 1], fractions included; -1 is data."""
-        if not isinstance(index, torch.Tensor):
+        if not is_tensor(index):
             values = np.asarray(index, dtype=np.float64)
             good = (values >= -1) & (values <= self.num_steps - 1)
             if not good.all():
@@ -214,10 +216,12 @@ class DiscreteVP(VariancePreserving):
 
     def index_of_time(self, t: Number) -> Number:
         """N t - 1; exactly an integer where t is the time of an index to within rounding."""
-        precision = torch.float64
-        if isinstance(t, torch.Tensor) and t.is_floating_point():
-            precision = t.dtype
-        slack = 4 * self.num_steps * torch.finfo(precision).eps
+        precision = 2.0**-52
+        if is_tensor(t) and t.is_floating_point():
+            import torch
+
+            precision = torch.finfo(t.dtype).eps
+        slack = 4 * self.num_steps * precision
         return evaluate(lambda t, xp: _snap(t * self.num_steps, slack, xp) - 1, t, fast=True)
 
     def __repr__(self) -> str:
@@ -232,6 +236,8 @@ class DiscreteVP(VariancePreserving):
         if xp is np:
             return self._numpy_tables
         if like.device not in self._torch_tables:
+            import torch
+
             with torch.inference_mode(False):
                 self._torch_tables[like.device] = tuple(
                     torch.from_numpy(table).to(like.device) for table in self._numpy_tables
@@ -254,7 +260,7 @@ class DiscreteVP(VariancePreserving):
         else:
             below = xp.ceil(_snap(position, slack, xp)) - 1
             below = xp.clip(below, 0, self.num_steps - 1)
-            j = below.astype(np.int64) if xp is np else below.to(torch.int64)
+            j = below.astype(np.int64) if xp is np else below.to(xp.int64)
             part = position - below
         log_alpha = -knots[j] - part * rises[j]
         slope = -self.num_steps * rises[j]
@@ -309,6 +315,19 @@ _CONSTRUCTORS: Mapping[str, tuple[str, ...]] = {
     "squared_cosine": ("num", "max_beta"),
     "sigmoid": ("num", "beta_start", "beta_end"),
 }
+
+
+def _plain(betas: Any) -> Any:
+    """Betas without tensors, whatever transforms of torch run."""
+    if not is_tensor(betas) and not any(map(is_tensor, betas if isinstance(betas, list) else ())):
+        return betas
+    from fastgen.common.transforms import constant
+
+    def on_the_host(betas: Any) -> Any:
+        return betas.detach().cpu().numpy() if is_tensor(betas) else [float(b) for b in betas]
+
+    on_the_host.__qualname__ = "DiscreteVP"  # as a message names it
+    return constant(on_the_host)(betas)
 
 
 def _sigma_of(log_alpha: Any, rest: Any, xp: Any) -> Any:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from fastgen.common.checks import check_number
 from fastgen.common.errors import nearest
+from fastgen.common.tensors import is_tensor
 from fastgen.schedules import Schedule
 from fastgen.timesteps.checks import falling, positive_integer
+
+if TYPE_CHECKING:
+    import torch
 
 Times = NDArray[np.float64]
 Grid = Callable[..., Times]
@@ -131,7 +134,7 @@ def _given(
 ) -> Times:
     if options:
         raise TypeError(f"explicit times take no options; remove {', '.join(sorted(options))}")
-    if isinstance(grid, torch.Tensor):
+    if is_tensor(grid):
         grid = grid.detach().cpu().numpy()
     try:
         result = np.array(grid, dtype=np.float64)

@@ -25,6 +25,10 @@ def test_rows_of_known_solvers():
     assert table.row("mean_flow").cells()[1] == "-"
 
 
+def test_more_steps_tell_no_more():
+    assert [table.row(row.name, (8, 16)) for row in table.rows()] == table.rows()
+
+
 @pytest.mark.parametrize("name", fastgen.solvers.names())
 def test_every_solver_has_a_docstring_and_a_source(name):
     entry = fastgen.solvers.get(name)

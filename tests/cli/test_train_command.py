@@ -7,6 +7,7 @@ import torch
 import fastgen.datasets as datasets
 from fastgen import networks
 from fastgen.cli import main
+from fastgen.cli.train import NETWORKS
 from fastgen.training import LatentScore, Settings, Trainer, describe, load
 
 for package in ("safetensors", "tqdm"):
@@ -26,6 +27,10 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 SMALL = "--steps 6 --batch 8 --every 2 --out c.safetensors"
+
+
+def test_networks_are_named_without_importing_them():
+    assert networks.names() == NETWORKS
 
 
 class TestTrain:

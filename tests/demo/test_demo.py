@@ -17,10 +17,10 @@ from fastgen.demo.report import (
     nearest_distance,
     steps_for,
     strip,
-    table,
     write_csv,
     write_sheet,
 )
+from fastgen.demo.tables import table
 from fastgen.demo.train import OBJECTIVE, train
 from fastgen.networks import ModulatedMLP
 from fastgen.training import Batch

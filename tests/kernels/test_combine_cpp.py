@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastgen.common.limits import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
 from fastgen.kernels import Noise
 from fastgen.kernels.combine import reference
-from fastgen.kernels.combine.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
 
 cpp = pytest.importorskip("fastgen.kernels.combine.cpp")
 _C = pytest.importorskip("fastgen._C")

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgen import kernels
+from fastgen.common.limits import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
 from fastgen.kernels import Noise, dispatch
 from fastgen.kernels.combine import reference
-from fastgen.kernels.combine.contract import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
 from tests.support import triton_device
 from tests.support.triton_device import (
     DEVICE,

@@ -1,4 +1,4 @@
-"""What the implementations of `combine` share: limits, and checks of a call."""
+"""Checks of a call of `combine`, which its implementations share."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_tensor
+from fastgen.common.limits import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
 from fastgen.kernels.contract import DTYPE_CODES, Noise, check_noise
-
-# Limits of one `combine` call. Order-8 multistep methods and 13-stage tableaus fit.
-MAX_INPUTS, MAX_OUTPUTS, MAX_NOISES = 24, 8, 8
 
 
 def check_combine(

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.limits import MAX_OUTPUTS
 from fastgen.common.typed import typed
 from fastgen.kernels import dispatch
-from fastgen.kernels.combine.contract import MAX_OUTPUTS, check_combine
+from fastgen.kernels.combine.contract import check_combine
 from fastgen.kernels.contract import Noise, codes_of, kinds_of, noise_of
 from fastgen.kernels.derivatives import register
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_tensor
-from fastgen.kernels.combine.contract import MAX_INPUTS, MAX_OUTPUTS
+from fastgen.common.limits import MAX_INPUTS, MAX_OUTPUTS
 from fastgen.kernels.contract import DTYPE_CODES, Noise, check_noise
 
 MONOMIALS = 5  # 1, z, z^2, z^3, z'

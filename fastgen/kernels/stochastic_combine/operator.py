@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.limits import MAX_OUTPUTS
 from fastgen.kernels import dispatch
-from fastgen.kernels.combine.contract import MAX_OUTPUTS, check_outputs
+from fastgen.kernels.combine.contract import check_outputs
 from fastgen.kernels.contract import DTYPE_CODES, Noise, codes_of, kinds_of, noise_of
 from fastgen.kernels.derivatives import register
 from fastgen.kernels.stochastic_combine.contract import check_monomials, check_stochastic
