@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_number
+from fastgen.common.display import displayed
 from fastgen.common.rounding import power
 
 # Errors count as this at least: a step without any error says nothing about its successor.
@@ -76,6 +77,7 @@ def fitted(rest: Tensor, size: Tensor) -> Tensor:
     return torch.where(rest.abs() <= STRETCH * size, rest, torch.copysign(size, rest))
 
 
+@displayed
 @dataclass(frozen=True)
 class Controller:
     """How the next step follows from the errors of the last three, and within which limits.

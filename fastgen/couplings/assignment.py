@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_choice, check_finite
 from fastgen.common.compiling import uncompiled
+from fastgen.common.display import displayed
 from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.common.typed import typed
 from fastgen.couplings import costs
@@ -25,6 +26,7 @@ BACKENDS = ("auto", "cpp", "reference", "cuda")
 CUDA_SWITCH = "FASTGEN_CUDA_ASSIGN"
 
 
+@displayed
 @dataclass(frozen=True)
 class Assignment:
     """A pairing, its cost, and a proof of how good it is; unpacks to the three.
@@ -43,6 +45,10 @@ class Assignment:
     cost: float | Tensor
     gap: float | Tensor
     duals: tuple[Tensor, Tensor] | None = None
+
+    def _facts(self) -> dict[str, Any]:
+        facts = {"permutation": self.permutation, "cost": self.cost, "gap": self.gap}
+        return facts | ({"duals": self.duals} if self.duals is not None else {})
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.permutation, self.cost, self.gap))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_positive, check_shape
+from fastgen.common.display import displayed
 from fastgen.common.transforms import constant
 from fastgen.common.typed import typed
 from fastgen.couplings.assignment import assign
@@ -19,11 +20,15 @@ from fastgen.couplings.points import check_batch, equal_batches
 from fastgen.couplings.sinkhorn import RegScale, sinkhorn
 
 
+@displayed
 class Coupling(ABC):
     """Pairs two batches. Subclasses say how, by indices.
 
     Where a coupling is asked for and only called, a function of the same arguments will do.
     """
+
+    def _facts(self) -> dict[str, Any]:
+        return {name.lstrip("_"): v for name, v in vars(self).items() if v is not None}
 
     @abstractmethod
     def __call__(
@@ -105,7 +110,7 @@ class ExactOT(Coupling):
         return i, j
 
 
-@dataclass
+@dataclass(repr=False)
 class Sinkhorn(Coupling):
     """Pairs from the entropic plan: ``i, j = Sinkhorn(reg)(x0, x1)``.
 

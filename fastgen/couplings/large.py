@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastgen.common.arrays import read_arrays
 from fastgen.common.checks import check_at_least, check_integer, check_positive, check_tensor
+from fastgen.common.display import displayed
 from fastgen.common.files import replacing
 from fastgen.couplings import potentials
 from fastgen.couplings.stored import Points, Stored, StoredSolver
@@ -23,6 +24,7 @@ from fastgen.noise.keys import id_tensor, seed_tensor
 KIND = "fastgen.couplings.LargeCoupling 1"
 
 
+@displayed
 @dataclass(frozen=True)
 class LargeCoupling:
     """Pairs of two data sets: x0[i] with x1[partner[i]], int64 [n].

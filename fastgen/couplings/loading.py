@@ -13,9 +13,11 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from fastgen.common.checks import check_at_least
+from fastgen.common.display import displayed
 from fastgen.couplings.coupling import Coupling
 
 
+@displayed
 class PairingCollate:
     """A `collate_fn` of torch's DataLoader that draws noise and pairs it in the worker process.
 
@@ -29,6 +31,9 @@ class PairingCollate:
 
     def __init__(self, coupling: Coupling, noise: Callable[[Tensor], Tensor] = torch.randn_like):
         self._coupling, self._noise = coupling, noise
+
+    def _facts(self) -> dict[str, Any]:
+        return {"coupling": self._coupling, "noise": self._noise}
 
     def __call__(self, samples: list[Any]) -> tuple[Tensor, ...]:
         """The paired batch."""

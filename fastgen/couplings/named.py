@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from fastgen.common.checks import check_choice
+from fastgen.common.display import displayed
 from fastgen.couplings.coupling import (
     ByLabel,
     Coupling,
@@ -43,6 +44,7 @@ _KINDS: dict[str, tuple[Callable[..., Coupling], tuple[str, ...], str | None]] =
 NAMES = (*_KINDS, *(WITHIN_LABELS + k for k in _KINDS if k != "independent"))
 
 
+@displayed
 @dataclass(frozen=True)
 class NamedCoupling:
     """A coupling by name, the same at each (seed, step), so that a killed run goes on exactly.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from fastgen.common.display import displayed
 from fastgen.couplings.clouds import Clouds
 from fastgen.kernels import pairwise
 
@@ -21,6 +23,7 @@ class SinkhornError(RuntimeError):
         self.result = result
 
 
+@displayed
 @dataclass(frozen=True)
 class SinkhornResult:
     """Potentials of an entropic plan and how well they solve the problem.
@@ -49,13 +52,10 @@ class SinkhornResult:
     clouds: Clouds
     backend: str | None = None
 
-    def __repr__(self) -> str:
-        """Sizes and how well it is solved; the numbers themselves are attributes."""
-        return (
-            f"SinkhornResult(n={len(self.f)}, m={len(self.g)}, reg={self.reg:.6g}, "
-            f"value={self.value.item():.8g}, marginal_error={self.marginal_error:.3g}, "
-            f"mass={self.mass:.6g}, iterations={self.iterations}, converged={self.converged})"
-        )
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"n": len(self.f), "m": len(self.g), "reg": self.reg}
+        names = ("value", "marginal_error", "mass", "iterations", "converged")
+        return facts | {name: getattr(self, name) for name in names}
 
     def scores(self) -> tuple[Tensor, float]:
         """Bias [m] and scale of the scores: row i of P is its mass times their softmax."""

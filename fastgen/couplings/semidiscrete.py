@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_positive
+from fastgen.common.display import displayed, extent
 from fastgen.common.files import read_safetensors, write_safetensors
 from fastgen.couplings.coupling import check_no_labels
 from fastgen.couplings.points import check_cloud
@@ -25,6 +26,7 @@ KIND = "fastgen_semidiscrete"  # in the metadata of files
 _DECAY = 1e-3
 
 
+@displayed
 class Semidiscrete:
     """The optimal coupling of a noise distribution with a data set of m points.
 
@@ -66,6 +68,10 @@ class Semidiscrete:
             )
         self.potential = potential.double().cpu()
         self._norms = self.data.norms().cpu()
+
+    def _facts(self) -> dict[str, object]:
+        facts = {"points": self.data.count, "shape": self.data.shape}
+        return {**facts, "potential": extent(self.potential)}
 
     def fit(
         self,

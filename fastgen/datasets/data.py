@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgen.common.arrays import read_arrays
+from fastgen.common.display import displayed
 from fastgen.datasets.digits import load_digits
 from fastgen.datasets.images import load_folder
 from fastgen.datasets.planar import SETS
@@ -20,6 +21,7 @@ SAMPLES = 20_000  # of the sets that are drawn
 MOST_CLASSES = 10_000  # or as many as there are samples
 
 
+@displayed
 class Data(NamedTuple):
     """samples [N, ...], float32; labels [N] in 0 .. classes - 1, or None."""
 

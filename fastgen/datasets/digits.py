@@ -8,10 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgen.common.display import displayed
+
 CLASSES = 10
 SPLIT_SEED = 0  # one split for every run, so that no run is judged on digits it was trained on
 
 
+@displayed
 class Part(NamedTuple):
     """images [N, 1, 8, 8] in [-1, 1], float32; labels [N] in 0 .. 9, int64."""
 
@@ -19,6 +22,7 @@ class Part(NamedTuple):
     labels: Tensor
 
 
+@displayed
 class Digits(NamedTuple):
     """Training digits and two held-out parts of equal size with the same labels in one order."""
 

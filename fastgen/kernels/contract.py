@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_tensor
+from fastgen.common.display import displayed
 
 # Codes by which csrc knows the dtypes it reads and writes.
 DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
@@ -48,6 +49,7 @@ class HoldsAddresses:
         )
 
 
+@displayed
 class Noise(NamedTuple):
     """Which standard normals a kernel call draws.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastgen.common.checks import check_choice, check_floating
 from fastgen.common.compiling import uncompiled
 from fastgen.common.derivatives import outside_inference_mode
+from fastgen.common.display import displayed, extent
 from fastgen.common.transforms import check_untraced
 from fastgen.common.typed import typed
 from fastgen.kernels import Stream
@@ -28,6 +29,7 @@ from fastgen.sampling.error_controlled import interval, with_parameters
 DEQUANTISATION_DRAW = 1 << 31
 
 
+@displayed
 @dataclass(frozen=True)
 class LogLikelihood:
     """The result of ``log_likelihood(..., return_solution=True)``.
@@ -43,6 +45,12 @@ class LogLikelihood:
     bits_per_dimension: Tensor
     latent: Tensor
     solution: Solution
+
+    def _facts(self) -> dict[str, Any]:
+        names = ("log_prob", "standard_error", "bits_per_dimension")
+        facts: dict[str, Any] = {name: extent(getattr(self, name)) for name in names}
+        cost = {k: v for k, v in self.solution._facts().items() if k not in ("ys", "reached")}
+        return facts | {"latent": self.latent} | cost
 
 
 @uncompiled

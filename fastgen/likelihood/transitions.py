@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from fastgen.common.checks import check_choice, check_floating, check_sizes, rows_of
 from fastgen.common.devices import check_device
+from fastgen.common.display import displayed
 from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.common.typed import typed
 from fastgen.kernels import Stream
@@ -35,6 +36,7 @@ from fastgen.sampling.run import check_fresh
 from fastgen.sampling.sampler import Sampler
 
 
+@displayed
 @dataclass(frozen=True)
 class LogProbability:
     """Log-densities [len(steps), B] of the steps that add noise, numbered from 0."""

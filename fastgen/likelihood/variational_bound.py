@@ -18,6 +18,7 @@ from fastgen.common.checks import (
     rows_of,
 )
 from fastgen.common.compiling import uncompiled
+from fastgen.common.display import displayed, extent
 from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.common.typed import typed
 from fastgen.kernels import Stream
@@ -26,6 +27,7 @@ from fastgen.noise.normals import randn
 from fastgen.schedules import DiscreteVP
 
 
+@displayed
 @dataclass(frozen=True)
 class VariationalBound:
     """Terms in nats, float64.
@@ -39,6 +41,11 @@ class VariationalBound:
     transitions: Tensor
     reconstruction: Tensor
     dimensions: int
+
+    def _facts(self) -> dict[str, Any]:
+        names = ("total", "prior", "reconstruction", "bits_per_dimension")
+        facts: dict[str, Any] = {name: extent(getattr(self, name)) for name in names}
+        return {**facts, "transitions": self.transitions, "dimensions": self.dimensions}
 
     @property
     def total(self) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_number, check_pair
 from fastgen.common.devices import upload
+from fastgen.common.display import displayed
 from fastgen.common.typed import shown, typed_fields
 from fastgen.model.arguments import Declared
 
@@ -22,6 +23,7 @@ _MOST_IN_QUANTILE = 1 << 24
 Transform = Callable[[Tensor, float], Tensor]
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Guidance:
     """Classifier-free guidance: output = u + scale (c - u), inside an interval of times.
@@ -79,6 +81,14 @@ class Guidance:
             raise TypeError(f"batched={shown(self.batched)}: expected True or False")
         if self.network is not None and self.batched:
             object.__setattr__(self, "batched", False)
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"scale": self.scale}
+        facts |= {"unconditional": self.unconditional} if self.unconditional else {}
+        facts |= {"network": self.network} if self.network is not None else {}
+        facts["interval"] = self.interval
+        facts |= {"rescale": self.rescale} if self.rescale else {}
+        return {**facts, "batched": self.batched}
 
     def active(self, t: float) -> bool:
         """Whether u is evaluated at time t."""

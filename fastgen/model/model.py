@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_floating, check_number
 from fastgen.common.devices import upload
+from fastgen.common.display import displayed
 from fastgen.common.errors import nearest
 from fastgen.common.typed import typed
 from fastgen.kernels.contract import DTYPE_CODES
@@ -41,6 +42,7 @@ class Instant(NamedTuple):
     until: float | None = None
 
 
+@displayed
 class Model(Pretrained):
     """A network ``net(x, t, **kwargs)`` together with what its output means.
 
@@ -131,6 +133,18 @@ class Model(Pretrained):
         self.time_input, self.dtype, self.time_dtype = time_input, dtype, time_dtype
         self.learned_variance, self.reuses_output = learned_variance, reuses_output
         self.declared = Declared.of(shared, per_sample)
+
+    def _facts(self) -> dict[str, Any]:
+        facts = {"net": self.net, "predicts": self.predicts, "schedule": self.schedule}
+        facts |= {"time_input": self.time_input, "data_at": self.parametrisation.data_at}
+        if self.predicts == "edm":
+            facts["sigma_data"] = self.parametrisation.sigma_data
+        if self.predicts == "average_velocity":
+            facts["second_time"] = self.second_time
+        for name in ("learned_variance", "reuses_output"):
+            facts |= {name: True} if getattr(self, name) else {}
+        dtype = self.input_dtype(torch.float32) if self.dtype is None else self.dtype
+        return facts | {"dtype": dtype, "device": self.device}
 
     @property
     def predicts(self) -> str:

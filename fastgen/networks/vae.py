@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.common.checks import check_at_least
+from fastgen.common.display import displayed
 from fastgen.networks.unet import CONVOLUTIONS, GROUPS
 
 
+@displayed
 class Posterior(NamedTuple):
     """q(z | x) = N(mean, exp(log_variance)), both [B, ...]."""
 
@@ -25,6 +27,7 @@ class Posterior(NamedTuple):
         return self.mean + (self.log_variance / 2).exp() * noise
 
 
+@displayed
 class Reconstruction(NamedTuple):
     """What a VAE makes of x: the decoder's mean [B, ...], the posterior, and the latent drawn."""
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastgen.common.checks import as_numbers, check_floating_dtype, check_integer, check_sizes
 from fastgen.common.devices import check_device, upload
+from fastgen.common.display import displayed, figure
 from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import dispatch
 from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH, check_brownian
@@ -18,6 +19,7 @@ from fastgen.kernels.brownian.operator import brownian
 from fastgen.noise.keys import id_tensor, seed_tensor
 
 
+@displayed
 class BrownianPath:
     """Brownian motions W on [t0, t1], one for each element, W(t0) = 0: a function of the time.
 
@@ -77,6 +79,12 @@ class BrownianPath:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_walker": None}
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"shape": self.shape, "t0": self.t0, "t1": self.t1}
+        facts |= {"seed": figure(self.seeds), "levy_area": self.levy_area}
+        facts |= {"tree": self.tree} if self.tree else {}
+        return {**facts, "depth": self.depth, "dtype": self.dtype, "device": self.device}
 
     @outside_transforms
     def at(self, times: Sequence[float] | Tensor) -> Tensor:

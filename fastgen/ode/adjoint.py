@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.common.derivatives import check_recorded, elsewhere
+from fastgen.common.display import displayed
 from fastgen.common.step_size import Controller, StepSize
 from fastgen.common.tableau import Tableau
 from fastgen.kernels.runge_kutta.contract import Control, Count, Status, Workspace
@@ -19,6 +20,7 @@ from fastgen.ode.problem import Field, StateLayout, tolerance
 from fastgen.ode.solution import check
 
 
+@displayed
 @dataclass(frozen=True)
 class Adjoint:
     """Gradients by the continuous adjoint, in memory that does not grow with the steps.

@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastgen.common.checks import check_nonnegative
+from fastgen.common.display import displayed
 from fastgen.kernels.runge_kutta.contract import Control, Count, Status, Workspace
 from fastgen.kernels.runge_kutta.reference import ReferenceOperations
 from fastgen.ode.problem import StateLayout
 
 
+@displayed
 @dataclass(frozen=True)
 class Event:
     """What to look for: changes of sign of a function.
@@ -44,6 +46,7 @@ class Event:
 LATER = 1 / 16
 
 
+@displayed
 @dataclass(frozen=True)
 class Crossing:
     """An event found: the sample, which of the values crossed, when, and the state there."""

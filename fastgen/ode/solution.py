@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.display import Unquoted, displayed, extent, figure
 from fastgen.common.tableau import Tableau
 from fastgen.kernels.runge_kutta.contract import Status
 from fastgen.ode.engine import Outcome
@@ -15,6 +16,7 @@ from fastgen.ode.events import Crossing
 from fastgen.ode.problem import StateLayout
 
 
+@displayed
 @dataclass(frozen=True)
 class Statistics:
     """What a solve cost.
@@ -30,7 +32,13 @@ class Statistics:
     calls: int
     rows: int
 
+    def _facts(self) -> dict[str, Any]:
+        names = ("evaluations", "accepted", "rejected")
+        facts: dict[str, Any] = {name: extent(getattr(self, name)) for name in names}
+        return {**facts, "calls": self.calls, "rows": self.rows}
 
+
+@displayed
 @dataclass(frozen=True)
 class Solution:
     """The result of ``odeint(..., return_solution=True)``.
@@ -46,10 +54,23 @@ class Solution:
     stats: Statistics
     events: tuple[Crossing, ...] = ()
 
+    def _facts(self) -> dict[str, Any]:
+        facts = {"ys": self.ys, "status": _states(self.status), "reached": extent(self.reached)}
+        facts |= self.stats._facts()
+        return facts | ({"events": len(self.events)} if self.events else {})
+
     @property
     def success(self) -> Tensor:
         """Which samples reached their last time or a terminal event, bool [B]."""
         return (self.status == Status.DONE) | (self.status == Status.EVENT)
+
+
+def _states(status: Tensor) -> Any:
+    """How many samples ended how, "DONE: 7, MAX_STEPS: 1", where looking costs no wait."""
+    counts = {s.name: figure(status == s, torch.sum) for s in Status}
+    if any(isinstance(count, Tensor) for count in counts.values()):
+        return status
+    return Unquoted(", ".join(f"{count} {name}" for name, count in counts.items() if count))
 
 
 REASONS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from fastgen.common.display import displayed
 from fastgen.model.parametrisation import PAIR, QUANTITIES, Parametrisation
 from fastgen.plans.forms import (
     Computed,
@@ -23,11 +24,15 @@ from fastgen.schedules import Schedule
 PREDICTED = tuple(q for q in QUANTITIES if q not in ("edm", PAIR))
 
 
+@displayed
 class Predictions:
     """The quantities of one network evaluation, as forms."""
 
     def __init__(self, evaluation: int, unconditional: bool = False) -> None:
         self._evaluation, self._unconditional = evaluation, unconditional
+
+    def _facts(self) -> dict[str, object]:
+        return {"evaluation": self._evaluation, "unconditional": self._unconditional}
 
     def __getattr__(self, quantity: str) -> Form:
         """The form of "data", "noise", "velocity", "v", "score" or "average_velocity"."""
@@ -41,6 +46,7 @@ class Predictions:
         return Predictions(self._evaluation, unconditional=True)
 
 
+@displayed
 class Builder:
     """What a solver is given: symbolic values in, recorded instructions out.
 
@@ -57,6 +63,10 @@ class Builder:
         self._known: dict[frozenset[tuple[Symbol, float]], Value] = {}
         self._evaluations, self._draws = 0, 0
         self._latest: tuple[Evaluate, Predictions] | None = None
+
+    def _facts(self) -> dict[str, object]:
+        facts = {"schedule": self.schedule, "instructions": len(self.instructions)}
+        return {**facts, "evaluations": self._evaluations, "noises": self._draws}
 
     def initial(self) -> Form:
         """The state at the first time of the grid."""

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fastgen.schedules as schedules
+from fastgen.common.display import Unquoted, displayed
 from fastgen.common.hub import PLAN, PretrainedError, folder_of
 from fastgen.model.parametrisation import Parametrisation
 from fastgen.plans.checks import check_instructions
@@ -59,6 +60,7 @@ _KEYS = (
 )
 
 
+@displayed
 class Canonical(NamedTuple):
     """Every evaluation point and the result in terms of the initial state and the evaluations.
 
@@ -74,6 +76,7 @@ class Canonical(NamedTuple):
     times: np.ndarray
 
 
+@displayed
 @dataclass(frozen=True, eq=False)
 class Plan:
     """A solver on a schedule and a time grid: what to evaluate, where, and the sums.
@@ -210,6 +213,17 @@ class Plan:
         if brownian:
             listed = follow_path(listed, float(self.times[0]))
         return lower(listed, self.result, parametrisation, clip=self.clip, **options)
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"solver": self.solver}
+        facts |= {"options": self.options} if self.options else {}
+        facts |= {"schedule": self.schedule, "steps": self.steps, "nfe": self.nfe}
+        facts |= {"noises": self.draws} if self.draws else {}
+        facts["times"] = Unquoted(f"{self.times[0]:.6g} to {self.times[-1]:.6g}")
+        return facts | ({} if self.clip is None else {"clip": self.clip})
+
+    def _more(self) -> str:
+        return str(self)
 
     def __str__(self) -> str:
         options = "".join(f", {k}={v!r}" for k, v in self.options.items())

@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from fastgen.common.display import displayed
 from fastgen.plans.forms import Computed, Increment, Normal, Prediction, Value
 
 
@@ -39,6 +40,7 @@ Terms: TypeAlias = dict[Atom, float]
 CLIPPED = Clipped()
 
 
+@displayed
 @dataclass(frozen=True)
 class Stage:
     """One kernel call; ``table``, ``clip`` as in `fastgen.kernels.combine`.
@@ -69,6 +71,7 @@ class Call:
     state: int | None = None
 
 
+@displayed
 @dataclass(frozen=True)
 class Program:
     """The lowered plan, run as stages[0], calls[0], stages[1], calls[1], ..., stages[nfe].
@@ -89,6 +92,11 @@ class Program:
     held: tuple[frozenset[int], ...]
     resumed: tuple[Stage | None, ...] = ()
     read: tuple[bool, ...] = ()
+
+    def _facts(self) -> dict[str, object]:
+        kernels = sum(stage is not None for stage in self.stages)
+        facts = {"evaluations": len(self.calls), "kernel_calls": kernels}
+        return {**facts, "buffers": len(self.network_buffers), "states": len(self.states)}
 
     @property
     def kernel_calls(self) -> tuple[Stage | None, ...]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastgen.common.checks import check_sizes
+from fastgen.common.display import displayed
 from fastgen.common.errors import nearest
 from fastgen.common.graphs import Recording, recorded, warm_up
 from fastgen.common.modes import unrecorded
@@ -93,6 +94,7 @@ class _Recorded(NamedTuple):
     recording: Recording
 
 
+@displayed
 class Captured:
     """One recorded run of a sampler; made by `Sampler.capture`.
 
@@ -122,6 +124,14 @@ class Captured:
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_made": None}
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = self.prepared.facts()
+        facts |= {"shape": self._shape, "device": self._device}
+        facts |= {"arguments": self._arguments.values} if self._arguments.values else {}
+        made = self._made  # a copy is recorded when it is used, not when it is looked at
+        graphed = "when it is used" if made is None else made.recording.graphed
+        return {**facts, "graphed": graphed}
 
     def __copy__(self) -> Captured:
         """Of the same model and plan, with arguments of its own."""

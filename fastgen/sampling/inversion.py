@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_floating, rows_of
+from fastgen.common.display import displayed, extent
 from fastgen.common.typed import typed
 from fastgen.model.model import Model, check_model, merged
 from fastgen.plans import Plan
@@ -16,6 +17,7 @@ from fastgen.sampling.sampler import Sampler
 from fastgen.solvers import plan
 
 
+@displayed
 @dataclass(frozen=True)
 class Inversion:
     """What an inversion found.
@@ -29,6 +31,10 @@ class Inversion:
     reconstruction: Tensor
     error: Tensor
     sampling: Plan
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"latent": self.latent, "error": extent(self.error)}
+        return facts | {"sampling": self.sampling}
 
 
 @typed

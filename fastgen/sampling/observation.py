@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fastgen.common.display import displayed
 from fastgen.plans import Plan, Program
 
 
+@displayed
 @dataclass(frozen=True)
 class Step:
     """What a callback sees after each step; ``state`` is a live buffer: clone it to keep it.

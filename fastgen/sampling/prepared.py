@@ -161,6 +161,13 @@ class Prepared:
         self.program()
         self._time_values = model.time_values(plan.evaluations)
 
+    def facts(self) -> dict[str, Any]:
+        """What all that runs it shows of itself."""
+        model, plan = self.model, self.plan
+        facts: dict[str, Any] = {"net": model.net, "predicts": model.predicts}
+        facts |= {"solver": plan.solver, "steps": plan.steps, "nfe": plan.nfe}
+        return {**facts, "schedule": plan.schedule}
+
     def with_plan(self, plan: Plan, guidance: Guidance | None) -> Prepared:
         """The same with another plan or other guidance."""
         model, transform, noise = self.model, self.transform, self.noise

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.devices import check_device
+from fastgen.common.display import displayed
 from fastgen.common.modes import unrecorded
 from fastgen.common.transforms import (
     BACKWARD,
@@ -54,6 +55,7 @@ class _Untraced:
         return found
 
 
+@displayed
 class Sampler:
     """A model and a plan, ready to draw any number of batches.
 
@@ -94,6 +96,14 @@ class Sampler:
         self.prepared = Prepared(model, plan, guidance, transform, noise, dtype, backend)
         self.model, self.plan, self.guidance, self.noise = model, plan, guidance, noise
         self.transform, self.dtype, self.backend = transform, dtype, backend
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = self.prepared.facts()
+        facts |= {"guidance": self.guidance} if self.guidance is not None else {}
+        facts |= {"transform": self.transform} if self.transform is not None else {}
+        facts |= {"noise": self.noise} if self.plan.draws else {}
+        facts |= {"dtype": self.dtype, "device": self.model.device}
+        return facts | ({} if self.backend is None else {"backend": self.backend})
 
     @typed
     def __call__(

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastgen.common.checks import check_floating
+from fastgen.common.display import displayed
 from fastgen.common.errors import nearest
 from fastgen.common.graphs import Recording, recorded, warm_up
 from fastgen.common.modes import unrecorded
@@ -39,6 +40,7 @@ class _Request:
     left: int
 
 
+@displayed
 class ContinuousBatch:
     """Rows of a batch as places for requests; made by `Sampler.serve`.
 
@@ -118,6 +120,11 @@ class ContinuousBatch:
         """Of the same model and plans, with requests of its own."""
         shared = [self._prepared, *self._plans.values()]
         return copy.deepcopy(self, {id(held): held for held in shared})
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"shape": self._shape, "active": self.active, "free": self.free}
+        facts |= self._prepared.facts() | {"device": self._device, "graphed": self.graphed}
+        return facts
 
     @property
     def active(self) -> int:

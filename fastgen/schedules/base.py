@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgen.common.display import html_of
 from fastgen.common.errors import nearest
 from fastgen.common.tensors import is_tensor
 from fastgen.schedules import scalar
@@ -128,6 +129,14 @@ class Schedule:
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_known"}
+
+    def _facts(self) -> dict[str, Any]:
+        ends = {f"{name}(1)": getattr(self, name)(1.0) for name in ("alpha", "sigma")}
+        known = {field.name: getattr(self, field.name) for field in _parameters(type(self))}
+        return {**known, **ends, "t_min": self.t_min, "default_grid": self.default_grid}
+
+    def _repr_html_(self) -> str:
+        return html_of(self)
 
     def alpha(self, t: Number) -> Number:
         """Signal scale, 1 at t = 0."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastgen.common.display import brief
 from fastgen.schedules.base import Schedule, set_real
 
 TimeFunction = Callable[[torch.Tensor], Any]
@@ -75,8 +76,8 @@ class UserSchedule(Schedule):
 
     def __repr__(self) -> str:
         return (
-            f"UserSchedule(alpha={self.alpha_function!r}, sigma={self.sigma_function!r}, "
-            f"t_min={self.t_min!r})"
+            f"UserSchedule(alpha={brief(self.alpha_function)}, "
+            f"sigma={brief(self.sigma_function)}, t_min={self.t_min!r})"
         )
 
     def _validate(self) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_choice, check_nonnegative, per_row
+from fastgen.common.display import displayed
 from fastgen.common.rounding import square_root
 from fastgen.common.step_size import LEAST_ERROR, Controller, fitted
 from fastgen.kernels.stochastic_combine.operator import stochastic_combine
@@ -23,6 +24,7 @@ SHORTEST = 2.0**-20
 STEPS = ("per_sample", "joint")
 
 
+@displayed
 @dataclass(frozen=True)
 class Adaptive(Controller):
     """Error-controlled steps of `fastgen.sdeint`.

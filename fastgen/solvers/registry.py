@@ -14,6 +14,7 @@ import numpy as np
 
 import fastgen.timesteps as grids
 from fastgen.common.checks import check_choice, check_number, check_pair
+from fastgen.common.display import displayed
 from fastgen.common.errors import nearest
 from fastgen.common.memo import Memo
 from fastgen.model.parametrisation import QUANTITIES
@@ -23,6 +24,7 @@ from fastgen.schedules import Schedule
 SolverFunction = Callable[..., Form]
 
 
+@displayed
 @dataclass(frozen=True)
 class Solver:
     """One row of the solver table.

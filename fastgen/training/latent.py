@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_at_least
+from fastgen.common.display import displayed
 from fastgen.common.files import (
     check_weights,
     load_strictly,
@@ -29,6 +30,7 @@ FORMAT, VERSION = "fastgen_latent", "1"
 POSTERIOR_DRAW = (1 << 32) - 1
 
 
+@displayed
 class Latent:
     """An encoder and a decoder, and the scale and shift between their latents and a model's.
 
@@ -59,6 +61,12 @@ class Latent:
         if not bool(self.shift.isfinite().all()):
             raise ValueError(f"shift={shift!r}: expected finite numbers")
         self.shape: tuple[int, ...] | None = None
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"network": self.network}
+        if self.network is None:
+            facts = {"encode": self.encoder, "decode": self.decoder}
+        return {**facts, "shape": self.shape, "scale": self.scale, "shift": self.shift}
 
     @classmethod
     def of(cls, network: VAE, scale: float | Tensor = 1.0, shift: float | Tensor = 0.0) -> Latent:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import fastgen.networks as networks
 import fastgen.schedules as schedules
 from fastgen.common.checks import check_at_least, check_choice
+from fastgen.common.display import displayed
 from fastgen.common.files import check_weights, load_strictly
 from fastgen.couplings.named import NamedCoupling
 from fastgen.kernels import Stream
@@ -34,6 +35,7 @@ from fastgen.training.trainer import ITEMS, Batch
 POSTERIORS = 3 * ITEMS
 
 
+@displayed
 @dataclass(frozen=True)
 class Flow:
     """Flow matching from noise to data: `paths.Target(sigma)`, the velocity.
@@ -81,6 +83,7 @@ class Flow:
         return {"kind": "flow", **values, "coupling_options": dict(self.coupling_options)}
 
 
+@displayed
 @dataclass(frozen=True)
 class Denoising:
     """`losses.denoising` of a prediction on a schedule."""
@@ -116,6 +119,7 @@ class Denoising:
         return {"kind": "denoising", **vars(self), "schedule": self.schedule.to_config()}
 
 
+@displayed
 @dataclass(frozen=True)
 class Autoencoding:
     """`losses.evidence_bound` of a `fastgen.networks.VAE`, per element of the data.
@@ -144,6 +148,7 @@ class Autoencoding:
         return {"kind": "autoencoding", **vars(self)}
 
 
+@displayed
 @dataclass(frozen=True)
 class LatentScore:
     """LSGM: a VAE with a score model as its prior, a `fastgen.networks.ScoreVAE`, trained jointly.
@@ -259,6 +264,7 @@ def from_config(config: dict[str, Any]) -> Objective:
     raise ValueError(f"kind={config.get('kind')!r}: expected 'flow', 'denoising' or 'latent_score'")
 
 
+@displayed
 class Trained(NamedTuple):
     """A checkpoint of a trainer: the averaged network and what it came from."""
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 import fastgen.solvers as solvers
 from fastgen.common.checks import check_at_least
+from fastgen.common.display import displayed
 from fastgen.common.files import read_object, read_safetensors, write_safetensors
 from fastgen.model.model import Model
 from fastgen.noise.normals import randn
@@ -90,6 +91,7 @@ def reflow(
     return Pairs(folder)
 
 
+@displayed
 class Pairs:
     """The pairs in a folder: ``x0`` and ``x1`` [count, ...], in their order.
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_positive
+from fastgen.common.display import Unquoted, displayed
 from fastgen.common.transforms import check_untraced
 from fastgen.kernels import Clock, Sampling
 from fastgen.schedules import Schedule
@@ -42,6 +43,7 @@ def check_times(name: str, t: Tensor, rows: int) -> Tensor:
     return t
 
 
+@displayed
 class Times:
     """A distribution on [low, high] within [0, 1], given by the quantiles Q(k / K).
 
@@ -64,6 +66,11 @@ class Times:
         check_choice("sampling", sampling, SAMPLINGS)
         self.quantiles, self.sampling = q, sampling
         self._clocks: dict[torch.device, Clock] = {}
+
+    def _facts(self) -> dict[str, object]:
+        ends = Unquoted(f"{self.quantiles[0]:.6g} to {self.quantiles[-1]:.6g}")
+        cells = len(self.quantiles) - 1
+        return {"times": ends, "cells": cells, "sampling": self.sampling}
 
     def clock(self, device: torch.device) -> Clock:
         """What the kernel draws from, on a device."""

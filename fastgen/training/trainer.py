@@ -24,6 +24,7 @@ from fastgen.common.checks import (
     check_floating,
     check_positive,
 )
+from fastgen.common.display import Unquoted, displayed
 from fastgen.kernels import Clock, Noise
 from fastgen.training.checkpoint import FIELDS, read, write
 from fastgen.training.settings import Settings
@@ -32,6 +33,7 @@ from fastgen.training.settings import Settings
 ITEMS = 1 << 40
 
 
+@displayed
 class Batch(NamedTuple):
     """data [B, ...]; labels [B] or None; step: its number, for `Path.sample`; seed of the run."""
 
@@ -44,6 +46,7 @@ class Batch(NamedTuple):
 Loss = Callable[[nn.Module, Batch], Tensor]
 
 
+@displayed
 class Trainer:
     """Trains a network on a loss, step by step.
 
@@ -105,6 +108,14 @@ class Trainer:
             fused=True,
         )
         self._order: tuple[int, Tensor] | None = None
+
+    def _facts(self) -> dict[str, Any]:
+        settings = self.settings
+        facts: dict[str, Any] = {"network": self.network, "loss": self.loss, "data": self.data}
+        facts |= {"labels": self.labels} if self.labels is not None else {}
+        facts["step"] = Unquoted(f"{self.step} of {settings.steps}")
+        facts |= {"batch": settings.batch, "learning_rate": settings.learning_rate}
+        return {**facts, "seed": settings.seed, "device": self.data.device}
 
     def batch(self, step: int) -> Batch:
         """The samples of a step: permutations of all data, one after another."""

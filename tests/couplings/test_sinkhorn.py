@@ -332,7 +332,7 @@ def test_failure_is_never_silent():
     assert not found.converged
     assert found.marginal_error > 1e-7
     assert "n=50, m=50, reg=0.01" in repr(found)
-    assert "iterations=3, converged=False" in repr(found)
+    assert "iterations=3, converged=False" in " ".join(repr(found).split())
 
 
 def test_malformed_calls_name_the_argument():

@@ -466,7 +466,7 @@ class TestUserSchedule:
     def test_identity(self):
         assert copy.copy(USER) == USER
         assert hash(USER) == hash(copy.copy(USER))
-        assert repr(USER).startswith("UserSchedule(alpha=<function")
+        assert repr(USER).startswith("UserSchedule(alpha=<lambda>")
         with pytest.raises(TypeError, match="holds functions"):
             USER.to_config()
 

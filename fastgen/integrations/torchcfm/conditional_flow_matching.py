@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import per_row
+from fastgen.common.display import displayed
 from fastgen.common.typed import typed
 from fastgen.integrations.torchcfm.optimal_transport import OTPlanSampler, Replace, contract_seed
 from fastgen.training.paths import Brownian, Interpolant, Linear, Path, Target
@@ -33,6 +34,7 @@ def pad_t_like_x(t: Any, x: Tensor) -> Any:
     return per_row(t, x)
 
 
+@displayed
 class ConditionalFlowMatcher:
     """Independent pairs: x_t = t x1 + (1 - t) x0 + sigma eps, u_t = x1 - x0.
 

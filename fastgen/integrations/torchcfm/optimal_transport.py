@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_finite, check_integer, check_positive
+from fastgen.common.display import displayed
 from fastgen.common.errors import nearest
 from fastgen.couplings import assign, sinkhorn
 from fastgen.couplings import wasserstein as exact_wasserstein
@@ -32,6 +33,7 @@ ONCE = "once"
 Replace = bool | str
 
 
+@displayed
 class OTPlanSampler:
     """Pairs drawn from the optimal transport plan of two minibatches, for the squared distance.
 

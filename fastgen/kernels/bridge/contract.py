@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_tensor
+from fastgen.common.display import displayed
 from fastgen.kernels.contract import DTYPE_CODES, Noise, check_noise, rows_of_ids
 
 # The functions of time of which a path's coefficients may be sums: 1, t, r = sqrt(t (1 - t)), its
@@ -28,6 +29,7 @@ class Sampling(IntEnum):
     ANTITHETIC = 2
 
 
+@displayed
 class Clock(NamedTuple):
     """The distribution of times: quantiles float64 [K + 1], Q(k / K), never falling."""
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastgen.common.display import displayed
 from fastgen.kernels.contract import Noise, Stream, check_noise
 
 # Columns of a tile; a sample spends two uniforms on each tile of a row (csrc/pairwise/operation.h).
@@ -20,6 +21,7 @@ NOWHERE = -1e30
 RANGES = {torch.float32: 1e37, torch.float64: 1e307}
 
 
+@displayed
 class Keys(NamedTuple):
     """Which uniforms a sample uses: the noise contract's bits, two words for each tile.
 
@@ -33,6 +35,7 @@ class Keys(NamedTuple):
     stream: int = Stream.PLAN
 
 
+@displayed
 class Kept:
     """The terms softmax(s_i)_j of a sweep, kept for later sweeps over the same two clouds.
 

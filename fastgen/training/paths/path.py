@@ -16,6 +16,7 @@ from torch import Tensor
 
 import fastgen.kernels as kernels
 from fastgen.common.checks import check_choice, check_floating, check_function, check_tensor
+from fastgen.common.display import displayed
 from fastgen.common.transforms import outside_transforms, transforming
 from fastgen.kernels import Clock, Noise, Stream
 from fastgen.kernels.bridge.contract import TERMS
@@ -37,6 +38,7 @@ CouplingFunction = Callable[..., tuple[Tensor, Tensor]]
 NEITHER: tuple[Tensor | None, Tensor | None] = (None, None)
 
 
+@displayed
 class PathSample:
     """States x_t [B, ...] at times t [B], and the targets that were asked for as attributes.
 
@@ -59,6 +61,7 @@ class PathSample:
         raise AttributeError(f"PathSample has no attribute {name!r}")
 
 
+@displayed
 class Path:
     """What all paths share: times, pairs, noise, one kernel call, and clear errors.
 
@@ -359,10 +362,6 @@ class Path:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_batches": {}, "_tables": {}}
-
-    def __repr__(self) -> str:
-        shown = {k: v for k, v in vars(self).items() if not k.startswith("_")}
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
 
 
 def scaled(row: Recipe, factor: float) -> Recipe:

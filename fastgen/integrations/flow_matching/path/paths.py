@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
+from fastgen.common.display import displayed
 from fastgen.common.transforms import traced
 from fastgen.integrations.common.tensors import append_axes
 from fastgen.integrations.flow_matching.path.scheduler.schedulers import (
@@ -19,6 +20,7 @@ from fastgen.integrations.flow_matching.utils.manifolds import Manifold
 from fastgen.kernels.contract import DTYPE_CODES
 
 
+@displayed
 @dataclass
 class PathSample:
     """Points of paths: x_1, x_0 and x_t with velocity dx_t [B, ...] at times t [B]."""
@@ -30,6 +32,7 @@ class PathSample:
     dx_t: Tensor
 
 
+@displayed
 class ProbPath:
     """Paths from x_0 (noise, t = 0) to x_1 (data, t = 1)."""
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.derivatives import Pullback, outside_inference_mode
+from fastgen.common.display import displayed
 from fastgen.common.errors import nearest
 from fastgen.common.transforms import functional
 from fastgen.integrations.flow_matching.solver.fixed import METHODS, integrate, times_of
@@ -21,6 +22,7 @@ GIVE_DIVERGENCE = (
 ADAPTIVE = ("dopri5", "dopri8", "bosh3", "tsit5", "fehlberg2", "fehlberg45", "adaptive_heun")
 
 
+@displayed
 class ODESolver:
     """dx/dt = velocity_model(x=x, t=t, **extras), noise at t = 0 and data at t = 1.
 

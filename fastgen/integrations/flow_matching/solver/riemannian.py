@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice
+from fastgen.common.display import displayed
 from fastgen.common.transforms import functional
 from fastgen.common.unwritten import check_unwritten, version
 from fastgen.integrations.common.tensors import check_state
@@ -21,6 +22,7 @@ from fastgen.model.output import check_output
 TABLEAUS = {name: METHODS[name] for name in ("euler", "midpoint", "rk4")}
 
 
+@displayed
 class RiemannianODESolver:
     """dx/dt = velocity_model(x=x, t=t, **extras) on a manifold.
 

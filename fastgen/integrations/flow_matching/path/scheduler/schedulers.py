@@ -11,7 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastgen.common.display import displayed
 
+
+@displayed
 @dataclass
 class SchedulerOutput:
     """The coefficients at times t, in the shape of t."""
@@ -22,6 +25,7 @@ class SchedulerOutput:
     d_sigma_t: Tensor
 
 
+@displayed
 class Scheduler:
     """Coefficients of x_t = sigma_t x_0 + alpha_t x_1; t in [0, 1]."""
 
