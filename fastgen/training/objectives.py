@@ -298,6 +298,13 @@ def load(path: Path | str) -> Trained:
     path = Path(path)
     stored = checkpoint.read(path)
     weights, description = stored.part("average"), dict(stored.description)
+    for part, remedy in (("network", "one of fastgen.networks"), ("objective", "its loss")):
+        if part not in description:
+            raise ValueError(
+                f"{path}: no network that can be rebuilt, as its {part} is not described; train "
+                f"{remedy}, give Trainer(description=fastgen.training.describe(...)), or load the "
+                "tensors 'average.*' into a module of your own with safetensors"
+            )
     try:
         with torch.device("meta"):  # sizes that no weights are of are not allocated
             shapes = networks.from_config(description["network"])

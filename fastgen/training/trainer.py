@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 import fastgen.kernels as kernels
+import fastgen.networks as networks
 from fastgen.common.checks import (
     check_at_least,
     check_floating,
@@ -26,6 +27,7 @@ from fastgen.common.checks import (
 )
 from fastgen.common.display import Unquoted, displayed
 from fastgen.kernels import Clock, Noise
+from fastgen.networks import Network
 from fastgen.training.checkpoint import FIELDS, read, write
 from fastgen.training.settings import Settings
 
@@ -57,9 +59,9 @@ class Trainer:
         labels: whole numbers [N] or None; the network's number of classes means that a sample has
             none.
         settings: see `Settings`.
-        description: JSON-able facts stored with checkpoints (`fastgen.training.describe`). The
-            objective is among them by itself if the loss is a method of one. Parameters that ask
-            for no gradients stay as they are.
+        description: JSON-able facts stored with checkpoints (`fastgen.training.describe`). A
+            network of `fastgen.networks`, and an objective whose method the loss is, are among
+            them by themselves. Parameters that ask for no gradients stay as they are.
 
     Raises:
         ValueError: naming the argument that does not fit.
@@ -99,6 +101,8 @@ class Trainer:
         described = getattr(getattr(loss, "__self__", None), "to_config", None)
         if described is not None:
             self.description.setdefault("objective", described())
+        if isinstance(network, Network) and type(network).__name__ in networks.names():
+            self.description.setdefault("network", networks.to_config(network))
         self.average = copy.deepcopy(network).requires_grad_(False).eval()
         self.optimiser = torch.optim.AdamW(
             network.parameters(),

@@ -212,3 +212,22 @@ def test_shards_of_pairs_are_what_they_say(facts, x1, message, tmp_path):
     write_safetensors(path, {"x0": torch.ones(2, 3), "x1": x1}, metadata)
     with pytest.raises(ValueError, match=f"{path}: .*{message}"):
         Pairs(tmp_path)
+
+
+def test_networks_of_the_library_describe_themselves_and_others_are_told_what_to_do(tmp_path):
+    path = tmp_path / "a.safetensors"
+    data, settings = torch.randn(8, 2), Settings(steps=1, batch=4)
+    Trainer(networks.MLP(widths=[4]), Flow().loss, data, settings).run(checkpoint=path)
+    assert load(path).network.config["widths"] == [4]
+
+    class Own(networks.MLP):
+        pass
+
+    Trainer(Own(widths=[4]), Flow().loss, data, settings).run(checkpoint=path)
+    with pytest.raises(ValueError, match=r"its network is not described; train one of fastgen\."):
+        load(path)
+    Trainer(networks.MLP(widths=[4]), lambda *a: Flow().loss(*a), data, settings).run(
+        checkpoint=path
+    )
+    with pytest.raises(ValueError, match="its objective is not described; train its loss"):
+        load(path)

@@ -1,7 +1,7 @@
 """k-diffusion's functions and classes, every step one kernel call.
 
 `from fastgen.integrations import k_diffusion as K` instead of `import k_diffusion as K`;
-docs/integrations/k_diffusion.md says what is identical and what differs.
+docs/from/k_diffusion.md says what is identical and what differs.
 """
 
 from fastgen.integrations.k_diffusion import external, sampling, utils

@@ -174,7 +174,7 @@ class _Coupled(ConditionalFlowMatcher):
         """The same with labels y0 and y1 [B] that follow their samples: t, x_t, u_t, y0, y1.
 
         And eps if asked for. The plan does not look at labels, which biases conditional generation:
-        see docs/integrations/torchcfm.md.
+        see docs/from/torchcfm.md.
         """
         x0, x1, y0, y1 = self.ot_sampler.sample_plan_with_labels(x0, x1, y0, y1, self.replace)
         found = super().sample_location_and_conditional_flow(x0, x1, t, return_noise)

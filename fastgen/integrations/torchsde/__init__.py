@@ -2,7 +2,7 @@
 
     from fastgen.integrations import torchsde        # instead of: import torchsde
 
-docs/integrations/torchsde.md says what is identical and what differs.
+docs/from/torchsde.md says what is identical and what differs.
 """
 
 from fastgen.integrations.torchsde.motions import BrownianInterval, BrownianPath, BrownianTree
