@@ -19,14 +19,16 @@ release = version = fastgen.__version__
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
-    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
     "sphinx_design",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
     "mathml",
+    "reference",
+    "solver_pages",
 ]
 exclude_patterns = [
+    "solvers.md",
     "_build",
     "_ext",
     "_templates",
@@ -35,7 +37,7 @@ exclude_patterns = [
 ]
 templates_path = ["_templates"]
 suppress_warnings = ["config.cache"]
-default_role = "any"
+default_role = "py:obj"
 nitpicky = False
 
 # Markdown.
@@ -53,8 +55,7 @@ myst_heading_anchors = 4
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
-autosummary_generate = True
+autodoc_preserve_defaults = False
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
@@ -90,6 +91,7 @@ html_theme = "pydata_sphinx_theme"
 html_title = "fastgen"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = [("tables.js", {"defer": "defer"})]
 html_copy_source = False
 html_show_sourcelink = False
 html_math_renderer = "mathml"
@@ -97,9 +99,10 @@ pygments_style = "a11y-high-contrast-light"
 html_theme_options = {
     "logo": {"text": "fastgen"},
     "show_nav_level": 1,
+    "collapse_navigation": True,
     "navigation_with_keys": False,
     "show_toc_level": 2,
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 7,
     "secondary_sidebar_items": ["page-toc"],
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
