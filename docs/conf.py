@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
+sys.path[:0] = [str(HERE), str(HERE.parent)]
 os.environ.setdefault("MPLBACKEND", "agg")
 
 import fastgen  # noqa: E402
@@ -23,14 +23,17 @@ extensions = [
     "sphinx_design",
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
-    "mathml",
-    "reference",
-    "solver_pages",
+    "sitegen.mathml",
+    "sitegen.reference",
+    "sitegen.solver_pages",
+    "sitegen.front",
+    "sitegen.devices",
+    "sitegen.offline",
 ]
 exclude_patterns = [
     "solvers.md",
     "_build",
-    "_ext",
+    "sitegen",
     "_templates",
     "**/sg_execution_times.rst",
     "sg_execution_times.rst",
@@ -92,6 +95,7 @@ html_title = "fastgen"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_js_files = [("tables.js", {"defer": "defer"})]
+html_search_scorer = "_static/scorer.js"
 html_copy_source = False
 html_show_sourcelink = False
 html_math_renderer = "mathml"
@@ -114,3 +118,12 @@ html_sidebars = {"index": [], "changelog": []}
 html_context = {"default_mode": "auto"}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+# docs/versions.py builds several versions beside each other, and what switches between them.
+_version = os.environ.get("FASTGEN_DOCS_VERSION")
+if _version:
+    html_theme_options |= {
+        "switcher": {"json_url": "../switcher.json", "version_match": _version},
+        "check_switcher": False,
+        "navbar_end": ["version-switcher", "theme-switcher", "navbar-icon-links"],
+    }

@@ -139,6 +139,12 @@ def assign(
             ("infeasible"), points whose costs do not fit in float64, and options that do not go
             together.
         KeyboardInterrupt: within a fraction of a second of Ctrl-C.
+
+    Example:
+        >>> x0, x1 = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([[2.1], [0.1], [1.1]])
+        >>> permutation, cost, gap = fastgen.couplings.assign(x0, x1)
+        >>> permutation.tolist(), round(cost, 6)
+        ([1, 2, 0], 0.03)
     """
     check_choice("mode", mode, ("exact", "eps"))
     if mode == "eps" and not 0 < epsilon < 1:

@@ -82,6 +82,12 @@ def sinkhorn(
     Raises:
         ValueError, TypeError: naming the argument that does not fit.
         SinkhornError: the tolerance was not reached.
+
+    Example:
+        >>> x0, x1 = fastgen.randn((128, 2), seed=0), fastgen.randn((128, 2), seed=1) + 3
+        >>> result = fastgen.couplings.sinkhorn(x0, x1, reg=0.05)
+        >>> result.converged, result.marginal_error < 1e-4
+        (True, True)
     """
     check_clouds(x0, x1)
     a, b = weights_of("weights0", weights0, x0), weights_of("weights1", weights1, x1)

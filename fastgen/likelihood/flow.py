@@ -119,6 +119,14 @@ def log_likelihood(
     Raises:
         ValueError, TypeError: naming the argument; also for a network whose derivative autograd
             does not see. RuntimeError: naming a sample that failed.
+
+    Example:
+        >>> model = fastgen.Model(  # the data are N(0, 1), whose score is -x at all times
+        ...     lambda x, t: -x, fastgen.schedules.LinearVP(), predicts="score"
+        ... )
+        >>> log_p = fastgen.log_likelihood(model, torch.zeros(1, 2))
+        >>> round(log_p.item(), 3), round(-math.log(2 * math.pi), 3)
+        (-1.838, -1.838)
     """
     own = divergence if callable(divergence) else None
     kind = "exact" if callable(divergence) else check_choice("divergence", divergence, DIVERGENCES)

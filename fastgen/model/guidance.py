@@ -48,6 +48,18 @@ class Guidance:
             Otherwise there are two calls: where a name is given for u alone, where numbers or None
             differ, and for a tensor [B, ...] that is the same for both and that
             ``Model(shared=..., per_sample=...)`` says nothing of.
+
+    Example:
+        >>> def net(x, t, labels):
+        ...     return labels[:, None] + 0 * x
+        >>> model = fastgen.Model(net, fastgen.schedules.CosineVP(), predicts="data")
+        >>> none, wanted = torch.zeros(4), torch.ones(4)
+        >>> guidance = fastgen.Guidance(2.0, unconditional={"labels": none})
+        >>> x = fastgen.sample(
+        ...     model, (4, 1), "ddim", 10, guidance=guidance, net_kwargs={"labels": wanted}
+        ... )
+        >>> x[:, 0].tolist()  # u + 2 (c - u)
+        [2.0, 2.0, 2.0, 2.0]
     """
 
     scale: float | Tensor

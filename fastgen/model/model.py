@@ -78,6 +78,14 @@ class Model(Pretrained):
 
     Raises:
         ValueError: naming the argument that is out of range.
+
+    Example:
+        >>> def velocity(x, t):  # of a flow from noise at t = 0 to data at t = 1
+        ...     return (3 - x) / (1 - t[:, None]).clamp_min(1e-3)
+        >>> schedule = fastgen.schedules.Rectified()
+        >>> model = fastgen.Model(velocity, schedule, predicts="velocity", data_at=1)
+        >>> fastgen.sample(model, (2, 1), "euler", steps=10).round(decimals=3).tolist()
+        [[3.0], [3.0]]
     """
 
     def __init__(

@@ -42,6 +42,11 @@ def randn(
 
     Raises:
         TypeError, ValueError: naming the argument that is not whole, or out of range.
+
+    Example:
+        >>> z = fastgen.randn((64, 3), seed=7)
+        >>> torch.equal(z[41:42], fastgen.randn((1, 3), seed=7, sample_ids=[41]))
+        True
     """
     size = check_sizes("shape", shape)
     draw = check_range("draw", draw, 32)

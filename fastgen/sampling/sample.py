@@ -92,6 +92,11 @@ def sample(
     Raises:
         TypeError: for an unknown option, naming the nearest one.
         ValueError: for an argument out of range.
+
+    Example:
+        >>> model = fastgen.Model(lambda x, t: 0 * x, fastgen.schedules.CosineVP(), predicts="data")
+        >>> fastgen.sample(model, (16, 3, 64, 64), "dpmpp_2m", steps=12, seed=7).shape
+        torch.Size([16, 3, 64, 64])
     """
     check_model(model)
     if isinstance(solver, str) and solver in error_controlled.SOLVERS:

@@ -79,6 +79,15 @@ class Sampler:
     Raises:
         ValueError: if the plan is for another schedule, or asks for what the network's
             prediction does not determine at some time.
+
+    Example:
+        >>> schedule = fastgen.schedules.LinearVP()
+        >>> model = fastgen.Model(lambda x, t: x, schedule, predicts="noise")
+        >>> sampler = fastgen.Sampler(model, fastgen.plan("ddpm", schedule, steps=20))
+        >>> batch = sampler((64, 2), seed=1)
+        >>> alone = sampler((1, 2), seed=1, sample_ids=[41])  # one of them again, bit for bit
+        >>> torch.equal(alone[0], batch[41])
+        True
     """
 
     @typed

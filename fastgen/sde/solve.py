@@ -121,6 +121,15 @@ def sdeint(
     Raises:
         TypeError, ValueError: naming the argument.
         RuntimeError: naming the first sample that failed, and its time.
+
+    Example:
+        >>> y0 = torch.zeros(10_000, 1)
+        >>> y = fastgen.sdeint(  # dy = -y dt + sqrt(2) dW, whose law goes to N(0, 1)
+        ...     lambda t, y: -y, lambda t, y: torch.full_like(y, 2**0.5), y0, [0.0, 5.0],
+        ...     noise_type="additive", steps=100, seed=1,
+        ... )
+        >>> abs(y[-1].std().item() - 1) < 0.03
+        True
     """
     check_choice("noise_type", noise_type, NOISE_TYPES)
     check_choice("sde_type", sde_type, SDE_TYPES)

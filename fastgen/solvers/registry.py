@@ -140,6 +140,13 @@ def plan(
     Raises:
         TypeError: for an unknown option, naming the nearest one.
         ValueError: for an unknown solver, grid or unusable times.
+
+    Example:
+        >>> plan = fastgen.plan("heun", fastgen.schedules.Rectified(), steps=2)
+        >>> plan.nfe  # evaluations of the network
+        4
+        >>> fastgen.Plan.from_json(plan.to_json()).nfe
+        4
     """
     entry = get(solver)
     if not isinstance(schedule, Schedule):

@@ -65,6 +65,16 @@ class Trainer:
 
     Raises:
         ValueError: naming the argument that does not fit.
+
+    Example:
+        >>> from fastgen.training import Flow, Settings, Trainer
+        >>> objective = Flow()
+        >>> network = fastgen.networks.MLP(shape=(2,), widths=(32, 32))
+        >>> data = fastgen.randn((512, 2), seed=1) + 4
+        >>> trainer = Trainer(network, objective.loss, data, Settings(steps=20, batch=64))
+        >>> len(trainer.run())
+        20
+        >>> model = objective.model(trainer.average)  # a fastgen.Model, to sample from
     """
 
     def __init__(

@@ -16,6 +16,13 @@ class Linear(Path):
     Conditional flow matching of Tong et al. 2024 (arXiv 2302.00482) with independent pairs (I-CFM)
     or those of a coupling (OT-CFM); sigma = 0 is the rectified flow of Liu et al. 2023 (2209.03003)
     and, from noise, the conditional-OT path of Lipman et al. 2023 (2210.02747).
+
+    Example:
+        >>> path = fastgen.training.paths.Linear()
+        >>> x0, x1 = torch.zeros(2, 1), torch.tensor([[1.0], [2.0]])
+        >>> s = path.sample(x0, x1, torch.tensor([0.5, 0.25]))
+        >>> s.x_t.tolist(), s.velocity.tolist()
+        ([[0.5], [0.5]], [[1.0], [2.0]])
     """
 
     def __init__(self, sigma: float = 0.0, *, data_at: int = 1) -> None:

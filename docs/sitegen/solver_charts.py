@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any
-
-import closed_forms
 
 from fastgen.solvers import names
+from sitegen import closed_forms
+from sitegen.svg import COLOURS, Line, Panel, draw
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 BUDGETS = (4, 5, 6, 8, 10, 15, 20, 50)
 PANELS = {"Gaussian mixture, d = 64": "mixture, d = 64", "Digits, d = 64": "digits, d = 64"}
 GRIDS = {"karras": "#0b5fa5", "log_snr": "#b3470b", "uniform": "#1b7f4b"}
-GREY = "#9a9a9a"
+GREY = "#b4b9c2"
+ACROSS = "network evaluations"
 ADAPTIVE_CAPTION = (
     "Measured when this page was built: 128 points of a mixture of 16 Gaussians in two dimensions, "
     "whose score is known, on the linear VP schedule. Each curve goes over rtol = atol = 1e-2 to "
@@ -91,7 +90,7 @@ def caption(solver: str) -> str:
     if metric_of(solver) == "rms":
         what = "the root mean square distance to the exact endpoint of the flow from the same noise"
     else:
-        what = "the sliced Wasserstein distance to exact samples; dotted, that of two exact sets"
+        what = "the sliced Wasserstein distance to exact samples; dashed, that of two exact sets"
     return (
         f"Up: {what}. The denoisers are exact, so that the error is the solver's. Colours are time "
         "grids; grey is the best of all solvers of this kind on the grid ``log_snr``. Medians "
@@ -99,76 +98,45 @@ def caption(solver: str) -> str:
     )
 
 
-def _panel(axes: Any, title: str, problem: str, solver: str, metric: str) -> None:
+def _panel(title: str, problem: str, solver: str, metric: str) -> Panel:
     reference = best(f"{problem}, log_snr", metric)
-    axes.loglog(*zip(*reference, strict=True), color=GREY, linewidth=3, label="best of all")
+    lines = [Line("best of all on log_snr", reference, GREY, 3, dots=False)]
     for grid, colour in GRIDS.items():
         points = curve(f"{problem}, {grid}", solver, metric)
         if points:
-            axes.loglog(*zip(*points, strict=True), "o-", color=colour, markersize=4, label=grid)
+            lines.append(Line(grid, points, colour))
     floor = kept().get((f"{problem}, log_snr", solver, metric), {}).get("floor")
     if floor:
-        axes.axhline(float(floor), color="black", linestyle=":", linewidth=1)
-    decorate(axes, title)
+        ends = [(BUDGETS[0], float(floor)), (BUDGETS[-1], float(floor))]
+        lines.append(Line("two exact sets", ends, "#000000", 1.2, dots=False, dashes="3 3"))
+    return Panel(title, ACROSS, {"rms": "distance", "sliced_w2": "sliced W2"}[metric], lines)
 
 
-def decorate(axes: Any, title: str) -> None:
-    """Title, grid and plain numbers of evaluations."""
-    axes.set_title(title, fontsize=10)
-    axes.set_xlabel("network evaluations")
-    axes.grid(True, alpha=0.3)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.xaxis.set_minor_formatter(lambda value, _: "")
-    low, high = axes.get_xlim()
-    axes.set_xticks([t for t in (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if low <= t <= high])
-    axes.legend(fontsize=8, frameon=False)
+def _measured(title: str, curves: list[tuple[str, Curve]], up: str) -> Panel:
+    lines = []
+    for (name, points), colour in zip(curves, COLOURS, strict=False):
+        exact = "exact" in name
+        lines.append(Line(name, points, colour, dots=not exact, dashes="3 3" if exact else ""))
+    return Panel(title, ACROSS, up, lines)
 
 
-def _draw_kept(figure: Any, solver: str) -> None:
+def panels(solver: str) -> list[Panel]:
+    """What the figure of a solver shows; "adaptive": those with error control."""
+    if solver == "adaptive":
+        return [_measured("Gaussian mixture, d = 2", closed_forms.adaptive(), "distance")]
+    if not is_kept(solver):
+        return [_measured(solver, closed_forms.MEASURES[solver](), "Wasserstein distance")]
     metric = metric_of(solver)
-    for axes, (title, problem) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
-        _panel(axes, title, problem, solver, metric)
-    figure.axes[0].set_ylabel({"rms": "distance", "sliced_w2": "sliced W2"}[metric])
-
-
-def _draw_measured(figure: Any, curves: Iterable[tuple[str, Curve]], label: str) -> None:
-    axes = figure.subplots()
-    for name, points in curves:
-        axes.loglog(*zip(*points, strict=True), "o-", markersize=4, label=name)
-    axes.set_ylabel(label)
-    decorate(axes, "")
-
-
-def _save(path: Path, size: tuple[float, float], draw: Callable[[Any], None]) -> None:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    with matplotlib.rc_context({"svg.hashsalt": "fastgen", "svg.fonttype": "none"}):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
-        figure.savefig(path, metadata={"Date": None})
+    return [_panel(title, problem, solver, metric) for title, problem in PANELS.items()]
 
 
 def draw_all(folder: Path) -> None:
     """Draw what is older than the rows and than this code."""
     folder.mkdir(parents=True, exist_ok=True)
-    sources = [*Path(__file__).parent.glob("*.py"), RESULTS / "cpu-quality.csv"]
-    newest = max(p.stat().st_mtime for p in sources if p.name in _DRAWN_FROM)
-    due = [n for n in (*names(), "adaptive") if _older(folder / f"{n}.svg", newest)]
-    for name in due:
+    here = Path(__file__).parent
+    sources = [here / f"{n}.py" for n in ("solver_charts", "closed_forms", "svg")]
+    newest = max(p.stat().st_mtime for p in (*sources, RESULTS / "cpu-quality.csv"))
+    for name in (*names(), "adaptive"):
         path = folder / f"{name}.svg"
-        if name == "adaptive":
-            curves = closed_forms.adaptive()
-            _save(path, (6.4, 4), lambda f, c=curves: _draw_measured(f, c, "distance"))
-        elif is_kept(name):
-            _save(path, (8, 3.4), lambda f, n=name: _draw_kept(f, n))
-        else:
-            curves = closed_forms.MEASURES[name]()
-            _save(path, (6.4, 3.4), lambda f, c=curves: _draw_measured(f, c, "sliced W2"))
-
-
-_DRAWN_FROM = {"solver_charts.py", "closed_forms.py", "cpu-quality.csv"}
-
-
-def _older(path: Path, newest: float) -> bool:
-    return not path.exists() or path.stat().st_mtime < newest
+        if not path.exists() or path.stat().st_mtime < newest:
+            draw(path, panels(name))

@@ -8,14 +8,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-import docstrings
-import solver_charts
 from sphinx.application import Sphinx
 
 import fastgen
 from fastgen.cli.solvers import row
 from fastgen.schedules import LinearVP
 from fastgen.solvers import get, names
+from sitegen import docstrings, solver_charts
 
 # Which network the plan on a page is for, where it is not one of noise.
 PREDICTS = {"bridge_sde": "velocity_and_score", "mean_flow": "average_velocity"}

@@ -11,12 +11,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-import docstrings
-import rooms
 from docutils import nodes
 from sphinx.application import Sphinx
 
 import fastgen
+from sitegen import docstrings, rooms
 
 # What types in signatures lead to outside this site; written down, as builds have no network.
 OUTSIDE = {
@@ -142,7 +141,7 @@ def is_solver(module: str, name: str) -> bool:
 
 
 def write(app: Sphinx) -> None:
-    """Write all pages below docs/reference/api that have changed, and remove those of lost names."""
+    """Write the pages below docs/reference/api that have changed; remove those of lost names."""
     folder = Path(app.srcdir) / "reference" / "api"
     folder.mkdir(parents=True, exist_ok=True)
     real: dict[str, str] = {}
@@ -155,7 +154,11 @@ def write(app: Sphinx) -> None:
         text = (inspect.getdoc(module) or "").split("\n")
         docstrings.process(app, "module", room.module, module, None, text)
         lines += [*text, ""]
-        listed, inline = [], []
+        if room.picture:
+            lines += [f".. figure:: /{room.picture}", f"   :alt: {room.caption}", ""]
+            lines += [f"   {room.caption}", ""]
+        listed: list[str] = []
+        inline: list[str] = []
         for heading, names in groups.items():
             lines += _heading(heading, "-") if heading else []
             rows = []

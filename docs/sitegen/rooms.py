@@ -25,6 +25,8 @@ class Room:
     module: str
     title: str
     groups: dict[str, list[str]] = field(default_factory=dict)
+    picture: str = ""
+    caption: str = ""
 
 
 LAID_OUT = [
@@ -57,7 +59,32 @@ LAID_OUT = [
             "Your own": ["Schedule", "UserSchedule", "register", "names", "from_config"],
         },
     ),
-    Room("fastgen.timesteps", "timesteps: grids of times"),
+    Room(
+        "fastgen.timesteps",
+        "timesteps: grids of times",
+        {
+            "Asking for times": ["times", "names", "options", "get", "register", "Grid", "Times"],
+            "Even in time": [
+                "uniform",
+                "quadratic",
+                "sgm_uniform",
+                "normal",
+                "linear_quadratic",
+                "beta",
+            ],
+            "Even in noise": [
+                "karras",
+                "log_snr",
+                "exponential",
+                "polyexponential",
+                "kl_optimal",
+            ],
+            "Of discrete levels": ["leading", "linspace", "trailing"],
+            "Tables": ["ays", "gits", "table"],
+        },
+        picture="figures/drawn/grids.svg",
+        caption="Twelve steps of every grid on the linear VP schedule, in time and in noise.",
+    ),
     Room(
         "fastgen.solvers",
         "solvers: the table, and your own",

@@ -11,10 +11,10 @@ from functools import cache, partial
 from typing import Any
 
 import torch
-from benchmarks.problems.exact import Mixture
 from torch import Tensor
 
 import fastgen
+from benchmarks.problems.exact import Mixture
 from fastgen.schedules import LinearVP, Rectified
 from fastgen.solvers import plan
 
