@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test slow sanitize lint format types kernels cuda bench docs docs-fast clean
+.PHONY: demo test slow sanitize lint format types kernels cuda bench docs docs-fast docs-check clean
 
 demo: $(VENV)/ready
 	$(BIN)/fastgen demo
@@ -49,10 +49,16 @@ bench: $(VENV)/ready
 
 # The site, in docs/_build/html; warnings are errors. docs-fast leaves the gallery's programs unrun.
 docs: $(VENV)/ready
-	FASTGEN_DOCS_JOBS=2 OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going docs docs/_build/html
+	FASTGEN_DOCS_JOBS=2 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m sphinx -j 2 -W --keep-going docs docs/_build/html
 
 docs-fast: $(VENV)/ready
-	FASTGEN_DOCS_GALLERY=0 $(BIN)/python -m sphinx -W --keep-going docs docs/_build/html
+	FASTGEN_DOCS_GALLERY=0 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m sphinx -j 2 -W --keep-going docs docs/_build/html
+
+# The built site in Chromium: consoles, pictures, links, narrow screens, the search, contrast.
+docs-check: $(VENV)/ready
+	$(BIN)/python docs/check.py docs/_build/html
 
 $(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/* csrc/*/* csrc/*/*/*)
 	$(PYTHON) -m venv $(VENV)
