@@ -61,30 +61,36 @@ def axes_of(ax: Axes | None, size: tuple[float, float] | None = None) -> Axes:
 
 
 def stacked_axes(
-    ax: Axes | None, heights: tuple[float, ...], size: tuple[float, float]
+    ax: Axes | None, heights: tuple[float, ...], size: tuple[float, float], *, share: bool = True
 ) -> tuple[Figure | SubFigure, list[Axes]]:
-    """Axes below one another over the same x, in a new figure or in the place of ``ax``.
+    """Axes below one another, in a new figure or in the place of ``ax``.
 
     Args:
         ax: axes whose place is taken and divided, or None.
         heights: of the axes, from the top, relative.
         size: of a new figure in inches.
+        share: whether all have the same x, which is named at the lowest.
+
+    Raises:
+        ImportError: where matplotlib is not installed.
+        TypeError, ValueError: for axes that cannot be divided.
     """
+    count = len(heights)
     if ax is None:
         figure, made = pyplot().subplots(
-            len(heights), sharex=True, figsize=size, height_ratios=heights, layout="constrained"
+            count, sharex=share, figsize=size, height_ratios=heights, layout="constrained"
         )
         return figure, list(made)
     first = axes_of(ax)
-    figure = first.figure
-    spec = first.get_subplotspec()
+    figure, spec = first.figure, first.get_subplotspec()
     if spec is None:
         raise ValueError("ax: expected axes made by subplots, whose place can be divided")
-    grid = spec.subgridspec(len(heights), 1, height_ratios=heights)
+    grid = spec.subgridspec(count, 1, height_ratios=heights)
     first.remove()
     top = figure.add_subplot(grid[0])
-    rest = [figure.add_subplot(grid[k], sharex=top) for k in range(1, len(heights))]
-    for above in [top, *rest][:-1]:
+    shared = top if share else None
+    rest = [figure.add_subplot(grid[k], sharex=shared) for k in range(1, count)]
+    for above in [top, *rest][:-1] if share else []:
         above.tick_params(labelbottom=False)
     return figure, [top, *rest]
 

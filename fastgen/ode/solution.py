@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,11 @@ from fastgen.kernels.runge_kutta.contract import Status
 from fastgen.ode.engine import Outcome
 from fastgen.ode.events import Crossing
 from fastgen.ode.problem import StateLayout
+from fastgen.ode.steps import Steps
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
 
 @displayed
@@ -45,7 +50,8 @@ class Solution:
 
     ys: states [T, ...], in the structure of y0. status: int64 [B], values of `Status`. reached:
     float64 [B], the time where each sample ended: its last time, an event, or where it failed.
-    stats: the cost. events: all crossings found, in order of discovery.
+    stats: the cost. events: all crossings found, in order of discovery. t: the times of ys, [T] or
+    [B, T]. steps: every attempted step, with ``execution=Execution(record_steps=True)``.
     """
 
     ys: Any
@@ -53,11 +59,39 @@ class Solution:
     reached: Tensor
     stats: Statistics
     events: tuple[Crossing, ...] = ()
+    t: Tensor | None = None
+    steps: Steps | None = None
 
     def _facts(self) -> dict[str, Any]:
         facts = {"ys": self.ys, "status": _states(self.status), "reached": extent(self.reached)}
         facts |= self.stats._facts()
         return facts | ({"events": len(self.events)} if self.events else {})
+
+    def plot(self, ax: Axes | None = None, *, lines: int = 20, **style: Any) -> Figure | SubFigure:
+        """Draw the states over time, and below them the steps' sizes where they were recorded.
+
+        ::
+
+            recorded = fastgen.ode.Execution(record_steps=True)
+            found = fastgen.odeint(f, y0, t, return_solution=True, execution=recorded)
+            found.plot()
+
+        Args:
+            ax: the axes whose place is taken; None makes a figure.
+            lines: numbers of the state that are drawn at most, evenly over the batch; those of one
+                sample have one colour. Steps are drawn of the same samples: accepted ones as dots,
+                rejected ones as crosses.
+            **style: for matplotlib's plot.
+
+        Returns:
+            The figure.
+
+        Raises:
+            ImportError: without matplotlib.
+        """
+        from fastgen.ode.drawing import draw_solution
+
+        return draw_solution(self, ax, lines, style)
 
     @property
     def success(self) -> Tensor:
@@ -119,6 +153,9 @@ def solution(
     events: tuple[Crossing, ...] = (),
     per_step: int | None = None,
     first: int = 0,
+    *,
+    times: Tensor | None = None,
+    steps: Steps | None = None,
 ) -> Solution:
     """A solution from rows.
 
@@ -129,6 +166,8 @@ def solution(
         events: crossings found.
         per_step: evaluations of an attempted step; None if every row had all of them.
         first: evaluations before the first step of a row.
+        times: of the states.
+        steps: the record of them, if it was asked for.
     """
     attempts = outcome.accepted + outcome.rejected
     if per_step is None:
@@ -136,4 +175,5 @@ def solution(
     else:
         evaluations = per_step * attempts + first * (attempts > 0)
     stats = Statistics(evaluations, outcome.accepted, outcome.rejected, outcome.calls, outcome.rows)
-    return Solution(state.tree(ys), outcome.status, outcome.time, stats, events)
+    t = None if times is None else times.detach()
+    return Solution(state.tree(ys), outcome.status, outcome.time, stats, events, t, steps)

@@ -22,7 +22,7 @@ from fastgen.common.tableau import Tableau
 from fastgen.common.transforms import check_not_batched, suspended, transforming, unwrapped
 from fastgen.ode import tableaus
 from fastgen.ode.adjoint import Adjoint, solve_adjoint
-from fastgen.ode.engine import NeedsGradientError, Outcome, integrate
+from fastgen.ode.engine import NeedsGradientError, Observer, Outcome, integrate
 from fastgen.ode.events import Event, EventObserver
 from fastgen.ode.fixed import solve_fixed
 from fastgen.ode.problem import (
@@ -37,6 +37,7 @@ from fastgen.ode.problem import (
 )
 from fastgen.ode.replay import Recorder, Through, replay
 from fastgen.ode.solution import check, outcome_of_fixed_steps, solution
+from fastgen.ode.steps import Several, StepLog
 
 GRADIENTS: dict[str, Through | Adjoint | None] = {
     "through": Through(),
@@ -54,10 +55,13 @@ class Execution:
     compact: True promises that f may be called with some samples only, whichever; samples that
     have ended are then left out. None does so where f takes ``rows``. check_every: steps between
     two looks at which samples have ended; each look makes a GPU wait. None is 8 on a GPU, else 1.
+    record_steps: keep every attempted step in `Solution.steps`, which `Solution.plot` draws; takes
+    a little more time for each, and no result changes.
     """
 
     compact: bool | None = None
     check_every: int | None = None
+    record_steps: bool = False
 
     def __post_init__(self) -> None:
         if self.check_every is not None:
@@ -163,6 +167,11 @@ def odeint(
         raise ValueError("on_failure='return' needs return_solution=True, which has the status")
     tableau = tableaus.find(method)
     adaptive = tableau is not None and tableau.adaptive
+    if execution.record_steps and (capture or not adaptive or not return_solution):
+        raise ValueError(
+            "execution: record_steps=True is for methods of varying steps without capture=True, "
+            "with return_solution=True"
+        )
     way = _way(gradient)
     limits: dict[str, Any] = {"first_step": first_step, "max_step": max_step}
     limits = {name: value for name, value in limits.items() if value is not None}
@@ -196,7 +205,7 @@ def odeint(
             )
         with torch.set_grad_enabled(wanted):
             ys, steps = solve_fixed(field, y, times, tableau, step_size)
-        found = solution(state, ys, outcome_of_fixed_steps(ys, times, steps, tableau))
+        found = solution(state, ys, outcome_of_fixed_steps(ys, times, steps, tableau), times=times)
         return found if return_solution else found.ys
 
     assert tableau is not None
@@ -207,8 +216,9 @@ def odeint(
     elif needed and isinstance(way, Through):
         observer = Recorder()
     rule = control.step_size(tableau.order, max_steps), control.first_step
+    seen, log = _seen(observer, execution)
     if forward:
-        outcome = _on_plain_memory(field, y0, t, tableau, (rtol, atol), rule, backend, observer)
+        outcome = _on_plain_memory(field, y0, t, tableau, (rtol, atol), rule, backend, seen)
     else:
         problem = field, y.detach(), times, tableau, *tolerances
         # A closure over tensors that need gradients shows them in its value alone.
@@ -216,7 +226,7 @@ def odeint(
         watch = wanted and (not needed or hidden)
         try:
             outcome = integrate(
-                *problem, *rule, backend, observer, execution.check_every, watch, capture
+                *problem, *rule, backend, seen, execution.check_every, watch, capture
             )
         except NeedsGradientError:
             if not isinstance(way, Through) or event is not None or capture:
@@ -226,7 +236,8 @@ def odeint(
                     "gradient='none'"
                 ) from None
             needed, observer = True, Recorder()
-            outcome = integrate(*problem, *rule, backend, observer, execution.check_every)
+            seen, log = _seen(observer, execution)
+            outcome = integrate(*problem, *rule, backend, seen, execution.check_every)
     if on_failure == "raise":
         check(outcome, max_steps)
     ys = outcome.ys
@@ -240,8 +251,21 @@ def odeint(
     events = tuple(observer.found) if isinstance(observer, EventObserver) else ()
     # The first slope, and another one where the first step was looked for.
     begun = 2 if control.first_step is None else 1
-    solved = solution(state, ys, outcome, events, tableau.stages - 1, begun)
+    steps_made = None if log is None else log.steps(y.device)
+    solved = solution(
+        *(state, ys, outcome, events, tableau.stages - 1, begun), times=times, steps=steps_made
+    )
     return solved if return_solution else solved.ys
+
+
+def _seen(
+    observer: Observer | None, execution: Execution
+) -> tuple[Observer | None, StepLog | None]:
+    """Who sees the steps, and the log of them if there is one."""
+    if not execution.record_steps:
+        return observer, None
+    log = StepLog()
+    return (log if observer is None else Several((observer, log))), log
 
 
 def _way(gradient: str | Through | Adjoint) -> Through | Adjoint | None:
@@ -312,7 +336,7 @@ def _on_plain_memory(
     tolerances: tuple[float | Tensor, float | Tensor],
     rule: tuple[StepSize, float | Tensor | None],
     backend: str | None,
-    observer: EventObserver | Recorder | None,
+    observer: Observer | None,
 ) -> Outcome:
     """The solve itself within forward-mode derivatives and `torch.func`, without them.
 

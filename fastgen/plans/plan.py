@@ -8,7 +8,7 @@ import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,10 @@ from fastgen.plans.json import (
 from fastgen.plans.lowering import lower
 from fastgen.plans.program import Program
 from fastgen.schedules import Schedule
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
 MOST_EVALUATIONS = 100_000  # of a plan in a file
 _KEYS = (
@@ -213,6 +217,31 @@ class Plan:
         if brownian:
             listed = follow_path(listed, float(self.times[0]))
         return lower(listed, self.result, parametrisation, clip=self.clip, **options)
+
+    def plot(self, ax: Axes | None = None, *, over: str = "time") -> Figure | SubFigure:
+        """Draw where the network is evaluated, and below it which history every state reads.
+
+        ::
+
+            fastgen.plan("dpmpp_3m", schedule, 10).plot(over="log_snr")
+
+        The table has a row for each state that is written and a column for all that is read:
+        states, predictions and noises, with their factors. A multistep solver has as many bands of
+        predictions as steps that it looks back; one step of a single-step solver is a block.
+
+        Args:
+            ax: the axes whose place is taken; None makes a figure.
+            over: height of the evaluations: "time", or "log_snr".
+
+        Returns:
+            The figure.
+
+        Raises:
+            ImportError: without matplotlib.
+        """
+        from fastgen.plans.drawing import draw_plan
+
+        return draw_plan(self, ax, over)
 
     def _facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = {"solver": self.solver}

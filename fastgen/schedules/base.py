@@ -18,6 +18,8 @@ from fastgen.schedules import scalar
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
 Number = TypeVar("Number", float, NDArray[np.float64], "torch.Tensor")
 S = TypeVar("S", bound="type[Schedule]")
@@ -137,6 +139,28 @@ class Schedule:
 
     def _repr_html_(self) -> str:
         return html_of(self)
+
+    def plot(self, times: Any = None, ax: Axes | None = None, **style: Any) -> Figure | SubFigure:
+        """Draw alpha, sigma and the log signal-to-noise ratio over time.
+
+        ::
+
+            schedule.plot(fastgen.plan("dpmpp_2m", schedule, 12, timesteps="karras").times)
+
+        Args:
+            times: [N], times of a grid to mark: those of a plan, or of `fastgen.timesteps.times`.
+            ax: the axes whose place is taken; None makes a figure.
+            **style: for the lines.
+
+        Returns:
+            The figure.
+
+        Raises:
+            ImportError: without matplotlib.
+        """
+        from fastgen.schedules.drawing import draw_schedule
+
+        return draw_schedule(self, times, ax, style)
 
     def alpha(self, t: Number) -> Number:
         """Signal scale, 1 at t = 0."""
