@@ -27,9 +27,10 @@ from fastgen.training import checkpoint, losses
 from fastgen.training.latent import Latent
 from fastgen.training.paths import Target
 from fastgen.training.settings import Settings
+from fastgen.training.steps import ITEMS
 from fastgen.training.times import SAMPLINGS, Times, uniform
 from fastgen.training.times import likelihood as likelihood_times
-from fastgen.training.trainer import ITEMS, Batch
+from fastgen.training.trainer import Batch
 
 # Ids of the draws from posteriors: apart from those of the noise of the same step.
 POSTERIORS = 3 * ITEMS

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-import fastgen.kernels as kernels
 import fastgen.networks as networks
 from fastgen.common.checks import (
     check_at_least,
@@ -26,13 +25,10 @@ from fastgen.common.checks import (
     check_positive,
 )
 from fastgen.common.display import Unquoted, displayed
-from fastgen.kernels import Clock, Noise
 from fastgen.networks import Network
 from fastgen.training.checkpoint import FIELDS, read, write
 from fastgen.training.settings import Settings
-
-# Ids of data items in the stream of times: apart from those of a batch's rows.
-ITEMS = 1 << 40
+from fastgen.training.steps import ITEMS, dropped, follow, optimiser, rate, uniform
 
 
 @displayed
@@ -114,13 +110,7 @@ class Trainer:
         if isinstance(network, Network) and type(network).__name__ in networks.names():
             self.description.setdefault("network", networks.to_config(network))
         self.average = copy.deepcopy(network).requires_grad_(False).eval()
-        self.optimiser = torch.optim.AdamW(
-            network.parameters(),
-            settings.learning_rate,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self.optimiser = optimiser(network, settings)
         self._order: tuple[int, Tensor] | None = None
 
     def _facts(self) -> dict[str, Any]:
@@ -141,28 +131,17 @@ class Trainer:
             parts.append(self._permutation(epoch)[at : at + taken])
             first, size = first + taken, size - taken
         chosen = torch.cat(parts)
-        labels = None if self.labels is None else self._dropped(self.labels[chosen], step)
+        labels = None
+        if self.labels is not None:
+            labels = dropped(self.labels[chosen], self.network, self.settings, step, seed)
         return Batch(self.data[chosen], labels, step, seed)
-
-    def _uniform(self, first_id: int, count: int, draw: int) -> Tensor:
-        device = self.data.device
-        ids = torch.arange(first_id, first_id + count, device=device)
-        seed = torch.tensor([self.settings.seed], device=device)
-        ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=device)
-        return kernels.times(Noise(seed, ids, torch.tensor([draw], device=device)), Clock(ends))
 
     def _permutation(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
-            u = self._uniform(ITEMS, len(self.data), epoch)
+            seed, device = self.settings.seed, self.data.device
+            u = uniform(seed, device, ITEMS, len(self.data), epoch)
             self._order = epoch, u.argsort(stable=True)
         return self._order[1]
-
-    def _dropped(self, labels: Tensor, step: int) -> Tensor:
-        classes = getattr(self.network, "classes", 0)
-        if not (classes and self.settings.label_dropout):
-            return labels
-        u = self._uniform(2 * ITEMS, len(labels), step)
-        return labels.masked_fill(u < self.settings.label_dropout, classes)
 
     def run(
         self,
@@ -220,10 +199,7 @@ class Trainer:
     def _advance(self, spent: float) -> Tensor:
         settings, step = self.settings, self.step
         torch.manual_seed((settings.seed << 32) ^ step)  # for networks that draw numbers themselves
-        rate = settings.learning_rate * min(1.0, (step + 1) / max(1, settings.warm_up))
-        if settings.decay == "cosine":
-            rate *= (1 + math.cos(math.pi * min(1.0, max(step / settings.steps, spent)))) / 2
-        self.optimiser.param_groups[0]["lr"] = rate
+        self.optimiser.param_groups[0]["lr"] = rate(settings, step, spent)
         device = self.data.device.type
         mixed = torch.autocast(device, torch.bfloat16) if settings.bfloat16 else nullcontext()
         with mixed:
@@ -235,12 +211,7 @@ class Trainer:
         if settings.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         self.optimiser.step()
-        decay = min(settings.average, (1 + step) / (10 + step)) if settings.average else 0.0
-        weights = [p.detach() for p in self.network.parameters()]
-        averages = [p.detach() for p in self.average.parameters()]
-        torch._foreach_lerp_(averages, weights, 1 - decay)
-        for ours, theirs in zip(self.average.buffers(), self.network.buffers(), strict=True):
-            ours.copy_(theirs)
+        follow(self.average, self.network, settings, step)
         self.step += 1
         return loss.detach()
 
