@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -67,13 +68,17 @@ python_maximum_signature_line_length = 88
 # The gallery: examples/plot_*.py are run and drawn. FASTGEN_DOCS_GALLERY=0 leaves them unrun, a
 # part of a name runs those alone: FASTGEN_DOCS_GALLERY=moons.
 _wanted = os.environ.get("FASTGEN_DOCS_GALLERY", "1")
+# Programs of libraries that are not installed are left out.
+_absent = [name for name in ("accelerate", "lightning") if find_spec(name) is None]
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"/plot_" if _wanted in ("0", "1") else f"/plot_.*{re.escape(_wanted)}",
     "plot_gallery": _wanted != "0",
     "within_subsection_order": "FileNameSortKey",  # their names begin with their subject
-    "ignore_pattern": r"(^|/)(?!plot_)[^/]*\.py$",
+    "ignore_pattern": "|".join(
+        [r"(^|/)(?!plot_)[^/]*\.py$", *(f"plot_{n}\\.py$" for n in _absent)]
+    ),
     "only_warn_on_example_error": False,
     "abort_on_example_error": False,
     "remove_config_comments": True,

@@ -115,7 +115,7 @@ def picture(x: Tensor, smallest: int = 256) -> np.ndarray:
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(4, 4), layout="constrained")
-        canvas = FigureCanvasAgg(figure)
+        canvas: Any = FigureCanvasAgg(figure)
         with torch.no_grad():
             samples(x, ax=figure.add_subplot())
         canvas.draw()

@@ -83,7 +83,7 @@ def test_it_goes_on_from_a_checkpoint(tmp_path):
     whole = TrainingModule(network(), Flow(), **OPTIONS)
     fit(whole, tmp_path, loader(batch=96))
     part = TrainingModule(network(), Flow(), **OPTIONS)
-    # The same end, so that the rate is the same; all data in a batch, as their order is Lightning's.
+    # The same end, so that the rate is the same; all data in a batch: their order is Lightning's.
     stopped = fit(part, tmp_path, loader(batch=96), callbacks=[Stop(6)])
     stopped.save_checkpoint(tmp_path / "a.ckpt")
     rest = TrainingModule(network(), Flow(), **OPTIONS)
@@ -165,7 +165,7 @@ def test_a_loss_of_ones_own(tmp_path):
         model=lambda n: fastgen.Model(n, fastgen.schedules.Rectified(), "data"),
     )
     assert own.model().net is own.average
-    with pytest.raises(TypeError, match="objective=3: expected one of fastgen.training"):
+    with pytest.raises(TypeError, match=r"objective=3: expected one of fastgen\.training"):
         TrainingModule(network(), 3)
 
 
