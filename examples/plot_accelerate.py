@@ -31,12 +31,12 @@ trainer = AcceleratedTrainer(
     fastgen.networks.ModulatedMLP((1, 8, 8), width=128, blocks=2, classes=10),
     Flow(),
     loaders[0],
-    Settings(steps=1200, learning_rate=2e-3, average=0.99),
+    Settings(steps=800, learning_rate=2e-3, average=0.99),
     Accelerator(),
     validation=loaders[1],
 )
 steps, validated, losses = [], [], []
-for until in range(100, 1201, 100):
+for until in range(100, 801, 100):
     losses += trainer.run(until)
     steps.append(until)
     validated.append(trainer.validate())

@@ -30,7 +30,7 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", module="lightning")
 seed_everything(0, verbose=False)
 
-points = torch.from_numpy(fastgen.datasets.moons(4096, np.random.default_rng(0))).float()
+points = 2 * torch.from_numpy(fastgen.datasets.moons(4096, np.random.default_rng(0))).float()
 train, held_out = points[:3072], points[3072:]
 loaders = [
     DataLoader(TensorDataset(train), 256, shuffle=True),
@@ -38,7 +38,11 @@ loaders = [
 ]
 
 module = TrainingModule(
-    fastgen.networks.MLP((2,), (64, 64, 64)), Flow(coupling="ot"), learning_rate=4e-3, average=0.98
+    fastgen.networks.MLP((2,), (64, 64, 64), "silu"),
+    Flow(coupling="ot"),
+    learning_rate=1e-2,
+    warm_up=20,
+    average=0.97,
 )
 folder = Path(tempfile.mkdtemp())
 sheets = SampleSheets((2,), "heun", 8, count=1000, every=10, folder=folder)
