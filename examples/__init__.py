@@ -1,1 +1,0 @@
-"""Short programs, each run as `python -m examples.<name>`, in minutes on two cores."""
