@@ -22,7 +22,7 @@ from tests.support.mixtures import MEANS, STDS, WEIGHTS, Mixture
 
 ROOT = Path(__file__).parents[2]
 # Folders of docs/ that a build writes.
-WRITTEN = ("_build", "gallery", "generated")
+WRITTEN = ("_build", "gallery", "api")
 _BLOCK = re.compile(
     r"(?P<note><!-- *(?P<kind>skip|needs|raises): *(?P<what>[^>]*?) *-->\s*)?"
     r"^(?:```python\n(?P<shown>.*?)^```|<!-- python\n(?P<hidden>.*?)^-->)",
