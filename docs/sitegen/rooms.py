@@ -206,6 +206,15 @@ LAID_OUT = [
         },
     ),
     Room(
+        "fastgen.plots",
+        "plots: pictures on matplotlib",
+        {
+            "Samples": ["samples", "sheet", "trajectories"],
+            "Models": ["vector_field", "likelihood"],
+            "Solvers and couplings": ["quality", "pairing"],
+        },
+    ),
+    Room(
         "fastgen.kernels",
         "kernels: the fused operations",
         {

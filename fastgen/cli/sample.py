@@ -165,9 +165,10 @@ def _write_png(samples: Tensor, path: Path) -> None:
     from matplotlib.image import imsave
 
     from fastgen.common.files import replacing
-    from fastgen.demo.report import strip
+    from fastgen.plots import sheet
 
-    grid = strip(samples, columns=int(np.ceil(len(samples) ** 0.5)))
+    grid = sheet(samples, limits=(-1, 1))
+    grid = grid[..., :3] + 1 - grid[..., 3:]  # on white
     zoom = max(1, 512 // max(grid.shape[:2]))
     with replacing(path) as file:
         imsave(file, grid.repeat(zoom, axis=0).repeat(zoom, axis=1), format="png")

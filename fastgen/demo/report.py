@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 import fastgen.solvers as solvers
@@ -21,6 +19,7 @@ from fastgen.datasets import CLASSES, Digits
 from fastgen.demo.checkpoint import Checkpoint
 from fastgen.demo.tables import table
 from fastgen.demo.train import one_thread
+from fastgen.plots import samples
 from fastgen.sampling.sample import sample
 from fastgen.sampling.sampler import Sampler
 from fastgen.schedules import Schedule
@@ -159,21 +158,6 @@ def write_csv(rows: Sequence[Run], path: Path) -> None:
         file.write(text.getvalue().encode())
 
 
-def strip(images: Tensor, columns: int) -> NDArray[np.float64]:
-    """Images [B, C, H, W] in [-1, 1], C = 1 or 3, as one grid [h, w, 3] in [0, 1].
-
-    White lines of one pixel run between the images; values beyond the range are clipped.
-    """
-    pixels = ((images.detach().to("cpu", torch.float64) + 1) / 2).clamp(0, 1)
-    batch, _, height, width = pixels.shape
-    lines = -(-batch // columns)
-    grid = np.ones((lines * (height + 1) - 1, columns * (width + 1) - 1, 3))
-    for k, image in enumerate(pixels.permute(0, 2, 3, 1).numpy()):
-        y, x = k // columns * (height + 1), k % columns * (width + 1)
-        grid[y : y + height, x : x + width] = image
-    return grid
-
-
 def write_sheet(rows: Sequence[Run], labels: Tensor, path: Path) -> None:
     """Digits 0 to 9 of every solver (down) at every NFE (across) below real ones, as PNG."""
     from matplotlib.figure import Figure
@@ -191,10 +175,7 @@ def write_sheet(rows: Sequence[Run], labels: Tensor, path: Path) -> None:
     for line, (solver, cells) in zip(axes, lines.items(), strict=True):
         line[0].set_ylabel(solver, rotation=0, ha="right", va="center", fontsize=9)
         for axis, (title, images) in zip(line, cells, strict=True):
-            axis.imshow(strip(-images, CLASSES), interpolation="nearest")  # dark ink
+            samples(images, axis, columns=CLASSES, limits=(-1, 1), invert=True)  # dark ink
             axis.set_title(title, fontsize=7, pad=2)
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.spines[:].set_visible(False)
     with replacing(path) as file:
         figure.savefig(file, dpi=150, format="png")

@@ -70,12 +70,6 @@ class Solution:
     def plot(self, ax: Axes | None = None, *, lines: int = 20, **style: Any) -> Figure | SubFigure:
         """Draw the states over time, and below them the steps' sizes where they were recorded.
 
-        ::
-
-            recorded = fastgen.ode.Execution(record_steps=True)
-            found = fastgen.odeint(f, y0, t, return_solution=True, execution=recorded)
-            found.plot()
-
         Args:
             ax: the axes whose place is taken; None makes a figure.
             lines: numbers of the state that are drawn at most, evenly over the batch; those of one
@@ -88,6 +82,13 @@ class Solution:
 
         Raises:
             ImportError: without matplotlib.
+
+        Example:
+            >>> f = lambda t, y: torch.cos(9 * t)[:, None] - y
+            >>> recorded = fastgen.ode.Execution(record_steps=True)
+            >>> y0, t = torch.ones(3, 1), torch.linspace(0, 3, 50)
+            >>> found = fastgen.odeint(f, y0, t, return_solution=True, execution=recorded)
+            >>> figure = found.plot()
         """
         from fastgen.ode.drawing import draw_solution
 

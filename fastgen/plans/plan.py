@@ -221,10 +221,6 @@ class Plan:
     def plot(self, ax: Axes | None = None, *, over: str = "time") -> Figure | SubFigure:
         """Draw where the network is evaluated, and below it which history every state reads.
 
-        ::
-
-            fastgen.plan("dpmpp_3m", schedule, 10).plot(over="log_snr")
-
         The table has a row for each state that is written and a column for all that is read:
         states, predictions and noises, with their factors. A multistep solver has as many bands of
         predictions as steps that it looks back; one step of a single-step solver is a block.
@@ -238,6 +234,10 @@ class Plan:
 
         Raises:
             ImportError: without matplotlib.
+
+        Example:
+            >>> plan = fastgen.plan("dpmpp_3m", fastgen.schedules.CosineVP(), 10)
+            >>> figure = plan.plot(over="log_snr")
         """
         from fastgen.plans.drawing import draw_plan
 

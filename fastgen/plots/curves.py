@@ -28,11 +28,6 @@ def trajectories(
 ) -> Axes:
     """Draw where samples come from, the ways they take and where they arrive.
 
-    ::
-
-        x, states = fastgen.sample(model, (500, 2), "heun", 20, trajectory=True)
-        fastgen.plots.trajectories(states)
-
     Args:
         states: [T, B, 2] in the plane, as ``trajectory=True`` and `fastgen.odeint` return them; or
             [T, B] or [T, B, 1], drawn over time.
@@ -50,6 +45,12 @@ def trajectories(
     Raises:
         ImportError: without matplotlib.
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> flow = lambda x, t: x - 2 * torch.sign(x)
+        >>> model = fastgen.Model(flow, fastgen.schedules.Rectified(), "velocity")
+        >>> x, states = fastgen.sample(model, (50, 2), "heun", 10, trajectory=True)
+        >>> axes = fastgen.plots.trajectories(states)
     """
     values = plain("states", states)
     if values.ndim == 3 and values.shape[2] == 1:

@@ -13,7 +13,6 @@ from torch import Tensor
 from fastgen.common.checks import check_choice, check_positive, check_shape, check_whole
 from fastgen.common.figures import SEQUENTIAL, axes_of, plain
 from fastgen.common.typed import shown
-from fastgen.likelihood import log_likelihood
 from fastgen.model.model import Model
 from fastgen.plots.points import Bounds, grid_of
 
@@ -40,11 +39,6 @@ def vector_field(
 ) -> Axes:
     """Draw a field of the plane at one time as arrows, coloured by their length.
 
-    ::
-
-        fastgen.plots.vector_field(model, 0.5, 3)
-        fastgen.plots.vector_field(lambda t, y: -y, 0.0, (-1, 1, 0, 2))
-
     Args:
         model: a `Model` of points [B, 2], or a function f(t, y) as of `fastgen.odeint`, with t [B]
             and y [B, 2].
@@ -67,6 +61,12 @@ def vector_field(
     Raises:
         ImportError: without matplotlib.
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> flow = lambda x, t: x - 2 * torch.sign(x)
+        >>> model = fastgen.Model(flow, fastgen.schedules.Rectified(), "velocity")
+        >>> axes = fastgen.plots.vector_field(model, 0.5, 3)
+        >>> axes = fastgen.plots.vector_field(lambda t, y: -y, 0.0, (-1, 1, 0, 2))
     """
     check_choice("quantity", quantity, QUANTITIES)
     check_choice("way", way, WAYS)
@@ -137,10 +137,6 @@ def likelihood(
 ) -> Axes:
     """Draw a map of a density of the plane in colours.
 
-    ::
-
-        fastgen.plots.likelihood(model, 3, rtol=1e-3, atol=1e-3)
-
     Each of its resolution^2 points is one sample of `fastgen.log_likelihood`.
 
     Args:
@@ -162,11 +158,18 @@ def likelihood(
     Raises:
         ImportError: without matplotlib.
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> flow = lambda x, t: x / (1 + t[:, None])
+        >>> model = fastgen.Model(flow, fastgen.schedules.Rectified(), "velocity")
+        >>> axes = fastgen.plots.likelihood(model, 3, resolution=20, rtol=1e-3, atol=1e-3)
     """
     check_whole("resolution", resolution, 2)
     check_positive("depth", depth, infinite=True)
     x, y, points = grid_of(bounds, resolution)
     if isinstance(model, Model):
+        from fastgen.likelihood import log_likelihood  # not for the sake of a sheet
+
         on_device = points.to(model.device, torch.float32)
         values = log_likelihood(model, on_device, **options)
     elif callable(model):

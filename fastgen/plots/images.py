@@ -35,11 +35,6 @@ def samples(
 ) -> Axes:
     """Draw a batch: images as a sheet, points in the plane as a cloud, numbers as a histogram.
 
-    ::
-
-        x = fastgen.sample(model, (64, 3, 32, 32), "dpmpp_2m", 12)
-        fastgen.plots.samples(x)
-
     Args:
         x: [B, C, H, W] or [B, H, W] images, see `sheet`; [B, 2] points; [B] or [B, 1] numbers. A
             tensor of any device and dtype, or an array. Numbers that are not finite are not drawn,
@@ -58,6 +53,10 @@ def samples(
     Raises:
         ImportError: without matplotlib.
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> x = fastgen.randn((16, 3, 8, 8), seed=0)  # or what fastgen.sample gave
+        >>> axes = fastgen.plots.samples(x, columns=8)
     """
     values = plain("x", x)
     if values.ndim == 2 and values.shape[1] == 1:

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgen.common.figures import COLOURS, GREY, axes_of, legend_beside, plain
-from fastgen.couplings import Assignment, SinkhornResult
 from fastgen.plots.points import dots, marker_area
 
 if TYPE_CHECKING:
@@ -29,10 +28,6 @@ def pairing(
 ) -> Axes:
     """Draw two clouds of the plane and a line for every pair.
 
-    ::
-
-        fastgen.plots.pairing(x0, x1, fastgen.couplings.assign(x0, x1))
-
     Args:
         x0: points [n, 2], such as noise, in the first colour.
         x1: points [m, 2], such as data, in the second.
@@ -49,6 +44,10 @@ def pairing(
     Raises:
         ImportError: without matplotlib.
         TypeError, ValueError: naming the argument.
+
+    Example:
+        >>> x0, x1 = fastgen.randn((20, 2), seed=0), fastgen.randn((20, 2), seed=1) + 3
+        >>> axes = fastgen.plots.pairing(x0, x1, fastgen.couplings.assign(x0, x1))
     """
     a, b = plain("x0", x0), plain("x1", x1)
     for name, points in (("x0", a), ("x1", b)):
@@ -74,6 +73,8 @@ def _pairs(
     given: Any, n: int, m: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64] | None]:
     """(i, j), and the mass of each pair as a part of the largest where it is known."""
+    from fastgen.couplings import Assignment, SinkhornResult  # not for the sake of a sheet
+
     if isinstance(given, Assignment):
         given = given.permutation
     elif isinstance(given, SinkhornResult):

@@ -143,10 +143,6 @@ class Schedule:
     def plot(self, times: Any = None, ax: Axes | None = None, **style: Any) -> Figure | SubFigure:
         """Draw alpha, sigma and the log signal-to-noise ratio over time.
 
-        ::
-
-            schedule.plot(fastgen.plan("dpmpp_2m", schedule, 12, timesteps="karras").times)
-
         Args:
             times: [N], times of a grid to mark: those of a plan, or of `fastgen.timesteps.times`.
             ax: the axes whose place is taken; None makes a figure.
@@ -157,6 +153,11 @@ class Schedule:
 
         Raises:
             ImportError: without matplotlib.
+
+        Example:
+            >>> schedule = fastgen.schedules.CosineVP()
+            >>> plan = fastgen.plan("dpmpp_2m", schedule, 12, timesteps="karras")
+            >>> figure = schedule.plot(plan.times)
         """
         from fastgen.schedules.drawing import draw_schedule
 

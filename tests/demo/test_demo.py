@@ -16,7 +16,6 @@ from fastgen.demo.report import (
     frechet_distance,
     nearest_distance,
     steps_for,
-    strip,
     write_csv,
     write_sheet,
 )
@@ -193,15 +192,6 @@ class TestReport:
     def test_table_aligns_text_left_and_numbers_right(self):
         text = table(("name", "n"), [("euler", 5), ("rk4", 10)])
         assert text.splitlines() == ["name    n", "-----  --", "euler   5", "rk4    10"]
-
-    def test_strip(self):
-        images = torch.tensor([-1.0, 1.0, 3.0]).reshape(3, 1, 1, 1).expand(3, 1, 2, 2)
-        grid = strip(images, columns=2)
-        assert grid.shape == (5, 5, 3)
-        assert (grid[:2, :2] == 0).all()
-        assert (grid[:2, 3:] == 1).all()
-        assert (grid[3:, :2] == 1).all()
-        assert (grid[2] == 1).all()
 
     def test_csv_and_sheet(self, digits, tmp_path):
         images, labels = digits.held_out_a
