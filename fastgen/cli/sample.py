@@ -3,40 +3,40 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastgen.cli.arguments import (
-    add_plan_arguments,
-    integers,
-    named_schedule,
-    plan_options,
-    require,
-    shape,
-)
-from fastgen.common.errors import nearest
+from fastgen.cli.arguments import add_plan_arguments, integers, plan_options, require, shape
+from fastgen.cli.sources import Source, find, is_function
 from fastgen.solvers import get, plan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastgen.model import Model
+    from fastgen.plans import Plan
+
+COUNT = 16  # samples, where no shape is given
+SOLVER = "dpmpp_2m"  # where the source recommends no plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
-        "source", help="a checkpoint of `train` or `demo`, or package.module:factory"
+        "source",
+        help="a checkpoint of `train` or `demo`, a folder of save_pretrained, "
+        "hf:ORG/NAME[@REVISION], or package.module:factory",
     )
     parser.add_argument("--weights", type=Path, help="safetensors for the factory's network")
-    parser.add_argument("--shape", type=shape, required=True, help="B,C,H,W")
+    parser.add_argument(
+        "--shape", type=shape, help="B,C,H,W; the source's, if it knows one, of --count samples"
+    )
+    parser.add_argument("--count", type=int, help=f"how many samples, instead of --shape ({COUNT})")
     parser.add_argument("--out", type=Path, required=True, help=".npz, or .png for images")
-    parser.add_argument("--solver", default="dpmpp_2m", help="see `fastgen solvers`")
+    parser.add_argument(
+        "--solver", help=f"see `fastgen solvers` (the plan of the source, otherwise {SOLVER})"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--labels", type=integers, help="classes, such as 0,1,2; repeated over B")
     parser.add_argument("--predicts", help="what a factory's bare network predicts")
@@ -47,18 +47,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Draw the samples and write them."""
-    out, shape = arguments.out, arguments.shape
-    _check_output(out, shape)
-    get(arguments.solver)  # mistakes are named before torch is imported, which takes seconds
+    out = arguments.out
+    if out.suffix not in (".npz", ".png"):
+        raise ValueError(f"--out {out}: expected a name that ends in .npz or .png")
+    if arguments.count is not None and (arguments.shape is not None or arguments.count < 1):
+        raise ValueError(f"--count {arguments.count}: expected at least 1, no --shape beside it")
+    if arguments.shape is not None and is_function(arguments.source):  # before any work
+        _check_output(out, arguments.shape)
+    if arguments.solver is not None:
+        get(arguments.solver)  # mistakes are named before torch is imported, which takes seconds
     options = plan_options(arguments)
-    model = _model(arguments)
-    made = plan(
-        arguments.solver,
-        model.schedule,
-        arguments.steps,
-        timesteps=arguments.timesteps,
-        **{"predicts": model.predicts, **options},
-    )
+    source = find(arguments)
+    shape = _shape(arguments, source)
+    if source.latent is None:
+        _check_output(out, shape)
+    made = _plan(arguments, source, options)
     import torch
 
     from fastgen.sampling import Sampler
@@ -67,11 +70,15 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.labels is not None:
         labels = torch.tensor(arguments.labels)
         network_options["labels"] = labels.repeat(-(-shape[0] // len(labels)))[: shape[0]]
-    sampler = Sampler(model, made)
+    sampler = Sampler(source.model, made)
     try:
         samples = sampler(shape, seed=arguments.seed, check_finite=True, **network_options)
+        if source.latent is not None:
+            samples = source.latent.decode(samples)
     except (RuntimeError, IndexError) as error:
         raise ValueError(f"the network failed at --shape {shape}: {error}") from error
+    shape = tuple(samples.shape)
+    _check_output(out, shape)
     if out.suffix == ".png":
         _write_png(samples, out)
     else:
@@ -79,80 +86,32 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"wrote {out}: {list(shape)}, {made.solver}, {made.nfe} evaluations")
 
 
-def _model(arguments: argparse.Namespace) -> Model:
-    """The model of a checkpoint, or what a factory makes."""
-    source: str = arguments.source
-    if ":" not in source or Path(source).exists():
-        require("safetensors")
-        for name in ("weights", "schedule", "predicts"):
-            if getattr(arguments, name) is not None:
-                raise ValueError(f"--{name} is for package.module:factory, not for a checkpoint")
-        path = Path(source)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
-        from fastgen.common.files import read_safetensors
-        from fastgen.demo.checkpoint import FORMAT, Checkpoint
-        from fastgen.training import LatentScore, load
+def _shape(arguments: argparse.Namespace, source: Source) -> tuple[int, ...]:
+    """Of what the network is given: of latents, where they are decoded."""
+    if arguments.shape is not None:
+        given: tuple[int, ...] = arguments.shape
+        return given
+    if source.shape is None:
+        raise ValueError(f"--shape: {arguments.source} does not say what shape a sample has")
+    return (COUNT if arguments.count is None else arguments.count, *source.shape)
 
-        if FORMAT in read_safetensors(path)[1]:
-            return Checkpoint.load(path).model()
-        trained = load(path)
-        if isinstance(trained.objective, LatentScore):
-            raise ValueError(
-                f"{source}: a model of latents; sample and decode from Python, with "
-                "trained = fastgen.training.load(path) and trained.objective.latent(...)"
-            )
-        return trained.model()
-    made = _factory(source)()
-    from torch import nn
 
-    from fastgen.model import Model
-
-    net = made.net if isinstance(made, Model) else made
-    if arguments.weights is not None:
-        if not isinstance(net, nn.Module):
-            raise ValueError(f"--weights: {source} made no torch.nn.Module but {net!r}")
-        require("safetensors")
-        from fastgen.common.files import load_strictly, read_safetensors
-
-        load_strictly(net, read_safetensors(arguments.weights)[0], arguments.weights)
-    if isinstance(net, nn.Module):
-        net.eval()
-    if isinstance(made, Model):
-        return made
-    if arguments.schedule is None or arguments.predicts is None:
-        raise ValueError(
-            f"{source} makes a bare network: give --schedule and --predicts (and --time-input, "
-            "--data-at), or let the factory return a fastgen.Model"
-        )
-    return Model(
-        made,
-        named_schedule(arguments.schedule),
-        arguments.predicts,
-        time_input=arguments.time_input,
-        data_at=arguments.data_at,
+def _plan(arguments: argparse.Namespace, source: Source, options: dict[str, Any]) -> Plan:
+    """What is asked for; the source's plan, if nothing is."""
+    asked = (arguments.solver, arguments.steps, arguments.timesteps)
+    if source.plan is not None and not options and all(part is None for part in asked):
+        return source.plan
+    return plan(
+        arguments.solver or SOLVER,
+        source.model.schedule,
+        arguments.steps,
+        timesteps=arguments.timesteps,
+        **{"predicts": source.model.predicts, **options},
     )
 
 
-def _factory(source: str) -> Any:
-    """The callable that `package.module:factory` names, seen from the current folder too."""
-    module_name, _, name = source.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(f"{source}: cannot import {module_name!r} ({error})") from error
-    if not callable(getattr(module, name, None)):
-        public = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
-        raise ValueError(f"{source}: no callable {name!r} there; {nearest(name, public)}")
-    return getattr(module, name)
-
-
 def _check_output(out: Path, shape: tuple[int, ...]) -> None:
-    """Refuse what could not be written, before any work."""
-    if out.suffix not in (".npz", ".png"):
-        raise ValueError(f"--out {out}: expected a name that ends in .npz or .png")
+    """Refuse what could not be written."""
     if out.suffix == ".png":
         require("matplotlib")
         if len(shape) != 4 or shape[1] not in (1, 3):

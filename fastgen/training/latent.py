@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,14 @@ from fastgen.common.files import (
     read_object,
     read_safetensors,
     write_safetensors,
+)
+from fastgen.common.hub import (
+    LATENT,
+    PREFIX,
+    PretrainedError,
+    create_repository,
+    folder_of,
+    upload,
 )
 from fastgen.kernels import Stream
 from fastgen.model.model import Model
@@ -186,6 +196,74 @@ class Latent:
         load_strictly(network, weights, path)
         network.requires_grad_(False).eval()
         return latent
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write latent.safetensors beside a model of the latents; `fastgen sample` then decodes.
+
+        Args:
+            save_directory: the folder of `Model.save_pretrained`.
+
+        Raises:
+            ValueError: as for `save`.
+        """
+        self.save(Path(save_directory) / LATENT)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload an encoder and a decoder",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+    ) -> str:
+        """Upload latent.safetensors, beside a model that `Model.push_to_hub` put there.
+
+        Args:
+            repo_id: ORG/NAME.
+            commit_message, private, token, branch, create_pr: as huggingface_hub's.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            ValueError: as for `save`.
+            ImportError: if huggingface_hub is missing.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            name = create_repository(repo_id.removeprefix(PREFIX), private=private, token=token)
+            return upload(
+                Path(folder),
+                name,
+                commit_message=commit_message,
+                token=token,
+                branch=branch,
+                create_pr=create_pr,
+            )
+
+    @staticmethod
+    def from_pretrained(folder: str | os.PathLike[str], **hub: Any) -> Latent:
+        """What `save_pretrained` or `push_to_hub` stored.
+
+        Args:
+            folder: a folder, or ``[hf:]ORG/NAME[@REVISION]``.
+            **hub: revision, token, cache_dir, local_files_only, force_download, as
+                `Model.from_pretrained` has them.
+
+        Raises:
+            PretrainedError: a ValueError that names the file, if there is none or it is damaged.
+        """
+        path = folder_of(folder, **hub) / LATENT
+        try:
+            return Latent.load(path)
+        except FileNotFoundError:
+            raise PretrainedError(
+                f"{path}: no such file; the model there is not of latents"
+            ) from None
+        except ValueError as error:
+            raise PretrainedError(str(error)) from error
 
     def _encoded(self, data: Tensor, seed: int | None, batch: int) -> Tensor:
         if data.ndim < 2 or len(data) == 0:

@@ -166,6 +166,27 @@ def test_a_model_that_cannot_be_saved_makes_no_repository(remote):
     assert remote.calls == []
 
 
+def test_a_latent_model(remote):
+    torch.manual_seed(0)
+    latent = fastgen.Latent.of(fastgen.networks.VAE(1, 2, 8)).fit(torch.randn(8, 1, 4, 4))
+    net = fastgen.networks.ModulatedMLP((2, 2, 2), 8, 1)
+    prior = Model(net, fastgen.schedules.Rectified(), "velocity")
+    prior.push_to_hub("me/latents", shape=latent.shape)
+    latent.push_to_hub("me/latents", private=True)
+    found = fastgen.Latent.from_pretrained("hf:me/latents")
+    z = torch.randn(3, *latent.shape)
+    assert torch.equal(found.decode(z), latent.decode(z))
+    assert found.shape == latent.shape
+    assert {p.name for p in folder_of("hf:me/latents").iterdir()} == {
+        "config.json",
+        "model.safetensors",
+        "latent.safetensors",
+    }
+    model().push_to_hub("me/moons")
+    with pytest.raises(PretrainedError, match=r"latent\.safetensors: no such file; the model"):
+        fastgen.Latent.from_pretrained("me/moons")
+
+
 def test_names():
     assert split_name("hf:a/b") == ("a/b", None)
     assert split_name("a/b@v1.0") == ("a/b", "v1.0")

@@ -1,0 +1,151 @@
+"""Where `fastgen sample` finds a model: checkpoints, folders, the Hub, functions."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from fastgen.cli.arguments import named_schedule, require
+from fastgen.common.errors import nearest
+from fastgen.common.hub import LATENT, PLAN, PretrainedError, folder_of, is_hub_name
+
+if TYPE_CHECKING:
+    from fastgen.model import Model
+    from fastgen.plans import Plan
+    from fastgen.training.latent import Latent
+
+
+class Source(NamedTuple):
+    """A model, and as far as the source knows: a plan, what it samples, and what decodes that.
+
+    shape: of one sample of the model.
+    """
+
+    model: Model
+    plan: Plan | None = None
+    shape: tuple[int, ...] | None = None
+    latent: Latent | None = None
+
+
+def is_function(source: str) -> bool:
+    """Whether a source is ``package.module:factory``."""
+    return ":" in source and not is_hub_name(source) and not Path(source).exists()
+
+
+def find(arguments: argparse.Namespace) -> Source:
+    """What the command's arguments name.
+
+    Raises:
+        ValueError, OSError: naming the source.
+    """
+    source: str = arguments.source
+    if is_function(source):
+        return Source(_made(arguments, source))
+    require("safetensors")
+    for name in ("weights", "schedule", "predicts"):
+        if getattr(arguments, name) is not None:
+            raise ValueError(f"--{name} is for package.module:factory, not for a saved model")
+    path = Path(source)
+    if is_hub_name(source) or path.is_dir():
+        return _folder(source)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    return _checkpoint(path)
+
+
+def _folder(source: str) -> Source:
+    """What `Model.save_pretrained` wrote, here or on the Hub."""
+    folder = folder_of(source)
+    from fastgen.model import Model
+    from fastgen.model.facts import Facts
+    from fastgen.plans import Plan
+    from fastgen.training.latent import Latent
+
+    model = Model.from_pretrained(folder)
+    plan = Plan.from_pretrained(folder) if (folder / PLAN).exists() else None
+    if plan is not None and plan.schedule != model.schedule:
+        raise PretrainedError(
+            f"{folder / PLAN}: made for {plan.schedule!r}, the model is on {model.schedule!r}; "
+            "save the model again"
+        )
+    latent = Latent.load(folder / LATENT) if (folder / LATENT).exists() else None
+    shape = Facts.read(folder).shape
+    if shape is None and latent is not None:
+        shape = latent.shape
+    return Source(model, plan, shape, latent)
+
+
+def _checkpoint(path: Path) -> Source:
+    """What `fastgen train`, `fastgen demo` or a `Trainer` wrote."""
+    from fastgen.common.files import read_safetensors
+    from fastgen.demo.checkpoint import FORMAT, Checkpoint
+    from fastgen.training import LatentScore, load
+
+    if FORMAT in read_safetensors(path)[1]:
+        return Source(Checkpoint.load(path).model(), shape=(1, 8, 8))
+    trained = load(path)
+    shape, sizes = trained.description.get("shape"), None
+    if isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape):
+        sizes = tuple(shape)
+    if not isinstance(trained.objective, LatentScore):
+        return Source(trained.model(), shape=sizes)
+    if sizes is None:
+        raise ValueError(
+            f"{path}: a model of latents, of data of unknown shape; describe(network, objective, "
+            "shape=...) stores it, or sample from Python, with trained = "
+            "fastgen.training.load(path) and trained.objective.latent(...)"
+        )
+    latent = trained.objective.latent(trained.network, sizes)  # type: ignore[arg-type]
+    return Source(trained.model(), shape=latent.shape, latent=latent)
+
+
+def _made(arguments: argparse.Namespace, source: str) -> Model:
+    """What a factory makes."""
+    made = _factory(source)()
+    from torch import nn
+
+    from fastgen.model import Model
+
+    net = made.net if isinstance(made, Model) else made
+    if arguments.weights is not None:
+        if not isinstance(net, nn.Module):
+            raise ValueError(f"--weights: {source} made no torch.nn.Module but {net!r}")
+        require("safetensors")
+        from fastgen.common.files import load_strictly, read_safetensors
+
+        load_strictly(net, read_safetensors(arguments.weights)[0], arguments.weights)
+    if isinstance(net, nn.Module):
+        net.eval()
+    if isinstance(made, Model):
+        return made
+    if arguments.schedule is None or arguments.predicts is None:
+        raise ValueError(
+            f"{source} makes a bare network: give --schedule and --predicts (and --time-input, "
+            "--data-at), or let the factory return a fastgen.Model"
+        )
+    return Model(
+        made,
+        named_schedule(arguments.schedule),
+        arguments.predicts,
+        time_input=arguments.time_input,
+        data_at=arguments.data_at,
+    )
+
+
+def _factory(source: str) -> Any:
+    """The callable that `package.module:factory` names, seen from the current folder too."""
+    module_name, _, name = source.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"{source}: cannot import {module_name!r} ({error})") from error
+    if not callable(getattr(module, name, None)):
+        public = [k for k, v in vars(module).items() if callable(v) and not k.startswith("_")]
+        raise ValueError(f"{source}: no callable {name!r} there; {nearest(name, public)}")
+    return getattr(module, name)
