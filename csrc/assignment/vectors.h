@@ -123,8 +123,13 @@ FASTGEN_INLINE int32_t horizontal_max(I32 x) {
 template <int DISTANCE>
 FASTGEN_INLINE I32 swap(I32 x) {
   I32 from;
+#ifdef __clang__  // has no __builtin_shuffle
+  for (int i = 0; i < W; ++i) from[i] = x[i ^ DISTANCE];
+  return from;
+#else
   for (int i = 0; i < W; ++i) from[i] = i ^ DISTANCE;
   return __builtin_shuffle(x, from);
+#endif
 }
 
 // Lanes of partial results: the lowest reduced cost, the lowest column that has it, the next.

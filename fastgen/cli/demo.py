@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from fastgen.cli.arguments import require
@@ -14,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of training and of the samples")
     parser.add_argument("--steps", type=int, default=2500, help="training steps (%(default)s)")
     parser.add_argument(
-        "--minutes", type=float, default=1.75, help="training's limit (%(default)s)"
+        "--minutes", type=float, default=math.inf, help="training's limit (none; steps are counted)"
     )
     parser.add_argument("--retrain", action="store_true", help="ignore a stored checkpoint")
 
@@ -58,4 +59,4 @@ def run(arguments: argparse.Namespace) -> None:
     )
     report.write_csv(rows, folder / "results.csv")
     report.write_sheet(rows, digits.held_out_a.labels, folder / "samples.png")
-    print(f"\nwrote {folder / 'results.csv'} and {folder / 'samples.png'}")
+    print(f"\nwrote {folder / 'results.csv'}\nthe picture: {(folder / 'samples.png').resolve()}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 import sys
 import warnings
@@ -10,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import fastgen.schedules as schedules
-from fastgen.cli.arguments import literal
+from fastgen.cli.arguments import literal, require
 from fastgen.common.errors import nearest
 
 # Of fastgen.networks, which needs torch.
 NETWORKS = ("DiT", "MLP", "ModulatedMLP", "ScoreVAE", "UNet")
+# Points of up to so many numbers are learned by a plain MLP of a thousandth of the weights.
+FEW_NUMBERS = 8
+RATE, MLP_RATE = 1e-3, 1e-2
 TWO_PARTS = "ScoreVAE"  # a network that no single line of arguments describes
 
 
@@ -47,13 +51,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=int, default=2000, help="training steps (%(default)s)")
     parser.add_argument("--batch", type=int, default=256, help="samples in a step (%(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        help=f"({RATE}, or {MLP_RATE} of the MLP that is chosen for points)",
+    )
     parser.add_argument("--clip", type=float, help="largest norm of the gradient")
     parser.add_argument("--average", type=float, default=0.998, help="decay of averaged weights")
     parser.add_argument("--bfloat16", action="store_true", help="autocast")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1, help="of the CPU (%(default)s)")
     parser.add_argument("--every", type=int, default=500, help="steps between checkpoints")
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        help="samples beside the data, .png; with --out's name if not given, for points in the "
+        "plane and images, where matplotlib is installed",
+    )
     parser.add_argument("--restart", action="store_true", help="do not go on from --out")
 
 
@@ -64,6 +78,10 @@ def run(arguments: argparse.Namespace) -> None:
     out: Path = arguments.out
     if out.suffix != ".safetensors":
         raise ValueError(f"--out {out}: expected a name that ends in .safetensors")
+    if arguments.picture is not None:
+        if arguments.picture.suffix != ".png":
+            raise ValueError(f"--picture {arguments.picture}: expected a name that ends in .png")
+        require("matplotlib")
     check_source(arguments.source)
     _check_network(_named(arguments.network or "", "--network")[0])
     # Mistakes above are named at once: this imports torch, which takes seconds.
@@ -90,10 +108,13 @@ def run(arguments: argparse.Namespace) -> None:
             )
         schedule = schedules.from_config({"name": arguments.schedule})
         objective = Denoising(schedule, arguments.predicts, arguments.weighting)
+    config = _network(arguments.network, found)
+    small = config["name"] == "MLP" and not arguments.network
+    rate = arguments.learning_rate
     settings = Settings(
         steps=arguments.steps,
         batch=arguments.batch,
-        learning_rate=arguments.learning_rate,
+        learning_rate=rate if rate is not None else MLP_RATE if small else RATE,
         clip=arguments.clip,
         average=arguments.average,
         bfloat16=arguments.bfloat16,
@@ -101,7 +122,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(arguments.seed)
-        network = networks.from_config(_network(arguments.network, found))
+        network = networks.from_config(config)
     shape = list(found.samples.shape[1:])
     facts = describe(network, objective, shape=shape, source=arguments.source)
     trainer = Trainer(network, objective.loss, found.samples, settings, found.labels, facts)
@@ -127,6 +148,25 @@ def run(arguments: argparse.Namespace) -> None:
         f"{len(recent)} steps {sum(recent) / len(recent):.4g}\n"
         f"next: fastgen sample {out} --shape {size} --steps 20 --out samples.npz"
     )
+    _draw(arguments, found, shape)
+
+
+def _draw(arguments: argparse.Namespace, found: Any, shape: list[int]) -> None:
+    """Write the picture where there can be one, and say where it is."""
+    from fastgen.cli.picture import drawable, write_picture
+    from fastgen.training import load
+
+    path: Path = arguments.picture or arguments.out.with_suffix(".png")
+    if not drawable(tuple(shape)):
+        if arguments.picture is not None:
+            print(f"note: no picture of samples of shape {shape}", file=sys.stderr)
+        return
+    if importlib.util.find_spec("matplotlib") is None:
+        print("note: no picture without matplotlib: pip install matplotlib", file=sys.stderr)
+        return
+    model = load(arguments.out).model()
+    write_picture(path, model, found.samples, found.labels, arguments.seed)
+    print(f"the picture: {path.resolve()}")
 
 
 def _network(text: str | None, found: Any) -> dict[str, Any]:
@@ -135,10 +175,13 @@ def _network(text: str | None, found: Any) -> dict[str, Any]:
     head, given = _named(text or "", "--network")
     if not head:
         large = len(shape) == 3 and shape[1] > 8 and shape[1] % 2 == shape[2] % 2 == 0
-        head = "UNet" if large else "ModulatedMLP"
+        few = len(shape) == 1 and shape[0] <= FEW_NUMBERS
+        head = "UNet" if large else "MLP" if few else "ModulatedMLP"
     config: dict[str, Any] = {"name": head, "classes": found.classes}
     if head in ("MLP", "ModulatedMLP"):
         config["shape"] = shape
+        if not text and head == "MLP":
+            config["activation"] = "silu"  # half as far from the data as selu after 2000 steps
     elif len(shape) == 3 or (len(shape) == 2 and head == "UNet"):
         config["channels"] = shape[0]
         config |= {"size": shape[1]} if head == "DiT" else {"dims": len(shape) - 1}

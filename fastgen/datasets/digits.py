@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgen.common.display import displayed
@@ -36,11 +39,13 @@ def load_digits() -> Digits:
 
     Of every class a random quarter goes to each held-out part and the rest to training. The two
     held-out parts thus differ by sampling alone: their distance is the floor that a perfect
-    generator of as many digits would show.
-    """
-    from sklearn import datasets
+    generator of as many digits would show. The file is read without importing scikit-learn, so that
+    neither its seconds nor its requirements (SciPy) are needed.
 
-    pixels, targets = datasets.load_digits(return_X_y=True)
+    Raises:
+        ImportError: if scikit-learn is not installed.
+    """
+    pixels, targets = _scans()
     generator = np.random.default_rng(SPLIT_SEED)
     parts: tuple[list[int], list[int], list[int]] = [], [], []
     for label in range(CLASSES):
@@ -52,3 +57,13 @@ def load_digits() -> Digits:
     images = torch.from_numpy(pixels / 8 - 1).to(torch.float32).reshape(-1, 1, 8, 8)
     labels = torch.from_numpy(targets).to(torch.int64)
     return Digits(*(Part(images[part], labels[part]) for part in parts))
+
+
+def _scans() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Pixels [1797, 64] from 0 to 16 and classes [1797], as scikit-learn's `load_digits`."""
+    found = importlib.util.find_spec("sklearn")
+    if found is None or not found.submodule_search_locations:
+        raise ImportError("the digits come with scikit-learn: pip install scikit-learn")
+    folder = Path(next(iter(found.submodule_search_locations)))
+    table = np.loadtxt(folder / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    return table[:, :-1], table[:, -1].astype(np.int64)

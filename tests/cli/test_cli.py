@@ -262,6 +262,7 @@ class TestDemo:
         rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
         assert [rows[name][1] for name in ("euler", "rk4", "ddpm")] == ["5", "4", "5"]
         assert (small / "samples.png").stat().st_size > 1000
+        assert out.splitlines()[-1] == f"the picture: {(small / 'samples.png').resolve()}"
         with (small / "results.csv").open() as file:
             first = list(csv.DictReader(file))
         assert [line["solver"] for line in first] == ["euler", "rk4", "ddpm", "real digits (floor)"]

@@ -46,6 +46,33 @@ class TestTrain:
         assert code == 0
         assert "all 6 steps are done" in out
 
+    @pytest.mark.parametrize("source", ["8gaussians", "moons", "scurve", "checkerboard"])
+    def test_points_in_the_plane_take_a_small_network_and_a_picture(self, source, run, tmp_path):
+        pytest.importorskip("matplotlib")
+        code, out, _ = run(f"train {source} --steps 2 --batch 8 --out c.safetensors")
+        assert code == 0
+        trained = load(tmp_path / "c.safetensors")
+        assert isinstance(trained.network, networks.MLP)
+        assert trained.network.config["widths"] == [64, 64, 64]
+        assert out.splitlines()[-1] == f"the picture: {(tmp_path / 'c.png').resolve()}"
+        assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+    def test_images_end_with_a_picture_too_and_other_shapes_without(self, run, tmp_path):
+        pytest.importorskip("matplotlib")
+        pytest.importorskip("sklearn")
+        line = "train digits --steps 1 --batch 8 --out d.safetensors --network MLP:widths=[8]"
+        assert run(f"{line} --picture p.png")[0] == 0
+        assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+        np.save(tmp_path / "x.npy", np.zeros((9, 3)))
+        code, out, err = run("train x.npy --steps 1 --batch 8 --out x.safetensors --picture x.png")
+        assert (code, "picture" in out) == (0, False)
+        assert "no picture of samples of shape [3]" in err
+
+    def test_a_picture_is_refused_before_any_work(self, run, monkeypatch):
+        code, _, err = run(f"train moons {SMALL} --picture p.jpg")
+        assert code == 2
+        assert "ends in .png" in err
+
     def test_arrays_with_labels_and_denoising(self, run, tmp_path):
         rng = np.random.default_rng(0)
         arrays = {"data": rng.standard_normal((20, 1, 4, 4)), "labels": np.arange(20) % 3}

@@ -38,6 +38,21 @@ def checkpoint(digits):
     return train(digits.train, steps=2, minutes=60, seed=3, width=16, progress=False)
 
 
+def test_digits_are_those_of_scikit_learn(digits):
+    """The file is read without importing it, so that its requirements are not needed."""
+    datasets = pytest.importorskip("sklearn.datasets")
+    pixels, targets = datasets.load_digits(return_X_y=True)
+    ours = torch.cat([part.images for part in digits]).flatten(1)
+    theirs = torch.from_numpy(pixels).float() / 8 - 1
+    labels = torch.cat([part.labels for part in digits])
+
+    def ordered(x, y):
+        rows = torch.cat([x, y[:, None].float()], 1).tolist()
+        return sorted(rows)
+
+    assert ordered(ours, labels) == ordered(theirs, torch.from_numpy(targets))
+
+
 def with_moments(n, mean, covariance, seed):
     """n points whose sample mean and covariance are exactly the given ones."""
     x = torch.randn(n, len(mean), dtype=torch.float64, generator=torch.manual_seed(seed))
