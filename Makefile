@@ -6,7 +6,10 @@ CPP = $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -n
 
 .PHONY: demo test slow sanitize lint format types kernels cuda bench docs docs-fast docs-check clean
 
-demo: $(VENV)/ready
+# scikit-learn is there for its file of digits, which is read without importing it: it comes without
+# SciPy and the rest that it requires.
+DEMO = matplotlib safetensors tqdm
+demo: $(VENV)/demo
 	$(BIN)/fastgen demo
 
 # One thread in each of two processes: on small tensors more of them wait for each other.
@@ -60,13 +63,21 @@ docs-fast: $(VENV)/ready
 docs-check: $(VENV)/ready
 	$(BIN)/python docs/check.py docs/_build/html
 
-$(VENV)/ready: pyproject.toml setup.py constraints.txt $(wildcard csrc/* csrc/*/* csrc/*/*/*)
+SOURCES = pyproject.toml setup.py constraints.txt $(wildcard csrc/* csrc/*/* csrc/*/*/*)
+PIP = $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+$(VENV)/demo: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo,test,docs,peers]'
+	$(PIP) torch
+	$(PIP) --editable . $(DEMO)
+	$(PIP) --no-deps scikit-learn
+	touch $@
+
+$(VENV)/ready: $(VENV)/demo $(SOURCES)
+	$(PIP) --editable '.[demo,test,docs,peers]'
 	# Only parts of them are read or run, for parity tests; their requirements are many and large, and
 	# a torchvision that does not fit the torch above breaks diffusers' pipelines.
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps azula k-diffusion torchcfm pot
+	$(PIP) --no-deps azula k-diffusion torchcfm pot
 	touch $@
 
 clean:

@@ -1,6 +1,9 @@
 """Builds fastgen._C, the CPU kernels. Everything else about the package is in pyproject.toml.
 
 Without a working compiler the package still installs: the PyTorch reference then does the work.
+FASTGEN_EXTENSION=required makes a failed build an error, as wheels need it; FASTGEN_EXTENSION=none
+leaves the extension out, and so does Windows: csrc is written with the vector types of GCC and
+Clang, which Microsoft's compiler does not have.
 """
 
 import os
@@ -48,6 +51,10 @@ if platform.machine().lower() in ("x86_64", "amd64") and sys.platform != "win32"
     # GCC's own AVX-512 headers set off the two warnings.
     ISA_FLAGS["avx512"] += ["-mf16c", "-mprefer-vector-width=512"]
     ISA_FLAGS["avx512"] += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+EXTENSION = os.environ.get("FASTGEN_EXTENSION") or "optional"
+if EXTENSION not in ("optional", "required", "none"):
+    raise SystemExit(f"FASTGEN_EXTENSION={EXTENSION}: expected optional, required or none")
+BUILT = EXTENSION == "required" or (EXTENSION == "optional" and sys.platform != "win32")
 CUDA_SOURCES = sorted(str(s) for s in Path("csrc/assignment/cuda").glob("*.cu*"))
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
 
@@ -120,6 +127,8 @@ class BuildKernels(build_ext):
             self.compiler.compile = compile_in_parallel
             super().build_extension(ext)
         except Exception as error:
+            if not ext.optional:
+                raise
             self.warn(
                 "fastgen's C++ kernels were not built. fastgen works without them, on slower "
                 "PyTorch code; to have them, install a C++17 compiler and reinstall."
@@ -138,8 +147,10 @@ setup(
             extra_compile_args=FLAGS + OPENMP,
             extra_link_args=OPENMP + ([f"-fsanitize={SANITIZERS}"] if SANITIZERS else []),
             language="c++",
-            optional=True,
+            optional=EXTENSION != "required",
         )
-    ],
+    ]
+    if BUILT
+    else [],
     cmdclass={"build_ext": BuildKernels, "build_py": BuildWithCuda},
 )
