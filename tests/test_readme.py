@@ -33,3 +33,22 @@ def test_commands_are_targets_of_the_makefile():
     makefile = (README.parent / "Makefile").read_text()
     for command in commands:
         assert re.search(rf"^{command}:", makefile, re.MULTILINE)
+
+
+def test_links_and_pictures_are_there():
+    text = README.read_text()
+    places = re.findall(r"\]\(([^)#]+)", text)
+    assert len(places) > 10
+    assert [p for p in places if "://" not in p and not (README.parent / p).exists()] == []
+
+
+def test_the_demo_needs_what_its_extra_has():
+    """make demo takes scikit-learn without what that requires, and else the extra."""
+    pyproject = (README.parent / "pyproject.toml").read_text()
+    extra = re.search(r"^demo = \[(.*)\]$", pyproject, re.MULTILINE)[1]
+    names = set(re.findall(r'"([a-z-]+)', extra))
+    makefile = (README.parent / "Makefile").read_text()
+    assert set(re.search(r"^DEMO = (.*)$", makefile, re.MULTILINE)[1].split()) == names - {
+        "scikit-learn"
+    }
+    assert "--no-deps scikit-learn" in makefile
