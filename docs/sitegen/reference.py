@@ -89,7 +89,10 @@ def _constant(module: Any, public: str, value: Any) -> list[str]:
 def page(public: str, value: Any, module: Any) -> str:
     """The page of one name."""
     lines = _heading(public.removeprefix("fastgen."), "=")
-    return "\n".join([*lines, *_directive(public, value, module)])
+    lines += _directive(public, value, module)
+    if _kind(value) in ("class", "function"):
+        lines += [f".. minigallery:: {public}", "   :add-heading: In the gallery", ""]
+    return "\n".join(lines)
 
 
 def _directive(public: str, value: Any, module: Any) -> list[str]:
