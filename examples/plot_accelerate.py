@@ -71,3 +71,5 @@ right.set_title("guidance 2, Heun, 12 steps", fontsize=9)
 # %%
 # ``trainer.save(folder)`` and ``trainer.resume(folder)`` go on where a run stopped;
 # ``trainer.model().save_pretrained(folder)`` is the model alone.
+
+plt.show()

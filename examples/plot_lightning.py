@@ -74,3 +74,4 @@ for axis, path in zip(axes, sorted(folder.iterdir()), strict=True):
 
 x = fastgen.sample(module.model(), (1024, 2), "heun", 8, seed=1)
 print(f"W2 to held-out moons: {fastgen.wasserstein(x, held_out):.3f}")
+plt.show()

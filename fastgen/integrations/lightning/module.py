@@ -68,7 +68,7 @@ class TrainingModule(LightningModule):
         )
         self.learned = Learned(objective, model)
         self.network = network
-        self.average = copy.deepcopy(network).requires_grad_(False).eval()
+        self._average = copy.deepcopy(network).requires_grad_(False)
         self.draws = 0  # batches so far, of all epochs, whose times and noise are taken
         self.save_hyperparameters(ignore=["network", "objective", "model"])
 
@@ -76,11 +76,13 @@ class TrainingModule(LightningModule):
         """The averaged network as a model, for `fastgen.sample` and `save_pretrained`."""
         return self.learned.model(self.average)
 
-    def train(self, mode: bool = True) -> TrainingModule:
-        """As of every module; the average stays in evaluation mode."""
-        super().train(mode)
-        self.average.eval()
-        return self
+    @property
+    def average(self) -> nn.Module:
+        """The network with averaged weights, in evaluation mode.
+
+        Only when asked for: Lightning warns of parts that are so when training starts.
+        """
+        return self._average.eval()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch."""
@@ -123,7 +125,7 @@ class TrainingModule(LightningModule):
         """As Lightning's, then the average follows."""
         step = self.trainer.global_step
         super().optimizer_step(*args, **kwargs)
-        follow(self.average, self.network, self.settings, step)
+        follow(self._average, self.network, self.settings, step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store which noise comes next."""
