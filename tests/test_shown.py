@@ -31,7 +31,7 @@ from fastgen.training.times import Times
 from tests.support.pages import Table
 
 # Of a drop-in's peer, which has to be installed; they show themselves as the peer's do.
-PEERS = ("diffusers",)
+PEERS = ("accelerate", "diffusers", "lightning")
 # Returned by public functions, without a public name.
 RESULTS = (
     *(Captured, ContinuousBatch, LogLikelihood, LogProbability, Reconstruction, Times),
@@ -238,6 +238,7 @@ def test_every_public_class(cls, tmp_path):
     value = made(cls, tmp_path)
     text = repr(value)
     assert "0x" not in text
+    assert "not to be read" not in text
     assert "tensor(" not in text
     assert "array(" not in text
     if not issubclass(cls, LONG):

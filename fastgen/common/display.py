@@ -87,16 +87,18 @@ def html_of(value: Any) -> str:
 
 def table(title: str, rows: list[tuple[str, str]], below: str = "") -> str:
     """Rows of a name and a text as HTML; ``title`` is HTML, ``below`` a text in a fold."""
-    cell = "text-align: left; padding: 0.1em 1em 0.1em 0; background: none; border: none"
+    cell = "text-align: left; padding: 0.1em 1em 0.1em 0; background: none; border: none; "
+    cell += "color: inherit"
     cells = [
         f'<tr><th style="{cell}; font-weight: normal">{html.escape(name)}</th>'
         f'<td style="{cell}; font-family: monospace">{html.escape(text)}</td></tr>'
         for name, text in rows
     ]
-    fold = f"<details><summary>program</summary><pre>{html.escape(below)}</pre></details>"
+    fold = "<details><summary>program</summary><pre style='color: inherit; "
+    fold += f"background: none; overflow-x: auto'>{html.escape(below)}</pre></details>"
     return (
         f'<div class="fastgen-object" style="color: inherit"><strong>{title}</strong>'
-        '<table style="border-collapse: collapse; border: none; margin: 0.2em 0"><tbody>'
+        '<table style="border-collapse: collapse; border: none; color: inherit"><tbody>'
         f"{''.join(cells)}</tbody></table>{fold if below else ''}</div>"
     )
 

@@ -125,4 +125,4 @@ def colours(count: int) -> list[str]:
 
 def legend_beside(axes: Axes) -> None:
     """Name what has a label, to the right of the axes, where it covers nothing."""
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0, fontsize="small")
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize="small")

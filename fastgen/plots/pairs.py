@@ -54,7 +54,7 @@ def pairing(
         if points.ndim != 2 or points.shape[1] != 2:
             raise ValueError(f"{name}: expected points [n, 2], got {list(points.shape)}")
     i, j, mass = _pairs(permutation, len(a), len(b))
-    axes = axes_of(ax, (4.4, 4.4))
+    axes = axes_of(ax, (5.2, 4.4))
     from matplotlib.collections import LineCollection
 
     strength = mass * 0.7 if mass is not None else 0.5

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from fastgen.common.checks import check_at_least
+from fastgen.common.display import Unquoted, displayed
 from fastgen.integrations.common.training import (
     Learned,
     batch_of,
@@ -26,6 +27,7 @@ from fastgen.training.steps import follow, optimiser, rate
 from fastgen.training.trainer import Batch
 
 
+@displayed
 class AcceleratedTrainer:
     """``AcceleratedTrainer(network, Flow(), loader, Settings(steps=2000)).run()``.
 
@@ -78,6 +80,12 @@ class AcceleratedTrainer:
         self.average.to(accelerator.device)
         self._place, self._endless = _Place(), self._batches()
         accelerator.register_for_checkpointing(self.average, self._place)
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"network": self.network, "loss": self.learned.loss}
+        facts["step"] = Unquoted(f"{self.step} of {self.settings.steps}")
+        facts |= {"learning_rate": self.settings.learning_rate, "seed": self.settings.seed}
+        return {**facts, "device": self.accelerator.device}
 
     def model(self) -> Model:
         """The averaged network as a model, for `fastgen.sample` and `save_pretrained`."""

@@ -211,3 +211,8 @@ def test_two_processes_learn_one_network_of_different_noise(tmp_path):
     )
     assert run.returncode == 0, run.stderr[-3000:]
     assert run.stdout.count("fine") == 2
+
+
+def test_it_shows_itself():
+    assert "step=0 of 12" in repr(made())
+    assert "loss=Flow.loss" in repr(made())
