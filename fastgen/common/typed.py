@@ -67,6 +67,13 @@ def typed(function: Callable[P, R]) -> Callable[P, R]:
     return checked
 
 
+def check_argument(name: str, value: Any, hint: Any) -> None:
+    """Raise a TypeError, as of `typed`, for a value that an annotation does not allow."""
+    kind = _kind(hint)
+    if kind is not None and not kind.accepts(value):
+        raise _refusal(name, value, kind)
+
+
 def typed_fields(instance: Any) -> None:
     """The same for the fields of a dataclass, in its ``__post_init__``."""
     for name, kind in _field_kinds(type(instance)).items():  # type: ignore[arg-type]
@@ -133,6 +140,8 @@ def _kind(hint: Any) -> Kind | None:
         return _tuple([_kind(a) for a in arguments])
     if isinstance(origin, type) and issubclass(origin, Iterable):
         return _sequence(origin, _kind(arguments[0]) if arguments else None)
+    if isinstance(origin, type) and not getattr(origin, "_is_protocol", False):
+        return Kind(lambda value: isinstance(value, origin), f"a {origin.__name__}")
     if isinstance(hint, type) and origin is None and not getattr(hint, "_is_protocol", False):
         return Kind(lambda value: isinstance(value, hint), f"a {hint.__name__}", frozenset({hint}))
     return None

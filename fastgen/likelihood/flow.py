@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -14,6 +16,8 @@ from fastgen.common.checks import check_choice, check_floating
 from fastgen.common.compiling import uncompiled
 from fastgen.common.derivatives import outside_inference_mode
 from fastgen.common.display import displayed, extent
+from fastgen.common.error_control import ErrorControlled
+from fastgen.common.options import check_given_once
 from fastgen.common.transforms import check_untraced
 from fastgen.common.typed import typed
 from fastgen.kernels import Stream
@@ -24,6 +28,8 @@ from fastgen.model.output import check_output
 from fastgen.noise.normals import randn
 from fastgen.ode import Solution, odeint, tableaus
 from fastgen.sampling.error_controlled import interval, with_parameters
+from fastgen.sampling.flow_steps import FlowSteps
+from fastgen.sampling.observation import Step
 
 # The draw that dequantises; probes are the draws from 0 on.
 DEQUANTISATION_DRAW = 1 << 31
@@ -37,7 +43,7 @@ class LogLikelihood:
     log_prob: float64 [B], in nats. standard_error: of the divergence's estimate over the probes,
     float64 [B], zero where it is exact, NaN for a single probe. bits_per_dimension: float64 [B];
     with dequantisation those of the discrete data. latent: states [B, ...] at the noise end.
-    solution: of the integrator.
+    solution: of the integrator. trajectory: states [n + 1, B, ...], where they were asked for.
     """
 
     log_prob: Tensor
@@ -45,6 +51,7 @@ class LogLikelihood:
     bits_per_dimension: Tensor
     latent: Tensor
     solution: Solution
+    trajectory: Tensor | None = None
 
     def _facts(self) -> dict[str, Any]:
         names = ("log_prob", "standard_error", "bits_per_dimension")
@@ -53,6 +60,114 @@ class LogLikelihood:
         return facts | {"latent": self.latent} | cost
 
 
+@overload
+def log_likelihood(
+    model: Model,
+    x: Tensor,
+    *,
+    divergence: str | Callable[..., Tensor] = "exact",
+    probes: int | None = None,
+    seed: int | Sequence[int] | Tensor = 0,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    method: str | ErrorControlled[...] = "dopri5",
+    rtol: float | None = None,
+    atol: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    prior: Callable[[Tensor], Tensor] | None = None,
+    dequantise: int | None = None,
+    chunk: int = 64,
+    dtype: torch.dtype = torch.float32,
+    trajectory: Literal[False] = False,
+    timesteps: Sequence[float] | None = None,
+    callback: Callable[[Step], None] | None = None,
+    progress: bool = False,
+    differentiable: bool = False,
+    return_solution: Literal[False] = False,
+    net_kwargs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Tensor: ...
+@overload
+def log_likelihood(
+    model: Model,
+    x: Tensor,
+    *,
+    divergence: str | Callable[..., Tensor] = "exact",
+    probes: int | None = None,
+    seed: int | Sequence[int] | Tensor = 0,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    method: str | ErrorControlled[...] = "dopri5",
+    rtol: float | None = None,
+    atol: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    prior: Callable[[Tensor], Tensor] | None = None,
+    dequantise: int | None = None,
+    chunk: int = 64,
+    dtype: torch.dtype = torch.float32,
+    trajectory: Literal[True],
+    timesteps: Sequence[float] | None = None,
+    callback: Callable[[Step], None] | None = None,
+    progress: bool = False,
+    differentiable: bool = False,
+    return_solution: Literal[False] = False,
+    net_kwargs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def log_likelihood(
+    model: Model,
+    x: Tensor,
+    *,
+    divergence: str | Callable[..., Tensor] = "exact",
+    probes: int | None = None,
+    seed: int | Sequence[int] | Tensor = 0,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    method: str | ErrorControlled[...] = "dopri5",
+    rtol: float | None = None,
+    atol: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    prior: Callable[[Tensor], Tensor] | None = None,
+    dequantise: int | None = None,
+    chunk: int = 64,
+    dtype: torch.dtype = torch.float32,
+    trajectory: bool = False,
+    timesteps: Sequence[float] | None = None,
+    callback: Callable[[Step], None] | None = None,
+    progress: bool = False,
+    differentiable: bool = False,
+    return_solution: Literal[True],
+    net_kwargs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> LogLikelihood: ...
+@overload
+def log_likelihood(
+    model: Model,
+    x: Tensor,
+    *,
+    divergence: str | Callable[..., Tensor] = "exact",
+    probes: int | None = None,
+    seed: int | Sequence[int] | Tensor = 0,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    method: str | ErrorControlled[...] = "dopri5",
+    rtol: float | None = None,
+    atol: float | None = None,
+    start: float | None = None,
+    end: float | None = None,
+    prior: Callable[[Tensor], Tensor] | None = None,
+    dequantise: int | None = None,
+    chunk: int = 64,
+    dtype: torch.dtype = torch.float32,
+    trajectory: bool = False,
+    timesteps: Sequence[float] | None = None,
+    callback: Callable[[Step], None] | None = None,
+    progress: bool = False,
+    differentiable: bool = False,
+    return_solution: bool = False,
+    net_kwargs: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Tensor | tuple[Tensor, Tensor] | LogLikelihood: ...
 @uncompiled
 @typed
 @outside_inference_mode
@@ -64,7 +179,7 @@ def log_likelihood(
     probes: int | None = None,
     seed: int | Sequence[int] | Tensor = 0,
     sample_ids: Sequence[int] | Tensor | None = None,
-    method: str = "dopri5",
+    method: str | ErrorControlled[...] = "dopri5",
     rtol: float | None = None,
     atol: float | None = None,
     start: float | None = None,
@@ -73,11 +188,15 @@ def log_likelihood(
     dequantise: int | None = None,
     chunk: int = 64,
     dtype: torch.dtype = torch.float32,
+    trajectory: bool = False,
+    timesteps: Sequence[float] | None = None,
+    callback: Callable[[Step], None] | None = None,
+    progress: bool = False,
     differentiable: bool = False,
     return_solution: bool = False,
     net_kwargs: Mapping[str, Any] | None = None,
     **options: Any,
-) -> Any:
+) -> Tensor | tuple[Tensor, Tensor] | LogLikelihood:
     """log p(x) in nats under the probability flow, [B].
 
     With dx/dt = v(x, t) from data at `end` to noise at `start`,
@@ -103,12 +222,19 @@ def log_likelihood(
         seed: one seed, or one for each sample.
         sample_ids: ids of the samples, by default 0 .. B - 1.
         method, rtol, atol: see `fastgen.odeint`; tolerances of varying steps are 1e-5 by default.
+            A method may have its options: ``fastgen.solvers.tsit5(rtol=1e-7)``.
         start, end: times of noise and data; by default the schedule's t_max, and 0 or t_min.
         prior: log density [B] of states at the start; by default N(0, sigma(start)^2).
         dequantise: number of levels of data on a grid in [-1, 1]: uniform noise of one level's
             width is added, and bits per dimension are those of the grid.
         chunk: dimensions per batched product of "exact".
         dtype: of the state.
+        trajectory: return (log p, states [n + 1, B, ...]): x and each sample after i accepted steps
+            of its own, in row i, towards noise; those that have ended stay.
+        timesteps: with trajectory, rising times from data to noise, whose states are returned
+            instead (with gradients where they are computed); they are then end and start.
+        callback: called with a `fastgen.Step` after each step that moved a sample.
+        progress: show a progress bar of the time that is covered (needs tqdm).
         differentiable: whether to compute with gradients.
         return_solution: return a `LogLikelihood`.
         net_kwargs: for the network; tensors with a batch axis go with their samples.
@@ -128,12 +254,18 @@ def log_likelihood(
         >>> round(log_p.item(), 3), round(-math.log(2 * math.pi), 3)
         (-1.838, -1.838)
     """
+    if isinstance(method, ErrorControlled):
+        tolerances = {"rtol": rtol, "atol": atol}
+        check_given_once(method, {k: v for k, v in tolerances.items() if v is not None} | options)
+        rtol, atol = method.given.get("rtol", rtol), method.given.get("atol", atol)
+        options |= {k: v for k, v in method.given.items() if k not in tolerances}
+        method = method.name
     own = divergence if callable(divergence) else None
     kind = "exact" if callable(divergence) else check_choice("divergence", divergence, DIVERGENCES)
     check_model(model)
     check_floating("x", x, axes=2)
     batch, dims = x.shape[0], x[0].numel() if x.shape[0] else math.prod(x.shape[1:])
-    start, end = interval(model, start, end)
+    start, end, times = _times(model, start, end, timesteps, trajectory)
     if prior is None and not model.schedule.sigma(start) > 0:
         raise ValueError(f"start={start!r}: sigma is 0 there, and so is the prior's deviation")
     x = x.to(dtype)
@@ -160,15 +292,24 @@ def log_likelihood(
     totals = x.new_zeros(batch, estimate.estimates)
     if not differentiable:
         check_untraced("log_likelihood", "pass differentiable=True", x=x)
-    with torch.set_grad_enabled(bool(differentiable)):
+    own_steps = trajectory and timesteps is None
+    if own_steps and differentiable:
+        raise ValueError(
+            "trajectory=True: the states after accepted steps have no gradients; name times, "
+            "timesteps=[...], whose states have"
+        )
+    bars: dict[str, Any] = {"callback": callback, "progress": progress}
+    watch = FlowSteps(model, end, start, method, keep=x if own_steps else None, **bars)
+    with torch.set_grad_enabled(bool(differentiable)), contextlib.closing(watch):
         solution: Solution = odeint(
             field,
             (x, totals),
-            [end, start],
+            times,
             method=method,
             rtol=rtol,
             atol=atol,
             return_solution=True,
+            callback=watch if watch.wanted else None,
             **options,
         )
         latent, integral = (part[-1] for part in solution.ys)
@@ -189,8 +330,35 @@ def log_likelihood(
         bits = -log_prob / (dims * math.log(2))
         if dequantise is not None:
             bits = bits + math.log2(dequantise / 2)
-    found = LogLikelihood(log_prob, error.detach(), bits, latent, solution)
-    return found if return_solution else log_prob
+    states = None
+    if trajectory:
+        states = watch.states() if own_steps else solution.ys[0]
+    if return_solution:
+        return LogLikelihood(log_prob, error.detach(), bits, latent, solution, states)
+    return log_prob if states is None else (log_prob, states)
+
+
+def _times(
+    model: Model,
+    start: float | None,
+    end: float | None,
+    timesteps: Sequence[float] | None,
+    trajectory: bool,
+) -> tuple[float, float, list[float]]:
+    """Noise and data ends, and the times of the states that are wanted, from data to noise."""
+    if timesteps is None:
+        start, end = interval(model, start, end)
+        return start, end, [end, start]
+    if not trajectory:
+        raise ValueError("timesteps: the times of a trajectory's states; pass trajectory=True")
+    times = [float(t) for t in timesteps]
+    if len(times) < 2 or any(a >= b for a, b in itertools.pairwise(times)):
+        raise ValueError(f"timesteps={times}: expected rising times from data to noise")
+    for name, given, own in (("start", start, times[-1]), ("end", end, times[0])):
+        if given not in (None, own):
+            raise ValueError(f"{name}={given!r}: timesteps has {own!r}; leave it out")
+    start, end = interval(model, times[-1], times[0])
+    return start, end, times
 
 
 def _levels(levels: int) -> int:

@@ -8,9 +8,11 @@ from fastgen.ode.replay import Through
 from fastgen.ode.solution import Solution, Statistics
 from fastgen.ode.solve import Execution, odeint
 from fastgen.ode.tableaus import METHODS
+from fastgen.ode.watching import Accepted
 
 __all__ = [
     "METHODS",
+    "Accepted",
     "Adjoint",
     "Controller",
     "Crossing",

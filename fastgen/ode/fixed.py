@@ -10,6 +10,7 @@ from torch import Tensor
 from fastgen.common.tableau import Tableau
 from fastgen.ode.problem import Field
 from fastgen.ode.tableaus import RK4
+from fastgen.ode.watching import Watcher
 
 # Order of `explicit_adams` once enough slopes are known; until then RK4's 3/8 rule starts it.
 ADAMS_ORDER = 4
@@ -43,13 +44,19 @@ def combined(y: Tensor, h: Tensor, weights: tuple[float, ...], slopes: list[Tens
 
 
 def solve_fixed(
-    field: Field, y: Tensor, times: Tensor, tableau: Tableau | None, step_size: float | None
+    field: Field,
+    y: Tensor,
+    times: Tensor,
+    tableau: Tableau | None,
+    step_size: float | None,
+    watcher: Watcher | None = None,
 ) -> tuple[Tensor, int]:
     """States [T, R, N] at the times [T] or [R, T], and the number of steps.
 
     Each interval between two times is cut into the fewest equal steps that are not longer than
     step_size (one step without it), so that every time is met exactly. tableau None is explicit
-    Adams (Adams-Bashforth, Bashforth and Adams 1883) with weights for unequal steps.
+    Adams (Adams-Bashforth, Bashforth and Adams 1883) with weights for unequal steps. The watcher
+    sees every step.
     """
     ys, steps = [y], 0
     times = times.expand(y.shape[0], -1)
@@ -59,12 +66,15 @@ def solve_fixed(
         pieces = 1 if step_size is None else max(1, math.ceil(length / step_size - 1e-9))
         for i in range(pieces if length else 0):
             t = begin + (end - begin) * (i / pieces)
-            h = (end - begin) / pieces
+            h, point = (end - begin) / pieces, y
             if tableau is not None:
-                y, _ = runge_kutta_step(field, tableau, t, h, y)
+                y, slopes = runge_kutta_step(field, tableau, t, h, y)
             else:
                 y = _adams_step(field, t, h, y, past)
+                slopes = [past[0][1]]
             steps += 1
+            if watcher is not None:
+                watcher.fixed(end if i == pieces - 1 else t + h, y, t, point, slopes[0])
         ys.append(y)
     return torch.stack(ys), steps
 

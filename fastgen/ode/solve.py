@@ -5,21 +5,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import (
-    check_at_least,
-    check_choice,
-    check_positive,
-    known_arguments,
-)
+from fastgen.common.checks import check_at_least, check_choice, known_arguments
+from fastgen.common.error_control import ErrorControlled, method_by_name
 from fastgen.common.padding import Padding
 from fastgen.common.step_size import Controller, StepSize
 from fastgen.common.tableau import Tableau
-from fastgen.common.transforms import check_not_batched, suspended, transforming, unwrapped
+from fastgen.common.transforms import suspended, transforming, unwrapped
 from fastgen.ode import tableaus
 from fastgen.ode.adjoint import Adjoint, solve_adjoint
 from fastgen.ode.engine import NeedsGradientError, Observer, Outcome, integrate
@@ -35,17 +31,19 @@ from fastgen.ode.problem import (
     tolerance,
     unpadded,
 )
+from fastgen.ode.refusals import CONTROLLER, check_method, check_special, check_transforms
 from fastgen.ode.replay import Recorder, Through, replay
-from fastgen.ode.solution import check, outcome_of_fixed_steps, solution
+from fastgen.ode.solution import Solution, check, outcome_of_fixed_steps, solution
 from fastgen.ode.steps import Several, StepLog
+from fastgen.ode.watching import Accepted, Watcher
 
 GRADIENTS: dict[str, Through | Adjoint | None] = {
     "through": Through(),
     "adjoint": Adjoint(),
     "none": None,
 }
-CONTROLLER = "pi"
 RTOL, ATOL = 1e-5, 1e-6
+State = TypeVar("State")
 
 
 @dataclass(frozen=True)
@@ -71,17 +69,15 @@ class Execution:
 EXECUTION = Execution()
 
 
-@known_arguments(
-    controller=Controller, event=Event, gradient=(Through, Adjoint), execution=Execution
-)
+@overload
 def odeint(
     f: Callable[..., Any],
-    y0: Any,
+    y0: State,
     t: Sequence[float] | Tensor,
     *,
     rtol: float | Tensor | None = None,
     atol: float | Tensor | None = None,
-    method: str = "dopri5",
+    method: str | ErrorControlled[...] = "dopri5",
     step: str = "per_sample",
     step_size: float | None = None,
     first_step: float | Tensor | None = None,
@@ -89,6 +85,85 @@ def odeint(
     max_steps: int = 100_000,
     controller: str | Controller = CONTROLLER,
     event: Callable[..., Any] | Event | None = None,
+    callback: Callable[[Accepted], Any] | None = None,
+    gradient: str | Through | Adjoint = "through",
+    mask: Tensor | None = None,
+    on_failure: str = "raise",
+    return_solution: Literal[False] = False,
+    backend: str | None = None,
+    capture: bool = False,
+    execution: Execution = EXECUTION,
+) -> State: ...
+@overload
+def odeint(
+    f: Callable[..., Any],
+    y0: State,
+    t: Sequence[float] | Tensor,
+    *,
+    rtol: float | Tensor | None = None,
+    atol: float | Tensor | None = None,
+    method: str | ErrorControlled[...] = "dopri5",
+    step: str = "per_sample",
+    step_size: float | None = None,
+    first_step: float | Tensor | None = None,
+    max_step: float | None = None,
+    max_steps: int = 100_000,
+    controller: str | Controller = CONTROLLER,
+    event: Callable[..., Any] | Event | None = None,
+    callback: Callable[[Accepted], Any] | None = None,
+    gradient: str | Through | Adjoint = "through",
+    mask: Tensor | None = None,
+    on_failure: str = "raise",
+    return_solution: Literal[True],
+    backend: str | None = None,
+    capture: bool = False,
+    execution: Execution = EXECUTION,
+) -> Solution: ...
+@overload
+def odeint(
+    f: Callable[..., Any],
+    y0: State,
+    t: Sequence[float] | Tensor,
+    *,
+    rtol: float | Tensor | None = None,
+    atol: float | Tensor | None = None,
+    method: str | ErrorControlled[...] = "dopri5",
+    step: str = "per_sample",
+    step_size: float | None = None,
+    first_step: float | Tensor | None = None,
+    max_step: float | None = None,
+    max_steps: int = 100_000,
+    controller: str | Controller = CONTROLLER,
+    event: Callable[..., Any] | Event | None = None,
+    callback: Callable[[Accepted], Any] | None = None,
+    gradient: str | Through | Adjoint = "through",
+    mask: Tensor | None = None,
+    on_failure: str = "raise",
+    return_solution: bool,
+    backend: str | None = None,
+    capture: bool = False,
+    execution: Execution = EXECUTION,
+) -> State | Solution: ...
+@known_arguments(
+    controller=Controller, event=Event, gradient=(Through, Adjoint), execution=Execution
+)
+@method_by_name
+def odeint(
+    f: Callable[..., Any],
+    y0: Any,
+    t: Sequence[float] | Tensor,
+    *,
+    rtol: float | Tensor | None = None,
+    atol: float | Tensor | None = None,
+    method: Any = "dopri5",
+    step: str = "per_sample",
+    step_size: float | None = None,
+    first_step: float | Tensor | None = None,
+    max_step: float | None = None,
+    max_steps: int = 100_000,
+    controller: str | Controller = CONTROLLER,
+    event: Callable[..., Any] | Event | None = None,
+    callback: Callable[[Accepted], Any] | None = None,
     gradient: str | Through | Adjoint = "through",
     mask: Tensor | None = None,
     on_failure: str = "raise",
@@ -119,7 +194,8 @@ def odeint(
             1e-6. Methods of fixed steps have none.
         method: of varying steps "dopri5", "tsit5", "dopri8", "bosh3", "fehlberg45", "fehlberg2",
             "adaptive_heun"; of fixed steps "euler", "midpoint", "heun", "rk4" (the 3/8 rule),
-            "rk4_classic", "explicit_adams".
+            "rk4_classic", "explicit_adams". Or one of varying steps with its options,
+            ``fastgen.solvers.dopri5(rtol=1e-8)``.
         step: "per_sample", or "joint": one step size and error norm for the whole state, which
             may then have any shape, and f is called with a 0-d t.
         step_size: for methods of fixed steps the longest step; None is one step between times.
@@ -129,6 +205,8 @@ def odeint(
         controller: of varying steps: "i", "pi", "pid" or a `Controller`.
         event: a function (t, y) -> [B] or [B, E] whose changes of sign are events, at the first
             of which a sample ends; or an `Event`.
+        callback: called with an `Accepted` after every step in which a sample moved: times, states
+            and slopes. What it is shown are copies, without gradients.
         gradient: "through" the accepted steps or `Through`; the continuous "adjoint" (Chen et al.
             2018, arXiv 1806.07366) or `Adjoint`; or "none". Only where gradients are enabled and
             something needs them. Forward-mode derivatives and `torch.func` go "through".
@@ -176,11 +254,11 @@ def odeint(
     limits: dict[str, Any] = {"first_step": first_step, "max_step": max_step}
     limits = {name: value for name, value in limits.items() if value is not None}
     fixed = {name: value for name, value in (("rtol", rtol), ("atol", atol)) if value is not None}
-    _check_method(method, adaptive, step_size, {**limits, **fixed}, controller, way)
+    check_method(method, adaptive, step_size, {**limits, **fixed}, controller, way)
     rtol, atol = RTOL if rtol is None else rtol, ATOL if atol is None else atol
     forward = transforming()
     if forward:
-        _check_transforms(way, adaptive, y0, t)
+        check_transforms(way, adaptive, y0, t)
 
     compact, given = execution.compact, f
     if mask is not None:
@@ -196,7 +274,9 @@ def odeint(
     parameters = parameters_of(f, way.parameters if isinstance(way, Adjoint) else None)
     wanted = (forward or torch.is_grad_enabled()) and way is not None
     needed = wanted and (forward or y.requires_grad or times.requires_grad or bool(parameters))
-    _check_special(event is not None, capture, needed, adaptive)
+    check_special(event is not None, callback is not None, capture, needed, adaptive)
+    watcher = None if callback is None else Watcher(state, callback)
+
     if not adaptive:
         if isinstance(way, Adjoint) and needed:
             raise ValueError(
@@ -204,7 +284,7 @@ def odeint(
                 "gradient='through'"
             )
         with torch.set_grad_enabled(wanted):
-            ys, steps = solve_fixed(field, y, times, tableau, step_size)
+            ys, steps = solve_fixed(field, y, times, tableau, step_size, watcher)
         found = solution(state, ys, outcome_of_fixed_steps(ys, times, steps, tableau), times=times)
         return found if return_solution else found.ys
 
@@ -216,7 +296,7 @@ def odeint(
     elif needed and isinstance(way, Through):
         observer = Recorder()
     rule = control.step_size(tableau.order, max_steps), control.first_step
-    seen, log = _seen(observer, execution)
+    seen, log = _seen(observer, watcher, execution)
     if forward:
         outcome = _on_plain_memory(field, y0, t, tableau, (rtol, atol), rule, backend, seen)
     else:
@@ -236,7 +316,7 @@ def odeint(
                     "gradient='none'"
                 ) from None
             needed, observer = True, Recorder()
-            seen, log = _seen(observer, execution)
+            seen, log = _seen(observer, watcher, execution)
             outcome = integrate(*problem, *rule, backend, seen, execution.check_every)
     if on_failure == "raise":
         check(outcome, max_steps)
@@ -259,73 +339,18 @@ def odeint(
 
 
 def _seen(
-    observer: Observer | None, execution: Execution
+    observer: Observer | None, watcher: Watcher | None, execution: Execution
 ) -> tuple[Observer | None, StepLog | None]:
     """Who sees the steps, and the log of them if there is one."""
-    if not execution.record_steps:
-        return observer, None
-    log = StepLog()
-    return (log if observer is None else Several((observer, log))), log
+    log = StepLog() if execution.record_steps else None
+    looking = tuple([o for o in (observer, watcher, log) if o is not None])
+    return (Several(looking) if len(looking) > 1 else next(iter(looking), None)), log
 
 
 def _way(gradient: str | Through | Adjoint) -> Through | Adjoint | None:
     if isinstance(gradient, (Through, Adjoint)):
         return gradient
     return GRADIENTS[check_choice("gradient", gradient, GRADIENTS)]
-
-
-def _check_method(
-    method: str,
-    adaptive: bool,
-    step_size: float | None,
-    limits: dict[str, Any],
-    controller: str | Controller,
-    way: Through | Adjoint | None,
-) -> None:
-    """Refuse what the method would not look at."""
-    if adaptive:
-        if step_size is not None:
-            raise ValueError(
-                f"step_size={step_size!r}: {method!r} chooses its own steps; use first_step or "
-                "max_step"
-            )
-        return
-    for name, value in limits.items():
-        raise ValueError(
-            f"{name}={value!r}: {method!r} takes step_size, the length of its fixed steps"
-        )
-    if controller != CONTROLLER:
-        raise ValueError(
-            f"controller={controller!r}: the steps of {method!r} are fixed; use step_size"
-        )
-    if isinstance(way, Through) and way.checkpoint != "none":
-        raise ValueError(
-            f"checkpoint={way.checkpoint!r}: {method!r} keeps everything; use a method of varying "
-            "steps"
-        )
-    if step_size is not None:
-        check_positive("step_size", step_size)
-
-
-def _check_transforms(
-    way: Through | Adjoint | None, adaptive: bool, y0: Any, t: Sequence[float] | Tensor
-) -> None:
-    """Refuse what does not work in forward mode and inside of `torch.func`."""
-    if isinstance(way, Adjoint):
-        raise ValueError(
-            "gradient='adjoint': serves backward() alone, not forward-mode derivatives and "
-            "torch.func; use gradient='through'"
-        )
-    call = "fastgen.odeint"
-    check_not_batched(call, "all members have the same times; give them outside", t=t)
-    if adaptive:
-        check_not_batched(
-            call,
-            "steps of varying sizes are chosen for a batch axis of y0, not for one that vmap "
-            "hides; call it on the whole batch, each sample has its own steps, or take a method "
-            "of fixed steps",
-            y0=y0,
-        )
 
 
 def _on_plain_memory(
@@ -354,18 +379,4 @@ def _on_plain_memory(
         size, first = rule[0], unwrapped(rule[1])
         return integrate(
             bare, state.flat(), times, tableau, rtol, atol, size, first, backend, observer
-        )
-
-
-def _check_special(event: bool, capture: bool, needed: bool, adaptive: bool) -> None:
-    """Refuse what events and recorded steps do not work with."""
-    if event and (needed or not adaptive):
-        raise ValueError(
-            "event: found for methods of varying steps and without gradients; use "
-            "gradient='none' or torch.no_grad()"
-        )
-    if capture and (event or needed or not adaptive):
-        raise ValueError(
-            "capture=True: for methods of varying steps, without events and gradients; use "
-            "gradient='none' or torch.no_grad()"
         )

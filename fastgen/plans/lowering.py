@@ -73,7 +73,8 @@ def lower(
         parametrisation: what the network predicts.
         clip: bounds of the data prediction, or None.
         cast: whether the network's dtype differs from the state's.
-        observe: write every state of the plan in the stage that computes it (callbacks).
+        observe: write every state of the plan in the stage that computes it, and keep the point of
+            the evaluation before it until then (callbacks).
         keep_states: and give no state's buffer to another value (trajectories).
         hold_outputs: a raw network output that later stages read may be kept by reference;
             False for networks that overwrite their last output.
@@ -86,6 +87,8 @@ def lower(
     sums = _Expansion(instructions, parametrisation, clip, cast, hold_outputs, weights)
     states = [i.value for i in instructions if isinstance(i, State)]
     observed = states if observe or keep_states else []
+    if observe:  # callbacks may ask for the data prediction of the evaluation before
+        sums.reads_state |= {sums.born[v] - 1 for v in states if sums.born[v] > 0}
     unplaced = sums.stages([result, *observed])
 
     ends = _ends(sums, unplaced)
@@ -98,6 +101,9 @@ def lower(
     for value in observed:  # not before it has been shown
         for atom in (value, *(again[value].reads if value in again else ())):
             ends[atom] = max(ends.get(atom, 0), sums.born[value] + 1)
+        if observe and sums.born[value] > 0:
+            point = sums.evaluations[sums.born[value] - 1].x
+            ends[point] = max(ends.get(point, 0), sums.born[value] + 1)
     ends.update(dict.fromkeys([result, *(states if keep_states else [])], len(unplaced)))
 
     buffers = Buffers(ends)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from fastgen.kernels.dispatch import BACKENDS
 from fastgen.kernels.runge_kutta.contract import Status
 from fastgen.kernels.runge_kutta.reference import error_norm
 from fastgen.model.field import ModelField
-from fastgen.ode import Solution, Statistics
+from fastgen.ode import Accepted, Solution, Statistics
 
 CONTROLLER = Controller(integral=1.0, safety=0.9)
 
@@ -37,6 +38,7 @@ def dpm_adaptive(
     mask: Tensor | None = None,
     on_failure: str = "raise",
     backend: str | None = None,
+    watch: Callable[[Accepted], object] | None = None,
 ) -> Solution:
     """DPM-Solver-12 (order 2) or -23 (order 3) of Lu et al. 2022, arXiv 2206.00927, appendix C.
 
@@ -62,6 +64,7 @@ def dpm_adaptive(
         mask: as in `fastgen.odeint`.
         on_failure: "raise" or "return".
         backend: None, "auto" or "reference"; these steps have one implementation.
+        watch: called after every step in which a sample moved; its slopes are noise predictions.
 
     Raises:
         ValueError: naming the argument. RuntimeError: naming the first sample that failed.
@@ -102,7 +105,8 @@ def dpm_adaptive(
     relative, absolute = full(rtol) * padding.factor, full(atol) * padding.factor
     y, slope = x.clone(), torch.zeros_like(x)
     known = torch.zeros(batch, dtype=torch.bool, device=device)
-    calls = evaluated = 0
+    calls = evaluated = shown = 0
+    points = at.clone(), y.clone(), slope.clone()  # of each sample's last evaluation at a state
     evaluations = torch.zeros_like(status)
 
     def noise(level: Tensor, state: Tensor, rows: Tensor) -> Tensor:
@@ -135,12 +139,21 @@ def dpm_adaptive(
         past = older[rows], oldest[rows]
         size[rows] = rule.within(h.abs() * rule.factor(ratio, taken, past))
         moved, landed = rows[taken], (h == rest)[taken]
+        before = (at.clone(), y.clone()) if watch is not None else None
         y[moved], known[moved] = high[taken], False
         at[moved] = torch.where(landed, limits[1], at[moved] + h[taken])
         oldest[moved], older[moved] = older[moved], ratio[taken].clamp(min=LEAST_ERROR)
         accepted[moved] += 1
         rejected[rows[~taken]] += 1
         status[moved[landed]] = Status.DONE
+        if before is not None and watch is not None and len(moved):
+            who = torch.zeros_like(known).index_fill_(0, moved, True)
+            points[0][moved], points[1][moved] = before[0][moved], before[1][moved]
+            points[2][moved] = slope[moved]
+            times = torch.where(status == Status.DONE, float(end), schedule.time_at(at))
+            where, point, eps = schedule.time_at(points[0]), points[1].clone(), points[2].clone()
+            watch(Accepted(shown, times, who, y.clone(), eps, where, point))
+            shown += 1
         left = rows[status[rows] == Status.RUNNING]
         spent = (accepted[left] + rejected[left]) >= max_steps
         stuck = size[left] <= 1e-12 * at[left].abs().clamp(min=1.0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import fastgen.timesteps as grids
 from fastgen.common.checks import check_choice, check_floating, check_number
 from fastgen.common.errors import nearest
 from fastgen.common.modes import unrecorded
@@ -21,12 +22,16 @@ from fastgen.model.model import Model, check_model, check_time
 from fastgen.model.output import modules_of
 from fastgen.ode import Adjoint, Solution, odeint, tableaus
 from fastgen.sampling.dpm_adaptive import dpm_adaptive
+from fastgen.sampling.flow_steps import FlowSteps
+from fastgen.sampling.observation import Step
 from fastgen.sampling.prepared import check_state_dtype, initial_state
+from fastgen.solvers.registry import Timesteps
+from fastgen.timesteps import Grid
 
 DPM = "dpm_adaptive"
 SOLVERS = (*tableaus.ADAPTIVE, DPM)
 # What a sampler gives the integrators itself, and what would return something else than samples.
-_OWN = ("f", "y0", "t", "method", "field", "x", "event", "return_solution")
+_OWN = ("f", "y0", "t", "method", "field", "x", "event", "return_solution", "callback", "watch")
 
 
 @cache
@@ -87,8 +92,10 @@ def sample_adaptive(
     guidance: Guidance | None = None,
     net_kwargs: Mapping[str, Any] | None = None,
     return_solution: bool = False,
+    times: Sequence[float] | None = None,
+    steps: FlowSteps | None = None,
     **options: Any,
-) -> Any:
+) -> Tensor | Solution:
     """The state at time `end` of the probability flow from x [B, ...] at time `start`.
 
     dx/dt = alpha' x_0(x, t) + sigma' eps(x, t) with each sample's own steps, or with solver
@@ -102,7 +109,9 @@ def sample_adaptive(
         rtol, atol: tolerances of the state.
         guidance: classifier-free guidance or autoguidance at all times.
         net_kwargs: for the network; tensors with a batch axis go with their samples.
-        return_solution: return a `fastgen.ode.Solution` with the times [start, end].
+        return_solution: return a `fastgen.ode.Solution` with the times [start, end], or ``times``.
+        times: from start to end, of a solution's states; not for "dpm_adaptive".
+        steps: sees every step.
         **options: of `fastgen.odeint`, or of `dpm_adaptive`.
 
     Raises:
@@ -119,10 +128,11 @@ def sample_adaptive(
                 f"the network's own arguments go into net_kwargs={{{name!r}: ...}}"
             )
     field = ModelField(model, x.shape[0], net_kwargs, guidance)
+    watch = steps if steps is not None and steps.wanted else None
     if solver == DPM:
         start = model.schedule.t_max if start is None else start
         end = model.schedule.t_min if end is None else end
-        solution = dpm_adaptive(field, x, start, end, rtol=rtol, atol=atol, **options)
+        solution = dpm_adaptive(field, x, start, end, rtol=rtol, atol=atol, watch=watch, **options)
         return solution if return_solution else solution.ys[-1]
     start, end = interval(model, start, end)
     everyone = torch.arange(x.shape[0], device=x.device)
@@ -134,11 +144,12 @@ def sample_adaptive(
     found: Solution = odeint(
         velocity,
         x,
-        [start, end],
+        [start, end] if times is None else times,
         method=solver,
         rtol=rtol,
         atol=atol,
         return_solution=True,
+        callback=watch,
         **with_parameters(options, model),
     )
     return found if return_solution else found.ys[-1]
@@ -148,6 +159,7 @@ def sample_batch(
     model: Model,
     shape_or_x: Sequence[int] | Tensor,
     solver: str,
+    steps: int | None,
     *,
     seed: int | Sequence[int] | Tensor,
     sample_ids: Sequence[int] | Tensor | None,
@@ -155,12 +167,17 @@ def sample_batch(
     dtype: torch.dtype,
     device: torch.device | str | None,
     backend: str | None,
+    trajectory: bool,
+    callback: Callable[[Step], None] | None,
+    progress: bool,
     check_finite: bool,
     differentiable: bool,
     net_kwargs: Mapping[str, Any] | None,
     start: float | None = None,
+    end: float | None = None,
+    timesteps: Timesteps | None = None,
     **options: Any,
-) -> Tensor:
+) -> Tensor | tuple[Tensor, Tensor]:
     """What `fastgen.sample` returns for one of ``SOLVERS``; its arguments, and `sample_adaptive`'s.
 
     Raises:
@@ -172,13 +189,72 @@ def sample_batch(
         sample_ids is None and not isinstance(seed, Tensor | Sequence) and seed == 0
     ):
         raise ValueError("seed, sample_ids: the initial state is given and nothing is drawn")
+    times, start, end = _asked(model, solver, steps, timesteps, trajectory, start, end)
     start = model.schedule.t_max if start is None else check_time("start", start)
     x, _, _ = initial_state(model, shape_or_x, seed, sample_ids, device, dtype, start)
-    options |= {"start": start, "backend": backend, "guidance": guidance, "net_kwargs": net_kwargs}
     unwrapped(x, f"sample(solver={solver!r})")
     recorded = differentiable or functional()
-    with torch.inference_mode(False) if recorded else unrecorded(model.net):
-        found: Tensor = sample_adaptive(model, x, solver, **options)
+    own_steps = trajectory and times is None
+    if own_steps and recorded:
+        raise ValueError(
+            "trajectory=True: the states after accepted steps have no gradients; name times, "
+            "timesteps=[...], whose states have"
+        )
+    last = interval(model, start, end)[1] if solver != DPM else model.schedule.t_min
+    watch = FlowSteps(
+        model,
+        start,
+        last if end is None else end,
+        solver,
+        callback=callback,
+        keep=x if own_steps else None,
+        progress=progress,
+        quantity="noise" if solver == DPM else "velocity",
+    )
+    options |= {"start": start, "end": end, "times": times, "steps": watch, "backend": backend}
+    options |= {"guidance": guidance, "net_kwargs": net_kwargs, "return_solution": True}
+    try:
+        with torch.inference_mode(False) if recorded else unrecorded(model.net):
+            solution = sample_adaptive(model, x, solver, **options)
+    finally:
+        watch.close()
+    assert isinstance(solution, Solution)
+    found: Tensor = solution.ys[-1]
     if check_finite and not bool(torch.isfinite(found).all()):
         raise FloatingPointError("the samples are not finite")
-    return found
+    if not trajectory:
+        return found
+    return found, watch.states() if own_steps else solution.ys
+
+
+def _asked(
+    model: Model,
+    solver: str,
+    steps: int | None,
+    timesteps: Timesteps | None,
+    trajectory: bool,
+    start: float | None,
+    end: float | None,
+) -> tuple[list[float] | None, float | None, float | None]:
+    """The times of the states that are asked for, if any, and both ends."""
+    if timesteps is None and steps is None:
+        return None, start, end
+    name = "steps" if timesteps is None else "timesteps"
+    if not trajectory or timesteps is None:
+        raise ValueError(
+            f"{name}={steps if timesteps is None else timesteps!r}: {solver!r} chooses its own "
+            "steps; with trajectory=True timesteps= are the times of the states"
+        )
+    if solver == DPM:
+        raise ValueError(
+            f"timesteps={timesteps!r}: {DPM!r} has no states between its steps; leave them out, or "
+            "use another solver"
+        )
+    if isinstance(timesteps, (str, Grid)):
+        start, end = interval(model, start, end)
+        times = grids.times(timesteps, model.schedule, steps, start=start, end=end).tolist()
+        return times, times[0], times[-1]
+    given = {"start": start, "end": end}
+    ends = {name: value for name, value in given.items() if value is not None}
+    times = grids.times(timesteps, model.schedule, steps, **ends).tolist()
+    return times, times[0], times[-1]

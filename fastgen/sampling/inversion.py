@@ -14,7 +14,7 @@ from fastgen.common.typed import typed
 from fastgen.model.model import Model, check_model, merged
 from fastgen.plans import Plan
 from fastgen.sampling.sampler import Sampler
-from fastgen.solvers import plan
+from fastgen.solvers import Solver, plan
 
 
 @displayed
@@ -41,7 +41,7 @@ class Inversion:
 def invert(
     model: Model,
     x: Tensor,
-    solver: str = "heun",
+    solver: str | Solver[...] = "heun",
     steps: int | None = None,
     *,
     start: float | None = None,
@@ -60,7 +60,7 @@ def invert(
     Args:
         model: the network and what it means.
         x: data [B, ...].
-        solver: a deterministic solver.
+        solver: a deterministic one of `fastgen.solvers`, or its name.
         steps: steps of each direction.
         start: the noisy end of the grid; the default is the schedule's ``t_max``.
         end: the time that the data is given.

@@ -149,7 +149,7 @@ class NetworkCalls:
             return found
         assert state is not None
         parametrisation, t = self.model.parametrisation, self.plan.evaluations[k].time
-        data = self.transform(_converted(parametrisation, "data", t, state, found[0]), t)
+        data = self.transform(converted(parametrisation, "data", t, state, found[0]), t)
         check_output(data, self.shape, self.device, "transform")
         return (self._checked(k, data, self.shape),)
 
@@ -211,7 +211,7 @@ class NetworkCalls:
             output = self.guidance.merge(*outputs)
         parametrisation = self.model.parametrisation
         if self.transform is None:
-            score = _converted(parametrisation, "score", t, state, output)
+            score = converted(parametrisation, "score", t, state, output)
         else:
             p, q = parametrisation.from_data("score", t)
             score = p * state + q * output
@@ -247,9 +247,10 @@ def check_plan(plan: Plan, model: Model, transform: Transform | None) -> None:
         )
 
 
-def _converted(
+def converted(
     parametrisation: Parametrisation, quantity: str, t: float, x: Tensor, output: Tensor
 ) -> Tensor:
+    """A quantity at state x and time t, from the output there, in the state's dtype."""
     p, q = parametrisation.conversion(quantity, t)
-    converted = q * output.to(x.dtype)
-    return converted + p * x if p else converted
+    found = q * output.to(x.dtype)
+    return found + p * x if p else found

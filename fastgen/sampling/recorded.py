@@ -70,6 +70,10 @@ class RecordedRun:
         self.raws = {i: (older | {k: own})[i] for i in self.program.held[k + 1]}
         self._last = own, state
 
+    def evaluated(self, k: int) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """The outputs of evaluation k, the last, of an observed run, and the state it was at."""
+        return self._last
+
     def resume(self, state: int, calls: CallsNetwork) -> None:
         """Go on from an observed state as it is now, after a callback has written to it."""
         stage, (own, point) = self.program.resumed[state], self._last

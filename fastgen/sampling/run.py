@@ -36,6 +36,13 @@ class CallsNetwork(Protocol):
         """A stage's input that is neither a buffer nor an output."""
 
 
+class ShowsEvaluation(Protocol):
+    """An observed run: `InPlaceRun`, or `recorded.RecordedRun`."""
+
+    def evaluated(self, k: int, /) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """The outputs of evaluation k, the last, and the state it was at."""
+
+
 @dataclass(frozen=True)
 class BufferKey:
     """What buffers depend on."""
@@ -110,6 +117,7 @@ class InPlaceRun(HoldsAddresses):
         self._steps = [self._step(k, call) for k, call in enumerate(calls[:count], -1)]
         self._resuming = calls[count:]
         self._given: dict[Computed | Increment, Tensor] = {}  # what the last stage was provided
+        self._shown: tuple[Tensor, ...] = ()  # the outputs of the last evaluation, for callbacks
 
     def _step(self, k: int, call: Callable[[list[Tensor]], None] | None) -> _Call:
         program = self.program
@@ -148,6 +156,8 @@ class InPlaceRun(HoldsAddresses):
                     outputs = tuple([self._own(output) for output in outputs])
                     break
             raws[k] = outputs
+            if self.key.observe:
+                self._shown = outputs
             if step.keeps:
                 self._taken.update([output.data_ptr() for output in outputs])
         if step.call is not None:
@@ -166,6 +176,10 @@ class InPlaceRun(HoldsAddresses):
             dropped = raws.pop(i)
             if i != k:
                 self._taken.difference_update([output.data_ptr() for output in dropped])
+
+    def evaluated(self, k: int) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """The outputs of evaluation k, the last, of an observed run, and the state it was at."""
+        return self._shown, self._steps[k + 1].state
 
     def resume(self, state: int, calls: CallsNetwork) -> None:
         """Go on from an observed state as it is now, after a callback has written to it."""
@@ -194,7 +208,7 @@ class InPlaceRun(HoldsAddresses):
     def finish(self) -> Tensor:
         """The result, in memory that no later run touches."""
         self._raws.clear()
-        self._given = {}
+        self._given, self._shown = {}, ()
         return self.slots[self.program.result].clone()
 
 

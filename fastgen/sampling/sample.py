@@ -6,31 +6,31 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import Any
+from typing import Any, Literal, TypeAlias, overload
 
 import torch
 from torch import Tensor
 
+from fastgen.common.error_control import ErrorControlled
 from fastgen.common.errors import nearest
+from fastgen.common.options import check_given_once
 from fastgen.common.typed import typed
 from fastgen.model.guidance import Guidance, Transform
 from fastgen.model.model import Model, check_model
 from fastgen.sampling import error_controlled
 from fastgen.sampling.observation import Step
 from fastgen.sampling.sampler import Sampler
-from fastgen.solvers.registry import known_options, plan
+from fastgen.solvers.registry import Solver, known_options, plan
+
+AnySolver: TypeAlias = str | Solver[...] | ErrorControlled[...]
 
 
 @dataclass(frozen=True)
 class _Planned:
     """Arguments of `sample` that have a meaning only where the steps are planned."""
 
-    steps: int | None = None
     transform: Transform | None = None
     noise: str = "draws"
-    trajectory: bool = False
-    callback: Callable[[Step], None] | None = None
-    progress: bool = False
     checkpoint: bool = False
 
     def refuse(self, solver: str) -> None:
@@ -43,11 +43,83 @@ class _Planned:
                 )
 
 
+@overload
+def sample(
+    model: Model,
+    shape_or_x: Sequence[int] | Tensor,
+    solver: AnySolver = "dpmpp_2m",
+    steps: int | None = None,
+    *,
+    seed: int | Sequence[int] | Tensor = 0,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    guidance: Guidance | None = None,
+    transform: Transform | None = None,
+    noise: str = "draws",
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    backend: str | None = None,
+    trajectory: Literal[False] = False,
+    callback: Callable[[Step], None] | None = None,
+    progress: bool = False,
+    check_finite: bool = False,
+    differentiable: bool = False,
+    checkpoint: bool = False,
+    net_kwargs: dict[str, Any] | None = None,
+    **options: Any,
+) -> Tensor: ...
+@overload
+def sample(
+    model: Model,
+    shape_or_x: Sequence[int] | Tensor,
+    solver: AnySolver = "dpmpp_2m",
+    steps: int | None = None,
+    *,
+    seed: int | Sequence[int] | Tensor = 0,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    guidance: Guidance | None = None,
+    transform: Transform | None = None,
+    noise: str = "draws",
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    backend: str | None = None,
+    trajectory: Literal[True],
+    callback: Callable[[Step], None] | None = None,
+    progress: bool = False,
+    check_finite: bool = False,
+    differentiable: bool = False,
+    checkpoint: bool = False,
+    net_kwargs: dict[str, Any] | None = None,
+    **options: Any,
+) -> tuple[Tensor, Tensor]: ...
+@overload
+def sample(
+    model: Model,
+    shape_or_x: Sequence[int] | Tensor,
+    solver: AnySolver = "dpmpp_2m",
+    steps: int | None = None,
+    *,
+    seed: int | Sequence[int] | Tensor = 0,
+    sample_ids: Sequence[int] | Tensor | None = None,
+    guidance: Guidance | None = None,
+    transform: Transform | None = None,
+    noise: str = "draws",
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    backend: str | None = None,
+    trajectory: bool,
+    callback: Callable[[Step], None] | None = None,
+    progress: bool = False,
+    check_finite: bool = False,
+    differentiable: bool = False,
+    checkpoint: bool = False,
+    net_kwargs: dict[str, Any] | None = None,
+    **options: Any,
+) -> Tensor | tuple[Tensor, Tensor]: ...
 @typed
 def sample(
     model: Model,
     shape_or_x: Sequence[int] | Tensor,
-    solver: str = "dpmpp_2m",
+    solver: AnySolver = "dpmpp_2m",
     steps: int | None = None,
     *,
     seed: int | Sequence[int] | Tensor = 0,
@@ -66,7 +138,7 @@ def sample(
     checkpoint: bool = False,
     net_kwargs: dict[str, Any] | None = None,
     **options: Any,
-) -> Any:
+) -> Tensor | tuple[Tensor, Tensor]:
     """Plan and draw a batch in one call.
 
     ``sample(model, (16, 3, 64, 64), solver="dpmpp_2m", steps=12, seed=7)``. The plan's options
@@ -76,12 +148,20 @@ def sample(
     Args:
         model: the network and what it means.
         shape_or_x: [B, ...], or the initial state.
-        solver: a name from `fastgen.solvers.names()`, or, for steps that each sample chooses for
-            itself, one of `error_controlled.SOLVERS` ("dopri5", "dpm_adaptive", ...), with the
-            options of `error_controlled.sample_adaptive` (``rtol``, ``atol``, ...).
+        solver: one of `fastgen.solvers`, with its options or without, or its name:
+            ``solvers.ddim(eta=0.5)``, ``solvers.unipc(order=3)``, "dpmpp_2m". `solvers.names`
+            lists them, ``help(fastgen.solvers.ddim)`` shows the options of one. ``dopri5`` and
+            its neighbours (`error_controlled.SOLVERS`) let each sample choose its own steps.
         steps: number of steps.
-        seed, sample_ids, device, trajectory, callback, progress, check_finite, differentiable,
-            checkpoint: as in `Sampler.__call__`.
+        seed, sample_ids, device, check_finite, differentiable, checkpoint: as in
+            `Sampler.__call__`.
+        trajectory: return (sample, states [n + 1, B, ...]): the initial state and those after each
+            step. Of an error-controlled solver row i has each sample after i accepted steps of its
+            own, and those that have ended stay; or with ``timesteps``, a grid or falling times,
+            the states at these times, with gradients where they are asked for.
+        callback: called with a `Step` after each step; of an error-controlled solver after each
+            that moved a sample (with ``step="joint"`` all of them at once).
+        progress: show a progress bar (needs tqdm): evaluations, or the time that is covered.
         guidance, transform, noise, dtype, backend: see `Sampler`.
         net_kwargs: keyword arguments for the network.
         **options: the plan's (see `fastgen.plan`), or the integrator's.
@@ -99,24 +179,32 @@ def sample(
         torch.Size([16, 3, 64, 64])
     """
     check_model(model)
+    if isinstance(solver, ErrorControlled):
+        check_given_once(solver, options)
+        options = {**solver.given, **options}
+        solver = solver.name
     if isinstance(solver, str) and solver in error_controlled.SOLVERS:
-        _Planned(steps, transform, noise, trajectory, callback, progress, checkpoint).refuse(solver)
+        _Planned(transform, noise, checkpoint).refuse(solver)
         return error_controlled.sample_batch(
             model,
             shape_or_x,
             solver,
+            steps,
             seed=seed,
             sample_ids=sample_ids,
             guidance=guidance,
             dtype=dtype,
             device=device,
             backend=backend,
+            trajectory=trajectory,
+            callback=callback,
+            progress=progress,
             check_finite=check_finite,
             differentiable=differentiable,
             net_kwargs=net_kwargs,
             **options,
         )
-    known = known_options(solver, model.schedule, options.get("timesteps"))
+    known = known_options(solver, model.schedule, options.get("timesteps")) if options else ()
     for option in options:
         if option not in known:
             raise TypeError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -25,7 +25,13 @@ from fastgen.model.guidance import Guidance, Transform
 from fastgen.model.model import Model, merged
 from fastgen.plans import Plan
 from fastgen.sampling.capture import Captured
-from fastgen.sampling.observation import Step, check_resumable, progress_bar, reports_of
+from fastgen.sampling.observation import (
+    Step,
+    check_resumable,
+    last_evaluation,
+    progress_bar,
+    reports_of,
+)
 from fastgen.sampling.prepared import Prepared
 from fastgen.sampling.recorded import RecordedRun
 from fastgen.sampling.run import CallsNetwork, InPlaceRun
@@ -114,6 +120,57 @@ class Sampler:
         facts |= {"dtype": self.dtype, "device": self.model.device}
         return facts | ({} if self.backend is None else {"backend": self.backend})
 
+    @overload
+    def __call__(
+        self,
+        shape_or_x: Sequence[int] | Tensor,
+        *,
+        seed: int | Sequence[int] | Tensor = 0,
+        sample_ids: Sequence[int] | Tensor | None = None,
+        device: torch.device | str | None = None,
+        trajectory: Literal[False] = False,
+        callback: Callable[[Step], None] | None = None,
+        progress: bool = False,
+        check_finite: bool = False,
+        differentiable: bool = False,
+        checkpoint: bool = False,
+        net_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Tensor: ...
+    @overload
+    def __call__(
+        self,
+        shape_or_x: Sequence[int] | Tensor,
+        *,
+        seed: int | Sequence[int] | Tensor = 0,
+        sample_ids: Sequence[int] | Tensor | None = None,
+        device: torch.device | str | None = None,
+        trajectory: Literal[True],
+        callback: Callable[[Step], None] | None = None,
+        progress: bool = False,
+        check_finite: bool = False,
+        differentiable: bool = False,
+        checkpoint: bool = False,
+        net_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def __call__(
+        self,
+        shape_or_x: Sequence[int] | Tensor,
+        *,
+        seed: int | Sequence[int] | Tensor = 0,
+        sample_ids: Sequence[int] | Tensor | None = None,
+        device: torch.device | str | None = None,
+        trajectory: bool,
+        callback: Callable[[Step], None] | None = None,
+        progress: bool = False,
+        check_finite: bool = False,
+        differentiable: bool = False,
+        checkpoint: bool = False,
+        net_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Tensor | tuple[Tensor, Tensor]: ...
     @typed
     def __call__(
         self,
@@ -130,7 +187,7 @@ class Sampler:
         checkpoint: bool = False,
         net_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Draw a batch.
 
         Args:
@@ -187,7 +244,7 @@ class Sampler:
         differentiable: bool = False,
         checkpoint: bool = False,
         within: Within | None = None,
-    ) -> Any:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """`__call__`; ``within`` gives the network the transforms of torch back that are active."""
         prepared = self.prepared
         x, seeds, ids = prepared.initial(shape_or_x, seed, sample_ids, device)
@@ -218,7 +275,9 @@ class Sampler:
                     if callback is not None:
                         state = run.slots[buffer]
                         before = version(state)
-                        callback(Step(index, time, state))
+                        last = last_evaluation(prepared, run, k)
+                        callback(Step(index, time, state, last))
+                        last.end()
                         if version(state) != before:
                             check_resumable(program, self.plan, index)
                             run.resume(index, calls)

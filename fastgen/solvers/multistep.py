@@ -281,7 +281,7 @@ def time_moments(schedule: Schedule, s: float, t: float, count: int) -> list[flo
 @register("lms", order=2, source="Crowson 2022, k-diffusion (sample_lms); variable-step Adams")
 def lms(p: Builder, times: list[float], *, order: int = 4) -> Form:
     """Variable-step Adams-Bashforth on d(x / alpha) / d(sigma / alpha) = eps: `deis`, "rho"."""
-    return deis(p, times, order=order, variable="rho")
+    return deis.build(p, times, order=order, variable="rho")
 
 
 @register("ipndm_v", order=2, source="Zhang and Chen 2022, arXiv 2204.13902, app. H; diff-sampler")
@@ -292,7 +292,7 @@ def ipndm_v(p: Builder, times: list[float], *, order: int = 4) -> Form:
     (1 - h / (3 (h + h_1))) B, B = h (h + h_1) / (h_1 (h_1 + h_2)); on uneven grids it does not
     integrate linear functions. These are the integrals.
     """
-    return deis(p, times, order=check_whole("order", order, 1, 4), variable="rho")
+    return deis.build(p, times, order=check_whole("order", order, 1, 4), variable="rho")
 
 
 def constant_step(past: list[Form]) -> tuple[list[float], list[Form]]:

@@ -2,53 +2,72 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from typing import Any
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, TypeAlias
 
 import numpy as np
 
 import fastgen.timesteps as grids
 from fastgen.common.checks import check_choice, check_number, check_pair
-from fastgen.common.display import displayed
 from fastgen.common.errors import nearest
 from fastgen.common.memo import Memo
+from fastgen.common.options import Configurable, check_given_once, keywords
 from fastgen.model.parametrisation import QUANTITIES
 from fastgen.plans import Builder, Form, MissingLimitError, Plan
 from fastgen.schedules import Schedule
+from fastgen.timesteps import Grid
 
-SolverFunction = Callable[..., Form]
+P = ParamSpec("P")
+SolverFunction: TypeAlias = Callable[..., Form]
+Timesteps: TypeAlias = str | Grid[...] | Sequence[float] | np.ndarray
 
 
-@displayed
-@dataclass(frozen=True)
-class Solver:
-    """One row of the solver table.
+@dataclass(frozen=True, eq=False, repr=False)
+class Solver(Configurable[P]):
+    """One row of the solver table: ``fastgen.solvers.ddim``, or with options ``ddim(eta=0.5)``.
 
-    order: measured convergence order (weak order for stochastic solvers), None where the theory
-    gives none. evaluations: network evaluations per step. two_times: whether it needs a network
-    of average velocities. build: the function that records it.
+    It is taken wherever a solver's name is. Its options are arguments of a call, by name; an
+    unknown one, and one that was given before, is a TypeError. Rows are values: equal if they are
+    the same solver with the same options given, and they can be copied, pickled and hashed.
+
+    name, build, given, options: see `fastgen.common.options.Configurable`; build records the
+    solver and is called as build(p: Builder, times, **options). order: measured convergence order
+    (weak order for stochastic solvers), None where the theory gives none. evaluations: network
+    evaluations per step. stochastic: whether it draws noise unless an option says otherwise.
+    source: authors, year. two_times: whether it needs a network of average velocities.
     """
 
-    name: str
-    build: SolverFunction
+    build: Callable[Concatenate[Builder, list[float], P], Form]
     order: int | None
     evaluations: str
     stochastic: bool
     source: str
     two_times: bool = False
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """The solver's own options and their defaults."""
-        return _keywords(self.build)
+    def __call__(self, *arguments: P.args, **options: P.kwargs) -> Solver[P]:
+        """The solver with these options, which are given by name."""
+        return self.with_options(arguments, options)
+
+    def __reduce__(self) -> Any:
+        if _SOLVERS.get(self.name) == self.bare:  # functions of the table go by their names
+            return _restored, (self.name, dict(self.given))
+        return super().__reduce__()
+
+    def _remarks(self) -> str:
+        order = "no order" if self.order is None else f"order {self.order}"
+        noise = ", draws noise" if self.stochastic else ""
+        return f"{order}, evaluations per step: {self.evaluations}{noise}. {self.source}."
 
 
-_SOLVERS: dict[str, Solver] = {}
+_SOLVERS: dict[str, Solver[...]] = {}
+
+
+def _restored(name: str, given: dict[str, Any]) -> Solver[...]:
+    return get(name)(**given)
 
 
 def register(
@@ -59,28 +78,54 @@ def register(
     stochastic: bool = False,
     source: str,
     two_times: bool = False,
-) -> Callable[[SolverFunction], SolverFunction]:
-    """Add a solver: a function of (p: Builder, times: array, **options) that returns the result.
+) -> Callable[[Callable[Concatenate[Builder, list[float], P], Form]], Solver[P]]:
+    """Add a solver: a function of (p: Builder, times: list, *, **options) that returns the result.
+
+    The decorated name is then the table's `Solver`; the function itself is its ``build``.
 
     Raises:
         ValueError: if the name is taken.
     """
 
-    def add(build: SolverFunction) -> SolverFunction:
+    def add(build: Callable[Concatenate[Builder, list[float], P], Form]) -> Solver[P]:
         if name in _SOLVERS:
             raise ValueError(f"name={name!r}: a solver of that name is registered already")
-        _SOLVERS[name] = Solver(name, build, order, evaluations, stochastic, source, two_times)
-        return build
+        made = Solver(name, build, order, evaluations, stochastic, source, two_times)
+        _SOLVERS[name] = made
+        return made
 
     return add
 
 
-def names() -> list[str]:
-    """All solvers, alphabetically."""
-    return sorted(_SOLVERS)
+def names(
+    *,
+    order: int | None = None,
+    stochastic: bool | None = None,
+    two_times: bool | None = None,
+    evaluations: int | str | None = None,
+) -> list[str]:
+    """The solvers, alphabetically: all, or those of which everything that is given is true.
+
+    Args:
+        order: convergence order, weak for stochastic solvers.
+        stochastic: whether it draws noise by default.
+        two_times: whether it needs a network of average velocities.
+        evaluations: network evaluations per step, 1 or "1" say.
+    """
+    asked: dict[str, Any] = {"order": order, "stochastic": stochastic, "two_times": two_times}
+    if evaluations is not None:
+        asked["evaluations"] = str(evaluations)
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if not asked:
+        return sorted(_SOLVERS)
+    return sorted(
+        name
+        for name, row in _SOLVERS.items()
+        if all(getattr(row, fact) == value for fact, value in asked.items())
+    )
 
 
-def get(name: str) -> Solver:
+def get(name: str) -> Solver[...]:
     """The solver of that name.
 
     Raises:
@@ -91,27 +136,22 @@ def get(name: str) -> Solver:
     return _SOLVERS[name]
 
 
-@cache
-def _keywords(function: Callable[..., Any]) -> dict[str, Any]:
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-
-
 def known_options(
-    solver: str, schedule: Schedule, timesteps: str | Sequence[float] | np.ndarray | None
+    solver: str | Solver[...], schedule: Schedule, timesteps: Timesteps | None
 ) -> list[str]:
     """Every keyword that `plan` takes for this solver and time grid."""
+    entry = solver if isinstance(solver, Solver) else get(solver)
     grid = schedule.default_grid if timesteps is None else timesteps
-    of_grid = grids.options(grid) if isinstance(grid, str) else {}
-    return [*get(solver).options, *of_grid, *_keywords(plan)]
+    of_grid = grids.options(grid) if isinstance(grid, (str, Grid)) else ()
+    return [*keywords(entry.build), *of_grid, *keywords(plan)]
 
 
 def plan(
-    solver: str,
+    solver: str | Solver[...],
     schedule: Schedule,
     steps: int | None = None,
     *,
-    timesteps: str | Sequence[float] | np.ndarray | None = None,
+    timesteps: Timesteps | None = None,
     start: float | None = None,
     end: float = 0.0,
     reverse: bool = False,
@@ -122,11 +162,12 @@ def plan(
     """Run a solver symbolically: which evaluations, where, and all coefficients in float64.
 
     Args:
-        solver: a name from `fastgen.solvers.names()`.
+        solver: one of `fastgen.solvers`, with options or without, ``solvers.ddim(eta=0.5)``; or
+            its name. ``help(fastgen.solvers.ddim)`` shows the options of one.
         schedule: the process.
         steps: number of steps of the time grid (not needed with explicit times).
-        timesteps: a grid's name (`fastgen.timesteps.names()`) or the decreasing times
-            themselves; the default is the schedule's ``default_grid``.
+        timesteps: one of `fastgen.timesteps`, ``timesteps.karras(rho=5)`` say, its name, or the
+            decreasing times themselves; the default is the schedule's ``default_grid``.
         start: first time; the default is the schedule's ``t_max``.
         end: last time; 0 is data.
         reverse: run the grid from ``end`` to ``start``, from data to noise (see `fastgen.invert`).
@@ -135,10 +176,11 @@ def plan(
         clip: bounds to which every data prediction is clipped, such as (-1, 1).
         predicts: what the network will predict, where a solver asks whether it can be evaluated
             at t = 0.
-        **options: the solver's own options and the grid's.
+        **options: the solver's own options and the grid's that have not been given to these;
+            of a name that both know it is the solver's.
 
     Raises:
-        TypeError: for an unknown option, naming the nearest one.
+        TypeError: for an unknown option, naming the nearest one, and one that was given twice.
         ValueError: for an unknown solver, grid or unusable times.
 
     Example:
@@ -148,16 +190,29 @@ def plan(
         >>> fastgen.Plan.from_json(plan.to_json()).nfe
         4
     """
-    entry = get(solver)
+    entry = solver if isinstance(solver, Solver) else get(solver)
     if not isinstance(schedule, Schedule):
         raise TypeError(f"schedule: expected a fastgen.schedules.Schedule, got {schedule!r}")
-    known = known_options(solver, schedule, timesteps)
-    for option in options:
-        if option not in known:
-            raise TypeError(
-                f"unknown option {option!r} of {solver!r}: {nearest(option, ['steps', *known])}"
-            )
+    own_names = keywords(entry.build)
     grid = schedule.default_grid if timesteps is None else timesteps
+    if options:
+        known = known_options(entry, schedule, timesteps)
+        for option in options:
+            if option not in known:
+                raise TypeError(
+                    f"unknown option {option!r} of {entry.name!r}: "
+                    f"{nearest(option, ['steps', *known])}"
+                )
+    own = {k: v for k, v in options.items() if k in own_names}
+    of_grid = {k: v for k, v in options.items() if k not in own_names}
+    if entry.given:
+        check_given_once(entry, own)
+        entry, own = entry.bare, {**entry.given, **own}
+    if isinstance(grid, Grid):
+        check_given_once(grid, of_grid)
+        grid, of_grid = grid.bare, {**grid.given, **of_grid}
+    elif isinstance(grid, str):
+        grid = grids.get(grid)
     check_choice("predicts", predicts, QUANTITIES)
     if not isinstance(reverse, (bool, np.bool_)):
         raise TypeError(f"reverse={reverse!r}: expected True or False")
@@ -168,16 +223,18 @@ def plan(
     if not low < high:
         raise ValueError(f"clip={clip!r}: expected (low, high) with low < high")
     make = partial(
-        _made, entry, schedule, grid, steps, start, end, reverse, clip, predicts, options
+        _made, entry, own, schedule, grid, of_grid, steps, start, end, reverse, clip, predicts
     )
-    values = steps, start, end, reverse, predicts, *(clip or ()), *options, *options.values()
+    values = steps, start, end, reverse, predicts, *(clip or ()), *own.values(), *of_grid.values()
     if (
         schedule.constant
-        and isinstance(grid, str)
-        and all(map(_is_own, (entry.build, grids.get(grid))))
+        and isinstance(grid, Grid)
+        and _is_own(entry.build)
+        and _is_own(grid.build)
         and all(isinstance(v, str | int | float | None) for v in values)
     ):
-        return kept_plans((entry, schedule, repr((schedule, grid, clip, values))), make)
+        key = entry, grid, schedule, repr((schedule, clip, values, own, of_grid))
+        return kept_plans(key, make)
     return make()
 
 
@@ -192,11 +249,11 @@ def _is_own(function: Callable[..., Any]) -> bool:
 
 def _explained(
     error: Exception,
-    entry: Solver,
+    entry: Solver[...],
     schedule: Schedule,
     times: list[float],
     reverse: bool,
-    own: dict[str, Any],
+    own: Mapping[str, Any],
 ) -> str | None:
     """What a solver's failure means, or None where it says so itself."""
     if reverse and entry.stochastic:
@@ -230,27 +287,27 @@ def _is_sensible(value: Any) -> bool:
 
 
 def _made(
-    entry: Solver,
+    entry: Solver[...],
+    own: Mapping[str, Any],
     schedule: Schedule,
-    grid: str | Sequence[float] | np.ndarray,
+    grid: Grid[...] | Sequence[float] | np.ndarray,
+    of_grid: Mapping[str, Any],
     steps: int | None,
     start: float | None,
     end: float,
     reverse: bool,
     clip: tuple[float, float] | None,
     predicts: str,
-    options: dict[str, Any],
 ) -> Plan:
     times = grids.times(
         grid,
         schedule,
         steps,
-        start=start if start is not None else schedule.t_max if isinstance(grid, str) else 1.0,
+        start=start if start is not None else schedule.t_max if isinstance(grid, Grid) else 1.0,
         end=end,
-        **{k: v for k, v in options.items() if k not in entry.options},
+        **of_grid,
     )
     times = times[::-1].copy() if reverse else times
-    own = {k: v for k, v in options.items() if k in entry.options}
     planned = schedule.while_planning()
     builder = Builder(planned, predicts)
     try:
@@ -269,7 +326,7 @@ def _made(
         raise ValueError(message) from error
     return Plan(
         solver=entry.name,
-        options=own,
+        options=dict(own),
         schedule=schedule,
         times=times,
         instructions=tuple(builder.instructions),
@@ -278,7 +335,9 @@ def _made(
     )
 
 
-def _to_noise(p: Builder, build: SolverFunction, times: list[float], own: dict[str, Any]) -> Form:
+def _to_noise(
+    p: Builder, build: SolverFunction, times: list[float], own: Mapping[str, Any]
+) -> Form:
     """The solver up to the last time but one, then x = sigma eps, as alpha is 0 at the last.
 
     For solvers of the reverse process, whose steps there are infinitely long in the log of the

@@ -17,6 +17,7 @@ infinite step has no place, and what it would add is not determined by finitely 
 from collections.abc import Callable
 from itertools import pairwise
 from math import exp, expm1, inf, isfinite, log1p, sqrt
+from typing import Protocol
 
 from fastgen.common.checks import check_fraction, check_nonnegative
 from fastgen.plans import Builder, Form
@@ -204,7 +205,24 @@ def renoise(p: Builder, x: Form, low: float, high: float, s_noise: float = 1.0) 
     return (p.alpha(high) / p.alpha(low)) * x + fresh_noise(p, high, low, std)
 
 
-def with_churn(step: OneStep) -> Callable[..., Form]:
+class Churned(Protocol):
+    """What `with_churn` makes."""
+
+    def __call__(
+        self,
+        p: Builder,
+        times: list[float],
+        /,
+        *,
+        s_churn: float = 0.0,
+        s_tmin: float = 0.0,
+        s_tmax: float = inf,
+        s_noise: float = 1.0,
+    ) -> Form:
+        """The result, as of any solver."""
+
+
+def with_churn(step: OneStep) -> Churned:
     """The solver that adds noise before each step of a deterministic one-step method.
 
     At each time s of the grid of n steps, with r = sigma / alpha: where s_tmin <= r_s <= s_tmax

@@ -66,7 +66,7 @@ def exponential(
     sigma_max: float | None = None,
 ) -> Times:
     """log(sigma / alpha) evenly spaced from sigma_max to sigma_min (as in "karras"), then `end`."""
-    return polyexponential(
+    return polyexponential.build(
         schedule, steps, start, end, rho=1.0, sigma_min=sigma_min, sigma_max=sigma_max
     )
 

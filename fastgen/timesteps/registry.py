@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastgen.common.checks import check_number
 from fastgen.common.errors import nearest
+from fastgen.common.options import Configurable, check_given_once, keywords, takes_any
 from fastgen.common.tensors import is_tensor
 from fastgen.schedules import Schedule
 from fastgen.timesteps.checks import falling, positive_integer
@@ -19,51 +19,85 @@ from fastgen.timesteps.checks import falling, positive_integer
 if TYPE_CHECKING:
     import torch
 
-Times = NDArray[np.float64]
-Grid = Callable[..., Times]
-G = TypeVar("G", bound=Grid)
-
-_grids: dict[str, Grid] = {}
+P = ParamSpec("P")
+Times: TypeAlias = NDArray[np.float64]
 
 
-def register(name: str) -> Callable[[G], G]:
+@dataclass(frozen=True, eq=False, repr=False)
+class Grid(Configurable[P]):
+    """One row of the table of time grids: ``fastgen.timesteps.karras``, or ``karras(rho=5)``.
+
+    It is taken wherever a grid's name is. Its options are arguments of a call, by name; an
+    unknown one, and one that was given before, is a TypeError. Rows are values: equal if they are
+    the same grid with the same options given, and they can be copied, pickled and hashed.
+
+    name, build, given, options: see `fastgen.common.options.Configurable`; build is called as
+    build(schedule, steps, start, end, **options) and gives the times (see `times`).
+    """
+
+    build: Callable[Concatenate[Schedule, int, float, float, P], Times]
+
+    def __call__(self, *arguments: P.args, **options: P.kwargs) -> Grid[P]:
+        """The grid with these options, which are given by name."""
+        return self.with_options(arguments, options)
+
+    def __reduce__(self) -> Any:
+        if _grids.get(self.name) == self.bare:  # functions of the table go by their names
+            return _restored, (self.name, dict(self.given))
+        return super().__reduce__()
+
+
+_grids: dict[str, Grid[...]] = {}
+
+
+def _restored(name: str, given: dict[str, Any]) -> Grid[...]:
+    return get(name)(**given)
+
+
+def register(
+    name: str,
+) -> Callable[[Callable[Concatenate[Schedule, int, float, float, P], Times]], Grid[P]]:
     """Decorator: makes a grid known to `times` as `name`.
 
     The function is called as grid(schedule, steps, start, end, **options) and gives steps + 1
-    decreasing times of which the last is `end`; its keyword-only arguments are its options.
+    decreasing times of which the last is `end`; its keyword-only arguments are its options. The
+    decorated name is then the table's `Grid`; the function itself is its ``build``.
     """
 
-    def add(grid: G) -> G:
-        if _grids.setdefault(name, grid) is not grid:
+    def add(build: Callable[Concatenate[Schedule, int, float, float, P], Times]) -> Grid[P]:
+        if name in _grids and _grids[name].build is not build:
             raise ValueError(f"a time grid named {name!r} is registered already; choose another")
-        return grid
+        made: Grid[P] = Grid(name, build)
+        _grids[name] = made
+        return made
 
     return add
 
 
-def names() -> tuple[str, ...]:
-    """Names of all time grids, sorted."""
-    return tuple(sorted(_grids))
+def names(*, option: str | None = None) -> tuple[str, ...]:
+    """Names of all time grids, sorted; or of those that have an option, "rho" say."""
+    found = sorted(_grids)
+    return tuple(n for n in found if option is None or option in keywords(_grids[n].build))
 
 
-def get(grid: str) -> Grid:
-    """The function of a grid.
+def get(grid: str) -> Grid[...]:
+    """The grid of that name.
 
     Raises:
         ValueError: for an unknown grid, naming the nearest one.
     """
-    if grid not in _grids:
-        raise ValueError(f"unknown time grid {grid!r}; {nearest(grid, _grids)}")
+    if not isinstance(grid, str) or grid not in _grids:
+        raise ValueError(f"unknown time grid {grid!r}; {nearest(str(grid), _grids)}")
     return _grids[grid]
 
 
-def options(grid: str) -> tuple[str, ...]:
+def options(grid: str | Grid[...]) -> tuple[str, ...]:
     """Names of the options of a grid; raises as `get` does."""
-    return tuple(_options(get(grid)) or ())
+    return tuple(keywords((grid if isinstance(grid, Grid) else get(grid)).build))
 
 
 def times(
-    grid: str | Sequence[float] | Times | torch.Tensor,
+    grid: str | Grid[...] | Sequence[float] | Times | torch.Tensor,
     schedule: Schedule,
     steps: int | None = None,
     *,
@@ -74,14 +108,14 @@ def times(
     """Strictly decreasing times of shape [steps + 1] in [0, 1], the last being `end`.
 
     Args:
-        grid: a name of `names()`, or decreasing times, which are checked and returned.
+        grid: one of `fastgen.timesteps`, with options or without, or its name; or decreasing
+            times, which are checked and returned.
         schedule: the process.
         steps: their number. With given times it is None, or the number of times less one.
         start: first time. Some grids cannot begin there and begin later: "leading", those on a
             ratio that is infinite at `start`, and tables that begin at less noise.
         end: last time.
-        **options: of the grid; see the functions of the modules `curves`, `ratios`, `discrete`,
-            `beta` and `tables`.
+        **options: of the grid; ``help(fastgen.timesteps.karras)`` shows those of one.
 
     Raises:
         ValueError, TypeError: naming the argument, its value and a remedy.
@@ -91,42 +125,33 @@ def times(
     for name, value in (("start", start), ("end", end)):
         if not 0 <= check_number(name, value) <= 1:
             raise ValueError(f"{name} = {value!r} is out of range; give a time within [0, 1]")
-    if not isinstance(grid, str):
+    if not isinstance(grid, (str, Grid)):
         return _given(grid, steps, start, end, options)
-    if grid not in _grids:
-        raise ValueError(f"unknown time grid {grid!r}; {nearest(grid, _grids)}")
+    row = grid if isinstance(grid, Grid) else get(grid)
+    check_given_once(row, options)
     if not end < start:
         raise ValueError(f"end = {end!r} is not below start = {start!r}; times run from 1 to 0")
-    function = _grids[grid]
-    known = _options(function)
+    known = keywords(row.build)
     for name in options:
-        if known is not None and name not in known:
+        if name not in known and not takes_any(row.build):
             meant = nearest(name, [*known, "start", "end", "steps"])
-            raise TypeError(f"time grid {grid!r} has no option {name!r}; {meant}")
+            raise TypeError(f"time grid {row.name!r} has no option {name!r}; {meant}")
     if steps is None:
-        raise ValueError(f"steps = None for time grid {grid!r}; give steps, or explicit times")
+        raise ValueError(f"steps = None for time grid {row.name!r}; give steps, or explicit times")
     count = positive_integer("steps", steps)
-    result = np.asarray(function(schedule, count, float(start), float(end), **options), np.float64)
+    own = {**row.given, **options}
+    result = np.asarray(row.build(schedule, count, float(start), float(end), **own), np.float64)
     if result.shape != (count + 1,):
         raise ValueError(
-            f"time grid {grid!r} gave shape {result.shape} for steps = {count}; it must give "
+            f"time grid {row.name!r} gave shape {result.shape} for steps = {count}; it must give "
             f"({count + 1},)"
         )
-    falling(result, f"time grid {grid!r} with steps = {count}")
+    falling(result, f"time grid {row.name!r} with steps = {count}")
     if result[-1] != end:
         raise ValueError(
-            f"time grid {grid!r} ends at {float(result[-1])!r} instead of end = {end!r}"
+            f"time grid {row.name!r} ends at {float(result[-1])!r} instead of end = {end!r}"
         )
     return result
-
-
-@cache
-def _options(grid: Grid) -> list[str] | None:
-    """Names of the keyword-only arguments of a grid; None where it takes any."""
-    parameters = inspect.signature(grid).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
 
 
 def _given(

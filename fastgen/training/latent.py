@@ -33,7 +33,7 @@ from fastgen.kernels import Stream
 from fastgen.model.model import Model
 from fastgen.networks.vae import VAE, Posterior
 from fastgen.noise.normals import randn
-from fastgen.sampling.sample import sample
+from fastgen.sampling.sample import AnySolver, sample
 
 FORMAT, VERSION = "fastgen_latent", "1"
 # The draw of latents from their posteriors: apart from the steps of a trainer.
@@ -131,7 +131,7 @@ class Latent:
         self,
         model: Model,
         count_or_latent: int | Tensor,
-        solver: str = "dpmpp_2m",
+        solver: AnySolver = "dpmpp_2m",
         steps: int | None = None,
         **options: Any,
     ) -> Tensor:

@@ -34,7 +34,7 @@ def reflow(
     shape: tuple[int, ...] = (),
     *,
     source: Tensor | None = None,
-    solver: str = "euler",
+    solver: str | solvers.Solver[...] = "euler",
     steps: int = 100,
     seed: int = 0,
     shard: int = 4096,
@@ -52,7 +52,8 @@ def reflow(
         count: number of pairs.
         shape: of one sample, where noise is drawn (sample ids 0 .. count - 1 of ``seed``).
         source: initial states [count, ...] in place of noise: any source of a data-to-data flow.
-        solver, steps, options: as for `fastgen.plan`; the solver must draw no noise.
+        solver, steps, options: as for `fastgen.plan`; the solver must draw no noise. Options that
+            the solver has been given count as these.
         seed: of the noise.
         shard: pairs in a file.
         net_kwargs: handed to the network.
@@ -70,8 +71,9 @@ def reflow(
     plan = solvers.plan(solver, model.schedule, steps, predicts=model.predicts, **(options or {}))
     if _draws_noise(plan):
         raise ValueError(f"solver={solver!r}: it draws noise, so that x0 does not determine x1")
-    facts = {"solver": solver, "steps": steps, "seed": seed, "count": count, "shard": shard}
-    facts |= {"options": dict(options or {}), "source": source is not None}
+    given = {**(solver.given if isinstance(solver, solvers.Solver) else {}), **(options or {})}
+    facts = {"solver": plan.solver, "steps": steps, "seed": seed, "count": count, "shard": shard}
+    facts |= {"options": given, "source": source is not None}
     sampler = Sampler(model, plan)
     for k, first in enumerate(range(0, count, shard)):
         path, rows = _path(folder, k), min(shard, count - first)

@@ -15,7 +15,7 @@ from fastgen.common.display import Unquoted, displayed
 from fastgen.common.transforms import check_untraced
 from fastgen.kernels import Clock, Sampling
 from fastgen.schedules import Schedule
-from fastgen.timesteps.beta import quantile as beta_quantile
+from fastgen.timesteps.quantiles import quantile as beta_quantile
 
 CELLS = 4096
 SAMPLINGS = {kind.name.lower(): kind for kind in Sampling}

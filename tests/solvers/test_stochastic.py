@@ -19,7 +19,7 @@ from fastgen import solvers
 from fastgen.model.parametrisation import Parametrisation
 from fastgen.plans.forms import Let, Normal
 from fastgen.schedules import EDM, VE, CosineVP, DiscreteVP, LinearVP, Rectified, SubVP, Trig
-from fastgen.solvers import flow_sde, stochastic, stochastic_multistep
+from fastgen.solvers import flow_sdes, stochastic, stochastic_multistep
 from fastgen.solvers.stochastic_multistep import LOG_SCALES, moments
 from tests.support.closed_forms import Gaussian, network, propagate, slope
 
@@ -40,7 +40,7 @@ def settings(default):
     return [s if s == default else pytest.param(s, marks=pytest.mark.slow) for s in SETTINGS]
 
 
-MODULES = ("stochastic", "stochastic_multistep", "seeds", "flow_sde", "few_step", "restart")
+MODULES = ("stochastic", "stochastic_multistep", "seeds", "flow_sdes", "few_step", "restarts")
 NAMES = [n for n in solvers.names() if solvers.get(n).build.__module__.split(".")[-1] in MODULES]
 COUNTS = (24, 40, 66, 108)
 # Where terms of higher order are still as large as the leading one at 108 steps.
@@ -73,7 +73,7 @@ def form(name, norm=1.0):
         def __init__(self, schedule):
             self.schedule, self.sigma = schedule, schedule.sigma
 
-    return lambda schedule: lambda t: flow_sde.FORMS[name](Of(schedule), t, norm)
+    return lambda schedule: lambda t: flow_sdes.FORMS[name](Of(schedule), t, norm)
 
 
 def law(schedule, eps, shift, excess, s, t):
@@ -182,7 +182,7 @@ def test_weak_order_of_er_sde_with_its_own_noise_scale(name, order, setting):
 
 
 @pytest.mark.parametrize("setting", settings("rectified"))
-@pytest.mark.parametrize("diffusion", flow_sde.FORMS)
+@pytest.mark.parametrize("diffusion", flow_sdes.FORMS)
 @pytest.mark.parametrize("solver", ["flow_sde", "flow_sde_heun"])
 def test_every_diffusion_form_has_the_marginals_of_the_flow(solver, diffusion, setting):
     """From a law off the marginal; `law` from zero shift and excess is the flow's own marginal."""
@@ -326,7 +326,7 @@ VARIANTS = [
     {"last_step": "none"},
     {"last_step": "tweedie"},
     {"last_step": "euler"},
-    *({"diffusion": name} for name in flow_sde.FORMS),
+    *({"diffusion": name} for name in flow_sdes.FORMS),
     {"first_step": "next"},
     {"gamma": 1.0},
     {"s_churn": 1.0, "s_tmax": 5.0},

@@ -9,7 +9,7 @@ import torch
 import fastgen
 from fastgen.plans.forms import Let
 from fastgen.schedules import LinearVP, Rectified
-from fastgen.solvers.stork import gegenbauer
+from fastgen.solvers.stabilised import gegenbauer
 from tests.support.closed_forms import Mixture
 from tests.support.orders import check_slope, result
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fastgen import schedules, timesteps
 from fastgen.schedules import EDM, CosineVP, DiscreteVP, LinearVP, Rectified, Trig
-from fastgen.timesteps.beta import quantile
+from fastgen.timesteps.quantiles import quantile
 
 IN_TIME = ["uniform", "quadratic", "sgm_uniform", "normal", "linear_quadratic", "beta"]
 SOME_STEPS = [2, 3, 5, 10, 18, 20, 30, 50, 100]

@@ -170,7 +170,7 @@ def relative_scale(scaler: Callable[[Any], Any]) -> Callable[[float], float]:
 
 def er_sde(p: Builder, times: list[float], *, stage: int, **options: Any) -> Form:
     """ER-SDE of order ``stage``; see `fastgen.solvers.stochastic_multistep`."""
-    return ER_SDE[stage](p, times, **options)
+    return ER_SDE[stage].build(p, times, **options)
 
 
 def sa_solver_between(
@@ -179,14 +179,14 @@ def sa_solver_between(
     """`fastgen.solvers.stochastic_multistep.sa_solver` with noise in steps first .. last."""
     first, last = steps
     interval = (times[last], times[first]) if last >= first else (0.0, 1.0)
-    return sa_solver(p, times, tau=tau, tau_interval=interval, **options)
+    return sa_solver.build(p, times, tau=tau, tau_interval=interval, **options)
 
 
 def compat_3m_sde(
     p: Builder, times: list[float], *, eta: float = 1.0, s_noise: float = 1.0
 ) -> Form:
     """`fastgen.solvers.stochastic_multistep.dpmpp_3m_sde` with k-diffusion's last weight."""
-    return dpmpp_3m_sde(p, times, eta=eta, s_noise=s_noise, compat="k_diffusion")
+    return dpmpp_3m_sde.build(p, times, eta=eta, s_noise=s_noise, compat="k_diffusion")
 
 
 # The VP process by whose time ComfyUI's DEIS spaces its polynomials.
@@ -233,4 +233,4 @@ def deis_tab(p: Builder, times: list[float], *, order: int = 3) -> Form:
 
 def deis(p: Builder, times: list[float], *, order: int = 3, mode: str = "tab") -> Form:
     """DEIS with polynomials in the VP process's time ("tab") or in sigma ("rhoab")."""
-    return (deis_tab if mode == "tab" else lms)(p, times, order=order)
+    return (deis_tab if mode == "tab" else lms.build)(p, times, order=order)

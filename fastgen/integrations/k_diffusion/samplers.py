@@ -103,22 +103,22 @@ def _constant_tau(
 # fmt: off
 # Without noise.
 sample_lms = sampler(
-    "sample_lms", lms, {"order": 4},
+    "sample_lms", lms.build, {"order": 4},
     "Linear multistep: variable-step Adams-Bashforth in sigma.",
     noisy=False,
 )
 sample_dpmpp_2m = sampler(
-    "sample_dpmpp_2m", dpmpp_2m, {},
+    "sample_dpmpp_2m", dpmpp_2m.build, {},
     "DPM-Solver++ (2M), Lu et al. 2022 (arXiv 2211.01095).",
     noisy=False,
 )
 sample_ipndm = sampler(
-    "sample_ipndm", programs.denoised_at_zero(ipndm), {"max_order": 4},
+    "sample_ipndm", programs.denoised_at_zero(ipndm.build), {"max_order": 4},
     "PNDM started with lower orders (Zhang and Chen 2022, arXiv 2204.13902, app. H).",
     noisy=False, options=renamed(max_order="order"),
 )
 sample_ipndm_v = sampler(
-    "sample_ipndm_v", programs.denoised_at_zero(ipndm_v), {"max_order": 4},
+    "sample_ipndm_v", programs.denoised_at_zero(ipndm_v.build), {"max_order": 4},
     "`sample_ipndm` with the exact weights of uneven steps.",
     noisy=False, options=renamed(max_order="order"),
 )
@@ -128,24 +128,25 @@ sample_deis = sampler(
     noisy=False, options=deis_options,
 )
 sample_gradient_estimation = sampler(
-    "sample_gradient_estimation", programs.denoised_at_zero(gradient_estimation), {"ge_gamma": 2.0},
+    "sample_gradient_estimation", programs.denoised_at_zero(gradient_estimation.build),
+    {"ge_gamma": 2.0},
     "Gradient estimation (Permenter and Yuan 2023, arXiv 2306.04848).",
     noisy=False, options=renamed(ge_gamma="gamma"),
 )
 
 # With churn: noise before a step, and a draw in every step also where there is none.
 sample_euler = sampler(
-    "sample_euler", euler_churn, CHURN,
+    "sample_euler", euler_churn.build, CHURN,
     "Euler's method in sigma, with churn: Karras et al. 2022 (arXiv 2206.00364), Alg. 2.",
     unused=before_each_step,
 )
 sample_heun = sampler(
-    "sample_heun", heun_churn, CHURN,
+    "sample_heun", heun_churn.build, CHURN,
     "Heun's method in sigma, with churn: Karras et al. 2022 (arXiv 2206.00364), Alg. 2.",
     unused=before_each_step,
 )
 sample_dpm_2 = sampler(
-    "sample_dpm_2", dpm_2_churn, CHURN,
+    "sample_dpm_2", dpm_2_churn.build, CHURN,
     "The midpoint method in log sigma (DPM-Solver-2's point), with churn.",
     unused=before_each_step,
 )
@@ -157,17 +158,17 @@ sample_heunpp2 = sampler(
 
 # Ancestral: a step down to sigma_down, then noise back up.
 sample_euler_ancestral = sampler(
-    "sample_euler_ancestral", euler_ancestral, ANCESTRAL,
+    "sample_euler_ancestral", euler_ancestral.build, ANCESTRAL,
     "Euler's method down to sigma_down, then noise back up.",
     unused=after_each_step,
 )
 sample_dpm_2_ancestral = sampler(
-    "sample_dpm_2_ancestral", dpm_2_ancestral, ANCESTRAL,
+    "sample_dpm_2_ancestral", dpm_2_ancestral.build, ANCESTRAL,
     "`sample_dpm_2` down to sigma_down, then noise back up.",
     unused=after_each_step,
 )
 sample_dpmpp_2s_ancestral = sampler(
-    "sample_dpmpp_2s_ancestral", dpmpp_2s_ancestral, ANCESTRAL,
+    "sample_dpmpp_2s_ancestral", dpmpp_2s_ancestral.build, ANCESTRAL,
     "DPM-Solver++ (2S) down to sigma_down, then noise back up (arXiv 2211.01095).",
     unused=after_each_step,
 )
@@ -187,7 +188,7 @@ sample_lcm = sampler(
     unused=after_each_step, renews=True,
 )
 sample_ddpm = sampler(
-    "sample_ddpm", ddpm, {"noise_sampler": None},
+    "sample_ddpm", ddpm.build, {"noise_sampler": None},
     "Ancestral sampling with the posterior's variance (Ho et al. 2020, arXiv 2006.11239).",
     unused=after_each_step,
 )
@@ -195,17 +196,17 @@ sample_ddpm = sampler(
 # Of the reverse SDE. The default noise of the first four is the library's virtual Brownian tree,
 # with a seed from torch's generator, or with noise="comfyui" from extra_args["seed"].
 sample_dpmpp_sde = sampler(
-    "sample_dpmpp_sde", dpmpp_sde, {**ANCESTRAL, "r": 0.5},
+    "sample_dpmpp_sde", dpmpp_sde.build, {**ANCESTRAL, "r": 0.5},
     "Two-stage stochastic DPM-Solver++ (arXiv 2211.01095).",
     brownian=True, unused=in_and_after_each_step,
 )
 sample_dpmpp_2m_sde = sampler(
-    "sample_dpmpp_2m_sde", dpmpp_2m_sde, {**ANCESTRAL, "solver_type": "midpoint"},
+    "sample_dpmpp_2m_sde", dpmpp_2m_sde.build, {**ANCESTRAL, "solver_type": "midpoint"},
     "Two-step stochastic DPM-Solver++ (arXiv 2211.01095).",
     brownian=True,
 )
 sample_dpmpp_2m_sde_heun = sampler(
-    "sample_dpmpp_2m_sde_heun", dpmpp_2m_sde, {**ANCESTRAL, "solver_type": "heun"},
+    "sample_dpmpp_2m_sde_heun", dpmpp_2m_sde.build, {**ANCESTRAL, "solver_type": "heun"},
     'ComfyUI\'s name for `sample_dpmpp_2m_sde` with solver_type="heun".',
     brownian=True,
 )

@@ -1,0 +1,89 @@
+"""What a callback of `odeint` sees: every step that was accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgen.kernels.runge_kutta.contract import Control, Count, Status, Workspace
+from fastgen.ode.problem import StateLayout
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """One step of the batch in which at least one sample moved; all tensors are copies.
+
+    With joint steps there is one entry in place of the B of the samples.
+
+    Args:
+        index: of the step, from 0; those that were refused for all samples are not counted.
+        times: float64 [B], where each sample is.
+        moved: bool [B], which samples this step moved; others have ended or had it refused.
+        state: like y0, at these times.
+        slope: like y0, the last value of f at a state of the solution: at ``slope_state``, at
+            ``slope_times`` [B]. With methods of varying steps that is the state itself (where an
+            event ended a sample within a step, the step's end), with others the one before.
+        slope_times, slope_state: see there.
+    """
+
+    index: int
+    times: Tensor
+    moved: Tensor
+    state: Any
+    slope: Any
+    slope_times: Tensor
+    slope_state: Any
+
+
+class Watcher:
+    """An observer that calls a function with every `Accepted`."""
+
+    def __init__(self, state: StateLayout, callback: Callable[[Accepted], Any]) -> None:
+        self.state, self.callback = state, callback
+        self._count = 0
+        self._taken = self._y = self._slope = self._times = torch.empty(0)
+
+    def decided(self, w: Workspace, rows: int) -> None:
+        """Keep which rows are about to move."""
+        sample = w.count[Count.ROW]
+        if not len(self._y):  # rows change places when ended ones are left out
+            self._y, self._slope = torch.empty_like(w.y), torch.zeros_like(w.y)
+            self._times = torch.empty_like(w.control[Control.TIME])
+            self._y[sample], self._times[sample] = w.y, w.control[Control.TIME]
+        count = w.count[:, :rows]
+        self._taken = (count[Count.TAKEN] != 0) & (count[Count.STATUS] == Status.RUNNING)
+
+    def moved(self, w: Workspace, rows: int) -> None:
+        """Call the function if any row has moved."""
+        sample = w.count[Count.ROW, :rows]
+        self._y[sample], self._slope[sample] = w.y[:rows], w.k[0, :rows]
+        self._times[sample] = w.control[Control.TIME, :rows]
+        if bool(self._taken.any()):
+            moved = torch.zeros(len(self._y), dtype=torch.bool, device=self._y.device)
+            moved[sample] = self._taken
+            self._call(self._times, moved, self._y, self._slope, self._times, self._y)
+
+    def fixed(self, times: Tensor, y: Tensor, at: Tensor, point: Tensor, slope: Tensor) -> None:
+        """A step of fixed length of all rows, from the point whose slope is given."""
+        self._call(times, times != at, y.detach(), slope.detach(), at, point.detach())
+
+    def _call(
+        self, times: Tensor, moved: Tensor, y: Tensor, slope: Tensor, at: Tensor, point: Tensor
+    ) -> None:
+        tree = self.state.tree
+        states = [tree(x.clone()) for x in (y, slope, point)]
+        seen = Accepted(
+            self._count,
+            times.detach().clone(),
+            moved,
+            states[0],
+            states[1],
+            at.detach().clone(),
+            states[2],
+        )
+        self._count += 1
+        self.callback(seen)
