@@ -32,14 +32,26 @@ HEADERS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--markdown", action="store_true", help="as the page docs/solvers.md")
+    parser.add_argument("--order", type=int, help="those of this convergence order")
+    parser.add_argument("--evaluations", help="those of so many evaluations per step")
+    for name, text in (
+        ("--stochastic", "those that draw noise by default, or with --no-stochastic the others"),
+        ("--two-times", "those that need a network of average velocities, or with --no- not"),
+    ):
+        parser.add_argument(name, action=argparse.BooleanOptionalAction, default=None, help=text)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the table."""
+    facts = ("order", "evaluations", "stochastic", "two_times")
+    asked = {fact: getattr(arguments, fact) for fact in facts}
     if arguments.markdown:
+        given = [fact for fact, value in asked.items() if value is not None]
+        if given:
+            raise ValueError(f"--markdown: the page has all solvers; leave out {', '.join(given)}")
         print(markdown(), end="")
     else:
-        print(table(HEADERS, [row.cells() for row in rows()]))
+        print(table(HEADERS, [row(name).cells() for name in names(**asked)]))
 
 
 @dataclass(frozen=True)

@@ -233,7 +233,8 @@ def plan(
         and _is_own(grid.build)
         and all(isinstance(v, str | int | float | None) for v in values)
     ):
-        key = entry, grid, schedule, repr((schedule, clip, values, own, of_grid))
+        rows = entry.name, entry.build, grid.name, grid.build  # hashed without a call of ours
+        key = *rows, schedule, repr((schedule, clip, values, own, of_grid))
         return kept_plans(key, make)
     return make()
 

@@ -9,6 +9,8 @@ from fastgen import schedules
 from fastgen.cli import main
 from fastgen.cli import solvers as table
 
+NAMES = fastgen.solvers.names()
+
 
 def test_page_in_the_docs_is_current():
     page = Path(__file__).parents[2] / "docs" / "solvers.md"
@@ -27,6 +29,18 @@ def test_rows_of_known_solvers():
 
 def test_more_steps_tell_no_more():
     assert [table.row(row.name, (8, 16)) for row in table.rows()] == table.rows()
+
+
+def test_the_command_lists_a_part(capsys):
+    assert main(["solvers", "--order", "2", "--no-stochastic", "--evaluations", "2"]) in (0, None)
+    lines = capsys.readouterr().out.splitlines()
+    listed = [line.split()[0] for line in lines if line.split() and line.split()[0] in NAMES]
+    assert listed == fastgen.solvers.names(order=2, stochastic=False, evaluations=2)
+    assert "heun" in listed
+    assert main(["solvers", "--two-times"]) in (0, None)
+    assert "mean_flow" in capsys.readouterr().out
+    assert main(["solvers", "--markdown", "--order", "2"]) not in (0, None)
+    assert "leave out order" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", fastgen.solvers.names())

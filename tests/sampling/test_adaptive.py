@@ -163,7 +163,7 @@ def test_errors():
     model = model_of(schedule, "noise")
     for options, error, message in (
         ({"steps": 5}, ValueError, "steps=5"),
-        ({"trajectory": True}, ValueError, "trajectory=True"),
+        ({"checkpoint": True}, ValueError, "checkpoint=True"),
         ({"tol": 1e-3}, TypeError, "unknown option 'tol'"),
         ({"rtol": -1.0}, ValueError, "rtol=-1.0"),
         ({"dtype": torch.float16}, ValueError, "dtype"),
