@@ -15,6 +15,7 @@ from docutils import nodes
 from sphinx.application import Sphinx
 
 import fastgen
+from fastgen.common.options import Configurable
 from sitegen import docstrings, rooms
 
 # What types in signatures lead to outside this site; written down, as builds have no network.
@@ -68,6 +69,8 @@ def _module_of(name: str) -> Any:
 def _kind(value: Any) -> str:
     if inspect.isclass(value):
         return "exception" if issubclass(value, BaseException) else "class"
+    if isinstance(value, Configurable):  # called with its options
+        return "function"
     return "function" if inspect.isroutine(value) or inspect.isfunction(value) else "data"
 
 

@@ -91,6 +91,17 @@ LAID_OUT = [
         {
             "The table": ["names", "get", "Solver", "plan"],
             "Your own": ["register", "runge_kutta", "Tableau", "with_churn"],
+            "Error-controlled methods": [
+                "dopri5",
+                "tsit5",
+                "dopri8",
+                "bosh3",
+                "fehlberg45",
+                "fehlberg2",
+                "adaptive_heun",
+                "dpm_adaptive",
+                "ErrorControlled",
+            ],
         },
     ),
     Room(
