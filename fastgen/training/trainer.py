@@ -56,8 +56,8 @@ class Trainer:
             none.
         settings: see `Settings`.
         description: JSON-able facts stored with checkpoints (`fastgen.training.describe`). A
-            network of `fastgen.networks`, and an objective whose method the loss is, are among
-            them by themselves. Parameters that ask for no gradients stay as they are.
+            network of `fastgen.networks`, an objective whose method the loss is, and the shape
+            of a sample, are among them by themselves. Parameters that ask for no gradients stay as they are.
 
     Raises:
         ValueError: naming the argument that does not fit.
@@ -109,6 +109,7 @@ class Trainer:
             self.description.setdefault("objective", described())
         if isinstance(network, Network) and type(network).__name__ in networks.names():
             self.description.setdefault("network", networks.to_config(network))
+        self.description.setdefault("shape", list(data.shape[1:]))
         self.average = copy.deepcopy(network).requires_grad_(False).eval()
         self.optimiser = optimiser(network, settings)
         self._order: tuple[int, Tensor] | None = None

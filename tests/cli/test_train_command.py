@@ -116,17 +116,18 @@ class TestTrain:
         assert code == 0
         assert "it was trained on moons so far, and goes on with scurve" in out
 
-    def test_models_of_latents_are_sampled_from_python(self, run, tmp_path):
+    def test_models_of_latents_of_unknown_data_are_sampled_from_python(self, run, tmp_path):
         vae = networks.VAE(1, 1, 4, multipliers=(1,), dims=1)
         network = networks.ScoreVAE(vae, networks.ModulatedMLP((1, 4), 8, 1))
         objective = LatentScore()
-        Trainer(
+        trainer = Trainer(
             network,
             objective.loss,
             torch.randn(8, 1, 4),
             Settings(steps=1, batch=4),
-            description=describe(network, objective),
-        ).run(checkpoint=tmp_path / "c.safetensors")
+            description=describe(network, objective, shape=None),
+        )
+        trainer.run(checkpoint=tmp_path / "c.safetensors")
         code, _, err = run("sample c.safetensors --shape 4,1,4 --steps 3 --out x.npz")
         assert code == 2
         assert "sample and decode from Python" in err
