@@ -57,7 +57,8 @@ class Trainer:
         settings: see `Settings`.
         description: JSON-able facts stored with checkpoints (`fastgen.training.describe`). A
             network of `fastgen.networks`, an objective whose method the loss is, and the shape
-            of a sample, are among them by themselves. Parameters that ask for no gradients stay as they are.
+            of a sample, are among them by themselves. Parameters that ask for no gradients stay
+            as they are.
 
     Raises:
         ValueError: naming the argument that does not fit.

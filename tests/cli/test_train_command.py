@@ -130,7 +130,8 @@ class TestTrain:
         trainer.run(checkpoint=tmp_path / "c.safetensors")
         code, _, err = run("sample c.safetensors --shape 4,1,4 --steps 3 --out x.npz")
         assert code == 2
-        assert "sample and decode from Python" in err
+        assert "of data of unknown shape" in err
+        assert "or sample from Python" in err
 
     @pytest.mark.parametrize(
         ("line", "message"),
