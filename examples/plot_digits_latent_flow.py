@@ -21,7 +21,7 @@ from fastgen.training import Autoencoding, Flow, Settings, Trainer
 digits = load_digits()
 images, labels = digits.train
 torch.manual_seed(0)
-settings = Settings(steps=500, batch=64, learning_rate=3e-3, clip=1.0)
+settings = Settings(steps=400, batch=64, learning_rate=3e-3, clip=1.0)
 autoencoder = Trainer(
     VAE(1, 1, width=8), Autoencoding(beta=0.05, variance=0.02).loss, images, settings
 )
