@@ -111,6 +111,8 @@ def test_examples_do_what_they_say(text):
     torch.manual_seed(0)
     said = []
     doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=said.append)
+    if "matplotlib.pyplot" in sys.modules:  # which warns of many open figures
+        sys.modules["matplotlib.pyplot"].close("all")
     assert not said, "".join(said)
 
 
