@@ -12,7 +12,7 @@ from torch import Tensor
 
 import fastgen
 from fastgen import timesteps
-from fastgen.schedules import LinearVP
+from fastgen.schedules import DiscreteVP, LinearVP
 
 # Three Gaussians on a line: weights, means and standard deviations.
 PARTS = ((0.3, 0.25, 0.45), (-1.6, 0.2, 1.5), (0.18, 0.3, 0.22))
@@ -88,8 +88,6 @@ def draw_grids(path: Path) -> None:
         left, right = figure.subplots(1, 2, sharey=True)
         for row, name in enumerate(names):
             times = _times(name, schedule)
-            if times is None:
-                continue
             left.plot(times, [row] * len(times), "|-", color="#0b5fa5", markersize=9, linewidth=0.6)
             sigmas = [schedule.sigma(t) / schedule.alpha(t) for t in times if t > 0]
             right.plot(sigmas, [row] * len(sigmas), "|", color="#b3470b", markersize=9)
@@ -103,14 +101,13 @@ def draw_grids(path: Path) -> None:
         figure.savefig(path, metadata={"Date": None})
 
 
-def _times(name: str, schedule: Any) -> list[float] | None:
-    """12 steps, or 10 where a table has no 12; None for grids of discrete schedules."""
-    for steps in (12, 10):
-        try:
-            return [float(t) for t in timesteps.times(name, schedule, steps)]
-        except (ValueError, TypeError):
-            continue
-    return None
+def _times(name: str, schedule: Any) -> list[float]:
+    """12 steps; those of grids of discrete levels on 1000 levels of the same schedule."""
+    levels = DiscreteVP.linear(1000)
+    try:
+        return [float(t) for t in timesteps.times(name, schedule, 12)]
+    except (ValueError, TypeError):
+        return [float(t) for t in timesteps.times(name, levels, 12)]
 
 
 def draw(app: Sphinx) -> None:

@@ -83,7 +83,8 @@ LAID_OUT = [
             "Tables": ["ays", "gits", "table"],
         },
         picture="figures/drawn/grids.svg",
-        caption="Twelve steps of every grid on the linear VP schedule, in time and in noise.",
+        caption="Twelve steps of every grid on the linear VP schedule, in time and in noise; "
+        "those of discrete levels on 1000 levels of it.",
     ),
     Room(
         "fastgen.solvers",
