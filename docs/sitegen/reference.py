@@ -13,9 +13,9 @@ from typing import Any
 
 from docutils import nodes
 from sphinx.application import Sphinx
+from sphinx.ext.napoleon import Config, GoogleDocstring
 
 import fastgen
-from fastgen.common.options import Configurable
 from sitegen import docstrings, rooms
 
 # What types in signatures lead to outside this site; written down, as builds have no network.
@@ -34,6 +34,8 @@ OUTSIDE |= {
 
 def summary(value: Any, module: Any, name: str) -> str:
     """The first sentence of what is said of a name."""
+    if rooms.configurable(value):
+        value = _function(value)
     if not (inspect.isclass(value) or inspect.isroutine(value)):
         return comment(module, name).split("\n")[0]
     text = (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ")
@@ -66,10 +68,43 @@ def _module_of(name: str) -> Any:
     return importlib.import_module(name)
 
 
+def _function(value: Any) -> Any:
+    """The function behind a solver or a grid."""
+    return inspect.unwrap(value.build)
+
+
+def options_of(value: Any) -> str:
+    """The options of a solver or a grid, as they are given by name."""
+    parameters = inspect.signature(_function(value)).parameters.values()
+    own = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+    if not own:
+        return "()"
+    shown = ", ".join(f"{p.name}: {p.annotation} = {p.default!r}" for p in own)
+    return f"(*, {shown})"
+
+
+def _configurable(public: str, value: Any) -> list[str]:
+    """A solver or a grid: its options, and what its function says."""
+    function = _function(value)
+    text = (inspect.getdoc(function) or "").split("\n")
+    text = docstrings.fields_as_list(text, list(value.options))
+    docstrings.process(None, "function", public, function, None, text)
+    if hasattr(value, "source"):
+        cost = f"Order {value.order}, evaluations per step: {value.evaluations}."
+        text += ["", f"{cost} {docstrings.quiet(value.source)}."]
+    lines = GoogleDocstring("\n".join(text), Config(napoleon_use_rtype=False)).lines()
+    return [
+        f".. py:function:: {public}{options_of(value)}",
+        "",
+        *(f"   {line}".rstrip() for line in lines),
+        "",
+    ]
+
+
 def _kind(value: Any) -> str:
     if inspect.isclass(value):
         return "exception" if issubclass(value, BaseException) else "class"
-    if isinstance(value, Configurable):  # called with its options
+    if rooms.configurable(value):  # called with its options
         return "function"
     return "function" if inspect.isroutine(value) or inspect.isfunction(value) else "data"
 
@@ -100,6 +135,8 @@ def page(public: str, value: Any, module: Any) -> str:
 
 def _directive(public: str, value: Any, module: Any) -> list[str]:
     """What describes a name: by autodoc, or for a constant its value and the comment above it."""
+    if rooms.configurable(value):
+        return _configurable(public, value)
     kind = _kind(value)
     owner, _, name = public.rpartition(".")
     if kind == "data":

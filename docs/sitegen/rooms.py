@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 import fastgen
+from fastgen.common.options import Configurable
 
 # Not for users of the library: the command line and the demonstration have pages of their own.
 HIDDEN = {"__main__", "cli", "common", "demo", "integrations", "_C"}
@@ -103,6 +104,7 @@ LAID_OUT = [
                 "dpm_adaptive",
                 "ErrorControlled",
             ],
+            "By name": list(fastgen.solvers.names()),
         },
     ),
     Room(
@@ -303,6 +305,11 @@ def of(room: Room) -> tuple[ModuleType, dict[str, list[str]]]:
     if rest:
         groups["More" if groups else ""] = rest
     return module, groups
+
+
+def configurable(value: Any) -> bool:
+    """Whether a value is a solver or a grid, which is called with its options."""
+    return isinstance(value, Configurable)
 
 
 def canonical(value: Any, public: str) -> str:

@@ -15,7 +15,7 @@ import fastgen
 from fastgen.cli.solvers import row
 from fastgen.schedules import LinearVP
 from fastgen.solvers import get, names
-from sitegen import docstrings, solver_charts
+from sitegen import docstrings, reference, rooms, solver_charts
 
 # Which network the plan on a page is for, where it is not one of noise.
 PREDICTS = {"bridge_sde": "velocity_and_score", "mean_flow": "average_velocity"}
@@ -122,9 +122,9 @@ def page(name: str) -> str:
             lines += [f"   * - ``{option}``", f"     - ``{kind}``", f"     - ``{default}``"]
         lines.append("")
     public = getattr(fastgen.solvers, name, None)
-    if name in fastgen.solvers.__all__ and not inspect.ismodule(public):
-        kind = "class" if inspect.isclass(public) else "function"
-        lines += [f".. auto{kind}:: fastgen.solvers::{name}", ""]
+    if rooms.configurable(public):
+        lines += [f".. py:function:: fastgen.solvers.{name}{reference.options_of(public)}", ""]
+        lines += ["   The solver with these options, taken wherever its name is.", ""]
     lines += ["Error against evaluations", "-------------------------", ""]
     lines += [f".. figure:: figures/{name}.svg", f"   :alt: {solver_charts.alt(name)}", ""]
     lines += [f"   {solver_charts.caption(name)}", ""]
