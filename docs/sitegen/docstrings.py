@@ -84,6 +84,7 @@ def quiet(line: str) -> str:
     """Signs that reStructuredText would read as its own, where they are mathematics."""
     parts = re.split(r"(``.*?``|`[^`]*`)", line)
     for i in range(0, len(parts), 2):
+        parts[i] = re.sub(r"(?<!\S)(\*)(?=[,)])", _escaped, parts[i])
         parts[i] = re.sub(r"(?<!\S)(\*\*?)(?=\w[^*]*$)", _escaped, parts[i])
         parts[i] = re.sub(r"(?<=[\w(\[])(\*\*?)(?=[\w(])", _escaped, parts[i])
         parts[i] = re.sub(r"\|(?=\S)", r"\\|", parts[i])

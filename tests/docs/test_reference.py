@@ -135,4 +135,5 @@ def test_fields_of_a_dataclass_become_a_list():
 def test_formulas_are_shown_as_they_are_typed():
     shown = docstrings.displays_as_code(["Step:", "", "    x_t = a * b", "", "Then."])
     assert shown[:4] == ["Step:", "", ".. code-block:: text", ""]
+    assert docstrings.quiet("f(x, *, **k)") == r"f(x, \*, \*\*k)"
     assert docstrings.quiet("of **kwargs and |x|") == r"of \*\*kwargs and \|x|"
