@@ -79,7 +79,7 @@ def register(
     source: str,
     two_times: bool = False,
 ) -> Callable[[Callable[Concatenate[Builder, list[float], P], Form]], Solver[P]]:
-    """Add a solver: a function of (p: Builder, times: list, *, **options) that returns the result.
+    """Add a solver: a function of a Builder, the times and options by name that returns the result.
 
     The decorated name is then the table's `Solver`; the function itself is its ``build``.
 
