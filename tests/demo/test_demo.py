@@ -1,4 +1,6 @@
 import csv
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -51,6 +53,24 @@ def test_digits_are_those_of_scikit_learn(digits):
         return sorted(rows)
 
     assert ordered(ours, labels) == ordered(theirs, torch.from_numpy(targets))
+
+
+def test_it_runs_on_what_make_demo_installs(tmp_path):
+    """Without SciPy, what scikit-learn requires, and all that tests and peers need."""
+    pytest.importorskip("matplotlib")
+    left_out = ("scipy", "joblib", "threadpoolctl", "rich", "diffusers", "triton")
+    code = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({left_out}))\n"
+        "from fastgen.cli import main\n"
+        "from fastgen.demo import report\n"
+        "report.NFES, report.SOLVERS = (2,), (('euler', {}),)\n"
+        "assert main(['demo', '--steps', '1', '--out', 'out']) == 0\n"
+        "assert 'sklearn' not in sys.modules\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert (tmp_path / "out" / "samples.png").exists()
 
 
 def with_moments(n, mean, covariance, seed):
