@@ -13,6 +13,7 @@ from torch import nn
 
 import fastgen
 from fastgen import couplings, datasets, kernels, networks, plans, schedules, training
+from fastgen.common.error_control import ErrorControlled
 from fastgen.integrations import torchcfm, torchsde
 from fastgen.integrations.flow_matching import path, solver, utils
 from fastgen.integrations.flow_matching.path import scheduler
@@ -86,6 +87,12 @@ def solved(**options):
 def crossing():
     event = Event(lambda t, y: y[:, 0] - 2.5)
     return solved(event=event, gradient="none").events[0]
+
+
+def accepted():
+    seen = []
+    solved(callback=seen.append, gradient="none")
+    return seen[0]
 
 
 def trainer():
@@ -165,6 +172,9 @@ MAKERS = {
     fastgen.ode.Statistics: lambda: solved().stats,
     fastgen.ode.Crossing: crossing,
     Event: lambda: Event(lambda t, y: y),
+    fastgen.ode.Accepted: accepted,
+    ErrorControlled: lambda: fastgen.solvers.dopri5(rtol=1e-5),
+    fastgen.timesteps.Grid: lambda: fastgen.timesteps.karras(rho=5),
     Adjoint: lambda: Adjoint(parameters=[torch.zeros(1000)], rtol=torch.zeros(1000)),
     Status: lambda: Status.DONE,
     # Plans.

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.display import displayed
 from fastgen.kernels.runge_kutta.contract import Control, Count, Status, Workspace
 from fastgen.ode.problem import StateLayout
 
 
+@displayed
 @dataclass(frozen=True)
 class Accepted:
     """One step of the batch in which at least one sample moved; all tensors are copies.
