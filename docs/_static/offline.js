@@ -1,6 +1,8 @@
 // Pages that are opened from disk may not fetch: what the search and the version switcher ask for
-// comes from scripts instead, which browsers do load.
-if (location.protocol === "file:") {
+// comes from scripts instead, which browsers do load. Anywhere, addresses of versions are relative to
+// the file that lists them.
+{
+  const disk = location.protocol === "file:";
   const root = new URL(document.documentElement.dataset.content_root ?? "./", location.href);
   const loaded = new Map();
   const script = (url) => {
@@ -20,11 +22,13 @@ if (location.protocol === "file:") {
   const ordinary = window.fetch.bind(window);
   window.fetch = async (resource, options) => {
     const url = new URL(resource instanceof Request ? resource.url : resource, location.href).href;
-    if (options?.method === "HEAD") throw new TypeError("files are not asked for");
     if (url.endsWith("/switcher.json")) {
-      await script(url.replace(/json$/, "js"));
-      return Response.json(window.fastgenVersions);
+      if (disk) await script(url.replace(/json$/, "js"));
+      const entries = disk ? window.fastgenVersions : await (await ordinary(url, options)).json();
+      return Response.json(entries.map((e) => ({ ...e, url: new URL(e.url, url).href })));
     }
+    if (!disk) return ordinary(resource, options);
+    if (options?.method === "HEAD") return new Response(null); // whether a file is there: unknown
     if (url.startsWith(root.href) && url.includes(".html")) {
       await script(new URL("_static/texts.js", root).href);
       const page = decodeURI(url.slice(root.href.length)).replace(/\.html.*$/, "");
