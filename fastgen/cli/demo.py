@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results")
     parser.add_argument("--seed", type=int, default=0, help="of training and of the samples")
-    parser.add_argument("--steps", type=int, default=2500, help="training steps (%(default)s)")
+    parser.add_argument("--steps", type=int, default=1400, help="training steps (%(default)s)")
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="training's limit (none; steps are counted)"
     )

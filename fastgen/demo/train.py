@@ -16,7 +16,7 @@ from fastgen.networks import ModulatedMLP
 from fastgen.schedules import Rectified
 from fastgen.training import Flow, Settings, Trainer
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 2e-3
 CLASSIFIER_STEPS = 800
 OBJECTIVE = Flow(data_at=0)
 
