@@ -126,13 +126,16 @@ class NetworkCalls:
     def __call__(self, k: int, network_input: Tensor, state: Tensor | None) -> tuple[Tensor, ...]:
         """The outputs that evaluation k's stage reads: one; with guidance or of a pair two."""
         if self.plain:
-            before = network_input._version  # buffers are made outside of inference mode
+            try:  # as `version` does, without a call
+                before = network_input._version
+            except RuntimeError:
+                before = -1
             try:
                 output = self.net(network_input, *self.times[k], **self.net_kwargs)
             except RuntimeError as error:
                 explain(error, self.net, network_input)
                 raise
-            if network_input._version != before:
+            if before >= 0 and network_input._version != before:
                 check_unwritten("net", network_input, before)
             self.tick()
             return self._pair(k, output) if self.pair else (self._checked(k, output, self.shape),)

@@ -1,7 +1,6 @@
 """What is committed: whole rows in small files, and a page and figures that follow from them."""
 
 import dataclasses
-import re
 
 import pytest
 
@@ -68,32 +67,6 @@ def test_the_page_is_short_and_names_every_row_that_loses():
             f"| {pair.ours.case}, " in line and f"| {pair.theirs.provider} |" in line
             for line in section.splitlines()
         )
-
-
-README = {  # a line of a table, the case and shape of its rows
-    "DDPM": ("loops", "ddpm (diffusion)", "64x3x32x32"),
-    "DPM-Solver++ 2M": ("loops", "dpmpp_2m (diffusion)", "64x3x32x32"),
-    "Euler, diffusion": ("loops", "euler (diffusion)", "64x3x32x32"),
-    "Euler, flow": ("loops", "euler (flow)", "64x3x32x32"),
-    "two terms and fresh noise": ("kernels", "two terms and noise", "1x1048576"),
-    "three terms": ("kernels", "three terms", "1x1048576"),
-    "a training batch": ("kernels", "training batch", "256x4096"),
-}
-
-
-def test_the_tables_of_the_readme_follow_from_the_rows():
-    text = (pages.PAGE.parent.parent / "README.md").read_text()
-    checked = 0
-    for label, (suite, case, shape) in README.items():
-        found = [r for r in kept.read(suite) if (r.case, r.shape) == (case, shape)]
-        for line in re.findall(rf"^\| {re.escape(label)}[^|]*\|(.*)\|$", text, re.MULTILINE):
-            for cell, row in zip(line.split("|"), found, strict=True):
-                number, unit = cell.split()
-                size = {"us": 1, "ms": 1e3, "s": 1e6}[unit]
-                digits = len(number.partition(".")[2])
-                assert float(number) == round(row.median / size, digits), (label, row.provider)
-                checked += 1
-    assert checked
 
 
 def quality(nfe, value, *, note="s.e. 0.02", **changes):
