@@ -8,12 +8,15 @@ what it has to. axe finds no fault in one page of each kind, in both colour sche
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import re
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
@@ -213,14 +216,25 @@ def check(site: Path, only: str = "") -> list[str]:
     """All faults of a site; ``only`` takes the pages whose path has it."""
     pages = [p for p in pages_of(site) if only in p.relative_to(site).as_posix()]
     faults = [] if only else broken_links(site)
+    shares = [share for share in (pages[::2], pages[1::2]) if share]
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        for found in pool.map(partial(looked_at, site, only), shares):
+            faults += found
+    return faults
+
+
+def looked_at(site: Path, only: str, pages: list[Path]) -> list[str]:
+    """The faults of some pages in a browser, and of the search if they have its page."""
+    read = pages if only else [p for p in kinds(pages_of(site), site) if p in pages]
+    faults = []
     with browser() as page:
         watch = Watch(page)
         for path in pages:
             name = path.relative_to(site)
             faults += [f"{name}: {fault}" for fault in opened(page, watch, path)]
-        if only in "search.html":
+        if site / "search.html" in pages:
             faults += searched(page, watch, site)
-        for path in pages if only else kinds(pages, site):
+        for path in read:
             name = path.relative_to(site)
             # Dark, which has the same rules, on one page of each kind.
             both = only or path.name == "index.html" or name.parent.as_posix() in MANY

@@ -28,7 +28,7 @@ def visit_inline(translator: Any, node: nodes.math) -> None:
 
 def visit_block(translator: Any, node: nodes.math_block) -> None:
     """Write a formula of its own, with its number where it has one."""
-    translator.body.append(translator.starttag(node, "div", CLASS="math-block"))
+    translator.body.append(translator.starttag(node, "div", CLASS="math-block", tabindex="0"))
     if node.get("number"):
         translator.body.append(f'<span class="eqno">({node["number"]})')
         translator.add_permalink_ref(node, "Link to this equation")
