@@ -1,6 +1,6 @@
 """The built site in a browser: `python docs/check.py [docs/_build/html]`, or `make docs-check`.
 
-Every page is opened from disk: no console errors, no request that leaves the disk, pictures that
+Pages are opened from disk: no console errors, no request that leaves the disk, pictures that
 load, nothing wider than a screen of 375 pixels. Links and their anchors resolve. The search finds
 what it has to. axe finds no fault in one page of each kind, in both colour schemes.
 """
@@ -42,7 +42,7 @@ RULES = ["wcag2a", "wcag2aa"]
 # Sphinx writes long signatures as a list of descriptions without terms, and the theme's sidebar has
 # arrows without a name beside links that have one.
 NOT_OURS = ("definition-list", "summary-name")
-# Folders of pages made by a rule: axe reads the first of them and every so-manieth.
+# Folders of pages made by a rule: axe reads the first of them and every so-manieth of these.
 MANY, EVERY = ("solvers", "reference/api", "gallery"), 40
 
 
@@ -178,15 +178,15 @@ def searched(page: Any, watch: Watch, site: Path) -> list[str]:
     return faults + watch.take()
 
 
-def kinds(pages: list[Path], site: Path) -> list[Path]:
-    """The pages that axe reads: all that are written by hand, and some of those that are made."""
+def kinds(pages: list[Path], site: Path, every: int) -> list[Path]:
+    """All pages that are written by hand, and some of those that are made by a rule."""
     chosen: list[Path] = []
     for path in pages:
         folder = path.parent.relative_to(site).as_posix()
         if folder not in MANY or path.name == "index.html":
             chosen.append(path)
     for folder in MANY:
-        chosen += [p for p in pages if p.parent == site / folder][::EVERY]
+        chosen += [p for p in pages if p.parent == site / folder][::every]
     return list(dict.fromkeys(chosen))
 
 
@@ -212,9 +212,13 @@ def inaccessible(page: Any, path: Path, schemes: Sequence[str] = ("light", "dark
     return faults
 
 
-def check(site: Path, only: str = "") -> list[str]:
-    """All faults of a site; ``only`` takes the pages whose path has it."""
+def check(site: Path, only: str = "", every: int = 1) -> list[str]:
+    """All faults of a site; ``only`` takes the pages whose path has it.
+
+    Of pages that are made by a rule the browser opens every so-manieth.
+    """
     pages = [p for p in pages_of(site) if only in p.relative_to(site).as_posix()]
+    pages = kinds(pages, site, every)
     faults = [] if only else broken_links(site)
     shares = [share for share in (pages[::2], pages[1::2]) if share]
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
@@ -225,7 +229,7 @@ def check(site: Path, only: str = "") -> list[str]:
 
 def looked_at(site: Path, only: str, pages: list[Path]) -> list[str]:
     """The faults of some pages in a browser, and of the search if they have its page."""
-    read = pages if only else [p for p in kinds(pages_of(site), site) if p in pages]
+    read = pages if only else [p for p in kinds(pages_of(site), site, EVERY) if p in pages]
     faults = []
     with browser() as page:
         watch = Watch(page)
@@ -248,11 +252,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("site", type=Path, nargs="?", default=Path("docs/_build/html"))
     parser.add_argument("--only", default="", help="pages whose path has this")
+    parser.add_argument(
+        "--every", type=int, default=1, help="of the pages made by a rule open every so-manieth"
+    )
     arguments = parser.parse_args()
     site = arguments.site.resolve()
     if not (site / "index.html").exists():
         raise SystemExit(f"{site}: no site is there; build it with `make docs`")
-    faults = check(site, arguments.only)
+    faults = check(site, arguments.only, arguments.every)
     print("\n".join(faults) or f"{site}: nothing wrong")
     sys.exit(bool(faults))
 
