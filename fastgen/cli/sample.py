@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastgen.cli.arguments import add_plan_arguments, integers, plan_options, require, shape
-from fastgen.cli.sources import Source, find, is_function
+from fastgen.cli.sources import FoundModel, find_model, is_function
 from fastgen.solvers import get, plan
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.solver is not None:
         get(arguments.solver)  # mistakes are named before torch is imported, which takes seconds
     options = plan_options(arguments)
-    source = find(arguments)
+    source = find_model(arguments)
     shape = _shape(arguments, source)
     if source.latent is None:
         _check_output(out, shape)
@@ -86,7 +86,7 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"wrote {out}: {list(shape)}, {made.solver}, {made.nfe} evaluations")
 
 
-def _shape(arguments: argparse.Namespace, source: Source) -> tuple[int, ...]:
+def _shape(arguments: argparse.Namespace, source: FoundModel) -> tuple[int, ...]:
     """Of what the network is given: of latents, where they are decoded."""
     if arguments.shape is not None:
         given: tuple[int, ...] = arguments.shape
@@ -96,7 +96,7 @@ def _shape(arguments: argparse.Namespace, source: Source) -> tuple[int, ...]:
     return (COUNT if arguments.count is None else arguments.count, *source.shape)
 
 
-def _plan(arguments: argparse.Namespace, source: Source, options: dict[str, Any]) -> Plan:
+def _plan(arguments: argparse.Namespace, source: FoundModel, options: dict[str, Any]) -> Plan:
     """What is asked for; the source's plan, if nothing is."""
     asked = (arguments.solver, arguments.steps, arguments.timesteps)
     if source.plan is not None and not options and all(part is None for part in asked):

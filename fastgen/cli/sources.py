@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fastgen.training.latent import Latent
 
 
-class Source(NamedTuple):
+class FoundModel(NamedTuple):
     """A model, and as far as the source knows: a plan, what it samples, and what decodes that.
 
     shape: of one sample of the model.
@@ -36,7 +36,7 @@ def is_function(source: str) -> bool:
     return ":" in source and not is_hub_name(source) and not Path(source).exists()
 
 
-def find(arguments: argparse.Namespace) -> Source:
+def find_model(arguments: argparse.Namespace) -> FoundModel:
     """What the command's arguments name.
 
     Raises:
@@ -44,7 +44,7 @@ def find(arguments: argparse.Namespace) -> Source:
     """
     source: str = arguments.source
     if is_function(source):
-        return Source(_made(arguments, source))
+        return FoundModel(_made(arguments, source))
     require("safetensors")
     for name in ("weights", "schedule", "predicts"):
         if getattr(arguments, name) is not None:
@@ -57,7 +57,7 @@ def find(arguments: argparse.Namespace) -> Source:
     return _checkpoint(path)
 
 
-def _folder(source: str) -> Source:
+def _folder(source: str) -> FoundModel:
     """What `Model.save_pretrained` wrote, here or on the Hub."""
     folder = folder_of(source)
     from fastgen.model import Model
@@ -76,23 +76,23 @@ def _folder(source: str) -> Source:
     shape = Facts.read(folder).shape
     if shape is None and latent is not None:
         shape = latent.shape
-    return Source(model, plan, shape, latent)
+    return FoundModel(model, plan, shape, latent)
 
 
-def _checkpoint(path: Path) -> Source:
+def _checkpoint(path: Path) -> FoundModel:
     """What `fastgen train`, `fastgen demo` or a `Trainer` wrote."""
     from fastgen.common.files import read_safetensors
     from fastgen.demo.checkpoint import FORMAT, Checkpoint
     from fastgen.training import LatentScore, load
 
     if FORMAT in read_safetensors(path)[1]:
-        return Source(Checkpoint.load(path).model(), shape=(1, 8, 8))
+        return FoundModel(Checkpoint.load(path).model(), shape=(1, 8, 8))
     trained = load(path)
     shape, sizes = trained.description.get("shape"), None
     if isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape):
         sizes = tuple(shape)
     if not isinstance(trained.objective, LatentScore):
-        return Source(trained.model(), shape=sizes)
+        return FoundModel(trained.model(), shape=sizes)
     if sizes is None:
         raise ValueError(
             f"{path}: a model of latents, of data of unknown shape; describe(network, objective, "
@@ -100,7 +100,7 @@ def _checkpoint(path: Path) -> Source:
             "fastgen.training.load(path) and trained.objective.latent(...)"
         )
     latent = trained.objective.latent(trained.network, sizes)  # type: ignore[arg-type]
-    return Source(trained.model(), shape=latent.shape, latent=latent)
+    return FoundModel(trained.model(), shape=latent.shape, latent=latent)
 
 
 def _made(arguments: argparse.Namespace, source: str) -> Model:

@@ -82,10 +82,10 @@ def html_of(value: Any) -> str:
         below = value._more() if hasattr(type(value), "_more") else ""
     except Exception as error:
         rows, below = [("not to be read", type(error).__name__)], ""
-    return table(name, rows, below)
+    return html_table(name, rows, below)
 
 
-def table(title: str, rows: list[tuple[str, str]], below: str = "") -> str:
+def html_table(title: str, rows: list[tuple[str, str]], below: str = "") -> str:
     """Rows of a name and a text as HTML; ``title`` is HTML, ``below`` a text in a fold."""
     cell = "text-align: left; padding: 0.1em 1em 0.1em 0; background: none; border: none; "
     cell += "color: inherit"

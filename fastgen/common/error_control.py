@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -52,6 +52,18 @@ class ErrorControlled(Configurable[P]):
         )
 
 
+def name_and_options(
+    method: ErrorControlled[...], given: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """A method's name, and the options that it has, for a call that was given others.
+
+    Raises:
+        TypeError: for an option that it has and that was given too.
+    """
+    check_given_once(method, given)
+    return method.name, dict(method.given)
+
+
 def method_by_name(function: Callable[P, R]) -> Callable[P, R]:
     """A decorator for integrators: a ``method`` with options stands for its name and these.
 
@@ -67,8 +79,8 @@ def method_by_name(function: Callable[P, R]) -> Callable[P, R]:
                 raise ValueError(
                     f"method={method!r}: its steps are those of a diffusion; use fastgen.sample"
                 )
-            check_given_once(method, kwargs)
-            kwargs.update({**method.given, "method": method.name})
+            kwargs["method"], options = name_and_options(method, kwargs)
+            kwargs.update(options)
         elif isinstance(method, Configurable):
             raise TypeError(
                 f"method={method!r}: a {type(method).__name__} is for fastgen.plan and "

@@ -95,7 +95,7 @@ def stacked_axes(
     return figure, [top, *rest]
 
 
-def plain(name: str, x: Any) -> NDArray[np.float64]:
+def real_numbers(name: str, x: Any) -> NDArray[np.float64]:
     """The numbers of a tensor of any device, dtype and mode, or of an array, in float64.
 
     Raises:

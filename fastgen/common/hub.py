@@ -114,7 +114,7 @@ def create_repository(repo_id: str, *, private: bool | None, token: str | None) 
     return str(api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id)
 
 
-def upload(
+def upload_files(
     folder: Path,
     repo_id: str,
     *,

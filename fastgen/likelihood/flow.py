@@ -16,8 +16,7 @@ from fastgen.common.checks import check_choice, check_floating
 from fastgen.common.compiling import uncompiled
 from fastgen.common.derivatives import outside_inference_mode
 from fastgen.common.display import displayed, extent
-from fastgen.common.error_control import ErrorControlled
-from fastgen.common.options import check_given_once
+from fastgen.common.error_control import ErrorControlled, name_and_options
 from fastgen.common.transforms import check_untraced
 from fastgen.common.typed import typed
 from fastgen.kernels import Stream
@@ -28,7 +27,7 @@ from fastgen.model.output import check_output
 from fastgen.noise.normals import randn
 from fastgen.ode import Solution, odeint, tableaus
 from fastgen.sampling.error_controlled import interval, with_parameters
-from fastgen.sampling.flow_steps import FlowSteps
+from fastgen.sampling.flow_steps import WITHOUT_GRADIENTS, FlowSteps
 from fastgen.sampling.observation import Step
 
 # The draw that dequantises; probes are the draws from 0 on.
@@ -255,11 +254,10 @@ def log_likelihood(
         (-1.838, -1.838)
     """
     if isinstance(method, ErrorControlled):
-        tolerances = {"rtol": rtol, "atol": atol}
-        check_given_once(method, {k: v for k, v in tolerances.items() if v is not None} | options)
-        rtol, atol = method.given.get("rtol", rtol), method.given.get("atol", atol)
-        options |= {k: v for k, v in method.given.items() if k not in tolerances}
-        method = method.name
+        tolerances = {k: v for k, v in (("rtol", rtol), ("atol", atol)) if v is not None}
+        method, own_options = name_and_options(method, tolerances | options)
+        rtol, atol = own_options.pop("rtol", rtol), own_options.pop("atol", atol)
+        options |= own_options
     own = divergence if callable(divergence) else None
     kind = "exact" if callable(divergence) else check_choice("divergence", divergence, DIVERGENCES)
     check_model(model)
@@ -294,10 +292,7 @@ def log_likelihood(
         check_untraced("log_likelihood", "pass differentiable=True", x=x)
     own_steps = trajectory and timesteps is None
     if own_steps and differentiable:
-        raise ValueError(
-            "trajectory=True: the states after accepted steps have no gradients; name times, "
-            "timesteps=[...], whose states have"
-        )
+        raise ValueError(WITHOUT_GRADIENTS)
     bars: dict[str, Any] = {"callback": callback, "progress": progress}
     watch = FlowSteps(model, end, start, method, keep=x if own_steps else None, **bars)
     with torch.set_grad_enabled(bool(differentiable)), contextlib.closing(watch):

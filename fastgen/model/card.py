@@ -75,7 +75,7 @@ class Card:
         return found
 
 
-def text_of(
+def card_text(
     card: Card,
     name: str,
     model: Described,

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+import fastgen.networks as networks
 import fastgen.schedules as schedules
 from fastgen.common.errors import nearest
 from fastgen.common.hub import CONFIG, PretrainedError
@@ -138,7 +139,7 @@ class Facts:
         return cls(path, schedule, arguments, found["network"], shape, save)
 
 
-def text_of(
+def config_text(
     model: Described, net: nn.Module, shape: Sequence[int] | None, config: Mapping[str, Any] | None
 ) -> tuple[str, str]:
     """What `Facts.read` reads of a model with that network, and the number of the save.
@@ -192,8 +193,6 @@ def describe_network(net: nn.Module, config: Mapping[str, Any] | None) -> dict[s
         config: its arguments, where it does not keep them itself: those of `fastgen.networks`, and
             modules with huggingface_hub's PyTorchModelHubMixin, do.
     """
-    from fastgen import networks
-
     if config is None and isinstance(net, networks.Network) and networks.is_registered(net):
         return networks.to_config(net)
     if config is None:
@@ -205,8 +204,6 @@ def describe_network(net: nn.Module, config: Mapping[str, Any] | None) -> dict[s
 
 def on_meta(description: Mapping[str, Any]) -> nn.Module:
     """A registered network of sizes alone, which take no memory."""
-    from fastgen import networks
-
     with torch.device("meta"):
         return networks.from_config(dict(description))
 
@@ -224,8 +221,6 @@ def network_maker(
     Raises:
         PretrainedError: if there is no way to make one, with the remedy.
     """
-    from fastgen import networks
-
     if isinstance(net, nn.Module):
         return net
     if not (net is None or callable(net)):

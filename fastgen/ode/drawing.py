@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils import _pytree as pytree
 
 from fastgen.common.checks import check_whole
-from fastgen.common.figures import axes_of, colours, plain, stacked_axes
+from fastgen.common.figures import axes_of, colours, real_numbers, stacked_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +21,7 @@ def draw_solution(
     """What `fastgen.ode.Solution.plot` draws of a solution."""
     check_whole("lines", lines, 1)
     rows = len(solution.status)
-    states = [plain("ys", y) for y in pytree.tree_leaves(solution.ys)]
+    states = [real_numbers("ys", y) for y in pytree.tree_leaves(solution.ys)]
     count = len(states[0])
     # With joint steps the state is one sample of whatever shape.
     flat = np.concatenate(
@@ -30,7 +30,7 @@ def draw_solution(
     width = flat.shape[2]
     samples = _evenly(rows, max(1, lines // max(width, 1)))
     numbers = _evenly(width, max(1, lines // max(len(samples), 1)))
-    times = np.arange(count) if solution.t is None else plain("t", solution.t)
+    times = np.arange(count) if solution.t is None else real_numbers("t", solution.t)
     shades = colours(len(samples))
 
     recorded = solution.steps
@@ -47,7 +47,7 @@ def draw_solution(
     if recorded is not None and lower is not None:
         bottom = lower
         fields = (recorded.sample, recorded.time, recorded.size, recorded.accepted)
-        sample, time, size, accepted = (plain("steps", x) for x in fields)
+        sample, time, size, accepted = (real_numbers("steps", x) for x in fields)
         for shade, k in zip(shades, samples, strict=True):
             for kept, marker in ((True, "o"), (False, "x")):
                 chosen = (sample == k) & (accepted == kept)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgen.common.checks import check_whole
-from fastgen.common.figures import GREY, axes_of, colours, legend_beside, plain
+from fastgen.common.figures import GREY, axes_of, colours, legend_beside, real_numbers
 from fastgen.plots.points import dots, groups_of, marker_area
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def trajectories(
         >>> x, states = fastgen.sample(model, (50, 2), "heun", 10, trajectory=True)
         >>> axes = fastgen.plots.trajectories(states)
     """
-    values = plain("states", states)
+    values = real_numbers("states", states)
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
     planar = values.ndim == 3 and values.shape[2] == 2
@@ -68,7 +68,7 @@ def trajectories(
             raise ValueError("times: of states [T, B] of one number; those in the plane have none")
         points = values
     else:
-        along = np.arange(count) if times is None else plain("times", times)
+        along = np.arange(count) if times is None else real_numbers("times", times)
         if along.shape != (count,):
             raise ValueError(f"times: expected [{count}], got {list(along.shape)}")
         points = np.stack([np.broadcast_to(along[:, None], values.shape), values], -1)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_positive, check_shape, check_whole
-from fastgen.common.figures import SEQUENTIAL, axes_of, plain
+from fastgen.common.figures import SEQUENTIAL, axes_of, real_numbers
 from fastgen.common.typed import shown
 from fastgen.model.model import Model
-from fastgen.plots.points import Bounds, grid_of
+from fastgen.plots.points import Bounds, lattice
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +71,7 @@ def vector_field(
     check_choice("quantity", quantity, QUANTITIES)
     check_choice("way", way, WAYS)
     check_whole("density", density, 2)
-    x, y, points = grid_of(bounds, density)
+    x, y, points = lattice(bounds, density)
     field = _field(model, t, points, quantity, way, net_kwargs).reshape(density, density, 2)
     u, v = field[..., 0], field[..., 1]
     speed = np.hypot(u, v)
@@ -119,7 +119,7 @@ def _field(
             check_shape("model", found, y.shape)
         else:
             raise TypeError(f"model={shown(model)}: expected a Model, or a function f(t, y)")
-    return plain("model", found)
+    return real_numbers("model", found)
 
 
 def likelihood(
@@ -166,7 +166,7 @@ def likelihood(
     """
     check_whole("resolution", resolution, 2)
     check_positive("depth", depth, infinite=True)
-    x, y, points = grid_of(bounds, resolution)
+    x, y, points = lattice(bounds, resolution)
     if isinstance(model, Model):
         from fastgen.likelihood import log_likelihood  # not for the sake of a sheet
 
@@ -180,7 +180,7 @@ def likelihood(
         check_shape("model", values, (len(points),))
     else:
         raise TypeError(f"model={shown(model)}: expected a Model, or a function of points [N, 2]")
-    found = plain("model", values).reshape(resolution, resolution)
+    found = real_numbers("model", values).reshape(resolution, resolution)
     finite = found[np.isfinite(found)]
     highest = float(finite.max()) if finite.size else 0.0
     plan: dict[str, Any] = {"cmap": SEQUENTIAL, "origin": "lower"}

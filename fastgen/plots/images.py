@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastgen.common.checks import check_pair, check_whole
-from fastgen.common.figures import axes_of, colours, legend_beside, plain
+from fastgen.common.figures import axes_of, colours, legend_beside, real_numbers
 from fastgen.plots.points import dots, finite_rows, groups_of, marker_area
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def samples(
         >>> x = fastgen.randn((16, 3, 8, 8), seed=0)  # or what fastgen.sample gave
         >>> axes = fastgen.plots.samples(x, columns=8)
     """
-    values = plain("x", x)
+    values = real_numbers("x", x)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     flat = values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 2)
@@ -103,7 +103,7 @@ def sheet(
     Raises:
         TypeError, ValueError: naming the argument.
     """
-    values = plain("x", x)
+    values = real_numbers("x", x)
     if values.ndim == 3:
         values = values[:, None]
     if values.ndim != 4 or 0 in values.shape[1:]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgen.common.figures import COLOURS, GREY, axes_of, legend_beside, plain
+from fastgen.common.figures import COLOURS, GREY, axes_of, legend_beside, real_numbers
 from fastgen.plots.points import dots, marker_area
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def pairing(
         >>> x0, x1 = fastgen.randn((20, 2), seed=0), fastgen.randn((20, 2), seed=1) + 3
         >>> axes = fastgen.plots.pairing(x0, x1, fastgen.couplings.assign(x0, x1))
     """
-    a, b = plain("x0", x0), plain("x1", x1)
+    a, b = real_numbers("x0", x0), real_numbers("x1", x1)
     for name, points in (("x0", a), ("x1", b)):
         if points.ndim != 2 or points.shape[1] != 2:
             raise ValueError(f"{name}: expected points [n, 2], got {list(points.shape)}")
@@ -80,14 +80,14 @@ def _pairs(
     elif isinstance(given, SinkhornResult):
         given = given.plan()
     if isinstance(given, tuple) and len(given) == 2:
-        i, j = (plain("permutation", part).astype(np.intp) for part in given)
+        i, j = (real_numbers("permutation", part).astype(np.intp) for part in given)
         if i.ndim != 1 or i.shape != j.shape:
             raise ValueError(
                 f"permutation: expected indices (i, j) of equal lengths, got {list(i.shape)} and "
                 f"{list(j.shape)}"
             )
         return *_inside(i, j, n, m), None
-    values = plain("permutation", given)
+    values = real_numbers("permutation", given)
     if values.shape == (n, m) and values.ndim == 2:
         largest = float(values.max(initial=0.0))
         i, j = np.nonzero(values > LEAST_MASS * largest)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgen.common.checks import check_number
-from fastgen.common.figures import plain
+from fastgen.common.figures import real_numbers
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +25,7 @@ def groups_of(labels: Any, count: int) -> dict[str, NDArray[np.intp]]:
     """The samples of each label, in the labels' order; all under "" where there are none."""
     if labels is None:
         return {"": np.arange(count)}
-    found = plain("labels", labels)
+    found = real_numbers("labels", labels)
     if found.shape != (count,):
         raise ValueError(
             f"labels: expected one for each of {count} samples, got {list(found.shape)}"
@@ -65,7 +65,7 @@ def bounds_of(bounds: Any) -> tuple[float, float, float, float]:
     return left, right, bottom, top
 
 
-def grid_of(bounds: Any, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64], Tensor]:
+def lattice(bounds: Any, count: int) -> tuple[NDArray[np.float64], NDArray[np.float64], Tensor]:
     """``count`` places along each side, and all points [count^2, 2], row by row from below."""
     left, right, bottom, top = bounds_of(bounds)
     x, y = np.linspace(left, right, count), np.linspace(bottom, top, count)

@@ -106,7 +106,8 @@ def dpm_adaptive(
     y, slope = x.clone(), torch.zeros_like(x)
     known = torch.zeros(batch, dtype=torch.bool, device=device)
     calls = evaluated = shown = 0
-    points = at.clone(), y.clone(), slope.clone()  # of each sample's last evaluation at a state
+    # Of each sample's last evaluation at a state, for who watches.
+    points = None if watch is None else (at.clone(), y.clone(), slope.clone())
     evaluations = torch.zeros_like(status)
 
     def noise(level: Tensor, state: Tensor, rows: Tensor) -> Tensor:
@@ -139,14 +140,14 @@ def dpm_adaptive(
         past = older[rows], oldest[rows]
         size[rows] = rule.within(h.abs() * rule.factor(ratio, taken, past))
         moved, landed = rows[taken], (h == rest)[taken]
-        before = (at.clone(), y.clone()) if watch is not None else None
+        before = None if points is None else (at.clone(), y.clone())
         y[moved], known[moved] = high[taken], False
         at[moved] = torch.where(landed, limits[1], at[moved] + h[taken])
         oldest[moved], older[moved] = older[moved], ratio[taken].clamp(min=LEAST_ERROR)
         accepted[moved] += 1
         rejected[rows[~taken]] += 1
         status[moved[landed]] = Status.DONE
-        if before is not None and watch is not None and len(moved):
+        if watch is not None and points is not None and before is not None and len(moved):
             who = torch.zeros_like(known).index_fill_(0, moved, True)
             points[0][moved], points[1][moved] = before[0][moved], before[1][moved]
             points[2][moved] = slope[moved]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -22,7 +23,7 @@ from fastgen.model.model import Model, check_model, check_time
 from fastgen.model.output import modules_of
 from fastgen.ode import Adjoint, Solution, odeint, tableaus
 from fastgen.sampling.dpm_adaptive import dpm_adaptive
-from fastgen.sampling.flow_steps import FlowSteps
+from fastgen.sampling.flow_steps import WITHOUT_GRADIENTS, FlowSteps
 from fastgen.sampling.observation import Step
 from fastgen.sampling.prepared import check_state_dtype, initial_state
 from fastgen.solvers.registry import Timesteps
@@ -196,10 +197,7 @@ def sample_batch(
     recorded = differentiable or functional()
     own_steps = trajectory and times is None
     if own_steps and recorded:
-        raise ValueError(
-            "trajectory=True: the states after accepted steps have no gradients; name times, "
-            "timesteps=[...], whose states have"
-        )
+        raise ValueError(WITHOUT_GRADIENTS)
     last = interval(model, start, end)[1] if solver != DPM else model.schedule.t_min
     watch = FlowSteps(
         model,
@@ -213,11 +211,8 @@ def sample_batch(
     )
     options |= {"start": start, "end": end, "times": times, "steps": watch, "backend": backend}
     options |= {"guidance": guidance, "net_kwargs": net_kwargs, "return_solution": True}
-    try:
-        with torch.inference_mode(False) if recorded else unrecorded(model.net):
-            solution = sample_adaptive(model, x, solver, **options)
-    finally:
-        watch.close()
+    with closing(watch), torch.inference_mode(False) if recorded else unrecorded(model.net):
+        solution = sample_adaptive(model, x, solver, **options)
     assert isinstance(solution, Solution)
     found: Tensor = solution.ys[-1]
     if check_finite and not bool(torch.isfinite(found).all()):

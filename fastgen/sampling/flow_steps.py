@@ -14,6 +14,10 @@ from fastgen.ode import Accepted
 from fastgen.sampling.observation import Evaluation, Step, TimeBar
 
 Callback = Callable[[Step], Any]
+WITHOUT_GRADIENTS = (
+    "trajectory=True: the states after accepted steps have no gradients; name times, "
+    "timesteps=[...], whose states have"
+)
 
 
 class FlowSteps:

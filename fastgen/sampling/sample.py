@@ -11,9 +11,8 @@ from typing import Any, Literal, TypeAlias, overload
 import torch
 from torch import Tensor
 
-from fastgen.common.error_control import ErrorControlled
+from fastgen.common.error_control import ErrorControlled, name_and_options
 from fastgen.common.errors import nearest
-from fastgen.common.options import check_given_once
 from fastgen.common.typed import typed
 from fastgen.model.guidance import Guidance, Transform
 from fastgen.model.model import Model, check_model
@@ -180,9 +179,8 @@ def sample(
     """
     check_model(model)
     if isinstance(solver, ErrorControlled):
-        check_given_once(solver, options)
-        options = {**solver.given, **options}
-        solver = solver.name
+        solver, own = name_and_options(solver, options)
+        options |= own
     if isinstance(solver, str) and solver in error_controlled.SOLVERS:
         _Planned(transform, noise, checkpoint).refuse(solver)
         return error_controlled.sample_batch(

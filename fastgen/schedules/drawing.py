@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastgen.common.figures import COLOURS, GREY, plain, stacked_axes
+from fastgen.common.figures import COLOURS, GREY, real_numbers, stacked_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _marks(times: Sequence[float] | Any) -> NDArray[np.float64]:
     if times is None:
         return np.zeros(0)
-    marks = plain("times", times)
+    marks = real_numbers("times", times)
     if marks.ndim != 1 or not ((marks >= 0) & (marks <= 1)).all():
         raise ValueError(f"times: expected [N] times in [0, 1], got {times!r}")
     return marks

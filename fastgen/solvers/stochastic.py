@@ -205,7 +205,7 @@ def renoise(p: Builder, x: Form, low: float, high: float, s_noise: float = 1.0) 
     return (p.alpha(high) / p.alpha(low)) * x + fresh_noise(p, high, low, std)
 
 
-class Churned(Protocol):
+class ChurnedSolver(Protocol):
     """What `with_churn` makes."""
 
     def __call__(
@@ -222,7 +222,7 @@ class Churned(Protocol):
         """The result, as of any solver."""
 
 
-def with_churn(step: OneStep) -> Churned:
+def with_churn(step: OneStep) -> ChurnedSolver:
     """The solver that adds noise before each step of a deterministic one-step method.
 
     At each time s of the grid of n steps, with r = sigma / alpha: where s_tmin <= r_s <= s_tmax

@@ -27,7 +27,7 @@ from fastgen.common.hub import (
     PretrainedError,
     create_repository,
     folder_of,
-    upload,
+    upload_files,
 )
 from fastgen.kernels import Stream
 from fastgen.model.model import Model
@@ -234,7 +234,7 @@ class Latent:
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)
             name = create_repository(repo_id.removeprefix(PREFIX), private=private, token=token)
-            return upload(
+            return upload_files(
                 Path(folder),
                 name,
                 commit_message=commit_message,

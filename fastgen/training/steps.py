@@ -37,7 +37,21 @@ def rate(settings: Settings, step: int, spent: float = 0.0) -> float:
     return found
 
 
-def follow(average: nn.Module, network: nn.Module, settings: Settings, step: int) -> None:
+def finite_loss(step: int, loss: Tensor) -> float:
+    """The loss as a number; waits for its device.
+
+    Raises:
+        FloatingPointError: if it is not finite.
+    """
+    value = float(loss.item())
+    if not math.isfinite(value):
+        raise FloatingPointError(
+            f"the loss of step {step} is {value}; give a smaller learning_rate, or clip"
+        )
+    return value
+
+
+def follow_weights(average: nn.Module, network: nn.Module, settings: Settings, step: int) -> None:
     """Move an average of the weights on, after a step; buffers are copied.
 
     Its decay is smaller at first: (1 + step) / (10 + step).
@@ -50,7 +64,7 @@ def follow(average: nn.Module, network: nn.Module, settings: Settings, step: int
         ours.copy_(theirs)
 
 
-def uniform(seed: int, device: torch.device, first_id: int, count: int, draw: int) -> Tensor:
+def uniform_of_ids(seed: int, device: torch.device, first_id: int, count: int, draw: int) -> Tensor:
     """Numbers [count] in (0, 1) of ids from ``first_id``."""
     ids = torch.arange(first_id, first_id + count, device=device)
     seeds = torch.tensor([seed], device=device)
@@ -63,5 +77,5 @@ def dropped(labels: Tensor, network: nn.Module, settings: Settings, step: int, s
     classes = getattr(network, "classes", 0)
     if not (classes and settings.label_dropout):
         return labels
-    u = uniform(seed, labels.device, 2 * ITEMS, len(labels), step)
+    u = uniform_of_ids(seed, labels.device, 2 * ITEMS, len(labels), step)
     return labels.masked_fill(u < settings.label_dropout, classes)

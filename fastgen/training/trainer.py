@@ -8,7 +8,6 @@ would have had.
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -28,7 +27,15 @@ from fastgen.common.display import Unquoted, displayed
 from fastgen.networks import Network
 from fastgen.training.checkpoint import FIELDS, read, write
 from fastgen.training.settings import Settings
-from fastgen.training.steps import ITEMS, dropped, follow, optimiser, rate, uniform
+from fastgen.training.steps import (
+    ITEMS,
+    dropped,
+    finite_loss,
+    follow_weights,
+    optimiser,
+    rate,
+    uniform_of_ids,
+)
 
 
 @displayed
@@ -108,7 +115,7 @@ class Trainer:
         described = getattr(getattr(loss, "__self__", None), "to_config", None)
         if described is not None:
             self.description.setdefault("objective", described())
-        if isinstance(network, Network) and type(network).__name__ in networks.names():
+        if isinstance(network, Network) and networks.is_registered(network):
             self.description.setdefault("network", networks.to_config(network))
         self.description.setdefault("shape", list(data.shape[1:]))
         self.average = copy.deepcopy(network).requires_grad_(False).eval()
@@ -141,7 +148,7 @@ class Trainer:
     def _permutation(self, epoch: int) -> Tensor:
         if self._order is None or self._order[0] != epoch:
             seed, device = self.settings.seed, self.data.device
-            u = uniform(seed, device, ITEMS, len(self.data), epoch)
+            u = uniform_of_ids(seed, device, ITEMS, len(self.data), epoch)
             self._order = epoch, u.argsort(stable=True)
         return self._order[1]
 
@@ -192,7 +199,7 @@ class Trainer:
                     if self.step % 50 == 0:
                         bar.set_postfix(loss=f"{loss.item():.4g}", refresh=False)
                 if checkpoint is not None and (self.step % every == 0 or self.step == last):
-                    _check_finite(self.step - 1, loss)
+                    finite_loss(self.step - 1, loss)
                     self.save(checkpoint)
         if bar is not None:
             bar.close()
@@ -207,13 +214,13 @@ class Trainer:
         with mixed:
             loss = self.loss(self.network, self.batch(step))
         if step % 50 == 0:
-            _check_finite(step, loss)
+            finite_loss(step, loss)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if settings.clip is not None:
             nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
         self.optimiser.step()
-        follow(self.average, self.network, settings, step)
+        follow_weights(self.average, self.network, settings, step)
         self.step += 1
         return loss.detach()
 
@@ -251,14 +258,6 @@ class Trainer:
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(k, p) for k, p in self.network.named_parameters() if p.requires_grad]
-
-
-def _check_finite(step: int, loss: Tensor) -> None:
-    value = loss.item()
-    if not math.isfinite(value):
-        raise FloatingPointError(
-            f"the loss of step {step} is {value}; give a smaller learning_rate, or clip"
-        )
 
 
 def _bar(total: int, done: int) -> Any:

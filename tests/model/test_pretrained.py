@@ -549,7 +549,7 @@ class TestDamagedFolders:
         """Weights are the first file and config.json is the last."""
         flow().save_pretrained(tmp_path)
         with monkeypatch.context() as patch:
-            patch.setattr("fastgen.model.pretrained._put", lambda *_: 1 / 0)
+            patch.setattr("fastgen.model.folders._put", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 Model(small(), FLOW, "noise").save_pretrained(tmp_path)
         with pytest.raises(PretrainedError, match="of another save"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from fastgen.integrations.common.training import (
 )
 from fastgen.model.model import Model
 from fastgen.training.settings import Settings
-from fastgen.training.steps import follow, optimiser, rate
+from fastgen.training.steps import finite_loss, follow_weights, optimiser, rate
 from fastgen.training.trainer import Batch
 
 
@@ -153,7 +152,7 @@ class AcceleratedTrainer:
         self.optimiser.step()
         self.optimiser.zero_grad()
         if accelerator.sync_gradients:
-            follow(self.average, self.network, settings, self.step)
+            follow_weights(self.average, self.network, settings, self.step)
         return loss.detach()
 
     def validate(self) -> float:
@@ -214,12 +213,7 @@ class AcceleratedTrainer:
             place.epoch, place.batch = place.epoch + 1, 0
 
     def _report(self, loss: Tensor) -> None:
-        value = loss.item()
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss of step {self.step - 1} is {value}; give a smaller learning_rate, or "
-                "clip"
-            )
+        value = finite_loss(self.step - 1, loss)
         facts = {"loss": value, "learning_rate": rate(self.settings, self.step - 1)}
         self.accelerator.log(facts, step=self.step)
 

@@ -20,7 +20,7 @@ from fastgen.integrations.common.training import (
 )
 from fastgen.model.model import Model
 from fastgen.training.settings import Settings
-from fastgen.training.steps import follow, optimiser, rate
+from fastgen.training.steps import follow_weights, optimiser, rate
 
 
 class TrainingModule(LightningModule):
@@ -125,7 +125,7 @@ class TrainingModule(LightningModule):
         """As Lightning's, then the average follows."""
         step = self.trainer.global_step
         super().optimizer_step(*args, **kwargs)
-        follow(self._average, self.network, self.settings, step)
+        follow_weights(self._average, self.network, self.settings, step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store which noise comes next."""
