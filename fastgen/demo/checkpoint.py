@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import fastgen.schedules as schedules
+from fastgen.common.derivatives import outside_inference_mode
 from fastgen.common.files import (
     check_weights,
     load_strictly,
@@ -55,6 +56,7 @@ class Checkpoint:
         write_safetensors(path, tensors, metadata)
 
     @staticmethod
+    @outside_inference_mode
     def load(path: Path) -> Checkpoint:
         """Rebuild the networks that `save` stored.
 

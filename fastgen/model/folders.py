@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fastgen.common.checks import check_sizes
 from fastgen.common.files import check_weights, read_safetensors, replacing, write_safetensors
 from fastgen.common.hub import CARD, CONFIG, INSTALL, PLAN, WEIGHTS, PretrainedError
+from fastgen.common.modes import unrecorded
 from fastgen.common.typed import is_dense
 from fastgen.model import card as cards
 from fastgen.model import facts as stored
@@ -89,7 +90,8 @@ def read(
         arguments["dtype"] = dtype
     with nullcontext() if changes else _named(facts.path):
         cls(nn.Identity(), **arguments)
-    return cls(_network(folder, facts, net, trusted, device, dtype), **arguments)
+    with unrecorded(net):  # a network made in inference mode could never be trained
+        return cls(_network(folder, facts, net, trusted, device, dtype), **arguments)
 
 
 def _network(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_at_least
+from fastgen.common.derivatives import outside_inference_mode
 from fastgen.common.display import displayed
 from fastgen.common.files import (
     check_weights,
@@ -171,6 +172,7 @@ class Latent:
         write_safetensors(path, tensors, {FORMAT: VERSION, "facts": json.dumps(facts)})
 
     @staticmethod
+    @outside_inference_mode
     def load(path: Path | str) -> Latent:
         """What `save` wrote.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import fastgen.networks as networks
 import fastgen.schedules as schedules
 from fastgen.common.checks import check_at_least, check_choice
+from fastgen.common.derivatives import outside_inference_mode
 from fastgen.common.display import displayed
 from fastgen.common.files import check_weights, load_strictly
 from fastgen.couplings.named import NamedCoupling
@@ -289,6 +290,7 @@ def describe(network: Network, objective: Objective, **facts: Any) -> dict[str, 
     }
 
 
+@outside_inference_mode
 def load(path: Path | str) -> Trained:
     """The network of a trainer's checkpoint, with its averaged weights.
 

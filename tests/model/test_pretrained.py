@@ -664,3 +664,15 @@ class TestCards:
         path.write_text(changed.replace(MARK, ""))
         flow().save_pretrained(tmp_path)
         assert path.read_text() == changed.replace(MARK, "")
+
+
+def test_a_network_loaded_in_inference_mode_can_be_trained(tmp_path):
+    flow().save_pretrained(tmp_path)
+    with torch.inference_mode():
+        found = Model.from_pretrained(tmp_path).net
+        own = Model.from_pretrained(tmp_path, net=small()).net  # made there, and stays there
+    found(torch.ones(3, 2), torch.ones(3)).sum().backward()
+    assert all(p.grad is not None and p.requires_grad for p in found.parameters())
+    assert all(p.is_inference() for p in own.parameters())
+    for a, b in zip(found.parameters(), own.parameters(), strict=True):
+        assert torch.equal(a.detach(), b)

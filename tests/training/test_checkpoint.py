@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+import fastgen
 from fastgen import networks
 from fastgen.common.files import write_safetensors
 from fastgen.training import Flow, Pairs, Settings, Trainer, describe, load
@@ -231,3 +232,17 @@ def test_networks_of_the_library_describe_themselves_and_others_are_told_what_to
     )
     with pytest.raises(ValueError, match="its objective is not described; train its loss"):
         load(path)
+
+
+def test_what_is_loaded_in_inference_mode_can_be_trained(tmp_path):
+    path = tmp_path / "a.safetensors"
+    trainer().save(path)
+    latent = fastgen.Latent.of(networks.VAE(1, 2, 8).eval()).fit(torch.randn(6, 1, 8, 8))
+    latent.save(tmp_path / "l.safetensors")
+    with torch.inference_mode():
+        network = load(path).network
+        vae = fastgen.Latent.load(tmp_path / "l.safetensors").network
+    for found in (network, vae):
+        assert not any(x.is_inference() for x in (*found.parameters(), *found.buffers()))
+    network.requires_grad_(True)(torch.ones(3, 2), torch.ones(3)).sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
