@@ -17,6 +17,20 @@ def test_page_in_the_docs_is_current():
     assert page.read_text() == table.markdown(), "run: fastgen solvers --markdown > docs/solvers.md"
 
 
+def test_what_is_listed_is_what_the_plans_tell():
+    written = Path(table.__file__).with_name("solver_facts.py")
+    remedy = "run: fastgen solvers --facts > facts, and move it to fastgen/cli/solver_facts.py"
+    assert written.read_text() == table.facts_module(), remedy
+    assert [table.listed(name) for name in NAMES] == table.rows()
+
+
+def test_the_list_makes_no_plan(capsys, monkeypatch):
+    monkeypatch.setattr("fastgen.solvers.registry.plan", None)
+    monkeypatch.setattr(table, "row", None)
+    assert main(["solvers"]) in (0, None)
+    assert "unipc" in capsys.readouterr().out
+
+
 def test_rows_of_known_solvers():
     row = table.row("ddim")
     assert (row.order, row.evaluations, row.history, row.bytes) == (1, 1, 0, 12)
