@@ -19,6 +19,7 @@ NETWORKS = ("DiT", "MLP", "ModulatedMLP", "ScoreVAE", "UNet")
 # Points of up to so many numbers are learned by a plain MLP of a thousandth of the weights.
 FEW_NUMBERS = 8
 RATE, MLP_RATE = 1e-3, 1e-2
+FAR = 10.0  # times the noise's deviation, from which data are told to be of another scale
 TWO_PARTS = "ScoreVAE"  # a network that no single line of arguments describes
 
 
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument(
         "source",
-        help=".npy, .npz (data, labels), a folder of images, or 8gaussians, moons, scurve, "
+        help=".npy, .npz (data, labels), .csv, a folder of images, or 8gaussians, moons, scurve, "
         "checkerboard, digits",
     )
     parser.add_argument("--out", type=Path, required=True, help="the checkpoint, .safetensors")
@@ -96,6 +97,8 @@ def run(arguments: argparse.Namespace) -> None:
         found = load(arguments.source)
     for note in notes:
         print(f"note: {note.message}", file=sys.stderr)
+    if note := _scale_note(found.samples):
+        print(f"note: {arguments.source}: {note}", file=sys.stderr)
     name, options = _named(arguments.coupling, "--coupling")
     objective: Flow | Denoising = Flow(coupling=name, coupling_options=options)
     if name.startswith("label-") and found.labels is None:
@@ -149,6 +152,23 @@ def run(arguments: argparse.Namespace) -> None:
         f"next: fastgen sample {out} --shape {size} --steps 20 --out samples.npz"
     )
     _draw(arguments, found, shape)
+
+
+def _scale_note(samples: Any) -> str | None:
+    """What to do where data are far from the scale of the noise, N(0, 1)."""
+    points = samples.ndim == 2
+    values = samples.double() if points else samples.double().reshape(-1, 1)
+    mean, deviation = values.mean(0), values.std(0, correction=0)
+    if not bool(
+        ((mean.abs() > FAR) | (deviation > FAR) | (deviation < 1 / FAR) & (deviation > 0)).any()
+    ):
+        return None
+    remedy = "(x - x.mean(0)) / x.std(0), and undo it on samples" if points else "to [-1, 1]"
+    return (
+        f"means from {float(mean.min()):.3g} to {float(mean.max()):.3g}, standard deviations from "
+        f"{float(deviation.min()):.3g} to {float(deviation.max()):.3g}; training is meant for data "
+        f"of about the scale of the noise, N(0, 1): scale them first, {remedy}"
+    )
 
 
 def _draw(arguments: argparse.Namespace, found: Any, shape: list[int]) -> None:

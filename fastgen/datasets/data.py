@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,11 +36,13 @@ class Data(NamedTuple):
 
 
 def load(source: str) -> Data:
-    """A built-in set's name, an .npy or .npz file, or a folder of images.
+    """A built-in set's name, an .npy, .npz or .csv file, or a folder of images.
 
     digits: the 8 x 8 digits of scikit-learn with labels, in [-1, 1]. .npz: one array of data of any
-    name, and perhaps "labels". Folders: images of one size, as [C, H, W] in [-1, 1] (see
-    `fastgen.datasets.images.load_folder`); the names of subfolders, sorted, are the classes.
+    name, and perhaps "labels". .csv: numbers between commas, a sample in each line, after a line of
+    names or without one; a column that is named "label" or "labels" holds labels. Folders: images
+    of one size, as [C, H, W] in [-1, 1] (see `fastgen.datasets.images.load_folder`); the names of
+    subfolders, sorted, are the classes.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -59,7 +62,7 @@ def load(source: str) -> Data:
 
 
 def _array(path: Path) -> Data:
-    arrays = read_arrays(path)
+    arrays = _table(path) if path.suffix.lower() == ".csv" else read_arrays(path)
     labels = arrays.pop("labels", None)
     names = list(arrays)
     if len(names) != 1:
@@ -84,6 +87,44 @@ def _array(path: Path) -> Data:
     if labels is None:
         return Data(torch.from_numpy(samples))
     return Data(torch.from_numpy(samples), torch.from_numpy(_labels(path, labels, len(data))))
+
+
+def _table(path: Path) -> dict[str, NDArray[Any]]:
+    """The columns of a text file of numbers: data [N, columns], and labels [N] where one is."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [(n, row) for n, row in enumerate(csv.reader(file), 1) if any(row)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: no text of numbers between commas: {error}") from None
+    names: list[str] = []
+    if lines and not any(map(_is_number, lines[0][1])):
+        names = [name.strip().lower() for name in lines.pop(0)[1]]
+    if not lines:
+        raise ValueError(f"{path}: expected lines of numbers between commas, found none")
+    width = len(names or lines[0][1])
+    for n, row in lines:
+        if len(row) != width:
+            raise ValueError(f"{path}: line {n}: expected {width} numbers, found {len(row)}")
+        bad = [text for text in row if text.strip() and not _is_number(text)]
+        if bad:
+            raise ValueError(
+                f"{path}: line {n}: {bad[0]!r} is no number; leave it out, or encode it"
+            )
+        if not all(text.strip() for text in row):
+            raise ValueError(f"{path}: line {n}: a number is missing; leave the line out")
+    values = np.array([[float(text) for text in row] for _, row in lines])
+    found = [k for k, name in enumerate(names) if name in ("label", "labels")]
+    if len(found) != 1:
+        return {"data": values}
+    return {"data": np.delete(values, found[0], 1), "labels": values[:, found[0]]}
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _labels(path: Path, labels: NDArray[Any], count: int) -> NDArray[np.int64]:

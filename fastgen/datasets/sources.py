@@ -8,11 +8,11 @@ from fastgen.common.errors import nearest
 from fastgen.datasets.planar import SETS
 
 DIGITS = "digits"
-ARRAYS = (".npy", ".npz")
+ARRAYS = (".npy", ".npz", ".csv")
 
 
 def check_source(source: str) -> None:
-    """Raise unless there is a built-in set, a folder, or an .npy or .npz file of that name.
+    """Raise unless there is a built-in set, a folder, or an .npy, .npz or .csv file of that name.
 
     Raises:
         FileNotFoundError: for a file that is not there.
@@ -23,6 +23,9 @@ def check_source(source: str) -> None:
         return
     if path.suffix.lower() not in ARRAYS:
         known = nearest(source, [*SETS, DIGITS])
-        raise ValueError(f"{source}: no folder, no .npy or .npz file, and no built-in set; {known}")
+        raise ValueError(
+            f"{source}: no folder, no {', '.join(ARRAYS[:-1])} or {ARRAYS[-1]} file, and no "
+            f"built-in set; {known}"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")

@@ -30,7 +30,8 @@ class DiscreteVP(VariancePreserving):
     """alpha((i + 1) / N)^2 = product over j <= i of (1 - beta_j), sigma^2 = 1 - alpha^2.
 
     betas: noise variances of the N = num_steps steps, in (0, 1); the last one may be 1 (zero
-    terminal signal-to-noise ratio). Index i (0 .. N - 1) is at t = (i + 1) / N, data at t = 0.
+    terminal signal-to-noise ratio). `from_alphas_cumprod` takes their products instead. Index i
+    (0 .. N - 1) is at t = (i + 1) / N, data at t = 0.
     log alpha is linear between these times, data included; in a last interval that ends at
     alpha = 0, alpha is linear. Derivatives at a knot are those of the interval below it, so that
     g^2 at index i is -N log(1 - beta_i).
@@ -50,17 +51,7 @@ class DiscreteVP(VariancePreserving):
     _origin: Mapping[str, Any] = dataclasses.field(init=False, compare=False)
 
     def __init__(self, betas: Betas) -> None:
-        if not isinstance(betas, np.ndarray):
-            betas = _plain(betas)
-        try:
-            values = np.asarray(betas, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise TypeError(f"DiscreteVP: betas = {betas!r}; give numbers [num_steps]") from None
-        if values.ndim != 1 or values.size == 0:
-            raise ValueError(
-                f"DiscreteVP: betas has shape {values.shape}; give a one-dimensional sequence of "
-                "at least one beta"
-            )
+        values = _numbers("betas", betas)
         good = (values > 0) & (values < 1)
         good[-1] |= values[-1] == 1
         if not good.all():
@@ -127,6 +118,25 @@ class DiscreteVP(VariancePreserving):
         x = np.linspace(-6, 6, num)
         betas = beta_start + (beta_end - beta_start) / (1 + np.exp(-x))
         return cls(betas)._made_by("sigmoid", given)
+
+    @classmethod
+    def from_alphas_cumprod(cls, alphas_cumprod: Betas) -> DiscreteVP:
+        """alpha((i + 1) / N)^2 = alphas_cumprod[i], as checkpoints and diffusers keep it.
+
+        alphas_cumprod: [N], strictly falling, between 1 and 0; the last one may be 0.
+        """
+        values = _numbers("alphas_cumprod", alphas_cumprod)
+        before = np.concatenate([[1.0], values[:-1]])
+        good = (values < before) & (values > 0)
+        good[-1] |= values[-1] == 0 < before[-1]
+        if not good.all():
+            i = int(np.argmin(good))
+            raise ValueError(
+                f"DiscreteVP: alphas_cumprod[{i}] = {float(values[i])!r} after "
+                f"{float(before[i])!r} is out of range; give strictly falling numbers in (0, 1), "
+                "where only the last may be 0"
+            )
+        return cls((before - values) / before)
 
     def rescale_zero_terminal_snr(self) -> DiscreteVP:
         """A schedule with alpha shifted and scaled: it ends at 0 and keeps its value at index 0.
@@ -315,6 +325,22 @@ _CONSTRUCTORS: Mapping[str, tuple[str, ...]] = {
     "squared_cosine": ("num", "max_beta"),
     "sigmoid": ("num", "beta_start", "beta_end"),
 }
+
+
+def _numbers(name: str, given: Any) -> NDArray[np.float64]:
+    """Numbers [num_steps]."""
+    if not isinstance(given, np.ndarray):
+        given = _plain(given)
+    try:
+        values = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"DiscreteVP: {name} = {given!r}; give numbers [num_steps]") from None
+    if values.ndim != 1 or values.size == 0:
+        raise ValueError(
+            f"DiscreteVP: {name} has shape {values.shape}; give a one-dimensional sequence of at "
+            "least one number"
+        )
+    return values
 
 
 def _plain(betas: Any) -> Any:

@@ -57,6 +57,23 @@ class TestTrain:
         assert out.splitlines()[-1] == f"the picture: {(tmp_path / 'c.png').resolve()}"
         assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
+    @pytest.mark.parametrize(
+        ("data", "said"),
+        [
+            (np.random.default_rng(0).normal(size=(50, 3)) * [100, 1, 5] + [0, 0, 3], "x.mean(0)"),
+            (np.random.default_rng(0).normal(size=(50, 2)) * [1, 0.01], "from 0.0"),
+            (np.random.default_rng(0).uniform(0, 255, size=(50, 1, 4, 4)), "to [-1, 1]"),
+            (np.random.default_rng(0).normal(size=(50, 2)) * 3 + 2, None),
+            (np.random.default_rng(0).normal(size=(50, 2)) * [1, 0] + 2, None),
+        ],
+    )
+    def test_data_of_another_scale_are_noted(self, run, tmp_path, data, said):
+        np.save(tmp_path / "x.npy", data)
+        code, _, err = run(f"train x.npy --network ModulatedMLP:width=8 {SMALL}")
+        assert code == 0
+        assert ("note: x.npy: means from" in err) == (said is not None)
+        assert said is None or said in err
+
     def test_images_end_with_a_picture_too_and_other_shapes_without(self, run, tmp_path):
         pytest.importorskip("matplotlib")
         pytest.importorskip("sklearn")

@@ -37,6 +37,43 @@ def test_floating_numbers_of_any_size_and_byte_order(saved, dtype):
     assert found.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize("names", ["", "height, weight\n"])
+def test_text_of_numbers(tmp_path, names):
+    path = tmp_path / "a.csv"
+    path.write_text(f"{names}1.5,-2\r\n3e1, 4\n\n", encoding="utf-8-sig")
+    found = load(str(path))
+    assert found.samples.tolist() == [[1.5, -2], [30, 4]]
+    assert found.labels is None
+
+
+def test_a_column_of_labels(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("x,Label,y\n1,0,2\n3,2,4\n")
+    found = load(str(path))
+    assert found.samples.tolist() == [[1, 2], [3, 4]]
+    assert found.labels.tolist() == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "expected lines of numbers"),
+        (b"x,y\n", "expected lines of numbers"),
+        (b"1,2\n3\n", "line 2: expected 2 numbers, found 1"),
+        (b"x,y\n1,2\n3,red\n", "line 3: 'red' is no number"),
+        (b"1,2\n3,\n", "line 2: a number is missing"),
+        (b"1,2\n3,nan\n", "sample 1 has NaN or infinity"),
+        (b"x,label\n1,0.5\n", "labels: expected whole numbers"),
+        (b"\xff\xfe1,2\n", "no text of numbers"),
+    ],
+)
+def test_text_that_cannot_be_used(tmp_path, text, message):
+    path = tmp_path / "a.csv"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match=f"{path}: .*{message}"):
+        load(str(path))
+
+
 @pytest.mark.parametrize("dtype", [bool, "<i2", ">i8", "<u8", "<f4", ">f8"])
 def test_whole_labels_of_any_type(saved, dtype):
     labels = np.arange(40) % 2

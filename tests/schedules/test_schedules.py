@@ -335,6 +335,21 @@ def test_rectified_shift_moves_only_the_warp():
     assert torch.equal(Rectified(1.0).warp(torch.tensor([0.3])), torch.tensor([0.3]))
 
 
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+@pytest.mark.parametrize("rescale", [False, True])
+def test_discrete_from_what_checkpoints_keep(kind, rescale):
+    schedule = DiscreteVP.squared_cosine(50)
+    schedule = schedule.rescale_zero_terminal_snr() if rescale else schedule
+    kept = np.cumprod(1 - np.array(schedule.betas))
+    found = DiscreteVP.from_alphas_cumprod(kind(kept.tolist()))
+    assert found.zero_terminal_snr == rescale
+    t = found.time_of_index(np.arange(50))
+    precision = 1e-6 if kind is torch.tensor else 1e-14
+    np.testing.assert_allclose(found.alpha(t), np.sqrt(kept), rtol=precision)
+    np.testing.assert_allclose(found.sigma(t), np.sqrt(1 - kept), rtol=1e-3)
+    assert schedules.from_config(found.to_config()) == found
+
+
 @pytest.mark.parametrize("num", [1, 2, 10, 1000])
 @pytest.mark.parametrize(
     ("mine", "theirs"),
@@ -540,6 +555,16 @@ def test_inverse_out_of_range(schedule):
         (lambda: DiscreteVP([0.1, 0.0]), r"betas\[1\] = 0.0 is out of range; give betas in \(0, 1"),
         (lambda: DiscreteVP([1.0, 0.1]), r"betas\[0\] = 1.0"),
         (lambda: DiscreteVP([0.1, math.nan]), r"betas\[1\] = nan"),
+        (
+            lambda: DiscreteVP.from_alphas_cumprod([0.9, 0.9]),
+            r"alphas_cumprod\[1\] = 0.9 after 0.9 is out of range; give strictly falling",
+        ),
+        (lambda: DiscreteVP.from_alphas_cumprod([1.0, 0.9]), r"alphas_cumprod\[0\] = 1.0 after"),
+        (lambda: DiscreteVP.from_alphas_cumprod([0.9, 0.0, 0.0]), r"alphas_cumprod\[1\] = 0.0"),
+        (lambda: DiscreteVP.from_alphas_cumprod([0.5, math.nan]), r"alphas_cumprod\[1\] = nan"),
+        (lambda: DiscreteVP.from_alphas_cumprod([0.5, -0.1]), r"alphas_cumprod\[1\] = -0.1"),
+        (lambda: DiscreteVP.from_alphas_cumprod([[0.5]]), r"alphas_cumprod has shape \(1, 1\)"),
+        (lambda: DiscreteVP.from_alphas_cumprod("x"), r"alphas_cumprod = 'x'; give numbers"),
         (lambda: DiscreteVP.linear(0), r"num = 0 is not a positive integer"),
         (lambda: DiscreteVP.linear(10.0), r"num = 10.0 is not a positive integer"),
         (lambda: DiscreteVP.linear(beta_end=1.5), r"betas\[\d+\] = 1.0"),
