@@ -97,8 +97,8 @@ def run(arguments: argparse.Namespace) -> None:
         found = load(arguments.source)
     for note in notes:
         print(f"note: {note.message}", file=sys.stderr)
-    if note := _scale_note(found.samples):
-        print(f"note: {arguments.source}: {note}", file=sys.stderr)
+    if scale := _scale_note(found.samples):
+        print(f"note: {arguments.source}: {scale}", file=sys.stderr)
     name, options = _named(arguments.coupling, "--coupling")
     objective: Flow | Denoising = Flow(coupling=name, coupling_options=options)
     if name.startswith("label-") and found.labels is None:
