@@ -84,6 +84,8 @@ def check_integer(name: str, value: Any, remedy: str = "") -> int:
     if type(value) is int:
         return value
     try:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return int(value)  # of an IntEnum, whose index torch.compile does not find
         if not isinstance(value, bool):
             return operator.index(value)
     except TypeError:
@@ -156,6 +158,36 @@ def check_tensor(name: str, value: Any) -> Tensor:
     return value
 
 
+def why_not_dense(x: Tensor) -> str | None:
+    """Why a tensor is no plain array of numbers, and what to do; None where it is one."""
+    import torch
+
+    if x.is_nested:
+        return "it is nested; give a padded tensor, x.to_padded_tensor(0.0)"
+    if x.layout != torch.strided:
+        return f"its layout is {x.layout}; give x.to_dense()"
+    if x.is_quantized:
+        return "it is quantized; give x.dequantize()"
+    return None
+
+
+def check_dense(name: str, value: Any) -> Tensor:
+    """The value, or a TypeError if it is not a tensor that is a plain array of numbers."""
+    x = check_tensor(name, value)
+    reason = why_not_dense(x)
+    if reason is not None:
+        raise TypeError(f"{name}: expected a dense tensor: {reason}")
+    return x
+
+
+def check_real_device(name: str, x: Tensor) -> None:
+    """Raise a ValueError for a tensor without numbers, where a computation depends on them."""
+    if x.is_meta:
+        raise ValueError(
+            f"{name}: it is on the meta device, which has no numbers; give one on a real device"
+        )
+
+
 def as_numbers(name: str, value: Any, device: torch.device | None = None) -> Tensor:
     """A number, a sequence of them or a tensor as float64, or a TypeError.
 
@@ -179,12 +211,14 @@ def check_floating(name: str, value: Any, shape: str = "[B, ...]", axes: int = 1
         axes: as many as the tensor has at least.
 
     Raises:
-        TypeError: for something else than a tensor.
-        ValueError: for whole or complex numbers, and for fewer axes.
+        TypeError: for something else than a dense tensor.
+        ValueError: for whole or complex numbers, float8 and for fewer axes.
     """
-    x = check_tensor(name, value)
+    x = check_dense(name, value)
     if x.ndim < axes or not x.is_floating_point():
         raise ValueError(f"{name}: expected floating {shape}, got {x.dtype} {list(x.shape)}")
+    if x.itemsize < 2:
+        raise ValueError(f"{name}: numbers in {x.dtype} are only stored; give {name}.float()")
     return x
 
 

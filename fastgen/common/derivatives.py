@@ -8,6 +8,7 @@ function gives the same at another point.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -239,3 +240,85 @@ def directional(
             reverse, primals, tangents, create_graph=torch.is_grad_enabled()
         )
     return value, slope
+
+
+def check_whole_derivative(
+    name: str, function: Callable[[Tensor], Tensor], x: Tensor, of: str = "x", remedy: str = REMEDY
+) -> None:
+    """Raise a ValueError where autograd recorded a part of a function only.
+
+    A value of which a part is detached requires gradients as any other. Central differences along
+    a direction tell it: without the part, autograd's derivative there is another one. Differences
+    are believed where half the step gives the same, in three tries, so that networks with noise,
+    few digits, kinks or steep slopes pass.
+
+    Args:
+        name: of the function, as the message shows it.
+        function: of x alone, whose value has x's rows. Called three times, and again in doubt.
+        x: the point, [B, ...]; nothing is checked at less than 32 bits.
+        of, remedy: as for `check_recorded`.
+    """
+    if transforming() or not x.numel() or x.dtype not in (torch.float32, torch.float64):
+        return
+    if x.is_cuda and torch.cuda.is_current_stream_capturing():
+        return
+    generator = torch.Generator().manual_seed(0)
+    x = x.detach()
+    size = x.double().square().mean().sqrt().item()
+    step = 2e-3 * (size if 0 < size < math.inf else 1.0)
+    lost = 0.0
+    for attempt in range(3):
+        toss = torch.rand((2, *x.shape), generator=generator).to(x) - 0.5
+        at, u = x + step * toss[0], 2.0 * (toss[1] > 0).to(x) - 1
+        d = _change(function, at, u, step)
+        now = _off(_pushed(function, at, u, d), d)
+        if not now > 0.01:
+            return
+        lost = max(lost, now)
+        if attempt and not _off(_change(function, at, u, step / 2), d) < 0.02:
+            return  # differences do not agree: no number to rely on
+        step /= 2
+    if lost < 0.1:
+        return
+    raise ValueError(
+        f"{name}: autograd recorded a part of its derivative in {of} only: along one direction "
+        f"{100 * min(lost, 1.0):.0f} % of the change that differences show is not there (detached "
+        f"or computed under torch.no_grad or in NumPy) and would count as zero; {remedy}"
+    )
+
+
+def _change(function: Callable[[Tensor], Tensor], x: Tensor, u: Tensor, h: float) -> Tensor:
+    """The derivative along u by central differences."""
+    with torch.no_grad():
+        ahead = function(x + h * u).to(torch.float64, copy=True)  # its memory may be used again
+        return (ahead - function(x - h * u).double()) / (2 * h)
+
+
+def _off(found: Tensor | None, d: Tensor) -> float:
+    """How far a derivative is off as part of the differences d; 0 where either is nothing."""
+    if found is None:
+        return 0.0
+    off: Tensor = (found.double() - d).norm() / d.norm()
+    return off.item() if math.isfinite(off) else 0.0
+
+
+def _pushed(function: Callable[[Tensor], Tensor], x: Tensor, u: Tensor, d: Tensor) -> Tensor | None:
+    """J u as autograd has it, by two ways back; None for a value that requires no gradient.
+
+    Where an operation has one way back only, d times the part of d that J u has along it.
+    """
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        value = function(x)
+        if not value.requires_grad:
+            return None
+        v = torch.zeros_like(value, requires_grad=True)
+        try:
+            (pulled,) = torch.autograd.grad(value, x, v, create_graph=True)
+            (found,) = torch.autograd.grad(pulled, v, u)
+            return found
+        except RuntimeError:
+            value = function(x)
+            (once,) = torch.autograd.grad(value, x, d.to(value.dtype), allow_unused=True)
+    part = 0.0 if once is None else (once.double() * u).sum() / d.square().sum()
+    return part * d

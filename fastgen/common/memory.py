@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_tensor
+from fastgen.common.checks import check_tensor, why_not_dense
 
 
 def why_no_memory(x: Tensor) -> str | None:
@@ -26,12 +26,9 @@ def why_no_memory(x: Tensor) -> str | None:
     kind = type(x)
     if kind.__module__ == "torch._subclasses.fake_tensor":
         return "it is a fake tensor, which has no numbers; make this call outside of FakeTensorMode"
-    if x.is_nested:
-        return "it is nested; give a padded tensor, x.to_padded_tensor(0.0)"
-    if x.layout != torch.strided:
-        return f"its layout is {x.layout}; give x.to_dense()"
-    if x.is_quantized:
-        return "it is quantized; give x.dequantize()"
+    reason = why_not_dense(x)
+    if reason is not None:
+        return reason
     if x.device.type == "meta":
         return "it is on the meta device, which has no numbers; give one on a real device"
     if x._is_zerotensor():

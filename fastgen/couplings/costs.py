@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_choice
+from fastgen.common.checks import check_choice, check_dense
 from fastgen.couplings.points import check_batch, check_same_device
 from fastgen.kernels.assignment.contract import Problem
 
@@ -65,6 +65,7 @@ def _of_points(x0: Tensor, x1: Tensor, root: bool, batched: bool, on_device: boo
 def _of_matrix(
     cost: Tensor, x0: Tensor | None, x1: Tensor | None, batched: bool, on_device: bool
 ) -> Problem:
+    check_dense("cost", cost)
     if cost.ndim != 2 + batched or 0 in cost.shape:
         raise ValueError(
             f"cost: expected a matrix of shape {'[N, n, m]' if batched else '[n, m]'}, none of "
@@ -76,19 +77,32 @@ def _of_matrix(
                 f"{name}: expected {size} points, as in the cost {tuple(cost.shape)}, "
                 f"got {tuple(x.shape)}"
             )
-    matrix = _number(cost.detach() if batched else cost.detach()[None])
+    matrix = _number("cost", cost.detach() if batched else cost.detach()[None])
     return Problem(None, None, matrix if on_device else matrix.cpu(), False, cost.device)
 
 
 def _cloud(name: str, x: Tensor, batched: bool) -> Tensor:
     """Points [N, n, d] in float32 or float64."""
     check_batch(name, x, batched)
-    x = _number(x.detach() if batched else x.detach()[None])
+    x = _number(name, x.detach() if batched else x.detach()[None])
     return x.flatten(2) if x.ndim > 2 else x[..., None]
 
 
-def _number(x: Tensor) -> Tensor:
-    """Half precision in float32, whole numbers in float64."""
-    if x.dtype == torch.float64 or not x.dtype.is_floating_point:
-        return x.double()
-    return x.float()
+def _number(name: str, x: Tensor) -> Tensor:
+    """Half precision in float32, whole numbers in float64, which must have them exactly.
+
+    Raises:
+        TypeError: for complex numbers.
+        ValueError: for whole numbers beyond 2^53 that float64 does not have.
+    """
+    if x.is_complex():
+        raise TypeError(f"{name}: expected real numbers, got {x.dtype}")
+    if x.dtype.is_floating_point and x.dtype != torch.float64:
+        return x.float()
+    wide = x.double()
+    if x.dtype in (torch.int64, torch.uint64) and not torch.equal(wide.to(x.dtype), x):
+        raise ValueError(
+            f"{name}: whole numbers beyond 2^53 = {2**53}, which float64 does not have exactly; "
+            "subtract a constant, or give float64"
+        )
+    return wide

@@ -13,6 +13,7 @@ from fastgen.common.checks import (
     check_choice,
     check_finite,
     check_floating,
+    check_real_device,
     check_shape,
 )
 from fastgen.common.compiling import uncompiled
@@ -87,6 +88,7 @@ def _unit(x0: Tensor, x1: Tensor) -> float:
     """A power of two in which very large or small points are near 1; 1 for others."""
     for name, x in (("x0", x0), ("x1", x1)):
         check_floating(name, x)
+        check_real_device(name, x)
     largest = max(x.abs().max().item() for x in (x0, x1))
     if not 0 < largest < math.inf or 1e-20 < largest < 1e20:
         return 1.0

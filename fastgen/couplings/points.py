@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_finite, check_floating, check_shape, check_tensor
+from fastgen.common.checks import (
+    check_dense,
+    check_finite,
+    check_floating,
+    check_real_device,
+    check_shape,
+)
 
 
 def check_batch(name: str, x: Tensor, batched: bool = False) -> None:
@@ -20,7 +26,8 @@ def check_batch(name: str, x: Tensor, batched: bool = False) -> None:
         TypeError: for something else than a tensor, and for complex numbers.
         ValueError: for an empty tensor, or one of too few axes.
     """
-    check_tensor(name, x)
+    check_dense(name, x)
+    check_real_device(name, x)
     if x.is_complex():
         raise TypeError(f"{name}: expected real numbers, got {x.dtype}")
     if x.ndim < 1 + batched or x.numel() == 0:
@@ -46,6 +53,7 @@ def equal_batches(x0: Tensor, x1: Tensor) -> tuple[Tensor, Tensor]:
 def check_cloud(name: str, x: Tensor) -> None:
     """Raise an error that names the argument unless it is a finite cloud [n, ...] of floats."""
     check_floating(name, x, "[points, coordinates ...]", axes=2)
+    check_real_device(name, x)
     if x.numel() == 0:
         raise ValueError(
             f"{name}: expected [points, coordinates ...] with neither zero, got {list(x.shape)}"

@@ -18,6 +18,8 @@ from torch.autograd import forward_ad
 from torch.autograd.function import _SingleLevelFunction
 from torch.utils import _pytree as pytree
 
+from fastgen.common.checks import why_not_dense
+from fastgen.common.memory import refusal
 from fastgen.common.transforms import tangent_of
 
 Setup = Callable[[Any, tuple[Any, ...], Any], None]
@@ -155,6 +157,33 @@ def register_batching(library: torch.library.Library, name: str) -> None:
     torch.library.register_vmap(f"fastgen::{name}", rule, lib=library)
     implement: Any = library.impl
     implement(name, legacy, "Batched")
+    register_refusals(library, name)
+
+
+# Tensors that do not lie in memory as arrays of numbers come by these keys to an operator.
+_WITHOUT_MEMORY = [
+    "AutogradNestedTensor",
+    *(f"{kind}{place}" for kind in ("NestedTensor", "Sparse", "SparseCsr", "Quantized")
+      for place in ("CPU", "CUDA")),
+    "MkldnnCPU",
+]  # fmt: skip
+
+
+def register_refusals(library: torch.library.Library, name: str) -> None:
+    """Make an operator refuse nested, sparse and quantized tensors by name and with a remedy."""
+    names = [a.name for a in getattr(torch.ops.fastgen, name).default._schema.arguments]
+
+    def refuse(*arguments: Any) -> Any:
+        for argument, value in zip(names, arguments, strict=False):
+            for x in pytree.tree_leaves(value):
+                reason = why_not_dense(x) if isinstance(x, Tensor) else None
+                if reason is not None:
+                    raise refusal(x, reason, argument)
+        raise ValueError(f"fastgen::{name}: expected dense tensors")
+
+    implement: Any = library.impl
+    for key in _WITHOUT_MEMORY:
+        implement(name, refuse, key)
 
 
 def _stacked(name: str, members: list[Any]) -> Any:

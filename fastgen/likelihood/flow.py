@@ -12,7 +12,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_choice, check_floating
+from fastgen.common.checks import check_choice, check_floating, check_real_device
 from fastgen.common.compiling import uncompiled
 from fastgen.common.derivatives import outside_inference_mode
 from fastgen.common.display import displayed, extent
@@ -208,7 +208,8 @@ def log_likelihood(
     its own, whence the standard error. Every sample has its own steps (step="joint": all the same).
 
     Args:
-        model: the network and what it means, on any schedule.
+        model: the network and what it means, on any schedule. After the first evaluation it is
+            called three times more: differences tell whether autograd saw the whole derivative.
         x: data [B, ...].
         divergence: "exact", one vector-Jacobian product for each dimension; "hutchinson", the
             mean of e^T J e over Rademacher probes (Hutchinson 1989; Grathwohl et al. 2019, arXiv
@@ -262,6 +263,7 @@ def log_likelihood(
     kind = "exact" if callable(divergence) else check_choice("divergence", divergence, DIVERGENCES)
     check_model(model)
     check_floating("x", x, axes=2)
+    check_real_device("x", x)
     batch, dims = x.shape[0], x[0].numel() if x.shape[0] else math.prod(x.shape[1:])
     start, end, times = _times(model, start, end, timesteps, trajectory)
     if prior is None and not model.schedule.sigma(start) > 0:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import per_row
-from fastgen.common.derivatives import check_recorded, elsewhere
+from fastgen.common.derivatives import check_recorded, check_whole_derivative, elsewhere
 from fastgen.model.guidance import Guidance, check_guidance, check_pair_alone
 from fastgen.model.model import Model, check_model, merged
 
@@ -56,7 +56,7 @@ class ModelField:
             raise ValueError("guidance: an interval is a discontinuity for error-controlled steps")
         check_pair_alone(model.parametrisation.outputs, guidance)
         self.model, self.batch, self.guidance = model, batch, guidance
-        self.recorded = recorded
+        self.recorded, self._looked_at = recorded, set[str]()
         self.kwargs = merged(net_kwargs, {})
         self.weak = {} if guidance is None else guidance.separate(self.kwargs)
         declared, both = model.declared, (self.kwargs, self.weak)
@@ -139,9 +139,20 @@ class ModelField:
                     return self.model.outputs(elsewhere(x), times, kwargs, net=net)[which]
 
                 check_recorded("net", found, again, remedy=GIVE_DIVERGENCE)
+                self._look_once(
+                    "net" if net is None else "guidance",
+                    lambda x: self.model.outputs(x, times, kwargs, net=net)[which],
+                    x,
+                )
             return found
 
         return self._of_rows(call, x, times, kwargs, rows)
+
+    def _look_once(self, name: str, output: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        """Check a network's derivative at the first evaluation."""
+        if name not in self._looked_at:
+            self._looked_at.add(name)
+            check_whole_derivative(name, output, x, remedy=GIVE_DIVERGENCE)
 
     def _of_rows(
         self,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from fastgen.common.checks import as_numbers
+from fastgen.common.checks import as_numbers, check_dense, check_real_device
 from fastgen.common.padding import Padding
 from fastgen.common.unwritten import unwritten
 
@@ -38,6 +38,8 @@ class StateLayout:
         for leaf in leaves:
             if not isinstance(leaf, Tensor):
                 raise TypeError(f"y0: expected tensors, got {type(leaf).__name__}")
+            check_dense("y0", leaf)
+            check_real_device("y0", leaf)
             if leaf.dtype not in (torch.float32, torch.float64):
                 remedy = "torch.view_as_real(y0)" if leaf.is_complex() else "y0.float()"
                 raise TypeError(f"y0: expected float32 or float64, got {leaf.dtype}; use {remedy}")

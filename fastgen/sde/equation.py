@@ -8,8 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.common.checks import as_numbers
-from fastgen.common.derivatives import Pullback, along, check_recorded, elsewhere
+from fastgen.common.checks import as_numbers, check_dense, check_real_device
+from fastgen.common.derivatives import (
+    Pullback,
+    along,
+    check_recorded,
+    check_whole_derivative,
+    elsewhere,
+)
 from fastgen.common.padding import Padding
 from fastgen.common.transforms import batched, outside_transforms, transforming
 from fastgen.common.unwritten import unwritten
@@ -34,11 +40,14 @@ class Equation:
                 raise TypeError(f"{name}: expected a function of (t, y), got {function!r}")
         if not isinstance(y0, Tensor) or y0.ndim == 0:
             raise TypeError(f"y0: expected a tensor with a batch axis, got {y0!r}")
+        check_dense("y0", y0)
+        check_real_device("y0", y0)
         if y0.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"y0: expected float32 or float64, got {y0.dtype}")
         if not batched(y0) and not bool(torch.isfinite(y0).all()):
             raise ValueError(f"y0: sample {_first_bad(y0)} is not finite")
         self.f, self.g, self.noise_type = f, g, noise_type
+        self._looked_at = False  # g's derivative, where it is taken
         self.shape, self.dtype, self.device = y0.shape, y0.dtype, y0.device
         self.matrix, self.scalar = False, noise_type == "scalar"
         self.padding: Padding | None = None
@@ -101,6 +110,9 @@ class Equation:
         def diffusion(x: Tensor) -> Tensor:
             return self.diffusion(t, x)
 
+        if not self._looked_at:
+            self._looked_at = True
+            check_whole_derivative("g", diffusion, y, "y", DERIVATIVE_FREE)
         if not self.scalar:
             pull = Pullback(diffusion, y, "g", "y", DERIVATIVE_FREE)
             return pull.one(g.to(pull.value.dtype), last=True)

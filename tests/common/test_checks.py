@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+import fastgen
 from fastgen.common import checks
 
 
@@ -69,3 +70,36 @@ def test_factors_of_rows_are_a_view():
     assert found.shape == (2, 1, 1)
     assert found.data_ptr() == values.data_ptr()
     assert checks.per_row(values, torch.zeros(2)).shape == (2,)
+
+
+NO_ARRAYS = {
+    "nested": lambda x: torch.nested.nested_tensor([x[0], x[1, :1]]),
+    "jagged": lambda x: torch.nested.nested_tensor([x[0], x[1, :1]], layout=torch.jagged),
+    "coo": lambda x: x.to_sparse(),
+    "csr": lambda x: x.to_sparse_csr(),
+    "mkldnn": lambda x: x.to_mkldnn(),
+    "quantized": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+}
+ROUTES = {
+    "odeint": lambda x: fastgen.odeint(lambda t, y: -y, x, [0.0, 1.0]),
+    "sdeint": lambda x: fastgen.sdeint(lambda t, y: -y, lambda t, y: y, x, [0.0, 1.0], steps=2),
+    "assign": lambda x: fastgen.couplings.assign(x, torch.zeros(4, 3)),
+    "costs": lambda x: fastgen.couplings.assign(cost=x),
+    "sinkhorn": lambda x: fastgen.couplings.sinkhorn(torch.zeros(4, 3), x, 0.5),
+    "wasserstein": lambda x: fastgen.wasserstein(x, torch.zeros(4, 3)),
+    "path": lambda x: fastgen.training.paths.Linear().sample(x, torch.zeros(4, 3)),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize("kind", NO_ARRAYS)
+def test_tensors_that_are_no_arrays_are_named(kind, route):
+    x = NO_ARRAYS[kind](torch.ones(4, 3))
+    with pytest.raises(TypeError, match=r"^(y0|x0|x1|cost).*(dense|float32)"):
+        ROUTES[route](x)
+
+
+@pytest.mark.parametrize("route", ROUTES.keys() - {"assign", "costs", "path"})
+def test_the_meta_device_is_named_where_numbers_decide(route):
+    with pytest.raises(ValueError, match=r"^(y0|x0|x1): .*meta"):
+        ROUTES[route](torch.ones(4, 3, device="meta"))

@@ -211,3 +211,12 @@ def test_near_clouds_have_a_true_gap(d):
         assert costs[i, found.permutation].sum().item() == pytest.approx(least, rel=1e-12)
         assert abs(found.cost - least) <= found.gap <= 1e-6 * least
     assert assign(x0, x0, cost="euclidean").cost == 0
+
+
+def test_whole_numbers_that_float64_does_not_have_are_refused():
+    exact = torch.tensor([[2**53, 0], [1, 2**53]])
+    assert assign(cost=exact).cost == 1
+    with pytest.raises(ValueError, match=r"cost: whole numbers beyond 2\^53"):
+        assign(cost=exact + 1)
+    with pytest.raises(ValueError, match=r"x1: whole numbers beyond 2\^53"):
+        assign(torch.tensor([0, 1]), torch.tensor([2**62 + 1, 3]))

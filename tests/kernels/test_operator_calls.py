@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fastgen import kernels
+from tests.support.tensor_kinds import WITHOUT_MEMORY
 
 OPS = torch.ops.fastgen
 LONG, DOUBLE = torch.int64, torch.float64
@@ -194,3 +195,17 @@ def test_times_and_batches_take_one_draw(draws):
         kernels.bridge(X, X, CALLS["bridge"]["coefficients"], clock, noise)
     with pytest.raises(ValueError, match=r"noise\.draws: expected 1 draw id, got"):
         kernels.normals(5, SEEDS, IDS, torch.arange(draws), 1)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "csr", "jagged", "quantized", "nested", "mkldnn"])
+@pytest.mark.parametrize("name", CALLS)
+def test_tensors_that_are_no_arrays_are_named(name, kind):
+    made = WITHOUT_MEMORY | {
+        "nested": lambda x: torch.nested.nested_tensor([x[0], x[1, :1]]),
+        "mkldnn": lambda x: x.to_mkldnn(),
+    }
+    argument = next(k for k in ("inputs", "x0", "sample_ids") if k in CALLS[name])
+    wrong = made[kind](X)
+    wrong = [X, wrong][-len(CALLS[name][argument]) :] if argument == "inputs" else wrong
+    with pytest.raises(ValueError, match=f"{argument}: expected a tensor with memory .*; give"):
+        getattr(OPS, name)(**CALLS[name] | {argument: wrong})

@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+import torch.utils.checkpoint
 from torch import func, nn
 
 import fastgen
 from fastgen import schedules
+from fastgen.common.derivatives import check_whole_derivative
 from fastgen.integrations.flow_matching.solver import ODESolver
 from fastgen.likelihood.divergence import Divergence
 from fastgen.ode import Adjoint
@@ -246,3 +248,48 @@ def test_fixed_steps():
     assert torch.allclose(found, EXACT, atol=1e-7)
     with pytest.raises(ValueError, match=r"rtol=0.1: 'rk4' takes step_size"):
         fastgen.log_likelihood(model_of(Linear()), X, method="rk4", step_size=0.01, rtol=0.1)
+
+
+PARTS = {
+    "a column": lambda y: torch.cat([y[:, :1], y[:, 1:].detach()], 1),
+    "a term": lambda y: 0.5 * y + (0.5 * y).detach(),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_that_is_detached_does_not_count_as_zero(part, kind):
+    net = Linear()
+    model = model_of(lambda x, t: PARTS[part](net(x, t)))
+    with pytest.raises(ValueError, match="net: autograd recorded a part of its derivative in x"):
+        fastgen.log_likelihood(model, X, **KINDS[kind], **TIGHT)
+    solver = ODESolver(lambda x, t: PARTS[part](net(x, t)))
+    with pytest.raises(ValueError, match="velocity_model: autograd recorded a part"):
+        solver.compute_likelihood(X, log_normal, step_size=0.5)
+
+
+def test_a_detached_diffusion_of_milstein_does_not_count_as_constant():
+    def diffusion(t, y):
+        return 0.3 * torch.cos(y).detach() + 0.1 * y
+
+    with pytest.raises(ValueError, match="g: autograd recorded a part of its derivative in y"):
+        fastgen.sdeint(lambda t, y: -y, diffusion, X, [0.0, 1.0], method="milstein", steps=4)
+
+
+NOT_IN_DOUBT = {
+    "kinks": nn.Sequential(nn.Linear(2, 64, dtype=D), nn.ReLU(), nn.Linear(64, 2, dtype=D)),
+    "steep": lambda x: torch.sin(1e4 * x),
+    "of the whole batch": lambda x: x - x.mean(0) + torch.tanh(x),
+    "by itself once": lambda x: torch.utils.checkpoint.checkpoint(
+        torch.sin, x, use_reentrant=False
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NOT_IN_DOUBT)
+def test_derivatives_that_are_whole_pass(name):
+    torch.manual_seed(0)
+    net = NOT_IN_DOUBT[name]
+    x = torch.cat([torch.zeros(1, 2, dtype=D), X])
+    check_whole_derivative("f", net, x)
+    check_whole_derivative("f", lambda x: net(x) + torch.randn_like(x), x)

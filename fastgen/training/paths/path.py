@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import fastgen.kernels as kernels
-from fastgen.common.checks import check_choice, check_floating, check_function, check_tensor
+from fastgen.common.checks import check_choice, check_dense, check_floating, check_function
 from fastgen.common.display import displayed
 from fastgen.common.transforms import outside_transforms, transforming
 from fastgen.kernels import Clock, Noise, Stream
@@ -245,7 +245,7 @@ class Path:
         labels: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor | None, Tensor | None]:
         if x0 is not None:
-            check_tensor("x0", x0)
+            (check_floating if check_dense("x0", x0).is_floating_point() else check_dense)("x0", x0)
         check_floating("x1", x1, "[N, ...]")
         if not isinstance(pairs, tuple) or len(pairs) != 2:
             raise TypeError("pairs: expected a tuple (i, j) of index tensors or None")

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.derivatives import Pullback, outside_inference_mode
+from fastgen.common.derivatives import Pullback, check_whole_derivative, outside_inference_mode
 from fastgen.common.display import displayed
 from fastgen.common.errors import nearest
 from fastgen.common.transforms import functional
@@ -129,10 +129,20 @@ class ODESolver:
             raise ValueError(f"time_grid: expected times from 1 to 0, got {times}")
         signs = None if exact_divergence else (torch.randn_like(x_1) < 0).to(x_1.dtype) * 2 - 1
 
+        looked_at = False
+
         def both(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-            return velocity_and_divergence(
-                lambda x: self.velocity_model(x=x, t=t, **model_extras), x, signs, enable_grad
-            )
+            nonlocal looked_at
+
+            def velocity(x: Tensor) -> Tensor:
+                found: Tensor = self.velocity_model(x=x, t=t, **model_extras)
+                return found
+
+            pair = velocity_and_divergence(velocity, x, signs, enable_grad)
+            if not looked_at:
+                looked_at = True
+                check_whole_derivative("velocity_model", velocity, x, remedy=GIVE_DIVERGENCE)
+            return pair
 
         if _adaptive(method, step_size):
             with torch.set_grad_enabled(enable_grad or functional()):
