@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <stdexcept>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -108,6 +109,38 @@ void assign_many(int64_t problems, bool float64, int64_t rows, int64_t columns, 
   });
 }
 
+// assign_given(matrix, match) -> (cost, gap) or None: one problem without options on this thread.
+// The matrix is a tensor [rows, columns], no more rows than columns, `match` int64 [rows]. None for
+// one that is not contiguous float32 or float64 on the CPU, or has no pairing.
+PyObject* assign_given(PyObject*, PyObject* const* arguments, Py_ssize_t count) try {
+  constexpr uint8_t FLOAT = 2;  // kDLFloat
+  TensorView costs, match;
+  if (count != 2 || !look(arguments[0], &costs) || !look(arguments[1], &match) ||
+      costs.device_type != ON_CPU || costs.dimensions != 2 || costs.kind != FLOAT ||
+      costs.lanes != 1 || (costs.bits != 32 && costs.bits != 64) || !is_contiguous(costs))
+    Py_RETURN_NONE;
+  const int64_t rows = costs.shape[0], columns = costs.shape[1];
+  const Problem problem{Form::matrix, costs.bits == 64, rows,    columns, address(costs),
+                        nullptr,      nullptr,          0,       false,   nullptr};
+  const double tolerance = problem.float64 ? 1e-12 : 1e-6;
+  std::vector<double> duals(rows + columns);
+  Solution found{static_cast<int64_t*>(address(match)), duals.data(), duals.data() + rows, 0, 0};
+  Ask signals;
+  // To release the lock takes as long as a few hundred costs.
+  without_gil(8 * rows * columns, [&] {
+    Team alone(1);
+    assign(problem, {0, tolerance, 0, nullptr}, alone, signals, 0, &found);
+  });
+  return py::make_tuple(found.cost, found.gap).release().ptr();
+} catch (const std::domain_error&) {  // some cost is not finite
+  Py_RETURN_NONE;
+} catch (const Interrupted&) {
+  return nullptr;
+} catch (py::error_already_set& error) {
+  error.restore();
+  return nullptr;
+}
+
 // Cells to [rows + columns]; how many, their cost and gap.
 std::tuple<int64_t, double, double> transport(bool float64, int64_t rows, int64_t columns,
                                               uintptr_t matrix, uintptr_t row_points,
@@ -190,6 +223,9 @@ void bind_assignment(py::module_& m) {
         py::arg("root"), py::arg("epsilon"), py::arg("tolerance"), py::arg("left_out"),
         py::arg("warm_prices"), py::arg("match"), py::arg("row_duals"), py::arg("column_duals"),
         py::arg("costs"), py::arg("gaps"), py::arg("threads"));
+  static PyMethodDef given = bare_method("assign_given", assign_given,
+                                         "assign_given(matrix, match) -> (cost, gap) or None");
+  m.attr("assign_given") = owned(PyCFunction_New(&given, nullptr));
   m.def("transport", &transport, "Solves a transport problem; see csrc/assignment/transport.h.",
         py::arg("float64"), py::arg("rows"), py::arg("columns"), py::arg("matrix"),
         py::arg("row_points"), py::arg("column_points"), py::arg("dims"), py::arg("root"),

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "assignment/certificate.h"
+#include "assignment/direct.h"
 #include "assignment/operation.h"
 
 namespace fastgen::assignment {
@@ -258,6 +259,10 @@ void assign(const Problem& problem, const Options& options, Team& team, Control&
     std::fill_n(solution->columns, problem.columns, 0.0);
     return;
   }
+  const bool plain = !options.warm_prices && !options.epsilon;
+  if (problem.form == Form::matrix && (plain || is_small(problem)) &&
+      assign_directly(problem, options, control, thread, solution))
+    return;
   bool transposed = false;
   Distinct distinct = distinct_columns(problem, false, control, thread);
   if (distinct.columns.empty() && problem.rows == problem.columns) {

@@ -1,5 +1,7 @@
 #include "assignment/kernels.h"
 
+#include "assignment/direct_kernels.h"
+
 namespace fastgen::assignment {
 namespace {
 constexpr Kernels COMPILED{points_row,
@@ -25,6 +27,11 @@ constexpr Kernels COMPILED{points_row,
                            squared_distance_double,
                            add_moments_float,
                            add_moments_double};
+constexpr DirectKernels COMPILED_DIRECT{direct_lowest_float, direct_lowest_double,
+                                        direct_bid_float,    direct_bid_double,
+                                        direct_free_float,   direct_free_double,
+                                        direct_reach_float,  direct_reach_double};
 }
 const Kernels Kernels::FASTGEN_ISA = COMPILED;
+const DirectKernels DirectKernels::FASTGEN_ISA = COMPILED_DIRECT;
 }  // namespace fastgen::assignment

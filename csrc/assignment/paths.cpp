@@ -129,7 +129,7 @@ Nearest Solver::search_lists(int32_t root) {
 
   branches_.push_back({root, 0, best(root, 0).first, false});
   scan_list(0);
-  const int64_t most = rows_.boxes() && columns_ <= WHOLE_UP_TO ? MOST_WHOLE : row_count_;
+  const int64_t most = columns_ <= WHOLE_UP_TO ? MOST_WHOLE : row_count_;
   for (int64_t whole = 0; whole < most;) {
     const bool is_bound =
         !beyond_.empty() && (near_.empty() || beyond_.front().dist <= near_.front().dist);

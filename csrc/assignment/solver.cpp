@@ -12,6 +12,12 @@ namespace {
 constexpr int64_t WIDE_FROM = 2048;
 // A price war would take more: the paths do the rest.
 constexpr int64_t MOST_BIDS = 100;
+// Nor do so many bids of each row do much where none of them assigns another one: clusters with more
+// rows than columns.
+constexpr int64_t PATIENCE = 3;
+// Where lists last for so few bids, rows are looked through instead: costs of very different sizes,
+// most of which are as good as equal next to epsilon.
+constexpr double MOST_STALE = 0.4;
 // Lists are built together for at most so many rows.
 constexpr int64_t MOST_AHEAD = 128;
 // A phase ends when so few of the rows are unassigned: they would bid for long. So many are few of
@@ -189,8 +195,13 @@ int32_t Solver::sell(int32_t column, int32_t row, int32_t increment) {
 bool Solver::phase(int32_t epsilon, int64_t most_bids) {
   const int64_t stop =
       std::max(std::min(FEW, row_count_ / 32), static_cast<int64_t>(row_count_ * PHASE_ENDS));
+  int64_t fewest = waiting_, since = 0;
   for (int64_t left = most_bids * row_count_; waiting_ > stop; --left) {
-    if (left == 0) return false;
+    if (waiting_ < fewest) {
+      fewest = waiting_;
+      since = 0;
+    }
+    if (left == 0 || ++since > PATIENCE * row_count_) return false;
     const int32_t row = queue_[head_];
     head_ = head_ + 1 == row_count_ ? 0 : head_ + 1;
     --waiting_;
@@ -204,7 +215,9 @@ bool Solver::phase(int32_t epsilon, int64_t most_bids) {
       const int64_t tail = head_ + waiting_++;
       queue_[tail >= row_count_ ? tail - row_count_ : tail] = previous;
     }
-    ++bids_;
+    if (++bids_ % row_count_) continue;
+    by_rows_ = static_cast<double>(stale_bids_) > MOST_STALE * static_cast<double>(row_count_);
+    stale_bids_ = 0;
   }
   return true;
 }
@@ -239,6 +252,11 @@ Best Solver::best(int64_t row, int32_t slack) {
   }
   Best found = listed(row);
   if (stale(row, found, slack)) {
+    ++stale_bids_;
+    if (by_rows_) {
+      work(padded_);
+      return kernels_.best_two(rows_.row(row, scratch_[0].costs.data()), price_, padded_);
+    }
     build_ahead(row, slack);
     found = listed(row);
   }

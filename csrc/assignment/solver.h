@@ -147,6 +147,8 @@ class Solver {
   std::vector<Nearest> near_, beyond_;
   int64_t elements_ = 0;
   int64_t bids_ = 0;
+  int64_t stale_bids_ = 0;  // of the last ones, those whose list did not tell
+  bool by_rows_ = false;    // such bids look through the row
 };
 
 }  // namespace fastgen::assignment

@@ -27,6 +27,7 @@ FASTGEN_INLINE I32 lanes() {
 FASTGEN_INLINE I32 smaller(I32 a, I32 b) { return (I32)_mm512_min_epi32((__m512i)a, (__m512i)b); }
 FASTGEN_INLINE I32 larger(I32 a, I32 b) { return (I32)_mm512_max_epi32((__m512i)a, (__m512i)b); }
 FASTGEN_INLINE uint32_t bits(I32 mask) { return _mm512_movepi32_mask((__m512i)mask); }
+FASTGEN_INLINE uint32_t bits(I64 mask) { return _mm512_movepi64_mask((__m512i)mask); }
 FASTGEN_INLINE I32 gather(const int32_t* from, I32 at) {
   return (I32)_mm512_i32gather_epi32((__m512i)at, from, 4);
 }
@@ -40,6 +41,7 @@ FASTGEN_INLINE int pack(int32_t* to, I32 x, I32 mask) {
 FASTGEN_INLINE I32 smaller(I32 a, I32 b) { return (I32)_mm256_min_epi32((__m256i)a, (__m256i)b); }
 FASTGEN_INLINE I32 larger(I32 a, I32 b) { return (I32)_mm256_max_epi32((__m256i)a, (__m256i)b); }
 FASTGEN_INLINE uint32_t bits(I32 mask) { return _mm256_movemask_ps((__m256)mask); }
+FASTGEN_INLINE uint32_t bits(I64 mask) { return _mm256_movemask_pd((__m256d)mask); }
 FASTGEN_INLINE I32 gather(const int32_t* from, I32 at) {
   return (I32)_mm256_i32gather_epi32(from, (__m256i)at, 4);
 }
@@ -69,10 +71,16 @@ FASTGEN_INLINE I32 smaller(I32 a, I32 b) { return a < b ? a : b; }
 FASTGEN_INLINE I32 larger(I32 a, I32 b) { return a > b ? a : b; }
 #if FASTGEN_INTRINSICS
 FASTGEN_INLINE uint32_t bits(I32 mask) { return _mm_movemask_ps((__m128)mask); }
+FASTGEN_INLINE uint32_t bits(I64 mask) { return _mm_movemask_pd((__m128d)mask); }
 #else
 FASTGEN_INLINE uint32_t bits(I32 mask) {
   uint32_t all = 0;
   for (int i = 0; i < W; ++i) all |= (mask[i] & 1u) << i;
+  return all;
+}
+FASTGEN_INLINE uint32_t bits(I64 mask) {
+  uint32_t all = 0;
+  for (int i = 0; i < W / 2; ++i) all |= static_cast<uint32_t>(mask[i] & 1) << i;
   return all;
 }
 #endif

@@ -22,6 +22,7 @@ TABLE = {
     ("assignment", "reference"): "assignment.reference:solve",
     ("assignment", "cpp"): "assignment.cpp:solve",
     ("assignment", "cuda"): "assignment.cuda:solve",
+    ("assignment_given", "cpp"): "assignment.cpp:solve_given",
     ("bind_combine", "reference"): "combine.reference:bind",
     ("bind_combine", "cpp"): "combine.cpp:bind",
     ("bind_combine", "triton"): "combine.triton:bind",

@@ -27,6 +27,8 @@ from fastgen.kernels.cpp_support import address, readable, thread_count
 
 # A second thread pays from so many costs on.
 PARALLEL_FROM = 1 << 20
+# Costs of problems that are solved without the preparations of larger ones.
+SMALL = PARALLEL_FROM
 # A product in float64 is not the way to costs of which rounding takes more than this part.
 LOST = 1e-9
 # Clouds are multiplied as they are if no more than this part of |x|^2 is that of their mean: to
@@ -55,6 +57,23 @@ def solve(problem: Problem, options: Options) -> Matching:
             return found
     found, good = _by_product(problem, options, x0.double(), x1.double())
     return found if good else _by_points(problem, options)
+
+
+def solve_given(matrix: Tensor) -> tuple[Tensor, float, float] | None:
+    """Match [n], cost and gap for one small matrix [n, m], n <= m, in a few microseconds.
+
+    None where `solve` is to be asked: for larger matrices, those that are not contiguous float32
+    or float64 on the CPU, and those without a pairing.
+    """
+    shape = matrix.shape
+    if len(shape) != 2:
+        return None
+    n, m = shape
+    if not 0 < n <= m or n * m > SMALL:
+        return None
+    match = torch.empty(n, dtype=torch.int64)
+    found = _C.assign_given(matrix, match)
+    return found and (match, *found)
 
 
 def _by_points(problem: Problem, options: Options) -> Matching:
