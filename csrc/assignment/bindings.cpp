@@ -120,8 +120,8 @@ PyObject* assign_given(PyObject*, PyObject* const* arguments, Py_ssize_t count) 
       costs.lanes != 1 || (costs.bits != 32 && costs.bits != 64) || !is_contiguous(costs))
     Py_RETURN_NONE;
   const int64_t rows = costs.shape[0], columns = costs.shape[1];
-  const Problem problem{Form::matrix, costs.bits == 64, rows,    columns, address(costs),
-                        nullptr,      nullptr,          0,       false,   nullptr};
+  const Problem problem{Form::matrix, costs.bits == 64, rows, columns, address(costs),
+                        nullptr,      nullptr,          0,    false,   nullptr};
   const double tolerance = problem.float64 ? 1e-12 : 1e-6;
   std::vector<double> duals(rows + columns);
   Solution found{static_cast<int64_t*>(address(match)), duals.data(), duals.data() + rows, 0, 0};

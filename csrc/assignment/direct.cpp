@@ -12,7 +12,7 @@ namespace {
 
 constexpr double INFINITE = std::numeric_limits<double>::infinity();
 // Up to so many rows nothing is faster, whatever the costs.
-constexpr int64_t SMALL = 128, MEDIUM = 256, LARGE = 1024;
+constexpr int64_t SMALL = 48, MEDIUM = 256, LARGE = 1024;
 // Between two questions to Control: some milliseconds.
 constexpr int64_t POLL_COSTS = int64_t{1} << 23;
 // Bids, in times the rows, and passes over those that are left.
@@ -187,8 +187,7 @@ class Direct {
       sum.add(matched[i]);
     }
     const double cost = sum.value();
-    const double gap =
-        certified_gap({matched, duals, price_, match_, {}, rows_ == columns_, cost});
+    const double gap = certified_gap({matched, duals, price_, match_, {}, rows_ == columns_, cost});
     const double size =
         options_.left_out ? std::abs(cost + options_.left_out) : size_of(std::move(matched));
     if (!settled(gap, size, options_)) return false;

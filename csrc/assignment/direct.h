@@ -54,8 +54,9 @@ struct DirectKernels {
 // Of so few pairs that `assign_directly` is the fastest way whatever they cost.
 bool is_small(const Problem& problem);
 
-// For a matrix. False, with nothing written, where another way is better: many rows are left after the bids, some
-// number is NaN or -inf, there is no pairing of allowed pairs, or rounding leaves a doubt.
+// For a matrix. False, with nothing written, where another way is better: many rows are left after
+// the bids, some number is NaN or -inf, there is no pairing of allowed pairs, or rounding leaves a
+// doubt.
 bool assign_directly(const Problem& problem, const Options& options, Control& control, int thread,
                      Solution* solution);
 

@@ -103,8 +103,7 @@ FASTGEN_INLINE Bid bid(const T* row, const double* prices, int64_t columns) {
       best.second = std::min(best.second, std::max(lowest, low[l]));
       lowest = std::min(lowest, low[l]);
     }
-    best.second =
-        std::min(best.second, least_of(smaller(high, smaller(second[0], second[1]))));
+    best.second = std::min(best.second, least_of(smaller(high, smaller(second[0], second[1]))));
   }
   for (int64_t j = whole; j < columns; ++j) {
     const double x = row[j] - prices[j];

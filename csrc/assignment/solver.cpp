@@ -12,8 +12,8 @@ namespace {
 constexpr int64_t WIDE_FROM = 2048;
 // A price war would take more: the paths do the rest.
 constexpr int64_t MOST_BIDS = 100;
-// Nor do so many bids of each row do much where none of them assigns another one: clusters with more
-// rows than columns.
+// Nor do so many bids of each row do much where none of them assigns another one: clusters with
+// more rows than columns.
 constexpr int64_t PATIENCE = 3;
 // Where lists last for so few bids, rows are looked through instead: costs of very different sizes,
 // most of which are as good as equal next to epsilon.

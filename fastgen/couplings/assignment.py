@@ -86,7 +86,11 @@ def _small_first(function: Callable[P, Assignment]) -> Callable[P, Assignment]:
             solver = None if transforming() else _given_solver()
             found = solver(cost) if solver is not None else None
             if found is not None:
-                return Assignment(*found)
+                # A frozen dataclass sets each field by a call of its own.
+                assignment = object.__new__(Assignment)
+                match, least, gap = found
+                vars(assignment).update(permutation=match, cost=least, gap=gap, duals=None)
+                return assignment
         return function(*args, **kwargs)
 
     return called
@@ -128,6 +132,11 @@ def assign(
     over from what was found: the pairing is optimal whatever the range. Many equal points, or
     columns or rows of costs that are equal up to rounding, are one with copies (auction of similar
     objects, Bertsekas and Castanon 1989).
+
+    A matrix of few costs, or of costs that a first bid of each row nearly settles (ties, forbidden
+    pairs, clusters), is solved in float64 as it is, by bids without epsilon and shortest augmenting
+    paths alone (Jonker and Volgenant 1987). Up to 1,024 x 1,024 a call without options other than
+    `cost` takes the least of set-up, some microseconds.
 
     Args:
         x0: [n, ...]; points are flattened. Half precision is computed in float32.

@@ -31,6 +31,7 @@ def test_sanitized(sanitizers, tmp_path):
         "points",
         "operation",
         "copies",
+        "direct",
         "certificate",
         "transport",
     ]

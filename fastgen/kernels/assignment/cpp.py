@@ -29,6 +29,7 @@ from fastgen.kernels.cpp_support import address, readable, thread_count
 PARALLEL_FROM = 1 << 20
 # Costs of problems that are solved without the preparations of larger ones.
 SMALL = PARALLEL_FROM
+WHOLE_NUMBERS = torch.empty(0, dtype=torch.int64)  # makes others faster than their dtype does
 # A product in float64 is not the way to costs of which rounding takes more than this part.
 LOST = 1e-9
 # Clouds are multiplied as they are if no more than this part of |x|^2 is that of their mean: to
@@ -71,7 +72,7 @@ def solve_given(matrix: Tensor) -> tuple[Tensor, float, float] | None:
     n, m = shape
     if not 0 < n <= m or n * m > SMALL:
         return None
-    match = torch.empty(n, dtype=torch.int64)
+    match = WHOLE_NUMBERS.new_empty(n)
     found = _C.assign_given(matrix, match)
     return found and (match, *found)
 
