@@ -28,7 +28,7 @@ from fastgen.integrations.diffusers.contract_noise import ContractNoise, Generat
 from fastgen.integrations.diffusers.fused_step import FusedStep, Transform, Update, out, x
 from fastgen.integrations.diffusers.runs import ResultDtype, SchedulerRun, resolved_dtype
 from fastgen.kernels import dispatch
-from fastgen.plans.forms import Form
+from fastgen.plans.forms import Form, MissingLimitError
 
 # The steps of that many grids are kept, for programs that alternate between a few.
 GRIDS = 8
@@ -261,7 +261,7 @@ class FusedScheduler:
         """Make the step of a key; callers_noise: its noise is given, whatever makes others'."""
         try:
             update: Update | None = self._update(run, key)
-        except ZeroDivisionError:
+        except (ZeroDivisionError, MissingLimitError):
             update = None
         unbounded = self._transform() is None
         if update is None or (unbounded and update.raw is not None and _infinite(update.raw)):

@@ -55,7 +55,10 @@ class Chain(FusedScheduler):
 
     def _alpha_bar(self, t: float) -> float:
         """alpha_bar at a training index."""
-        return self._chain()[int(t)]
+        chain = self._chain()
+        if t >= len(chain):
+            raise IndexError(f"timestep={t:g}: expected less than the chain's {len(chain)} steps")
+        return chain[int(t)]
 
     def _final(self, run: SchedulerRun) -> float:
         """alpha_bar beyond the first index: at the data."""

@@ -19,7 +19,7 @@ from fastgen.integrations.diffusers.base import FusedScheduler, not_started, pre
 from fastgen.integrations.diffusers.contract_noise import Generators
 from fastgen.integrations.diffusers.fused_step import Transform, Update, data, noise, out, r, x
 from fastgen.integrations.diffusers.outputs import packed
-from fastgen.integrations.diffusers.runs import SchedulerRun
+from fastgen.integrations.diffusers.runs import SchedulerRun, distinct
 from fastgen.integrations.diffusers.sigmas import edm_denoised
 from fastgen.plans.forms import Form
 
@@ -370,12 +370,15 @@ class DPMSolverSinglestepScheduler(Exponential, diffusers.DPMSolverSinglestepSch
         algorithm, kind = config["algorithm_type"], config["solver_type"]
         value, raw = self._value(run.sigmas_at(k)[0], algorithm.endswith("++"))
         # m[j]: the value j steps ago. The group started at the oldest, which is D0.
-        m = [value, *r[: order - 1]]
+        # Levels that the grid has twice are one, at the start too.
         sigmas = run.host_sigmas[k + 1 - order : k + 2]
         start, end = sigmas[0], sigmas[-1]
+        at = x if order == 1 else r[START]
+        nodes, m = distinct(sigmas[-2::-1], [value, *r[: order - 1]])
+        order = len(nodes)
         middle = first = second = None
         if order > 1:
-            lam = [self._log_snr(sigma) for sigma in reversed(sigmas)]  # end, newest, ..., start
+            lam = [self._log_snr(sigma) for sigma in (end, *nodes)]  # end, newest, ..., start
             h = lam[0] - lam[-1]
             newest = h / (lam[1] - lam[-1]) * (m[0] - m[-1])
             if order == 2:
@@ -387,7 +390,6 @@ class DPMSolverSinglestepScheduler(Exponential, diffusers.DPMSolverSinglestepSch
                 inner = (m[1] - m[-1]) / r1
                 first = (r0 * inner - r1 * newest) / (r0 - r1)
                 second = 2 * (newest - inner) / (r0 - r1)
-        at = x if order == 1 else r[START]
         step = self._solve(algorithm, at, start, end, (m[-1], middle, first, second))
         size = config["solver_order"] - 1
         keep = dict(enumerate([value, *r[:known]][:size])) | {START: at}

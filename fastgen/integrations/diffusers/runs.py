@@ -16,6 +16,7 @@ from fastgen.integrations.diffusers.tables import HostTable, host, watch
 from fastgen.kernels import dispatch
 from fastgen.kernels.combine.operator import combine
 from fastgen.kernels.contract import compute_dtype
+from fastgen.plans.forms import Form
 
 # Dtype of the next state: that of the model's output, of the sample, or what both promote to.
 ResultDtype: TypeAlias = Literal["output", "sample", "promoted"]
@@ -314,3 +315,14 @@ def _restored(
     run.registers = {k: (v, False) for k, v in held.items()}
     run.contract = contract
     return run
+
+
+def distinct(nodes: list[float], values: list[Form]) -> tuple[list[float], list[Form]]:
+    """The nodes without those that come again, newest first, and their values.
+
+    A grid may have a level twice: the step between the two goes nowhere, and of the values there,
+    which are one, the newest is kept. Differences of them would divide by zero.
+    """
+    first = dict(reversed(list(zip(nodes, values, strict=True))))
+    kept = list(dict.fromkeys(nodes))
+    return kept, [first[node] for node in kept]

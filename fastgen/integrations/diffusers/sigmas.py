@@ -303,14 +303,20 @@ class LMSDiscreteScheduler(Scaled, diffusers.LMSDiscreteScheduler):
 
 @functools.lru_cache(maxsize=4096)
 def adams_weights(sigmas: tuple[float, ...], order: int) -> list[float]:
-    """Integrals from sigmas[-2] to sigmas[-1] of the Lagrange polynomials, newest node first."""
+    """Integrals from sigmas[-2] to sigmas[-1] of the Lagrange polynomials, newest node first.
+
+    A node that comes again has no weight: its value is that of the newer one.
+    """
     start, end = sigmas[-2:]
     nodes = np.array(sigmas[-2 : -2 - order : -1])
     u, w = np.polynomial.legendre.leggauss(4)
     at = start + (end - start) * (1 + u) / 2
     result = []
     for j in range(order):
-        others = np.delete(nodes, j)
+        if nodes[j] in nodes[:j]:
+            result.append(0.0)
+            continue
+        others = np.array([n for n in dict.fromkeys(nodes.tolist()) if n != nodes[j]])
         values = np.prod((at[:, None] - others) / (nodes[j] - others), axis=1)
         result.append(float((end - start) / 2 * (w @ values)))
     return result

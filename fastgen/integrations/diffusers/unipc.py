@@ -15,7 +15,7 @@ from fastgen.integrations.diffusers.contract_noise import Generators
 from fastgen.integrations.diffusers.exponential import Exponential
 from fastgen.integrations.diffusers.fused_step import FIRST_REGISTER, Update, noise, r, x
 from fastgen.integrations.diffusers.outputs import packed
-from fastgen.integrations.diffusers.runs import ResultDtype, SchedulerRun
+from fastgen.integrations.diffusers.runs import ResultDtype, SchedulerRun, distinct
 from fastgen.plans.forms import Form
 
 LAST_NOISE, LAST = 14, 15  # registers: the last step's noise and corrected state
@@ -102,6 +102,7 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
 
         corrector: the prediction at the end, for UniC.
         """
+        nodes, values = distinct(nodes[: len(values)], values)
         (a_s, s_s), (a_t, s_t) = self._scales(nodes[0]), self._scales(end)
         start = self._log_snr(nodes[0])
         h = self._log_snr(end) - start
@@ -205,15 +206,19 @@ class SASolverScheduler(Exponential, diffusers.SASolverScheduler):
 
         corrected: the newest is at k + 1, and state and noise are the last step's.
         """
-        sigmas, order = run.host_sigmas, len(values)
+        sigmas = run.host_sigmas
         (a_s, s_s), (a_t, s_t) = self._scales(sigmas[k]), self._scales(sigmas[k + 1])
         start, end = self._log_snr(sigmas[k]), self._log_snr(sigmas[k + 1])
         newest = k + 1 if corrected else k
-        nodes = [self._log_snr(sigmas[newest - i]) for i in range(order)]
+        given = [self._log_snr(sigmas[newest - i]) for i in range(len(values))]
+        nodes, values = distinct(given, values)
+        order = len(values)
         h, a = end - start, 1 + tau**2
         z = r[LAST_NOISE] if corrected else noise
         state = r[LAST] if corrected else at
         assert state is not None
+        if h == 0:  # the grid has this sigma twice
+            return state
         if not self.predict_x0:
             # The peer's gradient part is the ODE's, times 1 + tau^2.
             weights = lagrange_integrals(nodes, start, end, -1.0)
