@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ UNIFORM = Clock(torch.tensor([0.0, 1.0], dtype=torch.float64))
 
 # Most parts into which points are split for an assignment, where the clouds differ in size.
 PARTS_UP_TO = 8192
+# Sweeps of the entropic plan for the distance itself, before it is returned with a warning.
+SWEEPS = 100_000
 
 
 class Uniforms:
@@ -145,22 +148,61 @@ def largest_cost(x0: Tensor, x1: Tensor) -> float:
 
 
 def entropic_distance(x0: Tensor, x1: Tensor, reg: float, tolerance: float = 1e-9) -> float:
-    """<P, c> of the entropic plan P for the distance c, by Sinkhorn's iterations in logarithms.
+    """<P, c> of the entropic plan P for the distance c, by Sinkhorn's iterations.
 
-    Cuturi 2013 (arXiv 1306.0895); memory of n m numbers, for distances that have no kernel.
-
-    Raises:
-        RuntimeError: if the marginals are not met after 100,000 iterations.
+    Cuturi 2013 (arXiv 1306.0895), from larger regularisations down, with scalings that are taken up
+    into the potentials before they overflow (Schmitzer 2019, arXiv 1610.06519, algorithm 2); memory
+    of n m numbers, for distances that have no kernel. A plan whose marginals are not met after
+    100,000 sweeps is one with a warning that says how far off they are.
     """
     cost = torch.cdist(as_points(x0), as_points(x1), compute_mode="donot_use_mm_for_euclid_dist")
     n, m = cost.shape
-    kernel = -cost / reg
-    f, g = torch.zeros(n, 1).to(kernel), torch.zeros(1, m).to(kernel)
-    for sweep in range(100_000):
-        g = -math.log(m) - torch.logsumexp(kernel + f, 0, keepdim=True)
-        f = -math.log(n) - torch.logsumexp(kernel + g, 1, keepdim=True)
-        if sweep % 10 == 9:
-            plan = (kernel + f + g).exp()
-            if float((plan.sum(0) - 1 / m).abs().sum()) < tolerance:
-                return float((plan * cost).sum())
-    raise RuntimeError(f"reg={reg}: 100000 iterations were not enough; give a larger reg")
+    f, g = cost.new_zeros(n, 1), cost.new_zeros(1, m)
+    levels = [reg]
+    while levels[0] < 0.25 * float(cost.amax()):
+        levels.insert(0, 4 * levels[0])
+    left, error = SWEEPS, math.inf
+    for level in levels:
+        kernel = -cost / level
+        f, g, error = f / level, g / level, math.inf
+        wanted = tolerance if level == reg else 1e-2
+        while left > 0 and not error < wanted:
+            g = -math.log(m) - torch.logsumexp(kernel + f, 0, keepdim=True)
+            f = -math.log(n) - torch.logsumexp(kernel + g, 1, keepdim=True)
+            f, g, error, made = _scaled((kernel + f + g).exp_(), f, g, wanted, left)
+            left -= 1 + made
+        f, g = f * level, g * level
+    if not error < tolerance:
+        warnings.warn(
+            f"the plan of reg={reg} has a marginal error of {error:.1e} after {SWEEPS} sweeps; "
+            "give a larger reg",
+            stacklevel=3,
+        )
+    return float((((f + g - cost) / reg).exp() * cost).sum())
+
+
+def _scaled(
+    plan: Tensor, f: Tensor, g: Tensor, wanted: float, sweeps: int
+) -> tuple[Tensor, Tensor, float, int]:
+    """Sweeps by products with a plan whose rows have their sums: new f and g in units of reg.
+
+    Also the error of the columns' sums, and how many sweeps were made.
+    """
+    n, m = plan.shape
+    u, v = plan.new_ones(n), plan.new_ones(m)
+    columns = plan.t().contiguous()
+    sums, made, error = columns @ u, 0, math.inf
+    error = float((sums - 1 / m).abs().sum())
+    while made < min(sweeps, 1000) and not error < wanted:
+        last = u, v
+        for _ in range(10):
+            v = 1 / (m * sums)
+            u = 1 / (n * (plan @ v))
+            sums = columns @ u
+        made += 10
+        scalings = torch.cat([u, v])
+        if not (1e-100 < float(scalings.amin()) and float(scalings.amax()) < 1e100):
+            u, v = last
+            break
+        error = float((v * sums - 1 / m).abs().sum())
+    return f + u.log()[:, None], g + v.log()[None], error, made
