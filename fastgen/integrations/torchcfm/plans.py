@@ -201,7 +201,7 @@ def _scaled(
             sums = columns @ u
         made += 10
         scalings = torch.cat([u, v])
-        if not (1e-100 < float(scalings.amin()) and float(scalings.amax()) < 1e100):
+        if not (float(scalings.amin()) > 1e-100 and float(scalings.amax()) < 1e100):
             u, v = last
             break
         error = float((v * sums - 1 / m).abs().sum())
