@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from fastgen.common.checks import check_dense
 from fastgen.common.errors import nearest
 from fastgen.common.tensors import is_tensor
 from fastgen.schedules import scalar
@@ -350,7 +351,9 @@ def _plain(betas: Any) -> Any:
     from fastgen.common.transforms import constant
 
     def on_the_host(betas: Any) -> Any:
-        return betas.detach().cpu().numpy() if is_tensor(betas) else [float(b) for b in betas]
+        if is_tensor(betas):
+            return check_dense("betas", betas).detach().cpu().double().numpy()
+        return [float(b) for b in betas]
 
     on_the_host.__qualname__ = "DiscreteVP"  # as a message names it
     return constant(on_the_host)(betas)

@@ -632,3 +632,11 @@ def test_a_plan_on_a_users_schedule_calls_its_functions_seldom():
     fastgen.plan("dpm_solver_3", schedule, steps=20)
     # 38 inner times are looked for, at 62 halvings each.
     assert len(calls) < 700
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_betas_of_any_dtype(dtype):
+    betas = torch.linspace(0.05, 0.5, 5).to(dtype)
+    assert schedules.DiscreteVP(betas).betas == tuple(betas.tolist())
+    with pytest.raises(TypeError, match=r"betas: expected a dense tensor.*to_dense"):
+        schedules.DiscreteVP(betas.to_sparse())
