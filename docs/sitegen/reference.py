@@ -6,6 +6,7 @@ page without being entered anywhere; `rooms` only says under which heading it st
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from pathlib import Path
@@ -19,16 +20,35 @@ import fastgen
 from sitegen import docstrings, rooms
 
 # What types in signatures lead to outside this site; written down, as builds have no network.
+_PYTHON, _NUMPY = "https://docs.python.org/3/library/", "https://numpy.org/doc/stable/reference/"
+_TORCH = "https://docs.pytorch.org/docs/stable/generated/"
 OUTSIDE = {
     "torch.Tensor": "https://docs.pytorch.org/docs/stable/tensors.html",
     "torch.device": "https://docs.pytorch.org/docs/stable/tensor_attributes.html",
     "torch.dtype": "https://docs.pytorch.org/docs/stable/tensor_attributes.html",
-    "torch.nn.Module": "https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html",
+    "torch.nn.Module": f"{_TORCH}torch.nn.Module.html",
+    "torch.Size": "https://docs.pytorch.org/docs/stable/size.html",
+    "torch._C.Generator": f"{_TORCH}torch.Generator.html",
+    "torch.no_grad": f"{_TORCH}torch.no_grad.html",
+    "torch.compile": f"{_TORCH}torch.compile.html",
+    "torch.get_num_threads": f"{_TORCH}torch.get_num_threads.html",
+    "torch.func": "https://docs.pytorch.org/docs/stable/func.html",
+    "pathlib.Path": f"{_PYTHON}pathlib.html#pathlib.Path",
+    "os.PathLike": f"{_PYTHON}os.html#os.PathLike",
+    "numpy.ndarray": f"{_NUMPY}generated/numpy.ndarray.html",
+    "numpy.dtype": f"{_NUMPY}generated/numpy.dtype.html",
+    "numpy.float64": f"{_NUMPY}arrays.scalars.html#numpy.float64",
+    "numpy.random._generator.Generator": f"{_NUMPY}random/generator.html",
 }
 OUTSIDE |= {
     "Tensor": OUTSIDE["torch.Tensor"],
     "nn.Module": OUTSIDE["torch.nn.Module"],
     "torch._tensor.Tensor": OUTSIDE["torch.Tensor"],
+    "torch.nn.modules.module.Module": OUTSIDE["torch.nn.Module"],
+    "np.ndarray": OUTSIDE["numpy.ndarray"],
+} | {
+    f"collections.abc.{name}": f"{_PYTHON}collections.abc.html#collections.abc.{name}"
+    for name in ("Callable", "Collection", "Iterable", "Iterator", "Mapping", "Sequence")
 }
 
 
@@ -144,12 +164,30 @@ def _directive(public: str, value: Any, module: Any) -> list[str]:
     lines = [f".. auto{kind}:: {owner}::{name}"]
     if kind == "class":
         lines.append("   :members:")
+        if not owner.startswith("fastgen.integrations"):
+            lines.append(f"   :inherited-members: {', '.join(_described_elsewhere(value))}")
         own = vars(value)
         special = [n for n in ("__call__", "__getitem__", "__iter__") if n in own]
         special = [n for n in special if (own[n].__doc__ or "").strip()]
         if special:
             lines.append(f"   :special-members: {', '.join(special)}")
     return [*lines, ""]
+
+
+def _described_elsewhere(value: type) -> list[str]:
+    """Bases whose members a page leaves out: those that have their own page, here or not."""
+    described = _public_classes()
+    bases = value.__mro__[1:]
+    return [b.__name__ for b in bases if b in described or not b.__module__.startswith("fastgen")]
+
+
+@functools.cache
+def _public_classes() -> frozenset[type]:
+    values = []
+    for room in rooms.found():
+        module, groups = rooms.of(room)
+        values += [getattr(module, name) for names in groups.values() for name in names]
+    return frozenset(value for value in values if inspect.isclass(value))
 
 
 def _table(rows: list[tuple[str, str]]) -> list[str]:

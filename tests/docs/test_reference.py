@@ -56,6 +56,16 @@ def described():
             yield rooms.canonical(value, f"{room.module}.{name}"), value
 
 
+def test_methods_of_a_base_without_a_page_are_on_that_of_the_class():
+    pytest.importorskip("sphinx")
+    reference = importlib.import_module("sitegen.reference")
+    page = reference.page("fastgen.Model", fastgen.Model, fastgen)
+    assert ":inherited-members: object\n" in page  # save_pretrained and its kin are Pretrained's
+    schedules = fastgen.schedules
+    page = reference.page("fastgen.schedules.Trig", schedules.Trig, schedules)
+    assert "Schedule" in page.split(":inherited-members: ")[1].splitlines()[0].split(", ")
+
+
 def test_every_public_module_has_a_room():
     modules = {room.module for room in ROOMS}
     assert len(modules) == len(ROOMS)
