@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fastgen
-from fastgen.cli import solvers as table
+from fastgen.cli import solver_table as table
 from fastgen.schedules import Schedule
 
 

@@ -12,7 +12,7 @@ import torch
 from sphinx.application import Sphinx
 
 import fastgen
-from fastgen.cli.solvers import row
+from fastgen.cli.solver_table import row
 from fastgen.schedules import LinearVP
 from fastgen.solvers import get, names
 from sitegen import docstrings, reference, rooms, solver_charts

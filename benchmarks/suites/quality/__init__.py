@@ -20,7 +20,7 @@ from benchmarks.problems.exact import EXACT
 from benchmarks.suites.quality import digits, peers
 from benchmarks.suites.quality.judge import GRID, SUITE, Judge
 from benchmarks.tools.rows import Row, recorded, show_progress
-from fastgen.cli import solvers as table
+from fastgen.cli import solver_table as table
 from fastgen.schedules import DiscreteVP, LinearVP
 
 BATCH, SEEDS = 512, 3
