@@ -2,6 +2,7 @@
 
 # fmt: off
 # ruff: noqa: E501
+HEADERS = ('solver', 'order', 'evaluations/step', 'stochastic', 'history', 'bytes/step', 'options', 'source')
 Facts = tuple[int | None, str, bool, bool]  # order, evaluations, stochastic, two_times
 FACTS: dict[str, tuple[Facts, tuple[str, ...]]] = {
     'adams_bashforth': ((2, '1', False, False), ('2', '1', 'no', '1', '20', 'order=2', 'Bashforth and Adams 1883, variable steps')),

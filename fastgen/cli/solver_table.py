@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from fastgen.cli.solvers import HEADERS
 from fastgen.model.parametrisation import Parametrisation
 from fastgen.plans.program import Raw
 from fastgen.schedules import LinearVP
@@ -18,6 +17,16 @@ NOISE_OPTIONS = ("eta", "s_churn")
 # The fewest steps that tell what a step costs: histories are full, and both are even, as steps of
 # `dpm_solver_singlestep` differ in turn.
 STEPS = (4, 6)
+HEADERS = (
+    "solver",
+    "order",
+    "evaluations/step",
+    "stochastic",
+    "history",
+    "bytes/step",
+    "options",
+    "source",
+)
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,7 @@ def facts_module() -> str:
         "",
         "# fmt: off",
         "# ruff: noqa: E501",
+        f"HEADERS = {HEADERS!r}",
         "Facts = tuple[int | None, str, bool, bool]  # order, evaluations, stochastic, two_times",
         "FACTS: dict[str, tuple[Facts, tuple[str, ...]]] = {",
     ]

@@ -6,19 +6,8 @@ import argparse
 import sys
 from collections.abc import Mapping
 
-from fastgen.cli.solver_facts import FACTS
+from fastgen.cli.solver_facts import FACTS, HEADERS
 from fastgen.demo.tables import table
-
-HEADERS = (
-    "solver",
-    "order",
-    "evaluations/step",
-    "stochastic",
-    "history",
-    "bytes/step",
-    "options",
-    "source",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
