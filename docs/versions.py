@@ -17,7 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DEV = "dev"
-REDIRECT = '<!doctype html><title>fastgen</title><meta http-equiv="refresh" content="0; url={0}/">'
+REDIRECT = (
+    "<!doctype html><title>fastgen</title>"
+    '<meta http-equiv="refresh" content="0; url={0}/index.html">'
+)
 LINK = '<a href="{0}/index.html">fastgen {0}</a>\n'
 
 

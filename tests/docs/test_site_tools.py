@@ -66,7 +66,7 @@ def test_the_newest_release_is_recommended(versions, preferred, tmp_path):
     assert [e["version"] for e in entries] == versions
     assert [e["version"] for e in entries if e.get("preferred")] == [preferred]
     tool.write_switcher(versions, tmp_path)
-    assert f"url={preferred}/" in (tmp_path / "index.html").read_text()
+    assert f"url={preferred}/index.html" in (tmp_path / "index.html").read_text()
     assert (tmp_path / "switcher.js").read_text().startswith("window.fastgenVersions = [")
 
 
