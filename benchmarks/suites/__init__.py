@@ -12,6 +12,8 @@ SUITES = {
     "ode": "error-controlled ODE steps, and a continuous normalizing flow",
     "training": "one training batch beside torchcfm",
     "couplings": "exact optimal assignment beside the peers' solvers",
+    "assignment": "exact assignment of every kind of costs, 4 to 4096 rows, beside the peers",
+    "growth": "how exact assignment grows to 65,536 points: exponents and jumps",
     "sinkhorn": "entropic transport to a given marginal error, beside POT and geomloss",
     "two_dimensional": "the 2-D tables of the OT-CFM papers (hours; as a command of its own, "
     "python -m benchmarks.suites.two_dimensional, it has two processes and goes on where it "

@@ -1,0 +1,157 @@
+"""How the time and memory of exact assignment grow with n: exponents, and jumps from size to size.
+
+A row of metric "exponent" is the slope of log time over log n, by least squares from 1024 points
+on, of the doublings up to the one that took longer than a kind's share of patience. Its note names
+the jumps: doublings whose own exponent is above 3. Memory is the peak of the process above what
+was there before, points and results counted.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.problems.costs import matrix, points
+from benchmarks.tools import harness
+from benchmarks.tools.harness import seconds
+from benchmarks.tools.rows import Row, recorded, row, show_progress
+from fastgen.couplings import Assignment, assign
+
+SUITE = "growth"
+CASES = (
+    ("Gaussian", 2),
+    ("Gaussian", 16),
+    ("Gaussian", 256),
+    ("heavy tails", 2),
+    ("heavy tails", 16),
+    ("clusters", 16),
+    ("integers to 100", 0),
+    ("uniform", 0),
+)
+FIRST, LAST, FITTED_FROM = 256, 65536, 1024
+# Matrices that are given are no larger: 1 GiB.
+LAST_MATRIX = 16384
+# Seconds: a size is the last if it takes as long; up to so many a size is measured again.
+PATIENCE, AGAIN = 10.0, 1.0
+STEEP = 3.0
+
+
+def sizes(last: int) -> Iterator[int]:
+    """Doublings."""
+    n = FIRST
+    while n <= last:
+        yield n
+        n *= 2
+
+
+def peak_above(run: Callable[[], object]) -> float | None:
+    """Bytes that a call takes at most above what was there; None where the system does not say."""
+    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+    def field(name: str) -> float:
+        line = next(x for x in status.read_text().splitlines() if x.startswith(name))
+        return 1024.0 * float(line.split()[1])
+
+    try:
+        clear.write_text("5")  # the peak starts from now
+        before = field("VmRSS")
+    except OSError:
+        run()
+        return None
+    run()
+    return field("VmHWM") - before
+
+
+def exponents(times: dict[int, float]) -> list[tuple[int, float]]:
+    """For each doubling its larger size and exponent."""
+    found = sorted(times.items())
+    return [(m, math.log(b / a) / math.log(m / n)) for (n, a), (m, b) in itertools.pairwise(found)]
+
+
+def slope(times: dict[int, float]) -> float:
+    """Of log time over log n from FITTED_FROM on; NaN of fewer than two sizes."""
+    kept = {n: t for n, t in times.items() if n >= FITTED_FROM}
+    if len(kept) < 2:
+        return math.nan
+    return float(np.polyfit(np.log(list(kept)), np.log(list(kept.values())), 1)[0])
+
+
+def jumps(times: dict[int, float]) -> str:
+    """Doublings whose exponent is above STEEP, in words."""
+    steep = [f"{m // 2} to {m}: {e:.1f}" for m, e in exponents(times) if e > STEEP]
+    return "jumps " + ", ".join(steep) if steep else ""
+
+
+def grow(kind: str, d: int, last: int, patience: float) -> Iterator[Row]:
+    """A kind's sizes, its exponent and jumps."""
+    case = f"{kind}, d = {d}" if d else kind
+    if recorded(SUITE, case, "fastgen, exponent", (d,)):
+        return
+    times: dict[int, float] = {}
+    for n in sizes(last if d else min(last, LAST_MATRIX)):
+        if d:
+            x0, x1 = (torch.tensor(x).float() for x in points(np.random.default_rng(n), kind, n, d))
+            shape: tuple[int, ...] = (n, d)
+
+            def run(a: Tensor = x0, b: Tensor = x1) -> Assignment:
+                return assign(a, b)
+
+        else:
+            costs = matrix(kind, n, n)
+            shape = (n, n)
+
+            def run(a: Tensor = costs, b: Tensor = costs) -> Assignment:
+                return assign(cost=a)
+
+        spent = [seconds(run)]
+        while sum(spent) < AGAIN and len(spent) < 9:
+            spent.append(seconds(run))
+        memory = peak_above(run) if spent[0] < patience / 4 else None
+        times[n] = sorted(spent)[len(spent) // 2]
+        us = [1e6 * time for time in spent]
+        yield of(case, shape, "time", "us", us)
+        if memory is not None:
+            yield of(case, shape, "memory", "B", [memory])
+        if times[n] > patience:
+            break
+    if not math.isnan(slope(times)):
+        note = jumps(times)
+        yield of(case, (d,), "exponent", "1", [slope(times)], "fastgen, exponent", note)
+
+
+def of(
+    case: str,
+    shape: tuple[int, ...],
+    metric: str,
+    unit: str,
+    values: list[float],
+    provider: str = "fastgen",
+    note: str = "",
+) -> Row:
+    """A row of ours."""
+    return row(
+        SUITE,
+        case,
+        provider,
+        "fastgen-torch",
+        shape,
+        torch.float32,
+        metric,
+        unit,
+        values,
+        note=note,
+    )
+
+
+def rows(quick: bool) -> Iterator[Row]:
+    """All rows of the suite."""
+    with harness.threads(1):
+        for at, (kind, d) in enumerate(CASES):
+            show_progress(at, len(CASES))
+            yield from grow(kind, d, 4096 if quick else LAST, 0.5 if quick else PATIENCE)
