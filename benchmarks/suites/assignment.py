@@ -3,7 +3,8 @@
 Costs are given as float32. Every result of ours is checked against scipy's cost where scipy is
 asked, and certified. Peers compute in the precision they choose: where their pairing costs more
 by 1e-6, or less, than the least a row says by how much. Small problems are timed over all kinds
-without forbidden pairs in turn, a time being that of one problem; peers that took long on a smaller one are not asked again.
+without forbidden pairs in turn, a time being that of one problem. Peers that took long on a smaller
+one are not asked again.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ FIRST, LAST, FITTED_FROM = 256, 65536, 1024
 # Matrices that are given are no larger: 1 GiB.
 LAST_MATRIX = 16384
 # Seconds: a size is the last if it takes as long; up to so many a size is measured again.
-PATIENCE, AGAIN = 10.0, 1.0
+PATIENCE, AGAIN = 3.0, 0.5
 STEEP = 3.0
 
 

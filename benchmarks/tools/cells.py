@@ -74,6 +74,24 @@ def by_shape(rows: Sequence[Row], title: str) -> Table:
     return [title, *columns], lines
 
 
+def by_fastest(rows: Sequence[Row], title: str) -> Table:
+    """A line for each case, a column for each shape: fastgen's time and its fastest peer."""
+    found: dict[str, dict[str, str]] = {}
+    columns: dict[str, None] = {}
+    for providers in cases(rows).values():
+        ours = own(providers)
+        peers = [row for row in providers.values() if is_peer(row)]
+        if ours is None or not peers:
+            continue
+        columns[shape(ours)] = None
+        fastest = min(peers, key=lambda row: row.median)
+        multiple = Multiple(ours, fastest).value
+        text = f"{amount(ours)}, {fastest.provider} {times(multiple)}"
+        found.setdefault(ours.case, {})[shape(ours)] = f"**{text}**" if multiple < 1 else text
+    lines = [[case, *(cells.get(name, "") for name in columns)] for case, cells in found.items()]
+    return [title, *columns], lines
+
+
 def chosen(rows: Iterable[Row], *prefixes: str, **values: str) -> list[Row]:
     """Rows whose case begins with one of the prefixes, and whose fields have these values."""
     return [

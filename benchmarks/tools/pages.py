@@ -31,6 +31,7 @@ def page() -> str:
         sections.networks(rows),
         sections.equations(rows),
         sections.transport(rows),
+        sections.assignment(rows),
         sections.training(rows),
         sections.quality(rows),
         sections.two_dimensional(rows),

@@ -5,7 +5,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 
-from benchmarks.tools.cells import amount, by_shape, chosen, shape, side_by_side, three, times
+from benchmarks.tools.cells import (
+    amount,
+    by_fastest,
+    by_shape,
+    chosen,
+    shape,
+    side_by_side,
+    three,
+    times,
+)
 from benchmarks.tools.multiples import Multiple, cases, multiples
 from benchmarks.tools.rows import Row
 from benchmarks.tools.tables import Table, budgets, markdown
@@ -207,6 +216,40 @@ annealings that were tried ends further away. Errors reached: {reached}.
 (Clouds of 512 points are in the file.)
 
 {markdown(*side_by_side(large_clouds, "part of the mean cost"))}"""
+
+
+def assignment(rows: Rows) -> str:
+    """Exact assignment by kind of costs, and how it grows."""
+    timed = chosen(rows["assignment"], metric="time")
+    small = [row for row in timed if row.case.startswith(("all kinds", "batch"))]
+    larger = [row for row in timed if row not in small]
+    excess = [row for row in rows["assignment"] if row.metric == "excess"]
+    inexact = ", ".join(dict.fromkeys(row.provider for row in excess)) or "none"
+    grown = rows["growth"]
+    lines = []
+    for row in chosen(grown, metric="exponent"):
+        sizes = chosen(grown, metric="time")
+        last = [found for found in sizes if found.case == row.case][-1]
+        memory = [r for r in chosen(grown, metric="memory") if r.case == row.case]
+        most = f"{memory[-1].median / 2**20:,.0f} MiB at {shape(memory[-1])}" if memory else ""
+        lines.append([row.case, three(row.median), row.note.removeprefix("jumps "),
+                      f"{amount(last)} at {shape(last)}", most])  # fmt: skip
+    header = ["kind", "exponent", "jumps: exponent", "last size", "memory"]
+    return f"""## Exact assignment of every kind of costs
+
+Matrices of float32. A cell is fastgen's time and its fastest peer (of lapx all methods, ortools,
+scipy, POT) as a multiple; of "all kinds" it is the mean of a call over the kinds in turn. Peers
+that took over 50 ms on a smaller problem of the kind were not asked again. A pairing that costs
+more than the least by over 1e-6 was given by: {inexact}.
+
+{markdown(*by_fastest(small, "small problems"))}
+
+{markdown(*by_fastest(larger, "kind"))}
+
+How the time from points (or a matrix) to a pairing grows: exponents from 1024 points on, and
+doublings whose own exponent is above 3.
+
+{markdown(header, lines)}"""
 
 
 def training(rows: Rows) -> str:

@@ -216,7 +216,8 @@ bool Solver::phase(int32_t epsilon, int64_t most_bids) {
       queue_[tail >= row_count_ ? tail - row_count_ : tail] = previous;
     }
     if (++bids_ % row_count_) continue;
-    by_rows_ = static_cast<double>(stale_bids_) > MOST_STALE * static_cast<double>(row_count_);
+    by_rows_ = !rows_.boxes() &&
+               static_cast<double>(stale_bids_) > MOST_STALE * static_cast<double>(row_count_);
     stale_bids_ = 0;
   }
   return true;
