@@ -1,17 +1,15 @@
-"""How the time and memory of exact assignment grow with n: exponents, and jumps from size to size.
+"""How the time of exact assignment grows with n: exponents, and jumps from size to size.
 
 A row of metric "exponent" is the slope of log time over log n, by least squares from 1024 points
 on, of the doublings up to the one that took longer than a kind's share of patience. Its note names
-the jumps: doublings whose own exponent is above 3. Memory is the peak of the process above what
-was there before, points and results counted.
+the jumps: doublings whose own exponent is above 3.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -48,24 +46,6 @@ def sizes(last: int) -> Iterator[int]:
     while n <= last:
         yield n
         n *= 2
-
-
-def peak_above(run: Callable[[], object]) -> float | None:
-    """Bytes that a call takes at most above what was there; None where the system does not say."""
-    status, clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-    def field(name: str) -> float:
-        line = next(x for x in status.read_text().splitlines() if x.startswith(name))
-        return 1024.0 * float(line.split()[1])
-
-    try:
-        clear.write_text("5")  # the peak starts from now
-        before = field("VmRSS")
-    except OSError:
-        run()
-        return None
-    run()
-    return field("VmHWM") - before
 
 
 def exponents(times: dict[int, float]) -> list[tuple[int, float]]:
@@ -112,12 +92,9 @@ def grow(kind: str, d: int, last: int, patience: float) -> Iterator[Row]:
         spent = [seconds(run)]
         while sum(spent) < AGAIN and len(spent) < 9:
             spent.append(seconds(run))
-        memory = peak_above(run) if spent[0] < patience / 4 else None
         times[n] = sorted(spent)[len(spent) // 2]
         us = [1e6 * time for time in spent]
         yield of(case, shape, "time", "us", us)
-        if memory is not None:
-            yield of(case, shape, "memory", "B", [memory])
         if times[n] > patience:
             break
     if not math.isnan(slope(times)):

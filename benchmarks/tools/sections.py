@@ -230,11 +230,9 @@ def assignment(rows: Rows) -> str:
     for row in chosen(grown, metric="exponent"):
         sizes = chosen(grown, metric="time")
         last = [found for found in sizes if found.case == row.case][-1]
-        memory = [r for r in chosen(grown, metric="memory") if r.case == row.case]
-        most = f"{memory[-1].median / 2**20:,.0f} MiB at {shape(memory[-1])}" if memory else ""
         lines.append([row.case, three(row.median), row.note.removeprefix("jumps "),
-                      f"{amount(last)} at {shape(last)}", most])  # fmt: skip
-    header = ["kind", "exponent", "jumps: exponent", "last size", "memory"]
+                      f"{amount(last)} at {shape(last)}"])  # fmt: skip
+    header = ["kind", "exponent", "jumps: exponent", "last size"]
     return f"""## Exact assignment of every kind of costs
 
 Matrices of float32. A cell is fastgen's time and its fastest peer (of lapx all methods, ortools,

@@ -23,8 +23,10 @@ constexpr int PASSES = 3;
 constexpr double LEFT_EARLY = 0.45, LEFT = 0.3, LEFT_BY_TIES = 0.15, LEFT_OF_MEDIUM = 0.45;
 // Of large problems the same is said by the middle step of the bids, in units of what a row's costs
 // are above the lowest, over the rows: 1 for independent uniform costs. It is far below that where
-// costs are of very different sizes, which levels do not suit.
-constexpr double FINE_STEPS = 0.05;
+// costs are of very different sizes, which levels do not suit. Far further below, problems that are
+// not quite large are solved here whatever is left.
+constexpr int64_t NOT_LARGE = 512;
+constexpr double FINE_STEPS = 0.05, FINEST_STEPS = 0.005;
 constexpr int64_t ASKED = 16;  // rows
 
 template <class T>
@@ -81,28 +83,28 @@ class Direct {
       next.clear();
       for (const int32_t first : free_)
         for (int64_t i = first; i >= 0;) {
-          if (bids_ >= MOST_BIDS * rows_ || (bids_ == rows_ && left_early())) {
+          if (bids_ >= MOST_BIDS * rows_) {
             next.push_back(static_cast<int32_t>(i));
             break;
           }
+          if (bids_ == rows_ && too_many_left()) return false;
           ++bids_;
           i = bid_for(i, &next);
         }
-      if (given_up_) return false;
       free_.swap(next);
     }
     const double left = static_cast<double>(free_.size()) / static_cast<double>(rows_);
-    if (rows_ <= SMALL || free_.empty()) return true;
+    if (rows_ <= SMALL || free_.empty() || finest_) return true;
     if (rows_ <= MEDIUM) return left <= LEFT_OF_MEDIUM;
     if (bids_ < MOST_BIDS * rows_) return left <= LEFT_BY_TIES;
-    return left <= LEFT && (rows_ <= LARGE || forbidden_ || fine_steps());
+    return left <= LEFT && (rows_ <= LARGE || forbidden_ || fine_steps(FINE_STEPS));
   }
 
   // Returns the row that is displaced, or -1.
   int64_t bid_for(int64_t i, std::vector<int32_t>* left) {
     const Bid best = bid(i);
     const double step = best.second - best.first;
-    if (rows_ > LARGE && bids_ <= rows_) steps_.push_back(step);
+    if (rows_ > SMALL && bids_ <= rows_) steps_.push_back(step);
     // Of several that are equally good a free one is as good as any; there may be one alone.
     if (!(step > 0) || best.second == INFINITE) {
       const int64_t j = best.first < INFINITE ? free_column(i, best) : -1;
@@ -126,12 +128,13 @@ class Direct {
     blocked_[j] = INFINITE;
   }
 
-  bool left_early() {
-    given_up_ = rows_ > SMALL && static_cast<double>(rows_ - taken_) > LEFT_EARLY * rows_;
-    return given_up_;
+  bool too_many_left() {
+    if (rows_ <= SMALL || static_cast<double>(rows_ - taken_) <= LEFT_EARLY * rows_) return false;
+    finest_ = rows_ <= NOT_LARGE && fine_steps(FINEST_STEPS);
+    return !finest_;
   }
 
-  bool fine_steps() {
+  bool fine_steps(double most) {
     double above = 0;
     for (int64_t k = 0; k < ASKED; ++k) {
       const int64_t i = k * rows_ / ASKED;
@@ -140,7 +143,7 @@ class Direct {
     }
     const auto middle = steps_.begin() + static_cast<int64_t>(steps_.size()) / 2;
     std::nth_element(steps_.begin(), middle, steps_.end());
-    return *middle * rows_ < FINE_STEPS * above / static_cast<double>(ASKED * columns_);
+    return *middle * rows_ < most * above / static_cast<double>(ASKED * columns_);
   }
 
   bool augment_all() {
@@ -247,7 +250,7 @@ class Direct {
   std::vector<Reached> done_;
   std::vector<double> steps_;  // of the first bids
   bool forbidden_ = false;     // some pair
-  bool given_up_ = false;
+  bool finest_ = false;
   int64_t looked_at_ = 0, bids_ = 0, taken_ = 0;
 };
 
