@@ -8,15 +8,25 @@ function gives the same at another point.
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C import _functorch
+from torch._functorch import pyfunctorch
 from torch.utils import _pytree as pytree
 
-from fastgen.common.transforms import tangent_of, transforming
+from fastgen.common.transforms import (
+    constant,
+    suspended,
+    tangent_of,
+    traced,
+    transforming,
+    unwrapped,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -240,6 +250,63 @@ def directional(
             reverse, primals, tangents, create_graph=torch.is_grad_enabled()
         )
     return value, slope
+
+
+def first_order(
+    call: str, differentiable: tuple[str, ...]
+) -> Callable[[Callable[P, Tensor]], Callable[P, Tensor]]:
+    """A decorator: forward mode, `torch.func.grad` and `jvp` for a number with backward() alone.
+
+    The function runs on plain memory; its gradient there times the arguments' change, which is 0,
+    carries first derivatives. A second one would be lost, so one derivative at a time is taken.
+
+    Args:
+        call: the function's name.
+        differentiable: names of its arguments that have derivatives.
+
+    Raises:
+        ValueError: when called for derivatives of derivatives, or inside of `torch.vmap` or
+            `torch.func.functionalize`.
+    """
+
+    def decorate(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+            if not transforming():
+                return function(*args, **kwargs)
+            given = signature.bind(*args, **kwargs).arguments
+            moving = [name for name in differentiable if traced(given.get(name))]
+            if not moving:
+                return constant(function)(*args, **kwargs)
+            once = len(pyfunctorch.retrieve_all_functorch_interpreters()) <= 1
+            if not once or any(_recorded_outside(given[name]) for name in moving):
+                raise ValueError(
+                    f"{moving[0]}: {call} has first derivatives alone; take one at a time, with "
+                    "backward(), torch.func.grad or a jvp"
+                )
+            with suspended(call):
+                bare = unwrapped(dict(given), call)
+                with torch.enable_grad():
+                    points = {name: bare[name].requires_grad_() for name in moving}
+                    value = function(**(bare | points))  # type: ignore[call-arg]
+                    slopes = torch.autograd.grad(value, list(points.values()))
+                value = value.detach()
+            for name, slope in zip(moving, slopes, strict=True):
+                value = value + ((given[name] - bare[name].detach()) * slope).sum()
+            return value
+
+        return called
+
+    return decorate
+
+
+def _recorded_outside(x: Tensor) -> bool:
+    """Whether autograd follows a tensor besides the transform that wraps it."""
+    while _functorch.is_functorch_wrapped_tensor(x):
+        x = _functorch.get_unwrapped(x)
+    return x.requires_grad and torch.is_grad_enabled()
 
 
 def check_whole_derivative(

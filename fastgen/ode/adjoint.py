@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastgen.common.derivatives import check_recorded, elsewhere
 from fastgen.common.display import displayed
+from fastgen.common.once import differentiable_once
 from fastgen.common.step_size import Controller, StepSize
 from fastgen.common.tableau import Tableau
 from fastgen.kernels.runge_kutta.contract import Control, Count, Status, Workspace
@@ -119,7 +120,7 @@ class _Adjoint(torch.autograd.Function):
         return ys.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         ys, times, *parameters = ctx.saved_tensors
         _, _, _, _, want_times, *_ = ctx.needs_input_grad

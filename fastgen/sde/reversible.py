@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.derivatives import check_recorded, elsewhere
+from fastgen.common.once import differentiable_once
 from fastgen.common.rounding import square_root
 from fastgen.common.transforms import outside_transforms
 from fastgen.kernels.stochastic_combine.contract import MONOMIALS
@@ -120,7 +121,7 @@ class _Reversible(torch.autograd.Function):
         return ys
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         y, x, *parameters = ctx.saved_tensors
         leap: Leap = ctx.leap

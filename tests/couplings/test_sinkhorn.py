@@ -430,3 +430,37 @@ def test_memory_changes_no_plan(dtype, part):
     missed = (plans[0].plan() - plans[1].plan()).abs().sum().item()
     assert missed <= 4 * max(p.marginal_error for p in plans)
     torch.testing.assert_close(plans[0].value, plans[1].value, rtol=1e-4, atol=0)
+
+
+def test_a_gradient_of_a_value_has_no_derivative_and_says_so():
+    x0, x1 = (x.requires_grad_() for x in clouds(5, 6, 2)[:2])
+    for value in (
+        sinkhorn_divergence(x0, x1, 0.5),
+        sinkhorn(x0, x1, 0.5).value,
+    ):
+        (slope,) = torch.autograd.grad(value, x0, create_graph=True)
+        with pytest.raises(RuntimeError, match="this gradient has no derivative"):
+            slope.sum().backward()
+
+
+def test_first_derivatives_of_the_divergence_in_every_mode():
+    (x0, x1, *_), (u, *_) = clouds(5, 6, 2), clouds(5, 6, 2, seed=2)
+    a, b = torch.linspace(0.1, 0.3, 5).double(), torch.full((6,), 1 / 6).double()
+    a, du = a / a.sum(), torch.linspace(-1, 1, 5).double()
+
+    def value(x0, a):
+        return sinkhorn_divergence(
+            x0, x1, 0.5, weights0=a, weights1=b, penalty=1.0, tolerance=1e-11
+        )
+
+    h = 1e-5
+    wanted = (value(x0 + h * u, a + h * du) - value(x0 - h * u, a - h * du)) / (2 * h)
+    found, tangent = torch.func.jvp(value, (x0, a), (u, du))
+    assert torch.equal(found, value(x0, a))
+    gx, ga = torch.func.grad(value, (0, 1))(x0, a)
+    for slope in (tangent, (gx * u).sum() + (ga * du).sum()):
+        assert slope.item() == pytest.approx(wanted.item(), rel=1e-6)
+    with pytest.raises(ValueError, match="sinkhorn_divergence has first derivatives alone"):
+        torch.func.hessian(value)(x0, a)
+    with pytest.raises(ValueError, match="sinkhorn_divergence has first derivatives alone"):
+        torch.autograd.functional.jvp(lambda x: torch.func.grad(value)(x, a), x0, u)

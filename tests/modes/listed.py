@@ -34,11 +34,12 @@ _listed(
 # Whose results have gradients by backward(), or none.
 _listed(
     "log_likelihood log_likelihood_hutchinson trajectory_log_probability variational_bound "
-    "loss_implicit_score coupling_sinkhorn sinkhorn_divergence wasserstein",
+    "loss_implicit_score coupling_sinkhorn wasserstein",
     TRANSFORMS,
     ValueError,
     "under forward-mode derivatives or torch.func|no memory of its own",
 )
+_listed("sinkhorn_divergence", ("vmap", "functionalize"), ValueError, "no memory of its own")
 _listed("odeint_adjoint", TRANSFORMS, ValueError, r"serves backward\(\) alone")
 # Step sizes and pairs are chosen from numbers, which an axis of vmap hides.
 _listed(

@@ -56,7 +56,7 @@ class Chain(FusedScheduler):
     def _alpha_bar(self, t: float) -> float:
         """alpha_bar at a training index."""
         chain = self._chain()
-        if t >= len(chain):
+        if not -len(chain) <= t < len(chain):
             raise IndexError(f"timestep={t:g}: expected less than the chain's {len(chain)} steps")
         return chain[int(t)]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import per_row
+from fastgen.common.checks import check_floating, per_row
 from fastgen.common.display import displayed
 from fastgen.common.typed import typed
 from fastgen.integrations.torchcfm.optimal_transport import OTPlanSampler, Replace, contract_seed
@@ -93,7 +93,7 @@ class ConditionalFlowMatcher:
 
     def sample_noise_like(self, x: Tensor) -> Tensor:
         """Normal noise like x."""
-        return torch.randn_like(x)
+        return torch.randn_like(check_floating("x0", x))
 
     def compute_lambda(self, t: Times) -> Any:
         """2 sigma_t / (sigma^2 + 1e-8): [SF]2M's weight of the score (arXiv 2307.03672, eq. 23)."""

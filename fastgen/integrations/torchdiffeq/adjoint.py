@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.common.derivatives import check_recorded, elsewhere
+from fastgen.common.once import differentiable_once
 from fastgen.common.transforms import check_untraced
 from fastgen.integrations.torchdiffeq.problem import (
     ADAPTIVE,
@@ -172,7 +173,7 @@ class _TwoMethodAdjoint(torch.autograd.Function):
         return ys.clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         t, ys, *parameters = ctx.saved_tensors
         (given,) = gradients

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.derivatives import check_recorded, elsewhere
+from fastgen.common.once import differentiable_once
 from fastgen.common.transforms import check_untraced
 from fastgen.integrations.torchdiffeq.problem import Function
 from fastgen.integrations.torchdiffeq.solve import odeint
@@ -80,7 +81,7 @@ class _Rerouted(torch.autograd.Function):
         return time.detach().clone(), y.detach().clone()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @differentiable_once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         time, y = (x.detach().clone().requires_grad_() for x in ctx.saved_tensors)
         time_grad, y_grad = gradients
