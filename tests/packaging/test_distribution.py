@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -16,6 +17,21 @@ ROOT = Path(__file__).parents[2]
 NEEDED = ("fastgen", "csrc", "setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in")
 
 
+NOT_COPIED = shutil.ignore_patterns("*.so", "*.pyc", "__pycache__", ".git", ".venv", "_build")
+
+
+def build(kind, source, out):
+    """The one file that setuptools' hook of that name writes: `build_wheel`, `build_sdist`."""
+    code = f"from setuptools import build_meta; build_meta.{kind}({str(out)!r})"
+    environment = {**os.environ, "FASTGEN_EXTENSION": "none", "PYTHONPATH": ""}
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=source, env=environment, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    (path,) = out.iterdir()
+    return path
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """The wheel without the extension, built from a copy: building leaves files behind."""
@@ -25,17 +41,40 @@ def wheel(tmp_path_factory):
     for name in NEEDED:
         place = ROOT / name
         if place.is_dir():
-            shutil.copytree(place, source / name, ignore=shutil.ignore_patterns("*.so", "*.pyc"))
+            shutil.copytree(place, source / name, ignore=NOT_COPIED)
         else:
             shutil.copy(place, source)
-    code = f"from setuptools import build_meta; build_meta.build_wheel({str(out)!r})"
-    environment = {**os.environ, "FASTGEN_EXTENSION": "none", "PYTHONPATH": ""}
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=source, env=environment, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr
-    (path,) = out.iterdir()
-    return path
+    return build("build_wheel", source, out)
+
+
+def tracked():
+    """The files under version control; where there is none, nothing can be compared with."""
+    run = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    inside = run.returncode == 0 and "pyproject.toml" in run.stdout.split("\0")
+    if not inside:
+        pytest.skip("not a checkout")
+    return {name for name in run.stdout.split("\0") if (ROOT / name).is_file()}
+
+
+def test_the_source_distribution_is_the_whole_repository(tmp_path):
+    """Who packages it for a distribution builds, tests and writes the pages from it alone."""
+    pytest.importorskip("setuptools", "77")
+    files = tracked()
+    source, out = tmp_path / "source", tmp_path / "out"
+    out.mkdir()
+    for name in files:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, source / name)
+    for name in ("fastgen/_C.so", "docs/_build/index.html", "tests/left.pyc"):  # left behind
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text("")
+    path = build("build_sdist", source, out)
+    assert path.name == f"fastgen_torch-{fastgen.__version__}.tar.gz"
+    with tarfile.open(path) as archive:
+        held = {m.name.partition("/")[2] for m in archive.getmembers() if m.isfile()}
+    assert files - held == set()
+    made = {name for name in held if "egg-info/" not in name} - {"PKG-INFO", "setup.cfg"}
+    assert made - files == set()
 
 
 def test_without_the_extension_one_wheel_fits_all(wheel):
