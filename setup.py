@@ -1,4 +1,5 @@
-"""Builds fastgen._C, the CPU kernels. Everything else about the package is in pyproject.toml.
+"""Builds fastgen._C, the CPU kernels, and the text that the package index shows. Everything else
+about the package is in pyproject.toml.
 
 Without a working compiler the package still installs: the PyTorch reference then does the work.
 FASTGEN_EXTENSION=required makes a failed build an error, as wheels need it; FASTGEN_EXTENSION=none
@@ -8,6 +9,7 @@ Clang, which Microsoft's compiler does not have.
 
 import os
 import platform
+import re
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +57,7 @@ EXTENSION = os.environ.get("FASTGEN_EXTENSION") or "optional"
 if EXTENSION not in ("optional", "required", "none"):
     raise SystemExit(f"FASTGEN_EXTENSION={EXTENSION}: expected optional, required or none")
 BUILT = EXTENSION == "required" or (EXTENSION == "optional" and sys.platform != "win32")
+REPOSITORY = "https://github.com/fastgen-torch/fastgen"
 CUDA_SOURCES = sorted(str(s) for s in Path("csrc/assignment/cuda").glob("*.cu*"))
 OPENMP = [] if sys.platform == "darwin" else ["-fopenmp"]
 
@@ -87,6 +90,19 @@ def units(sources):
     for source in sources:
         is_kernel = Path(source).name == "kernels_isa.cpp"
         yield from (Unit(source, isa) for isa in (ISA_FLAGS if is_kernel else [None]))
+
+
+def description():
+    """README.md with its paths as addresses of this version's files, for the package index."""
+    version = re.search(r'^version = "(.*)"$', Path("pyproject.toml").read_text("utf-8"), re.M)[1]
+
+    def address(link):
+        picture, label, path = link.groups()
+        kind = "raw" if picture else "blob"
+        return f"{picture}[{label}]({REPOSITORY}/{kind}/v{version}/{path})"
+
+    path = r"(?!https?:|#)[^)\s]+"
+    return re.sub(rf"(!?)\[([^]]*)\]\(({path})\)", address, Path("README.md").read_text("utf-8"))
 
 
 class BuildWithCuda(build_py):
@@ -137,6 +153,8 @@ class BuildKernels(build_ext):
 
 
 setup(
+    long_description=description(),
+    long_description_content_type="text/markdown",
     ext_modules=[
         Extension(
             "fastgen._C",

@@ -107,6 +107,27 @@ def test_what_is_not_python_is_in_it(wheel):
     assert data <= names
 
 
+def test_the_index_shows_a_readme_without_dead_links(wheel):
+    """There paths lead nowhere: they are addresses of this version's files, pictures as such."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        text = archive.read(name).decode()
+    assert "\nDescription-Content-Type: text/markdown\n" in text
+    shown = text.partition("\n\n")[2]
+    readme = (ROOT / "README.md").read_text()
+    links = re.findall(r"(!?)\[[^]]*\]\(([^)]*)\)", readme)
+    found = re.findall(r"(!?)\[[^]]*\]\(([^)]*)\)", shown)
+    assert len(found) == len(links) > 10
+    for (picture, path), (_, address) in zip(links, found, strict=True):
+        if path.startswith(("https:", "http:", "#")):
+            assert address == path
+            continue
+        kind = "raw" if picture else "blob"
+        home = f"https://github.com/fastgen-torch/fastgen/{kind}/v{fastgen.__version__}/"
+        assert address == home + path
+        assert (ROOT / path).exists()
+
+
 def test_an_unknown_kind_of_build_is_refused(tmp_path):
     environment = {**os.environ, "FASTGEN_EXTENSION": "maybe"}
     run = subprocess.run(
