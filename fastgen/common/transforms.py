@@ -37,6 +37,19 @@ def functional() -> bool:
     return bool(torch._C._are_functorch_transforms_active())
 
 
+def listed(x: Tensor) -> Any:
+    """`x.tolist()`, also within `torch.func.grad`, `jacrev` and `jvp`.
+
+    There torch 2.9 gives no list of any tensor, not even of one that the transform does not see.
+    """
+    try:
+        return x.tolist()
+    except RuntimeError:
+        if not functional():
+            raise
+        return [listed(row) for row in x.unbind()] if x.ndim else x.item()
+
+
 def tangent_of(x: Tensor) -> Tensor | None:
     """The tangent that a tensor carries in forward mode."""
     unpack: Any = forward_ad.unpack_dual

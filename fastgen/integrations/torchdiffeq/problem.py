@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_mapping
 from fastgen.common.errors import nearest
+from fastgen.common.transforms import listed
 from fastgen.ode import Controller
 
 Function = Callable[..., Any]
@@ -92,7 +93,7 @@ def check_times(t: Any, event: bool = False) -> None:
         )
     steps = t.detach().diff()
     ordered = bool((steps > 0).all() or (steps < 0).all())
-    assert ordered, f"t must be strictly increasing or decreasing, got {t.tolist()[:8]}"
+    assert ordered, f"t must be strictly increasing or decreasing, got {listed(t)[:8]}"
 
 
 def one_tolerance(name: str, value: Any) -> float:
@@ -104,7 +105,11 @@ def one_tolerance(name: str, value: Any) -> float:
     parts = value if isinstance(value, tuple | list) else (value,)
     if not all(isinstance(p, Tensor | int | float) for p in parts):
         raise TypeError(f"{name}={value!r}: expected a number")
-    numbers = {float(x) for part in parts for x in torch.as_tensor(part).flatten().tolist()}
+    numbers = {
+        float(x)
+        for part in parts
+        for x in (listed(part.flatten()) if isinstance(part, Tensor) else [part])
+    }
     if len(numbers) != 1:
         raise ValueError(
             f"{name}: one number for the whole state is supported, got {sorted(numbers)[:4]}; "
