@@ -105,16 +105,13 @@ class NetworkCalls:
         self.net_kwargs, self.check_finite, self.tick = net_kwargs, check_finite, tick
         if guided is None and guidance is not None:
             guided = [guidance.active(e.time) for e in plan.evaluations]
-        elif guided is None:
-            guided = [False] * plan.nfe
-        self.guided = guided
+        self.guided = guided or ()
         # Nothing but the network's own output: the usual case, and the quickest.
         self.plain = guidance is None and transform is None and not model.learned_variance
         self.pair = model.parametrisation.outputs == 2
         # One call for both branches of guidance, where one can have the arguments of both.
         self.joined: dict[str, Any] | None = None
-        if any(self.guided):
-            assert guidance is not None
+        if guidance is not None and any(self.guided):
             declared, batch = model.declared, self.shape[0]
             declared.check(net_kwargs, batch)
             if guidance.batched:

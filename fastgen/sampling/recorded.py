@@ -27,7 +27,7 @@ class RecordedRun:
         self.dtypes = [dtypes[on_network] for on_network in program.network_buffers]
         self.raws: dict[int, tuple[Tensor, ...]] = {}
 
-    def start(self, x: Tensor, seeds: Tensor, ids: Tensor) -> None:
+    def start(self, x: Tensor, seeds: Tensor, ids: Tensor, in_order: bool = False) -> None:
         """Take the initial state, seeds and ids of a run."""
         x = x.clone()  # a network or a callback that writes to it does not reach the caller's
         self.slots = [x] * len(self.dtypes)

@@ -62,7 +62,8 @@ class _Call:
     input, state: what the network reads, and the state that goes with it; call: the stage;
     reads: its inputs that are not buffers; raws: those as (evaluation, branch), or None where some
     are computed; own_only: the evaluation's one output is all of them; keeps: whether later stages
-    read the outputs; drops: the evaluations whose outputs nothing reads after it.
+    read the outputs; drops: the evaluations whose outputs nothing reads after it; direct: its
+    one output goes into this stage and nowhere else.
     """
 
     input: Tensor
@@ -73,6 +74,7 @@ class _Call:
     own_only: bool
     keeps: bool
     drops: tuple[int, ...]
+    direct: Callable[[list[Tensor]], None] | None
 
 
 class InPlaceRun(HoldsAddresses):
@@ -95,6 +97,7 @@ class InPlaceRun(HoldsAddresses):
         ]
         self.seeds = torch.empty(key.seeds, dtype=torch.int64, device=key.device)
         self.ids = torch.empty(key.shape[0], dtype=torch.int64, device=key.device)
+        self._in_order = False
         self._owned = {slot.data_ptr() for slot in self.slots}  # no two share a storage
         self._taken = set(self._owned)  # with outputs that are still needed
         self._raws: dict[int, tuple[Tensor, ...]] = {}
@@ -126,28 +129,39 @@ class InPlaceRun(HoldsAddresses):
         reads = [] if stage is None else [i for i in stage.inputs if not isinstance(i, int)]
         raws = [(i.evaluation, i.branch) for i in reads if isinstance(i, Raw)]
         before = set(program.held[k]) | {k} if k >= 0 else set()
+        drops = tuple(sorted(before - set(program.held[k + 1])))
+        own_only = raws == [(k, 0)] and len(reads) == 1
         return _Call(
             self.slots[point.input],
             None if point.state is None else self.slots[point.state],
             call,
             reads,
             raws if len(raws) == len(reads) else None,
-            raws == [(k, 0)] and len(reads) == 1,
+            own_only,
             k in program.held[k + 1],
-            tuple(sorted(before - set(program.held[k + 1]))),
+            drops,
+            call if own_only and drops == (k,) and not self.key.observe else None,
         )
 
-    def start(self, x: Tensor, seeds: Tensor, ids: Tensor) -> None:
-        """Take the initial state, seeds and ids of a run."""
-        self.slots[0].copy_(x.detach())
+    def start(self, x: Tensor, seeds: Tensor, ids: Tensor, in_order: bool = False) -> None:
+        """Take the initial state, seeds and ids of a run; ``in_order``: ids are 0 .. B - 1."""
+        self.slots[0].copy_(x.detach() if x.requires_grad else x)
         self.seeds.copy_(seeds)
-        self.ids.copy_(ids)
+        if not (in_order and self._in_order):
+            self.ids.copy_(ids)
+            self._in_order = in_order
         self._raws.clear()
         self._taken = set(self._owned)
 
     def advance(self, k: int, calls: CallsNetwork) -> None:
         """Evaluation k (none for -1) and the stage after it."""
         step, raws = self._steps[k + 1], self._raws
+        if step.direct is not None:
+            (output,) = calls(k, step.input, step.state)
+            if output.data_ptr() in self._taken or not output.is_contiguous():
+                output = self._own(output)
+            step.direct([output])
+            return
         outputs: tuple[Tensor, ...] = ()
         if k >= 0:
             outputs = calls(k, step.input, step.state)

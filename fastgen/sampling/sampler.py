@@ -263,7 +263,7 @@ class Sampler:
         )
         if within is not None:
             calls = _Untraced(calls, within)
-        run.start(x, seeds, ids)
+        run.start(x, seeds, ids, sample_ids is None)
         states = [x] if trajectory else []
         reports = reports_of(program, self.plan) if trajectory or callback else None
         with torch.inference_mode(False) if differentiable else unrecorded(self.model.net):
