@@ -24,7 +24,8 @@ inline const char* table_memory(PyObject* object, int64_t* bytes) {
   constexpr int32_t CPU = 1;  // kDLCPU
   constexpr int64_t MOST = 65536;
   TensorView view;
-  if (!look(object, &view) || view.device_type != CPU) return nullptr;
+  // Whether it stands for negatives is the object's own, which is compared as well.
+  if (!look_at_memory(object, &view) || view.device_type != CPU) return nullptr;
   int64_t elements = 1;
   for (int32_t i = view.dimensions - 1; i >= 0; --i) {
     if (view.shape[i] > 1 && view.strides && view.strides[i] != elements) return nullptr;

@@ -97,10 +97,9 @@ inline bool is_contiguous(const TensorView& view) {
   return true;
 }
 
-// Whether a tensor or an instance of a subclass has its numbers in memory, as they are: no wrapper
-// of other tensors, no tensor of zeros without memory, no view that stands for the negatives of
-// what lies there. False also where torch has no interface to tell: ask Python.
-inline bool look(PyObject* tensor, TensorView* view) {
+// Whether a tensor or an instance of a subclass has memory: no wrapper of other tensors, no tensor
+// of zeros without any. False also where torch has no interface to tell: ask Python.
+inline bool look_at_memory(PyObject* tensor, TensorView* view) {
   const TensorType& known = tensor_type();
   if (!known.exchange || !(is_plain(tensor) || PyObject_TypeCheck(tensor, known.type)))
     return false;
@@ -108,9 +107,16 @@ inline bool look(PyObject* tensor, TensorView* view) {
     PyErr_Clear();
     return false;
   }
-  if (!view->data && !is_empty(*view)) return false;
+  return view->data || is_empty(*view);
+}
+
+// Whether it has its numbers there, as they are: no view that stands for the negatives of what lies
+// in memory.
+inline bool look(PyObject* tensor, TensorView* view) {
+  if (!look_at_memory(tensor, view)) return false;
   PyObject* const arguments[] = {tensor};
-  const auto negative = owned(PyObject_Vectorcall(known.is_negative, arguments, 1, nullptr));
+  const auto negative =
+      owned(PyObject_Vectorcall(tensor_type().is_negative, arguments, 1, nullptr));
   return negative.ptr() == Py_False;
 }
 
