@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,53 +22,13 @@ from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.noise.normals import normals
 from fastgen.plans import Plan, Program
 from fastgen.plans.forms import Increment
+from fastgen.sampling.idle import Idle
 from fastgen.sampling.increments import Increments, IncrementTable
 from fastgen.sampling.network_calls import NetworkCalls, TimeRows, TimeTables, check_plan
 from fastgen.sampling.run import BufferKey, InPlaceRun
 from fastgen.sampling.tables import Tables
 
 NOISES = ("draws", "brownian")
-
-Key = TypeVar("Key", bound=Hashable)
-Work = TypeVar("Work")
-
-
-class Idle(Generic[Key, Work]):
-    """Buffers of runs that are over, for the next run with the same key. Safe between threads.
-
-    Copies of it are empty: buffers belong to one holder, and calls hold their addresses.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._kept: deque[tuple[Key, Work]] = deque(maxlen=limit)
-
-    def __reduce__(self) -> Any:
-        return Idle, (self._kept.maxlen,)
-
-    def take(self, key: Key) -> Work | None:
-        """Buffers of that key, which are then the caller's alone."""
-        for _ in range(len(self._kept)):
-            try:
-                other, work = self._kept.popleft()
-            except IndexError:  # another thread took it
-                break
-            if other == key:
-                return work
-            self._kept.append((other, work))
-        return None
-
-    def keep(self, key: Key, work: Work) -> None:
-        """Give buffers back; the oldest go where there are too many."""
-        self._kept.append((key, work))
-
-    def drain(self) -> Iterator[Work]:
-        """All of them, one by one; they are then the caller's."""
-        while self._kept:
-            yield self._kept.popleft()[1]
-
-    def clear(self) -> None:
-        """Let all of them go."""
-        self._kept.clear()
 
 
 class PreparedProgram:
