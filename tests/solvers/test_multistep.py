@@ -152,7 +152,8 @@ def test_time_moments(schedule, s, t):
     def trapezoid(n):
         r = np.linspace(schedule.ratio(s), schedule.ratio(t), n + 1)
         tau = (schedule.time_at_ratio(np.clip(r, 0, schedule.ratio(1.0))) - s) / (t - s)
-        return np.array([np.trapezoid(tau**k, dx=1 / n) for k in range(4)])
+        powers = np.array([tau**k for k in range(4)])
+        return (powers.sum(1) - (powers[:, 0] + powers[:, -1]) / 2) / n
 
     n = 2**16
     exact = trapezoid(2 * n) + (trapezoid(2 * n) - trapezoid(n)) / 3
