@@ -72,3 +72,11 @@ def test_a_timestep_beyond_the_chain_is_named(name):
     x = torch.zeros(2, 3)
     with pytest.raises(IndexError, match=r"timestep=\d+: expected less than the chain's 1000"):
         scheduler.step(x, torch.tensor(1234), x)
+
+
+def test_too_few_steps_for_a_start_of_runge_kutta():
+    scheduler = schedulers.PNDMScheduler()
+    with pytest.raises(ValueError, match=r"^num_inference_steps=3: .*skip_prk_steps=True"):
+        scheduler.set_timesteps(3)
+    scheduler.set_timesteps(4)
+    assert len(scheduler.timesteps) == 13
