@@ -170,11 +170,8 @@ class FusedScheduler:
             grids.clear()
         run.steps, run.direct_calls = grids.setdefault(key, ({}, {}))
         if self._noise[0] == "contract":
-            same = self._run is not None and self._run.contract is not None
-            run.contract = (
-                self._run.contract if same and self._run else ContractNoise(self._noise[1])
-            )
-            assert run.contract is not None
+            held = None if self._run is None else self._run.contract
+            run.contract = held or ContractNoise(self._noise[1])
             if keep is None:
                 run.contract.begin()
         if keep is not None:
@@ -233,6 +230,9 @@ class FusedScheduler:
 
     def _check_timestep(self, timestep: float | Tensor) -> None:
         """Refuse what this scheduler's step does not take for a timestep."""
+
+    def _check_steps(self, steps: int) -> None:
+        """Refuse a number of steps that this scheduler has no grid for."""
 
     def _chain(self) -> object:
         """The training schedule as host numbers, where steps depend on it directly."""
@@ -392,7 +392,7 @@ def _timesteps_setter(original: Any) -> Any:
         steps = args[0] if args else kwargs.get("num_inference_steps")
         others = {k for k, v in kwargs.items() if v is not None} - {"device"}
         if steps is not None or not (others or args[1:]):
-            check_whole("num_inference_steps", steps, 1)  # type: ignore[arg-type]
+            self._check_steps(check_whole("num_inference_steps", steps, 1))  # type: ignore[arg-type]
         original(self, *args, **kwargs)
         self._begin()
 

@@ -41,14 +41,12 @@ class PNDMScheduler(Chain, diffusers.PNDMScheduler):
     with ab' = ab_prev and e the combined noise prediction.
     """
 
-    def set_timesteps(self, num_inference_steps: int, *args: Any, **kwargs: Any) -> None:
-        """As diffusers' set_timesteps; the Runge-Kutta start takes four steps of the grid."""
-        if not self.config.skip_prk_steps and num_inference_steps < len(RUNGE_KUTTA):
+    def _check_steps(self, steps: int) -> None:
+        if not self.config.skip_prk_steps and steps < len(RUNGE_KUTTA):
             raise ValueError(
-                f"num_inference_steps={num_inference_steps}: the Runge-Kutta start takes 4; take "
-                "at least as many, or PNDMScheduler(skip_prk_steps=True)"
+                f"num_inference_steps={steps}: the Runge-Kutta start takes 4; take at least as "
+                "many, or PNDMScheduler(skip_prk_steps=True)"
             )
-        super().set_timesteps(num_inference_steps, *args, **kwargs)
 
     def _transform(self) -> Transform:
         return None
