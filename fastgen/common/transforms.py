@@ -45,9 +45,18 @@ def listed(x: Tensor) -> Any:
     try:
         return x.tolist()
     except RuntimeError:
-        if not functional():
+        if not functional() or _functionalised(x):  # of which torch's item() is a crash
             raise
         return [listed(row) for row in x.unbind()] if x.ndim else x.item()
+
+
+def _functionalised(x: Tensor) -> bool:
+    """Whether a tensor belongs to `torch.func.functionalize`."""
+    while _functorch.is_functorch_wrapped_tensor(x):
+        if _functorch.is_functionaltensor(x):
+            return True
+        x = _functorch.get_unwrapped(x)
+    return False
 
 
 def tangent_of(x: Tensor) -> Tensor | None:

@@ -62,8 +62,8 @@ class _Call:
     input, state: what the network reads, and the state that goes with it; call: the stage;
     reads: its inputs that are not buffers; raws: those as (evaluation, branch), or None where some
     are computed; own_only: the evaluation's one output is all of them; keeps: whether later stages
-    read the outputs; drops: the evaluations whose outputs nothing reads after it; direct: its
-    one output goes into this stage and nowhere else.
+    read the outputs; drops: the evaluations whose outputs nothing reads after it; direct: the
+    stage, where it reads the evaluation's first output, which nothing else does.
     """
 
     input: Tensor
@@ -157,7 +157,7 @@ class InPlaceRun(HoldsAddresses):
         """Evaluation k (none for -1) and the stage after it."""
         step, raws = self._steps[k + 1], self._raws
         if step.direct is not None:
-            (output,) = calls(k, step.input, step.state)
+            output = calls(k, step.input, step.state)[0]
             if output.data_ptr() in self._taken or not output.is_contiguous():
                 output = self._own(output)
             step.direct([output])

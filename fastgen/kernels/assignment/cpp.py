@@ -66,6 +66,8 @@ def solve_given(matrix: Tensor) -> tuple[Tensor, float, float] | None:
     None where `solve` is to be asked: for larger matrices, those that are not contiguous float32
     or float64 on the CPU, and those without a pairing.
     """
+    if matrix.is_nested:  # and has no shape to look at
+        return None
     shape = matrix.shape
     if len(shape) != 2:
         return None
