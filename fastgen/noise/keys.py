@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_integer, check_range
+from fastgen.common.checks import check_integer, check_range, check_real_device
 from fastgen.common.devices import integers
 from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import Noise, Stream
@@ -76,6 +76,8 @@ def _check_ids(ids: Iterable[int]) -> None:
 def _whole_tensor(name: str, x: Tensor, device: torch.device) -> Tensor:
     if x.is_floating_point() or x.is_complex() or x.dtype is torch.bool:
         raise TypeError(f"{name}: expected whole numbers (torch.int64), got {x.dtype}")
+    if device.type != "meta":
+        check_real_device(name, x)
     return x.to(device=device, dtype=torch.int64).reshape(-1)
 
 

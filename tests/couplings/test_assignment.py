@@ -178,7 +178,7 @@ def test_threads_change_nothing(n, d):
     g = torch.Generator().manual_seed(1)
     x0, x1 = torch.randn(n, d, generator=g), torch.rand(n, d, generator=g)
     one = assign(x0, x1, threads=1, return_duals=True)
-    for threads in (2, 3):
+    for threads in (2, 3, 2**40):
         many = assign(x0, x1, threads=threads, return_duals=True)
         assert torch.equal(one.permutation, many.permutation)
         assert (one.cost, one.gap) == (many.cost, many.gap)

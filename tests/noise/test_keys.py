@@ -116,6 +116,12 @@ class TestIds:
             use(ids)
 
 
+@pytest.mark.parametrize("name", ["seed", "sample_ids"])
+def test_numbers_on_the_meta_device_are_none(name):
+    with pytest.raises(ValueError, match=rf"^{name}: it is on the meta device"):
+        fastgen.randn((1, 3), **{name: torch.zeros(1, dtype=torch.int64, device="meta")})
+
+
 def test_seeds_of_samples():
     expected = fastgen.randn((2, 4), seed=[3, 2**64 - 1])
     for seed in (np.array([3, 2**64 - 1], dtype=np.uint64), torch.tensor([3, -1])):

@@ -201,7 +201,7 @@ def _run(
             column_duals=address(columns),
             costs=address(cost),
             gaps=address(gap),
-            threads=threads,
+            threads=min(threads, 2**16),  # at most so many: no more could be started
         )
     except ValueError as error:  # of a number that is not finite
         raise NotFiniteError(str(error)) from None
