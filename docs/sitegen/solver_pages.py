@@ -225,6 +225,6 @@ def write(app: Sphinx) -> None:
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """Connect the hook."""
-    app.connect("builder-inited", write)
+    """Connect the hook: before the gallery's, one of whose examples registers a solver."""
+    app.connect("builder-inited", write, priority=400)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
