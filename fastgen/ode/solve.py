@@ -16,6 +16,7 @@ from fastgen.common.padding import Padding
 from fastgen.common.step_size import Controller, StepSize
 from fastgen.common.tableau import Tableau
 from fastgen.common.transforms import suspended, transforming, unwrapped
+from fastgen.common.typed import check_argument
 from fastgen.ode import tableaus
 from fastgen.ode.adjoint import Adjoint, solve_adjoint
 from fastgen.ode.engine import NeedsGradientError, Observer, Outcome, integrate
@@ -241,6 +242,7 @@ def odeint(
     check_choice("step", step, STEPS)
     check_choice("on_failure", on_failure, ("raise", "return"))
     check_at_least("max_steps", max_steps, 1)
+    check_argument("return_solution", return_solution, bool)
     if on_failure == "return" and not return_solution:
         raise ValueError("on_failure='return' needs return_solution=True, which has the status")
     tableau = tableaus.find(method)

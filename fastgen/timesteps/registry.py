@@ -162,6 +162,8 @@ def _given(
     if is_tensor(grid):
         grid = grid.detach().cpu().numpy()
     try:
+        if np.iscomplexobj(grid):
+            raise TypeError
         result = np.array(grid, dtype=np.float64)
     except (TypeError, ValueError):
         raise TypeError(

@@ -190,3 +190,9 @@ def test_zero_tolerance_at_zero_error():
 def test_methods_of_fixed_steps_refuse_what_they_would_ignore(options, message):
     with pytest.raises(ValueError, match=message):
         fastgen.odeint(lambda t, y: -y, Y0, [0.0, 1.0], method="rk4", **options)
+
+
+@pytest.mark.parametrize("given", ["yes", torch.ones(2)], ids=["text", "tensor"])
+def test_return_solution_is_true_or_false(given):
+    with pytest.raises(TypeError, match=r"^return_solution=.*expected True or False"):
+        fastgen.odeint(lambda t, y: -y, torch.ones(2, 1), [0.0, 1.0], return_solution=given)

@@ -286,6 +286,7 @@ def test_explicit_times():
         ([1.0, math.nan, 0.0], {"steps": None}, r"times\[1\] = nan is not within \[0, 1\]"),
         ([1.5, 0.0], {"steps": None}, r"times\[0\] = 1.5 is not within"),
         ([1.0], {"steps": None}, r"shape \(1,\); give at least two"),
+        ([1.0 + 1j, 0.0], {"steps": None}, r"timesteps=.* or falling times"),
         ([1.0, 0.0], {"steps": 5}, r"steps = 5, but 2 explicit times make 1 steps"),
         ([1.0, 0.0], {"steps": None, "rho": 7}, r"explicit times take no options; remove rho"),
         ([1.0, 0.0], {"steps": None, "start": 0.5}, r"start = 0.5, but explicit times have 1.0"),

@@ -24,7 +24,7 @@ from fastgen.common.checks import check_integer, check_whole
 from fastgen.common.compiling import uncompiled
 from fastgen.common.transforms import transforming
 from fastgen.integrations.common.noise import check_noise
-from fastgen.integrations.diffusers.contract_noise import ContractNoise, Generators
+from fastgen.integrations.diffusers.contract_noise import ContractNoise, Generators, check_generator
 from fastgen.integrations.diffusers.fused_step import FusedStep, Transform, Update, out, x
 from fastgen.integrations.diffusers.runs import ResultDtype, SchedulerRun, resolved_dtype
 from fastgen.kernels import dispatch
@@ -337,6 +337,7 @@ def normal(
     shape: torch.Size, generator: Generators, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
     """diffusers' noise, bit for bit: `randn_tensor`, with a short way for the usual case."""
+    check_generator(generator)
     if device.type == "cpu" and not isinstance(generator, list):
         return torch.randn(*shape, generator=generator, dtype=dtype)  # passing the Size is slower
     z: Tensor = randn_tensor(shape, generator=generator, device=device, dtype=dtype)

@@ -14,6 +14,19 @@ from fastgen.noise.keys import id_tensor, seed_tensor
 Generators: TypeAlias = "torch.Generator | list[torch.Generator] | None"
 
 
+def check_generator(generator: Any) -> None:
+    """Raise a TypeError for what is neither a generator of torch, nor a list of them, nor None."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return
+    if not isinstance(generator, list) or not all(
+        isinstance(g, torch.Generator) for g in generator
+    ):
+        raise TypeError(
+            f"generator={generator!r}: expected a torch.Generator, or a list of one for each "
+            "sample; torch.Generator().manual_seed(1) makes one of a seed"
+        )
+
+
 class ContractNoise:
     """Seeds, sample ids and the current draw of a run.
 

@@ -80,3 +80,14 @@ def test_too_few_steps_for_a_start_of_runge_kutta():
         scheduler.set_timesteps(3)
     scheduler.set_timesteps(4)
     assert len(scheduler.timesteps) == 13
+
+
+@pytest.mark.parametrize(
+    "generator", [1, "a", torch.ones(2), [1]], ids=["whole", "text", "tensor", "list"]
+)
+def test_what_is_no_generator_is_named(generator):
+    scheduler = schedulers.DDPMScheduler()
+    scheduler.set_timesteps(4)
+    x = torch.zeros(2, 3)
+    with pytest.raises(TypeError, match=r"^generator=.*manual_seed"):
+        scheduler.step(x, scheduler.timesteps[0], x, generator=generator)
