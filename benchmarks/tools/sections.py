@@ -140,8 +140,8 @@ takes milliseconds no solver library makes sampling faster. "network alone" is a
 
 Peak memory of a run at {shape(state)}, above what was there before ({three(state.floor)} MiB is one
 state): {memory}. `import fastgen` adds {start.median / 1e3:.1f} ms to
-`import torch`, as modules are loaded when they are used; the first `fastgen.sample` loads its own in
-{first.median / 1e6:.2f} s."""
+`import torch`, as modules are loaded when they are used; the first `fastgen.sample` loads its own
+in {first.median / 1e6:.2f} s."""
 
 
 def equations(rows: Rows) -> str:
