@@ -117,7 +117,7 @@ def test_devices_are_those_of_the_rows():
         for suite in {r["suite"] for r in rows}:
             assert suite in suites
     (startup,) = (row for row in table if row[1] == "startup")
-    assert startup[2] == "1"
+    assert startup[2] == "2"
 
 
 def test_a_step_costs_what_the_method_says():
