@@ -37,7 +37,7 @@ def functional() -> bool:
     return bool(torch._C._are_functorch_transforms_active())
 
 
-def listed(x: Tensor) -> Any:
+def to_list(x: Tensor) -> Any:
     """`x.tolist()`, also within `torch.func.grad`, `jacrev` and `jvp`.
 
     There torch 2.9 gives no list of any tensor, not even of one that the transform does not see.
@@ -47,7 +47,7 @@ def listed(x: Tensor) -> Any:
     except RuntimeError:
         if not functional() or _functionalised(x):  # of which torch's item() is a crash
             raise
-        return [listed(row) for row in x.unbind()] if x.ndim else x.item()
+        return [to_list(row) for row in x.unbind()] if x.ndim else x.item()
 
 
 def _functionalised(x: Tensor) -> bool:

@@ -117,7 +117,7 @@ def training_noise(
         seeds = seed_tensor(seed, rows, device)
     else:
         seeds = _seed(check_integer("seed", seed), device)
-    ids = _in_order(rows, device) if sample_ids is None else id_tensor(sample_ids, rows, device)
+    ids = ids_in_order(rows, device) if sample_ids is None else id_tensor(sample_ids, rows, device)
     return Noise(seeds, ids, torch.tensor([step], device=device), Stream.TRAINING)
 
 
@@ -127,6 +127,17 @@ def _seed(seed: int, device: torch.device) -> Tensor:
     return seed_tensor(seed, 1, device)
 
 
+def ids_in_order(rows: int, device: torch.device) -> Tensor:
+    """The ids 0 .. B - 1, made once; nobody may write to them."""
+    if (
+        torch._C._len_torch_dispatch_stack()
+    ):  # what such a mode makes, as fake tensors, ends with it
+        return id_tensor(None, rows, device)
+    return _in_order(rows, device)
+
+
 @lru_cache(maxsize=16)
+@outside_transforms
 def _in_order(rows: int, device: torch.device) -> Tensor:
-    return torch.arange(rows, dtype=torch.int64, device=device)
+    with torch.inference_mode(False):  # for later calls in whatever mode
+        return torch.arange(rows, dtype=torch.int64, device=device)

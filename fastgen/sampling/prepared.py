@@ -18,7 +18,7 @@ from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import dispatch
 from fastgen.model.guidance import Guidance, Transform, check_guidance, check_pair_alone
 from fastgen.model.model import Model, check_model
-from fastgen.noise.keys import id_tensor, seed_tensor
+from fastgen.noise.keys import id_tensor, ids_in_order, seed_tensor
 from fastgen.noise.normals import normals
 from fastgen.plans import Plan, Program
 from fastgen.plans.forms import Increment
@@ -115,7 +115,6 @@ class Prepared:
         self._programs: dict[tuple[bool, bool, float], PreparedProgram] = {}
         self._tables: dict[tuple[bool, bool, torch.device], Tables] = {}
         self._times: dict[tuple[int, torch.device], TimeTables] = {}
-        self._ids: dict[tuple[int, torch.device], Tensor] = {}
         check_plan(plan, model, transform)
         # A plain run's program and times, for the sake of the errors that belong here.
         self.program()
@@ -258,25 +257,8 @@ class Prepared:
         start = float(self.plan.times[0])
         scale = None if self.guidance is None else self.guidance.scale
         return initial_state(
-            self.model,
-            shape_or_x,
-            seed,
-            self._in_order if sample_ids is None else sample_ids,
-            device,
-            self.dtype,
-            start,
-            scale,
+            self.model, shape_or_x, seed, sample_ids, device, self.dtype, start, scale
         )
-
-    def _in_order(self, batch: int, device: torch.device) -> Tensor:
-        """The ids 0 .. B - 1, on the CPU made once: a GPU's streams would have to wait for them."""
-        if device.type != "cpu":
-            return id_tensor(None, batch, device)
-        key = batch, device
-        if key not in self._ids:
-            with torch.inference_mode(False):  # for later runs in whatever mode
-                self._ids[key] = id_tensor(None, batch, device)
-        return self._ids[key]
 
     def network_calls(
         self,
@@ -327,7 +309,7 @@ def initial_state(
     model: Model,
     shape_or_x: Sequence[int] | Tensor,
     seed: int | Sequence[int] | Tensor,
-    sample_ids: Sequence[int] | Tensor | Callable[[int, torch.device], Tensor] | None,
+    sample_ids: Sequence[int] | Tensor | None,
     device: torch.device | str | None,
     dtype: torch.dtype,
     start: float,
@@ -335,8 +317,7 @@ def initial_state(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The state at time ``start`` as `Sampler.__call__` says it, with the seeds and the ids.
 
-    ``scale`` is that of guidance; one per sample must fit the batch. ``sample_ids`` may be a
-    function that makes those of a batch on a device.
+    ``scale`` is that of guidance; one per sample must fit the batch.
     """
     if device is None:
         device = shape_or_x.device if isinstance(shape_or_x, Tensor) else model.device
@@ -353,8 +334,8 @@ def initial_state(
     if not shape:
         raise ValueError("shape_or_x: expected [B, ...], got a state without axes")
     seeds = seed_tensor(seed, shape[0], device)
-    if callable(sample_ids):
-        ids = sample_ids(shape[0], device)
+    if sample_ids is None and device.type == "cpu":  # a GPU's streams would wait for what is kept
+        ids = ids_in_order(shape[0], device)
     else:
         ids = id_tensor(sample_ids, shape[0], device)
     if isinstance(shape_or_x, Tensor):

@@ -61,9 +61,9 @@ class _Call:
 
     input, state: what the network reads, and the state that goes with it; call: the stage;
     reads: its inputs that are not buffers; raws: those as (evaluation, branch), or None where some
-    are computed; own_only: the evaluation's one output is all of them; keeps: whether later stages
-    read the outputs; drops: the evaluations whose outputs nothing reads after it; direct: the
-    stage, where it reads the evaluation's first output, which nothing else does.
+    are computed; keeps: whether later stages read the outputs; drops: the evaluations whose outputs
+    nothing reads after it; direct: the stage, where it reads the evaluation's first output, which
+    nothing else does.
     """
 
     input: Tensor
@@ -71,7 +71,6 @@ class _Call:
     call: Callable[[list[Tensor]], None] | None
     reads: list[Raw | Computed | Increment]
     raws: list[tuple[int, int]] | None
-    own_only: bool
     keeps: bool
     drops: tuple[int, ...]
     direct: Callable[[list[Tensor]], None] | None
@@ -130,17 +129,16 @@ class InPlaceRun(HoldsAddresses):
         raws = [(i.evaluation, i.branch) for i in reads if isinstance(i, Raw)]
         before = set(program.held[k]) | {k} if k >= 0 else set()
         drops = tuple(sorted(before - set(program.held[k + 1])))
-        own_only = raws == [(k, 0)] and len(reads) == 1
+        direct = raws == [(k, 0)] and len(reads) == 1 and drops == (k,) and not self.key.observe
         return _Call(
             self.slots[point.input],
             None if point.state is None else self.slots[point.state],
             call,
             reads,
             raws if len(raws) == len(reads) else None,
-            own_only,
             k in program.held[k + 1],
             drops,
-            call if own_only and drops == (k,) and not self.key.observe else None,
+            call if direct else None,
         )
 
     def start(self, x: Tensor, seeds: Tensor, ids: Tensor, in_order: bool = False) -> None:
@@ -175,9 +173,7 @@ class InPlaceRun(HoldsAddresses):
             if step.keeps:
                 self._taken.update([output.data_ptr() for output in outputs])
         if step.call is not None:
-            if step.own_only:
-                step.call([outputs[0]])
-            elif step.raws is not None:
+            if step.raws is not None:
                 step.call([raws[i][branch] for i, branch in step.raws])
             else:
                 self._given = {

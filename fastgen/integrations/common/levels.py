@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_function, check_mapping
-from fastgen.common.transforms import check_untraced, functional, listed, transforming
+from fastgen.common.transforms import check_untraced, functional, to_list, transforming
 from fastgen.common.unwritten import check_unwritten, version
 from fastgen.integrations.common.noise import NoiseSource
 from fastgen.integrations.common.recipes import Build, Recipe, Span, recipe
@@ -101,7 +101,7 @@ def checked_levels(sigmas: Any) -> tuple[float, ...]:
     if isinstance(sigmas, Tensor) and sigmas.ndim != 1:
         raise ValueError(f"sigmas: expected noise levels [n], got shape {tuple(sigmas.shape)}")
     try:
-        values = listed(sigmas) if isinstance(sigmas, Tensor) else [float(s) for s in sigmas]
+        values = to_list(sigmas) if isinstance(sigmas, Tensor) else [float(s) for s in sigmas]
     except (TypeError, ValueError):
         raise TypeError(f"sigmas={sigmas!r}: expected noise levels [n]") from None
     if len(values) > 1 and min(values[:-1]) > 0 <= values[-1] and math.isfinite(sum(values)):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastgen.common.errors import nearest
 from fastgen.common.tableau import Tableau
-from fastgen.common.transforms import listed
+from fastgen.common.transforms import to_list
 from fastgen.common.unwritten import unwritten
 from fastgen.integrations.torchdiffeq.problem import ADAMS
 from fastgen.ode.tableaus import EULER, HEUN, MIDPOINT, RK4
@@ -111,8 +111,8 @@ class GridSolver:
         ys, ahead = [y], 1 if len(t) < 2 or t[-1] > t[0] else -1
         grid = self.times(y, t, self.func).to(y.dtype)
         t = t.to(grid.dtype)
-        outputs = listed(t.detach() * ahead)
-        stops = listed(grid.detach() * ahead)
+        outputs = to_list(t.detach() * ahead)
+        stops = to_list(grid.detach() * ahead)
         for k, (begin, end) in enumerate(itertools.pairwise(grid.unbind())):
             self.callback(begin, y, (end - begin).abs())
             later, slope = self.step(begin, end, y)

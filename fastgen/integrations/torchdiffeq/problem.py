@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_mapping
 from fastgen.common.errors import nearest
-from fastgen.common.transforms import listed
+from fastgen.common.transforms import to_list
 from fastgen.ode import Controller
 
 Function = Callable[..., Any]
@@ -93,7 +93,7 @@ def check_times(t: Any, event: bool = False) -> None:
         )
     steps = t.detach().diff()
     ordered = bool((steps > 0).all() or (steps < 0).all())
-    assert ordered, f"t must be strictly increasing or decreasing, got {listed(t)[:8]}"
+    assert ordered, f"t must be strictly increasing or decreasing, got {to_list(t)[:8]}"
 
 
 def one_tolerance(name: str, value: Any) -> float:
@@ -108,7 +108,7 @@ def one_tolerance(name: str, value: Any) -> float:
     numbers = {
         float(x)
         for part in parts
-        for x in (listed(part.flatten()) if isinstance(part, Tensor) else [part])
+        for x in (to_list(part.flatten()) if isinstance(part, Tensor) else [part])
     }
     if len(numbers) != 1:
         raise ValueError(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_function
-from fastgen.common.transforms import listed
+from fastgen.common.transforms import to_list
 from fastgen.integrations.torchdiffeq.fixed import GridSolver, solve_scipy
 from fastgen.integrations.torchdiffeq.problem import (
     ADAPTIVE,
@@ -169,11 +169,11 @@ def _stops(t: Tensor, options: Mapping[str, Any]) -> list[tuple[float, bool]]:
     for name in ("step_t", "jump_t"):
         given = options.get(name)
         if given is not None:
-            times = listed(torch.as_tensor(given, dtype=torch.float64).flatten())
+            times = to_list(torch.as_tensor(given, dtype=torch.float64).flatten())
             found += [(time, name == "jump_t") for time in times]
     if len({time for time, _ in found}) < len(found):
         raise ValueError("`step_t` and `jump_t` must not have any repeated elements between them.")
-    start, end = listed(t.detach()[[0, -1]])
+    start, end = to_list(t.detach()[[0, -1]])
     low, high = sorted((start, end))
     # A jump at an end counts too: func must not be asked on its other side.
     inside = [(s, jump) for s, jump in found if low < s < high or (jump and low <= s <= high)]
@@ -193,7 +193,7 @@ def _pieces(
     """One solve between each two stops, func never asked on the other side of a jump."""
     jumps = {s for s, jump in stops if jump}
     known = t.detach().double()
-    start, finish = listed(known[[0, -1]])
+    start, finish = to_list(known[[0, -1]])
     ends = [s for s, _ in stops if s not in (start, finish)]
     ahead = -1.0 if start > finish else 1.0
     outputs: list[Any] = [_leading(y0)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastgen.common.transforms import listed
+from fastgen.common.transforms import to_list
 from fastgen.kernels.contract import HoldsAddresses, Noise, compute_dtype
 from fastgen.kernels.normals.reference import normals
 
@@ -57,7 +57,7 @@ def stochastic_combine(
         monomials[4] = units[1]
 
     coefficients = table.to(dtype)
-    nonzero = listed((coefficients != 0).any(0)) if table.device.type == "cpu" else None
+    nonzero = to_list((coefficients != 0).any(0)) if table.device.type == "cpu" else None
     column = (-1, *[1] * (len(shape) - 1))
     outputs = []
     for j, kind in enumerate(dtypes):

@@ -244,8 +244,8 @@ class Path:
         pairs: tuple[Tensor | None, Tensor | None],
         labels: tuple[Tensor | None, Tensor | None],
     ) -> tuple[Tensor | None, Tensor | None]:
-        if x0 is not None:
-            (check_floating if check_dense("x0", x0).is_floating_point() else check_dense)("x0", x0)
+        if x0 is not None and check_dense("x0", x0).is_floating_point():
+            check_floating("x0", x0)
         check_floating("x1", x1, "[N, ...]")
         if not isinstance(pairs, tuple) or len(pairs) != 2:
             raise TypeError("pairs: expected a tuple (i, j) of index tensors or None")

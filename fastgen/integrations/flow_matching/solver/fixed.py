@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastgen.common.devices import upload
 from fastgen.common.tableau import Tableau
-from fastgen.common.transforms import functional, listed, outside_transforms, transforming
+from fastgen.common.transforms import functional, outside_transforms, to_list, transforming
 from fastgen.common.unwritten import check_unwritten, version
 from fastgen.integrations.common.noise import unread_keys
 from fastgen.integrations.common.tensors import check_state
@@ -138,7 +138,7 @@ def times_of(time_grid: Tensor | Sequence[float]) -> list[float]:
     """
     if isinstance(time_grid, Tensor) and time_grid.ndim != 1:
         raise ValueError(f"time_grid: expected times [T], got shape {tuple(time_grid.shape)}")
-    times = listed(time_grid) if isinstance(time_grid, Tensor) else time_grid
+    times = to_list(time_grid) if isinstance(time_grid, Tensor) else time_grid
     return [float(t) for t in times]
 
 

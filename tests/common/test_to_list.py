@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import func
 
-from fastgen.common.transforms import listed
+from fastgen.common.transforms import to_list
 
 TABLE = torch.arange(6.0).view(2, 3)
 
@@ -12,10 +12,10 @@ TABLE = torch.arange(6.0).view(2, 3)
 @pytest.mark.parametrize("transform", [func.grad, func.jacrev, func.jacfwd])
 def test_numbers_within_transforms(transform):
     def seen(y):
-        found.append(listed(TABLE))
-        found.append(listed(2 * TABLE[0]))
-        found.append(listed(TABLE[1, 2]))
-        found.append(listed(TABLE[:0]))
+        found.append(to_list(TABLE))
+        found.append(to_list(2 * TABLE[0]))
+        found.append(to_list(TABLE[1, 2]))
+        found.append(to_list(TABLE[:0]))
         return y.sum()
 
     found = []
@@ -24,11 +24,11 @@ def test_numbers_within_transforms(transform):
 
 
 def test_outside_it_is_tolist():
-    assert listed(TABLE) == TABLE.tolist()
+    assert to_list(TABLE) == TABLE.tolist()
     with pytest.raises(RuntimeError, match="meta"):
-        listed(TABLE.to("meta"))
+        to_list(TABLE.to("meta"))
 
 
 def test_an_axis_that_vmap_hides_has_no_numbers():
     with pytest.raises(RuntimeError, match="vmap"):
-        func.vmap(listed)(TABLE)
+        func.vmap(to_list)(TABLE)
