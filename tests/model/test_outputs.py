@@ -302,9 +302,11 @@ def test_the_threshold_of_more_numbers_than_torch_quantile_takes():
     torch.testing.assert_close(data[:: size // 9], (row.clamp(max=3.0) / 3.0)[:: size // 9])
 
 
-@pytest.mark.parametrize("most", [20, 50])  # for each row an own call, or no call at all
-def test_thresholds_of_many_numbers_are_those_of_few(monkeypatch, most):
-    data = fastgen.randn((4, 37), seed=5) * 3
-    want = fastgen.model.dynamic_threshold(0.9)(data, 0.5)
-    monkeypatch.setattr("fastgen.model.guidance._MOST_IN_QUANTILE", most)
-    torch.testing.assert_close(fastgen.model.dynamic_threshold(0.9)(data, 0.5), want)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("percentile", [1e-9, 0.3, 0.5, 0.995, 1.0])
+@pytest.mark.parametrize("size", [1, 2, 37, 3001])
+def test_the_threshold_is_torch_s_quantile(dtype, percentile, size):
+    data = fastgen.randn((4, size), seed=5, dtype=dtype) * 3
+    scale = torch.quantile(data.abs(), percentile, dim=1, keepdim=True).clamp(min=0.25)
+    want = data.clamp(-scale, scale) * (0.25 / scale)
+    assert torch.equal(fastgen.model.dynamic_threshold(percentile, 0.25)(data, 0.5), want)
