@@ -13,6 +13,7 @@ from tests.support.triton_device import (
     DEVICE,
     INTERPRETED,
     MARKS,
+    ON_CPU,
     defining_kernels,
     same,
     to_device,
@@ -23,7 +24,7 @@ with defining_kernels():
     from fastgen.kernels.bridge import triton
 
 pytestmark = MARKS
-EXAMPLES = 25 if INTERPRETED else 300
+EXAMPLES = 25 if ON_CPU else 300
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 # The interpreter cuts float32 down to bfloat16 where devices round.
 KINDS = [[F32], [F64], [F32, F16]] + ([] if INTERPRETED else [[F32, BF16], [BF16]])

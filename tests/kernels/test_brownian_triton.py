@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fastgen.kernels.brownian.area_reference import brownian_area
 from fastgen.kernels.brownian.reference import brownian
-from tests.support.triton_device import INTERPRETED, MARKS, defining_kernels, same, to_device
+from tests.support.triton_device import MARKS, ON_CPU, defining_kernels, same, to_device
 
 pytest.importorskip("triton")
 with defining_kernels():
@@ -21,7 +21,7 @@ TIME = st.floats(0, 1) | st.integers(0, 2**24).map(lambda k: k * 2.0**-24)
 SAMPLE = st.one_of(st.integers(0, 100), st.integers(2**32 - 5, 2**48 - 1))
 
 
-@settings(max_examples=4 if INTERPRETED else 100, phases=[Phase.generate])
+@settings(max_examples=4 if ON_CPU else 100, phases=[Phase.generate])
 @given(
     rows=st.integers(0, 3),
     elements=st.integers(0, 9) | st.just(512),

@@ -17,6 +17,7 @@ from tests.support.triton_device import (
     DEVICE,
     INTERPRETED,
     MARKS,
+    ON_CPU,
     defining_kernels,
     same,
     to_device,
@@ -32,7 +33,7 @@ pytestmark = MARKS
 interpreter_that_rounds = triton_device.interpreter_that_rounds
 # The interpreter takes a millisecond for every ten operations of a program, a device half a second
 # to compile for dtypes that it has not seen.
-EXAMPLES = 20 if INTERPRETED else 30
+EXAMPLES = 20 if ON_CPU else 30
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 DTYPES = [F32, F64, BF16, F16]
@@ -123,12 +124,12 @@ def test_combine_equals_reference(call):
     check(*call, bound=call[0][0].numel() < 100)
 
 
-@pytest.mark.parametrize("seed", range(3 if INTERPRETED else 25))
+@pytest.mark.parametrize("seed", range(3 if ON_CPU else 25))
 def test_random_calls_equal_reference(seed):
     """What the property test does, where hypothesis is not installed."""
     chance, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     rows, columns = chance.choice([(1, 1027), (3, 8), (130, 2), (5, 70), (64, 1), (2, 512)])
-    if not INTERPRETED:
+    if not ON_CPU:
         rows, columns = chance.choice([(64, 3072), (65536, 2), (1, 2**20 + 3), (7, 35), (1000, 14)])
     kinds = chance.choice([[F32], [F64], [BF16], [F16], [F32, BF16], DTYPES])
     tensors = [
@@ -274,7 +275,7 @@ def test_gradients_are_transposed_stages(clip, monkeypatch):
         "__getitem__",
         lambda kernel, grid: calls.append(kernel) or counted(kernel, grid),
     )
-    if INTERPRETED:
+    if ON_CPU:
         monkeypatch.setenv("TRITON_INTERPRET", "1")
         monkeypatch.setenv("FASTGEN_BACKEND", "triton")
         dispatch.missing.cache_clear()
@@ -290,7 +291,7 @@ def test_gradients_are_transposed_stages(clip, monkeypatch):
         return (first.sin() + second.square().double()).sum()
 
     found = torch.autograd.grad(run(device, to_device(table.double()), to_device(noise)), device)
-    assert len(calls) >= (2 if INTERPRETED else 1)
+    assert len(calls) >= (2 if ON_CPU else 1)
     monkeypatch.setenv("FASTGEN_BACKEND", "reference")
     wanted = torch.autograd.grad(run(host, table.double(), noise), host)
     for got, want in zip(found, wanted, strict=True):
@@ -321,7 +322,7 @@ def test_bound_reads_buffers_when_called():
         triton.bind([x, None], [out], torch.zeros(1, 1, 2, dtype=F64, device=DEVICE), None, noise)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="needs 10 GiB of a device")
+@pytest.mark.skipif(ON_CPU, reason="needs 10 GiB of a device")
 def test_more_than_2_to_the_31_elements():
     x = torch.full((1, 2**31 + 2**20), 2.0, dtype=BF16, device=DEVICE)
     table = torch.tensor([[[0.5, 1.0]]], dtype=F64, device=DEVICE)
@@ -332,7 +333,7 @@ def test_more_than_2_to_the_31_elements():
     assert abs(tail.double().mean() - 1) < 0.1
 
 
-@pytest.mark.skipif(INTERPRETED, reason="launches are asynchronous on devices only")
+@pytest.mark.skipif(ON_CPU, reason="launches are asynchronous on devices only")
 def test_no_synchronisation():
     x, out = torch.randn(64, 3072, device=DEVICE), torch.empty(64, 3072, device=DEVICE)
     table = torch.ones(1, 1, 2, dtype=F64, device=DEVICE)

@@ -7,7 +7,14 @@ from hypothesis import strategies as st
 
 from fastgen.kernels.normals import reference
 from tests.support import triton_device
-from tests.support.triton_device import DEVICE, INTERPRETED, MARKS, defining_kernels, to_device
+from tests.support.triton_device import (
+    DEVICE,
+    INTERPRETED,
+    MARKS,
+    ON_CPU,
+    defining_kernels,
+    to_device,
+)
 
 pytest.importorskip("triton")
 with defining_kernels():
@@ -47,7 +54,7 @@ with defining_kernels():
 
 pytestmark = MARKS
 interpreter_that_rounds = triton_device.interpreter_that_rounds
-EXAMPLES = 20 if INTERPRETED else 30
+EXAMPLES = 20 if ON_CPU else 30
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 DTYPES = [F32, F64, BF16, F16]
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -88,7 +95,7 @@ def test_many_normals_equal_reference():
     assert torch.equal(z.cpu(), expected)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="16 million normals")
+@pytest.mark.skipif(ON_CPU, reason="16 million normals")
 def test_many_normals_equal_cpp():
     cpp = pytest.importorskip("fastgen.kernels.normals.cpp")
     keys = torch.tensor([2**63 - 5]), torch.arange(64) + 2**33

@@ -1,10 +1,9 @@
 """The operations of error-controlled steps: C++ and Triton against the reference, one by one.
 
-Triton runs in its interpreter, or where there is a GPU (and TRITON_INTERPRET is not set) on it.
+Where Triton runs: `tests/support/triton_device.py`.
 """
 
 import math
-import os
 
 import pytest
 import torch
@@ -19,18 +18,16 @@ from fastgen.kernels.runge_kutta.contract import (
 )
 from fastgen.kernels.runge_kutta.reference import ReferenceOperations, lane_sum
 from fastgen.ode import Controller, Execution, tableaus
+from tests.support import triton_device
 
 ROWS = 6
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
-DEVICE = {"reference": "cpu", "cpp": "cpu", "triton": "cpu" if INTERPRETED else "cuda"}
-TRITON = pytest.param("triton", marks=() if INTERPRETED else pytest.mark.gpu)
+DEVICE = {"reference": "cpu", "cpp": "cpu", "triton": triton_device.DEVICE}
+TRITON = pytest.param("triton", marks=triton_device.MARKS)
 
 
 def triton_operations():
     pytest.importorskip("triton")
-    with pytest.MonkeyPatch.context() as patch:
-        if INTERPRETED:
-            patch.setenv("TRITON_INTERPRET", "1")
+    with triton_device.defining_kernels():
         from fastgen.kernels.runge_kutta.triton import TritonOperations
     return TritonOperations
 
@@ -230,9 +227,7 @@ def test_a_whole_solve(name):
     def f(t, y):
         return torch.sin(3 * y) - t[:, None]
 
-    with pytest.MonkeyPatch.context() as patch:
-        if INTERPRETED:
-            patch.setenv("TRITON_INTERPRET", "1")
+    with triton_device.running_on_triton():
         found = [
             fastgen.odeint(
                 f,

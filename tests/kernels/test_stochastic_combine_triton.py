@@ -12,6 +12,7 @@ from tests.support.triton_device import (
     DEVICE,
     INTERPRETED,
     MARKS,
+    ON_CPU,
     defining_kernels,
 )
 
@@ -25,7 +26,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 WRITTEN = tuple(d for d in DTYPES if not (INTERPRETED and d == torch.bfloat16))
 
 
-@settings(max_examples=15 if INTERPRETED else 200)
+@settings(max_examples=15 if ON_CPU else 200)
 @given(
     rows=st.integers(0, 5),
     elements=st.one_of(st.integers(1, 20), st.sampled_from([64, 130, 1031])),

@@ -5,11 +5,11 @@ All of it runs in processes of its own, which neither the interpreter nor a GPU 
 """
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
+
+from tests.support.processes import last_line
 
 pytest.importorskip("triton")
 
@@ -54,16 +54,6 @@ def noise(rows):
 """
 
 
-def run(script):
-    """Run a script after STAND_IN; its last line of output."""
-    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    result = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout.strip().splitlines()[-1] if result.stdout.strip() else ""
-
-
 def test_integers_do_not_specialise():
     """Rows and elements of 1, multiples of 16 and beyond 2^31, streams, bounds: one binary."""
     script = """
@@ -86,7 +76,7 @@ assert compiled() == 1, compiled()
 assert compiled(normals_kernel) == 1
 assert compiled(brownian_kernel) == 1
 """
-    run(STAND_IN + script)
+    last_line(STAND_IN + script)
 
 
 def test_lean_launch_passes_what_the_ordinary_one_does():
@@ -131,7 +121,7 @@ kernels.combine([x, y], table, [torch.float32], (-1.0, 1.0), noise(4))
 assert len(launches) == count + 1 and compiled() == 3
 assert isinstance(launches[-1][9][0], int)  # by addresses: lean
 """
-    run(STAND_IN + script)
+    last_line(STAND_IN + script)
 
 
 def test_profiler_hooks_see_every_launch():
@@ -149,7 +139,7 @@ assert not bound._launch.ready()
 bound([])
 assert launches[-1][6] is not None
 """
-    run(STAND_IN + script)
+    last_line(STAND_IN + script)
 
 
 def test_large_calls_fit_the_grid():
@@ -166,7 +156,7 @@ def test_large_calls_fit_the_grid():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_importing_fastgen_does_not_import_triton():
-    run("import sys, fastgen; assert 'triton' not in sys.modules")
+    last_line("import sys, fastgen; assert 'triton' not in sys.modules")
 
 
 def test_backend_names_what_it_needs():
@@ -186,7 +176,7 @@ def test_compiles_ahead_of_time_for_every_target():
 from fastgen.kernels import aot
 raise SystemExit(aot.main(["--only", "noise mixed", "--jobs", "1"]))
 """
-    assert run(script) == "all 4 pass"
+    assert last_line(script) == "all 4 pass"
 
 
 def test_gate_closes():
@@ -201,10 +191,10 @@ aot.OPTIONS["enable_fp_fusion"] = True
 assert any(f.startswith("fused") for f in aot.judge(variant, "sm_90").faults)
 assert any(f.startswith("fused") for f in aot.judge(variant, "gfx942").faults)
 """
-    run(script)
+    last_line(script)
 
 
 @pytest.mark.slow
 def test_every_variant_compiles_ahead_of_time():
     script = "from fastgen.kernels import aot; raise SystemExit(aot.main([]))"
-    assert run(script).startswith("all ")
+    assert last_line(script).startswith("all ")

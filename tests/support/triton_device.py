@@ -1,7 +1,8 @@
-"""Where the tests of Triton kernels run: on a GPU, or on the CPU in Triton's interpreter.
+"""Where the tests of Triton kernels run: on a GPU, or on the CPU.
 
-The interpreter it is where there is no GPU, or TRITON_INTERPRET is set; on a GPU the same tests
-carry the mark `gpu`.
+On the CPU it is Triton's interpreter, or, with FASTGEN_TEST_PTX=1, the compiled kernels' PTX in the
+emulator of `tests/ptx`. The CPU it is where there is no GPU, or TRITON_INTERPRET is set; on a GPU
+the same tests carry the mark `gpu`.
 """
 
 import os
@@ -12,9 +13,18 @@ import torch
 
 from fastgen.kernels import Clock, Noise
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
-DEVICE = "cpu" if INTERPRETED else "cuda"
-MARKS = [] if INTERPRETED else [pytest.mark.gpu]
+EMULATED = os.environ.get("FASTGEN_TEST_PTX") == "1"
+ON_CPU = (
+    EMULATED or os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
+)  # small sizes
+INTERPRETED = ON_CPU and not EMULATED
+DEVICE = "cpu" if ON_CPU else "cuda"
+MARKS = [] if ON_CPU else [pytest.mark.gpu]
+
+if EMULATED:
+    from tests.ptx import driver
+
+    driver.install()
 
 
 @contextmanager
@@ -22,6 +32,15 @@ def defining_kernels():
     """Import kernels inside: Triton looks at the environment when they are defined."""
     with pytest.MonkeyPatch.context() as patch:
         if INTERPRETED:
+            patch.setenv("TRITON_INTERPRET", "1")
+        yield
+
+
+@contextmanager
+def running_on_triton():
+    """Let `backend="triton"` take CPU tensors inside."""
+    with pytest.MonkeyPatch.context() as patch:
+        if ON_CPU:
             patch.setenv("TRITON_INTERPRET", "1")
         yield
 

@@ -69,9 +69,9 @@ def brownian_area(
     constants = (seeds.shape[0] > 1, times.ndim == 2, *g[3:], depth)
     with on_device(result):
         for at in range(0, count, MAX_TIMES):
-            part, own = result[0, at : at + MAX_TIMES], times[at : at + MAX_TIMES]
+            part, own = result[:, at : at + MAX_TIMES], times[at : at + MAX_TIMES]
             scalars = rows, elements, BROWNIAN_STREAM + tree, count * rows * elements
-            brownian_area_kernel[(g.programs, part.shape[0])](
+            brownian_area_kernel[(g.programs, part.shape[1])](
                 part, *keys, own, *scalars, *constants, **OPTIONS
             )
     return result
