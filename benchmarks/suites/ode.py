@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import fastgen
-from benchmarks.peers import installed
+from benchmarks.peers import diffrax, installed
 from benchmarks.problems.equations import TOLERANCE, Replayed, van_der_pol
 from benchmarks.problems.networks import trained
 from benchmarks.tools.harness import Case, Provider, measured
@@ -67,6 +67,26 @@ def overhead() -> Case:
 
         add("torchode", "torchode", solve, 2)
     return Case("ode", "dopri5 step, van der pol", (256, 2), torch.float32, providers, threads=1)
+
+
+def whole(batch: int, outputs: int) -> Case:
+    """A whole solve, compiled or not; diffrax takes steps for each sample too, in one program."""
+    f, t = van_der_pol(2.0), torch.linspace(0, 10, outputs)
+    generator = torch.Generator().manual_seed(0)
+    y0 = torch.tensor([2.0, 0.0]) + 0.5 * torch.randn(batch, 2, generator=generator)
+    providers = [
+        Provider(
+            "fastgen, compile=True", lambda: fastgen.odeint(f, y0, t, compile=True, **TOLERANCE)
+        ),
+        Provider("fastgen", lambda: fastgen.odeint(f, y0, t, **TOLERANCE)),
+    ]
+    for method in ("Dopri5", "Tsit5"):
+        jitted = diffrax.van_der_pol(2.0, method, y0, t)
+        if jitted is not None:
+            # Its controller takes other steps.
+            providers.append(Provider(f"diffrax {method}", jitted, "diffrax", compared=False))
+    name = f"whole solve, van der pol, {outputs} outputs"
+    return Case("ode", name, (batch, 2), torch.float32, providers, tolerance=1e-4)
 
 
 def work(batch: int) -> Iterator[Row]:
@@ -196,6 +216,8 @@ def rows(quick: bool) -> Iterator[Row]:
     """The suite."""
     with torch.no_grad():
         yield from measured([overhead()], quick)
+        for batch in (256,) if quick else (1, 256, 4096):
+            yield from measured([whole(batch, 2), whole(batch, 200)], quick)
     yield from measured(cnf(), quick)
     for batch in (1, 16) if quick else (1, 4, 16, 64, 256, 1024):
         yield from work(batch)

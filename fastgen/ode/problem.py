@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from fastgen.common.checks import as_numbers, check_dense, check_real_device
 from fastgen.common.padding import Padding
-from fastgen.common.unwritten import unwritten
+from fastgen.common.unwritten import unwritten, unwritten_calls
 
 STEPS = ("per_sample", "joint")
 
@@ -108,10 +108,11 @@ class Field:
         self, t: Tensor, y: Tensor, rows: Tensor | None
     ) -> tuple[Callable[..., Any], Tensor, Any]:
         """(f, time, state) such that f(time, state) evaluates on these buffers, again and again."""
-        f, state = functools.partial(unwritten, "f", self._at(rows)), self.state
-        time = t[0] if state.joint else t
+        state = self.state
+        time, tree = t[0] if state.joint else t, state.tree(y)
+        f = unwritten_calls("f", self._at(rows), tree)
         if state.single:
-            return f, time, state.tree(y)
+            return f, time, tree
         lead = (y.shape[0],)
         # A tuple of tensors is taken apart at once: pytree takes as long as a small network.
         expected = [(*lead, *shape) for shape in state.shapes]
@@ -129,7 +130,7 @@ class Field:
                 return self.checked(found, y)  # says what is wrong
             return state.flat(found, lead)
 
-        return flattened, time, state.tree(y)
+        return flattened, time, tree
 
     def checked(self, value: Any, y: Tensor) -> Tensor:
         """What f returned as [A, N], like y, or an error that says what it should have been."""

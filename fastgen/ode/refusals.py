@@ -10,6 +10,7 @@ from torch import Tensor
 from fastgen.common.checks import check_positive
 from fastgen.common.step_size import Controller
 from fastgen.common.transforms import check_not_batched
+from fastgen.common.typed import check_argument
 from fastgen.ode.adjoint import Adjoint
 from fastgen.ode.replay import Through
 
@@ -49,14 +50,31 @@ def check_method(
         check_positive("step_size", step_size)
 
 
+def check_compile(compile: bool, adaptive: bool) -> None:
+    """Refuse what compiled evaluations do not work with."""
+    check_argument("compile", compile, bool)
+    if compile and not adaptive:
+        raise ValueError(
+            "compile=True: for methods of varying steps; with fixed ones give torch.compile(f)"
+        )
+
+
 def check_transforms(
-    way: Through | Adjoint | None, adaptive: bool, y0: Any, t: Sequence[float] | Tensor
+    way: Through | Adjoint | None,
+    adaptive: bool,
+    y0: Any,
+    t: Sequence[float] | Tensor,
+    compile: bool,
 ) -> None:
     """Refuse what does not work in forward mode and inside of `torch.func`."""
     if isinstance(way, Adjoint):
         raise ValueError(
             "gradient='adjoint': serves backward() alone, not forward-mode derivatives and "
             "torch.func; use gradient='through'"
+        )
+    if compile:
+        raise ValueError(
+            "compile=True: not for forward-mode derivatives and torch.func; leave it out there"
         )
     call = "fastgen.odeint"
     check_not_batched(call, "all members have the same times; give them outside", t=t)

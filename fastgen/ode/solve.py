@@ -19,6 +19,7 @@ from fastgen.common.transforms import suspended, transforming, unwrapped
 from fastgen.common.typed import check_argument
 from fastgen.ode import tableaus
 from fastgen.ode.adjoint import Adjoint, solve_adjoint
+from fastgen.ode.compiled import CompiledField
 from fastgen.ode.engine import NeedsGradientError, Observer, Outcome, integrate
 from fastgen.ode.events import Event, EventObserver
 from fastgen.ode.fixed import solve_fixed
@@ -32,7 +33,13 @@ from fastgen.ode.problem import (
     tolerance,
     unpadded,
 )
-from fastgen.ode.refusals import CONTROLLER, check_method, check_special, check_transforms
+from fastgen.ode.refusals import (
+    CONTROLLER,
+    check_compile,
+    check_method,
+    check_special,
+    check_transforms,
+)
 from fastgen.ode.replay import Recorder, Through, replay
 from fastgen.ode.solution import Solution, check, outcome_of_fixed_steps, solution
 from fastgen.ode.steps import Several, StepLog
@@ -93,6 +100,7 @@ def odeint(
     return_solution: Literal[False] = False,
     backend: str | None = None,
     capture: bool = False,
+    compile: bool = False,
     execution: Execution = EXECUTION,
 ) -> State: ...
 @overload
@@ -118,6 +126,7 @@ def odeint(
     return_solution: Literal[True],
     backend: str | None = None,
     capture: bool = False,
+    compile: bool = False,
     execution: Execution = EXECUTION,
 ) -> Solution: ...
 @overload
@@ -143,6 +152,7 @@ def odeint(
     return_solution: bool,
     backend: str | None = None,
     capture: bool = False,
+    compile: bool = False,
     execution: Execution = EXECUTION,
 ) -> State | Solution: ...
 @known_arguments(
@@ -171,6 +181,7 @@ def odeint(
     return_solution: bool = False,
     backend: str | None = None,
     capture: bool = False,
+    compile: bool = False,
     execution: Execution = EXECUTION,
 ) -> Any:
     """Solve dy/dt = f(t, y), y(t_0) = y0, and return y at all times t: [T, ...].
@@ -222,6 +233,10 @@ def odeint(
             must never read a value back (.item(), branches that depend on data) and work in fixed
             memory, or the solve runs eagerly, with a warning. All samples are evaluated until the
             last has ended. Without gradients and events. On a CPU the step is called again.
+        compile: evaluate f as code of `torch.compile`, one graph without breaks, for any number of
+            samples. It is compiled in the first solve, and again for another f, dtype or shape of
+            a sample, or one sample alone; what f depends on is looked at once in a solve. f must
+            do nothing but compute. Steps and gradients are as without it, up to f's rounding.
         execution: with which samples f is called.
 
     Returns:
@@ -257,10 +272,11 @@ def odeint(
     limits = {name: value for name, value in limits.items() if value is not None}
     fixed = {name: value for name, value in (("rtol", rtol), ("atol", atol)) if value is not None}
     check_method(method, adaptive, step_size, {**limits, **fixed}, controller, way)
+    check_compile(compile, adaptive)
     rtol, atol = RTOL if rtol is None else rtol, ATOL if atol is None else atol
     forward = transforming()
     if forward:
-        check_transforms(way, adaptive, y0, t)
+        check_transforms(way, adaptive, y0, t, compile)
 
     compact, given = execution.compact, f
     if mask is not None:
@@ -269,7 +285,7 @@ def odeint(
         compact = accepts_rows(f) if compact is None else compact
         given = unpadded(f, padding)
     state = StateLayout(y0, step == "joint")
-    field = Field(given, state, compact)
+    field = (CompiledField if compile else Field)(given, state, compact)
     times = times_of(t, state.rows, state.joint, state.device)
     y = state.flat().clone()  # f is never handed the caller's own tensor
     tolerances = tolerance("rtol", rtol, state), tolerance("atol", atol, state)

@@ -1,0 +1,191 @@
+// Rows of a state: their parts, sums, norms and interpolants. Internal linkage: each instruction
+// set has its own.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "runge_kutta/operation.h"
+
+namespace fastgen {
+namespace {
+
+constexpr double INF = std::numeric_limits<double>::infinity();
+constexpr int64_t TILE = 512;
+// Rows of fewer elements than SMALL are worked on side by side, so many at a time: vectors run over
+// the elements of all of them.
+constexpr int64_t SMALL = 8, SIDE = 64;
+
+template <class Real>
+struct Row {
+  const Integration& op;
+  int64_t r;
+  Real* y() const { return static_cast<Real*>(op.y) + r * op.elements; }
+  Real* y_new() const { return static_cast<Real*>(op.y_new) + r * op.elements; }
+  Real* stage() const { return static_cast<Real*>(op.stage) + r * op.elements; }
+  Real* k(int i) const { return static_cast<Real*>(op.k) + (i * op.capacity + r) * op.elements; }
+  double& operator[](Control what) const { return op.at(what, r); }
+  int64_t& operator[](Count what) const { return op.at(what, r); }
+  void time(double t) const { static_cast<Real*>(op.stage_times)[r] = static_cast<Real>(t); }
+};
+
+// The terms w_j k_j of a sum, those with w_j = 0 left out.
+template <class Real>
+struct Terms {
+  Real weight[MAX_STAGES];
+  const Real* k[MAX_STAGES];
+  int count = 0;
+  void add(Real w, const Real* from) {
+    weight[count] = w;
+    k[count++] = from;
+  }
+};
+
+// to = from + sum_j w_j k_j from left to right, or the sum alone; to must be none of the k.
+template <class Real>
+void sum(Real* to, const Real* from, const Terms<Real>& terms, int64_t elements) {
+  if (elements < SMALL) {
+    for (int64_t e = 0; e < elements; ++e) {
+      Real total = from ? from[e] : Real(0);
+      for (int j = 0; j < terms.count; ++j) total = total + terms.weight[j] * terms.k[j][e];
+      to[e] = total;
+    }
+    return;
+  }
+  for (int64_t at = 0; at < elements; at += TILE) {
+    const int64_t size = std::min(TILE, elements - at);
+    if (!from)
+      std::fill_n(to + at, size, Real(0));
+    else if (from != to)
+      std::memcpy(to + at, from + at, size * sizeof(Real));
+    for (int j = 0; j < terms.count; ++j) {
+      const Real w = terms.weight[j];
+      const Real* k = terms.k[j] + at;
+      Real* out = to + at;
+      for (int64_t e = 0; e < size; ++e) out[e] = out[e] + w * k[e];
+    }
+  }
+}
+
+// max over segments of sqrt(mean of (x / scale)^2), scale = atol + rtol max(|y|, |z|); x may be
+// a difference x - x0. NaN where any element is.
+template <class Real, class Element>
+double norm(const Row<Real>& row, const Element& x, const Real* y, const Real* z) {
+  const Real rtol = static_cast<Real>(row[RTOL]), atol = static_cast<Real>(row[ATOL]);
+  double largest = 0, lane[LANES];
+  int64_t begin = 0;
+  for (int g = 0; g < row.op.segments; ++g) {
+    const int64_t end = row.op.segment_ends[g], size = end - begin;
+    int64_t lanes = 1;
+    while (lanes < LANES && lanes < size) lanes *= 2;
+    std::fill_n(lane, lanes, 0.0);
+    for (int64_t at = 0; at < size; at += LANES) {
+      const int64_t count = std::min<int64_t>(LANES, size - at);
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t e = begin + at + i;
+        const Real error = x(e);
+        const Real larger = std::abs(y[e]) > std::abs(z[e]) ? std::abs(y[e]) : std::abs(z[e]);
+        const Real scale = atol + rtol * larger;
+        const Real ratio = error == Real(0) ? Real(0) : error / scale;
+        lane[i] = lane[i] + static_cast<double>(ratio) * static_cast<double>(ratio);
+      }
+    }
+    for (int64_t half = lanes / 2; half; half /= 2)
+      for (int64_t i = 0; i < half; ++i) lane[i] = lane[i] + lane[i + half];
+    const double mean = size ? std::sqrt(lane[0] / static_cast<double>(size)) : 0.0;
+    if (!(mean <= largest)) largest = mean;
+    if (std::isnan(largest)) return largest;
+    begin = end;
+  }
+  return largest;
+}
+
+// Small rows from `first` on, side by side, at most SIDE of them, and the steps of their elements.
+template <class Real>
+struct Side {
+  const Integration& op;
+  int64_t first, rows, size;
+  double h[SIDE * SMALL];
+
+  Side(const Integration& integration, int64_t begin, int64_t end)
+      : op(integration), first(begin), rows(std::min(SIDE, end - begin)), size(rows * op.elements) {
+    for (int64_t r = 0, i = 0; r < rows; ++r)
+      for (int64_t e = 0; e < op.elements; ++e) h[i++] = op.at(STEP, first + r);
+  }
+  Real* of(void* data) const { return static_cast<Real*>(data) + first * op.elements; }
+  const Real* k(int j) const { return of(op.k) + j * op.capacity * op.elements; }
+  // to = to + sum_j (h weight_j) k_j from left to right, zero weights left out.
+  void add(Real* to, const double* weights, int count) const {
+    for (int j = 0; j < count; ++j) {
+      if (weights[j] == 0) continue;
+      const double w = weights[j];
+      const Real* slope = k(j);
+      for (int64_t i = 0; i < size; ++i) to[i] = to[i] + static_cast<Real>(h[i] * w) * slope[i];
+    }
+  }
+};
+
+// The norm of small rows from the squares of their elements' ratios; see `norm`.
+inline double small_norm(const Integration& op, const double* squares) {
+  double largest = 0;
+  int64_t begin = 0;
+  for (int g = 0; g < op.segments; ++g) {
+    const int64_t end = op.segment_ends[g], size = end - begin;
+    double lane[SMALL] = {};
+    int64_t lanes = 1;
+    while (lanes < size) lanes *= 2;
+    for (int64_t i = 0; i < size; ++i) lane[i] = squares[begin + i];
+    for (int64_t half = lanes / 2; half; half /= 2)
+      for (int64_t i = 0; i < half; ++i) lane[i] = lane[i] + lane[i + half];
+    const double mean = size ? std::sqrt(lane[0] / static_cast<double>(size)) : 0.0;
+    if (!(mean <= largest)) largest = mean;
+    if (std::isnan(largest)) return largest;
+    begin = end;
+  }
+  return largest;
+}
+
+// The interpolant's polynomials of the stages that have any, all of them in a vector or two.
+struct Dense {
+  typedef double Lanes __attribute__((vector_size(8 * sizeof(double))));
+  static constexpr int WIDTH = 8, VECTORS = MAX_STAGES / WIDTH;
+  Lanes p[MAX_STAGES][VECTORS] = {};
+  int degree, used[MAX_STAGES], count = 0;
+
+  explicit Dense(const Integration& op) : degree(op.degree) {
+    for (int j = 0; j < op.stages; ++j) {
+      const double* from = op.dense + j * degree;
+      if (from[0] == 0 && from[1] == 0) continue;
+      for (int d = 0; d < degree; ++d) p[d][count / WIDTH][count % WIDTH] = from[d];
+      used[count++] = j;
+    }
+  }
+  // to = from + sum_j h b_j(theta) k_j.
+  template <class Real>
+  void read(Real* to, const Real* from, const Real* const* k, double theta, double h,
+            int64_t elements) const {
+    Terms<Real> terms;
+    for (int v = 0; v * WIDTH < count; ++v) {
+      Lanes b = p[degree - 1][v];
+      for (int d = degree - 2; d >= 0; --d) b = b * theta + p[d][v];
+      b = h * (b * theta);
+      for (int j = 0; j < WIDTH; ++j) terms.weight[v * WIDTH + j] = static_cast<Real>(b[j]);
+    }
+    terms.count = count;
+    std::copy_n(k, count, terms.k);
+    sum(to, from, terms, elements);
+  }
+};
+
+template <class Real>
+void copy(Real* to, const Real* from, int64_t elements) {
+  if (elements >= SMALL) {
+    std::memcpy(to, from, elements * sizeof(Real));
+    return;
+  }
+  for (int64_t e = 0; e < elements; ++e) to[e] = from[e];
+}
+
+}  // namespace
+}  // namespace fastgen

@@ -1,0 +1,123 @@
+"""Functions compiled by torch.compile that are called again and again on the same memory.
+
+torch.compile looks before every call whether what a function depends on is still what it was
+compiled for, and that takes longer than a small network. Here it looks once, when a call is bound
+to memory; then the compiled code alone is called. Nothing that a function depends on may be
+exchanged meanwhile, as in one solve; what tensors hold may change.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from types import CodeType, FunctionType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+Call = Callable[[], Any]
+Traced = Callable[..., None]
+
+
+class CompileError(RuntimeError):
+    """torch.compile cannot make one graph of a function, or has no compiler for it."""
+
+
+class _Running(threading.local):
+    """The compiled code that this thread's torch.compile calls last, with its arguments."""
+
+    last: tuple[Callable[[list[Any]], Any], list[Any]] | None = None
+    made = 0
+
+
+_running = _Running()
+
+
+def _backend(graph: Any, inputs: Sequence[Any]) -> Any:
+    """Inductor, whose code says with what it is called."""
+    from torch._inductor.compile_fx import compile_fx, compile_fx_inner
+
+    def inner(graph: Any, inputs: Sequence[Any], **options: Any) -> Any:
+        compiled: Any = compile_fx_inner(graph, inputs, **options)
+
+        def run(arguments: list[Any]) -> Any:
+            kept = list(arguments)  # the compiled code empties the list
+            found = compiled(arguments)
+            # What is returned is worked on outside; then the code alone is not the function.
+            _running.last = None if len(found) else (compiled, kept)
+            return found
+
+        run._boxed_call = True  # type: ignore[attr-defined]
+        return run
+
+    _running.made += 1
+    return compile_fx(graph, list(inputs), inner_compile=inner)
+
+
+class CompiledFunction:
+    """A function of other functions and tensors that writes its results to some of the tensors.
+
+    Args:
+        function: its first argument may be anything that torch.compile reads; the others are
+            tensors or None.
+    """
+
+    def __init__(self, function: Traced) -> None:
+        assert isinstance(function, FunctionType)
+        # torch.compile keeps what it made at the code: a copy has its own, and its own limit.
+        code = function.__code__.replace()
+        own = FunctionType(code, function.__globals__, function.__name__, function.__defaults__)
+        self._compiled = torch.compile(own, backend=_backend, fullgraph=True)
+
+    def bound(self, subject: Any, *tensors: Tensor | None) -> tuple[Call, bool]:
+        """Call it once; return what calls it again on the same memory, and whether it was compiled.
+
+        The first axis of tensors may have another length next time without compiling again, 1
+        apart.
+
+        Raises:
+            CompileError: where the function cannot be compiled, naming torch's reason.
+        """
+        for x in tensors:
+            if x is not None and x.ndim:
+                torch._dynamo.maybe_mark_dynamic(x, 0)
+        _running.last, count = None, _running.made
+        try:
+            self._compiled(subject, *tensors)
+        except _dynamo_error() as error:
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            raise CompileError(lines[0] if lines else type(error).__name__) from error
+        last, _running.last = _running.last, None
+        new = _running.made != count
+        if last is None:
+            return (lambda: self._compiled(subject, *tensors)), new
+        made, arguments = last
+        code = getattr(made, "current_callable", None) or made  # without torch's own looking around
+        return (lambda: code(arguments.copy())), new
+
+
+def _dynamo_error() -> type[Exception]:
+    from torch._dynamo.exc import TorchDynamoException
+
+    return TorchDynamoException
+
+
+class CompiledFunctions:
+    """Compiled functions by what they are about: the code of a function, the type of a module."""
+
+    def __init__(self, function: Traced) -> None:
+        self._function = function
+        self._made: WeakKeyDictionary[Any, CompiledFunction] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    def of(self, subject: Any) -> CompiledFunction:
+        """The compiled function for a subject."""
+        subject = getattr(subject, "__func__", subject)
+        plain = isinstance(subject, FunctionType)
+        key: CodeType | type = subject.__code__ if plain else type(subject)
+        with self._lock:
+            if key not in self._made:
+                self._made[key] = CompiledFunction(self._function)
+            return self._made[key]
