@@ -27,6 +27,37 @@ def integers(values: Sequence[int], device: torch.device) -> Tensor:
     return upload(torch.tensor(values, dtype=torch.int64), device)
 
 
+def current_stream(device: torch.device) -> int:
+    """The number of the stream that work on a device is queued on now; 0 where there are none."""
+    if device.type != "cuda":
+        return 0
+    return int(torch.cuda.current_stream(device).cuda_stream)
+
+
+class Turns:
+    """Memory that is used on one stream after another: each waits for the work of the one before.
+
+    On one stream, work is in order by itself, and nothing is queued.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._last: torch.cuda.Stream | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has memory of its own."""
+        return {"_device": self._device, "_last": None}
+
+    def take(self) -> None:
+        """Let what is queued on the current stream from now on follow what was queued before."""
+        if self._device.type != "cuda":
+            return
+        stream = torch.cuda.current_stream(self._device)
+        if self._last is not None and self._last != stream:
+            stream.wait_stream(self._last)
+        self._last = stream
+
+
 def check_device(name: str, device: Any) -> torch.device:
     """The device, or a ValueError if this machine has none of that name, and torch's reason."""
     try:

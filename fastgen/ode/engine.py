@@ -257,8 +257,8 @@ def _run(
         if made is not None:
             made.replay()
         elif capture:
-            warm_up(attempt, w.y.device, 1)
-            made = recorded(attempt, w.y.device, "step of odeint")
+            refused = warm_up(attempt, w.y.device, 1)
+            made = recorded(attempt, w.y.device, "step of odeint", refused)
         else:
             attempt()
         calls = before + len(w.c) - 1  # a replay does not pass `evaluate`, and a warm-up does

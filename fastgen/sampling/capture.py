@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastgen.common.checks import check_sizes
+from fastgen.common.devices import Turns
 from fastgen.common.display import displayed
 from fastgen.common.errors import nearest
 from fastgen.common.graphs import Recording, recorded, warm_up
@@ -119,6 +120,7 @@ class Captured:
         self.prepared, self._warmup = prepared, warmup
         self._shape, self._device = check_sizes("shape", shape), device
         self._arguments = StaticArguments(net_kwargs, device)
+        self._turns = Turns(device)
         self._made: _Recorded | None = None
         self._recorded()
 
@@ -161,8 +163,8 @@ class Captured:
             work()
 
         with unrecorded(prepared.model.net):
-            warm_up(start, device, self._warmup)
-            recording = recorded(work, device, "sampling loop")
+            refused = warm_up(start, device, self._warmup)
+            recording = recorded(work, device, "sampling loop", refused)
         self._made = _Recorded(run, tables, times, signature(prepared, times.path), recording)
         return self._made
 
@@ -195,6 +197,7 @@ class Captured:
             ValueError: for an argument of another shape than at the capture.
         """
         check_untraced("a captured run", "use the Sampler", x=x, net_kwargs=(net_kwargs, kwargs))
+        self._turns.take()
         made = self._recorded()
         run, shape = made.run, made.run.key.shape
         if x is not None and tuple(x.shape) != shape:
@@ -220,6 +223,7 @@ class Captured:
         Raises:
             ValueError: if the graph has something built in that would be another.
         """
+        self._turns.take()
         old, made = self.prepared, self._recorded()
         guidance = old.guidance
         if scale is not None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_sizes
-from fastgen.common.devices import check_device
+from fastgen.common.devices import check_device, current_stream
 from fastgen.common.memo import Memo
 from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import dispatch
@@ -41,18 +41,19 @@ class PreparedProgram:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self._tables: dict[torch.device, Tables] = {}
+        self._tables: dict[tuple[torch.device, int], Tables] = {}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedProgram:
         return self
 
     @outside_transforms
     def tables(self, device: torch.device) -> Tables:
-        """The coefficients on a device."""
-        if device not in self._tables:
+        """The coefficients on a device, for work on its current stream."""
+        key = device, current_stream(device)  # another stream would have to wait for the copies
+        if key not in self._tables:
             with torch.inference_mode(False):  # for later runs in whatever mode
-                self._tables[device] = Tables(self.program, device)
-        return self._tables[device]
+                self._tables[key] = Tables(self.program, device)
+        return self._tables[key]
 
     def workspace(self, key: BufferKey, backend: str | None = None) -> InPlaceRun:
         """Buffers and prepared calls: those of an earlier run where they fit."""
@@ -113,8 +114,8 @@ class Prepared:
         self.dtypes = dtype, model.input_dtype(dtype)
         self._idle: Idle[BufferKey, tuple[InPlaceRun, TimeRows]] = Idle(4)
         self._programs: dict[tuple[bool, bool, float], PreparedProgram] = {}
-        self._tables: dict[tuple[bool, bool, torch.device], Tables] = {}
-        self._times: dict[tuple[int, torch.device], TimeTables] = {}
+        self._tables: dict[tuple[bool, bool, torch.device, int], Tables] = {}
+        self._times: dict[tuple[int, torch.device, int], TimeTables] = {}
         check_plan(plan, model, transform)
         # A plain run's program and times, for the sake of the errors that belong here.
         self.program()
@@ -184,10 +185,10 @@ class Prepared:
 
     @outside_transforms
     def tables(self, device: torch.device, observe: bool = False, keep: bool = False) -> Tables:
-        """The coefficients of all stages, made once."""
+        """The coefficients of all stages, made once for each stream."""
         if not self._scale_per_sample:
             return self._shared(observe, keep).tables(device)
-        key = observe, keep, device
+        key = observe, keep, device, current_stream(device)
         if key not in self._tables:
             self._tables[key] = self.new_tables(device, observe, keep)
         return self._tables[key]
@@ -205,10 +206,10 @@ class Prepared:
             )
 
     def time_tables(self, x: Tensor) -> TimeTables:
-        """What evaluations of states like x read of the plan's times, made once."""
-        key = x.shape[0], x.device
+        """What evaluations of states like x read of the plan's times, made once for each stream."""
+        key = x.shape[0], x.device, current_stream(x.device)
         if key not in self._times:
-            self._times[key] = self.new_time_tables(*key)
+            self._times[key] = self.new_time_tables(x.shape[0], x.device)
         return self._times[key]
 
     @cached_property

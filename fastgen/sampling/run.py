@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from fastgen.common.devices import current_stream
 from fastgen.kernels import dispatch
 from fastgen.kernels.contract import HoldsAddresses
 from fastgen.plans import Program
@@ -45,7 +46,10 @@ class ShowsEvaluation(Protocol):
 
 @dataclass(frozen=True)
 class BufferKey:
-    """What buffers depend on."""
+    """What buffers depend on; `stream` is the one that work is queued on when the key is made.
+
+    Buffers that are given back may still be worked on: only the same stream gets them again.
+    """
 
     shape: tuple[int, ...]
     device: torch.device
@@ -53,6 +57,10 @@ class BufferKey:
     seeds: int
     observe: bool
     keep: bool
+    stream: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stream", current_stream(self.device))
 
 
 @dataclass(frozen=True, slots=True)

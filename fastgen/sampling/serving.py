@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastgen.common.checks import check_floating
+from fastgen.common.devices import Turns
 from fastgen.common.display import displayed
 from fastgen.common.errors import nearest
 from fastgen.common.graphs import Recording, recorded, warm_up
@@ -99,6 +100,7 @@ class ContinuousBatch:
         self._times = own.times.repeat(1, rows)
         self._initial_arguments = StaticArguments(net_kwargs, device)
         self._arguments = StaticArguments(net_kwargs, device)
+        self._turns = Turns(device)
         self._combine_into = dispatch.find("combine_into", device, prepared.backend)
         self._bind_combine = dispatch.find("bind_combine", device, prepared.backend)
         self._bound: Any = None
@@ -190,6 +192,7 @@ class ContinuousBatch:
             shape if x is None else x[None], seed, [sample_id], self._device
         )
         row = self._free[-1]
+        self._turns.take()
         self._condition(row, merged(net_kwargs, kwargs))
         self._free.pop()
         self._tickets += 1
@@ -217,6 +220,7 @@ class ContinuousBatch:
         """
         if not self._requests:
             return {}
+        self._turns.take()
         with unrecorded(self._prepared.model.net):
             if not self._capture:
                 self._advance()
@@ -241,6 +245,7 @@ class ContinuousBatch:
         if ticket not in self._requests:
             raise KeyError(f"ticket {ticket}: not in the batch, which has {list(self._requests)}")
         row = self._requests.pop(ticket).row
+        self._turns.take()
         self._free.append(row)
         # The tables of the last index are zeros: an idle row is evaluated at the state 0.
         self._position[row : row + 1].fill_((row + 1) * (self.layout.evaluations + 1) - 1)
@@ -311,8 +316,8 @@ class ContinuousBatch:
         """Record a step and take it: what trial steps change is put back."""
         state = [*self._slots, self._input, self._position]
         before = [tensor.clone() for tensor in state]
-        warm_up(self._advance, self._device, 3)
-        self._recording = recorded(self._advance, self._device, "step of a batch")
+        refused = warm_up(self._advance, self._device, 3)
+        self._recording = recorded(self._advance, self._device, "step of a batch", refused)
         for tensor, old in zip(state, before, strict=True):
             tensor.copy_(old)
         for output in self._history:

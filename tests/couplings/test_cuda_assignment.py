@@ -1,8 +1,10 @@
 """The CUDA kernels: run on the CPU in full, compiled by NVRTC and nvcc, and run where a GPU is."""
 
 import ctypes
+import os
 import re
 import shutil
+import subprocess
 
 import cuda_on_host
 import numpy as np
@@ -244,6 +246,23 @@ def nvrtc_library():
         return nvrtc.library()
     except OSError as error:
         pytest.skip(str(error))
+
+
+def test_the_file_beside_nvrtc_is_loaded(tmp_path):
+    """NVRTC asks for it by its bare name, which finds what is loaded."""
+    if os.name == "nt" or shutil.which("gcc") is None:
+        pytest.skip("needs gcc")
+    for name, source in (
+        ("libnvrtc.so.99", "int nvrtcVersion(void) { return 0; }"),
+        ("libnvrtc-builtins.so.99.1", "int there(void) { return 7; }"),
+    ):
+        command = ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(tmp_path / name)]
+        command.append(f"-Wl,-soname,{name}")
+        subprocess.run(command, input=source, text=True, check=True)
+    with pytest.raises(OSError, match="libnvrtc-builtins"):
+        ctypes.CDLL("libnvrtc-builtins.so.99.1")
+    nvrtc.load_builtins(ctypes.CDLL(str(tmp_path / "libnvrtc.so.99")))
+    assert ctypes.CDLL("libnvrtc-builtins.so.99.1").there() == 7
 
 
 def test_nvrtc(tmp_path, monkeypatch):

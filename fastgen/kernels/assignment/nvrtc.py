@@ -32,10 +32,38 @@ def library() -> ctypes.CDLL:
     """
     for name in _candidates():
         try:
-            return ctypes.CDLL(name)
+            found = ctypes.CDLL(name)
         except OSError:
             continue
+        load_builtins(found)
+        return found
     raise OSError("no NVRTC library (libnvrtc.so); install PyTorch for CUDA or nvidia-cuda-nvrtc")
+
+
+class _Place(ctypes.Structure):
+    """What dladdr tells of a symbol."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+def load_builtins(nvrtc: ctypes.CDLL) -> None:
+    """Load what NVRTC opens by its bare name when it compiles: the file beside it.
+
+    NVRTC from NVIDIA's wheels has no search path of its own, and would not find it there.
+    """
+    if os.name == "nt":
+        return
+    place = _Place()
+    symbol = ctypes.cast(nvrtc.nvrtcVersion, ctypes.c_void_p)
+    if ctypes.CDLL(None).dladdr(symbol, ctypes.byref(place)) and place.file:
+        folder = Path(os.fsdecode(place.file)).parent
+        for builtins in sorted(folder.glob("libnvrtc-builtins.so*")):
+            ctypes.CDLL(str(builtins))
 
 
 def _candidates() -> Iterator[str]:
