@@ -1,0 +1,1 @@
+"""Peers' own test suites, run against them and against fastgen's drop-ins."""
