@@ -60,6 +60,7 @@ def swap_schedulers():
 
 def swap_assignment():
     import scipy.optimize
+
     from fastgen.integrations.scipy import linear_sum_assignment
 
     scipy.optimize.linear_sum_assignment = linear_sum_assignment

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import diffusers
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
-from diffusers.schedulers.scheduling_ddim_inverse import (
-    DDIMSchedulerOutput as DDIMInverseSchedulerOutput,
-)
 from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
@@ -30,8 +27,9 @@ KINDS = ("epsilon", "sample", "v_prediction")
 class Chain(FusedScheduler):
     """Alphas of the chain as host numbers, and the options that DDPM, DDIM and LCM share."""
 
-    _grids = ("final_alpha_cumprod",)
-    _training = ("alphas_cumprod",)
+    _grids: ClassVar[tuple[str, ...]] = ("final_alpha_cumprod",)
+    _training: ClassVar[tuple[str, ...]] = ("alphas_cumprod",)
+    _kinds: ClassVar[tuple[str, ...]] = KINDS
     # The chain as host numbers, and whether the table has changed since they were read.
     _alphas: tuple[Any, list[float]] = (None, [])
 
@@ -77,7 +75,7 @@ class Chain(FusedScheduler):
             config["prediction_type"],
             math.sqrt(alpha_bar),
             math.sqrt(1 - alpha_bar),
-            KINDS,
+            self._kinds,
             type(self).__name__,
         )
 
@@ -105,13 +103,12 @@ def _keeping_the_chain(original: Any) -> Any:
     return method
 
 
-class DDPMScheduler(Chain, diffusers.DDPMScheduler):
-    """Ancestral sampling of the chain (Ho et al. 2020, arXiv 2006.11239, Algorithm 2).
+class Ancestral(Chain):
+    """DDPM's steps."""
 
-    x_prev = c_0 x0 + c_t x_t + sqrt(var) z with the posterior's weights
-    c_0 = sqrt(ab_prev) beta / (1 - ab), c_t = sqrt(1 - beta) (1 - ab_prev) / (1 - ab), where
-    1 - beta = ab / ab_prev. Learned variances as Nichol and Dhariwal 2021, arXiv 2102.09672.
-    """
+    variance_type: Any
+    custom_timesteps: Any
+    num_inference_steps: Any
 
     _grids = ("one",)  # alpha_bar beyond the first index
 
@@ -201,12 +198,24 @@ class DDPMScheduler(Chain, diffusers.DDPMScheduler):
         return Update(mean + scale * noise, raw, data, draws=True)
 
 
-class DDIMScheduler(Chain, diffusers.DDIMScheduler):
-    """Song et al. 2021, arXiv 2010.02502, eq. 12, in strides of num_train_timesteps // steps.
+class DDPMScheduler(Ancestral, diffusers.DDPMScheduler):
+    """Ancestral sampling of the chain (Ho et al. 2020, arXiv 2006.11239, Algorithm 2).
 
-    x_prev = sqrt(ab_prev) x0 + sqrt(1 - ab_prev - std^2) eps + std z,
-    std^2 = eta^2 (1 - ab_prev) / (1 - ab) (1 - ab / ab_prev).
+    x_prev = c_0 x0 + c_t x_t + sqrt(var) z with the posterior's weights
+    c_0 = sqrt(ab_prev) beta / (1 - ab), c_t = sqrt(1 - beta) (1 - ab_prev) / (1 - ab), where
+    1 - beta = ab / ab_prev. Learned variances as Nichol and Dhariwal 2021, arXiv 2102.09672.
     """
+
+
+class DDPMParallelScheduler(Ancestral, diffusers.DDPMParallelScheduler):
+    """`DDPMScheduler` for ParaDiGMS pipelines; `batch_step_no_noise` is diffusers' own."""
+
+
+class Implicit(Chain):
+    """DDIM's steps."""
+
+    config: Any
+    num_inference_steps: Any
 
     def step(
         self,
@@ -248,32 +257,13 @@ class DDIMScheduler(Chain, diffusers.DDIMScheduler):
         return Update(mean + deviation * noise, raw, data, draws=eta > 0)
 
 
-class DDIMInverseScheduler(Chain, diffusers.DDIMInverseScheduler):
-    """DDIM run backwards, from data to noise (Song et al. 2021, arXiv 2010.02502, section 4.3)."""
+class DDIMScheduler(Implicit, diffusers.DDIMScheduler):
+    """Song et al. 2021, arXiv 2010.02502, eq. 12, in strides of num_train_timesteps // steps.
 
-    _grids = ("initial_alpha_cumprod",)
+    x_prev = sqrt(ab_prev) x0 + sqrt(1 - ab_prev - std^2) eps + std z,
+    std^2 = eta^2 (1 - ab_prev) / (1 - ab) (1 - ab / ab_prev).
+    """
 
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: int | Tensor,
-        sample: Tensor,
-        return_dict: bool = True,
-    ) -> DDIMInverseSchedulerOutput | tuple[Tensor, ...]:
-        """The noisier sample and the data prediction; as diffusers' step."""
-        run = self._current()
-        steps = self.num_inference_steps
-        if steps is None:
-            raise not_started("num_inference_steps", "step")
-        key = (run.value(timestep), steps)
-        results = self._advance(run, key, sample, model_output)
-        return packed(DDIMInverseSchedulerOutput, results) if return_dict else results
 
-    def _update(self, run: SchedulerRun, key: Any) -> Update:
-        there, steps = key
-        length = self.config.num_train_timesteps
-        here = min(there - length // steps, length - 1)
-        ab = self._alpha_bar(here) if here >= 0 else self._final(run)
-        ab_next = self._alpha_bar(there)
-        raw, eps = self._raw(ab), self._epsilon(ab)
-        return Update(math.sqrt(ab_next) * data + math.sqrt(1 - ab_next) * eps, raw, data)
+class DDIMParallelScheduler(Implicit, diffusers.DDIMParallelScheduler):
+    """`DDIMScheduler` for ParaDiGMS pipelines; `batch_step_no_noise` is diffusers' own."""

@@ -19,14 +19,13 @@ from fastgen.integrations.diffusers.base import FusedScheduler, not_started, pre
 from fastgen.integrations.diffusers.contract_noise import Generators
 from fastgen.integrations.diffusers.fused_step import Transform, Update, data, noise, out, r, x
 from fastgen.integrations.diffusers.outputs import packed
-from fastgen.integrations.diffusers.runs import SchedulerRun, distinct
+from fastgen.integrations.diffusers.runs import SchedulerRun
 from fastgen.integrations.diffusers.sigmas import edm_denoised
 from fastgen.plans.forms import Form
 
 KINDS = ("epsilon", "sample", "v_prediction", "flow_prediction")
 # Divided differences: D0, D1 for the midpoint rule's weight, D1 for Heun's weight, D2.
 Terms: TypeAlias = "tuple[Form, Form | None, Form | None, Form | None]"
-START = 15  # register of the state that a singlestep method started from
 
 
 class Exponential(FusedScheduler):
@@ -172,7 +171,7 @@ class Multistep(Exponential):
     def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, _ = key
         config: Any = self.__dict__["_internal_dict"]
-        algorithm, kind = config["algorithm_type"], config["solver_type"]
+        algorithm, kind = self._algorithm(), config["solver_type"]
         s, t = run.sigmas_at(k)
         value, raw = self._value(s, algorithm.endswith("++"))
         if s == t:  # the last timestep of a full grid may be there twice
@@ -212,9 +211,13 @@ class Multistep(Exponential):
     def _third(self, algorithm: str) -> bool:
         return True
 
+    def _algorithm(self) -> str:
+        name: str = self.__dict__["_internal_dict"]["algorithm_type"]
+        return name
 
-class DPMSolverMultistepScheduler(Multistep, diffusers.DPMSolverMultistepScheduler):
-    """DPM-Solver and DPM-Solver++ multistep, ODE and SDE, orders 1 to 3 (arXiv 2211.01095)."""
+
+class DPMSolver(Multistep):
+    """DPM-Solver's multistep methods."""
 
     _noise_dtype = torch.float32
 
@@ -230,6 +233,10 @@ class DPMSolverMultistepScheduler(Multistep, diffusers.DPMSolverMultistepSchedul
         """The previous sample; as diffusers' step."""
         results = self._multistep(model_output, timestep, sample, generator, variance_noise)
         return packed(SchedulerOutput, results) if return_dict else results
+
+
+class DPMSolverMultistepScheduler(DPMSolver, diffusers.DPMSolverMultistepScheduler):
+    """DPM-Solver and DPM-Solver++ multistep, ODE and SDE, orders 1 to 3 (arXiv 2211.01095)."""
 
 
 class EDMDPMSolverMultistepScheduler(Multistep, diffusers.EDMDPMSolverMultistepScheduler):
@@ -333,64 +340,3 @@ def log_adams(nodes: list[float], start: float, end: float) -> list[float]:
             area = moments[2] - (b + c) * moments[1] + b * c * moments[0]
             result.append(area / ((own - b) * (own - c)))
     return result
-
-
-class DPMSolverSinglestepScheduler(Exponential, diffusers.DPMSolverSinglestepScheduler):
-    """DPM-Solver and DPM-Solver++ singlestep (Lu et al. 2022, arXiv 2206.00927, 2211.01095).
-
-    Groups of 2 or 3 steps that go to each of their ends from the group's start.
-    """
-
-    _noise_dtype = "promoted"
-
-    def step(
-        self,
-        model_output: Tensor,
-        timestep: int | Tensor,
-        sample: Tensor,
-        generator: Generators = None,
-        return_dict: bool = True,
-    ) -> SchedulerOutput | tuple[Tensor, ...]:
-        """The previous sample; as diffusers' step."""
-        if self.num_inference_steps is None:
-            raise not_started("num_inference_steps", "step")
-        run, k = self._place(timestep)
-        known = len(run.registers) - 1 if run.registers else 0
-        orders = self.order_list
-        order = min(orders[k] if k < len(orders) else 1, known + 1)
-        key = (k, order, known)
-        output = self._output(model_output)
-        results = self._advance(run, key, sample, output, generator, k + 1)
-        self._step_index = k + 1
-        return packed(SchedulerOutput, results) if return_dict else results
-
-    def _update(self, run: SchedulerRun, key: Any) -> Update:
-        k, order, known = key
-        config: Any = self.__dict__["_internal_dict"]
-        algorithm, kind = config["algorithm_type"], config["solver_type"]
-        value, raw = self._value(run.sigmas_at(k)[0], algorithm.endswith("++"))
-        # m[j]: the value j steps ago. The group started at the oldest, which is D0.
-        # Levels that the grid has twice are one, at the start too.
-        sigmas = run.host_sigmas[k + 1 - order : k + 2]
-        start, end = sigmas[0], sigmas[-1]
-        at = x if order == 1 else r[START]
-        nodes, m = distinct(sigmas[-2::-1], [value, *r[: order - 1]])
-        order = len(nodes)
-        middle = first = second = None
-        if order > 1:
-            lam = [self._log_snr(sigma) for sigma in (end, *nodes)]  # end, newest, ..., start
-            h = lam[0] - lam[-1]
-            newest = h / (lam[1] - lam[-1]) * (m[0] - m[-1])
-            if order == 2:
-                middle, first = (newest, None) if kind == "midpoint" else (None, newest)
-            elif kind == "midpoint":
-                first = newest
-            else:
-                r0, r1 = (lam[1] - lam[-1]) / h, (lam[2] - lam[-1]) / h
-                inner = (m[1] - m[-1]) / r1
-                first = (r0 * inner - r1 * newest) / (r0 - r1)
-                second = 2 * (newest - inner) / (r0 - r1)
-        step = self._solve(algorithm, at, start, end, (m[-1], middle, first, second))
-        size = config["solver_order"] - 1
-        keep = dict(enumerate([value, *r[:known]][:size])) | {START: at}
-        return Update(step, raw, keep=keep, draws=algorithm.startswith("sde"))

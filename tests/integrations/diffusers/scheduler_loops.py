@@ -87,6 +87,18 @@ CHURN = {
     "s_tmin": [0.0, 0.5],
     "s_tmax": [float("inf"), 5.0],
 }
+FLOW = {
+    "num_train_timesteps": [1000, 400],
+    "shift": [1.0, 3.0],
+    "use_dynamic_shifting": [False, True],
+    "time_shift_type": ["exponential", "linear"],
+    "invert_sigmas": [False, True],
+    "shift_terminal": [None, 0.1],
+    "use_karras_sigmas": [False, True],
+    "use_exponential_sigmas": [False, True],
+    "use_beta_sigmas": [False, True],
+    "stochastic_sampling": [False, True],
+}
 # Scheduler: options of its configuration, options of its step.
 OPTIONS = {
     "DDPMScheduler": (
@@ -213,18 +225,7 @@ OPTIONS = {
         {},
     ),
     "FlowMatchEulerDiscreteScheduler": (
-        {
-            "num_train_timesteps": [1000, 400],
-            "shift": [1.0, 3.0],
-            "use_dynamic_shifting": [False, True],
-            "time_shift_type": ["exponential", "linear"],
-            "invert_sigmas": [False, True],
-            "shift_terminal": [None, 0.1],
-            "use_karras_sigmas": [False, True],
-            "use_exponential_sigmas": [False, True],
-            "use_beta_sigmas": [False, True],
-            "stochastic_sampling": [False, True],
-        },
+        FLOW,
         # Accepted and read by nothing, in diffusers too.
         {"s_churn": [0.0, 3.0], "s_noise": [1.0, 1.1], "s_tmin": [0.0, 0.5], "s_tmax": [1.0]},
     ),
@@ -252,6 +253,65 @@ OPTIONS = {
         },
         {},
     ),
+    "UnCLIPScheduler": (
+        {
+            "num_train_timesteps": [1000, 400],
+            "clip_sample": [False, True],
+            "clip_sample_range": [1.0, 0.7],
+            "prediction_type": ["epsilon", "sample"],
+        },
+        {},
+    ),
+    "CosineDPMSolverMultistepScheduler": (
+        # To sigma_min its last step, from there to there, is not a number in diffusers.
+        {k: v for k, v in EDM.items() if k != "final_sigmas_type"}
+        | {
+            "sigma_min": [0.3, 0.1],
+            "sigma_max": [500.0, 80.0],
+            "solver_order": [2, 1],
+            "solver_type": ["midpoint", "heun"],
+            "lower_order_final": [True, False],
+            "euler_at_final": [False, True],
+        },
+        {},
+    ),
+    "FlowMatchLCMScheduler": (
+        {k: v for k, v in FLOW.items() if k != "stochastic_sampling"},
+        {},
+    ),
+    "LTXEulerAncestralRFScheduler": (
+        {"num_train_timesteps": [1000, 400], "eta": [1.0, 0.0, 0.6], "s_noise": [1.0, 0.8, 0.0]},
+        {},
+    ),
+    "FlowMapEulerDiscreteScheduler": (
+        {"num_train_timesteps": [1000, 400], "shift": [1.0, 3.0]},
+        {},
+    ),
+    "MiniMaxH3Scheduler": ({"shift": [1.0, 3.0]}, {}),
+}
+OPTIONS |= {
+    "DDPMParallelScheduler": OPTIONS["DDPMScheduler"],
+    "DDIMParallelScheduler": OPTIONS["DDIMScheduler"],
+    "CogVideoXDDIMScheduler": (
+        CHAIN | {"snr_shift_scale": [3.0, 1.0], "sample_max_value": [1.0, 1.5]},
+        # Accepted and read by nothing, in diffusers too.
+        {"eta": [0.0, 0.5], "use_clipped_model_output": [False, True]},
+    ),
+    "DPMSolverMultistepInverseScheduler": (
+        {
+            k: v
+            for k, v in OPTIONS["DPMSolverMultistepScheduler"][0].items()
+            if k
+            not in (
+                "final_sigmas_type",
+                "rescale_betas_zero_snr",
+                "use_dynamic_shifting",
+                "use_lu_lambdas",
+            )
+        }
+        | {"algorithm_type": ["dpmsolver++", "dpmsolver"]},
+        {},
+    ),
 }
 
 # Where diffusers' coefficients, differences of large float32 numbers, are off themselves; there
@@ -270,6 +330,8 @@ PEER_ROUNDS = {
     "DEISMultistepScheduler": lambda config: (
         100 if config.get("use_flow_sigmas") or config.get("use_beta_sigmas") else 2
     ),
+    # Its first steps divide by sigma = 0.01; ours is 2e-7 from its formulas in float64.
+    "DPMSolverMultistepInverseScheduler": lambda config: 30,
     "UniPCMultistepScheduler": lambda config: 10 if config.get("solver_order", 2) > 2 else 1,
     "SASolverScheduler": lambda config: (
         1000

@@ -52,6 +52,7 @@ def in_float64(name, config):
         ("DEISMultistepScheduler", FLOW | {"prediction_type": "v_prediction"}, 1e-5),
         ("DEISMultistepScheduler", FLOW | {"solver_order": 3}, 1e-5),
         ("DEISMultistepScheduler", {"use_beta_sigmas": True, "solver_order": 3}, 1e-5),
+        ("DPMSolverMultistepInverseScheduler", {"use_beta_sigmas": True}, 1e-6),
         ("EulerDiscreteScheduler", ZERO_SNR, 1e-5),
         ("EulerDiscreteScheduler", ZERO_SNR | {"timestep_spacing": "trailing"}, 1e-5),
         ("UniPCMultistepScheduler", {"solver_order": 4}, 1e-5),
