@@ -13,6 +13,7 @@ namespace fastgen {
 void bind_assignment(py::module_& m);
 void bind_bridge(py::module_& m);
 void bind_brownian(py::module_& m);
+void bind_cascade(py::module_& m);
 void bind_combine(py::module_& m);
 void bind_normals(py::module_& m);
 void bind_pairwise(py::module_& m);
@@ -43,6 +44,7 @@ PYBIND11_MODULE(_C, m) {
   fastgen::bind_combine(m);
   fastgen::bind_normals(m);
   fastgen::bind_brownian(m);
+  fastgen::bind_cascade(m);
   fastgen::bind_bridge(m);
   fastgen::bind_stochastic_combine(m);
   fastgen::bind_runge_kutta(m);

@@ -160,6 +160,24 @@ def times(
     draw: int,
     output: int,
 ) -> None: ...
+def cascade(
+    *,
+    rows: int,
+    elements: int,
+    float64: bool,
+    work: int,
+    coefficients: int,
+    terms: int,
+    coefficients_per_row: bool,
+    lines: int,
+    sources: int,
+    first: int,
+    last: int,
+    clip: tuple[float, float] | None,
+    noise: _Noise | None,
+    draws: int,
+    threads: int,
+) -> None: ...
 def describe_stochastic(
     *,
     shape: torch.Size,

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fastgen.noise.brownian import brownian
     from fastgen.ode import odeint
     from fastgen.plans import Plan
-    from fastgen.sampling import Inversion, Sampler, Step, invert
+    from fastgen.sampling import Inversion, Parallel, Sampler, Step, invert
     from fastgen.sampling.sample import sample
     from fastgen.sde import sdeint
     from fastgen.solvers import plan
@@ -47,6 +47,7 @@ __all__ = [
     "Inversion",
     "Latent",
     "Model",
+    "Parallel",
     "Plan",
     "Sampler",
     "Step",
@@ -100,6 +101,7 @@ _MODULE_OF = {
     "Inversion": "sampling",
     "Latent": "training.latent",
     "Model": "model",
+    "Parallel": "sampling",
     "Plan": "plans",
     "Sampler": "sampling",
     "Step": "sampling",

@@ -18,6 +18,8 @@ from fastgen.kernels.brownian import triton as brownian
 from fastgen.kernels.brownian.area_triton_kernels import brownian_area_kernel
 from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH
 from fastgen.kernels.brownian.triton_kernels import brownian_kernel
+from fastgen.kernels.cascade import triton as cascade
+from fastgen.kernels.cascade.triton_kernels import cascade_kernel
 from fastgen.kernels.combine import triton as combine
 from fastgen.kernels.combine.triton_kernels import combine_kernel
 from fastgen.kernels.contract import compute_dtype
@@ -310,4 +312,29 @@ VARIANTS += [
     PairwiseVariant("pairs, best", (F32,), (), want=BEST),
     # AMD has 512 registers for a thread.
     PairwiseVariant("pairs, sample", (F32,), (), want=SAMPLE, seed_per_row=True, ceiling=288),
+]
+
+
+@dataclass(frozen=True)
+class CascadeVariant(Variant):
+    """A `cascade`: how many accesses there are depends on its tables, so none are promised."""
+
+    def source(self, target: str = "sm_90") -> tuple[ASTSource, Geometry]:
+        """The kernel's source with all constants; no accesses are promised to be wide."""
+        rows, elements = self.shape
+        seeds = rows if self.seed_per_row else 1
+        g, constants = cascade.specialise(
+            rows, elements, self.inputs[0], self.noises, self.by_row, seeds
+        )
+        tensors = [POINTERS[self.inputs[0]], "*fp64", *["*i64"] * 2]
+        keys = ["*i64" if self.noises else "constexpr"] * 3
+        source = _source(cascade_kernel, [*tensors, *keys, *["i64"] * 9], constants)
+        return source, g._replace(exact=False)
+
+
+VARIANTS += [
+    CascadeVariant("cascade fp32", (F32,), ()),
+    CascadeVariant("cascade fp32, by row", (F32,), (), by_row=True),
+    CascadeVariant("cascade fp32, noise", (F32,), (), noises=1),
+    CascadeVariant("cascade fp64, points", (F64,), (), POINTS, 1, False, True, True, ceiling=128),
 ]

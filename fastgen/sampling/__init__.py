@@ -2,7 +2,8 @@
 
 from fastgen.sampling.inversion import Inversion, invert
 from fastgen.sampling.observation import Step
+from fastgen.sampling.parallel import Parallel, ParallelReport
 from fastgen.sampling.sample import sample
 from fastgen.sampling.sampler import Sampler
 
-__all__ = ["Inversion", "Sampler", "Step", "invert", "sample"]
+__all__ = ["Inversion", "Parallel", "ParallelReport", "Sampler", "Step", "invert", "sample"]

@@ -118,7 +118,7 @@ class NetworkCalls:
                 self.joined = guidance.joined(batch, net_kwargs, declared)
         self.output_shape = model.output_shape(self.shape)
         self.path = path
-        self._variance: Tensor | None = None
+        self.variance: Tensor | None = None  # that the last evaluation's network predicted
 
     def __call__(self, k: int, network_input: Tensor, state: Tensor | None) -> tuple[Tensor, ...]:
         """The outputs that evaluation k's stage reads: one; with guidance or of a pair two."""
@@ -135,14 +135,20 @@ class NetworkCalls:
             if before >= 0 and network_input._version != before:
                 check_unwritten("net", network_input, before)
             self.tick()
-            return self._pair(k, output) if self.pair else (self._checked(k, output, self.shape),)
+            return self._pair(k, output) if self.pair else (self.checked(k, output, self.shape),)
         found = self._outputs(k, network_input)
         self.tick()
-        guidance = self.guidance
         if self.model.learned_variance:
             # The variance is the conditional branch's; guidance is for the mean alone.
-            self._variance = found[0].chunk(2, 1)[1]
+            self.variance = found[0].chunk(2, 1)[1]
             found = tuple([output.chunk(2, 1)[0].contiguous() for output in found])
+        return self.finished(k, found, state)
+
+    def finished(
+        self, k: int, found: tuple[Tensor, ...], state: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """What evaluation k's stage reads of the outputs: merged and transformed where asked."""
+        guidance = self.guidance
         if guidance is not None and len(found) == 2 and (guidance.rescale or self.transform):
             found = (guidance.merge(*found),)
         if self.transform is None:
@@ -151,25 +157,26 @@ class NetworkCalls:
         parametrisation, t = self.model.parametrisation, self.plan.evaluations[k].time
         data = self.transform(converted(parametrisation, "data", t, state, found[0]), t)
         check_output(data, self.shape, self.device, "transform")
-        return (self._checked(k, data, self.shape),)
+        return (self.checked(k, data, self.shape),)
 
     def _outputs(self, k: int, x: Tensor) -> tuple[Tensor, ...]:
         net, guidance, shape = self.net, self.guidance, self.output_shape
         if guidance is None or not self.guided[k]:
-            return (self._checked(k, called(net, x, self.times[k], self.net_kwargs), shape),)
+            return (self.checked(k, called(net, x, self.times[k], self.net_kwargs), shape),)
         if self.joined is not None:
             both = called(net, torch.cat([x, x]), self.doubled[k], self.joined)
-            return self._checked(k, both, (2 * shape[0], *shape[1:])).chunk(2)
+            return self.checked(k, both, (2 * shape[0], *shape[1:])).chunk(2)
         weak, other = guidance.network or net, guidance.separate(self.net_kwargs)
-        c = self._checked(k, called(net, x, self.times[k], self.net_kwargs), shape)
+        c = self.checked(k, called(net, x, self.times[k], self.net_kwargs), shape)
         # The next call may write its output where this one's is: a copy costs one pass of a call's.
         c = c.clone()
-        return c, self._checked(k, called(weak, x, self.times[k], other), shape)
+        return c, self.checked(k, called(weak, x, self.times[k], other), shape)
 
     def _pair(self, k: int, outputs: Any) -> tuple[Tensor, ...]:
-        return tuple([self._checked(k, output, self.shape) for output in pair_of(outputs)])
+        return tuple([self.checked(k, output, self.shape) for output in pair_of(outputs)])
 
-    def _checked(self, k: int, output: Any, shape: tuple[int, ...]) -> Tensor:
+    def checked(self, k: int, output: Any, shape: tuple[int, ...]) -> Tensor:
+        """The output of evaluation k, or an error that says what is wrong with it."""
         if (
             not isinstance(output, Tensor)
             or output.shape != shape
@@ -199,9 +206,9 @@ class NetworkCalls:
         ids, draw = self.sample_ids, symbol.draw
         z = normals(self.shape, self.seeds, ids, draw, Stream.SOLVER, dtype)
         if symbol.kind == "learned_noise":
-            assert self._variance is not None
+            assert self.variance is not None
             small, large = (2 * math.log(std) for std in symbol.numbers)
-            fraction = (self._variance.to(dtype) + 1) / 2
+            fraction = (self.variance.to(dtype) + 1) / 2
             return torch.exp((small + fraction * (large - small)) / 2) * z
         (snr,) = symbol.numbers
         assert state is not None

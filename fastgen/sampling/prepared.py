@@ -27,6 +27,7 @@ from fastgen.sampling.increments import Increments, IncrementTable
 from fastgen.sampling.network_calls import NetworkCalls, TimeRows, TimeTables, check_plan
 from fastgen.sampling.run import BufferKey, InPlaceRun
 from fastgen.sampling.tables import Tables
+from fastgen.sampling.window import WindowSums
 
 NOISES = ("draws", "brownian")
 
@@ -116,6 +117,7 @@ class Prepared:
         self._programs: dict[tuple[bool, bool, float], PreparedProgram] = {}
         self._tables: dict[tuple[bool, bool, torch.device, int], Tables] = {}
         self._times: dict[tuple[int, torch.device, int], TimeTables] = {}
+        self._windows: dict[tuple[bool, bool, int, torch.device, int], WindowSums] = {}
         check_plan(plan, model, transform)
         # A plain run's program and times, for the sake of the errors that belong here.
         self.program()
@@ -136,6 +138,20 @@ class Prepared:
     def program(self, observe: bool = False, keep: bool = False, scale: float = 2.0) -> Program:
         """The lowered plan; ``scale`` stands for guidance scales that differ between samples."""
         return self._shared(observe, keep, scale).program
+
+    def window_sums(
+        self, observe: bool, keep: bool, window: int, device: torch.device
+    ) -> WindowSums:
+        """What runs parallel in time add up, made once for each stream."""
+        key = observe, keep, window, device, current_stream(device)
+        if key not in self._windows:
+            tables = self.tables(device, observe, keep)
+            program = self.program(observe, keep)
+            with torch.inference_mode(False):  # for later runs in whatever mode
+                self._windows[key] = WindowSums(
+                    program, self.parametrisation, window, tables, device
+                )
+        return self._windows[key]
 
     @property
     def _scale_per_sample(self) -> bool:

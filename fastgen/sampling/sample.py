@@ -18,6 +18,7 @@ from fastgen.model.guidance import Guidance, Transform
 from fastgen.model.model import Model, check_model
 from fastgen.sampling import error_controlled
 from fastgen.sampling.observation import Step
+from fastgen.sampling.parallel import Parallel
 from fastgen.sampling.sampler import Sampler
 from fastgen.solvers.registry import Solver, known_options, plan
 
@@ -31,6 +32,7 @@ class _Planned:
     transform: Transform | None = None
     noise: str = "draws"
     checkpoint: bool = False
+    parallel: Parallel | None = None
 
     def refuse(self, solver: str) -> None:
         """Raise a ValueError for one that was given."""
@@ -63,6 +65,7 @@ def sample(
     check_finite: bool = False,
     differentiable: bool = False,
     checkpoint: bool = False,
+    parallel: Parallel | None = None,
     net_kwargs: dict[str, Any] | None = None,
     **options: Any,
 ) -> Tensor: ...
@@ -87,6 +90,7 @@ def sample(
     check_finite: bool = False,
     differentiable: bool = False,
     checkpoint: bool = False,
+    parallel: Parallel | None = None,
     net_kwargs: dict[str, Any] | None = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor]: ...
@@ -111,6 +115,7 @@ def sample(
     check_finite: bool = False,
     differentiable: bool = False,
     checkpoint: bool = False,
+    parallel: Parallel | None = None,
     net_kwargs: dict[str, Any] | None = None,
     **options: Any,
 ) -> Tensor | tuple[Tensor, Tensor]: ...
@@ -135,6 +140,7 @@ def sample(
     check_finite: bool = False,
     differentiable: bool = False,
     checkpoint: bool = False,
+    parallel: Parallel | None = None,
     net_kwargs: dict[str, Any] | None = None,
     **options: Any,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -152,7 +158,7 @@ def sample(
             lists them, ``help(fastgen.solvers.ddim)`` shows the options of one. ``dopri5`` and
             its neighbours (`error_controlled.SOLVERS`) let each sample choose its own steps.
         steps: number of steps.
-        seed, sample_ids, device, check_finite, differentiable, checkpoint: as in
+        seed, sample_ids, device, check_finite, differentiable, checkpoint, parallel: as in
             `Sampler.__call__`.
         trajectory: return (sample, states [n + 1, B, ...]): the initial state and those after each
             step. Of an error-controlled solver row i has each sample after i accepted steps of its
@@ -182,7 +188,7 @@ def sample(
         solver, own = name_and_options(solver, options)
         options |= own
     if isinstance(solver, str) and solver in error_controlled.SOLVERS:
-        _Planned(transform, noise, checkpoint).refuse(solver)
+        _Planned(transform, noise, checkpoint, parallel).refuse(solver)
         return error_controlled.sample_batch(
             model,
             shape_or_x,
@@ -229,6 +235,7 @@ def sample(
         check_finite=check_finite,
         differentiable=differentiable,
         checkpoint=checkpoint,
+        parallel=parallel,
         net_kwargs=net_kwargs,
     )
     sampler.prepared.retire()

@@ -25,6 +25,7 @@ from fastgen.model.guidance import Guidance, Transform
 from fastgen.model.model import Model, merged
 from fastgen.plans import Plan
 from fastgen.sampling.capture import Captured
+from fastgen.sampling.network_calls import NetworkCalls
 from fastgen.sampling.observation import (
     Step,
     check_resumable,
@@ -32,6 +33,7 @@ from fastgen.sampling.observation import (
     progress_bar,
     reports_of,
 )
+from fastgen.sampling.parallel import Parallel, WindowCalls, check_parallel
 from fastgen.sampling.prepared import Prepared
 from fastgen.sampling.recorded import RecordedRun
 from fastgen.sampling.run import CallsNetwork, InPlaceRun
@@ -134,6 +136,7 @@ class Sampler:
         check_finite: bool = False,
         differentiable: bool = False,
         checkpoint: bool = False,
+        parallel: Parallel | None = None,
         net_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Tensor: ...
@@ -151,6 +154,7 @@ class Sampler:
         check_finite: bool = False,
         differentiable: bool = False,
         checkpoint: bool = False,
+        parallel: Parallel | None = None,
         net_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor]: ...
@@ -168,6 +172,7 @@ class Sampler:
         check_finite: bool = False,
         differentiable: bool = False,
         checkpoint: bool = False,
+        parallel: Parallel | None = None,
         net_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Tensor | tuple[Tensor, Tensor]: ...
@@ -185,6 +190,7 @@ class Sampler:
         check_finite: bool = False,
         differentiable: bool = False,
         checkpoint: bool = False,
+        parallel: Parallel | None = None,
         net_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -208,6 +214,7 @@ class Sampler:
                 called outside of inference mode (`fastgen.common.modes`).
             checkpoint: with differentiable, recompute each evaluation in the backward pass:
                 memory of one evaluation instead of all.
+            parallel: call the network on a window of evaluations at once; see `Parallel`.
             net_kwargs, **kwargs: passed to the network at every evaluation; net_kwargs is a
                 dictionary for names that mean something else here, such as seed or device.
 
@@ -219,8 +226,11 @@ class Sampler:
         if callback is not None and not callable(callback):
             raise TypeError(f"callback={callback!r}: expected a function of a fastgen.Step")
         arguments = merged(net_kwargs, kwargs)
+        if parallel is not None:
+            check_parallel(parallel, differentiable)
         options: dict[str, Any] = {"device": device, "trajectory": trajectory}
         options |= {"callback": callback, "progress": progress, "check_finite": check_finite}
+        options |= {"parallel": parallel}
         if transforming() and not differentiable:
             check_untraced(CALL, RECORD, shape_or_x=shape_or_x, net_kwargs=arguments)
             with suspended(CALL, tangents=True) as within:
@@ -242,6 +252,7 @@ class Sampler:
         progress: bool,
         check_finite: bool,
         differentiable: bool = False,
+        parallel: Parallel | None = None,
         checkpoint: bool = False,
         within: Within | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -263,6 +274,13 @@ class Sampler:
         )
         if within is not None:
             calls = _Untraced(calls, within)
+        window = None
+        if parallel is not None:
+            assert isinstance(run, InPlaceRun)
+            assert isinstance(calls, NetworkCalls)
+            length = min(parallel.window, self.plan.nfe)
+            sums = prepared.window_sums(observe, keep, length, x.device)
+            calls = window = WindowCalls(parallel, prepared, calls, run, sums, seeds, ids)
         run.start(x, seeds, ids, sample_ids is None)
         states = [x] if trajectory else []
         reports = reports_of(program, self.plan) if trajectory or callback else None
@@ -281,10 +299,14 @@ class Sampler:
                         if version(state) != before:
                             check_resumable(program, self.plan, index)
                             run.resume(index, calls)
+                            if window is not None:
+                                window.forget()
                     if trajectory:
                         states.append(run.slots[buffer])
         stacked = torch.stack(states) if trajectory else None
         result = run.finish()
+        if parallel is not None and window is not None:
+            parallel.ended(window.report())
         if isinstance(run, InPlaceRun) and rows is not None:
             prepared.keep(run, rows)
         return result if stacked is None else (result, stacked)
