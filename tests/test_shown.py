@@ -26,6 +26,7 @@ from fastgen.networks.vae import Reconstruction
 from fastgen.ode import Adjoint, Event, Status
 from fastgen.sampling import Step
 from fastgen.sampling.capture import Captured
+from fastgen.sampling.parallel import ParallelReport
 from fastgen.sampling.serving import ContinuousBatch
 from fastgen.training import losses, paths
 from fastgen.training.times import Times
@@ -188,6 +189,8 @@ MAKERS = {
     fastgen.Sampler: lambda: fastgen.Sampler(
         model(), sampler().plan, transform=lambda d, t: d, guidance=fastgen.Guidance(2.0, {"y": 0})
     ),
+    fastgen.Parallel: lambda: fastgen.Parallel(window=16, tolerance=0),
+    ParallelReport: lambda: ParallelReport(3, 60, 40, (10, 20, 10)),
     fastgen.Inversion: lambda: fastgen.invert(model(), POINTS, steps=2),
     Step: lambda: Step(3, 0.5, torch.randn(100, 2)),
     schedules.Schedule: schedules.CosineVP,

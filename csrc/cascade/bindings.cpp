@@ -1,5 +1,5 @@
-#include "cascade/operation.h"
 #include "common/bindings.h"
+#include "cascade/operation.h"
 
 namespace py = pybind11;
 

@@ -35,7 +35,7 @@ LAID_OUT = [
         "fastgen",
         "fastgen: the names most programs need",
         {
-            "Sampling": ["sample", "Sampler", "Step", "invert", "Inversion"],
+            "Sampling": ["sample", "Sampler", "Parallel", "Step", "invert", "Inversion"],
             "What is sampled": ["Model", "Guidance", "Latent"],
             "Plans": ["plan", "Plan"],
             "Differential equations": ["odeint", "sdeint"],

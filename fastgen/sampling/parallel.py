@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -112,6 +112,15 @@ def check_parallel(parallel: Any, differentiable: bool) -> None:
         raise ValueError(
             "parallel: a run parallel in time is not recorded for derivatives; leave parallel out "
             "of runs with differentiable=True and within torch.func's transforms"
+        )
+
+
+def refuse_parallel(kwargs: Mapping[str, Any]) -> None:
+    """Raise a TypeError where captured and served runs are asked to be parallel in time."""
+    if "parallel" in kwargs:
+        raise TypeError(
+            "parallel: a run parallel in time takes as many rounds as the data asks for, which no "
+            "graph and no served batch has; call the sampler"
         )
 
 

@@ -33,7 +33,7 @@ from fastgen.sampling.observation import (
     progress_bar,
     reports_of,
 )
-from fastgen.sampling.parallel import Parallel, WindowCalls, check_parallel
+from fastgen.sampling.parallel import Parallel, WindowCalls, check_parallel, refuse_parallel
 from fastgen.sampling.prepared import Prepared
 from fastgen.sampling.recorded import RecordedRun
 from fastgen.sampling.run import CallsNetwork, InPlaceRun
@@ -342,6 +342,7 @@ class Sampler:
                 lists and dictionaries, may be replaced by others of the same shape at each call.
         """
         place = self.model.device if device is None else check_device("device", device)
+        refuse_parallel(kwargs)
         return Captured(self.prepared, shape, place, warmup, merged(net_kwargs, kwargs))
 
     @untransformed(BACKWARD)
@@ -374,6 +375,7 @@ class Sampler:
         """
         place = self.model.device if device is None else check_device("device", device)
         wanted = place.type == "cuda" if capture is None else capture
+        refuse_parallel(kwargs)
         arguments = merged(net_kwargs, kwargs)
         with torch.inference_mode(False):  # for steps in whatever mode
             return ContinuousBatch(self.prepared, shape, plans, place, wanted, arguments)
