@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fastgen import (
         couplings,
         datasets,
+        fitting,
         kernels,
         networks,
         plots,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
         training,
     )
     from fastgen.couplings import wasserstein
+    from fastgen.fitting import race, tune
     from fastgen.likelihood import (
         log_likelihood,
         sampled_log_probability,
@@ -54,6 +56,7 @@ __all__ = [
     "brownian",
     "couplings",
     "datasets",
+    "fitting",
     "invert",
     "kernels",
     "log_likelihood",
@@ -61,6 +64,7 @@ __all__ = [
     "odeint",
     "plan",
     "plots",
+    "race",
     "randn",
     "sample",
     "sampled_log_probability",
@@ -70,6 +74,7 @@ __all__ = [
     "timesteps",
     "training",
     "trajectory_log_probability",
+    "tune",
     "variational_bound",
     "wasserstein",
 ]
@@ -79,6 +84,7 @@ _ROOMS = {
     "common",
     "couplings",
     "datasets",
+    "fitting",
     "kernels",
     "likelihood",
     "model",
@@ -110,11 +116,13 @@ _MODULE_OF = {
     "log_likelihood": "likelihood",
     "odeint": "ode",
     "plan": "solvers",
+    "race": "fitting",
     "randn": "noise",
     "sample": "sampling.sample",
     "sampled_log_probability": "likelihood",
     "sdeint": "sde",
     "trajectory_log_probability": "likelihood",
+    "tune": "fitting",
     "variational_bound": "likelihood.variational_bound",
     "wasserstein": "couplings",
 }

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import fastgen
-from fastgen import couplings, datasets, kernels, networks, plans, schedules, training
+from fastgen import couplings, datasets, fitting, kernels, networks, plans, schedules, training
 from fastgen.common.error_control import ErrorControlled
 from fastgen.integrations import torchcfm, torchsde
 from fastgen.integrations.flow_matching import path, solver, utils
@@ -107,6 +107,17 @@ def pairs(folder):
 def bound():
     discrete = schedules.DiscreteVP.linear(4)
     return fastgen.variational_bound(fastgen.Model(net(), discrete, "noise"), POINTS)
+
+
+def race_result():
+    options = {"solvers": ["ddim", "heun"], "samples": 8, "batch": 8}
+    return fastgen.race(fastgen.Model(lambda x, t: x.tanh(), SCHEDULE, "data"), (2,), 4, **options)
+
+
+def tuning_result():
+    smooth = fastgen.Model(lambda x, t: x.tanh(), SCHEDULE, "data")
+    base = fastgen.plan("ddim", SCHEDULE, 3)
+    return fastgen.tune(smooth, (8,), base=base, samples=64, held_out=64, report=True)[1]
 
 
 def path_sample():
@@ -212,6 +223,11 @@ MAKERS = {
     paths.Scheduled: lambda: paths.Scheduled(SCHEDULE),
     paths.Encoded: lambda: paths.Encoded(net(), lambda z: z),
     paths.Interpolant: lambda: paths.Interpolant((torch.cos, lambda t: t), lambda t: 0 * t),
+    # Fitted plans.
+    fitting.Errors: lambda: fitting.Errors(0.1, 0.05),
+    fitting.Entry: lambda: race_result().entries[0],
+    fitting.Race: race_result,
+    fitting.Tuning: tuning_result,
     # Kernels.
     kernels.Clock: lambda: kernels.Clock(torch.zeros(2)),
     kernels.Noise: lambda: kernels.Noise(torch.zeros(1), torch.zeros(5), torch.zeros(1)),

@@ -37,7 +37,7 @@ LAID_OUT = [
         {
             "Sampling": ["sample", "Sampler", "Parallel", "Step", "invert", "Inversion"],
             "What is sampled": ["Model", "Guidance", "Latent"],
-            "Plans": ["plan", "Plan"],
+            "Plans": ["plan", "Plan", "race", "tune"],
             "Differential equations": ["odeint", "sdeint"],
             "Noise": ["randn", "brownian", "BrownianPath"],
             "Likelihoods": [
@@ -116,6 +116,7 @@ LAID_OUT = [
         },
     ),
     Room("fastgen.sampling", "sampling: running plans"),
+    Room("fastgen.fitting", "fitting: plans made for one network"),
     Room("fastgen.noise", "noise: normals and Brownian motions"),
     Room(
         "fastgen.ode",

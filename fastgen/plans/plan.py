@@ -87,8 +87,8 @@ class Plan:
 
     options: the solver's own; times: the decreasing times of the grid, [steps + 1]; instructions:
     in the order in which they are carried out; result: the register that is returned; clip: bounds
-    of every data prediction. Nothing of it can be written to: equal calls of `fastgen.plan` may
-    return one plan.
+    of every data prediction; note: how the plan was chosen or fitted, which `print` shows and files
+    keep. Nothing of it can be written to: equal calls of `fastgen.plan` may return one plan.
 
     Raises:
         ValueError: naming an instruction that cannot be carried out at its place.
@@ -101,6 +101,7 @@ class Plan:
     instructions: tuple[Instruction, ...]
     result: Value
     clip: tuple[float, float] | None = None
+    note: str = ""
     evaluations: tuple[Evaluate, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -249,7 +250,8 @@ class Plan:
         facts |= {"schedule": self.schedule, "steps": self.steps, "nfe": self.nfe}
         facts |= {"noises": self.draws} if self.draws else {}
         facts["times"] = Unquoted(f"{self.times[0]:.6g} to {self.times[-1]:.6g}")
-        return facts | ({} if self.clip is None else {"clip": self.clip})
+        facts |= {} if self.clip is None else {"clip": self.clip}
+        return facts | ({"note": self.note} if self.note else {})
 
     def _more(self) -> str:
         return str(self)
@@ -260,7 +262,8 @@ class Plan:
             f"{self.solver}{options} on {self.schedule!r}: {self.steps} steps, "
             f"{self.nfe} evaluations, {self.draws} noises"
         )
-        lines = [head, f"{'t':>10} {'alpha':>10} {'sigma':>10}  program"]
+        notes = [self.note] if self.note else []
+        lines = [head, *notes, f"{'t':>10} {'alpha':>10} {'sigma':>10}  program"]
         count = 0
         for i in self.instructions:
             if isinstance(i, Evaluate):
@@ -279,6 +282,7 @@ class Plan:
 
         The instructions have what such functions gave, so the plan that is read runs the same.
         """
+        note = {"note": self.note} if self.note else {}
         return json.dumps(
             {
                 "fastgen_plan": 1,
@@ -289,6 +293,7 @@ class Plan:
                 "clip": self.clip,
                 "program": to_records(self.instructions),  # as files of version 1 call them
                 "result": self.result.index,
+                **note,
             },
             default=function_name,
         )
@@ -336,10 +341,12 @@ def _from_record(record: Any) -> Plan:
     version = record.get("fastgen_plan") if isinstance(record, dict) else None
     if type(version) is not int or version != 1:
         raise ValueError(f"expected a plan of version 1, got {reprlib.repr(record)}; {REMEDY}")
-    keys(record, "the plan", _KEYS)
-    for key, kind in (("solver", str), ("options", dict), ("schedule", dict)):
-        if not isinstance(record[key], kind):
-            raise wrong(record[key], key, "a name" if kind is str else "an object")
+    record = {"note": "", **record}
+    keys(record, "the plan", (*_KEYS, "note"))
+    kinds = {"solver": "a name", "note": "text", "options": "an object", "schedule": "an object"}
+    for key, kind in kinds.items():
+        if not isinstance(record[key], dict if kind == "an object" else str):
+            raise wrong(record[key], key, kind)
     times = [number(t, f"times[{k}]", 0, 1) for k, t in enumerate(items(record["times"], "times"))]
     rises = np.diff(times) > 0
     if len(times) < 2 or rises.any() != rises.all() or 0 in np.diff(times):
@@ -378,6 +385,7 @@ def _from_record(record: Any) -> Plan:
             instructions,
             result,
             clip,
+            record["note"],
         )
     except ValueError as error:
         raise ValueError(f"program: {error}; {REMEDY}") from error

@@ -184,9 +184,14 @@ def check_resumable(program: Program, plan: Plan, index: int) -> None:
 
 def progress_bar(plan: Plan, wanted: bool) -> Callable[[], object]:
     """What to call after each evaluation."""
+    return counter(plan.nfe, plan.solver, "evaluation", wanted)
+
+
+def counter(total: int, name: str, unit: str, wanted: bool) -> Callable[[], object]:
+    """What to call after each of so many, with a progress bar if one is wanted."""
     if not wanted:
         return lambda: None
-    bar = _bar(total=plan.nfe, desc=plan.solver, unit="evaluation")
+    bar = _bar(total=total, desc=name, unit=unit)
     return lambda: bar.update()
 
 

@@ -1,0 +1,214 @@
+"""The stages of a fit, each judged on noise that was not fitted to."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastgen.common.checks import check_choice, check_nonnegative, check_positive, check_whole
+from fastgen.common.errors import nearest
+from fastgen.common.files import replacing
+from fastgen.fitting.gradient import LOSSES, Descended, Descent, Features, Loss
+from fastgen.fitting.least_squares import Followed, follow
+from fastgen.fitting.moving import WHAT, Moving, Replanned, whitened
+from fastgen.fitting.rows import Rows
+from fastgen.fitting.study import Batch, Errors, Study
+from fastgen.model.model import Model
+from fastgen.plans import Plan
+from fastgen.sampling.observation import counter
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of a fit is asked for, checked."""
+
+    what: str
+    iterations: int
+    rate: float
+    loss: str | Loss
+    features: Features | None
+    relaxation: float
+    patience: int
+    checkpoint: bool
+    ridge: float
+
+    def __post_init__(self) -> None:
+        check_choice("what", self.what, WHAT)
+        check_whole("iterations", self.iterations, 0)
+        check_positive("rate", self.rate)
+        check_whole("patience", self.patience, 1)
+        check_nonnegative("relaxation", self.relaxation)
+        check_nonnegative("ridge", self.ridge)
+        if isinstance(self.loss, str) and self.loss not in LOSSES:
+            raise ValueError(f"loss={self.loss!r}: {nearest(self.loss, LOSSES)}")
+        if self.what == "grid" and not self.iterations:
+            raise ValueError("what='grid': times are moved by gradients; pass iterations=300, say")
+
+    def check(self, rows: Rows, model: Model) -> None:
+        """Refuse gradients where rows or network have none to follow."""
+        if not self.iterations:
+            return
+        if any(row.scale for row in rows.rows):
+            raise ValueError(
+                f"iterations={self.iterations}: {rows.plan.solver!r} draws noise, and rows with "
+                "noise are fitted by least squares alone; pass iterations=0, or a base without"
+            )
+        if self.what != "coefficients" and not model.time_dtype.is_floating_point:
+            raise ValueError(
+                f"what={self.what!r}: the network takes times of {model.time_dtype}, which do not "
+                "move by gradients; pass what='coefficients'"
+            )
+
+    @property
+    def descent(self) -> Descent:
+        """How gradients are followed."""
+        return Descent(
+            self.iterations, self.rate, self.loss, self.features, self.relaxation, self.patience,
+            checkpoint=self.checkpoint,
+        )  # fmt: skip
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """A context whose time is the stage's."""
+        begun = time.perf_counter()
+        yield
+        self.seconds[stage] = time.perf_counter() - begun
+
+
+class Fit:
+    """The stages of one fit, each judged on held-out noise."""
+
+    def __init__(
+        self,
+        study: Study,
+        rows: Rows,
+        train: Sequence[Batch],
+        judges: Sequence[Batch],
+        wanted: Wanted,
+        clock: Clock,
+        progress: bool,
+    ) -> None:
+        self.study, self.train, self.judges, self.wanted = study, train, judges, wanted
+        self.clock, self.progress = clock, progress
+        self.rows: dict[str, Rows] = {"base": rows}
+        self.errors: dict[str, Errors] = {}
+        self.losses: dict[str, float] = {}
+        self.iterations = 0
+
+    def judge(self, stage: str, plan: Plan) -> None:
+        """Run a stage's plan on the held-out noise, as it would be run by anyone."""
+        ends = [self.study.run(plan, batch) for batch in self.judges]
+        wanted = [batch.targets[-1] for batch in self.judges]
+        self.errors[stage] = Errors.between(ends, wanted)
+        pairs = zip(ends, wanted, strict=True)
+        loss = sum(float(self.wanted.descent.error(x, y)) for x, y in pairs) / len(ends)
+        self.losses[stage] = loss if math.isfinite(loss) else math.inf
+
+    def least_squares(self) -> Followed:
+        """The closed form; the rows of the base too where the grid alone is to move."""
+        tick = counter(self.rows["base"].nfe, "least squares", "step", self.progress)
+        with self.clock("least squares"):
+            found = follow(
+                self.study,
+                self.train,
+                self.rows["base"],
+                fit=True,
+                ridge=self.wanted.ridge,
+                tick=tick,
+            )
+        if self.wanted.what != "grid":
+            self.rows["least squares"] = found.rows
+            self.judge("least squares", found.rows.to_plan())
+        return found
+
+    def gradients(self, followed: Followed, path: Path | None) -> None:
+        """Adam from the best rows so far, with early stopping."""
+        stage = min(self.losses, key=lambda stage: self.losses[stage])
+        first, error = self.rows[stage], self.errors[stage].median
+        base, what = self.rows["base"], self.wanted.what
+        replanned: Replanned | None = Replanned(base.plan, self.study.model.parametrisation)
+        assert replanned is not None
+        if what == "coefficients" or not replanned.possible(base):
+            replanned = None
+        if what == "grid" and replanned is None:
+            raise ValueError(
+                f"what='grid': {base.plan.solver!r} does not give the base again on its own times; "
+                "make the base with fastgen.plan, or pass what='both'"
+            )
+        if what == "both" and replanned is None and base.nfe != base.plan.steps:
+            raise ValueError(
+                f"what='both': the base has {base.nfe} evaluations in {base.plan.steps} steps and "
+                "no solver to plan on other times; pass what='coefficients'"
+            )
+        directions = [whitened(gram, 1e-7) for gram in followed.grams]
+        moving = Moving(first, base, replanned, directions, what)
+        state = Descended(self.study, moving, self.wanted.descent, self.train, error)
+        mark = json.dumps(
+            [base.plan.to_json(), what, len(self.train), repr(self.study.settings.shape)]
+        )
+        if path is not None and path.exists():
+            state.load(_read(path, mark))
+        tick = counter(self.wanted.iterations, "gradients", "iteration", self.progress)
+        with self.clock("gradients"):
+            self._descend(state, tick, path, mark)
+        self.iterations = state.iteration
+        found = state.to_rows()
+        self.rows["gradients"] = found
+        self.judge("gradients", found.to_plan())
+
+    def _descend(
+        self, state: Descended, tick: Callable[[], object], path: Path | None, mark: str
+    ) -> None:
+        every = self.wanted.descent.every
+        going = state.look(self.judges) if state.iteration == 0 else True
+        while going and state.iteration < self.wanted.iterations:
+            if not state.advance():
+                warnings.warn(
+                    f"tune: gradients are not finite at iteration {state.iteration}, and the best "
+                    "rows before are kept; a smaller rate may help",
+                    stacklevel=4,
+                )
+                return
+            tick()
+            if state.iteration % every == 0 or state.iteration == self.wanted.iterations:
+                going = state.look(self.judges)
+                if path is not None:
+                    _write(path, state, mark)
+
+
+def _write(path: Path, state: Descended, mark: str) -> None:
+    memory = io.BytesIO()
+    torch.save({"mark": mark, **state.state()}, memory)
+    with replacing(path) as file:
+        file.write(memory.getvalue())
+
+
+def _read(path: Path, mark: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = torch.load(path, weights_only=True)
+        same = found.pop("mark") == mark
+    except Exception as error:  # anything may lie there
+        raise ValueError(f"resume={str(path)!r}: no state of a fit ({error})") from error
+    if not same:
+        raise ValueError(
+            f"resume={str(path)!r}: it belongs to a fit of another base or of other samples; give "
+            "another file, or delete it"
+        )
+    return found

@@ -1,0 +1,267 @@
+"""`tune`: a plan fitted to a network."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, overload
+
+import torch
+
+from fastgen.common.typed import typed
+from fastgen.fitting.gradient import Features, Loss
+from fastgen.fitting.racing import Race, race
+from fastgen.fitting.report import Tuning
+from fastgen.fitting.rows import Rows
+from fastgen.fitting.stages import Clock, Fit, Wanted
+from fastgen.fitting.study import TEACHER, Conditioning, Settings, Study, check_same_output
+from fastgen.model.guidance import Guidance
+from fastgen.model.model import Model, check_model
+from fastgen.plans import Plan
+
+# A teacher has to be this much nearer to the truth than what is fitted to it.
+NEARER = 4.0
+# Numbers for each coefficient of the longest row, below which a fit is one of the noise.
+NUMBERS = 20
+
+
+@overload
+def tune(
+    model: Model,
+    shape: Sequence[int],
+    nfe: int | None = None,
+    *,
+    base: Plan | None = None,
+    what: str = "both",
+    iterations: int = 0,
+    samples: int = 256,
+    held_out: int = 128,
+    batch: int = 64,
+    seed: int = 1_000_003,
+    guidance: Guidance | None = None,
+    net_kwargs: Conditioning | None = None,
+    start: float | None = None,
+    end: float = 0.0,
+    clip: tuple[float, float] | None = None,
+    dtype: torch.dtype = torch.float32,
+    teacher: str = TEACHER,
+    teacher_steps: int | None = None,
+    rtol: float = 1e-4,
+    ridge: float = 1e-5,
+    rate: float = 0.3,
+    loss: str | Loss = "norm",
+    features: Features | None = None,
+    relaxation: float = 0.0,
+    patience: int = 10,
+    checkpoint: bool = False,
+    resume: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+    report: Literal[False] = False,
+) -> Plan: ...
+@overload
+def tune(
+    model: Model,
+    shape: Sequence[int],
+    nfe: int | None = None,
+    *,
+    base: Plan | None = None,
+    what: str = "both",
+    iterations: int = 0,
+    samples: int = 256,
+    held_out: int = 128,
+    batch: int = 64,
+    seed: int = 1_000_003,
+    guidance: Guidance | None = None,
+    net_kwargs: Conditioning | None = None,
+    start: float | None = None,
+    end: float = 0.0,
+    clip: tuple[float, float] | None = None,
+    dtype: torch.dtype = torch.float32,
+    teacher: str = TEACHER,
+    teacher_steps: int | None = None,
+    rtol: float = 1e-4,
+    ridge: float = 1e-5,
+    rate: float = 0.3,
+    loss: str | Loss = "norm",
+    features: Features | None = None,
+    relaxation: float = 0.0,
+    patience: int = 10,
+    checkpoint: bool = False,
+    resume: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+    report: Literal[True],
+) -> tuple[Plan, Tuning]: ...
+@typed
+def tune(
+    model: Model,
+    shape: Sequence[int],
+    nfe: int | None = None,
+    *,
+    base: Plan | None = None,
+    what: str = "both",
+    iterations: int = 0,
+    samples: int = 256,
+    held_out: int = 128,
+    batch: int = 64,
+    seed: int = 1_000_003,
+    guidance: Guidance | None = None,
+    net_kwargs: Conditioning | None = None,
+    start: float | None = None,
+    end: float = 0.0,
+    clip: tuple[float, float] | None = None,
+    dtype: torch.dtype = torch.float32,
+    teacher: str = TEACHER,
+    teacher_steps: int | None = None,
+    rtol: float = 1e-4,
+    ridge: float = 1e-5,
+    rate: float = 0.3,
+    loss: str | Loss = "norm",
+    features: Features | None = None,
+    relaxation: float = 0.0,
+    patience: int = 10,
+    checkpoint: bool = False,
+    resume: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+    report: bool = False,
+) -> Plan | tuple[Plan, Tuning]:
+    """A plan of ``nfe`` evaluations whose coefficients and times are fitted to this network.
+
+    The best built-in solver on the best grid (`race`) gives the first rows of coefficients. Two
+    stages follow, both against a fine solve of the same model from the same noise: least squares
+    for each step in turn, closed and without gradients of the network (`fitting.least_squares`);
+    then, with ``iterations``, gradients through the whole run (`fitting.gradient`). What comes
+    back is the stage that is best on noise that was not fitted to, as an ordinary plan: it is
+    stored, captured, served and inverted as any other.
+
+    Args:
+        model: the network and what it means.
+        shape: of one sample.
+        nfe: the budget of evaluations.
+        base: a plan to begin with, in place of the race's winner. One that draws noise keeps it:
+            its deterministic part is fitted by least squares, and what that cannot tell goes into
+            the noise, so that the states keep their variance.
+        what: what gradients move: "coefficients", "grid" (the times, under the base's own
+            coefficients) or "both".
+        iterations: steps of gradients; 0 leaves that stage out.
+        samples, held_out, batch: noises that are fitted to, noises that judge, and so many in one
+            call of the network.
+        seed: of the noise contract, far from the seeds that one draws with.
+        guidance, net_kwargs, start, end, clip: as in `race`.
+        dtype: of the states; coefficients are float64.
+        teacher, rtol: as in `race`.
+        teacher_steps: of the teacher between two evaluations; the default is 12, or more to make
+            100 in all.
+        ridge: how alike (relative to 1) columns may be before a step's row stays with the base's.
+        rate: of Adam, relative to the error that there is at first; it falls as a cosine.
+        loss: of a batch's ends against the teacher's: "norm", "log" or "squared" of each sample's
+            rms, or a function of both [B, ...].
+        features: a function of states [B, ...] in whose values the loss is taken.
+        relaxation: radius of the ball around each training noise, relative to the noise, within
+            which it may move to meet the teacher (S4S's relaxed objective).
+        patience: looks at the held-out noise, one every 20 iterations, without a new best, after
+            which gradients stop.
+        checkpoint: recompute evaluations in the backward pass: memory of one in place of all.
+        resume: a file for the state of the gradient stage: written at every look, and gone on
+            with where it is there.
+        progress: show progress bars (needs tqdm), and print the race.
+        report: also return a `fitting.Tuning`.
+
+    Returns:
+        The plan; ``print(plan)`` says how it was fitted and what it reaches. With ``report``
+        (plan, report).
+
+    Raises:
+        ValueError: naming the argument; for too few samples, for a network that is not
+            deterministic, and for a teacher that is hardly better than what it teaches.
+
+    Warns:
+        UserWarning: where no stage is better than the base, which is then returned; where
+            gradients are not finite any more, and the best rows before are.
+
+    Example:
+        >>> schedule = fastgen.schedules.CosineVP()
+        >>> model = fastgen.Model(lambda x, t: x.tanh(), schedule, "data")
+        >>> base = fastgen.plan("ddim", schedule, 3)
+        >>> plan, found = fastgen.tune(model, (8,), base=base, report=True)
+        >>> found.losses["least squares"] < found.losses["base"], plan.nfe
+        (True, 3)
+    """
+    check_model(model)
+    wanted = Wanted(what, iterations, rate, loss, features, relaxation, patience, checkpoint, ridge)
+    given = seed, guidance, net_kwargs, dtype, teacher
+    clock = Clock()
+    found: Race | None = None
+    if base is None:
+        if nfe is None:
+            raise ValueError("nfe=None: give the evaluations of the plan, or a base")
+        few = min(samples, max(batch, 64 // batch * batch))
+        with clock("race"):
+            found = race(
+                model, shape, nfe, samples=few, batch=batch, seed=seed, guidance=guidance,
+                net_kwargs=net_kwargs, start=start, end=end, clip=clip, dtype=dtype,
+                teacher=teacher, rtol=rtol, progress=progress,
+            )  # fmt: skip
+        if progress:
+            print(found)
+        base = _first_with_rows(found, model)
+    elif nfe not in (None, base.nfe):
+        raise ValueError(f"nfe={nfe}: the base has {base.nfe} evaluations; leave it out")
+    rows = Rows.of(base, model.parametrisation)
+    steps = max(12, -(-100 // rows.nfe)) if teacher_steps is None else teacher_steps
+    settings = Settings(shape, batch, *given[:3], dtype, teacher, steps, rtol)
+    for name, count in (("samples", samples), ("held_out", held_out)):
+        settings.check_samples(name, count)
+    elements = samples * math.prod(settings.shape)
+    if elements < NUMBERS * (rows.nfe + 1):
+        least = -(-NUMBERS * (rows.nfe + 1) // math.prod(settings.shape))
+        raise ValueError(
+            f"samples={samples}: rows of {rows.nfe + 1} coefficients need at least {least} samples "
+            f"of shape {settings.shape}"
+        )
+    wanted.check(rows, model)
+    study = Study(model, settings)
+    with clock("teacher"):
+        train, judges = study.batches(samples), study.batches(held_out, samples)
+        check_same_output(study, train[0], rows.times[0])
+        teaching = study.teach(train, rows), study.teach(judges, rows)
+    fit = Fit(study, rows, train, judges, wanted, clock, progress)
+    fit.judge("base", base)
+    if not NEARER * teaching[1][-1].median < fit.errors["base"].median:
+        raise ValueError(
+            f"teacher={teacher!r}: its own error {teaching[1][-1]} is not well below that of "
+            f"{base.solver!r}, {fit.errors['base']}; raise teacher_steps={steps} (or lower rtol, "
+            "or fit fewer evaluations)"
+        )
+    followed = fit.least_squares()
+    if iterations:
+        fit.gradients(followed, Path(resume) if resume is not None else None)
+    chosen = min(fit.losses, key=lambda stage: fit.losses[stage])
+    kept = fit.rows[chosen]
+    summary = Tuning(
+        base, found, teaching[0], followed.before, followed.after, fit.errors, fit.losses,
+        chosen, kept.consistency(), fit.iterations, clock.seconds,
+    )  # fmt: skip
+    if chosen == "base":
+        warnings.warn(
+            f"tune: no fit of {base.solver!r} is better on held-out noise at {base.nfe} "
+            "evaluations, and the base is returned as it was; more samples or iterations may help",
+            stacklevel=2,
+        )
+    plan = base if chosen == "base" else kept.to_plan(summary.note())
+    return (plan, summary) if report else plan
+
+
+def _first_with_rows(found: Race, model: Model) -> Plan:
+    """The best plan of a race that is linear in one prediction of each evaluation."""
+    problem: ValueError | None = None
+    for entry in found.entries:
+        try:
+            Rows.of(entry.plan, model.parametrisation)
+        except ValueError as error:
+            problem = problem or error
+            continue
+        return entry.plan
+    raise ValueError(f"nfe={found.nfe}: none of the race's plans can be fitted ({problem})")
