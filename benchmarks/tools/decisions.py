@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +61,7 @@ class Found(NamedTuple):
 
 def ranked(metric: str, nfe: int, rows: Iterable[Row] | None = None) -> list[Found]:
     """All solvers that were run on all problems at a budget, best first."""
-    found = budgets(list(kept.read("quality") if rows is None else rows))
+    found = _measured() if rows is None else budgets(list(rows))
     relative: dict[Choice, list[float]] = defaultdict(list)
     for problem in PROBLEMS:
         errors = {
@@ -82,7 +83,7 @@ def ranked(metric: str, nfe: int, rows: Iterable[Row] | None = None) -> list[Fou
 
 def of_a_network(prediction: str, nfe: int, rows: Iterable[Row] | None = None) -> list[Found]:
     """The Frechet distances of a network trained on the digits, best first."""
-    found = budgets(list(kept.read("quality") if rows is None else rows))
+    found = _measured() if rows is None else budgets(list(rows))
     curves = found[f"digits network, {prediction}", "frechet"]
     values = [Found((s, ""), curve[nfe].median) for s, curve in curves.items() if nfe in curve]
     return sorted(values, key=lambda f: (f.times, f.choice))
@@ -90,10 +91,9 @@ def of_a_network(prediction: str, nfe: int, rows: Iterable[Row] | None = None) -
 
 def all_round(metric: str, wanted: Sequence[int] = (5, 6, 8, 10, 15, 20)) -> list[Found]:
     """Solvers by their mean over budgets, best first."""
-    rows = kept.read("quality")
     logs: dict[Choice, list[float]] = defaultdict(list)
     for nfe in wanted:
-        for choice, times in ranked(metric, nfe, rows):
+        for choice, times in ranked(metric, nfe):
             logs[choice].append(math.log(times))
     means = [Found(c, math.exp(sum(v) / len(v))) for c, v in logs.items() if len(v) == len(wanted)]
     return sorted(means, key=lambda f: (f.times, f.choice))
@@ -101,11 +101,10 @@ def all_round(metric: str, wanted: Sequence[int] = (5, 6, 8, 10, 15, 20)) -> lis
 
 def tables() -> dict[str, str]:
     """The tables of the page, by name."""
-    rows = kept.read("quality")
     exact = [
         [str(nfe)]
         + [
-            "; ".join(f"`{s}` {g} {t:.2f}" for (s, g), t in _different(ranked(metric, nfe, rows)))
+            "; ".join(f"`{s}` {g} {t:.2f}" for (s, g), t in _different(ranked(metric, nfe)))
             for metric in METRICS
         ]
         for nfe in BUDGETS
@@ -113,9 +112,7 @@ def tables() -> dict[str, str]:
     trained = [
         [str(nfe)]
         + [
-            "; ".join(
-                f"`{f.choice[0]}` {f.times:.3g}" for f in _different(of_a_network(p, nfe, rows))
-            )
+            "; ".join(f"`{f.choice[0]}` {f.times:.3g}" for f in _different(of_a_network(p, nfe)))
             for p in ("velocity", "v", "noise")
         ]
         for nfe in (5, 10, 20, 50)
@@ -131,7 +128,7 @@ def tables() -> dict[str, str]:
         "exact": markdown(["evaluations", *METRICS.values()], exact),
         "all": markdown(["what counts", "5 to 20 evaluations, the mean"], rounds),
         "trained": markdown(["evaluations", "velocity", "v", "noise"], trained),
-        "device": _device(rows),
+        "device": _device(kept.read("quality")),
     }
 
 
@@ -147,10 +144,9 @@ def page(text: str) -> str:
 
 def curves() -> list[tuple[str, list[tuple[str, list[tuple[int, float]]]]]]:
     """For each metric the lines that are drawn."""
-    rows = kept.read("quality")
     panels = []
     for metric in METRICS:
-        by = {nfe: dict(ranked(metric, nfe, rows)) for nfe in BUDGETS}
+        by = {nfe: dict(ranked(metric, nfe)) for nfe in BUDGETS}
         lines = [
             (f"{s}, {g}", [(n, round(by[n][s, g], 3)) for n in BUDGETS if (s, g) in by[n]])
             for s, g in DRAWN
@@ -203,6 +199,12 @@ def write() -> None:
     """Write the page's tables and the figure."""
     PAGE.write_text(page(PAGE.read_text()))
     draw()
+
+
+@cache
+def _measured() -> dict[tuple[str, str], dict[str, dict[int, Row]]]:
+    """The kept rows: sorting them takes a while, and they are asked for some fifty times."""
+    return budgets(kept.read("quality"))
 
 
 def _different(found: Sequence[Found], count: int = 3) -> list[Found]:

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -26,12 +27,12 @@ def test_every_suite_is_a_module_with_rows():
         (["--quick", "--keep"], "whole runs"),
     ],
 )
-def test_the_command_line_refuses(arguments, message):
-    run = subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments], capture_output=True, text=True
-    )
-    assert run.returncode == 2
-    assert message in run.stderr
+def test_the_command_line_refuses(arguments, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *arguments])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("benchmarks", run_name="__main__")
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -217,16 +217,13 @@ def test_forward_mode_sees_the_divergence():
 def test_the_gradient_at_a_jacobian_of_zero():
     """Estimates by hutch++ have the gradient of the trace itself on average over the probes."""
     net = Linear(torch.zeros(2, 2, dtype=D))
-    total = torch.zeros(2, 2, dtype=D)
-    for seed in range(64):
-        x = torch.zeros(4, 2, dtype=D)
-        found = fastgen.log_likelihood(
-            model_of(net), x, divergence="hutch++", seed=seed, differentiable=True, **TIGHT
-        )
-        (gradient,) = torch.autograd.grad(found.mean(), net.a)
-        total += gradient / 64
-    assert torch.isfinite(total).all()
-    assert torch.allclose(total, torch.eye(2, dtype=D), atol=0.2)  # d tr A / dA
+    x = torch.zeros(256, 2, dtype=D)  # every sample has probes of its own
+    found = fastgen.log_likelihood(
+        model_of(net), x, divergence="hutch++", seed=0, differentiable=True, **TIGHT
+    )
+    (gradient,) = torch.autograd.grad(found.mean(), net.a)
+    assert torch.isfinite(gradient).all()
+    assert torch.allclose(gradient, torch.eye(2, dtype=D), atol=0.2)  # d tr A / dA
 
 
 @pytest.mark.parametrize("needs", [False, True])
