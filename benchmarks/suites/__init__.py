@@ -20,5 +20,5 @@ SUITES = {
     "stopped)",
     "training_drop_ins": "the drop-ins for torchcfm and torchdiffeq beside the originals",
     "memory": "peak memory of a sampling run",
-    "startup": "time of `import fastgen`",
+    "startup": "time of `import fastgen`, and of plans",
 }

@@ -1,15 +1,23 @@
-"""What `import fastgen`, and the first use of `fastgen.sample`, add to `import torch`."""
+"""What comes before the first step.
+
+What `import fastgen`, and the first use of `fastgen.sample`, add to `import torch`; and how long
+plans that are not kept from before take, with their lowering.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
+import fastgen
 from benchmarks.tools.rows import Row, recorded, row
+from fastgen.schedules import Rectified
 
 PROGRAM = """
 import sys, time, torch
@@ -21,6 +29,25 @@ STATEMENTS = {
     "import after torch": "import fastgen",
     "first use of sample": "import fastgen; fastgen.sample",
 }
+
+PLANS: tuple[tuple[str, int, dict[str, Any]], ...] = (
+    ("dpmpp_2m", 20, {}),
+    ("adams_bashforth_moulton", 20, {"order": 8}),
+    ("euler", 2000, {}),
+    ("adams_bashforth_moulton", 2000, {"order": 8}),
+)
+
+
+def planned(solver: str, steps: int, options: dict[str, Any], repeats: int) -> list[float]:
+    """Microseconds of plans and their lowering, each from slightly other times."""
+    model = fastgen.Model(lambda x, t: x, Rectified(), predicts="velocity")
+    found = []
+    for i in range(repeats + 1):
+        start = time.perf_counter()
+        plan = fastgen.plan(solver, model.schedule, steps, end=1e-3 * (1 + 1e-3 * i), **options)
+        fastgen.Sampler(model, plan).prepared.program()
+        found.append(1e6 * (time.perf_counter() - start))
+    return found[1:]
 
 
 def seconds(statement: str) -> float:
@@ -48,3 +75,12 @@ def rows(quick: bool) -> Iterator[Row]:
         yield row(
             "startup", case, "fastgen", "fastgen-torch", (), torch.float32, "time", "us", times,
         )  # fmt: skip
+    for solver, steps, options in PLANS:
+        case = " ".join(
+            [f"plan of {steps} steps, {solver}", *(f"{k}={v}" for k, v in options.items())]
+        )
+        if not recorded("startup", case, "fastgen", ()):
+            times = planned(solver, steps, options, 3 if quick else 10)
+            yield row(
+                "startup", case, "fastgen", "fastgen-torch", (), torch.float32, "time", "us", times,
+            )  # fmt: skip

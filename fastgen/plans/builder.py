@@ -38,7 +38,9 @@ class Predictions:
         """The form of "data", "noise", "velocity", "v", "score" or "average_velocity"."""
         if quantity not in PREDICTED:
             raise AttributeError(f"{quantity}: expected one of {', '.join(PREDICTED)}")
-        return Form({Prediction(self._evaluation, quantity, self._unconditional): 1.0})
+        form = Form({Prediction(self._evaluation, quantity, self._unconditional): 1.0})
+        self.__dict__[quantity] = form  # multistep solvers ask again and again
+        return form
 
     @property
     def unconditional(self) -> Predictions:

@@ -1,4 +1,8 @@
-"""Symbolic values: linear forms over registers, predictions and noises, and the instructions."""
+"""Symbolic values: linear forms over registers, predictions and noises, and the instructions.
+
+Symbols are keys of dictionaries that plans of many steps look into a million times, so each has
+the hash of its own number.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,9 @@ class Value:
 
     index: int
 
+    def __hash__(self) -> int:
+        return 4 * self.index
+
 
 @dataclass(frozen=True, order=True)
 class Prediction:
@@ -23,6 +30,9 @@ class Prediction:
     quantity: str
     unconditional: bool = False
 
+    def __hash__(self) -> int:
+        return 4 * self.evaluation + 1
+
 
 @dataclass(frozen=True, order=True)
 class Normal:
@@ -31,6 +41,9 @@ class Normal:
     draw: int
     start: float
     end: float
+
+    def __hash__(self) -> int:
+        return 4 * self.draw + 2
 
 
 @dataclass(frozen=True)
@@ -77,8 +90,12 @@ class Form:
             raise TypeError(f"a form can be added to forms only, not to {other!r}")
         terms = dict(self.terms)
         for symbol, c in other.terms.items():
-            terms[symbol] = terms.get(symbol, 0.0) + c
-        return Form(terms)
+            total = terms.get(symbol, 0.0) + c
+            if total != 0:
+                terms[symbol] = total
+            else:
+                terms.pop(symbol, None)
+        return _form(terms)
 
     __radd__ = __add__
 
@@ -87,7 +104,9 @@ class Form:
             raise TypeError("the product of two forms is not linear")
         if not math.isfinite(factor):
             raise MissingLimitError(f"coefficient {factor!r} in a solver: a limit is missing there")
-        return Form({symbol: c * factor for symbol, c in self.terms.items()})
+        factor = float(factor)
+        products = {symbol: c * factor for symbol, c in self.terms.items()}
+        return _form(products) if all(products.values()) else Form(products)
 
     __rmul__ = __mul__
 
@@ -102,6 +121,13 @@ class Form:
 
     def __repr__(self) -> str:
         return " ".join(f"{c:+.6g}*{name(symbol)}" for symbol, c in self.terms.items()) or "0"
+
+
+def _form(terms: dict[Symbol, float]) -> Form:
+    """The form of coefficients that are floats and not 0."""
+    form = Form.__new__(Form)
+    form.terms = terms
+    return form
 
 
 def name(symbol: Symbol) -> str:

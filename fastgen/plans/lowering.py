@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from fastgen.common.collecting import uncollected
 from fastgen.common.limits import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
 from fastgen.model.parametrisation import Parametrisation
 from fastgen.plans.buffers import Buffers, held_outputs
@@ -53,6 +54,7 @@ _WIDEST = 256
 Weights: TypeAlias = Callable[[float], tuple[float, ...]]
 
 
+@uncollected()
 def lower(
     instructions: Sequence[Instruction],
     result: Value,
@@ -181,6 +183,7 @@ class _Expansion:
         self.hold_outputs, self.weights = hold_outputs, weights
         self._expanded: dict[Value, Terms] = {}  # registers of one segment
         self._conversions: dict[tuple[str, float], tuple[float, float]] = {}
+        self._earlier: dict[Prediction, Terms] = {}  # of evaluations before a segment's own
         self.evaluations = [i for i in instructions if isinstance(i, Evaluate)]
         self.segments: list[dict[Value, Form]] = [{}]
         for i in instructions:
@@ -281,11 +284,13 @@ class _Expansion:
         """A form in terms of what the stage of ``segment`` can read."""
         total: Terms = {}
         for symbol, c in form.terms.items():
-            part: Terms = {symbol: 1.0}
             if isinstance(symbol, Prediction):
                 part = self.prediction(symbol, segment)
             elif isinstance(symbol, Value) and symbol in self._expanded:
                 part = self._expanded[symbol]
+            else:
+                total[symbol] = total.get(symbol, 0.0) + c
+                continue
             for atom, factor in part.items():
                 total[atom] = total.get(atom, 0.0) + c * factor
         if len(total) > _WIDEST:
@@ -297,6 +302,9 @@ class _Expansion:
     def prediction(self, symbol: Prediction, segment: int) -> Terms:
         """A prediction in terms of what the stage of ``segment`` can read."""
         k, quantity = symbol.evaluation, symbol.quantity
+        known = None if k == segment - 1 else self._earlier.get(symbol)
+        if known is not None:
+            return known
         x, time = self.evaluations[k].x, self.evaluations[k].time
         clips = self.clip is not None and not symbol.unconditional
         p, q = self.conversion(quantity, time)
@@ -306,9 +314,9 @@ class _Expansion:
                 p, q = self.parametrisation.from_data(quantity, time)
                 return _nonzero({x: p, CLIPPED: q})
             return _nonzero({x: p, **raws})
-        if p == 0 and len(raws) == 1 and not clips and self.hold_outputs:
-            return raws  # kept by reference: no copy
-        return {symbol: 1.0}  # the stage after the evaluation writes it into a buffer
+        # Kept by reference without a copy, or the stage after the evaluation writes a buffer.
+        kept = p == 0 and len(raws) == 1 and not clips and self.hold_outputs
+        return self._earlier.setdefault(symbol, raws if kept else {symbol: 1.0})
 
     def clipped(self, segment: int) -> Terms:
         """The data prediction before clipping."""
@@ -338,7 +346,7 @@ class _Expansion:
 
 
 def _nonzero(terms: Terms) -> Terms:
-    return {atom: c for atom, c in terms.items() if c != 0}
+    return terms if all(terms.values()) else {atom: c for atom, c in terms.items() if c != 0}
 
 
 def _ends(sums: _Expansion, stages: list[_Unplaced]) -> dict[Atom, int]:

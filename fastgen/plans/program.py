@@ -21,6 +21,9 @@ class Raw:
     evaluation: int
     branch: int = 0
 
+    def __hash__(self) -> int:
+        return 4 * (2 * self.evaluation + self.branch) + 3
+
 
 @dataclass(frozen=True)
 class Clipped:

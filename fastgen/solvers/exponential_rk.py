@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+
 from fastgen.common.checks import check_choice
 from fastgen.plans import Builder, Form
 from fastgen.solvers.exponential import exponential_step
@@ -64,14 +66,19 @@ def moments(z: float, count: int, rule: str = "exact") -> list[float]:
 
 def lagrange_weights(nodes: Sequence[float], integrals: Sequence[float]) -> list[float]:
     """The weights of values at ``nodes`` that integrate tau^k to integrals[k], k < len(nodes)."""
-    weights = []
-    for j, node in enumerate(nodes):
-        lagrange = [1.0]  # coefficients of its polynomial, the constant first
-        for other in (*nodes[:j], *nodes[j + 1 :]):
-            pairs = zip([0.0, *lagrange], [*lagrange, 0.0], strict=True)
-            lagrange = [(up - other * c) / (node - other) for up, c in pairs]
-        weights.append(math.fsum(c * m for c, m in zip(lagrange, integrals, strict=True)))
-    return weights
+    at, count = np.array(nodes), len(nodes)
+    distances = at - at[:, None]
+    np.fill_diagonal(distances, 1.0)
+    # Coefficients of every node's Lagrange polynomial, the constant first: [nodes, powers].
+    lagrange = np.zeros((count, count))
+    lagrange[:, 0] = 1.0
+    for i, distance in enumerate(distances[:, :, None]):
+        product = lagrange * -at[i]
+        product[:, 1:] += lagrange[:, :-1]
+        product /= distance
+        product[i] = lagrange[i]  # a polynomial has no factor of its own node
+        lagrange = product
+    return [math.fsum(row) for row in (lagrange * np.array(integrals)).tolist()]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 
 import fastgen.timesteps as grids
 from fastgen.common.checks import check_choice, check_number, check_pair
+from fastgen.common.collecting import uncollected
 from fastgen.common.errors import nearest
 from fastgen.common.memo import Memo
 from fastgen.common.options import Configurable, check_given_once, keywords
@@ -287,6 +288,7 @@ def _is_sensible(value: Any) -> bool:
     )
 
 
+@uncollected()
 def _made(
     entry: Solver[...],
     own: Mapping[str, Any],
