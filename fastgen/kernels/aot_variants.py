@@ -26,10 +26,12 @@ from fastgen.kernels.contract import compute_dtype
 from fastgen.kernels.normals.triton_kernels import normals_kernel
 from fastgen.kernels.pairwise import triton as pairwise
 from fastgen.kernels.pairwise.triton_kernels import BEST, LOG_SUM, MEAN, SAMPLE, pairs_kernel
+from fastgen.kernels.runge_kutta import triton as runge_kutta
 from fastgen.kernels.runge_kutta.triton_kernels import (
     SCALARS,
     commit_kernel,
     control_kernel,
+    error_kernel,
     stage_kernel,
 )
 from fastgen.kernels.stochastic_combine import triton as stochastic_combine
@@ -226,7 +228,12 @@ VARIANTS = [
 ]
 
 
-STEP_KERNELS = {"stage": stage_kernel, "control": control_kernel, "commit": commit_kernel}
+STEP_KERNELS = {
+    "stage": stage_kernel,
+    "error": error_kernel,
+    "control": control_kernel,
+    "commit": commit_kernel,
+}
 
 
 @dataclass(frozen=True)
@@ -239,12 +246,12 @@ class StepVariant(Variant):
     def source(self, target: str = "sm_90") -> tuple[ASTSource, Geometry]:
         """The kernel's source with all constants; no accesses are promised to be wide."""
         kernel, kind = STEP_KERNELS[self.kernel], POINTERS[self.inputs[0]]
-        tables = {"a", "c", "error", "dense", "control", "numbers", "times"}
+        tables = {"a", "c", "error", "dense", "control", "numbers", "times", "held", "partial"}
         types: dict[str, Any] = dict.fromkeys(kernel.arg_names, kind)
         for name in types:
             if name in tables:
                 types[name] = "*fp64"
-            elif name in ("count", "segment_ends"):
+            elif name in ("count", "segment_ends", "held_count", "tile_ends", "first_tiles"):
                 types[name] = "*i64"
             elif name in SCALARS:
                 types[name] = "i64"
@@ -255,6 +262,8 @@ class StepVariant(Variant):
             "LAST": False,
             "BLOCK": self.block,
             "DEGREE": 4,
+            "TILE": runge_kutta.TILE,
+            "PARTIAL": self.block == runge_kutta.MAX_BLOCK,
         }
         values: dict[tuple[int, ...], Any] = {}
         attributes: dict[tuple[int, ...], Any] = {}
@@ -277,7 +286,7 @@ VARIANTS += [
         kernel=name,
         block=block,
     )
-    for name, ceiling in (("stage", 64), ("control", 128), ("commit", 128))
+    for name, ceiling in (("stage", 64), ("error", 64), ("control", 128), ("commit", 128))
     for kind in (F32, F64)
     for block in (2, 256)
 ]

@@ -150,6 +150,69 @@ def test_a_step_is_that_of_the_reference(name, method, elements, dtype, options)
     agree(reference, other, exact=name == "cpp")
 
 
+@pytest.mark.parametrize("segments", [None, [5, 5, 140, 300]])
+def test_long_rows_are_cut_into_tiles(segments, monkeypatch):
+    """One step of dopri5 and its outputs, each row shared out over programs."""
+    triton_operations()
+    from fastgen.kernels.runge_kutta import triton as implementation
+
+    monkeypatch.setattr(implementation, "MAX_BLOCK", 32)
+    monkeypatch.setattr(implementation, "TILE", 64)
+    reference = workspace("dopri5", 300, torch.float64, segments=segments)
+    reference.k[:, 4] = math.nan
+    other = twin(reference, "triton")
+    found = operations("triton")(other)
+    steps(ReferenceOperations(reference), len(reference.c))
+    steps(found, len(reference.c))
+    assert found._error_tiles == (5 if segments is None else 1 + 3 + 3)
+    assert int(reference.count[Count.TAKEN].sum()) > 0
+    agree(reference, other, exact=False)
+
+
+@pytest.mark.slow
+def test_a_joint_step_of_large_images():
+    """128 x 3 x 256 x 256 in one row; with FASTGEN_TEST_PTX=1 the compiled kernels."""
+    if triton_device.INTERPRETED:
+        pytest.skip("the interpreter would take hours")
+    elements = 128 * 3 * 256 * 256
+    triton_operations()
+    generator = torch.Generator().manual_seed(0)
+    tableau = tableaus.ADAPTIVE["bosh3"]
+    sizes = Controller.of("i", min_step=1e-9, max_step=0.5).step_size(tableau.order, 100)
+    w = Workspace.allocate(
+        torch.randn(1, elements, generator=generator),
+        tableau.matrix,
+        tableau.nodes,
+        tableau.errors,
+        tableau.polynomials,
+        torch.tensor([elements]),
+        torch.tensor([0.0, 0.5, 1.0]).double(),
+        sizes,
+    )
+    for slope in w.k:
+        slope[0].normal_(generator=generator)
+    for row, value in (
+        (Control.TIME, 0.4),
+        (Control.END, 1.0),
+        (Control.RTOL, 0.3),
+        (Control.ATOL, 0.3),
+        (Control.STEP, 0.3),
+        (Control.PROPOSAL, 0.3),
+        (Control.ERROR, 1.0),
+        (Control.ERROR_1, 1.0),
+        (Control.ERROR_2, 1.0),
+    ):
+        w.control[row] = value
+    w.count[Count.CURSOR] = 1
+    other = twin(w, "triton")
+    for ops in (operations("cpp")(w), operations("triton")(other)):
+        steps(ops, len(w.c))
+    assert w.count[Count.TAKEN].item() == 1
+    for name in ("y", "control", "count"):
+        torch.testing.assert_close(getattr(other, name).cpu(), getattr(w, name))
+    torch.testing.assert_close(other.ys[1].cpu(), w.ys[1])
+
+
 @pytest.mark.parametrize("name", ["cpp", TRITON])
 def test_the_first_step(name):
     for given in (True, False):

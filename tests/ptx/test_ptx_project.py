@@ -30,7 +30,7 @@ GROUPS = {
         f"{KERNELS}/test_runge_kutta.py",
         "-k",
         "many or philox or beyond or out_of_range or special_times or shape0 or lowest "
-        "or bound_calls or (triton and (dopri5-7 or bosh3 or whole_solve))",
+        "or bound_calls or (triton and (dopri5-7 or whole_solve)) or long_rows",
     ],
 }
 WHOLE = {

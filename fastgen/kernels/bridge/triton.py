@@ -13,7 +13,7 @@ from fastgen.kernels.bridge.contract import FEATURES, TERMS, Clock
 from fastgen.kernels.bridge.triton_kernels import bridge_kernel, times_kernel
 from fastgen.kernels.contract import Noise, Stream, compute_dtype
 from fastgen.kernels.triton_support.geometry import MAX_WIDE_TERMS, THREADS, Geometry, geometry
-from fastgen.kernels.triton_support.launch import OPTIONS, on_device
+from fastgen.kernels.triton_support.launch import launch
 
 
 def constants(
@@ -61,29 +61,30 @@ def bridge(
     wide = compute_dtype(kinds) == torch.float64
     recipe = coefficients.shape[-1] == FEATURES
     sampling = -1 if clock is None else int(clock.sampling)
-    with on_device(x1):
-        bridge_kernel[(g.programs,)](
-            tuple(given),
-            tuple(outputs),
-            None if index0 is None else readable(index0),
-            None if index1 is None else readable(index1),
-            readable(coefficients),
-            readable(times_or_clock) if isinstance(times_or_clock, Tensor) else None,
-            None if clock is None else readable(clock.quantiles),
-            readable(noise.seeds),
-            readable(noise.sample_ids),
-            readable(noise.draws),
-            t,
-            rows,
-            elements,
-            0 if x0 is None else x0.shape[0],
-            x1.shape[0],
-            0 if clock is None else clock.quantiles.shape[0] - 1,
-            int(noise.stream),
-            int(Stream.TIME),
-            *constants(g, x0 is not None, noisy, recipe, sampling, noise.seeds.shape[0], wide),
-            **OPTIONS,
-        )
+    tensors = (
+        tuple(given),
+        tuple(outputs),
+        None if index0 is None else readable(index0),
+        None if index1 is None else readable(index1),
+        readable(coefficients),
+        readable(times_or_clock) if isinstance(times_or_clock, Tensor) else None,
+        None if clock is None else readable(clock.quantiles),
+        readable(noise.seeds),
+        readable(noise.sample_ids),
+        readable(noise.draws),
+        t,
+    )
+    scalars = (
+        rows,
+        elements,
+        0 if x0 is None else x0.shape[0],
+        x1.shape[0],
+        0 if clock is None else clock.quantiles.shape[0] - 1,
+        int(noise.stream),
+        int(Stream.TIME),
+    )
+    own = constants(g, x0 is not None, noisy, recipe, sampling, noise.seeds.shape[0], wide)
+    launch(bridge_kernel, (g.programs, 1), tensors, scalars, own)
     return [t, *outputs]
 
 
@@ -93,19 +94,8 @@ def times(seeds: Tensor, sample_ids: Tensor, draw: Tensor, clock: Clock) -> Tens
     t = torch.empty(rows, dtype=torch.float64, device=sample_ids.device)
     if rows == 0:
         return t
-    with on_device(t):
-        times_kernel[(-(-rows // THREADS),)](
-            t,
-            readable(clock.quantiles),
-            readable(seeds),
-            readable(sample_ids),
-            readable(draw),
-            rows,
-            clock.quantiles.shape[0] - 1,
-            int(Stream.TIME),
-            int(clock.sampling),
-            seeds.shape[0] > 1,
-            THREADS,
-            **OPTIONS,
-        )
+    tensors = t, readable(clock.quantiles), *map(readable, (seeds, sample_ids, draw))
+    scalars = rows, clock.quantiles.shape[0] - 1, int(Stream.TIME)
+    own = int(clock.sampling), seeds.shape[0] > 1, THREADS
+    launch(times_kernel, (-(-rows // THREADS), 1), tensors, scalars, own)
     return t

@@ -10,7 +10,7 @@ from fastgen.kernels.brownian.area_triton_kernels import brownian_area_kernel
 from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH, BROWNIAN_STREAM
 from fastgen.kernels.brownian.triton_kernels import brownian_kernel
 from fastgen.kernels.triton_support.geometry import THREADS, Geometry
-from fastgen.kernels.triton_support.launch import OPTIONS, on_device
+from fastgen.kernels.triton_support.launch import launch
 
 WIDTH = 4
 MAX_TIMES = 65535  # the most that the second axis of a grid takes
@@ -40,13 +40,10 @@ def brownian(
     g = cut(rows, elements)
     keys, times = (readable(seeds), readable(sample_ids)), readable(times)
     constants = (seeds.shape[0] > 1, times.ndim == 2, *g[3:], depth)
-    with on_device(w):
-        for at in range(0, count, MAX_TIMES):
-            part, own = w[at : at + MAX_TIMES], times[at : at + MAX_TIMES]
-            scalars = rows, elements, BROWNIAN_STREAM + tree
-            brownian_kernel[(g.programs, part.shape[0])](
-                part, *keys, own, *scalars, *constants, **OPTIONS
-            )
+    for at in range(0, count, MAX_TIMES):
+        part, own = w[at : at + MAX_TIMES], times[at : at + MAX_TIMES]
+        scalars, grid = (rows, elements, BROWNIAN_STREAM + tree), (g.programs, part.shape[0])
+        launch(brownian_kernel, grid, (part, *keys, own), scalars, constants)
     return w
 
 
@@ -67,11 +64,9 @@ def brownian_area(
     g = cut(rows, elements)
     keys, times = (readable(seeds), readable(sample_ids)), readable(times)
     constants = (seeds.shape[0] > 1, times.ndim == 2, *g[3:], depth)
-    with on_device(result):
-        for at in range(0, count, MAX_TIMES):
-            part, own = result[:, at : at + MAX_TIMES], times[at : at + MAX_TIMES]
-            scalars = rows, elements, BROWNIAN_STREAM + tree, count * rows * elements
-            brownian_area_kernel[(g.programs, part.shape[1])](
-                part, *keys, own, *scalars, *constants, **OPTIONS
-            )
+    for at in range(0, count, MAX_TIMES):
+        part, own = result[:, at : at + MAX_TIMES], times[at : at + MAX_TIMES]
+        scalars = rows, elements, BROWNIAN_STREAM + tree, count * rows * elements
+        grid = g.programs, part.shape[1]
+        launch(brownian_area_kernel, grid, (part, *keys, own), scalars, constants)
     return result

@@ -8,7 +8,7 @@ from torch import Tensor
 from fastgen.common.memory import readable
 from fastgen.kernels.normals.triton_kernels import normals_kernel
 from fastgen.kernels.triton_support.geometry import geometry
-from fastgen.kernels.triton_support.launch import OPTIONS, on_device
+from fastgen.kernels.triton_support.launch import launch
 
 
 def normals(
@@ -28,15 +28,7 @@ def normals(
         draw = torch.full((1,), draw, dtype=torch.int64, device=device)
     rows = z.shape[0]
     g = geometry(rows, elements, [dtype], 1, 1, False)
-    arguments = (
-        z,
-        readable(seeds),
-        readable(sample_ids),
-        readable(draw),
-        rows,
-        elements,
-        int(stream),
-    )
-    with on_device(z):
-        normals_kernel[(g.programs,)](*arguments, seeds.shape[0] > 1, *g[2:], **OPTIONS)
+    tensors = z, readable(seeds), readable(sample_ids), readable(draw)
+    scalars = rows, elements, int(stream)
+    launch(normals_kernel, (g.programs, 1), tensors, scalars, (seeds.shape[0] > 1, *g[2:]))
     return z

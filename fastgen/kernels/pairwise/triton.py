@@ -14,7 +14,7 @@ from torch import Tensor
 from fastgen.common.memory import readable
 from fastgen.kernels.pairwise.contract import NOWHERE, TILE, Keys
 from fastgen.kernels.pairwise.triton_kernels import BEST, LOG_SUM, MEAN, SAMPLE, pairs_kernel
-from fastgen.kernels.triton_support.launch import OPTIONS, on_device
+from fastgen.kernels.triton_support.launch import OPTIONS, launch
 
 # Of a program: with fewer, a tile of scores and three-part operands do not fit into registers.
 THREADS = 256
@@ -54,29 +54,17 @@ def _reduce(
     programs = -(-rows // cut[1]), max(1, -(-features // cut[4]))
     seeds, ids = (column, column) if keys is None else (keys.seeds, keys.sample_ids)
     if rows:
-        with on_device(x):
-            pairs_kernel[programs](
-                x,
-                y,
-                bias,
-                factor,
-                x if values is None else readable(values.detach()),
-                readable(seeds),
-                readable(ids),
-                log_sum,
-                mean,
-                column,
-                rows,
-                columns,
-                dims,
-                features,
-                0 if keys is None else keys.draw,
-                0 if keys is None else int(keys.stream),
-                want,
-                keys is not None and keys.seeds.numel() > 1,
-                *cut,
-                **(OPTIONS | {"num_warps": WARPS}),
-            )
+        weighed = x if values is None else readable(values.detach())
+        inputs = x, y, bias, factor, weighed, readable(seeds), readable(ids)
+        draw, stream = (0, 0) if keys is None else (keys.draw, int(keys.stream))
+        launch(
+            pairs_kernel,
+            programs,
+            (*inputs, log_sum, mean, column),
+            (rows, columns, dims, features, draw, stream),
+            (want, keys is not None and keys.seeds.numel() > 1, *cut),
+            OPTIONS | {"num_warps": WARPS},
+        )
     return log_sum, mean if want == MEAN else column
 
 

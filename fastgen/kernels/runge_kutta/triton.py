@@ -8,13 +8,18 @@ from torch import Tensor
 
 from fastgen.kernels.runge_kutta.contract import Workspace
 from fastgen.kernels.runge_kutta.reference import ReferenceOperations
-from fastgen.kernels.runge_kutta.triton_kernels import commit_kernel, control_kernel, stage_kernel
-from fastgen.kernels.triton_support.launch import OPTIONS, on_device
+from fastgen.kernels.runge_kutta.triton_kernels import (
+    commit_kernel,
+    control_kernel,
+    error_kernel,
+    stage_kernel,
+)
+from fastgen.kernels.triton_support.launch import launch
 
 # Elements of a row that a program takes at a time: more would not fit the registers.
 MAX_BLOCK = 256
-# Size of a launch grid's second axis.
-MAX_TILES = 65535
+# Elements of a program that reads a row for its error, or moves it.
+TILE = 16 * MAX_BLOCK
 
 
 def used(weights: list[float]) -> int:
@@ -23,9 +28,9 @@ def used(weights: list[float]) -> int:
 
 
 class TritonOperations(ReferenceOperations):
-    """Three launches beside one for each stage, and none of them waits.
+    """One launch for each stage, two for the rest of a step, three where rows are long.
 
-    The first step's size and the look at which rows still run are PyTorch.
+    None of them waits. The first step's size and the look at which rows still run are PyTorch.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -39,82 +44,69 @@ class TritonOperations(ReferenceOperations):
         self._used = [used(row) for row in w.a.tolist()]
         self._used_error = used(w.error.tolist())
         self._used_dense = used([row[0] or row[1] for row in w.dense.tolist()])
-        elements = w.y.shape[1]
+        rows, elements = self._sizes = w.y.shape[0], w.y.shape[1]
         self._block = min(MAX_BLOCK, triton.next_power_of_2(max(elements, 1)))
-        if elements > MAX_TILES * MAX_BLOCK:
-            raise ValueError(f"y0: at most {MAX_TILES * MAX_BLOCK} elements a row, got {elements}")
-        self._sizes = w.y.shape[0], elements
+        self._held = self._numbers.new_empty(2, rows), w.count.new_empty(2, rows)
+        ends, firsts = tiles(self.segment_ends)
+        self._long, self._error_tiles = elements > TILE, len(ends)
+        self._tile_ends, self._first_tiles = w.count.new_tensor(ends), w.count.new_tensor(firsts)
+        self._partial = self._numbers.new_empty(rows if self._long else 0, len(ends))
 
     def stage(self, i: int) -> None:
         """Input and time of stage i."""
-        w, a = self.w, self._tables["a"][i]
-        capacity, elements = self._sizes
-        tiles = -(-elements // self._block)
-        if not self.rows * tiles:
+        w, count = self.w, -(-self._sizes[1] // self._block)
+        if not self.rows * count:
             return
-        with on_device(w.y):
-            stage_kernel[(self.rows, tiles)](
-                w.y,
-                w.k,
-                w.stage,
-                w.y_new,
-                w.stage_times,
-                a,
-                self._tables["c"][i:],
-                w.control,
-                self.rows,
-                capacity,
-                elements,
-                i,
-                self._used[i],
-                i == len(w.c) - 1,
-                self._block,
-                **OPTIONS,
-            )
+        tables = self._tables["a"][i], self._tables["c"][i:], w.control
+        launch(
+            stage_kernel,
+            (self.rows * count, 1),
+            (w.y, w.k, w.stage, w.y_new, w.stage_times, *tables),
+            (count, *self._sizes),
+            (i, self._used[i], i == len(w.c) - 1, self._block),
+        )
 
     def control(self) -> None:
         """Error, acceptance, next step."""
-        w = self.w
-        with on_device(w.y):
-            control_kernel[(self.rows,)](
-                w.y,
-                w.y_new,
-                w.k,
-                self._tables["error"],
-                w.segment_ends,
-                w.control,
-                w.count,
-                self._numbers,
-                self.rows,
-                *self._sizes,
-                len(w.segment_ends),
-                len(w.c),
-                self._used_error,
-                self._block,
-                **OPTIONS,
+        w, error, count = self.w, self._tables["error"], self._error_tiles
+        stages, sizes = (len(w.c), self._used_error), (count, *self._sizes)
+        if self._long:
+            launch(
+                error_kernel,
+                (self.rows * count, 1),
+                (w.y, w.y_new, w.k, error, w.control, self._tile_ends, self._partial),
+                sizes,
+                (*stages, TILE, self._block),
             )
+        tables = w.segment_ends, w.control, w.count, self._numbers, *self._held
+        launch(
+            control_kernel,
+            (self.rows, 1),
+            (w.y, w.y_new, w.k, error, *tables, self._first_tiles, self._partial),
+            (*sizes, len(w.segment_ends)),
+            (*stages, self._long, self._block),
+        )
 
     def commit(self) -> None:
         """Outputs, new states, next steps."""
-        w = self.w
-        with on_device(w.y):
-            commit_kernel[(self.rows,)](
-                w.y,
-                w.y_new,
-                w.k,
-                w.ys,
-                self._tables["dense"],
-                w.output_times,
-                w.control,
-                w.count,
-                self.rows,
-                *self._sizes,
-                w.output_times.shape[-1],
-                w.output_times.shape[1] if w.output_times.ndim == 2 else 0,
-                w.step_size.max_steps,
-                len(w.c),
-                w.dense.shape[1],
-                self._used_dense,
-                self._block,
-                **OPTIONS,
-            )
+        w, count = self.w, max(1, -(-self._sizes[1] // TILE))
+        times, dense = w.output_times, self._tables["dense"]
+        stride = times.shape[1] if times.ndim == 2 else 0
+        launch(
+            commit_kernel,
+            (self.rows * count, 1),
+            (w.y, w.y_new, w.k, w.ys, dense, times, w.control, w.count, *self._held),
+            (count, *self._sizes, times.shape[-1], stride, w.step_size.max_steps),
+            (len(w.c), w.dense.shape[1], self._used_dense, TILE, self._block),
+        )
+
+
+def tiles(segment_ends: list[int]) -> tuple[list[list[int]], list[int]]:
+    """How segments are cut: [begin, end) of each tile, and the first tile of each segment."""
+    ends: list[list[int]] = []
+    firsts, begin = [0], 0
+    for end in segment_ends:
+        ends += [[at, min(at + TILE, end)] for at in range(begin, end, TILE)]
+        firsts.append(len(ends))
+        begin = end
+    return ends, firsts

@@ -13,7 +13,7 @@ from fastgen.kernels.contract import Noise, compute_dtype
 from fastgen.kernels.stochastic_combine.reference import BoundStochastic
 from fastgen.kernels.stochastic_combine.triton_kernels import stochastic_kernel
 from fastgen.kernels.triton_support.geometry import Geometry, geometry
-from fastgen.kernels.triton_support.launch import OPTIONS, on_device
+from fastgen.kernels.triton_support.launch import launch
 
 
 class StochasticCombineCase(NamedTuple):
@@ -62,35 +62,43 @@ def stochastic_combine(
     """`stochastic_combine.reference.stochastic_combine`; the outputs are contiguous."""
     x = inputs[0]
     outputs = [torch.empty(x.shape, dtype=dtype, device=x.device) for dtype in dtypes]
-    _launch(inputs, outputs, table, noise, given or [])
+    given = given or []
+    if x.numel():
+        case = _case(inputs, outputs, table, noise, given)
+        _launch(case, inputs, outputs, table, noise, given)
     return outputs
 
 
 class BoundStochasticLaunch(BoundStochastic):
     """`stochastic_combine.reference.bind_stochastic`; tables and draws are read on the device."""
 
+    _dtypes: tuple[torch.dtype, ...] = ()
+
     def _run(
         self, inputs: list[Tensor], table: Tensor, noise: Noise | None, given: list[Tensor]
     ) -> None:
-        _launch(inputs, self._outputs, table, noise, given)
+        if not self._outputs[0].numel():
+            return
+        dtypes = tuple([x.dtype for x in (*inputs, *given)])
+        if dtypes != self._dtypes:  # all else stays from step to step
+            self._case = _case(inputs, self._outputs, table, noise, given)
+            self._dtypes = dtypes
+        _launch(self._case, inputs, self._outputs, table, noise, given)
 
 
 bind_stochastic = BoundStochasticLaunch
 
 
-def _launch(
+def _case(
     inputs: list[Tensor],
     outputs: list[Tensor],
     table: Tensor,
     noise: Noise | None,
     given: list[Tensor],
-) -> None:
+) -> StochasticCombineCase:
     first = outputs[0]
-    if first.numel() == 0:
-        return
     rows = first.shape[0]
-    seeds, sample_ids, draws, stream = noise if noise is not None else (None, None, None, 0)
-    special = specialise(
+    return specialise(
         rows,
         first.numel() // rows,
         [x.dtype for x in inputs],
@@ -101,11 +109,20 @@ def _launch(
         1 if noise is None else noise.seeds.numel(),
         noise is not None and noise.draws.ndim == 2,
     )
-    g = special.geometry
+
+
+def _launch(
+    case: StochasticCombineCase,
+    inputs: list[Tensor],
+    outputs: list[Tensor],
+    table: Tensor,
+    noise: Noise | None,
+    given: list[Tensor],
+) -> None:
+    seeds, sample_ids, draws, stream = noise if noise is not None else (None, None, None, 0)
+    g = case.geometry
     keys = [None if x is None else readable(x) for x in (seeds, sample_ids, draws)]
     tensors = tuple(readable(x) for x in inputs), tuple(readable(z) for z in given)
     arguments = (*tensors, tuple(outputs), readable(table), *keys)
-    with on_device(first):
-        stochastic_kernel[(g.programs,)](
-            *arguments, g.rows, g.elements, int(stream), *special.constants(), **OPTIONS
-        )
+    scalars = g.rows, g.elements, int(stream)
+    launch(stochastic_kernel, (g.programs, 1), arguments, scalars, case.constants())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import struct
 from contextlib import nullcontext
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -42,8 +43,89 @@ def on_device(x: Tensor) -> Any:
 
 
 # Compiled kernels for aligned tensors, by what they depend on: the kernel, the device, the dtypes
-# of inputs and outputs, and the constants.
+# of tensors, and the constants.
 _compiled: dict[tuple[Any, ...], Any] = {}
+
+
+def _runnable(compiled: Any, device: int) -> bool:
+    """Whether a kernel is there, loaded on the current device, and no profiler hooks launches."""
+    if compiled is None or driver.active.get_current_device() != device:
+        return False
+    hook = knobs.runtime.launch_enter_hook
+    return hook is None or not getattr(hook, "calls", True)
+
+
+def _run(compiled: Any, device: int, grid: tuple[int, int], arguments: tuple[Any, ...]) -> None:
+    compiled.run(
+        *grid,
+        1,
+        driver.active.get_current_stream(device),
+        compiled.function,
+        compiled.packed_metadata,
+        None,
+        None,
+        None,
+        *arguments,
+    )
+
+
+@lru_cache(maxsize=64)
+def _aligned_arguments(kernel: Any, count: int) -> tuple[bool, ...]:
+    """Of a kernel's first arguments: which ones have code of their own for aligned addresses."""
+    parameters = getattr(kernel, "params", None)
+    if parameters is None:  # interpreted
+        return (True,) * count
+    return tuple([not p.do_not_specialize_on_alignment for p in parameters[:count]])
+
+
+def launch(
+    kernel: Any,
+    grid: tuple[int, int],
+    tensors: tuple[Tensor | tuple[Tensor, ...] | None, ...],
+    scalars: tuple[int, ...],
+    constants: tuple[Any, ...],
+    options: dict[str, Any] = OPTIONS,
+) -> None:
+    """Launch a kernel by the shortest way that there is.
+
+    Args:
+        kernel: a function of Triton's, whose arguments are tensors, numbers and constants, in this
+            order.
+        grid: size of the launch grid.
+        tensors: tensors, tuples of them, or None; at least one tensor.
+        scalars: numbers that the kernel is not specialised on.
+        constants: the constexpr arguments.
+        options: for the compiler, always the same for a kernel.
+    """
+    kinds: list[Any] = []
+    places: list[Any] = []
+    misaligned = 0
+    first: Tensor | None = None
+    for x, counts in zip(tensors, _aligned_arguments(kernel, len(tensors)), strict=True):
+        if x is None:
+            kinds.append(None)
+            places.append(None)
+            continue
+        group = x if isinstance(x, tuple) else (x,)
+        own = tuple([address(y) for y in group])
+        if counts:
+            for at in own:
+                misaligned |= at % ALIGNMENT
+        dtypes = tuple([y.dtype for y in group])
+        first = group[0] if first is None and group else first
+        kinds.append(dtypes)
+        places.append(own if group is x else own[0])
+    assert first is not None
+    device = first.device.index or 0
+    key = kernel, device, tuple(kinds), constants
+    compiled = None if misaligned else _compiled.get(key)
+    if _runnable(compiled, device):
+        _run(compiled, device, grid, (*places, *scalars, *constants))
+        return
+    with on_device(first):
+        compiled = kernel[grid](*tensors, *scalars, *constants, **options)
+    if not misaligned and compiled is not None:  # the interpreter returns none
+        _compiled[key] = compiled
 
 
 class Launch(HoldsAddresses):
@@ -114,27 +196,12 @@ class Launch(HoldsAddresses):
         """Whether `lean` can launch: the kernel is loaded and no profiler hooks launches."""
         if self._compiled_kernel is None:
             self._compiled_kernel = _compiled.get(self._key) if self._aligned else None
-        if self._compiled_kernel is None or driver.active.get_current_device() != self._device:
-            return False
-        hook = knobs.runtime.launch_enter_hook
-        return hook is None or not getattr(hook, "calls", True)
+        return _runnable(self._compiled_kernel, self._device)
 
     def lean(self, addresses: tuple[int, ...]) -> bool:
         """Launch on the addresses of all inputs, multiples of `ALIGNMENT`, or return False."""
         if not self.ready():
             return False
-        kernel = self._compiled_kernel
-        kernel.run(
-            self._programs,
-            1,
-            1,
-            driver.active.get_current_stream(self._device),
-            kernel.function,
-            kernel.packed_metadata,
-            None,
-            None,
-            None,
-            addresses,
-            *self._after,
-        )
+        arguments = addresses, *self._after
+        _run(self._compiled_kernel, self._device, (self._programs, 1), arguments)
         return True
