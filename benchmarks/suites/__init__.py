@@ -9,6 +9,7 @@ SUITES = {
     "drop_ins": "microseconds per evaluation of the drop-ins for k-diffusion, EDM, flow_matching",
     "sde": "stochastic solvers and Brownian motions beside torchsde",
     "quality": "quality against network evaluations with exact scores and trained networks",
+    "tuned": "plans fitted to a problem beside the best built-in at the same and twice the cost",
     "ode": "error-controlled ODE steps, and a continuous normalizing flow",
     "training": "one training batch beside torchcfm",
     "couplings": "exact optimal assignment beside the peers' solvers",

@@ -1,4 +1,4 @@
-"""The command line: `fastgen demo | train | sample | solvers | plan`, a module for each command.
+"""The command line: `fastgen demo | train | tune | sample | solvers | plan`, a module for each.
 
 A command's module is imported when the command is given: `fastgen --help` needs no torch.
 """
@@ -20,6 +20,7 @@ __all__ = ["main"]
 COMMANDS = {
     "demo": "train on handwritten digits and compare solvers",
     "train": "train a network on arrays, images or a built-in set",
+    "tune": "fit a plan to a network",
     "sample": "draw samples from a network",
     "solvers": "list the solvers",
     "plan": "print a solver's plan",

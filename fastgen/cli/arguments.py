@@ -34,7 +34,7 @@ def add_plan_arguments(parser: argparse.ArgumentParser, schedule: str | None) ->
         "--option",
         action="append",
         default=[],
-        type=_assignment,
+        type=named_options,
         metavar="key=value",
         help="of the solver, the grid or the plan (clip=-1,1); repeat for more",
     )
@@ -61,7 +61,7 @@ def named_schedule(text: str) -> Schedule:
     """
     head, _, tail = text.partition(":")
     name, _, constructor = head.partition(".")
-    parameters = dict(_assignment(part) for part in tail.split(",")) if tail else {}
+    parameters = dict(named_options(part) for part in tail.split(",")) if tail else {}
     if name == "DiscreteVP":
         known = dict(inspect.getmembers(schedules.DiscreteVP, inspect.ismethod))
         if constructor not in known:
@@ -113,7 +113,8 @@ def shape(text: str) -> tuple[int, ...]:
     return sizes
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def named_options(text: str) -> tuple[str, Any]:
+    """``key=value`` as a name and what Python reads the value as."""
     key, equals, value = text.partition("=")
     if not equals or not key.isidentifier():
         raise argparse.ArgumentTypeError(f"expected key=value, got {text!r}")

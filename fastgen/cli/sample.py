@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastgen.cli.arguments import add_plan_arguments, integers, plan_options, require, shape
-from fastgen.cli.sources import FoundModel, find_model, is_function
+from fastgen.cli.sources import FoundModel, add_source_arguments, find_model, is_function
 from fastgen.solvers import get, plan
 
 if TYPE_CHECKING:
@@ -23,12 +23,7 @@ SOLVER = "dpmpp_2m"  # where the source recommends no plan
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument(
-        "source",
-        help="a checkpoint of `train` or `demo`, a folder of save_pretrained, "
-        "hf:ORG/NAME[@REVISION], or package.module:factory",
-    )
-    parser.add_argument("--weights", type=Path, help="safetensors for the factory's network")
+    add_source_arguments(parser)
     parser.add_argument(
         "--shape", type=shape, help="B,C,H,W; the source's, if it knows one, of --count samples"
     )
@@ -39,9 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--labels", type=integers, help="classes, such as 0,1,2; repeated over B")
-    parser.add_argument("--predicts", help="what a factory's bare network predicts")
-    parser.add_argument("--time-input", default="unit", help="what it is fed as time (unit)")
-    parser.add_argument("--data-at", type=int, default=0, help="its time at data: 0 or 1")
+    parser.add_argument("--plan", type=Path, help="a plan's file, of `tune` or Plan.to_json")
     add_plan_arguments(parser, None)
 
 
@@ -99,6 +92,10 @@ def _shape(arguments: argparse.Namespace, source: FoundModel) -> tuple[int, ...]
 def _plan(arguments: argparse.Namespace, source: FoundModel, options: dict[str, Any]) -> Plan:
     """What is asked for; the source's plan, if nothing is."""
     asked = (arguments.solver, arguments.steps, arguments.timesteps)
+    if arguments.plan is not None:
+        if options or any(part is not None for part in asked):
+            raise ValueError("--plan: it has its solver, steps, times and options already")
+        return _stored(arguments.plan, source)
     if source.plan is not None and not options and all(part is None for part in asked):
         return source.plan
     return plan(
@@ -108,6 +105,21 @@ def _plan(arguments: argparse.Namespace, source: FoundModel, options: dict[str, 
         timesteps=arguments.timesteps,
         **{"predicts": source.model.predicts, **options},
     )
+
+
+def _stored(path: Path, source: FoundModel) -> Plan:
+    """The plan of a file, for this model."""
+    from fastgen.plans import Plan
+
+    try:
+        found = Plan.from_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"--plan {path}: {error}") from error
+    if found.schedule != source.model.schedule:
+        raise ValueError(
+            f"--plan {path}: made for {found.schedule!r}, the model is on {source.model.schedule!r}"
+        )
+    return found
 
 
 def _check_output(out: Path, shape: tuple[int, ...]) -> None:

@@ -31,6 +31,19 @@ class FoundModel(NamedTuple):
     latent: Latent | None = None
 
 
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add those that `find_model` reads, but ``--schedule``."""
+    parser.add_argument(
+        "source",
+        help="a checkpoint of `train` or `demo`, a folder of save_pretrained, "
+        "hf:ORG/NAME[@REVISION], or package.module:factory",
+    )
+    parser.add_argument("--weights", type=Path, help="safetensors for the factory's network")
+    parser.add_argument("--predicts", help="what a factory's bare network predicts")
+    parser.add_argument("--time-input", default="unit", help="what it is fed as time (unit)")
+    parser.add_argument("--data-at", type=int, default=0, help="its time at data: 0 or 1")
+
+
 def is_function(source: str) -> bool:
     """Whether a source is ``package.module:factory``."""
     return ":" in source and not is_hub_name(source) and not Path(source).exists()
