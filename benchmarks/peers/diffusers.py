@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -110,7 +111,7 @@ def paradigms(
     variances = torch.tensor(
         [
             float(scheduler._get_variance(s) if stochastic else scheduler._get_variance(s, e))
-            for s, e in zip(ends[:-1], ends[1:], strict=True)
+            for s, e in pairwise(ends)
         ]
     )
     scale = 1 / (variances.clamp(min=1e-20) * start.numel())
