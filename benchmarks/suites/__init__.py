@@ -21,7 +21,6 @@ SUITES = {
     "stopped)",
     "training_drop_ins": "the drop-ins for torchcfm and torchdiffeq beside the originals",
     "memory": "peak memory of a sampling run",
-    "startup": "time of `import fastgen`, and of plans",
     "parallel": "rounds of runs parallel in time, beside the parallel schedulers of diffusers",
-    "startup": "time of `import fastgen`",
+    "startup": "time of `import fastgen`, and of plans",
 }
