@@ -211,6 +211,7 @@ class Stepper:
         segments: int,
         outputs: int,
         output_stride: int,
+        live_stride: int,
         float64: bool,
         tables: list[int],
         tensors: list[int],

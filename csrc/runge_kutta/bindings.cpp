@@ -30,11 +30,12 @@ PyObject* advance(PyObject* self, PyObject* slope) try {
 }
 
 Owner make(int64_t rows, int64_t elements, int stages, int degree, int segments, int64_t outputs,
-           int64_t output_stride, bool float64, const std::vector<uintptr_t>& tables,
-           const std::vector<uintptr_t>& tensors, const std::vector<double>& step_size,
-           int64_t max_steps, bool compact, bool first_step_given, int threads) {
-  if (tables.size() != 6 || tensors.size() != 8 || step_size.size() != 9)
-    throw std::invalid_argument("Stepper: expected 6 tables, 8 tensors and 9 numbers");
+           int64_t output_stride, int64_t live_stride, bool float64,
+           const std::vector<uintptr_t>& tables, const std::vector<uintptr_t>& tensors,
+           const std::vector<double>& step_size, int64_t max_steps, bool compact,
+           bool first_step_given, int threads) {
+  if (tables.size() != 7 || tensors.size() != 8 || step_size.size() != 9)
+    throw std::invalid_argument("Stepper: expected 7 tables, 8 tensors and 9 numbers");
   if (stages < 2 || stages > MAX_STAGES || degree < 2)
     throw std::invalid_argument("Stepper: too few or too many stages");
   auto bound = std::make_shared<Bound>();
@@ -46,6 +47,7 @@ Owner make(int64_t rows, int64_t elements, int stages, int degree, int segments,
   op.segments = segments;
   op.outputs = outputs;
   op.output_stride = output_stride;
+  op.live_stride = live_stride;
   op.float64 = float64;
   op.a = pointer<const double>(tables[0]);
   op.c = pointer<const double>(tables[1]);
@@ -53,6 +55,7 @@ Owner make(int64_t rows, int64_t elements, int stages, int degree, int segments,
   op.dense = pointer<const double>(tables[3]);
   op.segment_ends = pointer<const int64_t>(tables[4]);
   op.output_times = pointer<const double>(tables[5]);
+  op.live = pointer<const int64_t>(tables[6]);
   op.y = pointer<void>(tensors[0]);
   op.y_new = pointer<void>(tensors[1]);
   op.k = pointer<void>(tensors[2]);
@@ -87,9 +90,9 @@ void bind_runge_kutta(py::module_& m) {
   py::class_<Bound, Owner>(m, "Stepper", "Runge-Kutta steps on raw addresses.")
       .def(py::init(&make), py::kw_only(), py::arg("rows"), py::arg("elements"), py::arg("stages"),
            py::arg("degree"), py::arg("segments"), py::arg("outputs"), py::arg("output_stride"),
-           py::arg("float64"), py::arg("tables"), py::arg("tensors"), py::arg("step_size"),
-           py::arg("max_steps"), py::arg("compact"), py::arg("first_step_given"),
-           py::arg("threads"))
+           py::arg("live_stride"), py::arg("float64"), py::arg("tables"), py::arg("tensors"),
+           py::arg("step_size"), py::arg("max_steps"), py::arg("compact"),
+           py::arg("first_step_given"), py::arg("threads"))
       .def("stage", [](Bound& bound, int i) { bound.stepper.stage(i); })
       .def("control", &run<CONTROL>)
       .def("commit", &run<COMMIT>)

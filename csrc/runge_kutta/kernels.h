@@ -93,7 +93,7 @@ void small_control(const Integration& op, int64_t begin, int64_t end) {
     for (int64_t r = 0; r < side.rows; ++r) {
       const Row<Real> row{op, begin + r};
       row[TAKEN] = 0;
-      if (row[STATUS] == RUNNING) decide(row, small_norm(op, squares + r * op.elements));
+      if (row[STATUS] == RUNNING) decide(row, small_norm(op, row.r, squares + r * op.elements));
     }
   }
 }

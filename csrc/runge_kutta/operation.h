@@ -26,10 +26,11 @@ struct StepSize {
 struct Integration {
   int64_t rows, capacity, elements;  // rows in use, rows allocated, elements of one
   int stages, degree, segments;
-  int64_t outputs, output_stride;  // stride 0: the same times for all rows
+  int64_t outputs, output_stride, live_stride;  // stride 0: the same for all rows
   bool float64;
   const double *a, *c, *error, *dense;  // [S, S], [S], [S], [S, degree]
   const int64_t* segment_ends;          // of the parts of a row whose norms are taken apart
+  const int64_t* live;                  // [segments] or [capacity, segments]: what means divide by
   const double* output_times;           // [outputs] or [capacity, outputs]
   void *y, *y_new, *k, *stage, *stage_times, *ys;  // k [S, capacity, N]; ys [T, capacity, N]
   double* control;
@@ -38,6 +39,7 @@ struct Integration {
 
   double& at(Control what, int64_t row) const { return control[what * capacity + row]; }
   int64_t& at(Count what, int64_t row) const { return count[what * capacity + row]; }
+  const int64_t* live_of(int64_t row) const { return live + at(ROW, row) * live_stride; }
 };
 
 // Each works on the rows [begin, end).

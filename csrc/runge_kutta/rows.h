@@ -69,11 +69,12 @@ void sum(Real* to, const Real* from, const Terms<Real>& terms, int64_t elements)
 }
 
 // max over segments of sqrt(mean of (x / scale)^2), scale = atol + rtol max(|y|, |z|); x may be
-// a difference x - x0. NaN where any element is.
+// a difference x - x0. The mean is over the live elements; padding is 0. NaN where any element is.
 template <class Real, class Element>
 double norm(const Row<Real>& row, const Element& x, const Real* y, const Real* z) {
   const Real rtol = static_cast<Real>(row[RTOL]), atol = static_cast<Real>(row[ATOL]);
   double largest = 0, lane[LANES];
+  const int64_t* live = row.op.live_of(row.r);
   int64_t begin = 0;
   for (int g = 0; g < row.op.segments; ++g) {
     const int64_t end = row.op.segment_ends[g], size = end - begin;
@@ -93,7 +94,7 @@ double norm(const Row<Real>& row, const Element& x, const Real* y, const Real* z
     }
     for (int64_t half = lanes / 2; half; half /= 2)
       for (int64_t i = 0; i < half; ++i) lane[i] = lane[i] + lane[i + half];
-    const double mean = size ? std::sqrt(lane[0] / static_cast<double>(size)) : 0.0;
+    const double mean = live[g] ? std::sqrt(lane[0] / static_cast<double>(live[g])) : 0.0;
     if (!(mean <= largest)) largest = mean;
     if (std::isnan(largest)) return largest;
     begin = end;
@@ -126,8 +127,9 @@ struct Side {
   }
 };
 
-// The norm of small rows from the squares of their elements' ratios; see `norm`.
-inline double small_norm(const Integration& op, const double* squares) {
+// The norm of a small row from the squares of its elements' ratios; see `norm`.
+inline double small_norm(const Integration& op, int64_t row, const double* squares) {
+  const int64_t* live = op.live_of(row);
   double largest = 0;
   int64_t begin = 0;
   for (int g = 0; g < op.segments; ++g) {
@@ -138,7 +140,7 @@ inline double small_norm(const Integration& op, const double* squares) {
     for (int64_t i = 0; i < size; ++i) lane[i] = squares[begin + i];
     for (int64_t half = lanes / 2; half; half /= 2)
       for (int64_t i = 0; i < half; ++i) lane[i] = lane[i] + lane[i + half];
-    const double mean = size ? std::sqrt(lane[0] / static_cast<double>(size)) : 0.0;
+    const double mean = live[g] ? std::sqrt(lane[0] / static_cast<double>(live[g])) : 0.0;
     if (!(mean <= largest)) largest = mean;
     if (std::isnan(largest)) return largest;
     begin = end;

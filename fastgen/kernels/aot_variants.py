@@ -251,7 +251,7 @@ class StepVariant(Variant):
         for name in types:
             if name in tables:
                 types[name] = "*fp64"
-            elif name in ("count", "segment_ends", "held_count", "tile_ends", "first_tiles"):
+            elif name in ("count", "segment_ends", "live", "held_count", "tile_ends", "first_tiles"):
                 types[name] = "*i64"
             elif name in SCALARS:
                 types[name] = "i64"

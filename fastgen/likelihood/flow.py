@@ -17,21 +17,18 @@ from fastgen.common.compiling import uncompiled
 from fastgen.common.derivatives import outside_inference_mode
 from fastgen.common.display import displayed, extent
 from fastgen.common.error_control import ErrorControlled, name_and_options
+from fastgen.common.padding import Padding
 from fastgen.common.transforms import check_untraced
 from fastgen.common.typed import typed
-from fastgen.kernels import Stream
 from fastgen.likelihood.divergence import DIVERGENCES, Divergence
+from fastgen.likelihood.ends import check_levels, standard_normal, uniform
 from fastgen.model.field import ModelField
 from fastgen.model.model import Model, check_model
 from fastgen.model.output import check_output
-from fastgen.noise.normals import randn
 from fastgen.ode import Solution, odeint, tableaus
 from fastgen.sampling.error_controlled import interval, with_parameters
 from fastgen.sampling.flow_steps import WITHOUT_GRADIENTS, FlowSteps
 from fastgen.sampling.observation import Step
-
-# The draw that dequantises; probes are the draws from 0 on.
-DEQUANTISATION_DRAW = 1 << 31
 
 
 @displayed
@@ -75,6 +72,7 @@ def log_likelihood(
     end: float | None = None,
     prior: Callable[[Tensor], Tensor] | None = None,
     dequantise: int | None = None,
+    mask: Tensor | None = None,
     chunk: int = 64,
     dtype: torch.dtype = torch.float32,
     trajectory: Literal[False] = False,
@@ -102,6 +100,7 @@ def log_likelihood(
     end: float | None = None,
     prior: Callable[[Tensor], Tensor] | None = None,
     dequantise: int | None = None,
+    mask: Tensor | None = None,
     chunk: int = 64,
     dtype: torch.dtype = torch.float32,
     trajectory: Literal[True],
@@ -129,6 +128,7 @@ def log_likelihood(
     end: float | None = None,
     prior: Callable[[Tensor], Tensor] | None = None,
     dequantise: int | None = None,
+    mask: Tensor | None = None,
     chunk: int = 64,
     dtype: torch.dtype = torch.float32,
     trajectory: bool = False,
@@ -156,6 +156,7 @@ def log_likelihood(
     end: float | None = None,
     prior: Callable[[Tensor], Tensor] | None = None,
     dequantise: int | None = None,
+    mask: Tensor | None = None,
     chunk: int = 64,
     dtype: torch.dtype = torch.float32,
     trajectory: bool = False,
@@ -185,6 +186,7 @@ def log_likelihood(
     end: float | None = None,
     prior: Callable[[Tensor], Tensor] | None = None,
     dequantise: int | None = None,
+    mask: Tensor | None = None,
     chunk: int = 64,
     dtype: torch.dtype = torch.float32,
     trajectory: bool = False,
@@ -227,6 +229,10 @@ def log_likelihood(
         prior: log density [B] of states at the start; by default N(0, sigma(start)^2).
         dequantise: number of levels of data on a grid in [-1, 1]: uniform noise of one level's
             width is added, and bits per dimension are those of the grid.
+        mask: for samples of different lengths, True where an element of x is live; any shape that
+            broadcasts to it. log p is that of the live elements, as if the sample came without its
+            padding, which the network is given as 0. A divergence or prior of one's own has to
+            leave the padding out.
         chunk: dimensions per batched product of "exact".
         dtype: of the state.
         trajectory: return (log p, states [n + 1, B, ...]): x and each sample after i accepted steps
@@ -264,13 +270,17 @@ def log_likelihood(
     check_model(model)
     check_floating("x", x, axes=2)
     check_real_device("x", x)
-    batch, dims = x.shape[0], x[0].numel() if x.shape[0] else math.prod(x.shape[1:])
+    batch = len(x)
+    dims: int | Tensor = math.prod(x.shape[1:])
     start, end, times = _times(model, start, end, timesteps, trajectory)
     if prior is None and not model.schedule.sigma(start) > 0:
         raise ValueError(f"start={start!r}: sigma is 0 there, and so is the prior's deviation")
     x = x.to(dtype)
     if dequantise is not None:
-        x = x + _uniform(x, seed, sample_ids) * (2 / _levels(dequantise))
+        x = x + uniform(x, seed, sample_ids) * (2 / check_levels(dequantise))
+    padding = None if mask is None else Padding(mask, x, name="data")
+    if padding is not None:
+        x, dims = padding.clear(x), padding.count[:, 0]
     predicted = ModelField(model, batch, net_kwargs, recorded=own is None)
     estimate = Divergence(kind, probes, chunk, x, seed, sample_ids)
     tableau = tableaus.find(method)
@@ -286,8 +296,20 @@ def log_likelihood(
         time = t.double().expand(len(rows))  # with joint steps one time for all
         if own is not None:
             v = predicted("velocity", time, state[0], rows)
-            return v, predicted.divergence("velocity", own, time, state[0], rows)[:, None]
-        return estimate(lambda x: predicted("velocity", time, x, rows), state[0], rows)
+            arguments = "velocity", own, time, state[0], rows
+            size = dims if isinstance(dims, int) else dims[rows]
+            return v, predicted.divergence(*arguments, size)[:, None]
+
+        def velocity(x: Tensor) -> Tensor:
+            if padding is None:
+                return predicted("velocity", time, x, rows)
+            # Padding moves nothing and is moved by nothing: its rows and columns are 0.
+            found: Tensor = padding.clear(
+                predicted("velocity", time, padding.clear(x, rows), rows), rows
+            )
+            return found
+
+        return estimate(velocity, state[0], rows)
 
     totals = x.new_zeros(batch, estimate.estimates)
     if not differentiable:
@@ -307,11 +329,12 @@ def log_likelihood(
             atol=atol,
             return_solution=True,
             callback=watch if watch.wanted else None,
+            mask=None if padding is None else (padding.live, None),
             **options,
         )
         latent, integral = (part[-1] for part in solution.ys)
         if prior is None:
-            log_prior = standard_normal(latent, model.schedule.sigma(start))
+            log_prior = standard_normal(latent, model.schedule.sigma(start), dims)
         else:
             log_prior = prior(latent)
             check_output(log_prior, (batch,), x.device, "prior")
@@ -356,33 +379,3 @@ def _times(
             raise ValueError(f"{name}={given!r}: timesteps has {own!r}; leave it out")
     start, end = interval(model, times[-1], times[0])
     return start, end, times
-
-
-def _levels(levels: int) -> int:
-    if levels < 2:
-        raise ValueError(f"dequantise={levels!r}: expected at least 2 levels")
-    return levels
-
-
-def _uniform(
-    x: Tensor, seed: int | Sequence[int] | Tensor, sample_ids: Sequence[int] | Tensor | None
-) -> Tensor:
-    """Uniform numbers in [-1/2, 1/2] by the noise contract."""
-    z = randn(
-        x.shape,
-        seed=seed,
-        sample_ids=sample_ids,
-        draw=DEQUANTISATION_DRAW,
-        stream=Stream.PROBE,
-        dtype=torch.float64,
-        device=x.device,
-    )
-    uniform: Tensor = torch.special.ndtr(z) - 0.5
-    return uniform.to(x.dtype)
-
-
-def standard_normal(x: Tensor, deviation: float) -> Tensor:
-    """log N(x; 0, deviation^2) of samples x [B, ...], in float64 [B]."""
-    flat = x.flatten(1).double()
-    constant = math.log(2 * math.pi) + 2 * math.log(deviation)
-    return -0.5 * ((flat / deviation).square().sum(1) + flat.shape[1] * constant)

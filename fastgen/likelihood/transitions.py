@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from fastgen.common.checks import check_choice, check_floating, check_sizes, rows_of
 from fastgen.common.devices import check_device
 from fastgen.common.display import displayed
+from fastgen.common.padding import Padding
 from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.common.typed import typed
 from fastgen.kernels import Stream
@@ -109,6 +110,7 @@ def sampled_log_probability(
     sample_ids: Sequence[int] | Tensor | None = None,
     noise: str = "draws",
     device: torch.device | str = "cpu",
+    mask: Tensor | None = None,
 ) -> LogProbability:
     """Log-densities of the steps that a sampler took, from its seed alone.
 
@@ -121,6 +123,7 @@ def sampled_log_probability(
         sample_ids: as it was sampled.
         noise: as it was sampled (see `Sampler`).
         device: where to compute.
+        mask: see `trajectory_log_probability`.
     """
     check_choice("noise", noise, NOISES)
     shape = check_sizes("shape", shape)
@@ -131,6 +134,7 @@ def sampled_log_probability(
     table = IncrementTable(list(on_path.values()), device)
     path = Increments(table, (batch, size), seeds, ids)
     steps, rows = transitions(plan), []
+    padding = None if mask is None else Padding(mask, torch.empty(shape, device=device))
     for transition in steps:
         z = torch.zeros((batch, size), dtype=torch.float64, device=device)
         for normal, c in transition.normals.items():
@@ -139,14 +143,16 @@ def sampled_log_probability(
                 continue
             draw, kind = normal.draw, torch.float64
             z += c * normals((batch, size), seeds, ids, draw, Stream.SOLVER, kind)
-        rows.append(_log_density(z, transition.std))
+        rows.append(_log_density(z.reshape(shape), transition.std, padding))
     return LogProbability(torch.stack(rows), tuple(t.step for t in steps))
 
 
-def _log_density(deviation: Tensor, std: float) -> Tensor:
-    """Of the difference from the mean [B, ...], summed over the elements in float64."""
-    flat = rows_of(deviation.to(torch.float64) / std)
-    return -0.5 * flat.square().sum(1) - flat.shape[1] * math.log(std * math.sqrt(2 * math.pi))
+def _log_density(deviation: Tensor, std: float, padding: Padding | None) -> Tensor:
+    """Of the difference from the mean [B, ...], summed over the live elements in float64."""
+    scaled = deviation.to(torch.float64) / std
+    flat = rows_of(scaled if padding is None else padding.clear(scaled))
+    size = flat.shape[1] if padding is None else padding.count[:, 0]
+    return -0.5 * flat.square().sum(1) - size * math.log(std * math.sqrt(2 * math.pi))
 
 
 @untransformed(BACKWARD)
@@ -157,6 +163,7 @@ def trajectory_log_probability(
     *,
     differentiable: bool = False,
     checkpoint: bool = False,
+    mask: Tensor | None = None,
     net_kwargs: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> LogProbability:
@@ -167,6 +174,8 @@ def trajectory_log_probability(
         states: [n + 1, B, ...], as ``sampler(..., trajectory=True)`` returns them.
         differentiable: record for autograd (in the network's parameters and the states).
         checkpoint: with differentiable, recompute each evaluation in the backward pass.
+        mask: for samples of different lengths, True where an element of a state [B, ...] is live;
+            any shape that broadcasts to it. Densities are those of the live elements.
         net_kwargs, **kwargs: passed to the network; see `Sampler.__call__`.
 
     Raises:
@@ -180,6 +189,7 @@ def trajectory_log_probability(
     if states.shape[0] != len(plan.states) + 1:
         raise ValueError(f"states: expected {len(plan.states) + 1} of them, got {states.shape[0]}")
     states = states.to(sampler.dtype)
+    padding = None if mask is None else Padding(mask, states[0])
     by_form = {id(t.form): t for t in steps}
     nothing = torch.zeros(1, dtype=torch.int64, device=states.device)
     ids = nothing.expand(states.shape[1])
@@ -233,5 +243,6 @@ def trajectory_log_probability(
                 mean = total(i.form)
                 values[i.value] = known.get(i.value, mean)
                 if id(i.form) in by_form:
-                    rows.append(_log_density(values[i.value] - mean, by_form[id(i.form)].std))
+                    std = by_form[id(i.form)].std
+                    rows.append(_log_density(values[i.value] - mean, std, padding))
     return LogProbability(torch.stack(rows), tuple(t.step for t in steps))

@@ -19,6 +19,7 @@ from fastgen.common.checks import (
 )
 from fastgen.common.compiling import uncompiled
 from fastgen.common.display import displayed, extent
+from fastgen.common.padding import Padding
 from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.common.typed import typed
 from fastgen.kernels import Stream
@@ -34,13 +35,13 @@ class VariationalBound:
 
     prior: [B], KL(q(x_T | x_0) || N(0, 1)). transitions: [N - 1, B], KL of q(x_{t-1} | x_t, x_0)
     and p(x_{t-1} | x_t) for t = 2 .. N. reconstruction: [B], -log p(x_0 | x_1). dimensions: of a
-    sample.
+    sample; with padding the live ones of each, [B].
     """
 
     prior: Tensor
     transitions: Tensor
     reconstruction: Tensor
-    dimensions: int
+    dimensions: int | Tensor
 
     def _facts(self) -> dict[str, Any]:
         names = ("total", "prior", "reconstruction", "bits_per_dimension")
@@ -70,6 +71,7 @@ def variational_bound(
     seed: int | Sequence[int] | Tensor = 0,
     sample_ids: Sequence[int] | Tensor | None = None,
     clip: tuple[float, float] | None = None,
+    mask: Tensor | None = None,
     net_kwargs: Mapping[str, Any] | None = None,
 ) -> VariationalBound:
     """The discrete variational bound of a model on a `DiscreteVP` schedule of N steps.
@@ -89,6 +91,8 @@ def variational_bound(
             Gaussian summed over the cell of x_0; otherwise its density.
         seed, sample_ids: of the noise, draw t of the training stream for term t.
         clip: bounds of the data prediction.
+        mask: for samples of different lengths, True where an element of x is live; any shape that
+            broadcasts to it. Terms are those of the live elements; padding is 0 for the network.
         net_kwargs: for the network.
 
     Raises:
@@ -108,7 +112,14 @@ def variational_bound(
     if not low < high:
         raise ValueError(f"clip={clip!r}: expected (low, high) with low < high")
     arguments = merged(net_kwargs, {})
-    count, data = schedule.num_steps, x.double()
+    padding = None if mask is None else Padding(mask, x, name="data")
+    dimensions = x[:1].numel() if padding is None else padding.count[:, 0]
+
+    def clear(x: Tensor) -> Tensor:
+        cleared: Tensor = x if padding is None else padding.clear(x)
+        return cleared
+
+    count, data = schedule.num_steps, clear(x.double())
     terms = []
     with torch.no_grad():
         for n in range(1, count + 1):
@@ -123,7 +134,7 @@ def variational_bound(
                 dtype=torch.float64,
                 device=x.device,
             )
-            state = alpha * data + sigma * noise
+            state = clear(alpha * data + sigma * noise)
             predicted, spread = _predict(model, state.to(x.dtype), t, arguments)
             if clip is not None:
                 predicted = predicted.clamp(*clip)
@@ -138,16 +149,17 @@ def variational_bound(
                 log_variance = share * math.log(beta) + (1 - share) * math.log(least)
             log_variance = torch.as_tensor(log_variance, dtype=torch.float64, device=x.device)
             if n == 1:
-                terms.append(_reconstruction(data, predicted, log_variance.expand_as(data), levels))
+                found = _reconstruction(data, predicted, log_variance.expand_as(data), levels)
+                terms.append(rows_of(clear(found)).sum(1))
                 continue
             apart = (weight * (data - predicted)).square() / log_variance.exp()
             log_ratio = log_variance - math.log(posterior)
             kl = 0.5 * (log_ratio + torch.exp(-log_ratio) + apart - 1)
-            terms.append(rows_of(kl).sum(1))
+            terms.append(rows_of(clear(kl)).sum(1))
     alpha, sigma = schedule.alpha(1.0), schedule.sigma(1.0)
-    prior = 0.5 * ((alpha * data).square() + sigma**2 - 1 - 2 * math.log(sigma))
+    prior = clear(0.5 * ((alpha * data).square() + sigma**2 - 1 - 2 * math.log(sigma)))
     transitions = torch.stack(terms[1:]) if count > 1 else data.new_zeros(0, len(x))
-    return VariationalBound(rows_of(prior).sum(1), transitions, terms[0], x[:1].numel())
+    return VariationalBound(rows_of(prior).sum(1), transitions, terms[0], dimensions)
 
 
 def _posterior(schedule: DiscreteVP, n: int) -> float:
@@ -172,11 +184,11 @@ def _predict(
 
 
 def _reconstruction(data: Tensor, mean: Tensor, log_variance: Tensor, levels: int | None) -> Tensor:
-    """-log p(x_0 | x_1), by density or summed over the cell of each level."""
+    """-log p(x_0 | x_1) of each element, by density or summed over the cell of each level."""
     z = (data - mean) * torch.exp(-log_variance / 2)
     if levels is None:
         log_density = -0.5 * (z.square() + log_variance + math.log(2 * math.pi))
-        return -rows_of(log_density).sum(1)
+        return -log_density
     half = torch.exp(-log_variance / 2) / (levels - 1)
     upper, lower = torch.special.log_ndtr(z + half), torch.special.log_ndtr(z - half)
     # log(Phi(b) - Phi(a)) in the tail where both are small, by symmetry.
@@ -187,4 +199,4 @@ def _reconstruction(data: Tensor, mean: Tensor, log_variance: Tensor, levels: in
     first, last = data < -1 + 1 / (levels - 1), data > 1 - 1 / (levels - 1)
     inside = torch.where(first, upper, inside)
     inside = torch.where(last, torch.special.log_ndtr(-(z - half)), inside)
-    return -rows_of(inside).sum(1)
+    return -inside

@@ -77,11 +77,17 @@ class ModelField:
         return found + x * per_row(p.to(x.dtype), x) if isinstance(p, Tensor) else found
 
     def divergence(
-        self, quantity: str, own: Callable[..., Any], t: Tensor, x: Tensor, rows: Tensor
+        self,
+        quantity: str,
+        own: Callable[..., Any],
+        t: Tensor,
+        x: Tensor,
+        rows: Tensor,
+        dims: int | Tensor,
     ) -> Tensor:
         """The divergence [A] of a quantity, from that of the network's output in its input.
 
-        own: called as the network is; gives one number for each sample.
+        own: called as the network is; gives one number for each sample. dims: of a sample, or [A].
         """
         p, q = self.model.parametrisation.conversion(quantity, t)
         c_in = self.model.parametrisation.input_scale(t)
@@ -95,7 +101,7 @@ class ModelField:
             return found
 
         found = self._of_rows(call, scaled, times, self.kwargs, rows)
-        total: Tensor = q * c_in * found.double() + p * x[0].numel()
+        total: Tensor = q * c_in * found.double() + p * dims
         return total.to(x.dtype)
 
     def _inputs(self, t: Tensor, x: Tensor) -> tuple[Tensor, ...]:

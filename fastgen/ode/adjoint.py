@@ -211,6 +211,10 @@ class _BackwardSolve:
         layout.segment_ends = torch.cat([ends, ends + size])
         if extra:
             layout.segment_ends = torch.cat([layout.segment_ends, torch.tensor([2 * size + extra])])
+        live = self.field.state.live
+        if live is not None:
+            rest = live.new_full((len(live), 1 if extra else 0), extra)
+            layout.live = torch.cat([live, live, rest], 1)
         return layout
 
     def _rate(self, t: Tensor, y: Tensor, a: Tensor) -> Tensor:

@@ -110,6 +110,7 @@ def integrate(
         step_size,
         field.compact and not capture,
         first_step is not None,
+        field.state.live,
     )
     _begin(w, rtol, atol, first_step)
     if check_every is None:

@@ -23,16 +23,17 @@ class StateLayout:
     """How a state of tensors is laid out in rows [R, N].
 
     With per-sample steps row r holds sample r of every tensor, with joint steps the one row holds
-    all. segment_ends: where each tensor's part of a row ends.
+    all. segment_ends: where each tensor's part of a row ends. live: int64 [R, G], how many elements
+    of each part are not padding; None where there is none.
 
     Raises:
         TypeError: for a state without tensors, or with others than float32 or float64.
         ValueError: where the tensors' batch axes differ.
     """
 
-    def __init__(self, y0: Any, joint: bool) -> None:
+    def __init__(self, y0: Any, joint: bool, live: Tensor | None = None) -> None:
         leaves, self.spec = pytree.tree_flatten(y0)
-        self.joint, self.single = joint, isinstance(y0, Tensor)
+        self.joint, self.single, self.live = joint, isinstance(y0, Tensor), live
         if not leaves:
             raise TypeError("y0: expected at least one tensor")
         for leaf in leaves:
@@ -151,10 +152,11 @@ class Field:
 
 
 def unpadded(f: Callable[..., Any], padding: Padding) -> Callable[..., Any]:
-    """f with zeros in the padding, told of ``rows`` as `Field` tells it."""
+    """f with zeros and no derivatives in the padding, told of ``rows`` as `Field` tells it."""
     told = accepts_rows(f)
 
     def cleared(t: Tensor, y: Tensor, rows: Tensor | None = None) -> Any:
+        y = padding.clear(y, rows)
         found = f(t, y, rows=rows) if told else f(t, y)
         return padding.clear(found, rows)
 

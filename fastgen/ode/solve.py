@@ -95,7 +95,7 @@ def odeint(
     event: Callable[..., Any] | Event | None = None,
     callback: Callable[[Accepted], Any] | None = None,
     gradient: str | Through | Adjoint = "through",
-    mask: Tensor | None = None,
+    mask: Any = None,
     on_failure: str = "raise",
     return_solution: Literal[False] = False,
     backend: str | None = None,
@@ -121,7 +121,7 @@ def odeint(
     event: Callable[..., Any] | Event | None = None,
     callback: Callable[[Accepted], Any] | None = None,
     gradient: str | Through | Adjoint = "through",
-    mask: Tensor | None = None,
+    mask: Any = None,
     on_failure: str = "raise",
     return_solution: Literal[True],
     backend: str | None = None,
@@ -147,7 +147,7 @@ def odeint(
     event: Callable[..., Any] | Event | None = None,
     callback: Callable[[Accepted], Any] | None = None,
     gradient: str | Through | Adjoint = "through",
-    mask: Tensor | None = None,
+    mask: Any = None,
     on_failure: str = "raise",
     return_solution: bool,
     backend: str | None = None,
@@ -176,7 +176,7 @@ def odeint(
     event: Callable[..., Any] | Event | None = None,
     callback: Callable[[Accepted], Any] | None = None,
     gradient: str | Through | Adjoint = "through",
-    mask: Tensor | None = None,
+    mask: Any = None,
     on_failure: str = "raise",
     return_solution: bool = False,
     backend: str | None = None,
@@ -222,10 +222,11 @@ def odeint(
         gradient: "through" the accepted steps or `Through`; the continuous "adjoint" (Chen et al.
             2018, arXiv 1806.07366) or `Adjoint`; or "none". Only where gradients are enabled and
             something needs them. Forward-mode derivatives and `torch.func` go "through".
-        mask: for samples of different lengths, True where an element of y0, a single tensor, is
-            live: any shape that broadcasts to it. Padding is 0, for f too, stays 0 and does not
-            count in errors: a sample takes the steps that it takes alone without its padding, up
-            to the rounding of sums.
+        mask: for samples of different lengths, True where an element of y0 is live: any shape
+            that broadcasts to it; for several tensors one each, in y0's structure, None for a
+            tensor without padding. Padding is 0, for f too, stays 0 and does not count in errors:
+            a sample takes the steps that it takes alone without its padding, up to the rounding of
+            sums.
         on_failure: "raise", or "return" the best state so far with a status for each sample.
         return_solution: return a `Solution` instead of the states.
         backend: "auto", "reference", "cpp" or "triton"; None reads FASTGEN_BACKEND.
@@ -279,12 +280,13 @@ def odeint(
         check_transforms(way, adaptive, y0, t, compile)
 
     compact, given = execution.compact, f
+    state = StateLayout(y0, step == "joint")
     if mask is not None:
         padding = Padding(mask, y0, step == "joint")
-        y0, rtol, atol = padding.clear(y0), rtol * padding.factor, atol * padding.factor
+        y0 = padding.clear(y0)
+        state = StateLayout(y0, step == "joint", padding.count)
         compact = accepts_rows(f) if compact is None else compact
         given = unpadded(f, padding)
-    state = StateLayout(y0, step == "joint")
     field = (CompiledField if compile else Field)(given, state, compact)
     times = times_of(t, state.rows, state.joint, state.device)
     y = state.flat().clone()  # f is never handed the caller's own tensor
@@ -387,7 +389,8 @@ def _on_plain_memory(
     """
     with suspended("fastgen.odeint") as within:
         bare = copy.copy(field)
-        state = StateLayout(unwrapped(y0, "fastgen.odeint"), field.state.joint)
+        plain = unwrapped(y0, "fastgen.odeint")
+        state = StateLayout(plain, field.state.joint, unwrapped(field.state.live))
         bare.f, bare.state = within(field.f), state
         times = times_of(unwrapped(t), state.rows, state.joint, state.device)
         rtol, atol = (

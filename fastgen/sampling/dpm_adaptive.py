@@ -102,7 +102,7 @@ def dpm_adaptive(
         status.fill_(Status.DONE)
     padding = Padding(torch.ones((), dtype=torch.bool) if mask is None else mask, x)
     x = x if mask is None else padding.clear(x)
-    relative, absolute = full(rtol) * padding.factor, full(atol) * padding.factor
+    relative, absolute = full(rtol), full(atol)
     y, slope = x.clone(), torch.zeros_like(x)
     known = torch.zeros(batch, dtype=torch.bool, device=device)
     calls = evaluated = shown = 0
@@ -135,6 +135,7 @@ def dpm_adaptive(
             relative[rows],
             absolute[rows],
             [high[0].numel()],
+            padding.count[rows],
         )
         taken = rule.accepts(ratio, h.abs())
         past = older[rows], oldest[rows]

@@ -1,5 +1,7 @@
 """Samples of different lengths in one batch: padding takes no part in errors, nor in noise."""
 
+import math
+
 import pytest
 import torch
 
@@ -78,6 +80,35 @@ def test_fixed_and_joint_steps_and_gradients():
     torch.testing.assert_close(x.grad[0, :4], expected, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.parametrize("gradient", ["through", "adjoint"])
+@pytest.mark.parametrize("step", ["per_sample", "joint"])
+def test_masks_of_the_tensors_of_a_state(step, gradient, backend):
+    """A dict of a padded tensor, one without padding, and one of another length."""
+    options = {"rtol": 1e-4, "atol": 1e-6, "step": step, "backend": backend, "gradient": gradient}
+
+    def dynamics(t, y):
+        x = field(t, y["x"])
+        total = y["x"].sum(1, keepdim=True)  # of the live elements: padding is 0
+        return {"x": x, "total": total, "z": -2 * y["z"] + 0 * total}
+
+    found = []
+    for pad in (0, 37):
+        x, live = padded(pad, value=5.0)
+        z = torch.full((3, 5 + pad), 3.0, dtype=torch.float64)
+        z[:, 5:] = -7.0
+        state = {"x": x.requires_grad_(), "total": torch.zeros(3, 1, dtype=torch.float64), "z": z}
+        mask = {"x": live, "total": None, "z": torch.arange(5 + pad) < 5}
+        solved = fastgen.odeint(
+            dynamics, state, [0.0, 1.0], mask=mask, return_solution=True, **options
+        )
+        (slope,) = torch.autograd.grad(solved.ys["total"][-1].sum(), x)
+        assert (slope[~live] == 0).all()
+        assert (solved.ys["z"][-1][:, 5:] == 0).all()
+        found.append((solved.stats.accepted, solved.ys["total"][-1].detach(), slope[:, :4]))
+    for short, long in zip(*found, strict=True):
+        torch.testing.assert_close(short, long, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("solver", ["dopri5", "dpm_adaptive"])
 def test_sampling_by_error_control(solver):
     model = fastgen.Model(lambda x, t: 0.3 * x.tanh(), schedules.LinearVP(), "noise")
@@ -88,6 +119,88 @@ def test_sampling_by_error_control(solver):
     for b, length in enumerate(LENGTHS):
         own = fastgen.sample(model, x[b : b + 1, :length], solver, **options)
         torch.testing.assert_close(found[b : b + 1, :length], own, rtol=1e-7, atol=1e-9)
+
+
+def gaussian(variance):
+    """Of data N(0, variance) with elements that are alike, and what padding would be told."""
+    schedule = schedules.LinearVP()
+
+    def net(x, t):
+        assert x.dtype == torch.float64
+        marginal = schedule.alpha(t) ** 2 * variance + schedule.sigma(t) ** 2
+        return schedule.sigma(t).reshape(-1, 1) * (x / marginal.reshape(-1, 1)) + mixed(x)
+
+    def mixed(x):  # what is live depends on what is not, as in a network that has no mask
+        return 0.0 if x.shape[1] == 4 else 0.2 * x[:, 4:].sum(1, keepdim=True)
+
+    return fastgen.Model(net, schedule, "noise", time_dtype=torch.float64)
+
+
+@pytest.mark.parametrize("kind", ["exact", "hutchinson", "hutch++", "own"])
+def test_likelihoods_of_the_live_elements(kind):
+    """The closed form, the steps and the probes' noise: none is changed by the padding."""
+    variance = 0.3
+    model = gaussian(variance)
+
+    def own(x, t):
+        alpha, sigma = model.schedule.alpha(t), model.schedule.sigma(t)
+        return (x != 0).sum(1) * sigma / (alpha**2 * variance + sigma**2)
+
+    options = {"divergence": own if kind == "own" else kind, "dtype": torch.float64}
+    options |= {"rtol": 1e-7, "atol": 1e-8, "dequantise": 16, "return_solution": True}
+    options |= {"probes": {"hutchinson": 2, "hutch++": 3}.get(kind)}
+    x = 0.4 * torch.cos(torch.arange(12.0, dtype=torch.float64)).reshape(3, 4)
+    found = []
+    for pad in (0, 9):
+        live = padded(pad)[1]
+        wide = torch.cat([x, torch.full((3, pad), 7.0).double()], 1)
+        found.append(fastgen.log_likelihood(model, wide, mask=live, **options))
+    short, long = found
+    assert torch.equal(short.solution.stats.accepted, long.solution.stats.accepted)
+    torch.testing.assert_close(short.log_prob, long.log_prob, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(
+        short.bits_per_dimension, long.bits_per_dimension, rtol=1e-6, atol=1e-6
+    )
+    assert (long.latent[~padded(9)[1]] == 0).all()
+    if kind == "hutch++":  # an estimate, with an error of its own
+        return
+    lengths = torch.tensor(LENGTHS)
+    log_prob = fastgen.log_likelihood(
+        model, x, mask=padded(0)[1], **options | {"dequantise": None}
+    ).log_prob
+    inside = torch.where(padded(0)[1], x, 0.0).square().sum(1)
+    expected = -0.5 * (inside / variance + lengths * math.log(2 * math.pi * variance))
+    # The prior at t = 1 is N(0, sigma^2), without the last of the data.
+    torch.testing.assert_close(log_prob, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_bounds_and_densities_of_the_live_elements():
+    schedule = schedules.DiscreteVP(torch.linspace(0.05, 0.5, 5, dtype=torch.float64))
+
+    def net(x, t):
+        return 0.3 * x.tanh() + 0.1 * x[:, 4:].sum(1, keepdim=True)
+
+    model = fastgen.Model(net, schedule, "noise")
+    x = torch.sin(torch.arange(12.0, dtype=torch.float64)).reshape(3, 4)
+    bounds, densities = [], []
+    for pad in (0, 6):
+        live = padded(pad)[1]
+        wide = torch.cat([x, torch.full((3, pad), 0.5).double()], 1)
+        bounds.append(fastgen.variational_bound(model, wide, levels=256, mask=live))
+        plan = fastgen.plan("ddpm", schedule, 4)
+        sampler = fastgen.Sampler(
+            fastgen.Model(lambda x, t: 0.3 * x, schedule, "noise"), plan, dtype=torch.float64
+        )
+        _, states = sampler((3, 4 + pad), seed=5, trajectory=True)
+        densities += [
+            fastgen.trajectory_log_probability(sampler, states, mask=live).values,
+            fastgen.sampled_log_probability(plan, (3, 4 + pad), seed=5, mask=live).values,
+        ]
+    for name in ("total", "bits_per_dimension"):
+        torch.testing.assert_close(getattr(bounds[0], name), getattr(bounds[1], name))
+    assert bounds[1].dimensions.tolist() == list(LENGTHS)
+    for other in densities[1:]:
+        torch.testing.assert_close(densities[0], other, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("step", ["per_sample", "joint"])
@@ -125,8 +238,10 @@ def test_masks_that_do_not_fit():
             fastgen.odeint(field, y0, [0.0, 1.0], mask=mask)
     with pytest.raises(ValueError, match="mask: expected a shape that broadcasts"):
         fastgen.odeint(field, y0, [0.0, 1.0], mask=live[:, :2])
-    with pytest.raises(ValueError, match="mask: it is for a state of one tensor"):
+    with pytest.raises(ValueError, match="mask: expected one for each tensor of the state"):
         fastgen.odeint(lambda t, y: y, (y0, y0), [0.0, 1.0], mask=live)
+    with pytest.raises(ValueError, match="mask: expected a shape that broadcasts to the data's"):
+        fastgen.log_likelihood(gaussian(0.3), y0, mask=live[:, :2])
 
 
 def test_a_sample_without_live_elements_stays():

@@ -53,6 +53,8 @@ def workspace(method, elements, dtype, controller="pid", segments=None, by_row=F
         times = times * torch.tensor([1, 1, -1, 1, 1, -1.0]).double()[:, None]
     control = Controller.of(controller, min_step=1e-9, max_step=0.5)
     sizes = control.step_size(tableau.order, 100)
+    if "live" in options:  # of each sample's segments, some empty
+        options["live"] = torch.tensor(options["live"]).repeat(ROWS // 2, 1)
     w = Workspace.allocate(
         normal(ROWS, elements).to(dtype),
         tableau.matrix,
@@ -89,7 +91,7 @@ TABLES = ("y", "y_new", "k", "stage", "stage_times", "ys", "control", "count")
 
 def twin(w, name="cpp"):
     """A copy for an implementation, on its device."""
-    moved = (*TABLES, "segment_ends", "output_times")
+    moved = (*TABLES, "segment_ends", "live", "output_times")
     changed = {n: getattr(w, n).to(DEVICE[name], copy=True) for n in moved}
     return Workspace(**{**vars(w), **changed})
 
@@ -117,6 +119,7 @@ CASES = [
     ("dopri5", 7, torch.float64, {"by_row": True}),
     ("tsit5", 8, torch.float32, {"controller": "pi"}),
     ("dopri8", 33, torch.float64, {"segments": [1, 1, 20, 33]}),
+    ("tsit5", 40, torch.float64, {"segments": [20, 40], "live": [[9, 20], [20, 0]]}),
     ("bosh3", 1025, torch.float32, {"segments": [1024, 1025], "by_row": True}),
     ("fehlberg45", 2500, torch.float64, {"controller": "i"}),
 ]

@@ -78,9 +78,10 @@ class Workspace:
     """All that a solve works on. R rows of N elements, S stages, T outputs.
 
     a [S, S], c, error [S], dense [S, degree]: float64 on the CPU. segment_ends: int64 [G], where
-    the parts of a row end whose norms are taken apart; the largest counts. output_times: float64
-    [T] or [R, T]. y, y_new, stage [R, N], k [S, R, N], stage_times [R], ys [T, R, N]: of the
-    state's dtype. control [9, R], count [6, R].
+    the parts of a row end whose norms are taken apart; the largest counts. live: int64 [G], or
+    [R, G] by sample, how many elements of a part are not padding: what its mean divides by.
+    output_times: float64 [T] or [R, T]. y, y_new, stage [R, N], k [S, R, N], stage_times [R],
+    ys [T, R, N]: of the state's dtype. control [9, R], count [6, R].
     """
 
     a: Tensor
@@ -88,6 +89,7 @@ class Workspace:
     error: Tensor
     dense: Tensor
     segment_ends: Tensor
+    live: Tensor
     output_times: Tensor
     y: Tensor
     y_new: Tensor
@@ -114,17 +116,24 @@ class Workspace:
         step_size: StepSize,
         compact: bool = False,
         first_step_given: bool = False,
+        live: Tensor | None = None,
     ) -> Workspace:
-        """A workspace for states like y [R, N]; the tables of rows are zero."""
+        """A workspace for states like y [R, N]; the tables of rows are zero.
+
+        live: None where there is no padding.
+        """
         rows, elements = y.shape
         stages, outputs = len(c), output_times.shape[-1]
         device = y.device
+        if live is None:
+            live = segment_ends.diff(prepend=segment_ends.new_zeros(1))
         return cls(
             a,
             c,
             error,
             dense,
             segment_ends.to(device),
+            live.to(device).contiguous(),
             output_times.contiguous(),
             y.detach().clone(memory_format=torch.contiguous_format),
             torch.empty_like(y, memory_format=torch.contiguous_format),

@@ -24,7 +24,7 @@ class CppOperations:
     def __init__(self, workspace: Workspace) -> None:
         w = self._held = workspace  # only addresses reach C++
         rows, elements = w.y.shape
-        tables = (w.a, w.c, w.error, w.dense, w.segment_ends, w.output_times)
+        tables = (w.a, w.c, w.error, w.dense, w.segment_ends, w.output_times, w.live)
         tensors = (w.y, w.y_new, w.k, w.stage, w.stage_times, w.ys, w.control, w.count)
         for tensor in (*tables, *tensors):
             if not (tensor.is_cpu and tensor.is_contiguous()):
@@ -38,6 +38,7 @@ class CppOperations:
             segments=len(w.segment_ends),
             outputs=w.output_times.shape[-1],
             output_stride=w.output_times.shape[1] if w.output_times.ndim == 2 else 0,
+            live_stride=w.live.shape[1] if w.live.ndim == 2 else 0,
             float64=w.y.dtype == torch.float64,
             tables=[address(x) for x in tables],
             tensors=[address(x) for x in tensors],

@@ -29,19 +29,27 @@ def weighted_sum(start: Tensor | None, weights: list[Tensor], terms: list[Tensor
 
 
 def error_norm(
-    x: Tensor, y: Tensor, z: Tensor, rtol: Tensor, atol: Tensor, segment_ends: list[int]
+    x: Tensor,
+    y: Tensor,
+    z: Tensor,
+    rtol: Tensor,
+    atol: Tensor,
+    segment_ends: list[int],
+    live: Tensor,
 ) -> Tensor:
     """max over segments of sqrt(mean (x / scale)^2), scale = atol + rtol max(|y|, |z|); [R].
 
     The squares are float64, summed by `LANES` lanes that are then halved: no sum depends on the
-    number of rows. x = 0 has ratio 0 even where the scale is 0.
+    number of rows. x = 0 has ratio 0 even where the scale is 0. The mean is over the live elements,
+    [G] or [R, G] of them; padding is 0.
     """
     scale = atol.to(y.dtype)[:, None] + rtol.to(y.dtype)[:, None] * torch.maximum(y.abs(), z.abs())
     ratio = torch.where(x == 0, 0.0, x / scale).double()
     norms, begin = [torch.zeros_like(rtol)], 0
-    for end in segment_ends:
+    for count, end in zip(live.unbind(-1), segment_ends, strict=True):
         if end > begin:
-            norms.append(torch.sqrt(lane_sum(ratio[:, begin:end].square()) / (end - begin)))
+            mean = lane_sum(ratio[:, begin:end].square()) / count
+            norms.append(torch.where(count == 0, 0.0, torch.sqrt(mean)))
         begin = end
     return torch.stack(norms).amax(0)
 
@@ -90,8 +98,10 @@ class ReferenceOperations:
             w.y_new[: self.rows] = total
 
     def _norm(self, x: Tensor, z: Tensor) -> Tensor:
-        control, y = self.w.control[:, : self.rows], self.w.y[: self.rows]
-        return error_norm(x, y, z, control[Control.RTOL], control[Control.ATOL], self.segment_ends)
+        w, control, y = self.w, self.w.control[:, : self.rows], self.w.y[: self.rows]
+        live = w.live if w.live.ndim == 1 else w.live[w.count[Count.ROW, : self.rows]]
+        tolerances = control[Control.RTOL], control[Control.ATOL]
+        return error_norm(x, y, z, *tolerances, self.segment_ends, live)
 
     def control(self) -> None:
         """Accept a row if its error's norm is at most 1; size of its next step.

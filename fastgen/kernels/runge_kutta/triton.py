@@ -78,12 +78,12 @@ class TritonOperations(ReferenceOperations):
                 sizes,
                 (*stages, TILE, self._block),
             )
-        tables = w.segment_ends, w.control, w.count, self._numbers, *self._held
+        tables = w.segment_ends, w.live, w.control, w.count, self._numbers, *self._held
         launch(
             control_kernel,
             (self.rows, 1),
             (w.y, w.y_new, w.k, error, *tables, self._first_tiles, self._partial),
-            (*sizes, len(w.segment_ends)),
+            (*sizes, len(w.segment_ends), w.live.shape[1] if w.live.ndim == 2 else 0),
             (*stages, self._long, self._block),
         )
 

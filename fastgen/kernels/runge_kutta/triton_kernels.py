@@ -34,8 +34,9 @@ NON_FINITE: tl.constexpr = tl.constexpr(5)
 
 # Integers whose values must not compile a new kernel.
 SCALARS = ("tiles", "capacity", "elements", "segments", "outputs", "output_stride", "max_steps")
+SCALARS = (*SCALARS, "live_stride")
 TABLES = ("a", "c", "error", "dense", "control", "count", "times", "numbers", "segment_ends")
-TABLES = (*TABLES, "held", "held_count", "partial", "tile_ends", "first_tiles")
+TABLES = (*TABLES, "live", "held", "held_count", "partial", "tile_ends", "first_tiles")
 
 
 @triton.jit
@@ -180,6 +181,7 @@ def control_kernel(
     k,
     error,
     segment_ends,
+    live,
     control,
     count,
     numbers,
@@ -191,6 +193,7 @@ def control_kernel(
     capacity: tl.int64,
     elements: tl.int64,
     segments: tl.int64,
+    live_stride: tl.int64,
     COUNT: tl.constexpr,
     USED: tl.constexpr,
     PARTIAL: tl.constexpr,
@@ -210,6 +213,7 @@ def control_kernel(
     tl.store(held_count + r, status)
     tl.store(held_count + capacity + r, tl.load(count + CURSOR * capacity + r))
     norm = h * 0
+    counts = live + tl.load(count + ROW * capacity + r) * live_stride
     begin = tl.load(segment_ends) * 0
     for g in range(segments):
         end = tl.load(segment_ends + g)
@@ -223,8 +227,9 @@ def control_kernel(
             lanes = squared_ratios(
                 y, y_new, k, error, control, r, begin, end, capacity, elements, COUNT, USED, BLOCK
             )
-        if end > begin:
-            mean = tl.sqrt(tl.reduce(lanes, 0, add) / (end - begin).to(tl.float64))
+        there = tl.load(counts + g)
+        if there > 0:
+            mean = tl.sqrt(tl.reduce(lanes, 0, add) / there.to(tl.float64))
             norm = tl.where(mean <= norm, norm, mean)
         begin = end
     safety, least, most = tl.load(numbers), tl.load(numbers + 1), tl.load(numbers + 2)
