@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from fastgen.common.graphs import Recording, recorded, warm_up
 from fastgen.common.memory import readable
+from fastgen.common.repeats import Looks, check_repeats
 from fastgen.common.step_size import StepSize
 from fastgen.common.tableau import Tableau
 from fastgen.kernels.runge_kutta.contract import (
@@ -161,7 +162,8 @@ def _watched(call: Callable[..., Any], *arguments: Any) -> Any:
 
 def _run_fused(field: Field, w: Workspace, ops: FusedOperations, watch: bool) -> tuple[int, int]:
     """One C++ call between two evaluations."""
-    advance, rows = ops.advance, ops.rows
+    advance, rows, looks = ops.advance, ops.rows, Looks()
+    again = repeated = 0  # evaluations that no step needs
     if ops.compacted() == FINISHED:
         return 0, 0
     while True:
@@ -184,9 +186,12 @@ def _run_fused(field: Field, w: Workspace, ops: FusedOperations, watch: bool) ->
             if code:
                 break
             slope = f(t, y)
+            if looks.due(ops.evaluated[0]):
+                slope = _repeated(w, rows, lambda: f(t, y), slope)  # noqa: B023
+                again, repeated = again + 1, repeated + rows
         if code == FINISHED:
             calls, evaluated = ops.evaluated
-            return calls, evaluated
+            return calls + again, evaluated + repeated
         assert code == FEWER_ROWS
 
 
@@ -206,7 +211,7 @@ def _run(
     that warms it up.
     """
     calls = evaluated = 0
-    rows = -1
+    rows, looks = -1, Looks()
     made: Recording | None = None
     call: Callable[[], Any] = lambda: None  # noqa: E731
 
@@ -265,9 +270,23 @@ def _run(
         calls = before + len(w.c) - 1  # a replay does not pass `evaluate`, and a warm-up does
         evaluated += (len(w.c) - 1) * rows
         step += 1
+        if looks.due(calls):
+            w.stage[:rows], w.stage_times[:rows] = w.y[:rows], w.control[Control.TIME, :rows]
+            _repeated(w, rows, call, call())
+            calls, evaluated = calls + 2, evaluated + 2 * rows
         # Steps of ended rows change nothing, so a GPU need not be asked after each.
         code = 0 if step % check_every else ops.compacted()
     return calls, evaluated
+
+
+def _repeated(w: Workspace, rows: int, call: Callable[[], Any], value: Any) -> Any:
+    """A value of f as it is given again, of which no more may differ than a step tolerates."""
+    first, again = torch.as_tensor(value).clone(), call()
+    control, y = w.control[:, :rows, None], w.y[:rows]
+    scale = control[Control.ATOL] + control[Control.RTOL] * y.abs()
+    step, who = w.control[Control.STEP, :rows], w.count[Count.ROW, :rows]
+    check_repeats("f", first.reshape(y.shape), again.reshape(y.shape), step, scale, who)
+    return again
 
 
 def _finish(w: Workspace, calls: int, rows: int) -> Outcome:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_choice, per_row, rows_of
 from fastgen.common.padding import Padding
+from fastgen.common.repeats import Looks, check_repeats
 from fastgen.common.step_size import LEAST_ERROR, Controller, fitted
 from fastgen.common.typed import typed
 from fastgen.kernels.dispatch import BACKENDS
@@ -117,10 +118,17 @@ def dpm_adaptive(
         found = field("noise", schedule.time_at(level), state, rows)
         return found if mask is None else padding.clear(found, rows)
 
+    looks = Looks()
     while True:
         rows = (status == Status.RUNNING).nonzero().flatten()
         if not len(rows):
             break
+        if looks.due(calls):
+            twice = [noise(at[rows], y[rows], rows).clone() for _ in range(2)]
+            weight = schedule.sigma(schedule.time_at(at[rows]))  # of the noise in a step
+            scale = rows_of(y[rows]).abs() * per_row(relative[rows], twice[0])
+            scale = scale + per_row(absolute[rows], twice[0])
+            check_repeats("net", *twice, weight * size[rows], scale, rows)
         fresh = rows[~known[rows]]
         if len(fresh):
             slope[fresh] = noise(at[fresh], y[fresh], fresh)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -121,8 +121,11 @@ class Schedule:
             known[key] = found
         return found  # type: ignore[no-any-return]
 
-    def while_planning(self) -> Schedule:
-        """Itself, or a copy that keeps what its functions gave, for the time of one plan."""
+    def while_planning(self, times: Sequence[float] = ()) -> Schedule:
+        """Itself, or a copy that keeps what its functions gave, for the time of one plan.
+
+        times: those of the plan's grid, at which it will be asked for values.
+        """
         if self._fast_on_floats:
             return self
         other = copy.copy(self)
@@ -214,6 +217,14 @@ class Schedule:
             check=False,
             fast=self._fast_on_floats,
         )
+
+    def times_at(self, half_log_snr: Sequence[float]) -> list[float]:
+        """`time_at` of each number, NaN for one that is not finite: the nodes of a whole plan."""
+        return [self.time_at(x) if math.isfinite(x) else math.nan for x in half_log_snr]
+
+    def times_at_ratio(self, ratio: Sequence[float]) -> list[float]:
+        """`time_at_ratio` of each number, NaN for one that is not finite."""
+        return [self.time_at_ratio(x) if math.isfinite(x) else math.nan for x in ratio]
 
     def warp(self, t: Number) -> Number:
         """The reparametrisation [0, 1] -> [0, 1] that time grids apply; the identity here."""

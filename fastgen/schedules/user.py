@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastgen.common.display import brief
+from fastgen.schedules import scalar
 from fastgen.schedules.base import Schedule, set_real
 
 TimeFunction = Callable[[torch.Tensor], Any]
@@ -20,6 +21,11 @@ _TOLERANCE = 1e-6  # on alpha(0) = 1 and sigma(0) = 0
 _CHECK_POINTS = 1025
 _HALVINGS = 62  # from the doubles in [0, 1] to one
 _ONE = int(np.float64(1.0).view(np.int64))
+_ROUNDS = 12
+_POWERS = np.concatenate([np.arange(1, 17), 2 ** np.arange(5, 63)])
+_AROUND = np.concatenate([-_POWERS[::-1], [0], _POWERS])
+_FOUR, _UNIT = np.arange(4), np.eye(4)
+_LEAST = np.nextafter(0.0, 1.0)
 
 
 @dataclasses.dataclass(frozen=True, init=False, repr=False)
@@ -40,7 +46,7 @@ class UserSchedule(Schedule):
     d_alpha_function: TimeFunction | None = None
     d_sigma_function: TimeFunction | None = None
     minimal_time: float = 1e-3
-    _ratios: ClassVar[NDArray[np.float64]]
+    _logs: ClassVar[tuple[NDArray[np.float64], NDArray[np.float64]]]
 
     def __init__(
         self,
@@ -99,7 +105,8 @@ class UserSchedule(Schedule):
                     f"UserSchedule: {name}(0) = {values[0]!r}, but t = 0 is data: make it {wanted} "
                     "(t = 1 is noise; a function with data at t = 1 takes 1 - t)"
                 )
-        object.__setattr__(self, "_ratios", ratio)  # for guesses
+        with np.errstate(divide="ignore"):
+            object.__setattr__(self, "_logs", (np.log(ratio), np.log(t)))  # for guesses
         rising = ratio[1:] > ratio[:-1]
         if not rising.all():
             i = int(np.argmin(rising))
@@ -118,76 +125,133 @@ class UserSchedule(Schedule):
                     f"UserSchedule: {name}(0.5) = {float(slope[0])!r}; give {name} in closed form"
                 )
 
+    def while_planning(self, times: Sequence[float] = ()) -> Schedule:
+        """A copy that keeps what the functions gave, those of the grid in one call."""
+        other = super().while_planning(times)
+        other.__dict__.update(_values={}, _grid=frozenset(times), _fast_on_floats=True)
+        return other
+
     def _alpha(self, t: Any, xp: Any) -> Any:
+        if xp is scalar:
+            return self._value("alpha", t) if t else 1.0
         return xp.where(t == 0, 1.0, _call("alpha", self.alpha_function, t, xp))
 
     def _sigma(self, t: Any, xp: Any) -> Any:
+        if xp is scalar:
+            return self._value("sigma", t) if t else 0.0
         return xp.where(t == 0, 0.0, _call("sigma", self.sigma_function, t, xp))
 
     def _d_alpha(self, t: Any, xp: Any) -> Any:
-        if self.d_alpha_function is not None:
-            return _call("d_alpha", self.d_alpha_function, t, xp)
-        return _slope("alpha", self.alpha_function, t, xp)
+        return self._slope("alpha", t, xp)
 
     def _d_sigma(self, t: Any, xp: Any) -> Any:
-        if self.d_sigma_function is not None:
-            return _call("d_sigma", self.d_sigma_function, t, xp)
-        return _slope("sigma", self.sigma_function, t, xp)
+        return self._slope("sigma", t, xp)
+
+    def _slope(self, name: str, t: Any, xp: Any) -> Any:
+        if xp is scalar:
+            return self._value(f"d_{name}", t)
+        given = getattr(self, f"d_{name}_function")
+        if given is not None:
+            return _call(f"d_{name}", given, t, xp)
+        return _slope(name, getattr(self, f"{name}_function"), t, xp)
+
+    def _value(self, name: str, t: float) -> float:
+        """One of the four functions, of which ratio, its logarithm and others are made."""
+        known: dict[tuple[str, float], float] = self.__dict__["_values"]
+        if (name, t) not in known:
+            grid: frozenset[float] = self.__dict__["_grid"]
+            times = sorted(grid) if t in grid else [t]
+            found = getattr(self, f"_{name}")(np.array(times), np)
+            known.update(zip(((name, u) for u in times), found.tolist(), strict=True))
+        return known[name, t]
 
     def _time_at_ratio(self, ratio: Any, xp: Any) -> Any:
-        # Positive doubles are ordered like their bit patterns: bisecting these ends at
-        # neighbouring doubles after 62 halvings, however small the time is.
-        if xp is np and np.size(ratio) == 1:
-            return np.reshape(self._time_of(float(np.reshape(ratio, ()))), np.shape(ratio))
-        target = torch.as_tensor(ratio).detach()
-        low = torch.zeros_like(target, dtype=torch.int64)
-        high = torch.ones_like(target).view(torch.int64)
+        if xp is torch:
+            low = torch.zeros_like(ratio, dtype=torch.int64)
+            return self._bisected(ratio.detach(), low, torch.full_like(low, _ONE))
+        given = np.asarray(ratio, dtype=np.float64)
+        found = self._times_of(given.reshape(-1)).reshape(given.shape)
+        return float(found) if xp is scalar else found
+
+    def times_at(self, half_log_snr: Sequence[float]) -> list[float]:
+        """All in one search."""
+        self._check_half_log_snr([x for x in half_log_snr if math.isfinite(x)])
+        with np.errstate(over="ignore"):
+            finite = [x if math.isfinite(x) else math.nan for x in half_log_snr]
+            return self._times_at([float(np.exp(-x)) for x in finite])
+
+    def times_at_ratio(self, ratio: Sequence[float]) -> list[float]:
+        """All in one search."""
+        self._check_ratio([x for x in ratio if math.isfinite(x)])
+        return self._times_at(ratio)
+
+    def _times_at(self, ratio: Sequence[float]) -> list[float]:
+        values = np.array(ratio, dtype=np.float64)
+        finite = np.isfinite(values)
+        found = np.full(values.shape, math.nan)
+        found[finite] = self._times_of(values[finite])
+        return found.tolist()  # type: ignore[no-any-return]
+
+    def _times_of(self, ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The first double at which sigma / alpha is not below each ratio [N].
+
+        Positive doubles are ordered like their bit patterns, and among these one call looks at
+        steps of all powers of two around a guess. A plan asks for hundreds of single times, and a
+        call of alpha and sigma costs the same for one time as for many; most need two.
+        """
+        low, high = np.zeros(len(ratio), np.int64), np.full(len(ratio), _ONE)
+        guess = self._guess(ratio)
+        for _ in range(_ROUNDS):
+            places = np.clip(guess, 0.0, 1.0).view(np.int64)[:, None] + _AROUND
+            places = places.clip(low[:, None], high[:, None])
+            values = self._ratio(torch.from_numpy(places.view(np.float64).reshape(-1)), torch)
+            values = values.detach().numpy().reshape(places.shape)
+            is_below = (values < ratio[:, None]) & (places < high[:, None])
+            is_below |= places <= low[:, None]
+            rows, first = np.arange(len(ratio)), (~is_below).argmax(1)
+            last = np.maximum(first - 1, 0)
+            low, high = places[rows, last], places[rows, first]
+            if (high - low <= 1).all():
+                return np.where(ratio > 0, high.view(np.float64), 0.0)
+            guess = self._between(ratio, low, high, values[rows, last], values[rows, first])
+        bounds = torch.from_numpy(low), torch.from_numpy(high)
+        return self._bisected(torch.from_numpy(ratio), *bounds).numpy()  # type: ignore[no-any-return]
+
+    def _bisected(self, ratio: Any, low: Any, high: Any) -> Any:
+        """The same by halvings of the bit patterns between two, without a look at the values."""
         for _ in range(_HALVINGS):
             middle = low + (high - low) // 2
-            below = self._ratio(middle.view(torch.float64), torch) < target
+            below = self._ratio(middle.view(torch.float64), torch) < ratio
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        t = torch.where(target > 0, high.view(torch.float64), 0.0)
-        return t if xp is torch else t.numpy()
+        return torch.where(ratio > 0, high.view(torch.float64), 0.0)
 
-    def _time_of(self, ratio: float) -> float:
-        """One time by the same halvings, those on the way to a guess in one call.
+    def _guess(self, ratio: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Times from the values seen on construction: cubics of log t in the logarithm."""
+        logs, times = self._logs
+        at = np.log(np.maximum(ratio, _LEAST))
+        i = (np.searchsorted(logs, at) - 2).clip(1, len(logs) - 5)  # neither 0 nor infinity
+        known = logs[i[:, None] + _FOUR]
+        apart = known[:, :, None] - known[:, None]
+        weights = np.where(apart == 0, 1.0, (at[:, None, None] - known[:, None]) / (apart + _UNIT))
+        found = np.exp((weights.prod(2) * times[i[:, None] + _FOUR]).sum(1))
+        inside = (known[:, 0] <= at) & (at <= known[:, -1])
+        ends = np.interp(at, logs[1:-1], times[1:-1])
+        return np.where(inside, found, np.exp(ends))
 
-        A plan asks for hundreds of single times, and a call of alpha and sigma costs the same for
-        one time as for many. Halvings after one that went another way than to the guess are done
-        again, to a better guess from the values that are known.
-        """
-        if not ratio > 0:
-            return 0.0
-        low, high, left = 0, _ONE, _HALVINGS
-        below, above = 0.0, math.inf
-        guess = float(np.interp(ratio, self._ratios, np.linspace(0.0, 1.0, _CHECK_POINTS)))
-        while left:
-            goal = max(low + 1, min(high, int(np.float64(guess).view(np.int64))))
-            middles, a, b = [], low, high
-            for _ in range(left):
-                middles.append(a + (b - a) // 2)
-                a, b = (middles[-1], b) if middles[-1] < goal else (a, middles[-1])
-            times = np.array(middles, dtype=np.int64).view(np.float64)
-            values = self._ratio(torch.from_numpy(times), torch).tolist()
-            for middle, value in zip(middles, values, strict=True):
-                left -= 1
-                if value < ratio:
-                    low, below = middle, value
-                else:
-                    high, above = middle, value
-                if (value < ratio) != (middle < goal):
-                    break
-            start, end = np.array([low, high], dtype=np.int64).view(np.float64).tolist()
-            guess = _between(ratio, start, end, below, above)
-        return float(np.int64(high).view(np.float64))
-
-
-def _between(ratio: float, low: float, high: float, below: float, above: float) -> float:
-    """Where a ratio is between two times, by a power law if both ratios are known."""
-    if not (0 < below < above < math.inf and low > 0):
-        return math.sqrt(low * high) if low > 0 else high / 2
-    share = math.log(ratio / below) / math.log(above / below)
-    return float(low * (high / low) ** share)
+    def _between(self, ratio: Any, first: Any, last: Any, below: Any, above: Any) -> Any:
+        """Where ratios are between two bit patterns: by a power law of t, or of 1 - t at a pole."""
+        low, high = first.view(np.float64), last.view(np.float64)
+        middle = (first + (last - first) // 2).view(np.float64)
+        with np.errstate(all="ignore"):
+            share = np.log(ratio / below) / np.log(above / below)
+            start, rise = np.diff(self._logs[0])[[1, -2]] / math.log(2)
+            inside = np.where(
+                low > 0, low * (high / low) ** share, high * (ratio / above) ** (1 / start)
+            )
+            pole = 1 - (1 - low) * (below / ratio) ** (1 / rise)
+        inside = np.where(np.isfinite(inside), inside, middle)
+        near = (high == 1) & (low > 0.5) & np.isfinite(pole) & (above > 8 * below)
+        return np.where(near, pole, inside)
 
 
 def _call(name: str, function: TimeFunction, t: Any, xp: Any) -> Any:

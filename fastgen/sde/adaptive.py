@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_choice, check_nonnegative, per_row
 from fastgen.common.display import displayed
+from fastgen.common.repeats import FIRST_LOOK, Looks, check_repeats
 from fastgen.common.rounding import square_root
 from fastgen.common.step_size import LEAST_ERROR, Controller, fitted
 from fastgen.kernels.stochastic_combine.operator import stochastic_combine
@@ -169,10 +170,16 @@ def solve_adaptive(
         wide = per_row(root, increment)
         return torch.where(wide == 0, 0.0, increment / wide).to(equation.dtype)
 
+    looks = Looks(FIRST_LOOK // 4)  # in steps
     while True:
         running = cursor < len(times)
         if not bool(running.any()):
             break
+        if looks.due(int((accepted + rejected).max())):
+            with torch.no_grad():
+                scale = control.atol + control.rtol * y.abs()
+                twice = [equation.drift(t, y).clone() for _ in range(2)]
+                check_repeats("f", *twice, size, scale, torch.arange(rows, device=device))
         target = known[cursor.clamp(max=len(times) - 1)]
         h = fitted((target - t).abs(), size)
         whole = h == (target - t).abs()

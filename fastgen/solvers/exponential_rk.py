@@ -129,17 +129,29 @@ class ExponentialTableau:
     c: tuple[float, ...]
     rows: tuple[Row, ...]
 
+    def nodes(self, p: Builder, times: Sequence[float]) -> list[list[float]]:
+        """Where the nodes of all steps lie in log-SNR."""
+        levels = [p.half_log_snr(t) for t in times]
+        inner = [a + c * (b - a) for a, b in pairwise(levels) for c in self.c if 0 < c < 1]
+        found = iter(p.schedule.times_at(inner))
+        return [
+            [next(found) if 0 < c < 1 else t if c else s for c in self.c]
+            for s, t in pairwise(times)
+        ]
+
     def step(
-        self, p: Builder, x: Form, s: float, t: float, prediction: str, times: Sequence[float] = ()
+        self,
+        p: Builder,
+        x: Form,
+        s: float,
+        t: float,
+        prediction: str,
+        at: Sequence[float],
+        states: bool = False,
     ) -> Form:
-        """x_t from x_s, evaluating at ``times`` or else where the nodes lie in log-SNR."""
+        """x_t from x_s, evaluating ``at`` the nodes' times, which are ``states`` of the solver."""
         if not finite(p, s, t):
             return exponential_step(p, x, p.denoise(x, s), s, t)
-        start, end = p.half_log_snr(s), p.half_log_snr(t)
-        ends = {0.0: s, 1.0: t}
-        at = times or [
-            ends[c] if c in ends else p.schedule.time_at(start + c * (end - start)) for c in self.c
-        ]
         values = [predict(p, x, s, prediction)]
         for node, row in zip([*at[1:], t], self.rows, strict=True):
             step = interval(p, s, node, prediction)
@@ -147,7 +159,7 @@ class ExponentialTableau:
             point = step.combine(x, (phi(1, step.z) - sum(later), *later), values)
             if len(values) == len(self.c):
                 break
-            point = p.state(point, node) if times else point
+            point = p.state(point, node) if states else point
             values.append(predict(p, point, node, prediction))
         return point
 
@@ -160,8 +172,8 @@ def exponential_runge_kutta(
 
     def solve(p: Builder, times: list[float]) -> Form:
         x = p.initial()
-        for s, t in pairwise(times):
-            x = p.state(tableau.step(p, x, s, t, prediction), t)
+        for s, t, at in zip(times, times[1:], tableau.nodes(p, times), strict=False):
+            x = p.state(tableau.step(p, x, s, t, prediction, at), t)
         return x
 
     return solve
@@ -291,7 +303,7 @@ def dpm_solver_singlestep(
             c = [(p.half_log_snr(time) - start) / h for time in inner[1:]]
             two = "heun" if solver_type == "heun" else "midpoint"
             tableau = two_stages(c[0], two) if size == 2 else three_stages(c[0], c[1], solver_type)
-        x = p.state(tableau.step(p, x, s, t, prediction, inner), t)
+        x = p.state(tableau.step(p, x, s, t, prediction, inner, states=True), t)
     return x
 
 

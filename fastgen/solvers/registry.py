@@ -311,7 +311,7 @@ def _made(
         **of_grid,
     )
     times = times[::-1].copy() if reverse else times
-    planned = schedule.while_planning()
+    planned = schedule.while_planning(times.tolist())
     builder = Builder(planned, predicts)
     try:
         with np.errstate(divide="ignore", invalid="ignore"):  # a missing limit is said below

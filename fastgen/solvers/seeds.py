@@ -27,6 +27,7 @@ from fastgen.solvers.stochastic import (
     constant_decay,
     first_order_only,
     length,
+    part_way,
     sde_step,
 )
 from fastgen.solvers.stochastic_multistep import moments
@@ -123,13 +124,12 @@ def seeds_2(
     """Two stages: u at lambda_s + r h, then x_t with the prediction (1 - 1/(2r)) F_s + F_u/(2r)."""
     check(eta, s_noise, prediction)
     check_fraction("r", r)
-    x = p.initial()
-    for s, t in pairwise(times):
+    x, middles = p.initial(), part_way(p, times, lambda h: r * h)
+    for s, t, mid in zip(times, times[1:], middles, strict=False):
         if first_order_only(p, s, t):
             x = p.state(limit(p, x, s, t, eta, s_noise), t)
             continue
         step = SeedsStep(p, x, s, eta, s_noise, prediction)
-        mid = p.schedule.time_at(p.half_log_snr(s) + r * length(p, s, t))
         bent = step.predict(step.at(mid), mid)
         step.first = (1 - 1 / (2 * r)) * step.first + (1 / (2 * r)) * bent
         x = p.state(step.at(t), t)
@@ -151,14 +151,13 @@ def seeds_3(
     F_s + (lambda - lambda_s)/(2h/3) (F_2 - F_s).
     """
     check(eta, s_noise, prediction)
-    x = p.initial()
-    for s, t in pairwise(times):
+    x, thirds = p.initial(), part_way(p, times, lambda h: h / 3)
+    rest = part_way(p, times, lambda h: 2 * h / 3)
+    for s, t, one, two in zip(times, times[1:], thirds, rest, strict=False):
         if first_order_only(p, s, t):
             x = p.state(limit(p, x, s, t, eta, s_noise), t)
             continue
         step = SeedsStep(p, x, s, eta, s_noise, prediction)
-        start, h = p.half_log_snr(s), length(p, s, t)
-        one, two = p.schedule.time_at(start + h / 3), p.schedule.time_at(start + 2 * h / 3)
         first = step.predict(step.at(one), one)
         second = step.predict(step.at(two, first - step.first, 0.5), two)
         x = p.state(step.at(t, second - step.first, 2 / 3), t)

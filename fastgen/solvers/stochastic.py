@@ -69,6 +69,12 @@ def sde_step(
     return sde_mean(p, x, data, s, t, m) + fresh_noise(p, s, t, s_noise * noise_std(p, t, m))
 
 
+def part_way(p: Builder, times: list[float], part: Callable[[float], float]) -> list[float]:
+    """The times at a part of each step's length in lambda; NaN for an infinitely long one."""
+    steps = pairwise(times)
+    return p.schedule.times_at([p.half_log_snr(s) + part(length(p, s, t)) for s, t in steps])
+
+
 def first_order_only(p: Builder, s: float, t: float) -> bool:
     """Whether the step from s to t is infinitely long in lambda."""
     return not isfinite(length(p, s, t))
@@ -125,12 +131,15 @@ def dpmpp_2s_ancestral(
     """
     check_nonnegative("eta", eta)
     check_nonnegative("s_noise", s_noise)
-    x = p.initial()
-    for s, t in pairwise(times):
-        m = ancestral_decay(length(p, s, t), eta)
+    x, decays = p.initial(), [ancestral_decay(length(p, s, t), eta) for s, t in pairwise(times)]
+    middles = [
+        p.half_log_snr(s) + (length(p, s, t) + m) / 2
+        for s, t, m in zip(times, times[1:], decays, strict=False)
+    ]
+    steps = zip(times, times[1:], decays, p.schedule.times_at(middles), strict=False)
+    for s, t, m, mid in steps:
         d = p.denoise(x, s)
         if not first_order_only(p, s, t) and m < inf:
-            mid = p.schedule.time_at(p.half_log_snr(s) + (length(p, s, t) + m) / 2)
             d = p.denoise(exponential_step(p, x, d, s, mid), mid)
         x = p.state(sde_step(p, x, d, s, t, m, s_noise), t)
     return x
@@ -155,12 +164,11 @@ def dpmpp_sde(
     check_nonnegative("eta", eta)
     check_nonnegative("s_noise", s_noise)
     check_fraction("r", r)
-    x = p.initial()
-    for s, t in pairwise(times):
+    x, middles = p.initial(), part_way(p, times, lambda h: r * h)
+    for s, t, mid in zip(times, times[1:], middles, strict=False):
         h = length(p, s, t)
         d = p.denoise(x, s)
         if not first_order_only(p, s, t):
-            mid = p.schedule.time_at(p.half_log_snr(s) + r * h)
             inner = sde_step(p, x, d, s, mid, ancestral_decay(r * h, eta), s_noise)
             d = (1 - 1 / (2 * r)) * d + (1 / (2 * r)) * p.denoise(inner, mid)
         x = p.state(sde_step(p, x, d, s, t, ancestral_decay(h, eta), s_noise), t)

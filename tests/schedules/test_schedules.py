@@ -640,3 +640,59 @@ def test_betas_of_any_dtype(dtype):
     assert schedules.DiscreteVP(betas).betas == tuple(betas.tolist())
     with pytest.raises(TypeError, match=r"betas: expected a dense tensor.*to_dense"):
         schedules.DiscreteVP(betas.to_sparse())
+
+
+USERS = {
+    "pole": UserSchedule(
+        lambda t: torch.cos(math.pi / 2 * t), lambda t: torch.sin(math.pi / 2 * t)
+    ),
+    "steep": UserSchedule(lambda t: 1 - t**9, lambda t: t**0.5),
+    "variance_exploding": UserSchedule(torch.ones_like, lambda t: 80 * t**7),
+}
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_a_users_inverse_is_found_in_few_calls_and_is_the_same_in_all_kinds(name, monkeypatch):
+    """The first double that is not below, as halvings of a tensor find it, for any ratio."""
+    schedule, calls = USERS[name], []
+    ratio = np.exp(np.random.default_rng(0).uniform(-600, 4, 400))
+
+    def counted(self, t, xp, own=UserSchedule._ratio):
+        calls.append(np.size(t.numpy()) if isinstance(t, torch.Tensor) else 1)
+        return own(self, t, xp)
+
+    monkeypatch.setattr(UserSchedule, "_ratio", counted)
+    found = schedule.time_at_ratio(ratio)
+    assert len(calls) < 16
+    assert found.tolist() == schedule.time_at_ratio(torch.from_numpy(ratio)).tolist()
+    assert found[:50].tolist() == [schedule.time_at_ratio(r) for r in ratio[:50].tolist()]
+    calls.clear()
+    usual = np.exp(np.linspace(-4, 4, 40)).tolist()
+    planned = schedule.while_planning([0.25, 0.5])
+    assert [planned.time_at_ratio(r) for r in usual] == schedule.times_at_ratio(usual)
+    assert len(calls) < 4 * len(usual)
+    assert np.isnan(schedule.times_at([math.inf, 0.0, math.nan])).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("solver", ["dpm_solver_3", "dpmpp_sde", "heun", "seeds_3", "unipc"])
+@pytest.mark.parametrize("grid", ["log_snr", "uniform"])
+def test_plans_on_a_users_schedule_call_its_functions_seldom(solver, grid):
+    """As often for many steps as for few, however many times a solver asks for."""
+    counts = []
+    for steps in (10, 40):
+        calls = []
+
+        def alpha(t, calls=calls):
+            calls.append(1)
+            return 1 - t
+
+        schedule = UserSchedule(alpha, lambda t: t)
+        calls.clear()
+        made = fastgen.plan(solver, schedule, steps, timesteps=grid, start=0.99)
+        exact = fastgen.plan(solver, Rectified(), steps, timesteps=grid, start=0.99)
+        np.testing.assert_allclose(made.times, exact.times, rtol=1e-12)
+        found, expected = made.canonical(), exact.canonical()
+        np.testing.assert_allclose(found.a, expected.a, rtol=1e-9)
+        counts.append(len(calls))
+    inner = {"dpmpp_sde": 1, "seeds_3": 2, "dpm_solver_3": 2}.get(solver, 0)
+    assert counts[1] - counts[0] <= 30 * (inner + 0.2)
