@@ -16,7 +16,8 @@ def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
     """A decorator for the backward of an autograd.Function whose result is computed without graph.
 
     `torch.autograd.function.once_differentiable` refuses a second derivative only where the
-    gradient that comes in has a graph: that of a plain sum would be zero, without a word.
+    gradient that comes in has a graph: that of a plain sum would be zero, without a word. What the
+    function saved leads back to its inputs, so that who takes unused inputs for zeros is told too.
 
     Raises:
         RuntimeError: when the gradient is differentiated.
@@ -29,8 +30,10 @@ def differentiable_once(backward: Callable[..., Any]) -> Callable[..., Any]:
         if not torch.is_grad_enabled():
             return found
         outputs = found if isinstance(found, tuple) else (found,)
-        stop: Any = torch._C._functions.DelayedError(_MESSAGE, len(outputs))
-        return stop(*[_followed(x) for x in outputs])
+        origins = [x for x in ctx.saved_tensors if x.requires_grad]
+        stop: Any = torch._C._functions.DelayedError(_MESSAGE, len(outputs) + len(origins))
+        followed = stop(*[_followed(x) for x in outputs], *origins)
+        return followed[: len(outputs)]
 
     return called
 

@@ -295,7 +295,10 @@ def _finish(
         clouds=clouds,
         backend=solver.backend,
     )
-    value: Tensor = _Value.apply(*inputs, result, solver.marginals)  # type: ignore[no-untyped-call]
+    # The way back to inputs, of which nothing else is kept: they may be written to before backward.
+    origins = [x.flatten()[:0].clone() for x in inputs if x.requires_grad]
+    apply: Any = _Value.apply
+    value: Tensor = apply(*inputs, result, solver.marginals, *origins)
     result = replace(result, value=value)
     if not result.converged and on_failure == "raise":
         digits = "float64" if clouds.x.dtype == torch.float32 else "a larger reg"
@@ -328,8 +331,10 @@ class _Value(torch.autograd.Function):
         b: Tensor,
         result: SinkhornResult,
         marginals: Marginals,
+        *origins: Tensor,
     ) -> Tensor:
         ctx.result, ctx.marginals = result, marginals
+        ctx.save_for_backward(*origins)
         ctx.points = [(x.shape, x.dtype) for x in (x0, x1)]
         phi0, phi1 = _phi(result, marginals)
         value = a @ phi0 + b @ phi1 - result.reg * (result.mass - a.sum() * b.sum())
@@ -365,7 +370,7 @@ class _Value(torch.autograd.Function):
                 points[side] = (gradient * move).reshape(shape).to(dtype)
             if needs[2 + side]:
                 weights[side] = gradient * (phi[side] - reg * (ratio - totals[side]))
-        return (*points, *weights, None, None)
+        return (*points, *weights, *[None] * (len(ctx.needs_input_grad) - 4))
 
 
 def _phi(result: SinkhornResult, marginals: Marginals) -> tuple[Tensor, Tensor]:

@@ -116,13 +116,13 @@ class _Adjoint(torch.autograd.Function):
         *parameters: Tensor,
     ) -> Tensor:
         ctx.field, ctx.way, ctx.backend = field, way, backend
-        ctx.save_for_backward(ys, times, *parameters)
+        ctx.save_for_backward(ys, times, y, *parameters)
         return ys.clone()
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        ys, times, *parameters = ctx.saved_tensors
+        ys, times, _, *parameters = ctx.saved_tensors
         _, _, _, _, want_times, *_ = ctx.needs_input_grad
         solve = _BackwardSolve(ctx.field, ctx.way, ctx.backend, tuple(parameters), want_times)
         y_grad, time_grad, parameter_grads = solve(ys, times, gradients[0])

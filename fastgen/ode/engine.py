@@ -30,6 +30,8 @@ from fastgen.ode.problem import Field
 
 # On a GPU the host looks whether rows are still running only once in so many steps.
 CHECK_EVERY = 8
+# Steps to the end from which on f is asked whether it gives the same value again.
+FAR = 256
 
 
 class Observer(Protocol):
@@ -186,7 +188,7 @@ def _run_fused(field: Field, w: Workspace, ops: FusedOperations, watch: bool) ->
             if code:
                 break
             slope = f(t, y)
-            if looks.due(ops.evaluated[0]):
+            if looks.due(ops.evaluated[0]) and _far(w, rows):
                 slope = _repeated(w, rows, lambda: f(t, y), slope)  # noqa: B023
                 again, repeated = again + 1, repeated + rows
         if code == FINISHED:
@@ -270,13 +272,20 @@ def _run(
         calls = before + len(w.c) - 1  # a replay does not pass `evaluate`, and a warm-up does
         evaluated += (len(w.c) - 1) * rows
         step += 1
-        if looks.due(calls):
+        if looks.due(calls) and _far(w, rows):
             w.stage[:rows], w.stage_times[:rows] = w.y[:rows], w.control[Control.TIME, :rows]
             _repeated(w, rows, call, call())
             calls, evaluated = calls + 2, evaluated + 2 * rows
         # Steps of ended rows change nothing, so a GPU need not be asked after each.
         code = 0 if step % check_every else ops.compacted()
     return calls, evaluated
+
+
+def _far(w: Workspace, rows: int) -> bool:
+    """Whether the end is many steps away, as where errors do not fall with the step."""
+    control = w.control[:, :rows]
+    rest = (control[Control.END] - control[Control.TIME]).abs()
+    return bool((rest > FAR * control[Control.STEP].abs()).any())
 
 
 def _repeated(w: Workspace, rows: int, call: Callable[[], Any], value: Any) -> Any:

@@ -124,11 +124,12 @@ def dpm_adaptive(
         if not len(rows):
             break
         if looks.due(calls):
-            twice = [noise(at[rows], y[rows], rows).clone() for _ in range(2)]
+            found = noise(at[rows], y[rows], rows).clone()
+            again = noise(at[rows], y[rows], rows)
             weight = schedule.sigma(schedule.time_at(at[rows]))  # of the noise in a step
-            scale = rows_of(y[rows]).abs() * per_row(relative[rows], twice[0])
-            scale = scale + per_row(absolute[rows], twice[0])
-            check_repeats("net", *twice, weight * size[rows], scale, rows)
+            scale = rows_of(y[rows]).abs() * per_row(relative[rows], found)
+            scale = scale + per_row(absolute[rows], found)
+            check_repeats("net", found, again, weight * size[rows], scale, rows)
         fresh = rows[~known[rows]]
         if len(fresh):
             slope[fresh] = noise(at[fresh], y[fresh], fresh)

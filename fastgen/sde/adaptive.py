@@ -178,8 +178,8 @@ def solve_adaptive(
         if looks.due(int((accepted + rejected).max())):
             with torch.no_grad():
                 scale = control.atol + control.rtol * y.abs()
-                twice = [equation.drift(t, y).clone() for _ in range(2)]
-                check_repeats("f", *twice, size, scale, torch.arange(rows, device=device))
+                found, again = equation.drift(t, y).clone(), equation.drift(t, y)
+                check_repeats("f", found, again, size, scale, torch.arange(rows, device=device))
         target = known[cursor.clamp(max=len(times) - 1)]
         h = fitted((target - t).abs(), size)
         whole = h == (target - t).abs()

@@ -117,13 +117,13 @@ class _Reversible(torch.autograd.Function):
     def forward(ctx: Any, leap: Leap, places: list[int], y0: Tensor, *parameters: Tensor) -> Tensor:
         ys, y, x = leap.run(y0, places)
         ctx.leap, ctx.places = leap, places
-        ctx.save_for_backward(y, x, *parameters)
+        ctx.save_for_backward(y, x, y0, *parameters)
         return ys
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        y, x, *parameters = ctx.saved_tensors
+        y, x, _, *parameters = ctx.saved_tensors
         leap: Leap = ctx.leap
         equation = leap.equation
         outputs = dict(zip(ctx.places, gradient, strict=True))

@@ -86,7 +86,9 @@ def dpm_fast(
         if eta:
             m = ancestral_decay(length(p, s, t), eta)
             down = max(p.schedule.time_at_ratio(p.schedule.ratio(t) * np.exp(-m)), times[-1])
-        x = renoise(p, tableaus[order].step(p, x, s, down, "noise"), down, t, s_noise)
+        tableau = tableaus[order]
+        (nodes,) = tableau.nodes(p, [s, down])
+        x = renoise(p, tableau.step(p, x, s, down, "noise", nodes), down, t, s_noise)
         x = p.state(x, t)
     return x
 

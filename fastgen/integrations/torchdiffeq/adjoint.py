@@ -169,13 +169,13 @@ class _TwoMethodAdjoint(torch.autograd.Function):
         ctx.func, ctx.told, ctx.way = func, told, backward
         with torch.no_grad():
             ys: Tensor = solve(func, y, t, *forward)
-        ctx.save_for_backward(t, ys, *parameters)
+        ctx.save_for_backward(t, ys, y, *parameters)
         return ys.clone()
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        t, ys, *parameters = ctx.saved_tensors
+        t, ys, _, *parameters = ctx.saved_tensors
         (given,) = gradients
         func = ctx.func
 
