@@ -151,16 +151,22 @@ class Field:
         return state.flat(value, (y.shape[0],)).to(y.dtype).contiguous()
 
 
-def unpadded(f: Callable[..., Any], padding: Padding) -> Callable[..., Any]:
-    """f with zeros and no derivatives in the padding, told of ``rows`` as `Field` tells it."""
-    told = accepts_rows(f)
+def unpadded(
+    f: Callable[..., Any], y0: Any, mask: Any, joint: bool
+) -> tuple[Callable[..., Any], Any, StateLayout]:
+    """f and y0 with zeros and no derivatives in the padding, and how y0 is laid out.
+
+    f is told of ``rows`` as `Field` tells it.
+    """
+    told, padding = accepts_rows(f), Padding(mask, y0, joint)
+    y0 = padding.clear(y0)
 
     def cleared(t: Tensor, y: Tensor, rows: Tensor | None = None) -> Any:
         y = padding.clear(y, rows)
         found = f(t, y, rows=rows) if told else f(t, y)
         return padding.clear(found, rows)
 
-    return cleared
+    return cleared, y0, StateLayout(y0, joint, padding.count)
 
 
 def accepts_rows(f: Callable[..., Any]) -> bool:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_choice, known_arguments
 from fastgen.common.error_control import ErrorControlled, method_by_name
-from fastgen.common.padding import Padding
 from fastgen.common.step_size import Controller, StepSize
 from fastgen.common.tableau import Tableau
 from fastgen.common.transforms import suspended, transforming, unwrapped
@@ -222,11 +221,10 @@ def odeint(
         gradient: "through" the accepted steps or `Through`; the continuous "adjoint" (Chen et al.
             2018, arXiv 1806.07366) or `Adjoint`; or "none". Only where gradients are enabled and
             something needs them. Forward-mode derivatives and `torch.func` go "through".
-        mask: for samples of different lengths, True where an element of y0 is live: any shape
-            that broadcasts to it; for several tensors one each, in y0's structure, None for a
-            tensor without padding. Padding is 0, for f too, stays 0 and does not count in errors:
-            a sample takes the steps that it takes alone without its padding, up to the rounding of
-            sums.
+        mask: for samples of different lengths, True where an element of y0 is live: any shape that
+            broadcasts to it; of several tensors one each, in y0's structure, or None. Padding is 0,
+            for f too, stays 0 and does not count in errors: the steps are those without it, up to
+            the rounding of sums.
         on_failure: "raise", or "return" the best state so far with a status for each sample.
         return_solution: return a `Solution` instead of the states.
         backend: "auto", "reference", "cpp" or "triton"; None reads FASTGEN_BACKEND.
@@ -279,14 +277,11 @@ def odeint(
     if forward:
         check_transforms(way, adaptive, y0, t, compile)
 
-    compact, given = execution.compact, f
-    state = StateLayout(y0, step == "joint")
+    compact, given, joint = execution.compact, f, step == "joint"
+    state = StateLayout(y0, joint)
     if mask is not None:
-        padding = Padding(mask, y0, step == "joint")
-        y0 = padding.clear(y0)
-        state = StateLayout(y0, step == "joint", padding.count)
+        given, y0, state = unpadded(f, y0, mask, joint)
         compact = accepts_rows(f) if compact is None else compact
-        given = unpadded(f, padding)
     field = (CompiledField if compile else Field)(given, state, compact)
     times = times_of(t, state.rows, state.joint, state.device)
     y = state.flat().clone()  # f is never handed the caller's own tensor

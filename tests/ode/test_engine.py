@@ -1,5 +1,7 @@
 """Error-controlled steps that are recorded once and replayed."""
 
+import math
+
 import pytest
 import torch
 
