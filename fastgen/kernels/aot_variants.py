@@ -236,6 +236,10 @@ STEP_KERNELS = {
 }
 
 
+# Tables of int64 of the kernels of error-controlled steps.
+INTEGERS = ("count", "segment_ends", "live", "held_count", "tile_ends", "first_tiles")
+
+
 @dataclass(frozen=True)
 class StepVariant(Variant):
     """A kernel of error-controlled steps, for dopri5: its name, the state's dtype, row length."""
@@ -251,7 +255,7 @@ class StepVariant(Variant):
         for name in types:
             if name in tables:
                 types[name] = "*fp64"
-            elif name in ("count", "segment_ends", "live", "held_count", "tile_ends", "first_tiles"):
+            elif name in INTEGERS:
                 types[name] = "*i64"
             elif name in SCALARS:
                 types[name] = "i64"
