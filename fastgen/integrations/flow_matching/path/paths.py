@@ -11,7 +11,7 @@ import fastgen.kernels as kernels
 from fastgen.common.display import displayed
 from fastgen.common.transforms import traced
 from fastgen.integrations.common.tensors import append_axes
-from fastgen.integrations.flow_matching.path.scheduler.schedulers import (
+from fastgen.integrations.flow_matching.path.scheduler.scheduler import (
     CondOTScheduler,
     ConvexScheduler,
     Scheduler,
@@ -32,6 +32,10 @@ class PathSample:
     dx_t: Tensor
 
 
+class ShapeError(ValueError, AssertionError):
+    """A ValueError that those who expect flow_matching's AssertionError catch, too."""
+
+
 @displayed
 class ProbPath:
     """Paths from x_0 (noise, t = 0) to x_1 (data, t = 1)."""
@@ -42,9 +46,9 @@ class ProbPath:
 
     @staticmethod
     def assert_sample_shape(x_0: Tensor, x_1: Tensor, t: Tensor) -> None:
-        """Raise a ValueError unless x_0 and x_1 are [B, ...] alike and t is [B]."""
+        """Raise a `ShapeError` unless x_0 and x_1 are [B, ...] alike and t is [B]."""
         if x_0.shape != x_1.shape or t.ndim != 1 or t.shape[0] != x_1.shape[:1].numel():
-            raise ValueError(
+            raise ShapeError(
                 f"x_0, x_1, t: expected [B, ...] twice and [B], got {tuple(x_0.shape)}, "
                 f"{tuple(x_1.shape)} and {tuple(t.shape)}"
             )

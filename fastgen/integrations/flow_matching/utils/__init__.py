@@ -1,24 +1,19 @@
-"""`ModelWrapper`, from which models are derived."""
+"""`ModelWrapper`, from which models are derived, and small functions."""
 
-from __future__ import annotations
+from fastgen.integrations.common.names import Refused
+from fastgen.integrations.flow_matching.common import DISCRETE
+from fastgen.integrations.flow_matching.utils.model_wrapper import ModelWrapper
+from fastgen.integrations.flow_matching.utils.utils import (
+    expand_tensor_like,
+    gradient,
+    unsqueeze_to_match,
+)
 
-from typing import Any
+__all__ = [
+    "ModelWrapper",
+    "expand_tensor_like",
+    "gradient",
+    "unsqueeze_to_match",
+]
 
-from torch import Tensor, nn
-
-
-class ModelWrapper(nn.Module):
-    """A network called as wrapper(x=, t=, **extras); override `forward` where it wants others.
-
-    Args:
-        model: called as model(x=x, t=t, **extras).
-    """
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor, t: Tensor, **extras: Any) -> Tensor:
-        """The velocity [B, ...]."""
-        velocity: Tensor = self.model(x=x, t=t, **extras)
-        return velocity
+__getattr__ = Refused(__name__, {"categorical": f"{DISCRETE}; it is torch.multinomial"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +74,12 @@ class FlatTorus(Manifold):
 
 
 class Sphere(Manifold):
-    """Unit vectors of R^D."""
+    """Unit vectors of R^D.
+
+    EPS is flow_matching's, where its maps change to their limits; ours need no such bound.
+    """
+
+    EPS: ClassVar[dict[torch.dtype, float]] = {torch.float32: 1e-4, torch.float64: 1e-7}
 
     def expmap(self, x: Tensor, u: Tensor) -> Tensor:
         """cos|u| x + sin|u| / |u| u, smooth at u = 0."""
@@ -108,6 +114,11 @@ class Sphere(Manifold):
     def proju(self, x: Tensor, u: Tensor) -> Tensor:
         """u - <x, u> x."""
         return u - (x * u).sum(-1, keepdim=True) * x
+
+    def dist(self, x: Tensor, y: Tensor, *, keepdim: bool = False) -> Tensor:
+        """The angle between x and y, in [0, pi], exact also where it is small."""
+        sine = torch.linalg.vector_norm(self.proju(x, y), dim=-1, keepdim=keepdim)
+        return torch.atan2(sine, (x * y).sum(-1, keepdim=keepdim))
 
 
 def geodesic(

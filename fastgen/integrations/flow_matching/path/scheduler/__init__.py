@@ -1,6 +1,9 @@
 """Schedulers alpha(t), sigma(t) of x_t = sigma x_0 + alpha x_1, and models moved between them."""
 
-from fastgen.integrations.flow_matching.path.scheduler.schedulers import (
+from fastgen.integrations.flow_matching.path.scheduler.schedule_transform import (
+    ScheduleTransformedModel,
+)
+from fastgen.integrations.flow_matching.path.scheduler.scheduler import (
     CondOTScheduler,
     ConvexScheduler,
     CosineScheduler,
@@ -10,7 +13,6 @@ from fastgen.integrations.flow_matching.path.scheduler.schedulers import (
     SchedulerOutput,
     VPScheduler,
 )
-from fastgen.integrations.flow_matching.path.scheduler.transform import ScheduleTransformedModel
 
 __all__ = [
     "CondOTScheduler",

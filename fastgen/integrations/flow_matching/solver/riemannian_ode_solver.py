@@ -16,6 +16,7 @@ from fastgen.common.transforms import functional
 from fastgen.common.unwritten import check_unwritten, version
 from fastgen.integrations.common.tensors import check_state
 from fastgen.integrations.flow_matching.solver.fixed import METHODS, grid_of, times_of
+from fastgen.integrations.flow_matching.solver.solver import Solver
 from fastgen.integrations.flow_matching.utils.manifolds import Manifold, geodesic
 from fastgen.model.output import check_output
 
@@ -23,7 +24,7 @@ TABLEAUS = {name: METHODS[name] for name in ("euler", "midpoint", "rk4")}
 
 
 @displayed
-class RiemannianODESolver:
+class RiemannianODESolver(Solver):
     """dx/dt = velocity_model(x=x, t=t, **extras) on a manifold.
 
     A step is the method's in the surrounding space. Every point is projected to the manifold, and
@@ -36,9 +37,10 @@ class RiemannianODESolver:
     """
 
     def __init__(self, manifold: Manifold, velocity_model: Callable[..., Tensor]) -> None:
+        super().__init__()
         self.manifold, self.velocity_model = manifold, velocity_model
 
-    def sample(
+    def sample(  # type: ignore[override]
         self,
         x_init: Tensor,
         step_size: float | None,

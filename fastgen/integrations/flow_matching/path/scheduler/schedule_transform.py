@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastgen.integrations.common.tensors import append_axes
-from fastgen.integrations.flow_matching.path.scheduler.schedulers import Scheduler, SchedulerOutput
+from fastgen.integrations.flow_matching.path.scheduler.scheduler import Scheduler, SchedulerOutput
 
 
 class ScheduleTransformedModel(nn.Module):

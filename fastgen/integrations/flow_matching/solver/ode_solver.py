@@ -13,6 +13,7 @@ from fastgen.common.display import displayed
 from fastgen.common.errors import nearest
 from fastgen.common.transforms import functional
 from fastgen.integrations.flow_matching.solver.fixed import METHODS, integrate, times_of
+from fastgen.integrations.flow_matching.solver.solver import Solver
 from fastgen.ode import odeint
 
 GIVE_DIVERGENCE = (
@@ -23,7 +24,7 @@ ADAPTIVE = ("dopri5", "dopri8", "bosh3", "tsit5", "fehlberg2", "fehlberg45", "ad
 
 
 @displayed
-class ODESolver:
+class ODESolver(Solver):
     """dx/dt = velocity_model(x=x, t=t, **extras), noise at t = 0 and data at t = 1.
 
     Args:
@@ -31,9 +32,10 @@ class ODESolver:
     """
 
     def __init__(self, velocity_model: Callable[..., Tensor]) -> None:
+        super().__init__()
         self.velocity_model = velocity_model
 
-    def sample(
+    def sample(  # type: ignore[override]
         self,
         x_init: Tensor,
         step_size: float | None,
