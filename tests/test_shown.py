@@ -40,7 +40,7 @@ RESULTS = (
     *(VariationalBound, fastgen.Latent),
 )
 # What nobody makes: there is nothing to show.
-ABSTRACT = (couplings.Coupling, path.ProbPath)
+ABSTRACT = (couplings.Coupling, path.ProbPath, solver.Solver, torchsde.BaseBrownian)
 
 
 def public_classes():
@@ -248,6 +248,12 @@ MAKERS = {
     solver.RiemannianODESolver: lambda: solver.RiemannianODESolver(manifolds.Sphere(), net()),
     utils.ModelWrapper: lambda: utils.ModelWrapper(net()),
     torchcfm.OTPlanSampler: lambda: torchcfm.OTPlanSampler("exact"),
+    torchsde.BaseSDE: lambda: torchsde.BaseSDE("scalar", "ito"),
+    torchsde.SDEIto: lambda: torchsde.SDEIto("diagonal"),
+    torchsde.SDEStratonovich: lambda: torchsde.SDEStratonovich("general"),
+    torchsde.ReverseBrownian: lambda: torchsde.ReverseBrownian(
+        torchsde.BrownianInterval(size=(6, 2), entropy=7)
+    ),
     torchsde.BrownianInterval: lambda: torchsde.BrownianInterval(size=(6, 2), entropy=7),
     torchsde.BrownianPath: lambda: torchsde.BrownianPath(0.0, torch.zeros(6, 2)),
     torchsde.BrownianTree: lambda: torchsde.BrownianTree(0.0, torch.zeros(6, 2)),

@@ -92,9 +92,12 @@ class Leap:
         kinds = [equation.dtype] * table.shape[1]
         return stochastic_combine([*inputs, g], table, kinds, given=given)
 
-    def run(self, y: Tensor, places: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """States at the places [T, B, ...], and the last y and x."""
-        x, wanted, ys = y, set(places), [y]
+    def run(
+        self, y: Tensor, places: list[int], x: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """States at the places [T, B, ...], and the last y and x; from y and, if given, x."""
+        wanted, ys = set(places), [y]
+        x = y if x is None else x
         f, g = self.evaluate(0, x)
         for n in range(self.steps):
             z = self.noise(n)

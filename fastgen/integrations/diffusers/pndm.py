@@ -83,6 +83,7 @@ class PNDMScheduler(Chain, diffusers.PNDMScheduler):
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         """One multistep step; as diffusers' step_plms."""
+        self._take_predictions()
         known = _predictions(self._current().registers)
         if not self.config.skip_prk_steps and known < 3:
             raise ValueError(
@@ -90,6 +91,16 @@ class PNDMScheduler(Chain, diffusers.PNDMScheduler):
                 "Runge-Kutta stages before, or skip_prk_steps=True"
             )
         return self._counted("plms", model_output, timestep, sample, return_dict)
+
+    def _take_predictions(self) -> None:
+        """The history that a user has assigned to ``ets``, oldest first, in place of our own."""
+        if self.ets:
+            held = self._current().registers
+            held.clear()
+            held.update(
+                (FIRST_REGISTER + i, (e, False)) for i, e in enumerate(reversed(self.ets[-4:]))
+            )
+            self.ets = []
 
     def _counted(
         self,
@@ -101,6 +112,7 @@ class PNDMScheduler(Chain, diffusers.PNDMScheduler):
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         if self.num_inference_steps is None:
             raise not_started("num_inference_steps", "step")
+        self._take_predictions()
         run = self._current()
         start = int(self.prk_timesteps[self.counter // 4 * 4]) if mode == "prk" else None
         key = (mode, self.counter, run.value(timestep), tuple(sorted(run.registers)), start)

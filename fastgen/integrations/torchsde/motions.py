@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_integer
-from fastgen.noise import brownian_path
+from fastgen.common.checks import check_choice, check_integer
+from fastgen.integrations.torchsde.settings import LEVY_AREA_APPROXIMATIONS
+from fastgen.noise import brownian_path, randn
+
+AREAS = ("davie", "foster")
 
 
 def fresh_entropy() -> int:
@@ -18,7 +24,48 @@ def fresh_entropy() -> int:
     return int(torch.randint(2**62, ()))
 
 
-class BrownianInterval:
+class BaseBrownian(ABC):
+    """A Brownian motion: called as bm(ta, tb) for W(tb) - W(ta)."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        ta: float | Tensor,
+        tb: float | Tensor | None = None,
+        return_U: bool = False,
+        return_A: bool = False,
+    ) -> Any:
+        """The increment, and with it what return_U and return_A ask for."""
+
+    @abstractmethod
+    def __repr__(self) -> str: ...
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Dtype of increments."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where increments are made."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> torch.Size:
+        """Size of increments."""
+
+    @property
+    @abstractmethod
+    def levy_area_approximation(self) -> str:
+        """Which areas there are besides increments."""
+
+    def size(self) -> torch.Size:
+        """Size of increments."""
+        return self.shape
+
+
+class BrownianInterval(BaseBrownian):
     """Brownian motion of a size on [t0, t1]; called as bm(ta, tb) for W(tb) - W(ta).
 
     A function of entropy and times alone: no cache, no tree of queries, no recursion. The
@@ -30,10 +77,11 @@ class BrownianInterval:
         size: (batch, channels), or any other.
         dtype, device: of what it returns.
         entropy: the seed; None draws one from torch's generator.
-        levy_area_approximation: "none", or "space-time" for ``return_U=True`` and "srk".
+        levy_area_approximation: "none"; "space-time" for ``return_U=True`` and "srk"; "davie" or
+            "foster" for ``return_A=True`` too.
 
     Raises:
-        ValueError: for given W or H, or approximations of the Levy area.
+        ValueError: for given W or H, and other approximations.
     """
 
     def __init__(
@@ -55,12 +103,9 @@ class BrownianInterval:
     ) -> None:
         if W is not None or H is not None:
             raise ValueError("W, H: a motion with given ends is not offered; leave them out")
-        if levy_area_approximation not in ("none", "space-time"):
-            raise ValueError(
-                f"levy_area_approximation={levy_area_approximation!r}: the tree has increments "
-                "and, for 'space-time', the space-time Levy area"
-            )
-        self.levy_area_approximation = levy_area_approximation
+        known = LEVY_AREA_APPROXIMATIONS.all()
+        check_choice("levy_area_approximation", levy_area_approximation, known)
+        self._approximation = levy_area_approximation
         if size is None:
             raise ValueError("size: expected (batch, channels), got None")
         self._size = torch.Size(size)
@@ -76,7 +121,7 @@ class BrownianInterval:
             float(t0),
             float(t1),
             seed=entropy % 2**64,
-            levy_area=levy_area_approximation == "space-time",
+            levy_area=levy_area_approximation != "none",
             dtype=self._dtype,
             device=device or "cpu",
         )
@@ -90,12 +135,19 @@ class BrownianInterval:
     ) -> Any:
         """W(tb) - W(ta), or W(ta) - W(t0); times outside of the interval are its ends.
 
-        With return_U also U, the integral of W_u - W(ta) over [ta, tb].
+        With return_U also U, the integral of W_u - W(ta) over [ta, tb]; with return_A also A,
+        an approximation [batch, channels, channels] of the Levy area
+        A_ij = (1/2) integral of W_i dW_j - W_j dW_i, given increment and U: Davie's normal
+        variables of variance h^2 / 12 around its mean, or Foster's, of variance
+        h^2 / 20 + h (H_i^2 + H_j^2) / 5 (Foster 2020, thesis, chapter 7). A is a function of
+        entropy, ta and tb; those of two intervals and of their union break Chen's relation.
         """
-        if return_A or (return_U and not self.path.levy_area):
+        if (return_U and not self.path.levy_area) or (
+            return_A and self._approximation not in AREAS
+        ):
             raise ValueError(
-                "return_U, return_A: the tree has U with levy_area_approximation='space-time', "
-                "and no Levy areas"
+                f"return_U={return_U}, return_A={return_A}: with levy_area_approximation="
+                f"{self._approximation!r}; U needs 'space-time', A 'davie' or 'foster'"
             )
         start, end = (self.path.t0, float(ta)) if tb is None else (float(ta), float(tb))
         if start > end:
@@ -103,13 +155,32 @@ class BrownianInterval:
                 f"Query times ta={start:.3f} and tb={end:.3f} must respect ta <= tb."
             )
         start, end = self._clamped(start), self._clamped(end)
-        if not return_U:
+        if not (return_U or return_A):
             return self.path(start, end).reshape(self._size)
         if start == end:
-            zero = torch.zeros(self._size, dtype=self._dtype, device=self.path.device)
-            return zero, zero.clone()
-        w, h = (x.reshape(self._size) for x in self.path.with_area(start, end))
-        return w, (end - start) * (w / 2 + h)
+            w = torch.zeros(self._size, dtype=self._dtype, device=self.path.device)
+            h = w.clone()
+        else:
+            w, h = (x.reshape(self._size) for x in self.path.with_area(start, end))
+        u = (end - start) * (w / 2 + h)
+        if not return_A:
+            return w, u
+        a = self._area(start, end, w, h)
+        return (w, u, a) if return_U else (w, a)
+
+    def _area(self, start: float, end: float, w: Tensor, h: Tensor) -> Tensor:
+        length, m = end - start, w.shape[-1]
+        key = struct.pack("<Qdd", self.entropy % 2**64, start, end)
+        seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
+        rows = max(1, w[..., 0].numel())
+        z = randn((rows, m, m), seed=seed, dtype=w.dtype, device=w.device).reshape(*w.shape, m)
+        z = z.triu(1)
+        variance = torch.full_like(z, length**2 / 12)
+        if self._approximation == "foster":
+            squares = h.square()
+            variance = length * (length / 4 + squares[..., None] + squares[..., None, :]) / 5
+        outer = h[..., None] * w[..., None, :]
+        return outer - outer.mT + variance.sqrt() * (z - z.mT)
 
     def _clamped(self, t: float) -> float:
         inside = min(max(t, self.path.t0), self.path.t1)
@@ -140,6 +211,11 @@ class BrownianInterval:
     def shape(self) -> torch.Size:
         """Size of increments."""
         return self._size
+
+    @property
+    def levy_area_approximation(self) -> str:
+        """Which areas there are besides increments."""
+        return self._approximation
 
 
 class BrownianPath(BrownianInterval):
@@ -188,3 +264,67 @@ class BrownianTree(BrownianPath):
             self, t0, end, w0.shape, w0.dtype, w0.device, entropy, W=None if w1 is None else w1
         )
         self._w0 = w0
+
+
+class ReverseBrownian(BaseBrownian):
+    """A motion run backwards: its increment over [ta, tb] is the other's over [-tb, -ta].
+
+    The sign is not changed, as in torchsde, where drift and diffusion change theirs.
+    """
+
+    def __init__(self, base_brownian: Any) -> None:
+        self.base_brownian = base_brownian
+
+    def __call__(
+        self,
+        ta: float | Tensor,
+        tb: float | Tensor | None = None,
+        return_U: bool = False,
+        return_A: bool = False,
+    ) -> Any:
+        """The increment over [ta, tb]; tb must be given."""
+        if tb is None:
+            raise ValueError("tb=None: a motion run backwards has increments between two times")
+        return self.base_brownian(-tb, -ta, return_U=return_U, return_A=return_A)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(base_brownian={self.base_brownian})"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of increments."""
+        found: torch.dtype = self.base_brownian.dtype
+        return found
+
+    @property
+    def device(self) -> torch.device:
+        """Where increments are made."""
+        found: torch.device = self.base_brownian.device
+        return found
+
+    @property
+    def shape(self) -> torch.Size:
+        """Size of increments."""
+        found: torch.Size = self.base_brownian.shape
+        return found
+
+    @property
+    def levy_area_approximation(self) -> str:
+        """Which areas there are besides increments."""
+        found: str = self.base_brownian.levy_area_approximation
+        return found
+
+
+def brownian_interval_like(
+    y: Tensor,
+    t0: float | Tensor = 0.0,
+    t1: float | Tensor = 1.0,
+    size: Sequence[int] | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    **kwargs: Any,
+) -> BrownianInterval:
+    """A `BrownianInterval` of a tensor's shape, dtype and device, where others are not given."""
+    return BrownianInterval(
+        t0, t1, y.shape if size is None else size, dtype or y.dtype, device or y.device, **kwargs
+    )

@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastgen.common.checks import as_numbers, check_integer
 from fastgen.common.errors import nearest
-from fastgen.integrations.torchsde.motions import BrownianInterval, fresh_entropy
+from fastgen.integrations.torchsde.log_ode import solve_log_ode
+from fastgen.integrations.torchsde.motions import AREAS, BrownianInterval, fresh_entropy
+from fastgen.integrations.torchsde.reversible import solve_with_state
 from fastgen.sde import Adaptive
 from fastgen.sde import sdeint as fastgen_sdeint
 
@@ -23,11 +25,10 @@ METHODS = {
     "midpoint": "midpoint",
     "heun": "heun",
     "euler_heun": "euler_heun",
+    "log_ode": "midpoint",  # for noise that commutes
     "reversible_heun": "reversible_heun",
 }
 REFUSED = {
-    "log_ode": "it needs Davie's or Foster's approximation of the Levy area, which fastgen's "
-    "Brownian tree does not have; 'midpoint' has the same strong order for general noise",
     "adjoint_reversible_heun": "it is the gradient of 'reversible_heun': use sdeint_adjoint",
 }
 NOISE_TYPES = ("general", "diagonal", "scalar", "additive")
@@ -65,7 +66,7 @@ class _Area:
         return w, u / (t - s) - w / 2
 
 
-class _WithRatio:
+class WithRatio:
     """An SDE with one more element, the integral of |u|^2 / 2, g u = f - h (Li et al. 2020)."""
 
     def __init__(self, diagonal: bool, f: Callable[..., Tensor], g: Any, h: Any) -> None:
@@ -122,60 +123,44 @@ def sdeint(
         options: {"grad_free": True} for Milstein's method without derivatives.
         names: other names of drift, diffusion, prior_drift and of their products.
         logqp: also return the log-ratio's increments [T - 1, batch].
-        extra, extra_solver_state: not offered.
+        extra: also return the solver's state at the end: (f, g, z) of "reversible_heun", z where
+            f and g are evaluated; () of the others, which have none.
+        extra_solver_state: of an earlier solve, which this one goes on from.
         entropy: the seed where bm is None; None draws one from torch's generator.
 
     Raises:
         ValueError: naming what does not fit, or is not offered and why.
     """
-    _check_types(sde)
-    if extra or extra_solver_state is not None:
-        raise ValueError("extra, extra_solver_state: solver states are not offered")
+    check_types(sde)
+    if extra_solver_state and method != "reversible_heun":
+        raise ValueError(
+            f"extra_solver_state: method={method!r} has none; 'reversible_heun' has (f, g, z)"
+        )
+    if method == "reversible_heun" and (extra or extra_solver_state):
+        return run_reversible(
+            sde, y0, ts, bm, float(dt), names, logqp, extra, extra_solver_state, entropy
+        )
+    if method == "log_ode":
+        _check_log_ode(sde, bm, adaptive)
+        if sde.noise_type == "general":
+            f, g, y, times = _equation(sde, y0, ts, bm, names, logqp)
+            ys = solve_log_ode(f, g, y, times, float(dt), bm, entropy)
+            found = _parted(ys) if logqp else (ys,)
+            return (*found, ()) if extra else found if logqp else ys
     settings: dict[str, Any] = {"dt": float(dt)}
     if adaptive:
         control = Adaptive(
             rtol=rtol, atol=atol, step="joint", first_step=float(dt), min_step=dt_min
         )
         settings = {"adaptive": control}
-    chosen = _method(sde, method, bm, adaptive, options)
-    return _solve(sde, y0, ts, bm, chosen, names, logqp, entropy, settings)
+    chosen = method_of(sde, method, bm, adaptive, options)
+    ys = solve(sde, y0, ts, bm, chosen, names, logqp, entropy, settings)
+    if not extra:
+        return ys
+    return (*ys, ()) if logqp else (ys, ())
 
 
-def sdeint_adjoint(
-    sde: Any,
-    y0: Tensor,
-    ts: Sequence[float] | Tensor,
-    bm: Any = None,
-    method: str | None = None,
-    adjoint_method: str | None = None,
-    dt: float | Tensor = 1e-3,
-    adjoint_params: Sequence[Tensor] | None = None,
-    names: dict[str, str] | None = None,
-    logqp: bool = False,
-    *,
-    entropy: int | None = None,
-) -> Any:
-    """`sdeint` with gradients in the memory of one step, by the reversible Heun method.
-
-    Raises:
-        ValueError: for other methods than "reversible_heun" with "adjoint_reversible_heun":
-            torchsde's other adjoints approximate the gradient, and are not offered.
-    """
-    if method not in (None, "reversible_heun") or adjoint_method not in (
-        None,
-        "adjoint_reversible_heun",
-    ):
-        raise ValueError(
-            f"method={method!r}, adjoint_method={adjoint_method!r}: the exact adjoint is that of "
-            "'reversible_heun', 'adjoint_reversible_heun'; others: sdeint, and autograd"
-        )
-    _check_types(sde)
-    parameters = _parameters(sde) if adjoint_params is None else list(adjoint_params)
-    settings = {"dt": float(dt), "gradient": "adjoint", "parameters": parameters}
-    return _solve(sde, y0, ts, bm, "reversible_heun", names, logqp, entropy, settings)
-
-
-def _solve(
+def solve(
     sde: Any,
     y0: Tensor,
     ts: Sequence[float] | Tensor,
@@ -187,24 +172,15 @@ def _solve(
     settings: dict[str, Any],
 ) -> Any:
     """By fastgen's method and with settings of `fastgen.sdeint`."""
-    if not isinstance(y0, Tensor) or y0.ndim != 2 or not len(y0):
-        raise ValueError("y0: expected a tensor [batch, channels] with a sample or more")
-    times = as_numbers("ts", ts).detach()
-    if not bool((times.diff() > 0).all()):
-        raise ValueError(f"ts: expected strictly increasing times, got {ts}")
-    f, g, h = _functions(sde, names, logqp, bm)
-    if logqp:
-        widened = _WithRatio(sde.noise_type == "diagonal", f, g, h)
-        y0 = torch.cat([y0, y0.new_zeros(len(y0), 1)], 1)
-        f, g = widened.f, widened.g
+    f, g, y0, times = _equation(sde, y0, ts, bm, names, logqp)
     noise: Any = bm
     if isinstance(bm, BrownianInterval):
         noise = bm.path
     elif bm is not None and method == "srk":
         noise = _Area(bm)
     ys = fastgen_sdeint(
-        _at_a_time(f),
-        _at_a_time(g),
+        at_a_time(f),
+        at_a_time(g),
         y0,
         times,
         method=method,
@@ -215,19 +191,79 @@ def _solve(
         on_failure="return",
         **settings,
     )
-    if not logqp:
-        return ys
+    return _parted(ys) if logqp else ys
+
+
+def run_reversible(
+    sde: Any,
+    y0: Tensor,
+    ts: Sequence[float] | Tensor,
+    bm: Any,
+    dt: float,
+    names: dict[str, str] | None,
+    logqp: bool,
+    extra: bool,
+    state: Any,
+    entropy: int | None,
+) -> Any:
+    """By the reversible Heun method, with its state."""
+    f, g, y0, times = _equation(sde, y0, ts, bm, names, logqp)
+    ys, state = solve_with_state(
+        at_a_time(f), at_a_time(g), y0, times, dt, sde.noise_type, bm, state, entropy
+    )
+    found = _parted(ys) if logqp else (ys,)
+    return (*found, state) if extra else found if logqp else ys
+
+
+def _parted(ys: Tensor) -> tuple[Tensor, Tensor]:
+    """States, and increments of the log-ratio."""
     return ys[..., :-1], ys[..., -1].diff(dim=0)
 
 
-def _check_types(sde: Any) -> None:
+def _equation(
+    sde: Any,
+    y0: Tensor,
+    ts: Sequence[float] | Tensor,
+    bm: Any,
+    names: dict[str, str] | None,
+    logqp: bool,
+) -> tuple[Any, Any, Tensor, Tensor]:
+    """f, g, y0, with one more element for logqp, and the times."""
+    if not isinstance(y0, Tensor) or y0.ndim != 2 or not len(y0):
+        raise ValueError("y0: expected a tensor [batch, channels] with a sample or more")
+    times = as_numbers("ts", ts).detach()
+    if not bool((times.diff() > 0).all()):
+        raise ValueError(f"ts: expected strictly increasing times, got {ts}")
+    f, g, h = functions_of(sde, names, logqp, bm)
+    if logqp:
+        widened = WithRatio(sde.noise_type == "diagonal", f, g, h)
+        y0 = torch.cat([y0, y0.new_zeros(len(y0), 1)], 1)
+        f, g = widened.f, widened.g
+    return f, g, y0, times
+
+
+def _check_log_ode(sde: Any, bm: Any, adaptive: bool) -> None:
+    area = getattr(bm, "levy_area_approximation", AREAS[0])
+    if sde.sde_type != "stratonovich" or area not in AREAS:
+        raise ValueError(
+            f"method='log_ode': is of Stratonovich equations and motions with areas {AREAS}, got "
+            f"sde_type={sde.sde_type!r} and levy_area_approximation={area!r}"
+        )
+    if adaptive and sde.noise_type == "general":
+        raise ValueError(
+            "method='log_ode': its steps are fixed; adaptive ones are those of method='midpoint'"
+        )
+
+
+def check_types(sde: Any) -> None:
+    """Raise a ValueError for kinds of noise or of equations that there are not."""
     for name, known in (("noise_type", NOISE_TYPES), ("sde_type", SDE_TYPES)):
         value = getattr(sde, name, None)
         if value not in known:
             raise ValueError(f"sde.{name}={value!r}: {nearest(str(value), known)}")
 
 
-def _functions(
+def functions_of(
     sde: Any, names: dict[str, str] | None, logqp: bool, bm: Any
 ) -> tuple[Any, Any, Any]:
     """F, g and h under their own names or others, or from products with them."""
@@ -283,11 +319,7 @@ def _from_products(
     return g
 
 
-def _parameters(sde: Any) -> list[Tensor]:
-    return [p for p in sde.parameters() if p.requires_grad] if isinstance(sde, nn.Module) else []
-
-
-def _method(
+def method_of(
     sde: Any, method: str | None, bm: Any, adaptive: bool, options: dict[str, Any] | None
 ) -> str:
     """The method's name in fastgen."""
@@ -307,6 +339,13 @@ def _method(
         raise ValueError(
             f"options: expected grad_free for 'milstein', got {options or 'grad_free'}"
         )
+    if adaptive and method == "srk":
+        warnings.warn(
+            "adaptive steps of 'srk' would need areas within a step: they are those of Milstein's "
+            "method without derivatives here, of the same solution",
+            stacklevel=3,
+        )
+        return "milstein_derivative_free"
     if adaptive and method == "euler" and sde.noise_type != "additive":
         warnings.warn(
             "adaptive Euler-Maruyama steps are not sure to converge to the solution for noise "
@@ -317,6 +356,6 @@ def _method(
     return "milstein_derivative_free" if grad_free else chosen
 
 
-def _at_a_time(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def at_a_time(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """With one time for all samples, as torchsde has it."""
     return lambda t, y: function(t[0], y)

@@ -181,6 +181,19 @@ def test_cosine_solver_ends_at_its_smallest_sigma():
     assert x.isfinite().all()
 
 
+@pytest.mark.parametrize("method", ["step_plms", "step_prk"])
+def test_a_history_that_is_assigned_to_pndm(method):
+    results = []
+    for scheduler in pair("PNDMScheduler"):
+        scheduler.set_timesteps(20)
+        x = start()
+        scheduler.ets = [network(x, t) for t in (4.0, 3.0, 2.0)]
+        for t in scheduler.timesteps[12:15]:
+            x = getattr(scheduler, method)(network(x, t), t, x).prev_sample
+        results.append(x)
+    assert relative(*results) < 1e-5
+
+
 def test_ltx_stays_at_its_end():
     _, own = pair("LTXEulerAncestralRFScheduler")
     own.set_timesteps(2)

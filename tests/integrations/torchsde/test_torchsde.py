@@ -231,13 +231,13 @@ def test_names_and_both_at_once():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "log_ode"}, "method='log_ode': it needs Davie"),
+        ({"method": "log_ode"}, "method='log_ode': is of Stratonovich"),
         ({"method": "adjoint_reversible_heun"}, "use sdeint_adjoint"),
         ({"method": "eulr"}, "did you mean 'euler'"),
         ({"method": "heun"}, "method='heun' converges to the stratonovich"),
         ({"options": {"grad_free": True}, "method": "euler"}, "options: expected grad_free"),
         ({"options": {"speed": 2}}, "options: expected grad_free"),
-        ({"extra": True}, "extra, extra_solver_state"),
+        ({"extra_solver_state": (1, 2, 3)}, "extra_solver_state: method=None has none"),
         ({"names": {"dirft": "x"}}, r"names\['dirft'\]: did you mean 'drift'"),
         ({"names": {"drift": "absent"}}, "sde: has no drift"),
         ({"ts": [0.0, 1.0, 0.5]}, "ts: expected strictly increasing"),
@@ -254,8 +254,14 @@ def test_refusals_name_the_argument(options, message):
 def test_refusals_of_motions_and_equations():
     with pytest.raises(ValueError, match="W, H"):
         ours.BrownianInterval(size=(2, 2), W=torch.ones(2, 2))
-    with pytest.raises(ValueError, match="levy_area_approximation='foster'"):
-        ours.BrownianInterval(size=(2, 2), levy_area_approximation="foster")
+    with pytest.raises(ValueError, match="levy_area_approximation='fester': did you mean 'foster'"):
+        ours.BrownianInterval(size=(2, 2), levy_area_approximation="fester")
+    with pytest.raises(
+        ValueError, match="return_A=True: with levy_area_approximation='space-time'"
+    ):
+        ours.BrownianInterval(size=(2, 2), levy_area_approximation="space-time")(
+            0.0, 1.0, return_A=True
+        )
     with pytest.raises(ValueError, match="size: expected"):
         ours.BrownianInterval()
     with pytest.raises(ValueError, match="return_U"):
@@ -266,8 +272,8 @@ def test_refusals_of_motions_and_equations():
         ours.sdeint(equation, torch.zeros(1, 3), [0.0, 1.0])
     with pytest.raises(TypeError, match="unexpected keyword"):
         ours.sdeint(equation, torch.zeros(1, 3), [0.0, 1.0], rtoll=1)
-    with pytest.raises(ValueError, match="the exact adjoint"):
-        ours.sdeint_adjoint(equation, torch.zeros(1, 3), [0.0, 1.0], method="euler")
+    with pytest.raises(ValueError, match="adjoint_method='eulre': did you mean 'euler'"):
+        ours.sdeint_adjoint(equation, torch.zeros(1, 3), [0.0, 1.0], adjoint_method="eulre")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ours.BrownianInterval(size=(2, 2))(0.0, 1.0)
