@@ -41,6 +41,8 @@ class PNDMScheduler(Chain, diffusers.PNDMScheduler):
     with ab' = ab_prev and e the combined noise prediction.
     """
 
+    ets: list[Tensor]
+
     def _check_steps(self, steps: int) -> None:
         if not self.config.skip_prk_steps and steps < len(RUNGE_KUTTA):
             raise ValueError(
@@ -136,7 +138,7 @@ class PNDMScheduler(Chain, diffusers.PNDMScheduler):
             keep = dict(enumerate(past))
         else:
             values = [out, *past][:4]
-            keep = dict(enumerate(values[:3]))
+            keep = dict(enumerate(values[: 4 if count == 0 else 3]))
         if count == 0:
             keep[START] = x
         step = self._step(run, x, t, previous, adams_bashforth(values))
