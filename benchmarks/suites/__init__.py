@@ -22,5 +22,6 @@ SUITES = {
     "training_drop_ins": "the drop-ins for torchcfm and torchdiffeq beside the originals",
     "memory": "peak memory of a sampling run",
     "parallel": "rounds of runs parallel in time, beside the parallel schedulers of diffusers",
+    "launches": "what a launch of each Triton kernel costs the host",
     "startup": "time of `import fastgen`, and of plans",
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -14,7 +16,7 @@ from fastgen.kernels.runge_kutta.triton_kernels import (
     error_kernel,
     stage_kernel,
 )
-from fastgen.kernels.triton_support.launch import launch
+from fastgen.kernels.triton_support.launch import FixedLaunch
 
 # Elements of a row that a program takes at a time: more would not fit the registers.
 MAX_BLOCK = 256
@@ -51,6 +53,14 @@ class TritonOperations(ReferenceOperations):
         self._long, self._error_tiles = elements > TILE, len(ends)
         self._tile_ends, self._first_tiles = w.count.new_tensor(ends), w.count.new_tensor(firsts)
         self._partial = self._numbers.new_empty(rows if self._long else 0, len(ends))
+        self._described: dict[tuple[str, int, int], FixedLaunch] = {}
+
+    def _launch(self, key: tuple[str, int], *description: Any) -> None:
+        """Describe a launch when it is first made for so many rows, and make it."""
+        found = self._described.get((*key, self.rows))
+        if found is None:
+            found = self._described[(*key, self.rows)] = FixedLaunch(*description)
+        found()
 
     def stage(self, i: int) -> None:
         """Input and time of stage i."""
@@ -58,7 +68,8 @@ class TritonOperations(ReferenceOperations):
         if not self.rows * count:
             return
         tables = self._tables["a"][i], self._tables["c"][i:], w.control
-        launch(
+        self._launch(
+            ("stage", i),
             stage_kernel,
             (self.rows * count, 1),
             (w.y, w.k, w.stage, w.y_new, w.stage_times, *tables),
@@ -71,7 +82,8 @@ class TritonOperations(ReferenceOperations):
         w, error, count = self.w, self._tables["error"], self._error_tiles
         stages, sizes = (len(w.c), self._used_error), (count, *self._sizes)
         if self._long:
-            launch(
+            self._launch(
+                ("error", 0),
                 error_kernel,
                 (self.rows * count, 1),
                 (w.y, w.y_new, w.k, error, w.control, self._tile_ends, self._partial),
@@ -79,7 +91,8 @@ class TritonOperations(ReferenceOperations):
                 (*stages, TILE, self._block),
             )
         tables = w.segment_ends, w.live, w.control, w.count, self._numbers, *self._held
-        launch(
+        self._launch(
+            ("control", 0),
             control_kernel,
             (self.rows, 1),
             (w.y, w.y_new, w.k, error, *tables, self._first_tiles, self._partial),
@@ -92,7 +105,8 @@ class TritonOperations(ReferenceOperations):
         w, count = self.w, max(1, -(-self._sizes[1] // TILE))
         times, dense = w.output_times, self._tables["dense"]
         stride = times.shape[1] if times.ndim == 2 else 0
-        launch(
+        self._launch(
+            ("commit", 0),
             commit_kernel,
             (self.rows * count, 1),
             (w.y, w.y_new, w.k, w.ys, dense, times, w.control, w.count, *self._held),

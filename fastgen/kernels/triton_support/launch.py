@@ -78,54 +78,73 @@ def _aligned_arguments(kernel: Any, count: int) -> tuple[bool, ...]:
     return tuple([not p.do_not_specialize_on_alignment for p in parameters[:count]])
 
 
-def launch(
-    kernel: Any,
-    grid: tuple[int, int],
-    tensors: tuple[Tensor | tuple[Tensor, ...] | None, ...],
-    scalars: tuple[int, ...],
-    constants: tuple[Any, ...],
-    options: dict[str, Any] = OPTIONS,
-) -> None:
-    """Launch a kernel by the shortest way that there is.
+class FixedLaunch(HoldsAddresses):
+    """A kernel on tensors that stay, described once.
 
     Args:
         kernel: a function of Triton's, whose arguments are tensors, numbers and constants, in this
             order.
         grid: size of the launch grid.
-        tensors: tensors, tuples of them, or None; at least one tensor.
+        tensors: tensors, tuples of them, or None; at least one tensor. Their lifetime is the
+            caller's affair.
         scalars: numbers that the kernel is not specialised on.
         constants: the constexpr arguments.
         options: for the compiler, always the same for a kernel.
     """
-    kinds: list[Any] = []
-    places: list[Any] = []
-    misaligned = 0
-    first: Tensor | None = None
-    for x, counts in zip(tensors, _aligned_arguments(kernel, len(tensors)), strict=True):
-        if x is None:
-            kinds.append(None)
-            places.append(None)
-            continue
-        group = x if isinstance(x, tuple) else (x,)
-        own = tuple([address(y) for y in group])
-        if counts:
-            for at in own:
-                misaligned |= at % ALIGNMENT
-        dtypes = tuple([y.dtype for y in group])
-        first = group[0] if first is None and group else first
-        kinds.append(dtypes)
-        places.append(own if group is x else own[0])
-    assert first is not None
-    device = first.device.index or 0
-    key = kernel, device, tuple(kinds), constants
-    compiled = None if misaligned else _compiled.get(key)
-    if _runnable(compiled, device):
-        _run(compiled, device, grid, (*places, *scalars, *constants))
-        return
-    with on_device(first):
-        compiled = kernel[grid](*tensors, *scalars, *constants, **options)
-    if not misaligned and compiled is not None:  # the interpreter returns none
-        _compiled[key] = compiled
+
+    __slots__ = ("_arguments", "_compiled", "_device", "_given", "_key", "_misaligned")
+
+    def __init__(
+        self,
+        kernel: Any,
+        grid: tuple[int, int],
+        tensors: tuple[Tensor | tuple[Tensor, ...] | None, ...],
+        scalars: tuple[int, ...],
+        constants: tuple[Any, ...],
+        options: dict[str, Any] = OPTIONS,
+    ):
+        kinds: list[Any] = []
+        places: list[Any] = []
+        misaligned = 0
+        first: Tensor | None = None
+        for x, counts in zip(tensors, _aligned_arguments(kernel, len(tensors)), strict=True):
+            if x is None:
+                kinds.append(None)
+                places.append(None)
+                continue
+            group = x if isinstance(x, tuple) else (x,)
+            own = tuple([address(y) for y in group])
+            if counts:
+                for at in own:
+                    misaligned |= at % ALIGNMENT
+            first = group[0] if first is None and group else first
+            kinds.append(tuple([y.dtype for y in group]))
+            places.append(own if group is x else own[0])
+        assert first is not None
+        self._device = first.device.index or 0
+        self._arguments = (*places, *scalars, *constants)
+        self._misaligned = bool(misaligned)
+        self._key = kernel, self._device, tuple(kinds), constants
+        self._given = kernel, grid, first, (*tensors, *scalars, *constants), options
+        self._compiled: Any = None
+
+    def __call__(self) -> None:
+        """Launch by the shortest way that there is."""
+        kernel, grid, first, arguments, options = self._given
+        if self._compiled is None and not self._misaligned:
+            self._compiled = _compiled.get(self._key)
+        if _runnable(self._compiled, self._device):
+            _run(self._compiled, self._device, grid, self._arguments)
+            return
+        with on_device(first):
+            compiled = kernel[grid](*arguments, **options)
+        if not self._misaligned and compiled is not None:  # the interpreter returns none
+            _compiled[self._key] = compiled
+
+
+def launch(*arguments: Any) -> None:
+    """Launch a kernel once; the arguments are those of `FixedLaunch`."""
+    FixedLaunch(*arguments)()
 
 
 class Launch(HoldsAddresses):
