@@ -7,7 +7,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +21,16 @@ from fastgen.common.files import replacing
 from fastgen.fitting.gradient import LOSSES, Descended, Descent, Features, Loss
 from fastgen.fitting.least_squares import Followed, follow
 from fastgen.fitting.moving import WHAT, Moving, Replanned, whitened
+from fastgen.fitting.racing import Race
+from fastgen.fitting.report import Tuning
 from fastgen.fitting.rows import Rows
-from fastgen.fitting.study import Batch, Errors, Study
+from fastgen.fitting.study import Errors, Study, check_same_output
 from fastgen.model.model import Model
 from fastgen.plans import Plan
 from fastgen.sampling.observation import counter
+
+# A teacher has to be this much nearer to the truth than what is fitted to it.
+NEARER = 4.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class Clock:
         """A context whose time is the stage's."""
         begun = time.perf_counter()
         yield
-        self.seconds[stage] = time.perf_counter() - begun
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begun
 
 
 class Fit:
@@ -98,19 +103,35 @@ class Fit:
     def __init__(
         self,
         study: Study,
-        rows: Rows,
-        train: Sequence[Batch],
-        judges: Sequence[Batch],
+        base: Plan,
+        samples: int,
+        held_out: int,
         wanted: Wanted,
         clock: Clock,
         progress: bool,
     ) -> None:
-        self.study, self.train, self.judges, self.wanted = study, train, judges, wanted
+        self.study, self.base, self.wanted = study, base, wanted
         self.clock, self.progress = clock, progress
+        rows = Rows.of(base, study.model.parametrisation)
+        wanted.check(rows, study.model)
         self.rows: dict[str, Rows] = {"base": rows}
         self.errors: dict[str, Errors] = {}
         self.losses: dict[str, float] = {}
         self.iterations = 0
+        with clock("teacher"):
+            self.train, self.judges = study.batches(samples), study.batches(held_out, samples)
+            check_same_output(study, self.train[0], rows.times[0])
+            study.teach(self.train, rows)
+            self.teacher = study.teach(self.judges, rows)
+        self.judge("base", base)
+        error, own = self.errors["base"], self.teacher[-1]
+        if not NEARER * own.median < error.median:
+            settings = study.settings
+            raise ValueError(
+                f"teacher={settings.teacher!r}: its own error {own} is not well below that of "
+                f"{base.solver!r}, {error}; raise teacher_steps={settings.teacher_steps} (or lower "
+                "rtol, or fit fewer evaluations)"
+            )
 
     def judge(self, stage: str, plan: Plan) -> None:
         """Run a stage's plan on the held-out noise, as it would be run by anyone."""
@@ -121,7 +142,7 @@ class Fit:
         loss = sum(float(self.wanted.descent.error(x, y)) for x, y in pairs) / len(ends)
         self.losses[stage] = loss if math.isfinite(loss) else math.inf
 
-    def least_squares(self) -> Followed:
+    def least_squares(self) -> None:
         """The closed form; the rows of the base too where the grid alone is to move."""
         tick = counter(self.rows["base"].nfe, "least squares", "step", self.progress)
         with self.clock("least squares"):
@@ -136,9 +157,9 @@ class Fit:
         if self.wanted.what != "grid":
             self.rows["least squares"] = found.rows
             self.judge("least squares", found.rows.to_plan())
-        return found
+        self.followed: Followed = found
 
-    def gradients(self, followed: Followed, path: Path | None) -> None:
+    def gradients(self, path: Path | None) -> None:
         """Adam from the best rows so far, with early stopping."""
         stage = min(self.losses, key=lambda stage: self.losses[stage])
         first, error = self.rows[stage], self.errors[stage].median
@@ -157,7 +178,7 @@ class Fit:
                 f"what='both': the base has {base.nfe} evaluations in {base.plan.steps} steps and "
                 "no solver to plan on other times; pass what='coefficients'"
             )
-        directions = [whitened(gram, 1e-7) for gram in followed.grams]
+        directions = [whitened(gram, 1e-7) for gram in self.followed.grams]
         moving = Moving(first, base, replanned, directions, what)
         state = Descended(self.study, moving, self.wanted.descent, self.train, error)
         mark = json.dumps(
@@ -172,6 +193,16 @@ class Fit:
         found = state.to_rows()
         self.rows["gradients"] = found
         self.judge("gradients", found.to_plan())
+
+    def summary(self, found: Race | None) -> Tuning:
+        """What the fit reports, and which stage is the best."""
+        chosen = min(self.losses, key=lambda stage: self.losses[stage])
+        followed = self.followed
+        return Tuning(
+            self.base, found, self.teacher, followed.before, followed.after, self.errors,
+            self.losses, chosen, self.rows[chosen].consistency(), self.iterations,
+            self.clock.seconds,
+        )  # fmt: skip
 
     def _descend(
         self, state: Descended, tick: Callable[[], object], path: Path | None, mark: str
