@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from functools import lru_cache
+from threading import Lock
 from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class _Request(Generic[Result]):
-    key: Hashable
-    make: Callable[[], Result] = field(compare=False)
 
 
 class Memo(Generic[Result]):
     """The last ``limit`` results by key; nobody may write to them. Safe between threads."""
 
     def __init__(self, limit: int) -> None:
-        def made(request: _Request[Result]) -> Result:
-            return request.make()
-
-        self._made = lru_cache(limit)(made)
-        self.clear = self._made.cache_clear
+        self._limit, self._lock = limit, Lock()
+        self._known: OrderedDict[Hashable, Result] = OrderedDict()
 
     def __call__(self, key: Hashable, make: Callable[[], Result]) -> Result:
         """The result for a key, made where it is not there."""
-        return self._made(_Request(key, make))
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key]
+        found = make()
+        with self._lock:
+            self._known[key] = found
+            while len(self._known) > self._limit:
+                self._known.popitem(last=False)
+        return found
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._known.clear()

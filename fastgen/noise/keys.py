@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_integer, check_range, check_real_device
 from fastgen.common.devices import integers
+from fastgen.common.kept import keeps
 from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import Noise, Stream
 
@@ -122,22 +122,12 @@ def training_noise(
 
 
 # Batches of one size come by the thousand.
-@lru_cache(maxsize=16)
+@keeps(16)
 def _seed(seed: int, device: torch.device) -> Tensor:
     return seed_tensor(seed, 1, device)
 
 
+@keeps(16)
 def ids_in_order(rows: int, device: torch.device) -> Tensor:
     """The ids 0 .. B - 1, made once; nobody may write to them."""
-    if (
-        torch._C._len_torch_dispatch_stack()
-    ):  # what such a mode makes, as fake tensors, ends with it
-        return id_tensor(None, rows, device)
-    return _in_order(rows, device)
-
-
-@lru_cache(maxsize=16)
-@outside_transforms
-def _in_order(rows: int, device: torch.device) -> Tensor:
-    with torch.inference_mode(False):  # for later calls in whatever mode
-        return torch.arange(rows, dtype=torch.int64, device=device)
+    return torch.arange(rows, dtype=torch.int64, device=device)

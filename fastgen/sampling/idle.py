@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Hashable, Iterator
 from typing import Any, Generic, TypeVar
 
+from fastgen.common.kept import passing
+
 Key = TypeVar("Key", bound=Hashable)
 Work = TypeVar("Work")
 
@@ -24,6 +26,8 @@ class Idle(Generic[Key, Work]):
 
     def take(self, key: Key) -> Work | None:
         """Buffers of that key, which are then the caller's alone."""
+        if passing():
+            return None
         for _ in range(len(self._kept)):
             try:
                 other, work = self._kept.popleft()
@@ -36,6 +40,8 @@ class Idle(Generic[Key, Work]):
 
     def keep(self, key: Key, work: Work) -> None:
         """Give buffers back; the oldest go where there are too many."""
+        if passing():
+            return
         self._kept.append((key, work))
 
     def drain(self) -> Iterator[Work]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_sizes
 from fastgen.common.devices import check_device, current_stream
+from fastgen.common.kept import kept
 from fastgen.common.memo import Memo
 from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import dispatch
@@ -47,14 +48,10 @@ class PreparedProgram:
     def __deepcopy__(self, memo: dict[int, Any]) -> PreparedProgram:
         return self
 
-    @outside_transforms
     def tables(self, device: torch.device) -> Tables:
         """The coefficients on a device, for work on its current stream."""
         key = device, current_stream(device)  # another stream would have to wait for the copies
-        if key not in self._tables:
-            with torch.inference_mode(False):  # for later runs in whatever mode
-                self._tables[key] = Tables(self.program, device)
-        return self._tables[key]
+        return kept(self._tables, key, lambda: Tables(self.program, device))
 
     def workspace(self, key: BufferKey, backend: str | None = None) -> InPlaceRun:
         """Buffers and prepared calls: those of an earlier run where they fit."""
@@ -144,14 +141,9 @@ class Prepared:
     ) -> WindowSums:
         """What runs parallel in time add up, made once for each stream."""
         key = observe, keep, window, device, current_stream(device)
-        if key not in self._windows:
-            tables = self.tables(device, observe, keep)
-            program = self.program(observe, keep)
-            with torch.inference_mode(False):  # for later runs in whatever mode
-                self._windows[key] = WindowSums(
-                    program, self.parametrisation, window, tables, device
-                )
-        return self._windows[key]
+        program, tables = self.program(observe, keep), self.tables(device, observe, keep)
+        own = program, self.parametrisation, window, tables, device
+        return kept(self._windows, key, lambda: WindowSums(*own))
 
     @property
     def _scale_per_sample(self) -> bool:
@@ -199,15 +191,12 @@ class Prepared:
         with torch.inference_mode(False):  # for later runs in whatever mode
             return Tables(self.program(observe, keep), device, rows, other)
 
-    @outside_transforms
     def tables(self, device: torch.device, observe: bool = False, keep: bool = False) -> Tables:
         """The coefficients of all stages, made once for each stream."""
         if not self._scale_per_sample:
             return self._shared(observe, keep).tables(device)
         key = observe, keep, device, current_stream(device)
-        if key not in self._tables:
-            self._tables[key] = self.new_tables(device, observe, keep)
-        return self._tables[key]
+        return kept(self._tables, key, lambda: self.new_tables(device, observe, keep))
 
     @outside_transforms
     def new_time_tables(self, batch: int, device: torch.device) -> TimeTables:
@@ -224,9 +213,7 @@ class Prepared:
     def time_tables(self, x: Tensor) -> TimeTables:
         """What evaluations of states like x read of the plan's times, made once for each stream."""
         key = x.shape[0], x.device, current_stream(x.device)
-        if key not in self._times:
-            self._times[key] = self.new_time_tables(x.shape[0], x.device)
-        return self._times[key]
+        return kept(self._times, key, lambda: self.new_time_tables(x.shape[0], x.device))
 
     @cached_property
     def _increments(self) -> list[Increment]:

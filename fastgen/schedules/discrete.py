@@ -246,14 +246,14 @@ class DiscreteVP(VariancePreserving):
             return self._float_tables
         if xp is np:
             return self._numpy_tables
-        if like.device not in self._torch_tables:
-            import torch
+        import torch
 
-            with torch.inference_mode(False):
-                self._torch_tables[like.device] = tuple(
-                    torch.from_numpy(table).to(like.device) for table in self._numpy_tables
-                )
-        return self._torch_tables[like.device]
+        from fastgen.common.kept import kept
+
+        def made() -> tuple[Any, ...]:
+            return tuple(torch.from_numpy(table).to(like.device) for table in self._numpy_tables)
+
+        return kept(self._torch_tables, like.device, made)
 
     def _interval(self, t: Any, xp: Any) -> tuple[Any, Any, Any]:
         """(l, rest, slope) with alpha = exp(l) rest and d alpha / dt = exp(l) slope.

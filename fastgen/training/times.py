@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_positive
 from fastgen.common.display import Unquoted, displayed
+from fastgen.common.kept import kept
 from fastgen.common.transforms import check_untraced
 from fastgen.kernels import Clock, Sampling
 from fastgen.schedules import Schedule
@@ -74,11 +75,11 @@ class Times:
 
     def clock(self, device: torch.device) -> Clock:
         """What the kernel draws from, on a device."""
-        found = self._clocks.get(device)
-        if found is None:
-            table = torch.from_numpy(self.quantiles).to(device)
-            found = self._clocks[device] = Clock(table, SAMPLINGS[self.sampling])
-        return found
+        return kept(
+            self._clocks,
+            device,
+            lambda: Clock(torch.from_numpy(self.quantiles).to(device), SAMPLINGS[self.sampling]),
+        )
 
     def density(self, t: Tensor) -> Tensor:
         """The probability density at t [B], float64; inf where a bin has no width."""

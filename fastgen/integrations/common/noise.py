@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice
+from fastgen.common.kept import keeps
 from fastgen.noise.keys import id_tensor, seed_tensor
 
 NOISES = ("torch", "contract")
@@ -38,11 +38,10 @@ def fresh_seed() -> int:
     return int(torch.randint(2**63 - 1, ()).item())
 
 
-@lru_cache(maxsize=16)
+@keeps(16)
 def unread_keys(rows: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Seeds and sample ids of a run whose kernels draw nothing."""
-    with torch.inference_mode(False):  # for later runs in whatever mode
-        return seed_tensor(0, rows, device), id_tensor(None, rows, device)
+    return seed_tensor(0, rows, device), id_tensor(None, rows, device)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.devices import upload
+from fastgen.common.kept import kept
 from fastgen.model.parametrisation import Parametrisation
 from fastgen.plans import Builder, Form
 from fastgen.plans.forms import Evaluate, Increment, Let, Normal, State, Symbol, Value
@@ -102,9 +103,13 @@ class Recipe(PreparedProgram):
         """What the model is given as sigma, [evaluations, B], in the dtype of x."""
         key = x.shape[0], x.device, x.dtype
         if key not in self._levels:
+            self._levels.clear()  # one at a time
+
+        def made() -> Tensor:
             column = torch.from_numpy(np.array(self.evaluations))[:, None].repeat(1, key[0])
-            self._levels = {key: upload(column.to(x.dtype), x.device)}
-        return self._levels[key]
+            return upload(column.to(x.dtype), x.device)
+
+        return kept(self._levels, key, made)
 
 
 @lru_cache(maxsize=128)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import fastgen._C as _C
+from fastgen.common.kept import anywhere
 from fastgen.kernels.assignment.contract import (
     POINTS_UP_TO,
     TOLERANCE,
@@ -29,7 +30,8 @@ from fastgen.kernels.cpp_support import address, readable, thread_count
 PARALLEL_FROM = 1 << 20
 # Costs of problems that are solved without the preparations of larger ones.
 SMALL = PARALLEL_FROM
-WHOLE_NUMBERS = torch.empty(0, dtype=torch.int64)  # makes others faster than their dtype does
+# Makes others faster than their dtype does.
+WHOLE_NUMBERS = anywhere(lambda: torch.empty(0, dtype=torch.int64))
 # A product in float64 is not the way to costs of which rounding takes more than this part.
 LOST = 1e-9
 # Clouds are multiplied as they are if no more than this part of |x|^2 is that of their mean: to

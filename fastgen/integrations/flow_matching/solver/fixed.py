@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from fastgen.common.devices import upload
+from fastgen.common.kept import kept
 from fastgen.common.tableau import Tableau
-from fastgen.common.transforms import functional, outside_transforms, to_list, transforming
+from fastgen.common.transforms import functional, to_list, transforming
 from fastgen.common.unwritten import check_unwritten, version
 from fastgen.integrations.common.noise import unread_keys
 from fastgen.integrations.common.tensors import check_state
@@ -80,14 +81,16 @@ class FixedSteps(PreparedProgram):
         super().__init__(program)
         self._times: dict[tuple[torch.device, torch.dtype], Tensor] = {}
 
-    @outside_transforms
     def times_like(self, x: Tensor) -> tuple[Tensor, ...]:
         """The times of the evaluations, tensors without axes in the dtype of x."""
         key = x.device, x.dtype
         if key not in self._times:
-            times = torch.tensor(self.times, dtype=torch.float64).to(x.dtype)
-            self._times = {key: upload(times, x.device)}
-        return self._times[key].clone().unbind()  # a model may change its time in place
+            self._times.clear()  # one at a time
+
+        def made() -> Tensor:
+            return upload(torch.tensor(self.times, dtype=torch.float64).to(x.dtype), x.device)
+
+        return kept(self._times, key, made).clone().unbind()  # a model may change its time in place
 
 
 fixed_steps = lru_cache(maxsize=64)(FixedSteps)
