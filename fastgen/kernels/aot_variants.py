@@ -151,7 +151,16 @@ def _source(kernel: Any, signature: list[Any], constants: tuple[Any, ...]) -> AS
     for i, kind in enumerate(signature):
         if isinstance(kind, tuple):
             attributes |= {(i, n): DIVISIBLE for n in range(len(kind))}
-        elif kernel.arg_names[i] == "output":
+        elif kernel.arg_names[i] in (
+            "output",
+            "x",
+            "y",
+            "bias",
+            "values",
+            "log_sum",
+            "mean",
+            "column",
+        ):
             attributes[i,] = DIVISIBLE
         elif kind == "constexpr":
             values[i,] = None
@@ -311,7 +320,7 @@ class PairwiseVariant(Variant):
 
     def source(self, target: str = "sm_90") -> tuple[ASTSource, Geometry]:
         """The kernel's source with all constants; no accesses are promised to be wide."""
-        pairs = pairwise.constants(self.want, self.dims, target.startswith("gfx"))
+        pairs = pairwise.constants(self.want, self.dims, self.dims, target.startswith("gfx"))
         tensors = ["*fp32"] * 5 + ["*i64"] * 2 + ["*fp64", "*fp32", "*i64"]
         constants = (self.want, self.seed_per_row, *pairs)
         source = _source(pairs_kernel, [*tensors, *["i64"] * 6], constants)
@@ -322,6 +331,7 @@ VARIANTS += [
     PairwiseVariant("pairs, sum, 2-D", (F32,), (), want=LOG_SUM, dims=2),
     PairwiseVariant("pairs, sum", (F32,), (), want=LOG_SUM),
     PairwiseVariant("pairs, mean", (F32,), (), want=MEAN),
+    PairwiseVariant("pairs, mean, 3-D", (F32,), (), want=MEAN, dims=3),
     PairwiseVariant("pairs, best", (F32,), (), want=BEST),
     # AMD has 512 registers for a thread.
     PairwiseVariant("pairs, sample", (F32,), (), want=SAMPLE, seed_per_row=True, ceiling=288),

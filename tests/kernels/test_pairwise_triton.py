@@ -16,7 +16,7 @@ with defining_kernels():
 
 pytestmark = MARKS
 
-SHAPES = [(1, 1, 1, 1), (40, 300, 5, 17), (33, 513, 70, 70), (5, 256, 16, 3)]
+SHAPES = [(1, 1, 1, 1), (40, 300, 5, 17), (33, 513, 70, 70), (5, 256, 16, 3), (70, 300, 8, 36)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -21,16 +21,17 @@ THREADS = 256
 WARPS = THREADS // (64 if torch.version.hip else 32)
 
 
-def constants(want: int, features: int, hip: bool) -> tuple[Any, ...]:
-    """The kernel's constants PRECISION, ROWS, TILE, DEPTH, FEATURES for a problem.
+def constants(want: int, dims: int, features: int, hip: bool) -> tuple[Any, ...]:
+    """The kernel's constants PRECISION, ROWS, TILE, DEPTH, FEATURES, QUADS for a problem.
 
     Three TF32 products give float32's digits on tensor cores; AMD's units take float32 itself.
     """
-    precision = "ieee" if hip else "tf32x3"
+    precision, quads = "ieee" if hip else "tf32x3", dims % 4 == 0
     if want != MEAN:
-        return precision, 32, TILE, 16, 16
+        return precision, 32, TILE, 16, 16, quads  # 64 rows would not fit the registers
     # The weights are operands too, in three parts. Tiles matter to samples alone.
-    return precision, 32, 64, 16, 16 if features <= 16 else 32
+    wide = features > 16
+    return precision, 64 if wide and quads else 32, 64, 16, 32 if wide else 16, quads
 
 
 def _reduce(
@@ -50,7 +51,7 @@ def _reduce(
     log_sum = torch.empty(rows, dtype=torch.float64, device=device)
     mean = torch.empty((rows, features), dtype=torch.float32, device=device)
     column = torch.empty(rows, dtype=torch.int64, device=device)
-    cut = constants(want, features, torch.version.hip is not None)
+    cut = constants(want, dims, features, torch.version.hip is not None)
     programs = -(-rows // cut[1]), max(1, -(-features // cut[4]))
     seeds, ids = (column, column) if keys is None else (keys.seeds, keys.sample_ids)
     if rows:
