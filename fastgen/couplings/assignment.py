@@ -163,10 +163,11 @@ def assign(
             to the CPU, and the result back; with FASTGEN_CUDA_ASSIGN=1 in the environment "auto"
             means "cuda" for tensors on an NVIDIA GPU.
 
-            With "cuda" nothing waits for the result: if some number is not finite, cost and gap are
-            NaN and the permutation is out of range, so that it cannot be used unseen. `threads`
-            plays no part there, and more than 8 dimensions are multiplied in float64. The first
-            call compiles the kernels, which takes seconds.
+            With "cuda" nothing waits for the result: if some number is not finite, or the costs'
+            range beyond 1e280, cost and gap are NaN and the permutation is out of range, so that it
+            cannot be used unseen. No pair can be forbidden there, no network simplex method takes
+            over (the gap then says so), `threads` plays no part, and more than 8 dimensions are
+            multiplied in float64. The first call compiles the kernels, which takes seconds.
 
     Returns:
         An `Assignment`; `permutation, cost, gap = assign(x0, x1)`.
@@ -209,7 +210,7 @@ def _cuda_chosen(x0: Tensor | None, cost: costs.Cost) -> bool:
     value = os.environ.get(CUDA_SWITCH, "0")
     if value not in ("0", "1"):
         raise ValueError(f"{CUDA_SWITCH}={value!r} in the environment: expected 0 or 1")
-    given = cost if isinstance(cost, Tensor) else x0
+    given = x0 if isinstance(cost, str) or callable(cost) else cost
     on_gpu = isinstance(given, Tensor) and given.device.type == "cuda"
     return value == "1" and on_gpu and torch.version.hip is None
 

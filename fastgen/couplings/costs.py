@@ -97,6 +97,7 @@ def _number(name: str, x: Tensor) -> Tensor:
     """
     if x.is_complex():
         raise TypeError(f"{name}: expected real numbers, got {x.dtype}")
+    x = x.resolve_neg()
     if x.dtype.is_floating_point and x.dtype != torch.float64:
         return x.float()
     wide = x.double()

@@ -10,6 +10,7 @@ import cuda_on_host
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
 from test_assignment import KINDS, TOLERANCE, check, random_problem, true_costs
 
 from fastgen.couplings import Assignment, ExactOT, assign, costs
@@ -213,6 +214,55 @@ def test_numbers_that_are_not_finite(device):
             assert found.cost.isnan()
             with pytest.raises(IndexError):
                 torch.arange(given.shape[1])[found.permutation]
+
+
+KINDS_OF_NUMBERS = (
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint64),
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+)
+
+
+@pytest.mark.parametrize("dtype", KINDS_OF_NUMBERS, ids=str)
+def test_numbers_of_every_kind(device, dtype):
+    """Whole numbers count exactly, and views are read as they are."""
+    generator = torch.Generator().manual_seed(3)
+    whole = torch.randint(0, 2 if dtype == torch.bool else 60, (12, 17), generator=generator)
+    rows, columns = linear_sum_assignment(whole.numpy())
+    best = whole[rows, columns].sum()
+    for given in (whole.to(dtype), whole.to(dtype).T):
+        found = assign(cost=given, backend="cuda")
+        assert found.cost == best
+        assert found.gap < 1e-4
+    if dtype == torch.int64:
+        assert assign(cost=whole + 2**45, backend="cuda").cost == best + 12 * 2**45
+        with pytest.raises(ValueError, match="cost: whole numbers beyond 2\\^53"):
+            assign(cost=whole + 2**53 + 1, backend="cuda")
+    if dtype.is_floating_point:
+        found = assign(cost=torch._neg_view(-whole.to(dtype)), backend="cuda")
+        assert found.cost == best
+        x = whole.to(dtype)
+        expected = assign(x, x.flip(0) + 1, backend="reference")
+        found = assign(torch._neg_view(-x), x.flip(0) + 1, backend="cuda")
+        assert found.cost == pytest.approx(expected.cost)
+    with pytest.raises(TypeError, match="cost: expected real numbers"):
+        assign(cost=whole.to(torch.complex64), backend="cuda")
+
+
+def test_no_gap_is_too_small_whatever_the_range(device):
+    """A pairing is what the gap says, or cannot be used."""
+    generator = torch.Generator().manual_seed(0)
+    for size in (1e3, 1e8, 1e12, 1e15, 1e100, 1e279, 1e300, 1.7e308):
+        costs = torch.rand(9, 9, generator=generator, dtype=torch.float64)
+        costs[0, 0], costs[1, 1] = size, -size
+        costs[2, 3:6] = size
+        found = assign(cost=costs, backend="cuda")
+        if size > 1e280:
+            assert found.cost.isnan()
+            assert (found.permutation == 9).all()
+            continue
+        rows, columns = linear_sum_assignment(costs.numpy())
+        best = costs[rows, columns].sum()
+        assert found.cost - best <= found.gap + 1e-12 * best.abs()
 
 
 @pytest.mark.parametrize("n", [1, 3, 200])

@@ -55,7 +55,7 @@ class Chain(FusedScheduler):
         """alpha_bar at a training index."""
         chain = self._chain()
         if not -len(chain) <= t < len(chain):
-            raise IndexError(f"timestep={t:g}: expected less than the chain's {len(chain)} steps")
+            raise ValueError(f"timestep={t:g}: expected one of the chain's {len(chain)} steps")
         return chain[int(t)]
 
     def _final(self, run: SchedulerRun) -> float:

@@ -16,6 +16,8 @@ from torch import Tensor
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 # Up to so many dimensions the costs of points are computed when they are needed.
 POINTS_UP_TO = 8
+# Sums of costs that are larger do not fit.
+LARGE = 1e280
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastgen.common.memory import address
 from fastgen.kernels.assignment import nvrtc
 from fastgen.kernels.assignment.contract import (
+    LARGE,
     POINTS_UP_TO,
     TOLERANCE,
     Matching,
@@ -213,7 +214,8 @@ class _Launch:
         self._give(kind, matrix)
         low, high = matrix.amin(2).double(), matrix.amax(2).double()
         self._give("low", low)
-        self._give("range", (high - low).amax(1))
+        span = (high - low).amax(1)  # sums of larger costs, as of prices, would not be finite
+        self._give("range", torch.where(span > LARGE, torch.nan, span))
 
     def give_points(self, a: Tensor, b: Tensor, root: bool) -> None:
         """Centred points [N, n, d] and [N, m, d], float64."""

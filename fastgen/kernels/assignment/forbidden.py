@@ -7,10 +7,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fastgen.kernels.assignment.contract import Matching, NotFiniteError, Problem
+from fastgen.kernels.assignment.contract import LARGE, Matching, NotFiniteError, Problem
 
-# Sums of costs that are larger do not fit: they are solved in units of 2^64.
-LARGE, UNIT = 1e280, 2.0**64
+# Costs that are too large for sums are solved in units of this.
+UNIT = 2.0**64
 
 
 def allowed(problem: Problem) -> tuple[Problem, Tensor, float]:

@@ -70,7 +70,7 @@ def test_a_timestep_beyond_the_chain_is_named(name):
     scheduler = getattr(schedulers, name)()
     scheduler.set_timesteps(6)
     x = torch.zeros(2, 3)
-    with pytest.raises(IndexError, match=r"timestep=\d+: expected less than the chain's 1000"):
+    with pytest.raises(ValueError, match=r"timestep=\d+: expected one of the chain's 1000"):
         scheduler.step(x, torch.tensor(1234), x)
 
 
