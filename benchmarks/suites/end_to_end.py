@@ -7,7 +7,8 @@ diffusers' scheduler of the same solver; "network alone" is the same number of c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import nn
@@ -17,7 +18,8 @@ from benchmarks.peers import diffusers, installed
 from benchmarks.problems.networks import ON_CPU
 from benchmarks.tools.harness import Case, Provider, measured
 from benchmarks.tools.rows import Row
-from fastgen.schedules import DiscreteVP
+from fastgen.networks import MLP
+from fastgen.schedules import DiscreteVP, Rectified
 
 STEPS = 10
 
@@ -68,6 +70,33 @@ def _alone(network: nn.Module, shape: tuple[int, ...]) -> Provider:
     return Provider("network alone", run, "torch", units=STEPS)
 
 
+def small(name: str, network: nn.Module, shape: tuple[int, ...], steps: int) -> Case:
+    """A flow's Euler steps with a network of less than a millisecond, compiled with its stages."""
+    torch.manual_seed(0)
+    model = fastgen.Model(network.eval(), Rectified(), "velocity")
+    plan, x = fastgen.plan("euler", model.schedule, steps), torch.randn(shape)
+    ways: dict[str, bool | str] = {"fastgen": False, "fastgen, compile=True": True}
+    if steps <= STEPS:
+        ways["fastgen, compile='loop'"] = "loop"
+    made = {name: fastgen.Sampler(model, plan, compile=way) for name, way in ways.items()}
+    providers = [Provider(name, partial(sampler, x), units=steps) for name, sampler in made.items()]
+    alone = _alone(network, shape)
+    many = partial(_times, alone.run, steps // STEPS)
+    providers.append(Provider("network alone", many, "torch", units=steps, compared=False))
+    return Case(
+        "end_to_end", f"{name}, {steps} Euler steps", shape, torch.float32, providers,
+        tolerance=1e-4, threads=1,
+    )  # fmt: skip
+
+
+def _times(run: Callable[[], object], count: int) -> None:
+    for _ in range(count):
+        run()
+
+
 def rows(quick: bool) -> Iterator[Row]:
     """The suite."""
-    return measured(cases(quick), quick)
+    yield from measured(cases(quick), quick)
+    for steps in (STEPS,) if quick else (STEPS, 10 * STEPS):
+        policy = small("policy", MLP((16, 14), [256, 256]), (1, 16, 14), steps)
+        yield from measured([policy, small("mlp", MLP((2,), [64] * 3), (256, 2), steps)], quick)

@@ -9,9 +9,9 @@ exchanged meanwhile, as in one solve; what tensors hold may change.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -56,6 +56,30 @@ def _backend(graph: Any, inputs: Sequence[Any]) -> Any:
     return compile_fx(graph, list(inputs), inner_compile=inner)
 
 
+class CompiledCall(NamedTuple):
+    """Compiled code and what it is called with, all of it in memory that stays."""
+
+    code: Callable[[list[Any]], Any]
+    arguments: list[Any]
+
+    def __call__(self) -> None:
+        """Do it again."""
+        self.code(self.arguments.copy())
+
+    def same(self, other: Any) -> bool:
+        """Whether another call does the same to the same memory."""
+        return (
+            isinstance(other, CompiledCall)
+            and self.code is other.code
+            and len(self.arguments) == len(other.arguments)
+            and all(map(_same, self.arguments, other.arguments))
+        )
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is other or (type(one) is int and one == other)
+
+
 class CompiledFunction:
     """A function of other functions and tensors that writes its results to some of the tensors.
 
@@ -94,8 +118,8 @@ class CompiledFunction:
         if last is None:
             return (lambda: self._compiled(subject, *tensors)), new
         made, arguments = last
-        code = getattr(made, "current_callable", None) or made  # without torch's own looking around
-        return (lambda: code(arguments.copy())), new
+        # The code without torch's own looking around, where there is such a thing.
+        return CompiledCall(getattr(made, "current_callable", None) or made, arguments), new
 
 
 def _dynamo_error() -> type[Exception]:
@@ -109,15 +133,16 @@ class CompiledFunctions:
 
     def __init__(self, function: Traced) -> None:
         self._function = function
-        self._made: WeakKeyDictionary[Any, CompiledFunction] = WeakKeyDictionary()
+        self._made: WeakKeyDictionary[Any, dict[Hashable, CompiledFunction]] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
-    def of(self, subject: Any) -> CompiledFunction:
-        """The compiled function for a subject."""
+    def of(self, subject: Any, variant: Hashable = None) -> CompiledFunction:
+        """The compiled function for a subject, one for each variant."""
         subject = getattr(subject, "__func__", subject)
         plain = isinstance(subject, FunctionType)
         key: CodeType | type = subject.__code__ if plain else type(subject)
         with self._lock:
-            if key not in self._made:
-                self._made[key] = CompiledFunction(self._function)
-            return self._made[key]
+            variants = self._made.setdefault(key, {})
+            if variant not in variants:
+                variants[variant] = CompiledFunction(self._function)
+            return variants[variant]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, overload
@@ -153,6 +154,12 @@ class Model(Pretrained):
             facts |= {name: True} if getattr(self, name) else {}
         dtype = self.input_dtype(torch.float32) if self.dtype is None else self.dtype
         return facts | {"dtype": dtype, "device": self.device}
+
+    def compiled(self) -> Model:
+        """The same model, whose network is ``torch.compile(net)``."""
+        other = copy.copy(self)
+        other.net = torch.compile(self.net)
+        return other
 
     @property
     def predicts(self) -> str:

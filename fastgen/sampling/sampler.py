@@ -8,6 +8,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_choice
 from fastgen.common.devices import check_device
 from fastgen.common.display import displayed
 from fastgen.common.modes import unrecorded
@@ -25,6 +26,7 @@ from fastgen.model.guidance import Guidance, Transform
 from fastgen.model.model import Model, merged
 from fastgen.plans import Plan
 from fastgen.sampling.capture import Captured
+from fastgen.sampling.compiled import CompiledRuns, runs_of
 from fastgen.sampling.network_calls import NetworkCalls
 from fastgen.sampling.observation import (
     Step,
@@ -83,6 +85,10 @@ class Sampler:
             noise of learned variance stay draws.
         dtype: dtype of the state, float32 or float64, whatever the network's.
         backend: "auto", "reference" or "cpp"; None reads FASTGEN_BACKEND.
+        compile: True compiles each evaluation and the stage after it as one graph of
+            `torch.compile`, "loop" the whole of a short run; in the first run of a shape. What is
+            more than a network and linear stages (guidance, transforms, pairs, learned variances,
+            Brownian paths), and runs that are watched or recorded, have their network compiled.
 
     Raises:
         ValueError: if the plan is for another schedule, or asks for what the network's
@@ -109,8 +115,16 @@ class Sampler:
         noise: str = "draws",
         dtype: torch.dtype = torch.float32,
         backend: str | None = None,
+        compile: bool | str = False,
     ) -> None:
-        self.prepared = Prepared(model, plan, guidance, transform, noise, dtype, backend)
+        if not isinstance(compile, bool):
+            check_choice("compile", compile, ("loop",))
+        options = guidance, transform, noise, dtype, backend
+        self.prepared = plain = Prepared(model, plan, *options)
+        self._compiled: CompiledRuns | None = None
+        if compile:
+            self._compiled = runs_of(plain, compile)
+            self.prepared = Prepared(model.compiled(), plan, *options)
         self.model, self.plan, self.guidance, self.noise = model, plan, guidance, noise
         self.transform, self.dtype, self.backend = transform, dtype, backend
 
@@ -237,6 +251,9 @@ class Sampler:
                 given = unwrapped((shape_or_x, seed, sample_ids, arguments))
                 return self._run(*given, within=within, **options)
         options |= {"differentiable": differentiable, "checkpoint": checkpoint}
+        watched = trajectory or callback or progress or check_finite or differentiable or parallel
+        if self._compiled is not None and not watched:
+            return self._compiled(shape_or_x, seed, sample_ids, device, arguments)
         return self._run(shape_or_x, seed, sample_ids, arguments, **options)
 
     def _run(

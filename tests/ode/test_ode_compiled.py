@@ -5,32 +5,15 @@ import torch
 from torch import nn
 
 import fastgen
-from fastgen.common import compiled_calls
+from tests.support.compiling import counted, without_compiler
 
 T = torch.linspace(0, 3, 7).double()
 
 
 @pytest.fixture
 def uncompiled(monkeypatch):
-    """Graphs are traced and bound as always, and run by torch: no compiler is called."""
-    from torch._inductor import compile_fx
-
-    def plain(graph, inputs, **_):
-        return lambda arguments: graph(*arguments)
-
-    monkeypatch.setattr(compile_fx, "compile_fx_inner", plain)
-
-
-def counted(monkeypatch):
-    made = []
-    whole = compiled_calls._backend
-
-    def backend(graph, inputs):
-        made.append(graph)
-        return whole(graph, inputs)
-
-    monkeypatch.setattr(compiled_calls, "_backend", backend)
-    return made
+    """No compiler is called."""
+    return without_compiler(monkeypatch)
 
 
 def van_der_pol(t, y):
@@ -142,11 +125,10 @@ class TestTraced:
             got, wanted = both(f, states(2))
             assert torch.equal(got, wanted)
 
-    def test_functions_made_anew_are_not_compiled_anew(self, monkeypatch):
-        made = counted(monkeypatch)
+    def test_functions_made_anew_are_not_compiled_anew(self, uncompiled):
         for shift in (0.5, 0.5, 0.5):
             fastgen.odeint(lambda t, y, shift=shift: shift - y, states(3), T, compile=True)
-        assert len(made) == 1
+        assert len(uncompiled) == 1
 
     def test_callback_sees_every_step(self):
         seen = []

@@ -1,0 +1,177 @@
+"""Networks and stages compiled together: the same samples, whatever changes between runs."""
+
+import pytest
+import torch
+from torch import nn
+
+import fastgen
+from fastgen.networks import MLP
+from fastgen.schedules import EDM, CosineVP, Rectified
+from tests.support.compiling import counted, without_compiler
+
+SHAPE = (3, 2)
+
+
+def mlp(seed=0):
+    torch.manual_seed(seed)
+    return MLP((2,), [8, 8])
+
+
+def pair(model, solver, steps, compile=True, **options):
+    plan = fastgen.plan(solver, model.schedule, steps, **options)
+    return fastgen.Sampler(model, plan, compile=compile), fastgen.Sampler(model, plan)
+
+
+def agree(sampler, plain, shape=SHAPE, **arguments):
+    got, wanted = sampler(shape, **arguments), plain(shape, **arguments)
+    assert torch.allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_compiled_code(monkeypatch):
+    made = counted(monkeypatch)
+    model = fastgen.Model(mlp(), Rectified(), "velocity")
+    sampler, plain = pair(model, "euler", 12)
+    for rows in (3, 5):
+        agree(sampler, plain, (rows, 2), seed=rows)
+    assert len(made) == 1
+    agree(*pair(model, "adams_bashforth", 4, "loop"))
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """No compiler is called."""
+    return without_compiler(monkeypatch)
+
+
+@pytest.mark.usefixtures("uncompiled")
+class TestTraced:
+    @pytest.mark.parametrize(
+        ("solver", "options"),
+        [
+            ("ddpm", {}),
+            ("dpmpp_2m", {"clip": (-1, 1)}),
+            pytest.param("adams_bashforth", {"order": 4}, marks=pytest.mark.slow),
+            pytest.param("dpmpp_sde", {}, marks=pytest.mark.slow),
+            pytest.param("heun", {}, marks=pytest.mark.slow),
+            pytest.param("unipc", {}, marks=pytest.mark.slow),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_solvers(self, solver, options):
+        model = fastgen.Model(mlp(), CosineVP(), "noise")
+        sampler, plain = pair(model, solver, 4, **options)
+        for seed in (1, 2):
+            agree(sampler, plain, seed=seed)
+
+    @pytest.mark.parametrize("compile", [True, pytest.param("loop", marks=pytest.mark.slow)])
+    def test_scaled_inputs_of_another_dtype(self, compile):
+        model = fastgen.Model(mlp().to(torch.bfloat16), EDM(), "edm")
+        sampler, plain = pair(model, "dpmpp_2m", 3, compile)
+        assert torch.allclose(sampler(SHAPE), plain(SHAPE), rtol=2e-2, atol=2e-2)
+
+    def test_steps_of_one_kind_are_one_graph(self, uncompiled):
+        model = fastgen.Model(mlp(), Rectified(), "velocity")
+        agree(*pair(model, "euler", 20))
+        assert len(uncompiled) <= 1  # 0 where another test has made it
+
+    def test_a_loop_is_one_graph(self, uncompiled):
+        model = fastgen.Model(mlp(), Rectified(), "velocity")
+        agree(*pair(model, "adams_bashforth", 5, "loop", order=3))
+        assert len(uncompiled) == 1
+
+    @pytest.mark.parametrize("compile", [True, "loop"])
+    def test_what_a_network_depends_on_may_change_between_runs(self, compile):
+        class Scaled(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inner, self.factor = mlp(), 1.0
+
+            def forward(self, x, t):
+                return self.factor * self.inner(x, t)
+
+        net = Scaled()
+        sampler, plain = pair(fastgen.Model(net, Rectified(), "velocity"), "heun", 3, compile)
+        agree(sampler, plain)
+        net.factor = 2.0
+        agree(sampler, plain)
+        with torch.no_grad():
+            for p in net.parameters():
+                p.mul_(1.1)
+        agree(sampler, plain)
+        net.inner = mlp(seed=5)
+        agree(sampler, plain)
+        net.load_state_dict(net.state_dict(), assign=True)
+        agree(sampler, plain)
+
+    def test_arguments(self):
+        def net(x, t, shift, power=1):
+            return x * t[:, None] ** power + shift
+
+        sampler, plain = pair(fastgen.Model(net, Rectified(), "velocity"), "euler", 3)
+        for shift, power in ((0.5, 1), (1.5, 1), (0.5, 2)):
+            agree(sampler, plain, shift=torch.full(SHAPE, shift), power=power)
+
+    def test_times_that_a_network_scales_in_place_stay(self):
+        def net(x, t):
+            return x * t.mul_(2)[:, None]
+
+        sampler, plain = pair(fastgen.Model(net, Rectified(), "velocity"), "euler", 3)
+        for _ in range(2):
+            agree(sampler, plain)
+
+    def test_runs_that_are_watched(self):
+        model = fastgen.Model(mlp(), Rectified(), "velocity")
+        sampler, plain = pair(model, "euler", 3)
+        for got, wanted in zip(
+            sampler(SHAPE, trajectory=True), plain(SHAPE, trajectory=True), strict=True
+        ):
+            assert torch.allclose(got, wanted, rtol=1e-5, atol=1e-6)
+        x = torch.randn(SHAPE, requires_grad=True)
+        (grad,) = torch.autograd.grad(sampler(x, differentiable=True).sum(), x)
+        assert grad.abs().min() > 0
+
+    def test_guidance(self):
+        def net(x, t, label):
+            return x * label[:, None]
+
+        model = fastgen.Model(net, Rectified(), "velocity")
+        plan = fastgen.plan("euler", model.schedule, 3)
+        label = torch.ones(3)
+        found = [
+            fastgen.Sampler(
+                model,
+                plan,
+                guidance=fastgen.Guidance(2.0, unconditional={"label": torch.zeros(3)}),
+                compile=compile,
+            )(SHAPE, label=label)
+            for compile in (True, False)
+        ]
+        assert torch.allclose(*found)
+
+
+@pytest.mark.usefixtures("uncompiled")
+class TestRefused:
+    def test_other_words(self):
+        with pytest.raises(ValueError, match="compile='whole'"):
+            pair(fastgen.Model(mlp(), Rectified(), "velocity"), "euler", 3, "whole")
+
+    def test_loops_with_noise_and_long_ones(self):
+        with pytest.raises(ValueError, match="compile='loop': for plans without noise"):
+            pair(fastgen.Model(mlp(), CosineVP(), "noise"), "ddpm", 3, "loop")
+        with pytest.raises(ValueError, match="compile='loop': 33 evaluations"):
+            pair(fastgen.Model(mlp(), Rectified(), "velocity"), "euler", 33, "loop")
+
+    def test_networks_that_read_values_back(self):
+        def net(x, t):
+            return x if float(x.sum()) > 0 else -x
+
+        sampler, _ = pair(fastgen.Model(net, Rectified(), "velocity"), "euler", 3)
+        with pytest.raises(ValueError, match="compile=True: torch"):
+            sampler(SHAPE)
+
+    def test_networks_of_another_shape_are_named_as_without(self):
+        model = fastgen.Model(lambda x, t: x[:, :1], Rectified(), "velocity")
+        for sampler in pair(model, "euler", 3):
+            with pytest.raises(ValueError, match="shape"):
+                sampler(SHAPE)
