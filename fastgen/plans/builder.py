@@ -54,21 +54,27 @@ class Builder:
 
     ``schedule`` and the short-cuts ``alpha``, ``sigma``, ``half_log_snr`` are float64.
     ``predicts`` is what the network is expected to predict; only `has_velocity` asks for it.
+    ``drawn`` is the number of noises that an earlier part of the run has drawn.
     """
 
-    def __init__(self, schedule: Schedule, predicts: str = "velocity") -> None:
+    def __init__(self, schedule: Schedule, predicts: str = "velocity", drawn: int = 0) -> None:
         self.schedule = schedule
         self._parametrisation = Parametrisation(schedule, predicts)
         self.alpha, self.sigma = schedule.alpha, schedule.sigma
         self.half_log_snr = schedule.half_log_snr
         self.instructions: list[Instruction] = []
         self._known: dict[frozenset[tuple[Symbol, float]], Value] = {}
-        self._evaluations, self._draws = 0, 0
+        self._evaluations, self._draws = 0, drawn
         self._latest: tuple[Evaluate, Predictions] | None = None
 
     def _facts(self) -> dict[str, object]:
         facts = {"schedule": self.schedule, "instructions": len(self.instructions)}
         return {**facts, "evaluations": self._evaluations, "noises": self._draws}
+
+    @property
+    def drawn(self) -> int:
+        """Number of noises so far."""
+        return self._draws
 
     def initial(self) -> Form:
         """The state at the first time of the grid."""

@@ -32,6 +32,7 @@ class _Planned:
     transform: Transform | None = None
     noise: str = "draws"
     checkpoint: bool = False
+    memory: str = "whole"
     parallel: Parallel | None = None
 
     def refuse(self, solver: str) -> None:
@@ -65,6 +66,7 @@ def sample(
     check_finite: bool = False,
     differentiable: bool = False,
     checkpoint: bool = False,
+    memory: Literal["whole", "reversible"] = "whole",
     parallel: Parallel | None = None,
     net_kwargs: dict[str, Any] | None = None,
     **options: Any,
@@ -90,6 +92,7 @@ def sample(
     check_finite: bool = False,
     differentiable: bool = False,
     checkpoint: bool = False,
+    memory: Literal["whole", "reversible"] = "whole",
     parallel: Parallel | None = None,
     net_kwargs: dict[str, Any] | None = None,
     **options: Any,
@@ -115,6 +118,7 @@ def sample(
     check_finite: bool = False,
     differentiable: bool = False,
     checkpoint: bool = False,
+    memory: Literal["whole", "reversible"] = "whole",
     parallel: Parallel | None = None,
     net_kwargs: dict[str, Any] | None = None,
     **options: Any,
@@ -140,6 +144,7 @@ def sample(
     check_finite: bool = False,
     differentiable: bool = False,
     checkpoint: bool = False,
+    memory: Literal["whole", "reversible"] = "whole",
     parallel: Parallel | None = None,
     net_kwargs: dict[str, Any] | None = None,
     **options: Any,
@@ -158,8 +163,8 @@ def sample(
             lists them, ``help(fastgen.solvers.ddim)`` shows the options of one. ``dopri5`` and
             its neighbours (`error_controlled.SOLVERS`) let each sample choose its own steps.
         steps: number of steps.
-        seed, sample_ids, device, check_finite, differentiable, checkpoint, parallel: as in
-            `Sampler.__call__`.
+        seed, sample_ids, device, check_finite, differentiable, checkpoint, memory, parallel: as
+            in `Sampler.__call__`.
         trajectory: return (sample, states [n + 1, B, ...]): the initial state and those after each
             step. Of an error-controlled solver row i has each sample after i accepted steps of its
             own, and those that have ended stay; or with ``timesteps``, a grid or falling times,
@@ -188,7 +193,7 @@ def sample(
         solver, own = name_and_options(solver, options)
         options |= own
     if isinstance(solver, str) and solver in error_controlled.SOLVERS:
-        _Planned(transform, noise, checkpoint, parallel).refuse(solver)
+        _Planned(transform, noise, checkpoint, memory, parallel).refuse(solver)
         return error_controlled.sample_batch(
             model,
             shape_or_x,
@@ -235,6 +240,7 @@ def sample(
         check_finite=check_finite,
         differentiable=differentiable,
         checkpoint=checkpoint,
+        memory=memory,
         parallel=parallel,
         net_kwargs=net_kwargs,
     )

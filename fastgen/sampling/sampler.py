@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Literal, overload
 
 import torch
@@ -38,31 +39,10 @@ from fastgen.sampling.observation import (
 from fastgen.sampling.parallel import Parallel, WindowCalls, check_parallel, refuse_parallel
 from fastgen.sampling.prepared import Prepared
 from fastgen.sampling.recorded import RecordedRun
+from fastgen.sampling.reversible import Retracing, check_retraced
 from fastgen.sampling.run import CallsNetwork, InPlaceRun
 from fastgen.sampling.serving import ContinuousBatch
-
-Within = Callable[[Callable[..., Any]], Callable[..., Any]]
-CALL = "a Sampler's run in buffers of its own"
-RECORD = "pass differentiable=True"
-
-
-class _Untraced:
-    """Network calls of which nothing may be seen by forward-mode derivatives and `torch.func`."""
-
-    def __init__(self, calls: CallsNetwork, within: Within) -> None:
-        self.provide = calls.provide
-
-        def checked(*arguments: Any) -> tuple[Tensor, ...]:
-            with torch.enable_grad():  # else torch.func.grad does not show
-                outputs = calls(*arguments)
-            check_untraced(CALL, RECORD, net=outputs)
-            return outputs
-
-        self._call = within(checked)
-
-    def __call__(self, k: int, network_input: Tensor, state: Tensor | None) -> tuple[Tensor, ...]:
-        found: tuple[Tensor, ...] = self._call(k, network_input, state)
-        return found
+from fastgen.sampling.untraced import CALL, RECORD, Untraced, Within
 
 
 @displayed
@@ -150,6 +130,7 @@ class Sampler:
         check_finite: bool = False,
         differentiable: bool = False,
         checkpoint: bool = False,
+        memory: Literal["whole", "reversible"] = "whole",
         parallel: Parallel | None = None,
         net_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -168,6 +149,7 @@ class Sampler:
         check_finite: bool = False,
         differentiable: bool = False,
         checkpoint: bool = False,
+        memory: Literal["whole", "reversible"] = "whole",
         parallel: Parallel | None = None,
         net_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -186,6 +168,7 @@ class Sampler:
         check_finite: bool = False,
         differentiable: bool = False,
         checkpoint: bool = False,
+        memory: Literal["whole", "reversible"] = "whole",
         parallel: Parallel | None = None,
         net_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -204,6 +187,7 @@ class Sampler:
         check_finite: bool = False,
         differentiable: bool = False,
         checkpoint: bool = False,
+        memory: Literal["whole", "reversible"] = "whole",
         parallel: Parallel | None = None,
         net_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
@@ -228,6 +212,9 @@ class Sampler:
                 called outside of inference mode (`fastgen.common.modes`).
             checkpoint: with differentiable, recompute each evaluation in the backward pass:
                 memory of one evaluation instead of all.
+            memory: with differentiable and a plan made with reversible=True, "reversible" retraces
+                the run in the backward pass: memory of two states, at no evaluation more than
+                checkpoint. Gradients of the start, of parameters and of the network's arguments.
             parallel: call the network on a window of evaluations at once; see `Parallel`.
             net_kwargs, **kwargs: passed to the network at every evaluation; net_kwargs is a
                 dictionary for names that mean something else here, such as seed or device.
@@ -240,6 +227,11 @@ class Sampler:
         if callback is not None and not callable(callback):
             raise TypeError(f"callback={callback!r}: expected a function of a fastgen.Step")
         arguments = merged(net_kwargs, kwargs)
+        if check_choice("memory", memory, ("whole", "reversible")) == "reversible":
+            watched = trajectory or progress or check_finite or callback is not None
+            check_retraced(differentiable, checkpoint, watched)
+            x, *keys = self.prepared.initial(shape_or_x, seed, sample_ids, device)
+            return self.retracing.recorded(x, (keys[0], keys[1]), arguments)
         if parallel is not None:
             check_parallel(parallel, differentiable)
         options: dict[str, Any] = {"device": device, "trajectory": trajectory}
@@ -255,6 +247,15 @@ class Sampler:
         if self._compiled is not None and not watched:
             return self._compiled(shape_or_x, seed, sample_ids, device, arguments)
         return self._run(shape_or_x, seed, sample_ids, arguments, **options)
+
+    @cached_property
+    def retracing(self) -> Retracing:
+        """The runs there and back of a reversible plan.
+
+        Raises:
+            ValueError: for another plan.
+        """
+        return Retracing(self.prepared)
 
     def _run(
         self,
@@ -290,7 +291,7 @@ class Sampler:
             x, seeds, ids, arguments, check_finite=check_finite, tick=tick, rows=rows
         )
         if within is not None:
-            calls = _Untraced(calls, within)
+            calls = Untraced(calls, within)
         window = None
         if parallel is not None:
             assert isinstance(run, InPlaceRun)

@@ -20,6 +20,7 @@ from fastgen.common.options import Configurable, check_given_once, keywords
 from fastgen.model.parametrisation import QUANTITIES
 from fastgen.plans import Builder, Form, MissingLimitError, Plan
 from fastgen.schedules import Schedule
+from fastgen.solvers.reversible import Reversible, coupling_of
 from fastgen.timesteps import Grid
 
 P = ParamSpec("P")
@@ -158,6 +159,7 @@ def plan(
     reverse: bool = False,
     clip: tuple[float, float] | None = None,
     predicts: str = "velocity",
+    reversible: bool | float = False,
     **options: Any,
 ) -> Plan:
     """Run a solver symbolically: which evaluations, where, and all coefficients in float64.
@@ -177,6 +179,10 @@ def plan(
         clip: bounds to which every data prediction is clipped, such as (-1, 1).
         predicts: what the network will predict, where a solver asks whether it can be evaluated
             at t = 0.
+        reversible: whether the run can be retraced to rounding, for `fastgen.invert` (``exact``)
+            and gradients in constant memory: a single-step solver's steps become those of a coupled
+            pair of states (`fastgen.solvers.reversible`), with twice the evaluations. A number in
+            (0, 1] is the coupling; True is 0.99.
         **options: the solver's own options and the grid's that have not been given to these;
             of a name that both know it is the solver's.
 
@@ -220,13 +226,36 @@ def plan(
     for name, value in (("start", start), ("end", end)):
         if value is not None or name == "end":
             check_number(name, value)
+    coupling = coupling_of(reversible, reverse)
     low, high = (0.0, 1.0) if clip is None else check_pair("clip", clip)
     if not low < high:
         raise ValueError(f"clip={clip!r}: expected (low, high) with low < high")
     make = partial(
-        _made, entry, own, schedule, grid, of_grid, steps, start, end, reverse, clip, predicts
+        _made,
+        entry,
+        own,
+        schedule,
+        grid,
+        of_grid,
+        steps,
+        start,
+        end,
+        reverse,
+        clip,
+        predicts,
+        coupling,
     )
-    values = steps, start, end, reverse, predicts, *(clip or ()), *own.values(), *of_grid.values()
+    values = (
+        steps,
+        start,
+        end,
+        reverse,
+        predicts,
+        coupling,
+        *(clip or ()),
+        *own.values(),
+        *of_grid.values(),
+    )
     if (
         schedule.constant
         and isinstance(grid, Grid)
@@ -301,6 +330,7 @@ def _made(
     reverse: bool,
     clip: tuple[float, float] | None,
     predicts: str,
+    coupling: float | None,
 ) -> Plan:
     times = grids.times(
         grid,
@@ -313,15 +343,19 @@ def _made(
     times = times[::-1].copy() if reverse else times
     planned = schedule.while_planning(times.tolist())
     builder = Builder(planned, predicts)
+    build: SolverFunction = partial(entry.build, **own)
+    if coupling is not None:
+        build = Reversible(entry.name, build, coupling, planned, predicts)
+        own = {**own, "reversible": coupling}
     try:
         with np.errstate(divide="ignore", invalid="ignore"):  # a missing limit is said below
             try:
-                result = builder.let(entry.build(builder, times.tolist(), **own))
+                result = builder.let(build(builder, times.tolist()))
             except (MissingLimitError, ZeroDivisionError):
                 if not reverse or schedule.alpha(float(times[-1])) > 0:
                     raise
                 builder = Builder(planned, predicts)
-                result = builder.let(_to_noise(builder, entry.build, times.tolist(), own))
+                result = builder.let(_to_noise(builder, build, times.tolist()))
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         message = _explained(error, entry, schedule, times.tolist(), reverse, own)
         if message is None:
@@ -338,13 +372,11 @@ def _made(
     )
 
 
-def _to_noise(
-    p: Builder, build: SolverFunction, times: list[float], own: Mapping[str, Any]
-) -> Form:
+def _to_noise(p: Builder, build: SolverFunction, times: list[float]) -> Form:
     """The solver up to the last time but one, then x = sigma eps, as alpha is 0 at the last.
 
     For solvers of the reverse process, whose steps there are infinitely long in the log of the
     signal-to-noise ratio. One step of first order leaves a method of second order what it is.
     """
-    x = build(p, times[:-1], **own)
+    x = build(p, times[:-1])
     return p.state(p.sigma(times[-1]) * p.epsilon(x, times[-2]), times[-1])
