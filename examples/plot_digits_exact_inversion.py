@@ -21,12 +21,12 @@ from fastgen.training import Flow, Settings, Trainer
 # %%
 # The network: a flow of the digits with labels, trained in ten seconds, or taken as another example
 # left it.
-digits = load_digits()
+digits = load_digits().train
 objective = Flow()
 torch.manual_seed(0)
 network = ModulatedMLP((1, 8, 8), width=128, blocks=2, classes=10)
 settings = Settings(steps=1200, learning_rate=2e-3)
-trainer = Trainer(network, objective.loss, digits.train.images, settings, digits.train.labels)
+trainer = Trainer(network, objective.loss, digits.images, settings, digits.labels)
 checkpoint = Path("out/digits.safetensors")
 if checkpoint.exists():
     trainer.resume(checkpoint)
@@ -36,9 +36,8 @@ model = objective.model(trainer.average)
 # %%
 # Digits that the network has not seen, inverted with a guidance that tells their class from the
 # next.
-labels = torch.arange(10)
-first = [int((digits.held_out_a.labels == label).nonzero()[0]) for label in labels]
-images = digits.held_out_a.images[first]
+unseen, labels = load_digits().held_out_a, torch.arange(10)
+images = unseen.images[[int((unseen.labels == label).nonzero()[0]) for label in labels]]
 guidance = fastgen.Guidance(3.0, unconditional={"labels": (labels + 1) % 10})
 options = {"net_kwargs": {"labels": labels}, "guidance": guidance}
 ordinary = fastgen.invert(model, images, "ddim", 10, **options)

@@ -20,7 +20,7 @@ from fastgen.training import Flow, Settings, Trainer
 
 # %%
 # The network: a flow of the digits with labels, trained in ten seconds, or taken as another example
-# left it. It says that its labels belong to the samples, so that a window may repeat them.
+# left it.
 digits = load_digits().train
 objective = Flow()
 torch.manual_seed(0)
@@ -31,17 +31,20 @@ checkpoint = Path("out/digits.safetensors")
 if checkpoint.exists():
     trainer.resume(checkpoint)
 trainer.run(checkpoint=checkpoint)
-trained = objective.model(trainer.average)
-inputs = []
+model = objective.model(trainer.average)
+
+# %%
+# What the network is called with is kept, for the picture.
+net, schedule, inputs = model.net, model.schedule, []
 
 
 def watched(x, t, labels):
     """The network, which keeps what it is called with."""
     inputs.append(x[:, 0].clone())  # the memory is used again
-    return trained.net(x, t, labels=labels)
+    return net(x, t, labels=labels)
 
 
-schedule = trained.schedule
+# Labels belong to the samples: a window repeats them.
 model = fastgen.Model(watched, schedule, "velocity", data_at=1, per_sample=("labels",))
 
 # %%
