@@ -228,8 +228,8 @@ class Sampler:
             raise TypeError(f"callback={callback!r}: expected a function of a fastgen.Step")
         arguments = merged(net_kwargs, kwargs)
         if check_choice("memory", memory, ("whole", "reversible")) == "reversible":
-            watched = trajectory or progress or check_finite or callback is not None
-            check_retraced(differentiable, checkpoint, watched)
+            shown = trajectory or progress or check_finite or callback is not None
+            check_retraced(differentiable, checkpoint, shown)
             x, *keys = self.prepared.initial(shape_or_x, seed, sample_ids, device)
             return self.retracing.recorded(x, (keys[0], keys[1]), arguments)
         if parallel is not None:
