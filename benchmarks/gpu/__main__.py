@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.gpu.bench import Bench, copies
 from benchmarks.gpu.couplings import couplings
 from benchmarks.gpu.kernels import kernels
-from benchmarks.gpu.loops import loops
+from benchmarks.gpu.loops import compiled, loops
 from benchmarks.gpu.ode import integrate
+from benchmarks.gpu.sinkhorn import transport
+from benchmarks.gpu.table import table
 
-SUITES = ["kernels", "couplings", "loops", "ode"]
+# In the order of their value: should the time run out, the rest is missing.
+SUITES = ["table", "loops", "ode", "couplings", "sinkhorn", "compiled", "kernels"]
 
 
 def main() -> None:
@@ -28,25 +32,30 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=360.0, help="build no case after these")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: does every line run?")
     parser.add_argument("--suite", action="append", choices=SUITES, help="all")
+    parser.add_argument("--resume", action="store_true", help="keep the rows that --out has")
     arguments = parser.parse_args()
-    bench = Bench(arguments.device, arguments.out, arguments.seconds, arguments.quick)
+    bench = Bench(
+        arguments.device, arguments.out, arguments.seconds, arguments.quick, arguments.resume
+    )
     chosen = arguments.suite or SUITES
     bandwidth = copies(bench)
-    if "kernels" in chosen:
-        whole, bench.until = bench.until, bench.until - 0.5 * arguments.seconds
-        if chosen == ["kernels"]:
-            bench.until = whole
-        kernels(bench, bandwidth)
-        bench.until = whole
-    if "couplings" in chosen:
-        couplings(bench)
-    if "ode" in chosen:
-        # Ahead of the loops, whose compiled rows take what time is left.
-        whole, bench.until = bench.until, min(bench.until, time.monotonic() + 40)
-        integrate(bench)
-        bench.until = whole
-    if "loops" in chosen:
-        loops(bench)
+    suites: dict[str, Callable[[], None]] = {
+        "table": lambda: table(bench, bandwidth),
+        "loops": lambda: loops(bench),
+        "ode": lambda: integrate(bench),
+        "couplings": lambda: couplings(bench),
+        "sinkhorn": lambda: transport(bench),
+        "compiled": lambda: compiled(bench),
+        "kernels": lambda: kernels(bench, bandwidth),
+    }
+    whole = bench.until
+    for name, measure in suites.items():
+        if name not in chosen:
+            continue
+        # A suite has two fifths of what is left at most, the last ones all.
+        left = whole - time.monotonic()
+        bench.until = whole if name in (chosen[-1], "compiled") else time.monotonic() + 0.4 * left
+        measure()
     print(f"{len(bench.found)} rows in {arguments.out}")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.tools.harness import Provider
-from benchmarks.tools.rows import Row, row, write
+from benchmarks.tools.rows import Row, read, row, write
 
 Run = Callable[[], object]
 
@@ -19,12 +19,20 @@ Run = Callable[[], object]
 class Bench:
     """One device, one file, one deadline."""
 
-    def __init__(self, device: str, out: Path, seconds: float, quick: bool) -> None:
+    def __init__(
+        self, device: str, out: Path, seconds: float, quick: bool, resume: bool = False
+    ) -> None:
         self.device, self.out, self.quick = torch.device(device), out, quick
         self.until = time.monotonic() + seconds
         self.rounds = 3 if quick else 10
         self.slice = 0.01 if quick else 0.05  # seconds of one timing
-        self.found: list[Row] = []
+        # Of an earlier run all that was measured; what was left out is tried again.
+        earlier = read(out) if resume and out.exists() else []
+        self.found: list[Row] = [r for r in earlier if r.metric != "skipped"]
+
+    @staticmethod
+    def _key(row: Row) -> tuple[str, ...]:
+        return row.suite, row.case, row.provider, row.shape, row.dtype
 
     def synchronise(self) -> None:
         """Wait for the device."""
@@ -87,7 +95,16 @@ class Bench:
         """Build, warm up and time providers in alternation; medians in us per unit, by name."""
         ready: list[Provider] = []
         calls: dict[str, int] = {}
+        sizes = "x".join(map(str, shape))
+        kind = str(dtype).removeprefix("torch.")
+        medians = {
+            r.provider: r.median
+            for r in self.found
+            if self._key(r) == (suite, case, r.provider, sizes, kind) and r.metric == "time"
+        }
         for name, build in providers.items():
+            if name in medians:
+                continue
             if time.monotonic() > self.until:
                 self.skip(suite, case, name, shape, "no time left")
                 continue
@@ -106,7 +123,6 @@ class Bench:
             for p in ready:
                 each = self.seconds(p.run, calls[p.name]) / calls[p.name] / p.units
                 times[p.name].append(1e6 * each)
-        medians = {}
         for p in ready:
             found = row(
                 suite, case, p.name, p.package, shape, dtype, "time", "us", times[p.name],

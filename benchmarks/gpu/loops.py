@@ -19,27 +19,33 @@ from fastgen.schedules import DiscreteVP
 def loops(bench: Bench) -> None:
     """Whole sampling loops, us per step; the network's own time is a row of its own."""
     schedule, steps = DiscreteVP.linear(), 3 if bench.quick else 20
-    cases = []
-    for name, (build, shape) in ON_GPU.items():
-        if bench.quick and shape[0] > 16:
-            shape = (16 if len(shape) == 2 else 2, *shape[1:])
-        torch.manual_seed(0)
-        net = build().to(bench.device).eval()
-        cases.append((name, net, torch.randn(shape, device=bench.device)))
     plans = [
         fastgen.plan(solver, schedule, steps, timesteps="trailing")
         for solver in ("ddim", "dpmpp_2m", "ddpm")
     ]
-    for name, net, x in cases:
+    for name, net, x in _networks(bench):
         shape = tuple(x.shape)
         bench.compare("loops", f"{name}: network", shape, x.dtype, _network(bench, net, x, steps))
         for plan in plans:
             providers = _providers(bench, net, x, plan)
             bench.compare("loops", f"{name}: {plan.solver}", shape, x.dtype, providers)
-    # What takes long to compile comes last.
-    for name, net, x in cases:
-        sampler = fastgen.Sampler(fastgen.Model(net, schedule, "noise"), plans[0])
-        providers = dict(_fastgen(bench, sampler, x)) | dict(_compiled(bench, net, x, plans[0]))
+
+
+def _networks(bench: Bench) -> Iterator[tuple[str, torch.nn.Module, Tensor]]:
+    for name, (build, shape) in ON_GPU.items():
+        if bench.quick and shape[0] > 16:
+            shape = (16 if len(shape) == 2 else 2, *shape[1:])
+        torch.manual_seed(0)
+        net = build().to(bench.device).eval()
+        yield name, net, torch.randn(shape, device=bench.device)
+
+
+def compiled(bench: Bench) -> None:
+    """DDIM beside torch.compile, whose compiling takes long."""
+    plan = fastgen.plan("ddim", DiscreteVP.linear(), 3 if bench.quick else 20, timesteps="trailing")
+    for name, net, x in _networks(bench):
+        sampler = fastgen.Sampler(fastgen.Model(net, plan.schedule, "noise"), plan)
+        providers = dict(_fastgen(bench, sampler, x)) | dict(_compiled(bench, net, x, plan))
         providers.pop("fastgen served")
         label = f"{name}: ddim beside torch.compile"
         bench.compare("loops", label, tuple(x.shape), x.dtype, providers)
