@@ -43,6 +43,7 @@ class PidController:
     dcoeff: float
     order: float
     accept_safety: float
+    eps: float = 1e-8
     h: Array = field(init=False)
 
     def __post_init__(self) -> None:
@@ -55,7 +56,7 @@ class PidController:
 
     def propose(self, error: Array, active: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Whether each step counts; sets the size of the next."""
-        now = 1 / (error + 1e-8)
+        now = 1 / (error + self.eps)
         if not len(self.inverse):
             self.inverse = np.stack([now] * 3)
         self.inverse[0] = np.where(active, now, self.inverse[0])

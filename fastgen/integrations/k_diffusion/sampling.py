@@ -32,6 +32,12 @@ from fastgen.integrations.k_diffusion.samplers import (
     sample_sa_solver,
     sample_sa_solver_pece,
 )
+from fastgen.integrations.k_diffusion.steps import (
+    DPMSolver,
+    PIDStepSizeController,
+    linear_multistep_coeff,
+    log_likelihood,
+)
 from fastgen.integrations.k_diffusion.utils import (
     append_zero,
     get_ancestral_step,
@@ -51,6 +57,8 @@ sample_dpmpp_3m_sde_gpu = sample_dpmpp_3m_sde
 __all__ = [
     "BatchedBrownianTree",
     "BrownianTreeNoiseSampler",
+    "DPMSolver",
+    "PIDStepSizeController",
     "append_zero",
     "default_noise_sampler",
     "get_ancestral_step",
@@ -58,6 +66,8 @@ __all__ = [
     "get_sigmas_karras",
     "get_sigmas_polyexponential",
     "get_sigmas_vp",
+    "linear_multistep_coeff",
+    "log_likelihood",
     "sample_ddpm",
     "sample_deis",
     "sample_dpm_2",

@@ -3,10 +3,49 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from fastgen.integrations.common.names import Refused
+from fastgen.integrations.k_diffusion.training import (
+    EMAWarmup,
+    ema_update,
+    ema_update_dict,
+    enable_stratified,
+    enable_stratified_accelerate,
+    rand_cosine_interpolated,
+    rand_log_logistic,
+    rand_log_normal,
+    rand_log_uniform,
+    rand_split_log_normal,
+    rand_v_diffusion,
+    stratified_uniform,
+    stratified_with_settings,
+)
+
+FILES = "it is of files and pictures, not of sampling; import it from k_diffusion.utils"
+RATES = "take torch.optim.lr_scheduler.LambdaLR, or import it from k_diffusion.utils"
+__getattr__ = Refused(
+    __name__,
+    {
+        "CSVLogger": FILES,
+        "ConstantLRWithWarmup": RATES,
+        "ExponentialLR": RATES,
+        "FolderOfImages": FILES,
+        "InverseLR": RATES,
+        "download_file": FILES,
+        "from_pil_image": FILES,
+        "get_safetensors_metadata": FILES,
+        "hf_datasets_augs_helper": FILES,
+        "n_params": "it is sum(p.numel() for p in module.parameters())",
+        "tf32_mode": "it is torch.backends.cuda.matmul.allow_tf32",
+        "to_pil_image": FILES,
+    },
+)
 
 Device = torch.device | str
 
@@ -86,3 +125,46 @@ def get_ancestral_step(sigma_from: Any, sigma_to: Any, eta: float = 1.0) -> tupl
     left = 1 - (sigma_to / sigma_from) ** 2
     sigma_up = min(sigma_to, eta * sigma_to * left**0.5)
     return ((sigma_to - sigma_up) * (sigma_to + sigma_up)) ** 0.5, sigma_up
+
+
+@contextmanager
+def train_mode(model: nn.Module, mode: bool = True) -> Iterator[nn.Module]:
+    """Within: the model and its modules are in training mode, or not; then as they were."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        yield model.train(mode)
+    finally:
+        for module, training in before:
+            module.training = training
+
+
+def eval_mode(model: nn.Module) -> AbstractContextManager[nn.Module]:
+    """`train_mode` with mode=False."""
+    return train_mode(model, False)
+
+
+__all__ = [
+    "EMAWarmup",
+    "append_dims",
+    "append_zero",
+    "ema_update",
+    "ema_update_dict",
+    "enable_stratified",
+    "enable_stratified_accelerate",
+    "eval_mode",
+    "get_ancestral_step",
+    "get_sigmas_exponential",
+    "get_sigmas_karras",
+    "get_sigmas_polyexponential",
+    "get_sigmas_vp",
+    "rand_cosine_interpolated",
+    "rand_log_logistic",
+    "rand_log_normal",
+    "rand_log_uniform",
+    "rand_split_log_normal",
+    "rand_v_diffusion",
+    "stratified_uniform",
+    "stratified_with_settings",
+    "to_d",
+    "train_mode",
+]
