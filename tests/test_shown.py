@@ -18,6 +18,8 @@ from fastgen.integrations import torchcfm, torchsde
 from fastgen.integrations.flow_matching import path, solver, utils
 from fastgen.integrations.flow_matching.path import scheduler
 from fastgen.integrations.flow_matching.utils import manifolds
+from fastgen.integrations.torchcfm import utils as torchcfm_utils
+from fastgen.integrations.torchcfm.models import models as torchcfm_models
 from fastgen.kernels import pairwise
 from fastgen.likelihood.flow import LogLikelihood
 from fastgen.likelihood.transitions import LogProbability
@@ -247,6 +249,9 @@ MAKERS = {
     solver.ODESolver: lambda: solver.ODESolver(lambda x, t: x),
     solver.RiemannianODESolver: lambda: solver.RiemannianODESolver(manifolds.Sphere(), net()),
     utils.ModelWrapper: lambda: utils.ModelWrapper(net()),
+    torchcfm_models.MLP: lambda: torchcfm_models.MLP(2),
+    torchcfm_models.GradModel: lambda: torchcfm_models.GradModel(torch.sum),
+    torchcfm_utils.torch_wrapper: lambda: torchcfm_utils.torch_wrapper(net()),
     torchcfm.OTPlanSampler: lambda: torchcfm.OTPlanSampler("exact"),
     torchsde.BaseSDE: lambda: torchsde.BaseSDE("scalar", "ito"),
     torchsde.SDEIto: lambda: torchsde.SDEIto("diagonal"),

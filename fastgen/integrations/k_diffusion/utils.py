@@ -42,7 +42,7 @@ __getattr__ = Refused(
         "get_safetensors_metadata": FILES,
         "hf_datasets_augs_helper": FILES,
         "n_params": "it is sum(p.numel() for p in module.parameters())",
-        "tf32_mode": "it is torch.backends.cuda.matmul.allow_tf32",
+        "tf32_mode": "set allow_tf32 of torch.backends.cuda.matmul and of torch.backends.cudnn",
         "to_pil_image": FILES,
     },
 )
