@@ -46,7 +46,7 @@ def loss(network, batch):
 
 torch.manual_seed(0)
 network = MLP((1, 8, 8), (256, 256, 256), "silu", outputs=2)
-settings = Settings(steps=1200, batch=64, learning_rate=2e-3, average=0.99)
+settings = Settings(steps=800, batch=64, learning_rate=2e-3, average=0.99)
 trainer = Trainer(network, loss, eights, settings)
 trainer.run()
 schedule = fastgen.schedules.Rectified()

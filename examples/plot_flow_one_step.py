@@ -21,7 +21,7 @@ from fastgen.training import Flow, Settings, Trainer, losses, paths
 points = load("moons").samples
 points = points - points.mean(0)
 data, held_out, other = points[:18_000], points[18_000:19_000], points[19_000:]
-settings = Settings(steps=800, batch=256, learning_rate=5e-3, average=0.99)
+settings = Settings(steps=600, batch=256, learning_rate=5e-3, average=0.99)
 
 
 def trained(network, loss):
@@ -35,7 +35,7 @@ def trained(network, loss):
 # Flow matching, with the velocity of lines from noise to data.
 flow = Flow()
 torch.manual_seed(0)
-velocity = flow.model(trained(MLP(widths=(128, 128, 128), activation="silu"), flow.loss))
+velocity = flow.model(trained(MLP(widths=(64, 64, 64), activation="silu"), flow.loss))
 
 
 # %%
@@ -46,7 +46,7 @@ class Average(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.network = MLP((3,), (128, 128, 128), "silu")
+        self.network = MLP((3,), (64, 64, 64), "silu")
 
     def forward(self, x, t, r):
         """See the class."""
@@ -88,7 +88,7 @@ def consistency(network, batch):
 
 
 torch.manual_seed(0)
-inner = MLP(widths=(128, 128, 128), activation="silu")
+inner = MLP(widths=(64, 64, 64), activation="silu")
 jumps = fastgen.Model(
     trained(losses.Boundary(inner, sigma_data=1.0, sigma_min=LOW), consistency),
     fastgen.schedules.EDM(sigma_min=LOW, sigma_max=HIGH, sigma_data=1.0),

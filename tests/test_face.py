@@ -161,6 +161,11 @@ class TestNames:
         )
         assert not loaded(forks)
 
+    def test_help_says_where_the_options_are(self):
+        text = fastgen.sample.__doc__
+        for name in ("fastgen.solvers", "eta=0.5", "fastgen.timesteps", "karras", "fastgen.plan"):
+            assert name in text, name
+
     def test_an_unknown_name_is_refused(self):
         with pytest.raises(AttributeError, match="no attribute 'smaple'"):
             fastgen.smaple  # noqa: B018

@@ -174,7 +174,9 @@ def sample(
         progress: show a progress bar (needs tqdm): evaluations, or the time that is covered.
         guidance, transform, noise, dtype, backend: see `Sampler`.
         net_kwargs: keyword arguments for the network.
-        **options: the plan's (see `fastgen.plan`), or the integrator's.
+        **options: the plan's (see `fastgen.plan`), or the integrator's: a grid from
+            `fastgen.timesteps` (``timesteps=timesteps.karras(rho=7)``, ``"karras"``, or the times),
+            ``start``, ``end``, ``clip``, and a named solver's own options (``eta=0.5``).
 
     Returns:
         The sample [B, ...], or (sample, states [n + 1, B, ...]) with ``trajectory``.
