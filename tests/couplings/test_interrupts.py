@@ -14,6 +14,8 @@ CALLS = {
     "points": "couplings.assign(x[:60_000], y[:60_000])",
     "sinkhorn": "couplings.sinkhorn(x[:60_000], y[:60_000], 1e-3, max_iterations=100)",
     "plan": "couplings.wasserstein(x[:3001], y[:3000])",
+    "brownian": "BrownianPath((64, 40_000), seed=1).at(torch.linspace(0, 1, 100))",
+    "walker": "BrownianPath((64, 40_000), seed=1).steps(torch.linspace(0, 1, 50), torch.ones(49))",
     "blocked": "couplings.assign(cost=torch.rand(2500, 2500) ** 60 * 1e38)",
 }
 
@@ -22,7 +24,7 @@ CALLS = {
 def test_ctrl_c(call):
     program = textwrap.dedent(f"""
         import signal, sys, time, torch
-        from fastgen import couplings
+        from fastgen import BrownianPath, couplings
         signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
         torch.set_num_threads(1)
         x, y = torch.randn(200_000, 2), torch.rand(200_000, 2)

@@ -206,3 +206,23 @@ def test_a_refused_call_leaves_no_trace(bad, first):
     assert torch.equal(walker.increments(times, [1.0] * 3), fresh.increments(times, [1.0] * 3))
     w = brownian(64, seeds, ids, 0, torch.tensor(times, dtype=torch.float64))
     assert torch.equal(walker.increments(times, [1.0] * 3), w.diff(dim=0).float())
+
+
+@pytest.mark.parametrize("at_once", [1, 37, 80, 185, 400])
+def test_a_long_call_is_several_and_its_result_the_same(at_once, monkeypatch):
+    """Between them a Ctrl-C is answered."""
+    times = torch.linspace(0, 1, 9, dtype=torch.float64)
+
+    def results():
+        for seed in (3, list(range(5))):
+            path = BrownianPath((5, 37), seed=seed)
+            yield path.at(times)
+            yield path.at(times[:, None] * torch.linspace(0.5, 1, 5, dtype=torch.float64))
+            yield path.steps(times, torch.linspace(1, 2, 8, dtype=torch.float64))
+            areas = BrownianPath((5, 37), seed=seed, levy_area=True)
+            yield from areas.steps_with_area(times, *torch.ones(2, 8, dtype=torch.float64))
+
+    expected = list(results())
+    monkeypatch.setattr(cpp, "AT_ONCE", at_once)
+    for found, whole in zip(results(), expected, strict=True):
+        assert torch.equal(found, whole)

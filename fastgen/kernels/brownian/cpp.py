@@ -8,6 +8,9 @@ from fastgen.kernels.brownian.contract import BROWNIAN_DEPTH, BROWNIAN_STREAM
 from fastgen.kernels.contract import HoldsAddresses
 from fastgen.kernels.cpp_support import address, key_addresses, pooled, readable, thread_count
 
+# Numbers of one call: a fraction of a second, after which Python looks for a Ctrl-C.
+AT_ONCE = 1 << 21
+
 
 def brownian(
     elements: int,
@@ -21,17 +24,29 @@ def brownian(
     count, rows = times.shape[0], sample_ids.shape[0]
     w = pooled((count, rows, elements), torch.float64)
     seeds, sample_ids, times = readable(seeds), readable(sample_ids), readable(times)
-    _C.brownian(
-        rows=rows,
-        elements=elements,
-        noise=key_addresses(seeds, sample_ids, BROWNIAN_STREAM + tree),
-        times=address(times),
-        count=count,
-        per_row=times.ndim == 2,
-        depth=depth,
-        output=address(w),
-        threads=thread_count(w.numel() * depth),
-    )
+    per_row, threads = times.ndim == 2, thread_count(w.numel() * depth)
+    together = max(1, AT_ONCE // max(1, rows * elements))  # times, else rows of one time
+    block = max(1, rows if rows * elements <= AT_ONCE else AT_ONCE // elements)
+    for first in range(0, count, together):
+        for row in range(0, rows, block):
+            some = slice(row, row + block)
+            own = times[first : first + together]
+            own = own if not per_row or block == rows else own[:, some]
+            _C.brownian(
+                rows=len(sample_ids[some]),
+                elements=elements,
+                noise=key_addresses(
+                    seeds[some] if len(seeds) > 1 else seeds,
+                    sample_ids[some],
+                    BROWNIAN_STREAM + tree,
+                ),
+                times=address(own),
+                count=len(own),
+                per_row=per_row,
+                depth=depth,
+                output=address(w[first, row:]),
+                threads=threads,
+            )
     return w
 
 
@@ -88,5 +103,15 @@ class Walker(HoldsAddresses):
         shape = len(scales) + len(areas), self._rows, self._elements
         result = pooled(shape, dtype)
         doubles, threads = dtype == torch.float64, thread_count(4 * result.numel())
-        self._walker.increments(times, scales, areas, address(result), doubles, threads)
+        steps = max(1, AT_ONCE // max(1, self._rows * self._elements))
+        if steps >= len(scales):
+            self._walker.increments(times, scales, areas, address(result), doubles, threads)
+            return result
+        parts = result.reshape(2 if areas else 1, len(scales), self._rows, self._elements)
+        for first in range(0, len(scales), steps):
+            some = slice(first, first + steps)
+            own = times[first : first + steps + 1], scales[some], areas[some]
+            found = torch.empty_like(parts[:, some], memory_format=torch.contiguous_format)
+            self._walker.increments(*own, address(found), doubles, threads)
+            parts[:, some] = found
         return result
