@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,9 +17,10 @@ from fastgen.sampling.prepared import Prepared
 
 @dataclass(frozen=True)
 class ServedPlan:
-    """A plan in the batch's layout on the device, and what runs it alone."""
+    """A plan in the batch's layout on the device, what runs it alone, and sigma at its start."""
 
     prepared: Prepared
+    scale: float
     first: Tensor
     first_draws: Tensor
     tables: Tensor
@@ -25,9 +28,35 @@ class ServedPlan:
     times: Tensor
 
     @property
+    def numbers(self) -> tuple[Tensor, ...]:
+        """All that a row has to be told."""
+        return self.tables, self.draws, self.times, self.first, self.first_draws
+
+    @property
     def nfe(self) -> int:
         """Number of network evaluations."""
         return self.prepared.plan.nfe
+
+
+class Place(NamedTuple):
+    """A row's part of a batch's memory.
+
+    keys: seed and id. numbers: what is the plan's (see `ServedPlan.numbers`), the last two for
+    ``begin``, the call before the first evaluation. position: of the row's next table.
+    """
+
+    state: Tensor
+    keys: tuple[Tensor, Tensor]
+    numbers: tuple[Tensor, ...]
+    position: Tensor
+    begin: Callable[[list[Tensor]], None]
+
+    def take(self, keys: tuple[Tensor, Tensor], plan: ServedPlan, position: int) -> None:
+        """Begin a request whose initial state is there."""
+        for own, given in zip((*self.keys, *self.numbers), (*keys, *plan.numbers), strict=True):
+            own.copy_(given)
+        self.position.fill_(position)
+        self.begin([])
 
 
 def served_plan(
@@ -57,6 +86,7 @@ def served_plan(
     times = torch.cat([times, times[:, -1:].expand(-1, length - times.shape[1])], 1)
     return ServedPlan(
         prepared,
+        prepared.model.schedule.sigma(float(plan.times[0])),
         upload(torch.from_numpy(first.copy()), device),
         upload(torch.from_numpy(shared.first_draws), device),
         upload(torch.from_numpy(shared.tables), device),

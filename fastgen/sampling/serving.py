@@ -23,11 +23,13 @@ from fastgen.common.typed import typed
 from fastgen.kernels import Noise, Stream, dispatch
 from fastgen.model.guidance import check_scale
 from fastgen.model.model import merged
+from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.plans import Plan
 from fastgen.sampling.capture import StaticArguments
 from fastgen.sampling.network_calls import NetworkCalls
 from fastgen.sampling.prepared import Prepared
-from fastgen.sampling.served_plan import ServedPlan, alone, layout_of, served_plan
+from fastgen.sampling.run import check_fresh
+from fastgen.sampling.served_plan import Place, ServedPlan, alone, layout_of, served_plan
 
 # Plans and guidance scales whose tables stay on the device.
 KEPT_PROGRAMS = 64
@@ -84,6 +86,8 @@ class ContinuousBatch:
             torch.zeros(self._shape, dtype=state, device=device) for _ in range(layout.slots)
         ]
         self._input = torch.zeros(self._shape, dtype=network, device=device)
+        # A graph works on fixed memory; else the last outputs stay where the network put them.
+        self._copies = capture or prepared.model.reuses_output
         self._history: list[Tensor] = []
         self._seeds, self._ids = torch.zeros((2, rows), dtype=torch.int64, device=device).unbind()
         length = layout.evaluations + 1
@@ -101,10 +105,11 @@ class ContinuousBatch:
         self._initial_arguments = StaticArguments(net_kwargs, device)
         self._arguments = StaticArguments(net_kwargs, device)
         self._turns = Turns(device)
-        self._combine_into = dispatch.find("combine_into", device, prepared.backend)
+        self._normals = dispatch.find("normals", device, prepared.backend)
         self._bind_combine = dispatch.find("bind_combine", device, prepared.backend)
         self._bound: Any = None
         self._recording: Recording | None = None
+        self._places: dict[int, Place] = {}
         self._free = list(range(rows))[::-1]
         self._requests: dict[int, _Request] = {}
         self._tickets = 0
@@ -112,7 +117,8 @@ class ContinuousBatch:
     def __getstate__(self) -> dict[str, Any]:
         """Copies bind their calls and record their steps on their own memory, when they step."""
         plans = [(scale, embedded) for (_, scale), embedded in self._plans.items()]
-        return self.__dict__ | {"_bound": None, "_recording": None, "_plans": plans}
+        made: dict[str, Any] = {"_bound": None, "_recording": None, "_places": {}}
+        return self.__dict__ | made | {"_plans": plans}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         plans = {(id(e.prepared.plan), scale): e for scale, e in state["_plans"]}
@@ -188,27 +194,21 @@ class ContinuousBatch:
         shape = (1, *self._shape[1:])
         if x is not None and tuple(x.shape) != shape[1:]:
             raise ValueError(f"x: expected shape {shape[1:]}, got {tuple(x.shape)}")
-        start = found.prepared.initial(
-            shape if x is None else x[None], seed, [sample_id], self._device
-        )
+        keys = seed_tensor(seed, 1, self._device), id_tensor([sample_id], 1, self._device)
         row = self._free[-1]
         self._turns.take()
         self._condition(row, merged(net_kwargs, kwargs))
         self._free.pop()
         self._tickets += 1
         self._requests[self._tickets] = _Request(self._tickets, row, found, found.nfe)
-        length = self.layout.evaluations + 1
-        rows, part = slice(row, row + 1), slice(row * length, (row + 1) * length)
+        place = self._place(row, found)
         with torch.no_grad():
-            for target, value in zip((self._slots[0], self._seeds, self._ids), start, strict=True):
-                target[rows].copy_(value)
-            self._tables[part].copy_(found.tables)
-            self._draws[part].copy_(found.draws)
-            self._times[:, part].copy_(found.times)
-            self._position[rows].fill_(row * length)
-            noise = self._noise(rows, found.first_draws)
-            slots = [slot[rows] for slot in self._slots]
-            self._combine_into(slots, [*slots, self._input[rows]], found.first, None, noise)
+            if x is None:
+                z = self._normals(place.state.numel(), *keys, 0, Stream.INITIAL)
+                place.state.copy_(z.view(place.state.shape)).mul_(found.scale)
+            else:
+                place.state.copy_(x)
+            place.take(keys, found, row * (self.layout.evaluations + 1))
         return self._tickets
 
     def step(self) -> dict[int, Tensor]:
@@ -275,12 +275,17 @@ class ContinuousBatch:
         outputs = [self._own(output) for output in evaluate(0, self._input, None)]
         if self._bound is None:
             self._bind(outputs)
-        self._bound(outputs)
-        # From the oldest output to the newest.
-        for newer, older in list(zip([*outputs, *self._history], self._history, strict=False))[
-            ::-1
-        ]:
-            older.copy_(newer)
+        held = [*outputs, *self._history]
+        if self._copies:
+            self._bound(outputs)
+            # From the oldest output to the newest.
+            for newer, older in list(zip(held, self._history, strict=False))[::-1]:
+                older.copy_(newer)
+        else:
+            for output in outputs:
+                check_fresh(output, {0: tuple(self._history)})
+            self._bound(held)
+            self._history = held[: len(self._history)]
         torch.minimum(position.add_(1), self._last, out=position)
 
     def _own(self, output: Tensor) -> Tensor:
@@ -299,8 +304,9 @@ class ContinuousBatch:
                     torch.zeros(y.shape, dtype=y.dtype, device=y.device)
                     for y in islice(cycle(outputs), count)
                 ]
+        history = self._history if self._copies else [None] * count
         self._bound = self._bind_combine(
-            [*self._slots, *[None] * len(outputs), *self._history],
+            [*self._slots, *[None] * len(outputs), *history],
             [*self._slots, self._input],
             self._table,
             self.layout.clip,
@@ -323,6 +329,24 @@ class ContinuousBatch:
         for output in self._history:
             output.zero_()
         self._recording.replay()
+
+    def _place(self, row: int, request: ServedPlan) -> Place:
+        """A row's part of the memory, made when it is first taken."""
+        if row not in self._places:
+            length = self.layout.evaluations + 1
+            rows, part = slice(row, row + 1), slice(row * length, (row + 1) * length)
+            with torch.inference_mode(False):  # for later requests in whatever mode
+                slots = [slot[rows] for slot in self._slots]
+                first, draws = request.first.clone(), request.first_draws.clone()
+                outputs, noise = [*slots, self._input[rows]], self._noise(rows, draws)
+                self._places[row] = Place(
+                    slots[0],
+                    (self._seeds[rows], self._ids[rows]),
+                    (self._tables[part], self._draws[part], self._times[:, part], first, draws),
+                    self._position[rows],
+                    self._bind_combine(slots, outputs, first, None, noise),
+                )
+        return self._places[row]
 
     def _condition(self, row: int, net_kwargs: dict[str, Any]) -> None:
         """Write a row of the network's arguments."""

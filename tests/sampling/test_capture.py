@@ -33,10 +33,8 @@ def device(request, monkeypatch):
             tapes.append(Tape())
             return tapes[-1]
 
-        class Idle:
-            entries = []  # noqa: RUF012 (calls before a recording are nobody's)
-
-        noting = Noting(lambda: tapes[-1] if tapes else Idle)
+        idle = Tape()  # calls before a recording are nobody's
+        noting = Noting(lambda: tapes[-1] if tapes else idle)
         monkeypatch.setattr(graphs, "recording", recording)
         monkeypatch.setattr(dispatch, "find", noting.find)
     return torch.device(request.param)

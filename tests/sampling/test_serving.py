@@ -270,3 +270,30 @@ def test_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call(batch, sampler)
     assert batch.free == 2
+
+
+def test_a_network_that_overwrites_its_last_output_says_so():
+    held = torch.empty(SHAPE)
+
+    def overwriting(x, t, **_):
+        return torch.mul(x, 0.5, out=held)
+
+    flow = {"predicts": "velocity", "schedule": schedules.Rectified()}
+    steps = plan("adams_bashforth", schedule=flow["schedule"])
+    batch = make(steps, overwriting, **flow).serve(SHAPE)
+    batch.admit(seed=1)
+    batch.step()
+    with pytest.raises(ValueError, match="same memory as at an earlier evaluation"):
+        batch.step()
+    said = {"model": {"reuses_output": True}, **flow}
+    ((_, x),) = serve_one(make(steps, overwriting, **said).serve(SHAPE), seed=1)
+    plain = make(steps, lambda x, t: 0.5 * x, **said)
+    assert torch.equal(x, plain((1, *SHAPE[1:]), seed=1)[0])
+
+
+def serve_one(batch, **request):
+    batch.admit(**request)
+    found = {}
+    while batch.active:
+        found = batch.step()
+    return found.items()

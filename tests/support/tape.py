@@ -47,12 +47,14 @@ class Tape:
     graphed = True
 
     def __init__(self, device=None):
-        self.entries = []
+        self.entries, self.recording = [], False
 
     def record(self, work):
         self.entries.clear()
+        self.recording = True
         with _Noted(self):
             work()
+        self.recording = False
 
     def replay(self):
         for operation, args, kwargs, result in self.entries:
@@ -81,12 +83,15 @@ class Noting:
 
         def call(missing):
             bound(missing)
-            kept = list(missing)
-            self.tape().entries.append((bound, (kept,), {}, None))
+            tape = self.tape()
+            if tape.recording:
+                tape.entries.append((bound, (list(missing),), {}, None))
 
         return call
 
     def _brownian(self, brownian, *args):
         w = brownian(*args)
-        self.tape().entries.append((brownian, args, {}, w))
+        tape = self.tape()
+        if tape.recording:
+            tape.entries.append((brownian, args, {}, w))
         return w
