@@ -120,6 +120,8 @@ def calls(rows: int = 4, elements: int = 8192) -> dict[str, Callable[[], object]
     from fastgen.kernels import Clock, Noise, Sampling
     from fastgen.kernels.bridge import triton as bridge
     from fastgen.kernels.brownian import triton as brownian
+    from fastgen.kernels.cascade import triton as cascade
+    from fastgen.kernels.cascade.contract import Sums
     from fastgen.kernels.combine import triton as combine
     from fastgen.kernels.normals import triton as normals
     from fastgen.kernels.pairwise import triton as pairwise
@@ -150,6 +152,9 @@ def calls(rows: int = 4, elements: int = 8192) -> dict[str, Callable[[], object]
         StepSize(0.9, 0.2, 10.0, 0.0, 1e9, (0.1, 0.0, 0.0), 5, 1000),
     )
     operations = TritonOperations(work)
+    lines = torch.tensor([[2, 0, 2, 0]])
+    workspace, weights = torch.zeros(3, rows, elements), torch.ones(1, 2).double()
+    sums = cascade.Cascade(workspace, weights, Sums(lines, torch.tensor([0, 1])))
 
     def whole_step() -> None:
         for i in range(1, len(work.c)):
@@ -161,6 +166,7 @@ def calls(rows: int = 4, elements: int = 8192) -> dict[str, Callable[[], object]
         "bound stage": lambda: stage([y]),
         "combine": lambda: combine.combine([x, y], table, [torch.float32], (-1.0, 1.0), noise),
         "SDE step": lambda: step(0, [y]),
+        "sums of a workspace": lambda: sums(0, 1),
         "normals": lambda: normals.normals(elements, seeds, ids, draws, 0),
         "Brownian path": lambda: brownian.brownian(elements, seeds, ids, 1, times),
         "Brownian areas": lambda: brownian.brownian_area(elements, seeds, ids, 1, times),

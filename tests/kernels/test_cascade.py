@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fastgen.kernels import Noise, combine, dispatch
 from fastgen.kernels.cascade.contract import Sums
 from fastgen.kernels.cascade.reference import Cascade
-from tests.support.triton_device import DEVICE, INTERPRETED, MARKS, defining_kernels
+from tests.support.triton_device import DEVICE, MARKS, ON_CPU, defining_kernels
 
 pytest.importorskip("triton")
 with defining_kernels():
@@ -89,7 +89,7 @@ def test_instruction_sets(isa):
 def triton_cases(f):
     for mark in MARKS:
         f = mark(f)
-    return settings(max_examples=10 if INTERPRETED else 200)(given(**CASES)(f))
+    return settings(max_examples=10 if ON_CPU else 200)(given(**CASES)(f))
 
 
 @triton_cases

@@ -124,6 +124,26 @@ assert isinstance(launches[-1][9][0], int)  # by addresses: lean
     last_line(STAND_IN + script)
 
 
+def test_tensors_of_another_device_than_the_current_one():
+    """No short launch: Triton takes a stream of the current device, which then is made theirs."""
+    script = """
+from fastgen.kernels.normals import triton as normals
+x, out = torch.zeros(4, 64), torch.zeros(4, 64)
+bound = kernels.bind([x], [out], torch.zeros(1, 1, 1).double())
+keys = torch.tensor([1]), torch.arange(4)
+for _ in range(2):
+    bound([])
+    normals.normals(64, *keys, 0, 0)
+assert bound._launch.ready()
+assert [isinstance(a[9], torch.Tensor) for a in launches[1::2]] == [True, False]
+driver.active.get_current_device = lambda: 1
+assert not bound._launch.ready()
+normals.normals(64, *keys, 0, 0)
+assert isinstance(launches[-1][9], torch.Tensor)
+"""
+    last_line(STAND_IN + script)
+
+
 def test_profiler_hooks_see_every_launch():
     script = """
 x, out = torch.zeros(4, 64), torch.zeros(4, 64)

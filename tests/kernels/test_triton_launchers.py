@@ -40,9 +40,9 @@ for name, call in calls().items():
 print(*sorted(seen))
 """
 KERNELS = (
-    "bridge_kernel brownian_area_kernel brownian_kernel combine_kernel commit_kernel "
-    "control_kernel error_kernel normals_kernel pairs_kernel stage_kernel stochastic_kernel "
-    "times_kernel"
+    "bridge_kernel brownian_area_kernel brownian_kernel cascade_kernel combine_kernel "
+    "commit_kernel control_kernel error_kernel normals_kernel pairs_kernel stage_kernel "
+    "stochastic_kernel times_kernel"
 )
 
 

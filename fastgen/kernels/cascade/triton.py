@@ -13,7 +13,7 @@ from fastgen.kernels.cascade.contract import Sums, check_cascade, check_part
 from fastgen.kernels.cascade.triton_kernels import cascade_kernel
 from fastgen.kernels.contract import HoldsAddresses, Noise
 from fastgen.kernels.triton_support.geometry import Geometry, geometry
-from fastgen.kernels.triton_support.launch import OPTIONS, bits, on_device
+from fastgen.kernels.triton_support.launch import bits, launch
 
 
 def specialise(
@@ -60,7 +60,5 @@ class Cascade(HoldsAddresses):
             return
         g, terms = self._geometry, self.sums.sources.numel()
         numbers = (g.rows, g.elements, self._stride, first, last, terms, *self._bounds)
-        with on_device(self.work):
-            cascade_kernel[(g.programs,)](
-                *self._tensors, *numbers, self._stream, *self._constants, **OPTIONS
-            )
+        scalars = (*numbers, self._stream)
+        launch(cascade_kernel, (g.programs, 1), self._tensors, scalars, self._constants)
