@@ -1,4 +1,4 @@
-"""Which solver at which budget: docs/howto/solver.md's tables and figure, from the kept rows.
+"""Which solver at which budget: docs/howto/solver.md's tables and figure, and "auto"'s table.
 
 A solver's error on a problem is divided by the least that any solver reached there at that budget;
 of several problems the geometric mean is taken. 1 is the best everywhere.
@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 from benchmarks.tools import kept
 from benchmarks.tools.rows import Row
 from benchmarks.tools.tables import budgets, markdown
+from fastgen import solvers
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 PAGE, FIGURE = DOCS / "howto" / "solver.md", DOCS / "figures" / "decisions.svg"
+AUTOMATIC = DOCS.parent / "fastgen" / "solvers" / "measured.py"
 BEGIN, END = "<!-- from the rows: {} -->", "<!-- end of the rows -->"
 # With exact denoisers on three grids, and networks trained on the digits on their own grid.
 PROBLEMS = ("mixture, d = 2", "mixture, d = 64", "digits, d = 64")
@@ -195,10 +197,53 @@ def draw(path: Path = FIGURE) -> None:
         figure.savefig(path, metadata=about)
 
 
+def automatic() -> str:
+    """The module that ``solver="auto"`` reads: the best solvers of one evaluation in each step."""
+    single = set(solvers.names(stochastic=False, two_times=False, evaluations=1))
+    lines = [
+        '"""What "auto" chooses from. Written by `python -m benchmarks.tools.decisions`."""',
+        "",
+        "# fmt: off",
+        "# Budget: (solver, grid or None for the schedule's own, times the least error there).",
+        "Measured = dict[int, tuple[str, str | None, float]]",
+    ]
+
+    def table(name: str, about: str, found: dict[int, Found]) -> None:
+        lines.extend([f"# {about}", f"{name}: Measured = {{"])
+        for nfe, ((solver, grid), times) in found.items():
+            lines.append(f"    {nfe}: ({solver!r}, {grid or None!r}, {times:.2f}),")
+        lines.append("}")
+
+    def best(nfe: int, grids: Sequence[str]) -> Found:
+        return next(f for f in ranked("rms", nfe) if f.choice[0] in single and f.choice[1] in grids)
+
+    where = "Distances to the exact end on LinearVP, the mean over three problems"
+    table("VARIANCE_PRESERVING", f"{where}.", {nfe: best(nfe, GRIDS) for nfe in BUDGETS})
+    in_noise = {nfe: best(nfe, ("log_snr", "karras")) for nfe in BUDGETS}
+    table("OTHERS", f"{where}; on grids even in noise.", in_noise)
+    velocities: dict[int, Found] = {}
+    for nfe in BUDGETS:
+        relative: dict[Choice, float] = defaultdict(float)
+        for prediction in ("velocity", "v"):
+            found = of_a_network(prediction, nfe)
+            for choice, value in found:
+                relative[choice] += math.log(value / found[0].times) / 2
+        means = [Found(c, math.exp(total)) for c, total in relative.items() if c[0] in single]
+        velocities[nfe] = min(means, key=lambda f: (f.times, f.choice))
+    table(
+        "VELOCITIES",
+        "Frechet distances of networks of the digits that predict velocity (Rectified) and v "
+        "(CosineVP).",
+        velocities,
+    )
+    return "\n".join([*lines, ""])
+
+
 def write() -> None:
-    """Write the page's tables and the figure."""
+    """Write the page's tables, the figure and the table of ``solver="auto"``."""
     PAGE.write_text(page(PAGE.read_text()))
     draw()
+    AUTOMATIC.write_text(automatic())
 
 
 @cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeAlias
 
@@ -20,6 +20,7 @@ from fastgen.common.options import Configurable, check_given_once, keywords
 from fastgen.model.parametrisation import QUANTITIES
 from fastgen.plans import Builder, Form, MissingLimitError, Plan
 from fastgen.schedules import Schedule
+from fastgen.solvers.auto import AUTO, chosen
 from fastgen.solvers.reversible import Reversible, coupling_of
 from fastgen.timesteps import Grid
 
@@ -142,6 +143,9 @@ def known_options(
     solver: str | Solver[...], schedule: Schedule, timesteps: Timesteps | None
 ) -> list[str]:
     """Every keyword that `plan` takes for this solver and time grid."""
+    if solver == AUTO:
+        of_grid = grids.options(timesteps) if isinstance(timesteps, (str, Grid)) else ()
+        return [*of_grid, *keywords(plan)]
     entry = solver if isinstance(solver, Solver) else get(solver)
     grid = schedule.default_grid if timesteps is None else timesteps
     of_grid = grids.options(grid) if isinstance(grid, (str, Grid)) else ()
@@ -166,7 +170,10 @@ def plan(
 
     Args:
         solver: one of `fastgen.solvers`, with options or without, ``solvers.ddim(eta=0.5)``; or
-            its name. ``help(fastgen.solvers.ddim)`` shows the options of one.
+            its name. ``help(fastgen.solvers.ddim)`` shows the options of one. "auto" is the best of
+            one evaluation in each step by the measurements for this many and for what the network
+            predicts, on its grid unless ``timesteps`` are given: ``print(plan)`` says which and
+            why.
         schedule: the process.
         steps: number of steps of the time grid (not needed with explicit times).
         timesteps: one of `fastgen.timesteps`, ``timesteps.karras(rho=5)`` say, its name, or the
@@ -197,9 +204,19 @@ def plan(
         >>> fastgen.Plan.from_json(plan.to_json()).nfe
         4
     """
-    entry = solver if isinstance(solver, Solver) else get(solver)
     if not isinstance(schedule, Schedule):
         raise TypeError(f"schedule: expected a fastgen.schedules.Schedule, got {schedule!r}")
+    if isinstance(solver, str) and solver == AUTO:
+        check_choice("predicts", predicts, QUANTITIES)
+        solver, measured_on, note = chosen(schedule, steps, timesteps, predicts)
+        given: dict[str, Any] = {"start": start, "end": end, "reverse": reverse, "clip": clip}
+        given |= {
+            "timesteps": measured_on if timesteps is None else timesteps,
+            "predicts": predicts,
+        }
+        made = plan(solver, schedule, steps, reversible=reversible, **given, **options)
+        return replace(made, note=note)
+    entry = solver if isinstance(solver, Solver) else get(solver)
     own_names = keywords(entry.build)
     grid = schedule.default_grid if timesteps is None else timesteps
     if options:

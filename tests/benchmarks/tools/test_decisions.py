@@ -9,6 +9,7 @@ from tests.support.rows import example
 def test_the_tables_and_the_figure_are_current():
     text = decisions.PAGE.read_text()
     assert text == decisions.page(text), "run `python -m benchmarks.tools.decisions`"
+    assert decisions.AUTOMATIC.read_text() == decisions.automatic()
     assert figures.digest_in(decisions.FIGURE) == decisions.digest()
     assert decisions.FIGURE.stat().st_size < 120_000
 
