@@ -30,7 +30,8 @@ class SinkhornResult:
 
     P_ij = a_i b_j exp((f_i + g_j + mass_multiplier - c_ij) / reg), c_ij = |x0_i - x1_j|^2.
 
-    f, g: float64 [n], [m], in units of the cost. mass_multiplier: 0 but for partial problems.
+    f, g: float64 [n], [m], in units of the cost; constants to autograd, which knows the derivatives
+    of value alone. mass_multiplier: 0 but for partial problems.
     weights0, weights1: float64 [n], [m]. reg: the absolute regularisation. value: the minimum of
     <P, c> + reg KL(P | a b^T) + penalties, float64 [], differentiable in points and weights.
     marginal_error: violation of the marginal conditions in L1, relative to the mass of weights0.

@@ -25,6 +25,11 @@ and derivatives agree with differences. **refused**: an error says why, and what
 A plain `Sampler` runs in buffers of its own and records nothing; with `differentiable=True` it has
 gradients and tangents. Likelihoods have gradients with `differentiable=True`.
 
+Sinkhorn's `value` and `sinkhorn_divergence` have first derivatives; the potentials f and g are
+constants to autograd, and a second derivative is an error. What is kept for later calls is plain
+memory, whatever mode the first call was made in; in a mode of dispatch (`FakeTensorMode`, tracing)
+nothing is kept.
+
 """
 
 
