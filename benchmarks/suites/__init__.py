@@ -23,5 +23,6 @@ SUITES = {
     "memory": "peak memory of a sampling run",
     "parallel": "rounds of runs parallel in time, beside the parallel schedulers of diffusers",
     "launches": "what a launch of each Triton kernel costs the host",
+    "reversible": "gradients that retrace a run, beside checkpoints, and exact inversion",
     "startup": "time of `import fastgen`, and of plans",
 }
