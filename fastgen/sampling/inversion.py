@@ -132,7 +132,8 @@ def _retraced(
     y, *keys = sampler.prepared.initial(x, seed, None, None)
     both = keys[0], keys[1]
     with torch.no_grad():
-        pair = sampler.retracing.back((y, y), both, kwargs)
+        steps = sampler.retracing
+        pair = steps.back(steps.final(y, both, kwargs), both, kwargs)
 
     def again(kwargs: dict[str, Any]) -> Tensor:
         with torch.no_grad():

@@ -1,12 +1,12 @@
 """Retracing runs of reversible plans: the pair of states there and back, and gradients on the way.
 
-A step and the one back are small plans of their own (`halves`), so that guidance, clipping,
+A step and the one back are small plans of their own, so that guidance, clipping,
 transforms and noise are those of every run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -24,13 +24,13 @@ from fastgen.plans.forms import Form, Value
 from fastgen.sampling.prepared import Prepared
 from fastgen.sampling.recorded import RecordedRun
 from fastgen.solvers.registry import get
-from fastgen.solvers.reversible import Reversible
+from fastgen.solvers.reversible import Bidirectional, Reversible, reversible_steps
 
 Pair = tuple[Tensor, Tensor]
 
 
-def halves(plan: Plan, predicts: str) -> Iterator[tuple[Plan, Plan]]:
-    """For each step of a reversible plan its solver's step, and the one back.
+def steps_of(plan: Plan, predicts: str) -> Reversible | Bidirectional:
+    """The steps of a reversible plan.
 
     Raises:
         ValueError: for a plan that is not reversible.
@@ -42,28 +42,44 @@ def halves(plan: Plan, predicts: str) -> Iterator[tuple[Plan, Plan]]:
             f"plan: this one of {plan.solver!r} cannot be retraced; make it with "
             "fastgen.plan(..., reversible=True)"
         )
-    schedule = plan.schedule.while_planning()
     entry = get(plan.solver)
 
     def build(p: Builder, times: list[float]) -> Form:
         return entry.build(p, times, **options)
 
-    steps = Reversible(plan.solver, build, coupling, schedule, predicts)
+    schedule = plan.schedule.while_planning()
+    return reversible_steps(plan.solver, build, coupling, schedule, predicts)
+
+
+def small_plan(
+    plan: Plan, predicts: str, drawn: int, s: float, t: float, record: Callable[..., Form]
+) -> tuple[Plan, int]:
+    """A part of a run as a plan from s to t, and the number of noises drawn after it."""
+    p = Builder(plan.schedule.while_planning(), predicts, drawn)
+    end = p.let(record(p, p.initial()))
+    (result,) = end.terms
+    assert isinstance(result, Value)
+    found = Plan(
+        plan.solver, plan.options, plan.schedule, np.array([s, t]), tuple(p.instructions), result,
+        plan.clip,
+    )  # fmt: skip
+    return found, p.drawn
+
+
+def coupled_halves(plan: Plan, predicts: str, steps: Reversible) -> Iterator[tuple[Plan, Plan]]:
+    """For each step of a coupled pair the solver's step, and the one back."""
     drawn = 0
     for s, t in pairwise(plan.times.tolist()):
-        found = []
-        for step in (steps.there, steps.back):
-            p = Builder(schedule, predicts, drawn)
-            end = p.let(step(p, p.initial(), s, t))
-            (result,) = end.terms
-            assert isinstance(result, Value)
-            instructions = tuple(p.instructions)
-            times = np.array([s, t])
-            found.append(
-                Plan(plan.solver, options, plan.schedule, times, instructions, result, plan.clip)
-            )
-            drawn = max(drawn, p.drawn)
-        yield found[0], found[1]
+
+        def there(p: Builder, x: Form, s: float = s, t: float = t) -> Form:
+            return steps.there(p, x, s, t)
+
+        def back(p: Builder, x: Form, s: float = s, t: float = t) -> Form:
+            return steps.back(p, x, s, t)
+
+        first, drawn = small_plan(plan, predicts, drawn, s, t, there)
+        second, _ = small_plan(plan, predicts, drawn, s, t, back)
+        yield first, second
 
 
 class Retracing:
@@ -75,12 +91,37 @@ class Retracing:
 
     def __init__(self, prepared: Prepared) -> None:
         plan, model = prepared.plan, prepared.model
-        found = halves(plan, model.predicts)
-        self.steps = [
-            tuple([prepared.with_plan(half, prepared.guidance) for half in both]) for both in found
-        ]
-        self.coupling = float(plan.options["reversible"])
         self.model, self.guidance = model, prepared.guidance
+        steps = steps_of(plan, model.predicts)
+        assert isinstance(steps, Reversible)
+        self.coupling = steps.coupling
+        self.steps = [
+            tuple([prepared.with_plan(half, prepared.guidance) for half in both])
+            for both in coupled_halves(plan, model.predicts, steps)
+        ]
+
+    def first(self, x: Tensor, keys: Pair, arguments: Mapping[str, Any]) -> Pair:
+        """The pair that a run begins with."""
+        return x, x
+
+    def final(self, x: Tensor, keys: Pair, arguments: Mapping[str, Any]) -> Pair:
+        """The pair that an inversion of x begins with."""
+        return x, x
+
+    def gradient(self, way: Way, pair: Pair, dy: Tensor) -> Tensor:
+        """The gradient of the run's start, from that of its end and the pair there."""
+        (y, z), c, dz = pair, self.coupling, torch.zeros_like(dy)
+        for n, (there, back) in enumerate(reversed(self.steps)):
+            if n:  # z' = z - Phi(y') + y'
+                moved, pull = way.step(back, y)
+                z = z + moved - y
+                dy = dy + dz + pull(-dz)
+            # y' = c y + (1 - c) z + Phi(z) - z
+            moved, pull = way.step(there, z)
+            y = (y - (1 - c) * z - moved + z) / c
+            dz = dz - c * dy + pull(dy)
+            dy = c * dy
+        return dy + dz
 
     def there(self, pair: Pair, keys: Pair, arguments: Mapping[str, Any], *, last: bool) -> Pair:
         """From the first pair to the last one; without ``last`` the last z stays a step behind."""
@@ -112,6 +153,72 @@ class Retracing:
             *weights.values(),
         )  # fmt: skip
         return result
+
+
+class RetracingBothWays(Retracing):
+    """The same of a rule that looks both ways: the pair is (x_{n+1}, x_n).
+
+    Args:
+        prepared: the whole run's.
+    """
+
+    def __init__(self, prepared: Prepared) -> None:
+        plan, model = prepared.plan, prepared.model
+        self.model, self.guidance = model, prepared.guidance
+        steps = steps_of(plan, model.predicts)
+        assert isinstance(steps, Bidirectional)
+        times = plan.times.tolist()
+        count = len(times) - 1
+
+        def part(n: int, record: Callable[..., Form]) -> Prepared:
+            ends = times[max(n - 1, 0)], times[min(n + 1, count)]
+            made, _ = small_plan(
+                plan, model.predicts, 0, *ends, lambda p, x: record(p, x, times, n)
+            )
+            return prepared.with_plan(made, prepared.guidance)
+
+        self.middles = [part(n, steps.middle) for n in range(count)]
+        self.weights = [0.0, *[steps.weight(times, n) for n in range(1, count)]]
+        self.last = part(count, steps.back)
+
+    def first(self, x: Tensor, keys: Pair, arguments: Mapping[str, Any]) -> Pair:
+        """The pair that a run begins with."""
+        return _run(self.middles[0], x, keys, arguments), x
+
+    def final(self, x: Tensor, keys: Pair, arguments: Mapping[str, Any]) -> Pair:
+        """The pair that an inversion of x begins with."""
+        return x, _run(self.last, x, keys, arguments)
+
+    def there(self, pair: Pair, keys: Pair, arguments: Mapping[str, Any], *, last: bool) -> Pair:
+        """From the first pair to the last one."""
+        x, older = pair
+        for middle, weight in list(zip(self.middles, self.weights, strict=True))[1:]:
+            x, older = _run(middle, x, keys, arguments) + weight * older, x
+        return x, older
+
+    def back(self, pair: Pair, keys: Pair, arguments: Mapping[str, Any]) -> Pair:
+        """From the last pair to the first one."""
+        new, x = pair
+        for middle, weight in list(zip(self.middles, self.weights, strict=True))[:0:-1]:
+            new, x = x, (new - _run(middle, x, keys, arguments)) / weight
+        return new, x
+
+    def gradient(self, way: Way, pair: Pair, dy: Tensor) -> Tensor:
+        """The gradient of the run's start, from that of its end and the pair there."""
+        (new, x), dx = pair, torch.zeros_like(dy)
+        for middle, weight in list(zip(self.middles, self.weights, strict=True))[:0:-1]:
+            moved, pull = way.step(middle, x)
+            new, x = x, (new - moved) / weight
+            dy, dx = dx + pull(dy), weight * dy
+        _, pull = way.step(self.middles[0], x)
+        start: Tensor = dx + pull(dy)
+        return start
+
+
+def retracing_of(prepared: Prepared) -> Retracing:
+    """A reversible plan's runs there and back."""
+    both_ways = isinstance(prepared.plan.options.get("reversible"), str)
+    return RetracingBothWays(prepared) if both_ways else Retracing(prepared)
 
 
 def check_retraced(differentiable: bool, checkpoint: bool, watched: bool) -> None:
@@ -173,7 +280,8 @@ class _Retraced(torch.autograd.Function):
         *tensors: Tensor,
     ) -> Tensor:
         leaves, structure = arguments
-        y, z = steps.there((x, x), keys, pytree.tree_unflatten(leaves, structure), last=False)
+        whole = pytree.tree_unflatten(leaves, structure)
+        y, z = steps.there(steps.first(x, keys, whole), keys, whole, last=False)
         ctx.steps, ctx.keys, ctx.weights = steps, keys, weights
         ctx.structure = structure
         ctx.others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
@@ -198,42 +306,25 @@ class _Retraced(torch.autograd.Function):
         ]
         arguments = pytree.tree_unflatten(leaves, ctx.structure)
         known = [*_wanted(leaves), *ctx.weights]
-        way = _Way(ctx.steps, ctx.keys, arguments, known)
-        dx = way.back(y, z, dy)
+        way = Way(ctx.keys, arguments, known)
+        dx = ctx.steps.gradient(way, (y, z), dy)
         return (None, None, None, None, dx, *way.totals)
 
 
-class _Way:
+class Way:
     """The way back of a run's gradients.
 
     Args:
-        steps, keys, arguments: of the run.
+        keys, arguments: of the run.
         known: the tensors whose gradients are wanted, beside the states'.
     """
 
-    def __init__(
-        self, steps: Retracing, keys: Pair, arguments: Mapping[str, Any], known: list[Tensor]
-    ) -> None:
-        self.steps, self.keys, self.arguments, self.known = steps, keys, arguments, known
+    def __init__(self, keys: Pair, arguments: Mapping[str, Any], known: list[Tensor]) -> None:
+        self.keys, self.arguments, self.known = keys, arguments, known
         self.totals: list[Tensor | None] = [None] * len(known)
         self._looked = False
 
-    def back(self, y: Tensor, z: Tensor, dy: Tensor) -> Tensor:
-        """The gradient of the run's start, from that of its end."""
-        c, dz = self.steps.coupling, torch.zeros_like(dy)
-        for n, (there, back) in enumerate(reversed(self.steps.steps)):
-            if n:  # z' = z - Phi(y') + y'
-                moved, pull = self._step(back, y)
-                z = z + moved - y
-                dy = dy + dz + pull(-dz)
-            # y' = c y + (1 - c) z + Phi(z) - z
-            moved, pull = self._step(there, z)
-            y = (y - (1 - c) * z - moved + z) / c
-            dz = dz - c * dy + pull(dy)
-            dy = c * dy
-        return dy + dz
-
-    def _step(self, half: Prepared, x: Tensor) -> tuple[Tensor, Any]:
+    def step(self, half: Prepared, x: Tensor) -> tuple[Tensor, Any]:
         """A step's result, and what takes its gradient to that of x; evaluated once for both."""
         x = x.detach().requires_grad_()
         with torch.enable_grad():

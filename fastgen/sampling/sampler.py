@@ -39,7 +39,7 @@ from fastgen.sampling.observation import (
 from fastgen.sampling.parallel import Parallel, WindowCalls, check_parallel, refuse_parallel
 from fastgen.sampling.prepared import Prepared
 from fastgen.sampling.recorded import RecordedRun
-from fastgen.sampling.reversible import Retracing, check_retraced
+from fastgen.sampling.reversible import Retracing, check_retraced, retracing_of
 from fastgen.sampling.run import CallsNetwork, InPlaceRun
 from fastgen.sampling.serving import ContinuousBatch
 from fastgen.sampling.untraced import CALL, RECORD, Untraced, Within
@@ -255,7 +255,7 @@ class Sampler:
         Raises:
             ValueError: for another plan.
         """
-        return Retracing(self.prepared)
+        return retracing_of(self.prepared)
 
     def _run(
         self,

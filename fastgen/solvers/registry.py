@@ -21,7 +21,7 @@ from fastgen.model.parametrisation import QUANTITIES
 from fastgen.plans import Builder, Form, MissingLimitError, Plan
 from fastgen.schedules import Schedule
 from fastgen.solvers.auto import AUTO, chosen
-from fastgen.solvers.reversible import Reversible, coupling_of
+from fastgen.solvers.reversible import coupling_of, reversible_steps
 from fastgen.timesteps import Grid
 
 P = ParamSpec("P")
@@ -163,7 +163,7 @@ def plan(
     reverse: bool = False,
     clip: tuple[float, float] | None = None,
     predicts: str = "velocity",
-    reversible: bool | float = False,
+    reversible: bool | float | str = False,
     **options: Any,
 ) -> Plan:
     """Run a solver symbolically: which evaluations, where, and all coefficients in float64.
@@ -189,7 +189,8 @@ def plan(
         reversible: whether the run can be retraced to rounding, for `fastgen.invert` (``exact``)
             and gradients in constant memory: a single-step solver's steps become those of a coupled
             pair of states (`fastgen.solvers.reversible`), with twice the evaluations. A number in
-            (0, 1] is the coupling; True is 0.99.
+            (0, 1] is the coupling; True is 0.99. "belm" and "bdia" look both ways instead, at the
+            solver's own evaluations: of steps of one evaluation, without noise.
         **options: the solver's own options and the grid's that have not been given to these;
             of a name that both know it is the solver's.
 
@@ -347,7 +348,7 @@ def _made(
     reverse: bool,
     clip: tuple[float, float] | None,
     predicts: str,
-    coupling: float | None,
+    coupling: float | str | None,
 ) -> Plan:
     times = grids.times(
         grid,
@@ -362,7 +363,7 @@ def _made(
     builder = Builder(planned, predicts)
     build: SolverFunction = partial(entry.build, **own)
     if coupling is not None:
-        build = Reversible(entry.name, build, coupling, planned, predicts)
+        build = reversible_steps(entry.name, build, coupling, planned, predicts)
         own = {**own, "reversible": coupling}
     try:
         with np.errstate(divide="ignore", invalid="ignore"):  # a missing limit is said below

@@ -11,6 +11,14 @@ below 1 gives it a region of stability (McCallum and Foster 2024, arXiv 2410.116
 of exponential solvers it is Rex (Blasingame and Liu 2025), stochastic ones
 included: there the step back is the step's own formula solved for its start, with the prediction
 at its end and the same noise.
+
+Steps of one evaluation may also look both ways from the state between,
+
+    x_{n+1} = Phi(x_n; t_n, t_{n+1}) + g_n (x_{n-1} - Phi(x_n; t_n, t_{n-1})),
+
+and back by the same line, at one evaluation a step: "bdia" with g = 1 (Zhang, Lewis and Kleijn
+2023, arXiv 2307.10829), "belm" with the g_n that makes it second order (O-BELM, Wang et al. 2024,
+arXiv 2410.07273, which it is for dpm_solver_1).
 """
 
 from __future__ import annotations
@@ -20,7 +28,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from fastgen.common.checks import check_number
+from fastgen.common.checks import check_choice, check_number
 from fastgen.plans import Builder
 from fastgen.plans.forms import (
     Evaluate,
@@ -35,16 +43,19 @@ from fastgen.schedules import Schedule
 
 Build = Callable[..., Form]
 COUPLING = 0.99
+RULES = ("belm", "bdia")
 
 
-def coupling_of(reversible: Any, reverse: bool = False) -> float | None:
-    """The coupling that `fastgen.plan` was asked for, None without.
+def coupling_of(reversible: Any, reverse: bool = False) -> float | str | None:
+    """The coupling or the rule that `fastgen.plan` was asked for, None without.
 
     Raises:
         ValueError: for one outside of (0, 1], and of a plan that is run from data to noise.
     """
     if reversible is False:
         return None
+    if isinstance(reversible, str):
+        return check_choice("reversible", reversible, RULES)
     coupling = COUPLING if reversible is True else check_number("reversible", reversible)
     if not 0 < coupling <= 1:
         raise ValueError(f"reversible={reversible!r}: expected a coupling in (0, 1], or True")
@@ -79,6 +90,13 @@ class _Formula:
     predictions: tuple[tuple[Prediction, float], ...]
     noises: tuple[tuple[Normal, float], ...]
 
+    def there(self, p: Builder, x: Form, s: float) -> Form:
+        """Its end, from its start x at time s."""
+        found, total = p.predict(x, s), self.start * x
+        for a, c in self.predictions:
+            total = total + c * getattr(found, a.quantity)
+        return total
+
     def back(self, p: Builder, y: Form, s: float, t: float) -> Form:
         """Its start at time s, from its end y at time t and the predictions there."""
         mean = any(a.quantity == "average_velocity" for a, _ in self.predictions)
@@ -91,6 +109,64 @@ class _Formula:
         for z, c in self.noises:
             total = total - Form({z: c})
         return total / self.start
+
+
+class Bidirectional:
+    """A solver's steps from the state between, by a rule.
+
+    Args:
+        solver, build, schedule, predicts: as of `Reversible`.
+        rule: "belm" or "bdia".
+
+    Raises:
+        ValueError: where a step is not of one evaluation, or draws noise.
+    """
+
+    def __init__(
+        self, solver: str, build: Build, rule: str, schedule: Schedule, predicts: str
+    ) -> None:
+        self.steps = Reversible(solver, build, 1.0, schedule, predicts)
+        self.rule = rule
+
+    def __call__(self, p: Builder, times: list[float]) -> Form:
+        """The whole run."""
+        self.steps.check_single_step(times)
+        older, x = None, p.initial()
+        for n, t in enumerate(times[1:]):
+            new = self.middle(p, x, times, n)
+            if older is not None:
+                new = new + self.weight(times, n) * older
+            older, x = x, p.state(new, t)
+        return x
+
+    def middle(self, p: Builder, x: Form, times: list[float], n: int) -> Form:
+        """The part of step n that is made at its own state: Phi there, less g Phi back."""
+        moved = self._formula(times, n).there(p, x, times[n])
+        if n == 0:
+            return moved
+        return moved - self.weight(times, n) * self.back(p, x, times, n)
+
+    def back(self, p: Builder, x: Form, times: list[float], n: int) -> Form:
+        """Phi(x; t_n, t_{n-1})."""
+        return self._formula(times, n - 1).back(p, x, times[n - 1], times[n])
+
+    def weight(self, times: list[float], n: int) -> float:
+        """g_n, for n of 1 and more."""
+        if self.rule == "bdia":
+            return 1.0
+        ahead, behind = self._formula(times, n), self._formula(times, n - 1)
+        forward, backward = (f.predictions[0][1] for f in (ahead, behind))
+        ratio = forward / ahead.start / backward
+        return ratio * ratio * ahead.start * behind.start
+
+    def _formula(self, times: list[float], n: int) -> _Formula:
+        found = self.steps.formula(times[n], times[n + 1])
+        if found is None or found.noises or len(found.predictions) != 1:
+            raise ValueError(
+                f"reversible={self.rule!r}: a step of {self.steps.solver!r} is not one evaluation "
+                "without noise; take ddim, dpm_solver_1 or euler, or reversible=True"
+            )
+        return found
 
 
 class Reversible:
@@ -137,6 +213,13 @@ class Reversible:
             return self._formula(alone, end, p.drawn - alone.drawn).back(p, y, s, t)
         return self.build(_Step(p, y), [t, s])
 
+    def formula(self, s: float, t: float) -> _Formula | None:
+        """A step of one evaluation, at its start; None for another."""
+        alone = Builder(self.schedule, self.predicts)
+        end = self.build(alone, [s, t])
+        points = [i.x for i in alone.instructions if isinstance(i, Evaluate)]
+        return self._formula(alone, end, 0) if points == [Value(0)] else None
+
     def _formula(self, alone: Builder, end: Form, drawn: int) -> _Formula:
         """The step in terms of its start; ``drawn``: noises of the run before it."""
         values: dict[Value, Form] = {}
@@ -170,6 +253,15 @@ class Reversible:
                 f"reversible: {self.solver!r} reads earlier steps, or has other steps at the ends; "
                 "take a single-step solver (ddim, heun, rk4, exponential_heun, dpmpp_2s ...)"
             )
+
+
+def reversible_steps(
+    solver: str, build: Build, coupling: float | str, schedule: Schedule, predicts: str
+) -> Reversible | Bidirectional:
+    """The steps that `fastgen.plan` was asked for."""
+    if isinstance(coupling, str):
+        return Bidirectional(solver, build, coupling, schedule, predicts)
+    return Reversible(solver, build, coupling, schedule, predicts)
 
 
 def _expanded(form: Form, values: Mapping[Value, Form]) -> Form:

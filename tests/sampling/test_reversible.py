@@ -162,12 +162,69 @@ def test_memory_does_not_grow_with_the_steps():
     assert kept(50) > 100 * long
 
 
-ORDERS = {"ddim": 1, "euler": 1, "heun": 2, "exponential_heun": 2, "rk3": 3, "rk4": 4}
+BOTH_WAYS = ["ddim", "dpm_solver_1", "euler"]
+
+
+@pytest.mark.parametrize("rule", ["belm", "bdia"])
+@pytest.mark.parametrize("solver", BOTH_WAYS)
+def test_looking_both_ways_takes_no_evaluation_more(solver, rule):
+    """The run, its way back, an inversion and gradients, at one evaluation a step."""
+    net = Net()
+    own, x = sampler(solver, 10, net, coupling=rule), data().requires_grad_()
+    assert own.plan.nfe == 10
+    keys = own.prepared.initial(x, 5, None, None)[1:]
+    steps = own.retracing
+    with torch.no_grad():
+        pair = steps.there(steps.first(x, keys, {}), keys, {}, last=True)
+        torch.testing.assert_close(pair[0], own(x), rtol=1e-12, atol=1e-11)
+        torch.testing.assert_close(steps.back(pair, keys, {})[1], x.detach(), rtol=0, atol=1e-10)
+    options = {"dtype": torch.float64, "start": 0.95, "end": 0.05, "reversible": rule}
+    found = fastgen.invert(own.model, x.detach(), solver, 10, exact=True, **options)
+    assert found.error.max() < 1e-10
+    gradients, counts = [], []
+    for way in ({"checkpoint": True}, {"memory": "reversible"}):
+        net.count = 0
+        y = own(x, differentiable=True, **way)
+        gradients.append(torch.autograd.grad(y.sin().sum(), [x, *net.parameters()]))
+        counts.append(net.count)
+    assert counts[1] <= counts[0]
+    for own_gradient, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(own_gradient, other, rtol=1e-8, atol=1e-9)
+
+
+def test_belm_of_noise_steps_is_that_of_the_paper():
+    """Wang et al. 2024, equation of O-BELM, for x / alpha and steps h of sigma / alpha."""
+    plan = fastgen.plan("dpm_solver_1", VP, 6, **GRID, reversible="belm")
+    found, times = plan.canonical(), plan.times
+    assert set(found.quantities) == {"noise"}
+    h = np.diff([VP.sigma(t) / VP.alpha(t) for t in times])
+    outputs = np.random.default_rng(0).standard_normal(6)
+    alpha = np.array([VP.alpha(t) for t in times])
+    x = [1 / alpha[0]]
+    x.append(x[0] + h[0] * outputs[0])
+    for n in range(1, 6):
+        ratio = h[n] / h[n - 1]
+        change = h[n] * (1 + ratio) * outputs[n]
+        x.append(ratio**2 * x[n - 1] + (1 - ratio**2) * x[n] + change)
+    ours = found.a + found.b @ outputs
+    np.testing.assert_allclose(ours, np.array(x) * alpha, rtol=1e-9)
+
+
+ORDERS = {
+    "ddim belm": 2,
+    "dpm_solver_1 belm": 2,
+    "ddim": 1,
+    "euler": 1,
+    "heun": 2,
+    "exponential_heun": 2,
+    "rk3": 3,
+    "rk4": 4,
+}
 
 
 @pytest.mark.parametrize("solver", sorted(ORDERS))
 def test_orders(solver):
-    """That of the solver, to the exact flow of a Gaussian."""
+    """That of the solver, to the exact flow of a Gaussian; of belm it is 2."""
     mean, scale = 0.4, 0.6
 
     def net(x, t):
@@ -183,7 +240,9 @@ def test_orders(solver):
     end = VP.alpha(0.1) * mean + deviation(0.1) / deviation(0.8) * (x - VP.alpha(0.8) * mean)
     counts, errors = np.array([20, 28, 40, 56, 80]), []
     for steps in counts:
-        plan = fastgen.plan(solver, VP, int(steps), start=0.8, end=0.1, reversible=True)
+        name, *rule = solver.split()
+        options = {"start": 0.8, "end": 0.1, "reversible": rule[0] if rule else True}
+        plan = fastgen.plan(name, VP, int(steps), timesteps="log_snr", **options)
         found = fastgen.Sampler(model, plan, dtype=torch.float64)(x)
         errors.append(float((found - end).norm()))
     measured = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
@@ -251,6 +310,15 @@ def of_a_tensor():
 OWN = sampler("ddim")
 REFUSED = {
     "multistep": (lambda: fastgen.plan("unipc", VP, 5, reversible=True), "reads earlier steps"),
+    "two evaluations": (
+        lambda: fastgen.plan("heun", VP, 5, **GRID, reversible="belm"),
+        "not one evaluation",
+    ),
+    "noise both ways": (
+        lambda: fastgen.plan("ddpm", VP, 5, **GRID, reversible="bdia"),
+        "not one evaluation without noise",
+    ),
+    "rule": (lambda: fastgen.plan("ddim", VP, 5, reversible="edict"), "reversible='edict'"),
     "coupling": (lambda: fastgen.plan("ddim", VP, 5, reversible=1.5), "reversible=1.5"),
     "zero": (lambda: fastgen.plan("ddim", VP, 5, reversible=0.0), "reversible=0.0"),
     "reverse": (
