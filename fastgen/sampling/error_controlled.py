@@ -17,6 +17,7 @@ from fastgen.common.checks import check_choice, check_floating, check_number
 from fastgen.common.errors import nearest
 from fastgen.common.modes import unrecorded
 from fastgen.common.transforms import functional, unwrapped
+from fastgen.common.typed import check_argument
 from fastgen.model.field import ModelField
 from fastgen.model.guidance import Guidance
 from fastgen.model.model import Model, check_model, check_time
@@ -113,7 +114,7 @@ def sample_adaptive(
         return_solution: return a `fastgen.ode.Solution` with the times [start, end], or ``times``.
         times: from start to end, of a solution's states; not for "dpm_adaptive".
         steps: sees every step.
-        **options: of `fastgen.odeint`, or of `dpm_adaptive`.
+        **options: of `fastgen.odeint`, or of `dpm_adaptive`. ``compile=True`` compiles the network.
 
     Raises:
         ValueError, TypeError: naming the argument. RuntimeError: naming a sample that failed.
@@ -128,6 +129,10 @@ def sample_adaptive(
                 f"unknown option {name!r}: {nearest(name, (*known, 'net_kwargs', 'guidance'))}; "
                 f"the network's own arguments go into net_kwargs={{{name!r}: ...}}"
             )
+    compile = options.pop("compile", False)
+    check_argument("compile", compile, bool)
+    if compile:  # what surrounds the network depends on which samples are left
+        model = model.compiled()
     field = ModelField(model, x.shape[0], net_kwargs, guidance)
     watch = steps if steps is not None and steps.wanted else None
     if solver == DPM:

@@ -131,6 +131,14 @@ class TestTraced:
         (grad,) = torch.autograd.grad(sampler(x, differentiable=True).sum(), x)
         assert grad.abs().min() > 0
 
+    def test_error_controlled_steps(self):
+        model = fastgen.Model(mlp(), Rectified(), "velocity")
+        found = [
+            fastgen.sample(model, SHAPE, "dopri5", rtol=1e-6, atol=1e-6, compile=compile)
+            for compile in (True, False)
+        ]
+        assert torch.allclose(*found, rtol=1e-5, atol=1e-5)
+
     def test_guidance(self):
         def net(x, t, label):
             return x * label[:, None]
