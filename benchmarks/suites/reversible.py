@@ -1,4 +1,4 @@
-"""Gradients through a run of 50 steps: memory, time and evaluations; and round trips of inversions.
+"""Gradients through a run of 50 steps: memory and errors; and round trips of inversions.
 
 A network of the demonstration's kind, a batch of 16 digits. "saved" is what the backward pass keeps
 from the forward one. Of the whole graph, with checkpoints, and retraced; the plan is the same.
@@ -13,7 +13,6 @@ import torch
 
 import fastgen
 from benchmarks.problems.digits import OBJECTIVES, trained
-from benchmarks.tools.harness import seconds
 from benchmarks.tools.rows import Row, row, show_progress
 from fastgen.datasets import load_digits
 
@@ -58,12 +57,7 @@ def rows(quick: bool) -> Iterator[Row]:
             found = torch.autograd.grad(result, list(net.parameters()))
             gradients[provider] = torch.cat([g.flatten() for g in found])
 
-            def both(run: Any = run) -> None:
-                torch.autograd.grad(run(), list(net.parameters()))
-
-            times = [seconds(both) / 1e-6 for _ in range(3)]
             yield _row(solver, provider, "saved", "MiB", [saved / 2**20])
-            yield _row(solver, provider, "time", "us", times)
         for provider in ("retraced", "checkpointed"):
             whole = gradients["whole graph"]
             error = float((gradients[provider] - whole).norm() / whole.norm())
