@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastgen.common.derivatives import check_recorded, elsewhere
 from fastgen.common.once import differentiable_once
 from fastgen.common.transforms import check_untraced
+from fastgen.integrations.torchdiffeq.events import moving_end
 from fastgen.integrations.torchdiffeq.problem import (
     ADAPTIVE,
     CALLBACKS,
@@ -136,7 +137,10 @@ def odeint_adjoint(
         apply: Function = _TwoMethodAdjoint.apply
         flat = apply(flat_func, told, forward, backward, t, state.flat()[0], *parameters)
         ys = state.tree(flat[:, None])
-    return ys if event_fn is None else (found, ys)
+    if event_fn is None:
+        return ys
+    # As in torchdiffeq the states are those at a fixed time; `odeint_event` moves them, too.
+    return moving_end(func, y0, t[0], event_fn, found, ys)[0], ys
 
 
 def _shared(

@@ -50,8 +50,23 @@ def odeint_event(
     t = torch.cat([start, start.detach() + (-1.0 if reverse_time else 1.0)])
     found, ys = odeint_interface(func, y0, t, event_fn=event_fn, **kwargs)
     state = StateLayout(y0, joint=True)
+    found, last = moving_end(func, y0, t[0], event_fn, found, ys)
+    end = state.tree(last[None])
+    if state.single:
+        return found, torch.cat([ys[:-1], end[None]])
+    return found, tuple(torch.cat([y[:-1], e[None]]) for y, e in zip(ys, end, strict=True))
+
+
+def moving_end(
+    func: Function, y0: Any, start: Tensor, event_fn: Function, found: Tensor, ys: Any
+) -> tuple[Tensor, Tensor]:
+    """The event's time, and the state there in a row, with the gradients of an end that moves.
+
+    All lead to ys at fixed time.
+    """
+    state = StateLayout(y0, joint=True)
     with torch.no_grad():
-        signs = torch.sign(event_fn(t[0].to(state.dtype), y0))
+        signs = torch.sign(event_fn(start.to(state.dtype), y0))
 
     def event(time: Tensor, y: Tensor) -> Tensor:
         return torch.min(event_fn(time, state.tree(y[None])) * signs)
@@ -62,11 +77,8 @@ def odeint_event(
     parts = (ys,) if state.single else ys
     last = torch.cat([y[-1].reshape(-1) for y in parts])
     apply: Function = _Rerouted.apply
-    found, last = apply(flat_func, event, found, last)
-    end = state.tree(last[None])
-    if state.single:
-        return found, torch.cat([ys[:-1], end[None]])
-    return found, tuple(torch.cat([y[:-1], e[None]]) for y, e in zip(ys, end, strict=True))
+    moved: tuple[Tensor, Tensor] = apply(flat_func, event, found, last)
+    return moved
 
 
 class _Rerouted(torch.autograd.Function):

@@ -388,3 +388,31 @@ def test_the_training_loop():
         optimiser.step()
         losses.append(loss.item())
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_the_adjoints_event_time_has_its_derivative(through):
+    """y' = -a y reaches c at T = log(y0 / c) / a; through odeint_event it is counted once."""
+    a = torch.tensor(0.8, dtype=torch.float64, requires_grad=True)
+    y0 = torch.tensor([3.0], dtype=torch.float64, requires_grad=True)
+    call = {
+        "event_fn": lambda t, y: y[0] - 1.0,
+        "adjoint_params": (a,),
+        "rtol": 1e-10,
+        "atol": 1e-12,
+    }
+    if through:
+        solve = mine.odeint_event
+        call |= {"odeint_interface": mine.odeint_adjoint}
+        time, ys = solve(lambda t, y: -a * y, y0, torch.zeros((), dtype=torch.float64), **call)
+    else:
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        time, ys = mine.odeint_adjoint(lambda t, y: -a * y, y0, ends, **call)
+    by_a, by_y = torch.autograd.grad(time, [a, y0], retain_graph=True)
+    exact = math.log(3.0) / 0.8
+    assert time.item() == pytest.approx(exact, rel=1e-8)
+    assert by_a.item() == pytest.approx(-exact / 0.8, rel=1e-6)
+    assert by_y.item() == pytest.approx(1 / (0.8 * 3.0), rel=1e-6)
+    # The state: at the fixed time it moves with a, at the event it is c.
+    (moved,) = torch.autograd.grad(ys[-1].sum(), a)
+    assert moved.item() == pytest.approx(0.0 if through else -exact, rel=1e-6, abs=1e-8)
