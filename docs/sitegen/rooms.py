@@ -7,7 +7,7 @@ import inspect
 import pkgutil
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any
+from typing import Any, get_origin
 
 import fastgen
 from fastgen.common.options import Configurable
@@ -294,9 +294,9 @@ def on_one_page(room: Room) -> bool:
 
 
 def of(room: Room) -> tuple[ModuleType, dict[str, list[str]]]:
-    """The module of a room, and its names by heading; modules among them are left out."""
+    """The module of a room, and its names by heading, without modules and what others describe."""
     module = importlib.import_module(room.module)
-    names = [n for n in public_names(module) if not inspect.ismodule(getattr(module, n))]
+    names = [n for n in public_names(module) if not elsewhere(getattr(module, n))]
     groups = {
         heading: kept
         for heading, listed in room.groups.items()
@@ -319,3 +319,10 @@ def canonical(value: Any, public: str) -> str:
     if name in fastgen.__all__ and getattr(fastgen, name) is value:
         return f"fastgen.{name}"
     return public
+
+
+def elsewhere(value: Any) -> bool:
+    """Modules, and classes of Python's or torch's that a drop-in has because its peer has them."""
+    if inspect.isclass(value) and get_origin(value) is None:
+        return value.__module__.partition(".")[0] in ("collections", "torch", "typing")
+    return inspect.ismodule(value)

@@ -52,7 +52,7 @@ class Configurable(Generic[P]):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The values of all options: those that were given, and defaults."""
+        """The values of all options, which are defaults where none were given."""
         return {**keywords(self.build), **self.given}
 
     @property

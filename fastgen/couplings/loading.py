@@ -64,7 +64,7 @@ def paired_batches(
         (x0, x1) or (x0, x1, labels1), paired.
 
     Raises:
-        What `batches` and `coupling` raise, in the caller's thread.
+        Exception: what `batches` and `coupling` raise, in the caller's thread.
     """
     if batch_size is not None:
         check_at_least("batch_size", batch_size, 1)

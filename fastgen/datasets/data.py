@@ -41,7 +41,7 @@ def load(source: str) -> Data:
     digits: the 8 x 8 digits of scikit-learn with labels, in [-1, 1]. .npz: one array of data of any
     name, and perhaps "labels". .csv: numbers between commas, a sample in each line, after a line of
     names or without one; a column that is named "label" or "labels" holds labels. Folders: images
-    of one size, as [C, H, W] in [-1, 1] (see `fastgen.datasets.images.load_folder`); the names of
+    of one size, as [C, H, W] in [-1, 1] (see ``fastgen.datasets.images.load_folder``); the names of
     subfolders, sorted, are the classes.
 
     Raises:

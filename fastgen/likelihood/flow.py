@@ -246,7 +246,7 @@ def log_likelihood(
         net_kwargs: for the network; tensors with a batch axis go with their samples.
         **options: of `fastgen.odeint`: controller, max_steps, gradient, capture, backend ...
 
-    Works in inference mode too; `docs/ode_and_sde.md` says what does in other modes of torch.
+    Works in inference mode too; ``docs/ode_and_sde.md`` says what does in other modes of torch.
 
     Raises:
         ValueError, TypeError: naming the argument; also for a network whose derivative autograd

@@ -50,9 +50,9 @@ class Pretrained:
         Args:
             save_directory: the folder; files of an earlier save are replaced, and no others. A
                 README.md without the line that marks a written card is left alone.
-            plan: the recommended `fastgen.Plan`; `fastgen sample` uses it, and
+            plan: the recommended `fastgen.Plan`; ``fastgen sample`` uses it, and
                 ``fastgen.Plan.from_pretrained`` reads it.
-            shape: of one sample, without the batch axis; then `fastgen sample` needs no --shape.
+            shape: of one sample, without the batch axis; then ``fastgen sample`` needs no --shape.
             card: what README.md says beyond the model's own facts.
             config: arguments of a network of your own, for ``from_pretrained(net=Class)``. Networks
                 of `fastgen.networks`, and modules with huggingface_hub's PyTorchModelHubMixin, know

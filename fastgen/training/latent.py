@@ -200,7 +200,7 @@ class Latent:
         return latent
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        """Write latent.safetensors beside a model of the latents; `fastgen sample` then decodes.
+        """Write latent.safetensors beside a model of the latents; ``fastgen sample`` then decodes.
 
         Args:
             save_directory: the folder of `Model.save_pretrained`.
