@@ -15,6 +15,7 @@ void bind_bridge(py::module_& m);
 void bind_brownian(py::module_& m);
 void bind_cascade(py::module_& m);
 void bind_combine(py::module_& m);
+void bind_gram(py::module_& m);
 void bind_normals(py::module_& m);
 void bind_pairwise(py::module_& m);
 void bind_stochastic_combine(py::module_& m);
@@ -42,6 +43,7 @@ PYBIND11_MODULE(_C, m) {
   fastgen::bind_tensors(m);
   fastgen::bind_pool(m);
   fastgen::bind_combine(m);
+  fastgen::bind_gram(m);
   fastgen::bind_normals(m);
   fastgen::bind_brownian(m);
   fastgen::bind_cascade(m);

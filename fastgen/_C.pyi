@@ -25,6 +25,9 @@ def describe_combine(
     draws_per_row: bool,
     noises: int,
 ) -> Callable[[int, list[Tensor]], bool]: ...
+def gram(
+    rows: int, elements: int, inputs: list[tuple[int, int]], output: int, threads: int
+) -> None: ...
 def transport(
     float64: bool,
     rows: int,

@@ -12,7 +12,17 @@ import torch
 from torch import nn
 
 import fastgen
-from fastgen import couplings, datasets, fitting, kernels, networks, plans, schedules, training
+from fastgen import (
+    couplings,
+    datasets,
+    fitting,
+    kernels,
+    networks,
+    plans,
+    rules,
+    schedules,
+    training,
+)
 from fastgen.common.error_control import ErrorControlled
 from fastgen.integrations import torchcfm, torchsde
 from fastgen.integrations.flow_matching import path, solver, utils
@@ -155,6 +165,9 @@ MAKERS = {
     fastgen.Guidance: lambda: fastgen.Guidance(
         torch.ones(6), {"label": torch.zeros(6), "f": net}, network=net()
     ),
+    fastgen.model.Branch: lambda: fastgen.model.Branch({"f": net}, net(), against="text"),
+    rules.OfGram: lambda: rules.OfGram(net),
+    rules.Space: lambda: rules.Space(torch.ones(6, 3, 3)),
     fastgen.model.Permuted: lambda: fastgen.model.Permuted(net(), (1,)),
     fastgen.BrownianPath: lambda: fastgen.BrownianPath((6, 2)),
     # Couplings.

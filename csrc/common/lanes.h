@@ -137,6 +137,26 @@ FASTGEN_INLINE F32 to_float(U32 x) {
 }
 #endif
 
+// a b + c: rounded once where the instruction set has it, else twice.
+FASTGEN_INLINE F32 fused(F32 a, F32 b, F32 c) {
+#if FASTGEN_INTRINSICS && defined(__AVX512F__)
+  return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif FASTGEN_INTRINSICS && defined(__FMA__)
+  return (F32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#else
+  return a * b + c;
+#endif
+}
+FASTGEN_INLINE F64 fused(F64 a, F64 b, F64 c) {
+#if FASTGEN_INTRINSICS && defined(__AVX512F__)
+  return (F64)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif FASTGEN_INTRINSICS && defined(__FMA__)
+  return (F64)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#else
+  return a * b + c;
+#endif
+}
+
 // A copy past the caches; `to` is aligned to a vector.
 FASTGEN_INLINE void stream_bytes(void* to, const void* from, int64_t bytes) {
   int64_t at = 0;

@@ -51,6 +51,23 @@ LAID_OUT = [
     ),
     Room("fastgen.model", "model: networks and guidance"),
     Room(
+        "fastgen.rules",
+        "rules: how guidance combines outputs",
+        {
+            "Published rules": [
+                "CFG",
+                "Rescale",
+                "APG",
+                "TCFG",
+                "ZeroStar",
+                "MagnitudeAware",
+                "PerpNeg",
+                "FrequencyDecoupled",
+            ],
+            "Your own": ["OfGram", "Pair", "Rule", "Space", "rescaled", "rule_of", "NAMES"],
+        },
+    ),
+    Room(
         "fastgen.schedules",
         "schedules: alpha and sigma of a process",
         {

@@ -82,6 +82,8 @@ class Settings:
         object.__setattr__(self, "shape", shape)
         check_whole("batch", self.batch, 1)
         check_guidance(self.guidance)
+        if self.guidance is not None:
+            self.guidance.check_forgets("a teacher")
         check_state_dtype(self.dtype)
         known = (*names(stochastic=False), *tableaus.ADAPTIVE)
         if self.teacher not in known:
@@ -167,9 +169,12 @@ class Study:
         (times,) = model.times([Instant(t)], len(x), x.device)
         output = model.outputs(scaled, times, batch.net_kwargs)[which]
         if guidance is not None and guidance.active(t):
-            weak, kwargs = guidance.network, guidance.separate(batch.net_kwargs)
-            output = output.clone()  # the next call may write where this one's output is
-            output = guidance.merge(output, model.outputs(scaled, times, kwargs, net=weak)[which])
+            output = guidance.around(
+                output,
+                batch.net_kwargs,
+                lambda kwargs, net: model.outputs(scaled, times, kwargs, net=net)[which],
+                t,
+            )
         elif model.reuses_output:
             output = output.clone()
         found: Tensor = q * output.to(x.dtype)

@@ -1,6 +1,6 @@
 """Fused kernels: every operation as PyTorch reference, C++, Triton and torch operator.
 
-`dispatch` has the table of them all. Four operations have the names of the folders they are in:
+`dispatch` has the table of them all. Five operations have the names of the folders they are in:
 ``fastgen.kernels.combine`` is the function, and ``from fastgen.kernels.combine.reference import
 combine`` reaches into the folder.
 """
@@ -11,6 +11,7 @@ from fastgen.kernels.brownian.operator import brownian
 from fastgen.kernels.combine.operator import combine
 from fastgen.kernels.contract import Noise, Stream
 from fastgen.kernels.dispatch import BACKENDS
+from fastgen.kernels.gram.operator import gram
 from fastgen.kernels.normals.operator import normals
 from fastgen.kernels.stochastic_combine.operator import bind_stochastic, stochastic_combine
 
@@ -25,6 +26,7 @@ __all__ = [
     "bridge",
     "brownian",
     "combine",
+    "gram",
     "normals",
     "plain",
     "stochastic_combine",

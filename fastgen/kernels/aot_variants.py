@@ -23,6 +23,8 @@ from fastgen.kernels.cascade.triton_kernels import cascade_kernel
 from fastgen.kernels.combine import triton as combine
 from fastgen.kernels.combine.triton_kernels import combine_kernel
 from fastgen.kernels.contract import compute_dtype
+from fastgen.kernels.gram import triton as gram
+from fastgen.kernels.gram.triton_kernels import gram_kernel
 from fastgen.kernels.normals.triton_kernels import normals_kernel
 from fastgen.kernels.pairwise import triton as pairwise
 from fastgen.kernels.pairwise.triton_kernels import BEST, LOG_SUM, MEAN, SAMPLE, pairs_kernel
@@ -360,4 +362,27 @@ VARIANTS += [
     CascadeVariant("cascade fp32, by row", (F32,), (), by_row=True),
     CascadeVariant("cascade fp32, noise", (F32,), (), noises=1),
     CascadeVariant("cascade fp64, points", (F64,), (), POINTS, 1, False, True, True, ceiling=128),
+]
+
+
+@dataclass(frozen=True)
+class GramVariant(Variant):
+    """Inner products of a sample's outputs; partial sums pass through shared memory.
+
+    On AMD whole numbers are divided with fused steps.
+    """
+
+    library: bool = True
+
+    def source(self, target: str = "sm_90") -> tuple[ASTSource, Geometry]:
+        """The kernel's source with all constants; no accesses are promised to be wide."""
+        tensors = tuple(POINTERS[d] for d in self.inputs)
+        source = _source(gram_kernel, [tensors, "*fp64", "i64", "i64"], (gram.BLOCK,))
+        return source, geometry(2, 3, [F32], 1, 0, True)._replace(exact=False)
+
+
+VARIANTS += [
+    GramVariant("inner products, 2 fp32", (F32,) * 2, ()),
+    GramVariant("inner products, 4 mixed", (BF16, BF16, F32, F16), (), ceiling=128),
+    GramVariant("inner products, 8 fp64", (F64,) * 8, (), ceiling=255),
 ]

@@ -104,7 +104,7 @@ def register(
         if not reverse and forward_ad._current_level < 0:
             return below(keys, arguments)
         for i in fixed:
-            if _differentiated(arguments[i]):
+            if differentiated(arguments[i]):
                 raise ValueError(
                     f"{names[i]}: fastgen::{name} has derivatives in {', '.join(differentiable)} "
                     f"alone; detach {names[i]}, or write the combination in torch operations"
@@ -194,7 +194,8 @@ def _stacked(name: str, members: list[Any]) -> Any:
     return [torch.stack(parts) for parts in zip(*members, strict=True)]
 
 
-def _differentiated(value: Any) -> bool:
+def differentiated(value: Any) -> bool:
+    """Whether derivatives of a tensor, or of any in a list, are asked for here."""
     return any(
         (torch.is_grad_enabled() and x.requires_grad)
         or (x.is_floating_point() and tangent_of(x) is not None)

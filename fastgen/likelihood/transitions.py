@@ -213,8 +213,8 @@ def trajectory_log_probability(
     def prediction(symbol: Prediction) -> Tensor:
         e, found = outputs[symbol.evaluation]
         x, output = values[e.x], found[-1 if symbol.unconditional else 0]
-        if len(found) == 2 and not symbol.unconditional and sampler.guidance is not None:
-            output = sampler.guidance.merge(*found)
+        if len(found) > 1 and not symbol.unconditional and sampler.guidance is not None:
+            output = sampler.guidance.merge(found, e.time).output
         if plan.clip is not None and not symbol.unconditional:
             p, q = parametrisation.conversion("data", e.time)
             data = (p * x + q * output.to(x.dtype)).clamp(*plan.clip)

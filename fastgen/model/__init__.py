@@ -10,20 +10,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastgen.common.hub import PretrainedError
+    from fastgen.model.branch import Branch
     from fastgen.model.card import Card
-    from fastgen.model.guidance import Guidance, dynamic_threshold
+    from fastgen.model.guidance import Guidance
     from fastgen.model.model import Model
     from fastgen.model.permuted import Permuted
+    from fastgen.model.transforms import dynamic_threshold
 
-__all__ = ["Card", "Guidance", "Model", "Permuted", "PretrainedError", "dynamic_threshold"]
+__all__ = [
+    "Branch",
+    "Card",
+    "Guidance",
+    "Model",
+    "Permuted",
+    "PretrainedError",
+    "dynamic_threshold",
+]
 
 _MODULE_OF = {
+    "Branch": "model.branch",
     "Card": "model.card",
     "Guidance": "model.guidance",
     "Model": "model.model",
     "Permuted": "model.permuted",
     "PretrainedError": "common.hub",
-    "dynamic_threshold": "model.guidance",
+    "dynamic_threshold": "model.transforms",
 }
 
 

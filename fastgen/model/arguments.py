@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import enum
 import numbers
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,47 +90,50 @@ class Declared:
             for name, value in kwargs.items()
         }
 
-    def joined(
-        self, c: Mapping[str, Any], u: Mapping[str, Any], batch: int
-    ) -> dict[str, Any] | None:
-        """The arguments of one call on the rows of two, or None where one call cannot have them.
+    def joined(self, calls: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Any] | None:
+        """The arguments of one call on the rows of several, or None where one cannot have them.
 
         Args:
-            c: arguments of the first B rows.
-            u: of the second.
+            calls: arguments of the first B rows, of the next, and so on.
             batch: B.
         """
-        if c.keys() != u.keys():
+        first = calls[0]
+        if any(call.keys() != first.keys() for call in calls):
             return None
         found = {}
-        for name, value in c.items():
+        for name, value in first.items():
             if name in self.shared:
-                if value is not u[name]:
+                if any(call[name] is not value for call in calls):
                     return None
                 found[name] = value
                 continue
-            own, structure = pytree.tree_flatten(value)
-            other, expected = pytree.tree_flatten(u[name])
+            flat = [pytree.tree_flatten(call[name]) for call in calls]
+            parts, structure = [leaves for leaves, _ in flat], flat[0][1]
             declared = name in self.per_sample
-            if structure != expected or (_is_batch(value, batch) and not declared):
+            if any(other != structure for _, other in flat) or (
+                _is_batch(value, batch) and not declared
+            ):
                 return None
-            leaves = [self._joined(name, a, b, batch) for a, b in zip(own, other, strict=True)]
+            leaves = [self._joined(name, same, batch) for same in zip(*parts, strict=True)]
             if any(leaf is _APART for leaf in leaves):
                 return None
             found[name] = pytree.tree_unflatten(leaves, structure)
         return found
 
-    def _joined(self, name: str, c: Any, u: Any, batch: int) -> Any:
-        if isinstance(c, Tensor) and isinstance(u, Tensor):
-            if c is u and name not in self.per_sample:
+    def _joined(self, name: str, same: tuple[Any, ...], batch: int) -> Any:
+        """One part of an argument for all calls, from that of each."""
+        c, *others = same
+        one = all(u is c for u in others)
+        if all(isinstance(u, Tensor) for u in same):
+            if one and name not in self.per_sample:
                 return _APART if _may_have_rows(c, batch) else c
-            rows = c.ndim and u.ndim and {c.shape[0], u.shape[0]} <= {1, batch}
-            if not rows or c.shape[1:] != u.shape[1:] or c.device != u.device:
+            rows = all(u.ndim and u.shape[0] in (1, batch) for u in same)
+            if not rows or any(u.shape[1:] != c.shape[1:] or u.device != c.device for u in others):
                 return _APART
-            return torch.cat([v.expand(batch, *v.shape[1:]) for v in (c, u)])
+            return torch.cat([u.expand(batch, *u.shape[1:]) for u in same])
         if isinstance(c, _PLAIN):
-            return c if type(c) is type(u) and c == u else _APART
-        return c if c is u and not _may_have_rows(c, batch) else _APART
+            return c if all(type(u) is type(c) and u == c for u in others) else _APART
+        return c if one and not _may_have_rows(c, batch) else _APART
 
 
 # What stands for a part that one call cannot have.

@@ -54,12 +54,14 @@ class ModelField:
         check_guidance(guidance)
         if guidance is not None and guidance.interval != (0.0, 1.0):
             raise ValueError("guidance: an interval is a discontinuity for error-controlled steps")
+        if guidance is not None:
+            guidance.check_forgets("an error-controlled run or a likelihood")
         check_pair_alone(model.parametrisation.outputs, guidance)
         self.model, self.batch, self.guidance = model, batch, guidance
         self.recorded, self._looked_at = recorded, set[str]()
         self.kwargs = merged(net_kwargs, {})
-        self.weak = {} if guidance is None else guidance.separate(self.kwargs)
-        declared, both = model.declared, (self.kwargs, self.weak)
+        branches = [] if guidance is None else guidance.separate(self.kwargs)
+        declared, both = model.declared, (self.kwargs, *[kwargs for kwargs, _ in branches])
         for kwargs in both:
             declared.check(kwargs, batch)
         self.whole = any(declared.undeclared(kwargs, batch) for kwargs in both)
@@ -121,9 +123,12 @@ class ModelField:
         scaled, *times = self._inputs(t, x)
         found = self._call(None, quantity, scaled, times, self.kwargs, rows)
         if guidance is not None:
-            found = found.clone()  # the next call may write its output where this one's is
-            weak = self._call(guidance.network, quantity, scaled, times, self.weak, rows)
-            found = guidance.of_rows(rows).merge(found, weak)
+            found = guidance.of_rows(rows).around(
+                found,
+                self.kwargs,
+                lambda kwargs, net: self._call(net, quantity, scaled, times, kwargs, rows),
+                t,
+            )
         return found.to(x.dtype)
 
     def _call(

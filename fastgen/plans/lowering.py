@@ -180,7 +180,7 @@ class _Expansion:
         weights: Weights,
     ) -> None:
         self.parametrisation, self.clip = parametrisation, clip
-        self.hold_outputs, self.weights = hold_outputs, weights
+        self.hold_outputs, self.weights, self.branches = hold_outputs, weights, 2
         self._expanded: dict[Value, Terms] = {}  # registers of one segment
         self._conversions: dict[tuple[str, float], tuple[float, float]] = {}
         self._earlier: dict[Prediction, Terms] = {}  # of evaluations before a segment's own
@@ -229,7 +229,7 @@ class _Expansion:
                     predicted.setdefault(a.evaluation, set()).add(a)
                 elif not isinstance(a, Computed | Increment):
                     needed.add(a)
-            needed.difference_update(outputs, [Raw(s - 1, 0), Raw(s - 1, 1)])
+            needed.difference_update(outputs, [Raw(s - 1, b) for b in range(self.branches)])
             found.append(stage)
         return found[::-1]
 
@@ -329,6 +329,7 @@ class _Expansion:
         if output:
             return {Raw(k, output): factor}
         weights = self.weights(self.evaluations[k].time)
+        self.branches = max(self.branches, len(weights))
         if unconditional and len(weights) > 1:
             return {Raw(k, 1): factor}
         return {Raw(k, branch): factor * w for branch, w in enumerate(weights)}

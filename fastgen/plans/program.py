@@ -15,7 +15,7 @@ from fastgen.plans.forms import Computed, Increment, Normal, Prediction, Value
 class Raw:
     """One output of the network at one evaluation, as the network returned it.
 
-    branch: 0 is the network's own, 1 that of guidance or the second of a pair.
+    branch: 0 is the network's own, further ones those of guidance, or the second of a pair.
     """
 
     evaluation: int

@@ -22,9 +22,9 @@ from fastgen.plans.program import Program, Raw, Stage
 class Layout:
     """Sizes that all rows share.
 
-    slots: state buffers; ages: outputs of how many evaluations a stage reads; branches: 2 with
-    guidance; noises: draws of a stage; evaluations: of the longest program; clip: bounds of the
-    clipped data prediction.
+    slots: state buffers; ages: outputs of how many evaluations a stage reads; branches: outputs of
+    an evaluation, with guidance more than one; noises: draws of a stage; evaluations: of the
+    longest program; clip: bounds of the clipped data prediction.
     """
 
     slots: int

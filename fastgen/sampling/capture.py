@@ -19,8 +19,9 @@ from fastgen.common.graphs import Recording, recorded, warm_up
 from fastgen.common.modes import unrecorded
 from fastgen.common.transforms import check_untraced
 from fastgen.common.typed import typed
-from fastgen.model.guidance import Guidance, check_scale
+from fastgen.model.guidance import Guidance
 from fastgen.model.model import merged
+from fastgen.model.scales import check_scale
 from fastgen.plans import Plan
 from fastgen.plans.forms import Computed
 from fastgen.sampling.network_calls import TimeTables
@@ -260,8 +261,8 @@ def _rescaled(guidance: Guidance | None, scale: float | Tensor) -> Guidance:
 def signature(prepared: Prepared, path: Any) -> tuple[object, ...]:
     """All that a graph of the run has built in, beside the network.
 
-    Coefficients, times and draws lie in tables. Transforms, guidance that is rescaled and inputs
-    computed from the data get times, scales and variances as plain numbers.
+    Coefficients, times and draws lie in tables. Transforms, guidance that merges outputs and
+    inputs computed from the data get times, scales and variances as plain numbers.
     """
     program, guidance, plan = prepared.program(), prepared.guidance, prepared.plan
     computed = any(isinstance(i, Computed) for s in program.stages if s for i in s.inputs)
@@ -270,8 +271,8 @@ def signature(prepared: Prepared, path: Any) -> tuple[object, ...]:
         built_in += [e.time for e in plan.evaluations]
     if guidance is not None:
         built_in += [guidance.active(e.time) for e in plan.evaluations]
-        if guidance.rescale or prepared.transform is not None or computed:
-            scale = guidance.scale
-            built_in.append(id(scale) if isinstance(scale, Tensor) else scale)
+        if guidance.merges or prepared.transform is not None or computed:
+            built_in += [id(s) if isinstance(s, Tensor) else s for s in guidance.scales]
+            built_in += [e.time for e in plan.evaluations] if guidance.merges else []
     structure = None if path is None else path.structure
     return program.signature(), tuple(built_in), structure

@@ -13,10 +13,11 @@ from torch import Tensor
 from fastgen.common.unwritten import check_unwritten
 from fastgen.kernels import Stream
 from fastgen.kernels.contract import DTYPE_CODES
-from fastgen.model.guidance import Guidance, Transform
+from fastgen.model.guidance import Guidance
 from fastgen.model.model import Model, pair_of, time_rows
 from fastgen.model.output import called, check_output, explain
 from fastgen.model.parametrisation import Parametrisation
+from fastgen.model.transforms import Transform
 from fastgen.noise.normals import normals
 from fastgen.plans import Plan
 from fastgen.plans.forms import Computed, Increment, Let, Prediction
@@ -27,19 +28,19 @@ from fastgen.sampling.increments import Increments, IncrementTable
 class TimeTables:
     """What the evaluations of a plan read of its times, on the device.
 
-    times: what the network is fed, [1 or 2, evaluations, B]; doubled: the same for 2 B rows, for
-    guidance in one call; path: the increments of a Brownian path.
+    times: what the network is fed, [1 or 2, evaluations, B]; joint: the same for the rows of all
+    branches of guidance that one call evaluates; path: the increments of a Brownian path.
     """
 
     times: Tensor
-    doubled: Tensor | None
+    joint: Tensor | None
     path: IncrementTable | None
 
     def load(self, other: TimeTables) -> None:
         """Take the values of tables of the same structure, in place."""
         self.times.copy_(other.times)
-        if self.doubled is not None and other.doubled is not None:
-            self.doubled.copy_(other.doubled)
+        if self.joint is not None and other.joint is not None:
+            self.joint.copy_(other.joint)
         if self.path is not None and other.path is not None:
             self.path.load(other.path)
 
@@ -50,15 +51,15 @@ class TimeRows:
     def __init__(self, tables: TimeTables) -> None:
         with torch.inference_mode(False):  # for later runs in whatever mode
             self._times = tables.times.clone()
-            self._doubled = None if tables.doubled is None else tables.doubled.clone()
+            self._joint = None if tables.joint is None else tables.joint.clone()
             self.times = time_rows(self._times)
-            self.doubled = [] if self._doubled is None else time_rows(self._doubled)
+            self.joint = [] if self._joint is None else time_rows(self._joint)
 
     def restore(self, tables: TimeTables) -> None:
         """Undo what a network may have done to them."""
         self._times.copy_(tables.times)
-        if self._doubled is not None and tables.doubled is not None:
-            self._doubled.copy_(tables.doubled)
+        if self._joint is not None and tables.joint is not None:
+            self._joint.copy_(tables.joint)
 
 
 class NetworkCalls:
@@ -71,7 +72,7 @@ class NetworkCalls:
         seeds: int64 [1] or [B].
         sample_ids: int64 [B].
         times: for each evaluation what the network is fed as times.
-        doubled: the same for 2 B rows, for guidance in one call.
+        joint: the same for the rows of all branches of guidance that one call evaluates.
         guidance: see `Sampler`.
         transform: see `Sampler`.
         net_kwargs: passed to the network.
@@ -79,6 +80,8 @@ class NetworkCalls:
         tick: called after each evaluation.
         path: the Brownian motion whose increments stages read, if they do.
         guided: whether each evaluation is guided; the default is what guidance says of its time.
+        merge: (outputs, evaluation) to one output, where guidance merges them; the default is
+            guidance's own, at the plan's times.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class NetworkCalls:
         seeds: Tensor,
         sample_ids: Tensor,
         times: Sequence[tuple[Tensor, ...]],
-        doubled: Sequence[tuple[Tensor, ...]],
+        joint: Sequence[tuple[Tensor, ...]],
         guidance: Guidance | None,
         transform: Transform | None,
         net_kwargs: Mapping[str, Any],
@@ -97,11 +100,12 @@ class NetworkCalls:
         tick: Callable[[], object],
         path: Increments | None = None,
         guided: Sequence[bool] | None = None,
+        merge: Callable[[tuple[Tensor, ...], int], Tensor] | None = None,
     ) -> None:
         self.model, self.plan, self.guidance, self.transform = model, plan, guidance, transform
         self.net, self.shape, self.device = model.net, tuple(x.shape), x.device
         self.seeds, self.sample_ids = seeds, sample_ids
-        self.times, self.doubled = times, doubled
+        self.times, self.joint = times, joint
         self.net_kwargs, self.check_finite, self.tick = net_kwargs, check_finite, tick
         if guided is None and guidance is not None:
             guided = [guidance.active(e.time) for e in plan.evaluations]
@@ -109,19 +113,21 @@ class NetworkCalls:
         # Nothing but the network's own output: the usual case, and the quickest.
         self.plain = guidance is None and transform is None and not model.learned_variance
         self.pair = model.parametrisation.outputs == 2
-        # One call for both branches of guidance, where one can have the arguments of both.
+        self.merge = merge or self._merge
+        # What guidance's rule remembers, by the evaluation that made it: autograd comes back.
+        self._memories: dict[int, Tensor] = {}
+        # One call for branches of guidance, where one can have the arguments of all.
         self.joined: dict[str, Any] | None = None
         if guidance is not None and any(self.guided):
             declared, batch = model.declared, self.shape[0]
             declared.check(net_kwargs, batch)
-            if guidance.batched:
-                self.joined = guidance.joined(batch, net_kwargs, declared)
+            self.joined = guidance.joined(batch, net_kwargs, declared)
         self.output_shape = model.output_shape(self.shape)
         self.path = path
         self.variance: Tensor | None = None  # that the last evaluation's network predicted
 
     def __call__(self, k: int, network_input: Tensor, state: Tensor | None) -> tuple[Tensor, ...]:
-        """The outputs that evaluation k's stage reads: one; with guidance or of a pair two."""
+        """The outputs that evaluation k's stage reads: one; with guidance or of a pair several."""
         if self.plain:
             try:  # as `version` does, without a call
                 before = network_input._version
@@ -136,21 +142,25 @@ class NetworkCalls:
                 check_unwritten("net", network_input, before)
             self.tick()
             return self._pair(k, output) if self.pair else (self.checked(k, output, self.shape),)
+        return self.finished(k, self.branches(k, network_input), state)
+
+    def branches(self, k: int, network_input: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of evaluation k: the network's own, then those of guidance's branches."""
         found = self._outputs(k, network_input)
         self.tick()
         if self.model.learned_variance:
             # The variance is the conditional branch's; guidance is for the mean alone.
             self.variance = found[0].chunk(2, 1)[1]
             found = tuple([output.chunk(2, 1)[0].contiguous() for output in found])
-        return self.finished(k, found, state)
+        return found
 
     def finished(
         self, k: int, found: tuple[Tensor, ...], state: Tensor | None
     ) -> tuple[Tensor, ...]:
         """What evaluation k's stage reads of the outputs: merged and transformed where asked."""
         guidance = self.guidance
-        if guidance is not None and len(found) == 2 and (guidance.rescale or self.transform):
-            found = (guidance.merge(*found),)
+        if guidance is not None and len(found) > 1 and (guidance.merges or self.transform):
+            found = (self.merge(found, k),)
         if self.transform is None:
             return found
         assert state is not None
@@ -163,14 +173,35 @@ class NetworkCalls:
         net, guidance, shape = self.net, self.guidance, self.output_shape
         if guidance is None or not self.guided[k]:
             return (self.checked(k, called(net, x, self.times[k], self.net_kwargs), shape),)
+        calls = [(self.net_kwargs, None), *guidance.separate(self.net_kwargs)]
+        found: dict[int, Tensor] = {}
         if self.joined is not None:
-            both = called(net, torch.cat([x, x]), self.doubled[k], self.joined)
-            return self.checked(k, both, (2 * shape[0], *shape[1:])).chunk(2)
-        weak, other = guidance.network or net, guidance.separate(self.net_kwargs)
-        c = self.checked(k, called(net, x, self.times[k], self.net_kwargs), shape)
-        # The next call may write its output where this one's is: a copy costs one pass of a call's.
-        c = c.clone()
-        return c, self.checked(k, called(weak, x, self.times[k], other), shape)
+            own = [i for i, (_, other) in enumerate(calls) if other is None]
+            n = len(own)
+            every = called(net, torch.cat([x] * n), self.joint[k], self.joined)
+            every = self.checked(k, every, (n * shape[0], *shape[1:]))
+            found |= dict(zip(own, every.reshape(n, *shape), strict=True))
+        for i, (kwargs, other) in enumerate(calls):
+            if i not in found:
+                output = called(other or net, x, self.times[k], kwargs)
+                found[i] = self.checked(k, output, shape)
+                if len(found) < len(calls):
+                    # The next call may write its output where this one's is.
+                    found[i] = found[i].clone()
+        return tuple([found[i] for i in range(len(calls))])
+
+    def _merge(self, outputs: tuple[Tensor, ...], k: int) -> Tensor:
+        """Guidance's one output of all branches."""
+        assert self.guidance is not None
+        t, memories = self.plan.evaluations[k].time, self._memories
+        before = max((i for i in memories if i < k), default=None)
+        memory = None if before is None else memories[before]
+        output, kept = self.guidance.merge(outputs, t, memory)
+        if kept is not None:
+            if not torch.is_grad_enabled():
+                memories.clear()
+            memories[k] = kept
+        return output
 
     def _pair(self, k: int, outputs: Any) -> tuple[Tensor, ...]:
         return tuple([self.checked(k, output, self.shape) for output in pair_of(outputs)])
@@ -214,8 +245,8 @@ class NetworkCalls:
         assert state is not None
         t = self.plan.evaluations[symbol.evaluation].time
         output = outputs[0]
-        if len(outputs) == 2 and self.guidance is not None:
-            output = self.guidance.merge(*outputs)
+        if len(outputs) > 1 and self.guidance is not None:
+            output = self.guidance.merge(outputs, t).output
         parametrisation = self.model.parametrisation
         if self.transform is None:
             score = converted(parametrisation, "score", t, state, output)
@@ -229,17 +260,21 @@ class NetworkCalls:
         return move
 
 
-def check_plan(plan: Plan, model: Model, transform: Transform | None) -> None:
-    """Raise a ValueError if the plan reads what the model or the transform does not give."""
-    if transform is not None and any(
+def check_plan(
+    plan: Plan, model: Model, transform: Transform | None, guidance: Guidance | None
+) -> None:
+    """Raise a ValueError if the plan reads what model, transform or guidance does not give."""
+    merges = guidance is not None and guidance.merges
+    if (transform is not None or merges) and any(
         isinstance(s, Prediction) and s.unconditional
         for i in plan.instructions
         if isinstance(i, Let)
         for s in i.form.terms
     ):
+        name = "guidance" if transform is None else "transform"
         raise ValueError(
-            f"transform: solver {plan.solver!r} reads the unconditional output on its own, "
-            "which a transform of the guided data prediction does not leave"
+            f"{name}: solver {plan.solver!r} reads the unconditional output on its own, which "
+            "merging the branches before the stage does not leave"
         )
     learned = any(
         isinstance(s, Computed) and s.kind == "learned_noise"

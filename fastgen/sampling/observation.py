@@ -162,8 +162,8 @@ def last_evaluation(prepared: Prepared, run: ShowsEvaluation, k: int) -> Evaluat
         outputs, state = run.evaluated(k)
         assert state is not None
         output = outputs[0]
-        if guidance is not None and len(outputs) == 2:
-            output = guidance.merge(*[output.to(state.dtype) for output in outputs])
+        if guidance is not None and len(outputs) > 1:
+            output = guidance.merge([output.to(state.dtype) for output in outputs], time).output
         return output, state
 
     def data(output: Tensor, state: Tensor) -> Tensor:

@@ -17,8 +17,9 @@ from fastgen.common.kept import kept
 from fastgen.common.memo import Memo
 from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import dispatch
-from fastgen.model.guidance import Guidance, Transform, check_guidance, check_pair_alone
+from fastgen.model.guidance import Guidance, check_guidance, check_pair_alone
 from fastgen.model.model import Model, check_model
+from fastgen.model.transforms import Transform
 from fastgen.noise.keys import id_tensor, ids_in_order, seed_tensor
 from fastgen.noise.normals import normals
 from fastgen.plans import Plan, Program
@@ -115,7 +116,7 @@ class Prepared:
         self._tables: dict[tuple[bool, bool, torch.device, int], Tables] = {}
         self._times: dict[tuple[int, torch.device, int], TimeTables] = {}
         self._windows: dict[tuple[bool, bool, int, torch.device, int], WindowSums] = {}
-        check_plan(plan, model, transform)
+        check_plan(plan, model, transform, guidance)
         # A plain run's program and times, for the sake of the errors that belong here.
         self.program()
         self._time_values = model.time_values(plan.evaluations)
@@ -148,7 +149,7 @@ class Prepared:
     @property
     def _scale_per_sample(self) -> bool:
         """Whether tables have a row for each sample, which no other sampler shares."""
-        return self.guidance is not None and isinstance(self.guidance.scale, Tensor)
+        return self._scales_by_row is not None
 
     def _shared(self, observe: bool, keep: bool, scale: float = 2.0) -> PreparedProgram:
         """The lowered plan with what other samplers have prepared of it."""
@@ -179,14 +180,19 @@ class Prepared:
         """The factors of the network's outputs at time t; ``scale`` stands for one per sample."""
         if self.guidance is None or self.transform is not None:
             return (1.0,)
-        own = self.guidance.scale
-        return self.guidance.weights(t, scale if isinstance(own, Tensor) else own)
+        return self.guidance.weights(t, scale)
+
+    @property
+    def _scales_by_row(self) -> Tensor | None:
+        """Guidance scales that make coefficients differ between samples, [B]."""
+        if self.guidance is None or self.transform is not None:
+            return None
+        return self.guidance.by_row
 
     @outside_transforms
     def new_tables(self, device: torch.device, observe: bool = False, keep: bool = False) -> Tables:
         """The coefficients of all stages, in new memory."""
-        scale = None if self.guidance is None else self.guidance.scale
-        rows = scale if isinstance(scale, Tensor) else None
+        rows = self._scales_by_row
         other = None if rows is None else self.program(observe, keep, 3.0)
         with torch.inference_mode(False):  # for later runs in whatever mode
             return Tables(self.program(observe, keep), device, rows, other)
@@ -201,12 +207,12 @@ class Prepared:
     @outside_transforms
     def new_time_tables(self, batch: int, device: torch.device) -> TimeTables:
         """What evaluations of B states read of the plan's times, in new memory."""
-        twice = self.guidance is not None and self.guidance.batched
-        increments = self._increments
+        joint = 1 if self.guidance is None else self.guidance.joint
+        values, increments = self._time_values, self._increments
         with torch.inference_mode(False):  # for later runs in whatever mode
             return TimeTables(
-                self.model.time_table(self._time_values, batch, device),
-                self.model.time_table(self._time_values, 2 * batch, device) if twice else None,
+                self.model.time_table(values, batch, device),
+                self.model.time_table(values, joint * batch, device) if joint > 1 else None,
                 IncrementTable(increments, device) if increments else None,
             )
 
@@ -259,9 +265,8 @@ class Prepared:
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The initial state, the seeds and the ids; see `Sampler.__call__`."""
         start = float(self.plan.times[0])
-        scale = None if self.guidance is None else self.guidance.scale
         return initial_state(
-            self.model, shape_or_x, seed, sample_ids, device, self.dtype, start, scale
+            self.model, shape_or_x, seed, sample_ids, device, self.dtype, start, self.guidance
         )
 
     def network_calls(
@@ -293,7 +298,7 @@ class Prepared:
             seeds,
             sample_ids,
             rows.times,
-            rows.doubled,
+            rows.joint,
             self.guidance,
             self.transform,
             net_kwargs,
@@ -317,11 +322,11 @@ def initial_state(
     device: torch.device | str | None,
     dtype: torch.dtype,
     start: float,
-    scale: float | Tensor | None = None,
+    guidance: Guidance | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The state at time ``start`` as `Sampler.__call__` says it, with the seeds and the ids.
 
-    ``scale`` is that of guidance; one per sample must fit the batch.
+    Scales of ``guidance`` that are per sample must fit the batch.
     """
     if device is None:
         device = shape_or_x.device if isinstance(shape_or_x, Tensor) else model.device
@@ -330,11 +335,8 @@ def initial_state(
         shape = tuple(shape_or_x.shape)
     else:
         shape = check_sizes("shape_or_x", shape_or_x, "a shape [B, ...] or a state")
-    if isinstance(scale, Tensor) and shape[:1] != scale.shape:
-        raise ValueError(
-            f"guidance: there are {len(scale)} scales for a batch of shape {shape}; give one "
-            "number, or one per sample"
-        )
+    if guidance is not None:
+        guidance.check_batch(shape)
     if not shape:
         raise ValueError("shape_or_x: expected [B, ...], got a state without axes")
     seeds = seed_tensor(seed, shape[0], device)

@@ -92,6 +92,8 @@ class Retracing:
     def __init__(self, prepared: Prepared) -> None:
         plan, model = prepared.plan, prepared.model
         self.model, self.guidance = model, prepared.guidance
+        if self.guidance is not None:
+            self.guidance.check_forgets("a run that is retraced")
         steps = steps_of(plan, model.predicts)
         assert isinstance(steps, Reversible)
         self.coupling = steps.coupling
@@ -145,7 +147,8 @@ class Retracing:
     def recorded(self, x: Tensor, keys: Pair, arguments: dict[str, Any]) -> Tensor:
         """The result, whose gradients retrace the run: in memory that does not grow with steps."""
         leaves, structure = pytree.tree_flatten(arguments)
-        nets = [self.model.net, None if self.guidance is None else self.guidance.network]
+        branches = {} if self.guidance is None else self.guidance.branches
+        nets = [self.model.net, *[branch.network for branch in branches.values()]]
         modules = [m for net in nets if net is not None for m in modules_of(net)]
         weights = {id(p): p for m in modules for p in m.parameters() if p.requires_grad}
         result: Tensor = _Retraced.apply(  # type: ignore[no-untyped-call]

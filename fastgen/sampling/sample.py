@@ -14,8 +14,9 @@ from torch import Tensor
 from fastgen.common.error_control import ErrorControlled, name_and_options
 from fastgen.common.errors import nearest
 from fastgen.common.typed import typed
-from fastgen.model.guidance import Guidance, Transform
+from fastgen.model.guidance import Guidance
 from fastgen.model.model import Model, check_model
+from fastgen.model.transforms import Transform
 from fastgen.sampling import error_controlled
 from fastgen.sampling.observation import Step
 from fastgen.sampling.parallel import Parallel

@@ -23,8 +23,9 @@ from fastgen.common.transforms import (
 )
 from fastgen.common.typed import typed
 from fastgen.common.unwritten import version
-from fastgen.model.guidance import Guidance, Transform
+from fastgen.model.guidance import Guidance
 from fastgen.model.model import Model, merged
+from fastgen.model.transforms import Transform
 from fastgen.plans import Plan
 from fastgen.sampling.capture import Captured
 from fastgen.sampling.compiled import CompiledRuns, runs_of
@@ -57,7 +58,7 @@ class Sampler:
         plan: from `fastgen.plan`, on the model's schedule.
         guidance: classifier-free guidance or autoguidance, fused into every stage.
         transform: a function (data prediction [B, ...], t) -> data prediction between two
-            kernels, for what is not linear (`fastgen.model.guidance.dynamic_threshold`). Static
+            kernels, for what is not linear (`fastgen.model.dynamic_threshold`). Static
             bounds cost nothing: `plan(..., clip=(low, high))`.
         noise: "draws", fresh noise in every step; or "brownian", increments of one motion W per
             sample (`fastgen.brownian` in internal time), so that other time grids follow the
@@ -389,7 +390,7 @@ class Sampler:
 
         Raises:
             ValueError: for solvers and options that are not in tables: noise that depends on the
-                data, Brownian paths, transforms, rescaled guidance.
+                data, Brownian paths, transforms.
         """
         place = self.model.device if device is None else check_device("device", device)
         wanted = place.type == "cuda" if capture is None else capture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -13,11 +13,15 @@ from fastgen.common.devices import upload
 from fastgen.plans import Plan
 from fastgen.plans.shared_layout import Layout, embed
 from fastgen.sampling.prepared import Prepared
+from fastgen.sampling.served_guidance import RequestScale, numbers_of, of_request
 
 
 @dataclass(frozen=True)
 class ServedPlan:
-    """A plan in the batch's layout on the device, what runs it alone, and sigma at its start."""
+    """A plan in the batch's layout on the device, what runs it alone, and sigma at its start.
+
+    merging: what guidance that merges outputs reads of each evaluation.
+    """
 
     prepared: Prepared
     scale: float
@@ -26,6 +30,7 @@ class ServedPlan:
     tables: Tensor
     draws: Tensor
     times: Tensor
+    merging: Tensor | None
 
     @property
     def numbers(self) -> tuple[Tensor, ...]:
@@ -36,6 +41,16 @@ class ServedPlan:
     def nfe(self) -> int:
         """Number of network evaluations."""
         return self.prepared.plan.nfe
+
+
+@dataclass
+class Request:
+    """One sample that is asked for: its row, its plan, and the evaluations that are left."""
+
+    ticket: int
+    row: int
+    embedded: ServedPlan
+    left: int
 
 
 class Place(NamedTuple):
@@ -60,7 +75,7 @@ class Place(NamedTuple):
 
 
 def served_plan(
-    sampler: Prepared, plan: Plan, scale: float | None, layout: Layout, device: torch.device
+    sampler: Prepared, plan: Plan, scale: RequestScale | None, layout: Layout, device: torch.device
 ) -> ServedPlan:
     """A plan for requests of that guidance scale; None: the sampler's.
 
@@ -84,6 +99,9 @@ def served_plan(
     times = prepared.model.time_table(values, 1, device)[..., 0]
     length = layout.evaluations + 1
     times = torch.cat([times, times[:, -1:].expand(-1, length - times.shape[1])], 1)
+    guidance, merging = prepared.guidance, None
+    if guidance is not None and guidance.merges:
+        merging = upload(numbers_of(guidance, plan, length), device)
     return ServedPlan(
         prepared,
         prepared.model.schedule.sigma(float(plan.times[0])),
@@ -92,6 +110,7 @@ def served_plan(
         upload(torch.from_numpy(shared.tables), device),
         upload(torch.from_numpy(shared.draws), device),
         times,
+        merging,
     )
 
 
@@ -107,12 +126,19 @@ def layout_of(prepared: Prepared) -> Layout:
         raise ValueError(f"plan: {prepared.plan.solver!r} cannot be served: {error}") from error
 
 
-def alone(prepared: Prepared, plan: Plan, scale: float | None) -> Prepared:
+def alone(prepared: Prepared, plan: Plan, scale: RequestScale | None) -> Prepared:
     """What runs one request alone."""
     guidance = prepared.guidance
     if guidance is None and scale is not None:
         raise ValueError(f"scale={scale}: the sampler has no guidance")
     if guidance is not None:
-        own = guidance.scale if scale is None else scale
-        guidance = replace(guidance, scale=2.0 if isinstance(own, Tensor) else own)
+        guidance = of_request(guidance, scale)
     return prepared.with_plan(plan, guidance)
+
+
+def check_servable(prepared: Prepared) -> None:
+    """Raise a ValueError for what rows at different steps cannot share."""
+    if prepared.transform is not None:
+        raise ValueError("transform: rows at different times cannot share one; serve without it")
+    if prepared.noise != "draws":
+        raise ValueError(f"noise={prepared.noise!r}: only draws can be served")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -21,7 +21,6 @@ from fastgen.common.modes import unrecorded
 from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.common.typed import typed
 from fastgen.kernels import Noise, Stream, dispatch
-from fastgen.model.guidance import check_scale
 from fastgen.model.model import merged
 from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.plans import Plan
@@ -29,18 +28,19 @@ from fastgen.sampling.capture import StaticArguments
 from fastgen.sampling.network_calls import NetworkCalls
 from fastgen.sampling.prepared import Prepared
 from fastgen.sampling.run import check_fresh
-from fastgen.sampling.served_plan import Place, ServedPlan, alone, layout_of, served_plan
+from fastgen.sampling.served_guidance import MergedRows, RequestScale, check_request_scale
+from fastgen.sampling.served_plan import (
+    Place,
+    Request,
+    ServedPlan,
+    alone,
+    check_servable,
+    layout_of,
+    served_plan,
+)
 
 # Plans and guidance scales whose tables stay on the device.
 KEPT_PROGRAMS = 64
-
-
-@dataclass
-class _Request:
-    ticket: int
-    row: int
-    embedded: ServedPlan
-    left: int
 
 
 @displayed
@@ -70,7 +70,7 @@ class ContinuousBatch:
         capture: bool,
         net_kwargs: dict[str, Any],
     ) -> None:
-        _check_servable(prepared)
+        check_servable(prepared)
         self._prepared, self._device, self._capture = prepared, device, capture
         self._shape = prepared.initial(shape, 0, None, device)[0].shape
         rows = self._shape[0]
@@ -78,8 +78,9 @@ class ContinuousBatch:
         layout = layouts[0]
         for other in layouts:
             layout = layout.join(other)
-        if prepared.guidance is not None:
-            layout = layout.join(replace(layout, branches=2))
+        guidance = prepared.guidance
+        if guidance is not None and not guidance.merges:
+            layout = layout.join(replace(layout, branches=1 + len(guidance.branches)))
         self.layout = layout
         state, network = prepared.dtypes
         self._slots = [
@@ -98,7 +99,10 @@ class ContinuousBatch:
         self._draw = torch.zeros((rows, layout.noises), dtype=whole, device=device)
         self._last = torch.arange(rows, device=device) * length + layout.evaluations
         self._position = self._last.clone()
-        self._plans: dict[tuple[int, float | None], ServedPlan] = {}
+        self._merging = None
+        if guidance is not None and guidance.merges:
+            self._merging = MergedRows(guidance, rows, length, device)
+        self._plans: dict[tuple[int, object], ServedPlan] = {}
         # Rows without a request are evaluated too: at a time that the network can take.
         own = self._embedded(prepared.plan, None)
         self._times = own.times.repeat(1, rows)
@@ -111,7 +115,7 @@ class ContinuousBatch:
         self._recording: Recording | None = None
         self._places: dict[int, Place] = {}
         self._free = list(range(rows))[::-1]
-        self._requests: dict[int, _Request] = {}
+        self._requests: dict[int, Request] = {}
         self._tickets = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -158,7 +162,7 @@ class ContinuousBatch:
         seed: int = 0,
         sample_id: int = 0,
         plan: Plan | None = None,
-        scale: float | None = None,
+        scale: RequestScale | None = None,
         net_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> int:
@@ -168,7 +172,8 @@ class ContinuousBatch:
             x: the initial state [...], without a batch axis; the default is drawn from the seed.
             seed, sample_id: what determines the noise.
             plan: how to sample; the default is the sampler's plan.
-            scale: the guidance scale; the default is the sampler's, if that is one number.
+            scale: the guidance scale, or those of the branches by name; the default is the
+                sampler's, if that is not one per sample.
             net_kwargs, **kwargs: the row's part of the tensors that `Sampler.serve` was given
                 with a batch axis, each without it; what is left out has the values given there.
 
@@ -179,13 +184,7 @@ class ContinuousBatch:
             RuntimeError: if no row is free.
             ValueError: if the plan does not fit the batch, or an argument its row.
         """
-        guidance = self._prepared.guidance
-        if scale is None and guidance is not None and isinstance(guidance.scale, Tensor):
-            raise ValueError("scale: the sampler has one per sample; give the request its own")
-        if scale is not None:
-            check_scale("scale", scale)
-            if isinstance(scale, Tensor):
-                raise TypeError("scale: expected one number for the one sample")
+        check_request_scale(self._prepared.guidance, scale)
         if x is not None:
             check_floating("x", x, "[...] without a batch axis", 0)
         if not self._free:
@@ -200,7 +199,7 @@ class ContinuousBatch:
         self._condition(row, merged(net_kwargs, kwargs))
         self._free.pop()
         self._tickets += 1
-        self._requests[self._tickets] = _Request(self._tickets, row, found, found.nfe)
+        self._requests[self._tickets] = Request(self._tickets, row, found, found.nfe)
         place = self._place(row, found)
         with torch.no_grad():
             if x is None:
@@ -209,6 +208,8 @@ class ContinuousBatch:
             else:
                 place.state.copy_(x)
             place.take(keys, found, row * (self.layout.evaluations + 1))
+            if self._merging is not None and found.merging is not None:
+                self._merging.admit(row, found.merging)
         return self._tickets
 
     def step(self) -> dict[int, Tensor]:
@@ -256,7 +257,10 @@ class ContinuousBatch:
         torch.index_select(self._tables, 0, position, out=self._table)
         torch.index_select(self._draws, 0, position, out=self._draw)
         times = tuple([column.index_select(0, position) for column in self._times])
-        prepared, twice = self._prepared, self.layout.branches == 2
+        prepared, guidance, merging = self._prepared, self._prepared.guidance, self._merging
+        joint = 1 if guidance is None else guidance.joint
+        if merging is not None:
+            merging.look(position)
         evaluate = NetworkCalls(
             prepared.model,
             prepared.plan,
@@ -264,13 +268,14 @@ class ContinuousBatch:
             self._seeds,
             self._ids,
             [times],
-            [tuple([t.repeat(2) for t in times])] if twice else (),
-            prepared.guidance,
+            [tuple([t.repeat(joint) for t in times])] if joint > 1 else (),
+            guidance,
             None,
             self._arguments.values,
             False,
             lambda: None,
-            guided=[twice],
+            guided=[guidance is not None],
+            merge=None if merging is None else merging.merge,
         )
         outputs = [self._own(output) for output in evaluate(0, self._input, None)]
         if self._bound is None:
@@ -328,6 +333,8 @@ class ContinuousBatch:
             tensor.copy_(old)
         for output in self._history:
             output.zero_()
+        if self._merging is not None:
+            self._merging.forget()
         self._recording.replay()
 
     def _place(self, row: int, request: ServedPlan) -> Place:
@@ -381,20 +388,11 @@ class ContinuousBatch:
         for target, x in writes:
             target.copy_(x, non_blocking=True)
 
-    def _embedded(self, plan: Plan, scale: float | None) -> ServedPlan:
-        key = id(plan), scale
+    def _embedded(self, plan: Plan, scale: RequestScale | None) -> ServedPlan:
+        key = id(plan), tuple(scale.items()) if isinstance(scale, Mapping) else scale
         if key not in self._plans:
             if len(self._plans) >= KEPT_PROGRAMS:
                 self._plans.pop(next(iter(self._plans)))
             sampler, device = self._prepared, self._device
             self._plans[key] = served_plan(sampler, plan, scale, self.layout, device)
         return self._plans[key]
-
-
-def _check_servable(prepared: Prepared) -> None:
-    if prepared.transform is not None:
-        raise ValueError("transform: rows at different times cannot share one; serve without it")
-    if prepared.noise != "draws":
-        raise ValueError(f"noise={prepared.noise!r}: only draws can be served")
-    if prepared.guidance is not None and prepared.guidance.rescale:
-        raise ValueError("guidance: rescale > 0 is not linear and cannot be served")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -40,9 +39,11 @@ class WindowNetwork:
         self.batch, self.guidance = calls.shape[0], calls.guidance
         _check_rows(model, "net_kwargs", calls.net_kwargs, self.batch)
         if self.guidance is not None:
-            _check_rows(model, "guidance", self.guidance.unconditional, self.batch)
-            if self.guidance.network is not None and replicas:
-                raise ValueError("replicas: guidance has a network of its own, which has none")
+            for branch in self.guidance.branches.values():
+                _check_rows(model, "guidance", branch.arguments, self.batch)
+                if branch.network is not None and replicas:
+                    raise ValueError("replicas: guidance has a network of its own, which has none")
+            self.guidance.check_forgets("a run parallel in time")
         self.nets = [(model, calls.device)]
         for net in replicas:
             device = next(net.parameters()).device
@@ -80,13 +81,10 @@ class WindowNetwork:
         times = tuple([column[numbers].reshape(-1).to(device) for column in self.times])
         guidance = self.guidance
         if guidance is not None:
-            scale = guidance.scale
-            guidance = replace(
-                guidance,
-                scale=scale.repeat(count) if isinstance(scale, Tensor) else scale,
-                unconditional=self._repeated(guidance.unconditional, count, device),
-                rescale=0.0,
+            guidance = guidance.with_arguments(
+                lambda arguments: self._repeated(arguments, count, device)
             )
+        joint = 1 if guidance is None else guidance.joint
         evaluate = NetworkCalls(
             model,
             calls.plan,
@@ -94,7 +92,7 @@ class WindowNetwork:
             calls.seeds,
             calls.sample_ids,
             [times],
-            [tuple([t.repeat(2) for t in times])],
+            [tuple([t.repeat(joint) for t in times])],
             guidance,
             None,
             self._repeated(calls.net_kwargs, count, device),
@@ -102,7 +100,9 @@ class WindowNetwork:
             lambda: None,
             guided=[guided],
         )
-        return evaluate(0, x, None), evaluate.variance
+        if guidance is None:
+            return evaluate(0, x, None), evaluate.variance
+        return evaluate.branches(0, x), evaluate.variance  # merged apart, at their own times
 
     def _repeated(
         self, arguments: Mapping[str, Any], count: int, device: torch.device

@@ -118,7 +118,7 @@ def predicted():
 def guidance():
     return fastgen.Guidance, {
         "scale": 2.0, "unconditional": {"shift": 0.0}, "interval": (0.1, 0.9), "rescale": 0.5,
-        "batched": True, "network": None,
+        "batched": True, "network": None, "rule": "apg",
     }  # fmt: skip
 
 

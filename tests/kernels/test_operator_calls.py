@@ -25,6 +25,7 @@ CALLS = {
         "draws": DRAWS,
         "stream": 1,
     },
+    "gram": {"inputs": [X, X]},
     "stochastic_combine": {
         "inputs": [X],
         "table": torch.ones(1, 1, 1, 5, dtype=DOUBLE),

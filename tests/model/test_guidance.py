@@ -149,7 +149,7 @@ def test_rescale_restores_the_standard_deviation(scale):
     torch.testing.assert_close(result, expected, rtol=0, atol=1e-11 * expected.abs().max().item())
     whole = Guidance(4.0, rescale=1.0)
     c, u = torch.randn(2, 5, 100).unbind(0)
-    torch.testing.assert_close(whole.merge(c, u).std(1), c.std(1))
+    torch.testing.assert_close(whole.merge([c, u], 0.5).output.std(1), c.std(1))
 
 
 @pytest.mark.parametrize("predicts", ["data", "noise", "v", "edm"])
@@ -194,9 +194,9 @@ def test_transform_of_the_data_prediction(predicts, dtype, guided):
 
 def test_dynamic_threshold():
     data = torch.tensor([[0.1, -0.4, 0.2, 0.3], [4.0, -1.0, 0.5, 2.0]])
-    out = fastgen.model.guidance.dynamic_threshold(percentile=1.0)(data, 0.5)
+    out = fastgen.model.dynamic_threshold(percentile=1.0)(data, 0.5)
     torch.testing.assert_close(out, torch.stack([data[0], data[1] / 4]))
-    out = fastgen.model.guidance.dynamic_threshold(percentile=2 / 3)(data, 0.5)
+    out = fastgen.model.dynamic_threshold(percentile=2 / 3)(data, 0.5)
     torch.testing.assert_close(out[1], torch.tensor([1.0, -0.5, 0.25, 1.0]))
 
 
@@ -204,8 +204,8 @@ def test_dynamic_threshold():
     ("make", "message"),
     [
         (lambda: Guidance(2.0, rescale=1.5), "rescale="),
-        (lambda: fastgen.model.guidance.dynamic_threshold(0.0), "percentile="),
-        (lambda: fastgen.model.guidance.dynamic_threshold(least=0.0), "least="),
+        (lambda: fastgen.model.dynamic_threshold(0.0), "percentile="),
+        (lambda: fastgen.model.dynamic_threshold(least=0.0), "least="),
         (
             lambda: fastgen.Sampler(
                 fastgen.Model(network, SCHEDULE, "noise"),

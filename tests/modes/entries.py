@@ -121,6 +121,14 @@ def sample_guided_apart(x):
 
 
 @entry()
+def sample_guided_by_a_rule(x):
+    rows = torch.ones(len(x))
+    guidance = fastgen.Guidance(3.0, {"shift": -0.2 * rows}, rule="zero_star", rescale=0.4)
+    options = {"start": 0.9, "dtype": state_dtype(x), "guidance": guidance}
+    return fastgen.sample(model(), x, "ddim", 4, net_kwargs={"shift": 0.3 * rows}, **options)
+
+
+@entry()
 def sample_transformed(x):
     return fastgen.sample(
         model(), x, "ddim", 4, start=0.9, dtype=state_dtype(x), transform=lambda d, t: d.tanh()

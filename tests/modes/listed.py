@@ -25,8 +25,8 @@ def _listed(names: str, modes: tuple[str, ...], error: type[Exception], says: st
 
 # Runs in buffers of their own, through which no derivative goes.
 _listed(
-    "sample_ode sample_sde sample_brownian sample_guided sample_guided_apart sample_transformed "
-    "inverted captured served k_diffusion_dpmpp_2m edm",
+    "sample_ode sample_sde sample_brownian sample_guided sample_guided_apart "
+    "sample_guided_by_a_rule sample_transformed inverted captured served k_diffusion_dpmpp_2m edm",
     TRANSFORMS,
     ValueError,
     "under forward-mode derivatives or torch.func|does not run inside of torch.func",

@@ -13,7 +13,7 @@ import fastgen
 from fastgen import schedules
 from fastgen.common import graphs
 from fastgen.kernels import dispatch
-from fastgen.model.guidance import dynamic_threshold
+from fastgen.model import dynamic_threshold
 from tests.support.tape import Noting, Tape
 
 SCHEDULE = schedules.LinearVP()

@@ -251,10 +251,6 @@ def test_states_of_a_batch():
         (lambda b, s: make(s.plan, noise="brownian").serve((2, 3)), "noise='brownian'"),
         (lambda b, s: make(s.plan, transform=lambda x, t: x).serve((2, 3)), "transform:"),
         (
-            lambda b, s: make(s.plan, guidance=fastgen.Guidance(2.0, rescale=0.5)).serve((2, 3)),
-            "rescale > 0",
-        ),
-        (
             lambda b, s: (
                 make(s.plan, guidance=fastgen.Guidance(torch.tensor([2.0, 3.0]), {"shift": 0}))
                 .serve((2, 3))

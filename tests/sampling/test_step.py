@@ -8,7 +8,7 @@ import torch
 
 import fastgen
 from fastgen import schedules, solvers
-from fastgen.model.guidance import dynamic_threshold
+from fastgen.model import dynamic_threshold
 from fastgen.model.parametrisation import Parametrisation
 
 SHAPE = (3, 4)

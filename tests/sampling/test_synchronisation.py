@@ -6,7 +6,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastgen
 from fastgen import schedules
-from fastgen.model.guidance import dynamic_threshold
+from fastgen.model import dynamic_threshold
 from tests.support.tape import WAITING
 
 SCHEDULE = schedules.LinearVP()

@@ -1,0 +1,53 @@
+"""Transforms of the data prediction: what is not linear, between network and stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgen.common.checks import check_number
+
+# Data prediction [B, ...] and time to data prediction.
+Transform = Callable[[Tensor, float], Tensor]
+
+
+def dynamic_threshold(percentile: float = 0.995, least: float = 1.0) -> Transform:
+    """A transform that clips every sample's data prediction to its own range and divides by it.
+
+    s = max(percentile of |x_0|, least); x_0 <- clip(x_0, -s, s) least / s (Saharia et al. 2022,
+    arXiv 2205.11487, section 2.3, with data in [-least, least]).
+    """
+    if not 0 < check_number("percentile", percentile) <= 1:
+        raise ValueError(f"percentile={percentile!r}: expected a number in (0, 1]")
+    if not 0 < check_number("least", least) < math.inf:
+        raise ValueError(f"least={least!r}: expected a positive number")
+
+    def transform(data: Tensor, t: float) -> Tensor:
+        if not data.numel():
+            return data.clone()
+        flat = data.reshape(len(data), -1).abs()
+        s = _quantile(flat, percentile).clamp(min=least)
+        s = s.reshape(-1, *[1] * (data.ndim - 1))
+        return data.clamp(-s, s) * (least / s)
+
+    return transform
+
+
+def _quantile(values: Tensor, fraction: float) -> Tensor:
+    """The quantile of each row [B], between neighbours linearly, as torch.quantile's.
+
+    torch.quantile sorts whole rows, of 2^24 numbers at most, and until torch 2.10 it waited for
+    the device.
+    """
+    if values.dtype not in (torch.float32, torch.float64):
+        return _quantile(values.float(), fraction).to(values.dtype)
+    last = values.shape[1] - 1
+    number = np.float32 if values.dtype == torch.float32 else np.float64
+    place = float(number(fraction) * number(last))
+    low = min(int(place), last)
+    largest = values.topk(last + 1 - low, dim=1).values
+    return largest[:, -1].lerp(largest[:, max(last - low - 1, 0)], place - low)

@@ -1,0 +1,37 @@
+"""Guidance rules: how the outputs of guidance's branches become one.
+
+Each is a combination of the outputs whose weights follow from their inner products in every sample,
+so one reduction and one linear combination do the work of all: ``fastgen.Guidance(rule=...)`` takes
+a name of `NAMES`, one of these objects with its options, or a function of the Gram matrix.
+"""
+
+from fastgen.rules.known import (
+    APG,
+    CFG,
+    TCFG,
+    FrequencyDecoupled,
+    MagnitudeAware,
+    PerpNeg,
+    Rescale,
+    ZeroStar,
+)
+from fastgen.rules.names import NAMES, rule_of
+from fastgen.rules.rule import OfGram, Pair, Rule, Space, rescaled
+
+__all__ = [
+    "APG",
+    "CFG",
+    "NAMES",
+    "TCFG",
+    "FrequencyDecoupled",
+    "MagnitudeAware",
+    "OfGram",
+    "Pair",
+    "PerpNeg",
+    "Rescale",
+    "Rule",
+    "Space",
+    "ZeroStar",
+    "rescaled",
+    "rule_of",
+]

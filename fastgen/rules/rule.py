@@ -1,0 +1,209 @@
+"""What a rule is: algebra on combinations of outputs, of which it knows the inner products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastgen.common.display import displayed
+from fastgen.common.kept import keeps
+from fastgen.common.typed import shown
+
+# A combination of the outputs: float64 [B, N], or [1, N] where it is that of every sample.
+Vector = Tensor
+# Times that a rule is given: one, or one of each sample, [B].
+Time = float | Tensor
+
+
+@displayed
+class Space:
+    """The combinations of N tensors [B, ...]: inner products from their Gram matrices.
+
+    A vector w [B, N] stands for sum_i w_i x_i, so vectors are added and scaled as tensors are.
+
+    Args:
+        gram: float64 [B, N + 1, N + 1], see `fastgen.kernels.gram`.
+    """
+
+    def __init__(self, gram: Tensor) -> None:
+        self.gram = gram
+        self.count = gram.shape[-1] - 1
+
+    def _facts(self) -> dict[str, object]:
+        return {"samples": len(self.gram), "tensors": self.count}
+
+    def basis(self) -> list[Vector]:
+        """The vectors of the tensors themselves."""
+        return list(_basis(self.count, self.gram.device))
+
+    def lengths(self) -> Tensor:
+        """The norms of the tensors themselves, [B, N]."""
+        return self.gram.diagonal(dim1=1, dim2=2)[:, :-1].sqrt()
+
+    def inner(self, a: Vector, b: Vector) -> Tensor:
+        """The inner product in each sample, [B, 1]."""
+        product = a[:, None] @ self.gram[:, :-1, :-1] @ b[..., None]
+        return product[..., 0]
+
+    def square(self, a: Vector) -> Tensor:
+        """|a|^2 in each sample, [B, 1]; never below 0, as rounding could make it."""
+        return self.inner(a, a).clamp(min=0)
+
+    def norm(self, a: Vector) -> Tensor:
+        """|a| in each sample, [B, 1]."""
+        return self.square(a).sqrt()
+
+    def variance(self, a: Vector) -> Tensor:
+        """The variance of a's elements in each sample, [B, 1]; 0 for one element."""
+        total = (a[:, None] @ self.gram[:, :-1, -1:])[..., 0]
+        n = self.gram[:, -1:, -1].clamp(min=1)
+        return ((self.square(a) - total * total / n) / n).clamp(min=0)
+
+    def projection(self, a: Vector, b: Vector) -> Vector:
+        """What of a is along b; nothing where b is zero."""
+        return b * ratio(self.inner(a, b), self.square(b))
+
+
+@keeps(64)
+def _basis(count: int, device: torch.device) -> tuple[Vector, ...]:
+    eye = torch.eye(count, dtype=torch.float64, device=device)
+    return eye[:, None].unbind()
+
+
+def ratio(a: Tensor, b: Tensor) -> Tensor:
+    """a / b, and 0 where b is 0."""
+    return torch.where(b == 0, 0.0, a / torch.where(b == 0, 1.0, b))
+
+
+class Combined(NamedTuple):
+    """What a rule makes: the guided output, and what it remembers until the next evaluation."""
+
+    output: Vector
+    memory: Vector | None = None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the outputs of guidance's branches become one; see `Guidance`.
+
+    A rule of one conditional and one unconditional branch is a `Pair`.
+    """
+
+    # Whether it is given a tensor that it made at the evaluation before, zeros at first.
+    remembers: ClassVar[bool] = False
+    # Whether its weights follow from scales alone.
+    linear: ClassVar[bool] = False
+
+    def check(self, names: Sequence[str], scales: Sequence[float | None]) -> None:
+        """Raise a ValueError for branches or (known) scales that the rule does not take."""
+        if self.remembers and len(names) > 1:
+            raise ValueError(f"rule={self!r}: momentum is that of one branch, got {list(names)}")
+
+    def derive(self, outputs: Sequence[Tensor], against: Sequence[int]) -> list[Tensor]:
+        """Further tensors like the outputs, made of them, that the rule combines."""
+        return []
+
+    def combine(
+        self,
+        space: Space,
+        outputs: Sequence[Vector],
+        against: Sequence[int],
+        scales: Sequence[Tensor],
+        t: Time,
+        derived: Sequence[Vector],
+        memory: Vector | None,
+    ) -> Combined:
+        """The guided output.
+
+        Args:
+            space: where inner products are.
+            outputs: the network's own output, then that of each further branch.
+            against: for each further branch the number of the output that it is compared with.
+            scales: the scale of each further branch, [B, 1] or [1, 1].
+            t: the time of the evaluation, or that of each sample, [B].
+            derived: what `derive` gave.
+            memory: what the rule remembers.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Pair(Rule):
+    """A rule of two outputs; of several branches each is taken with its partner, and added up.
+
+    out = c + sum_j (rule(a_j, b_j; s_j) - a_j), a_j the output that branch j is compared with.
+    """
+
+    def pair(self, space: Space, c: Vector, u: Vector, scale: Tensor, t: Time) -> Vector:
+        """The guided output of c and u; c itself for the scale 1."""
+        raise NotImplementedError
+
+    def combine(
+        self,
+        space: Space,
+        outputs: Sequence[Vector],
+        against: Sequence[int],
+        scales: Sequence[Tensor],
+        t: Time,
+        derived: Sequence[Vector],
+        memory: Vector | None,
+    ) -> Combined:
+        """See `Rule.combine`."""
+        own, *others = outputs
+        total = own
+        for i, u, scale in zip(against, others, scales, strict=True):
+            found = self.pair(space, outputs[i], u, scale, t)
+            total = found if total is outputs[i] else total + (found - outputs[i])
+        return Combined(total)
+
+
+@dataclass(frozen=True)
+class OfGram(Rule):
+    """A user's rule: ``function(gram, t)`` gives the weights of the outputs.
+
+    Args:
+        function: gram: float64 [B, N + 1, N + 1], inner products of the N outputs, the network's
+            own first, and of ones (see `fastgen.kernels.gram`); t: the time, a float, or [B] where
+            samples have their own. It returns weights [B, N], or [N] for all samples. The scales of
+            the guidance are not used.
+    """
+
+    function: Callable[[Tensor, Time], Tensor]
+
+    def combine(
+        self,
+        space: Space,
+        outputs: Sequence[Vector],
+        against: Sequence[int],
+        scales: Sequence[Tensor],
+        t: Time,
+        derived: Sequence[Vector],
+        memory: Vector | None,
+    ) -> Combined:
+        """See `Rule.combine`."""
+        found = self.function(space.gram, t)
+        shapes = (space.count,), (1, space.count), (len(space.gram), space.count)
+        if not isinstance(found, Tensor) or tuple(found.shape) not in shapes:
+            raise ValueError(
+                f"rule: expected weights [{len(space.gram)}, {space.count}] of the outputs, got "
+                f"{shown(found)}"
+            )
+        return Combined(found.to(space.gram).reshape(-1, space.count))
+
+
+def rescaled(space: Space, own: Vector, guided: Vector, phi: float) -> Vector:
+    """g (phi std(c) / std(g) + 1 - phi): the guided output with the standard deviation of c.
+
+    Lin et al. 2023, arXiv 2305.08891, eq. 15 and 16, in every sample. An output whose elements are
+    all equal has no deviation to keep and stays as it is.
+    """
+    before, after = space.variance(own), space.variance(guided)
+    # What is left of a difference of sums that agree to the last digits is no deviation.
+    largest = (guided.abs()[:, None] @ space.lengths()[..., None])[..., 0] ** 2
+    flat = after <= 1e-14 * largest / space.gram[:, -1:, -1].clamp(min=1)
+    factor = torch.where(flat, 1.0, (before / torch.where(flat, 1.0, after)).sqrt())
+    return guided * (phi * factor + (1 - phi))
