@@ -166,7 +166,7 @@ MAKERS = {
         torch.ones(6), {"label": torch.zeros(6), "f": net}, network=net()
     ),
     fastgen.model.Branch: lambda: fastgen.model.Branch({"f": net}, net(), against="text"),
-    rules.OfGram: lambda: rules.OfGram(net),
+    rules.OfGram: lambda: rules.OfGram(fastgen.kernels.gram),
     rules.Space: lambda: rules.Space(torch.ones(6, 3, 3)),
     fastgen.model.Permuted: lambda: fastgen.model.Permuted(net(), (1,)),
     fastgen.BrownianPath: lambda: fastgen.BrownianPath((6, 2)),

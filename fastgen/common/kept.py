@@ -20,9 +20,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+# Modes of torch's own whose tensors are of their kind; others see the operations of plain ones.
+_KINDS = [getattr(torch._C._TorchDispatchModeKey, kind) for kind in ("FAKE", "FUNCTIONAL", "PROXY")]
+
+
 def passing() -> bool:
-    """Whether a mode of dispatch is on: what is made now is its own, neither kept nor looked up."""
-    return bool(torch._C._len_torch_dispatch_stack())
+    """Whether a mode makes tensors of its kind: what is made is neither kept nor looked up."""
+    modes = torch._C._len_torch_dispatch_stack()
+    return modes > 0 and any(torch._C._get_dispatch_mode(kind) is not None for kind in _KINDS)
 
 
 def kept(known: MutableMapping[K, R], key: K, make: Callable[[], R]) -> R:
@@ -30,7 +35,7 @@ def kept(known: MutableMapping[K, R], key: K, make: Callable[[], R]) -> R:
     if passing():
         return make()
     if key not in known:
-        known[key] = _plain(make)
+        known[key] = _seen(make)
     return known[key]
 
 
@@ -39,7 +44,7 @@ def keeps(limit: int) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         made: Any = lru_cache(limit)(
-            lambda *args, **kwargs: _plain(lambda: function(*args, **kwargs))
+            lambda *args, **kwargs: _seen(lambda: function(*args, **kwargs))
         )
 
         @wraps(function)
@@ -56,6 +61,10 @@ def anywhere(make: Callable[[], R]) -> R:
     """What a module holds from its import on, which may be within a mode of dispatch."""
     with _disable_current_modes():
         return _plain(make)
+
+
+def _seen(make: Callable[[], R]) -> R:
+    return anywhere(make) if torch._C._len_torch_dispatch_stack() else _plain(make)
 
 
 @outside_transforms

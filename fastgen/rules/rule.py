@@ -161,6 +161,7 @@ class Pair(Rule):
         return Combined(total)
 
 
+@displayed
 @dataclass(frozen=True)
 class OfGram(Rule):
     """A user's rule: ``function(gram, t)`` gives the weights of the outputs.

@@ -113,7 +113,7 @@ class NetworkCalls:
         # Nothing but the network's own output: the usual case, and the quickest.
         self.plain = guidance is None and transform is None and not model.learned_variance
         self.pair = model.parametrisation.outputs == 2
-        self.merge = merge or self._merge
+        self.merge = merge
         # What guidance's rule remembers, by the evaluation that made it: autograd comes back.
         self._memories: dict[int, Tensor] = {}
         # One call for branches of guidance, where one can have the arguments of all.
@@ -160,7 +160,7 @@ class NetworkCalls:
         """What evaluation k's stage reads of the outputs: merged and transformed where asked."""
         guidance = self.guidance
         if guidance is not None and len(found) > 1 and (guidance.merges or self.transform):
-            found = (self.merge(found, k),)
+            found = (self._merge(found, k) if self.merge is None else self.merge(found, k),)
         if self.transform is None:
             return found
         assert state is not None

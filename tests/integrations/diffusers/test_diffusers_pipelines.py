@@ -258,8 +258,8 @@ def test_accelerate_keeps_the_state():
 def test_accelerate_refuses_what_it_does_not_know():
     with pytest.raises(ValueError, match="holds no diffusers scheduler"):
         drop_in.accelerate(torch.nn.Linear(1, 1))
-    with pytest.raises(ValueError, match="there is no RePaintScheduler here"):
-        drop_in.accelerate(diffusers.RePaintScheduler())
+    with pytest.raises(ValueError, match="there is no AmusedScheduler here"):
+        drop_in.accelerate(diffusers.AmusedScheduler(0))
 
     class DDIMScheduler(diffusers.DDIMScheduler):
         """A user's own, under the same name."""
