@@ -24,7 +24,7 @@ from fastgen import (
     training,
 )
 from fastgen.common.error_control import ErrorControlled
-from fastgen.integrations import torchcfm, torchsde
+from fastgen.integrations import azula, torchcfm, torchsde
 from fastgen.integrations.flow_matching import path, solver, utils
 from fastgen.integrations.flow_matching.path import scheduler
 from fastgen.integrations.flow_matching.utils import manifolds
@@ -251,6 +251,8 @@ MAKERS = {
     pairwise.Kept: lambda: pairwise.Kept(1000),
     pairwise.Keys: lambda: pairwise.Keys(torch.zeros(1), torch.zeros(5), 3),
     # Drop-ins.
+    azula.AzulaSchedule: lambda: azula.AzulaSchedule(lambda t: (1 - t, t)),
+    azula.PosteriorMean: lambda: azula.PosteriorMean(net(), "one"),
     path.AffineProbPath: lambda: path.AffineProbPath(LINE()),
     path.GeodesicProbPath: lambda: path.GeodesicProbPath(LINE(), manifolds.FlatTorus()),
     path.PathSample: drop_in_sample,
