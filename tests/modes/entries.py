@@ -15,7 +15,7 @@ import fastgen.integrations.torchcfm as torchcfm
 import fastgen.integrations.torchdiffeq as torchdiffeq
 import fastgen.integrations.torchsde as torchsde
 from fastgen import couplings, kernels, training
-from fastgen.integrations.edm import edm_sampler
+from fastgen.integrations.edm import edm2_sampler, edm_sampler
 from fastgen.integrations.flow_matching.path import CondOTProbPath
 from fastgen.integrations.flow_matching.solver import ODESolver
 from fastgen.integrations.k_diffusion import sampling as k_diffusion
@@ -379,6 +379,11 @@ class Edm(torch.nn.Module):
 @entry()
 def edm(x):
     return edm_sampler(Edm(), x, num_steps=4)
+
+
+@entry()
+def edm2(x):
+    return edm2_sampler(Edm(), x, gnet=Edm(), num_steps=4, guidance=1.5)
 
 
 @entry()

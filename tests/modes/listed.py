@@ -26,7 +26,8 @@ def _listed(names: str, modes: tuple[str, ...], error: type[Exception], says: st
 # Runs in buffers of their own, through which no derivative goes.
 _listed(
     "sample_ode sample_sde sample_brownian sample_guided sample_guided_apart "
-    "sample_guided_by_a_rule sample_transformed inverted captured served k_diffusion_dpmpp_2m edm",
+    "sample_guided_by_a_rule sample_transformed inverted captured served k_diffusion_dpmpp_2m edm "
+    "edm2",
     TRANSFORMS,
     ValueError,
     "under forward-mode derivatives or torch.func|does not run inside of torch.func",
