@@ -145,7 +145,7 @@ class Captured:
         if self._made is not None:
             return self._made
         prepared, device = self.prepared, self._device
-        x, seeds, ids = prepared.initial(self._shape, 0, None, device)
+        x, seeds, ids = prepared.initial(torch.zeros(self._shape), 0, None, device)
         # A seed for every sample: one for all is then a special case.
         key = BufferKey(tuple(x.shape), x.device, prepared.dtypes, x.shape[0], False, False)
         tables = prepared.new_tables(device)
@@ -180,6 +180,7 @@ class Captured:
         *,
         seed: int | Sequence[int] | Tensor = 0,
         sample_ids: Sequence[int] | Tensor | None = None,
+        data: Tensor | None = None,
         net_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> Tensor:
@@ -187,7 +188,7 @@ class Captured:
 
         Args:
             x: the initial state [B, ...]; the default is drawn from the seed.
-            seed, sample_ids: as in `Sampler.__call__`.
+            seed, sample_ids, data: as in `Sampler.__call__`.
             net_kwargs, **kwargs: tensors of the shapes they had at the capture, which replace
                 those; arguments that are left out keep their last values.
 
@@ -197,13 +198,15 @@ class Captured:
         Raises:
             ValueError: for an argument of another shape than at the capture.
         """
-        check_untraced("a captured run", "use the Sampler", x=x, net_kwargs=(net_kwargs, kwargs))
+        given = {"x": x, "data": data, "net_kwargs": (net_kwargs, kwargs)}
+        check_untraced("a captured run", "use the Sampler", **given)
         self._turns.take()
         made = self._recorded()
         run, shape = made.run, made.run.key.shape
         if x is not None and tuple(x.shape) != shape:
             raise ValueError(f"x: expected shape {shape} as at the capture, got {tuple(x.shape)}")
-        start = self.prepared.initial(shape if x is None else x, seed, sample_ids, run.key.device)
+        keys = seed, sample_ids, run.key.device
+        start = self.prepared.initial(shape if x is None else x, *keys, data)
         self._arguments.load(merged(net_kwargs, kwargs))
         with unrecorded(self.prepared.model.net):
             run.start(*start)

@@ -23,10 +23,11 @@ from fastgen.model.guidance import Guidance
 from fastgen.model.model import Model, check_model, check_time
 from fastgen.model.output import modules_of
 from fastgen.ode import Adjoint, Solution, odeint, tableaus
+from fastgen.sampling.beginning import initial_state
 from fastgen.sampling.dpm_adaptive import dpm_adaptive
 from fastgen.sampling.flow_steps import WITHOUT_GRADIENTS, FlowSteps
 from fastgen.sampling.observation import Step
-from fastgen.sampling.prepared import check_state_dtype, initial_state
+from fastgen.sampling.prepared import check_state_dtype
 from fastgen.solvers.registry import Timesteps
 from fastgen.timesteps import Grid
 
@@ -179,6 +180,7 @@ def sample_batch(
     check_finite: bool,
     differentiable: bool,
     net_kwargs: Mapping[str, Any] | None,
+    data: Tensor | None,
     start: float | None = None,
     end: float | None = None,
     timesteps: Timesteps | None = None,
@@ -197,7 +199,8 @@ def sample_batch(
         raise ValueError("seed, sample_ids: the initial state is given and nothing is drawn")
     times, start, end = _asked(model, solver, steps, timesteps, trajectory, start, end)
     start = model.schedule.t_max if start is None else check_time("start", start)
-    x, _, _ = initial_state(model, shape_or_x, seed, sample_ids, device, dtype, start)
+    keys = seed, sample_ids, device
+    x, _, _ = initial_state(model, shape_or_x, *keys, dtype, start, data=data)
     unwrapped(x, f"sample(solver={solver!r})")
     recorded = differentiable or functional()
     own_steps = trajectory and times is None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgen.common.display import displayed
+from fastgen.common.unwritten import version
 from fastgen.plans import Plan, Program
 from fastgen.sampling.network_calls import converted
 from fastgen.sampling.prepared import Prepared
@@ -171,6 +172,22 @@ def last_evaluation(prepared: Prepared, run: ShowsEvaluation, k: int) -> Evaluat
         return found if plan.clip is None else found.clamp(*plan.clip)
 
     return Evaluation(time, read, data)
+
+
+def written(
+    callback: Callable[[Step], None] | None,
+    prepared: Prepared,
+    run: ShowsEvaluation,
+    k: int,
+    step: Step,
+) -> bool:
+    """Show a step after evaluation k to its callback; whether that wrote to the state."""
+    if callback is None:
+        return False
+    before, last = version(step.state), last_evaluation(prepared, run, k)
+    callback(replace(step, _evaluation=last))
+    last.end()
+    return version(step.state) != before
 
 
 def check_resumable(program: Program, plan: Plan, index: int) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_choice, check_sizes
-from fastgen.common.devices import check_device, current_stream
+from fastgen.common.checks import check_choice
+from fastgen.common.devices import current_stream
 from fastgen.common.kept import kept
 from fastgen.common.memo import Memo
 from fastgen.common.transforms import outside_transforms
@@ -20,10 +20,9 @@ from fastgen.kernels import dispatch
 from fastgen.model.guidance import Guidance, check_guidance, check_pair_alone
 from fastgen.model.model import Model, check_model
 from fastgen.model.transforms import Transform
-from fastgen.noise.keys import id_tensor, ids_in_order, seed_tensor
-from fastgen.noise.normals import normals
 from fastgen.plans import Plan, Program
 from fastgen.plans.forms import Increment
+from fastgen.sampling.beginning import initial_state
 from fastgen.sampling.idle import Idle
 from fastgen.sampling.increments import Increments, IncrementTable
 from fastgen.sampling.network_calls import NetworkCalls, TimeRows, TimeTables, check_plan
@@ -262,12 +261,12 @@ class Prepared:
         seed: int | Sequence[int] | Tensor,
         sample_ids: Sequence[int] | Tensor | None,
         device: torch.device | str | None,
+        data: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The initial state, the seeds and the ids; see `Sampler.__call__`."""
-        start = float(self.plan.times[0])
-        return initial_state(
-            self.model, shape_or_x, seed, sample_ids, device, self.dtype, start, self.guidance
-        )
+        start, keys = float(self.plan.times[0]), (seed, sample_ids, device)
+        own = self.dtype, start, self.guidance
+        return initial_state(self.model, shape_or_x, *keys, *own, data)
 
     def network_calls(
         self,
@@ -312,41 +311,3 @@ def check_state_dtype(dtype: torch.dtype) -> None:
     """Raise a ValueError for a dtype that states cannot have."""
     if not isinstance(dtype, torch.dtype) or dtype not in (torch.float32, torch.float64):
         raise ValueError(f"dtype={dtype}: the state is torch.float32 or torch.float64")
-
-
-def initial_state(
-    model: Model,
-    shape_or_x: Sequence[int] | Tensor,
-    seed: int | Sequence[int] | Tensor,
-    sample_ids: Sequence[int] | Tensor | None,
-    device: torch.device | str | None,
-    dtype: torch.dtype,
-    start: float,
-    guidance: Guidance | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The state at time ``start`` as `Sampler.__call__` says it, with the seeds and the ids.
-
-    Scales of ``guidance`` that are per sample must fit the batch.
-    """
-    if device is None:
-        device = shape_or_x.device if isinstance(shape_or_x, Tensor) else model.device
-    device = check_device("device", device)
-    if isinstance(shape_or_x, Tensor):
-        shape = tuple(shape_or_x.shape)
-    else:
-        shape = check_sizes("shape_or_x", shape_or_x, "a shape [B, ...] or a state")
-    if guidance is not None:
-        guidance.check_batch(shape)
-    if not shape:
-        raise ValueError("shape_or_x: expected [B, ...], got a state without axes")
-    seeds = seed_tensor(seed, shape[0], device)
-    if sample_ids is None and device.type == "cpu":  # a GPU's streams would wait for what is kept
-        ids = ids_in_order(shape[0], device)
-    else:
-        ids = id_tensor(sample_ids, shape[0], device)
-    if isinstance(shape_or_x, Tensor):
-        if not shape_or_x.is_floating_point():
-            raise ValueError(f"shape_or_x: the initial state must be real, got {shape_or_x.dtype}")
-        return shape_or_x.to(device=device, dtype=dtype).contiguous(), seeds, ids
-    z = normals(shape, seeds, ids, 0, dtype=dtype)
-    return z.mul_(model.schedule.sigma(start)), seeds, ids

@@ -22,6 +22,7 @@ from fastgen.sampling.observation import Step
 from fastgen.sampling.parallel import Parallel
 from fastgen.sampling.sampler import Sampler
 from fastgen.solvers.registry import Solver, known_options, plan
+from fastgen.timesteps import Grid
 
 AnySolver: TypeAlias = str | Solver[...] | ErrorControlled[...]
 
@@ -58,6 +59,7 @@ def sample(
     guidance: Guidance | None = None,
     transform: Transform | None = None,
     noise: str = "draws",
+    data: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     backend: str | None = None,
@@ -84,6 +86,7 @@ def sample(
     guidance: Guidance | None = None,
     transform: Transform | None = None,
     noise: str = "draws",
+    data: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     backend: str | None = None,
@@ -110,6 +113,7 @@ def sample(
     guidance: Guidance | None = None,
     transform: Transform | None = None,
     noise: str = "draws",
+    data: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     backend: str | None = None,
@@ -136,6 +140,7 @@ def sample(
     guidance: Guidance | None = None,
     transform: Transform | None = None,
     noise: str = "draws",
+    data: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str | None = None,
     backend: str | None = None,
@@ -164,8 +169,8 @@ def sample(
             lists them, ``help(fastgen.solvers.ddim)`` shows the options of one. ``dopri5`` and
             its neighbours (`error_controlled.SOLVERS`) let each sample choose its own steps.
         steps: number of steps.
-        seed, sample_ids, device, check_finite, differentiable, checkpoint, memory, parallel: as
-            in `Sampler.__call__`.
+        seed, sample_ids, data, device, check_finite, differentiable, checkpoint, memory,
+            parallel: as in `Sampler.__call__`. ``data`` needs a ``start``.
         trajectory: return (sample, states [n + 1, B, ...]): the initial state and those after each
             step. Of an error-controlled solver row i has each sample after i accepted steps of its
             own, and those that have ended stay; or with ``timesteps``, a grid or falling times,
@@ -192,6 +197,13 @@ def sample(
         torch.Size([16, 3, 64, 64])
     """
     check_model(model)
+    grid = options.get("timesteps")
+    if (
+        data is not None
+        and options.get("start") is None
+        and (grid is None or isinstance(grid, str | Grid))
+    ):
+        raise ValueError("data: nothing of it is left at t = 1; pass start=, 0.6 say")
     if isinstance(solver, ErrorControlled):
         solver, own = name_and_options(solver, options)
         options |= own
@@ -214,6 +226,7 @@ def sample(
             check_finite=check_finite,
             differentiable=differentiable,
             net_kwargs=net_kwargs,
+            data=data,
             **options,
         )
     known = known_options(solver, model.schedule, options.get("timesteps")) if options else ()
@@ -236,6 +249,7 @@ def sample(
         shape_or_x,
         seed=seed,
         sample_ids=sample_ids,
+        data=data,
         device=device,
         trajectory=trajectory,
         callback=callback,

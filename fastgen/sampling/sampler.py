@@ -22,7 +22,6 @@ from fastgen.common.transforms import (
     unwrapped,
 )
 from fastgen.common.typed import typed
-from fastgen.common.unwritten import version
 from fastgen.model.guidance import Guidance
 from fastgen.model.model import Model, merged
 from fastgen.model.transforms import Transform
@@ -33,9 +32,9 @@ from fastgen.sampling.network_calls import NetworkCalls
 from fastgen.sampling.observation import (
     Step,
     check_resumable,
-    last_evaluation,
     progress_bar,
     reports_of,
+    written,
 )
 from fastgen.sampling.parallel import Parallel, WindowCalls, check_parallel, refuse_parallel
 from fastgen.sampling.prepared import Prepared
@@ -124,6 +123,7 @@ class Sampler:
         *,
         seed: int | Sequence[int] | Tensor = 0,
         sample_ids: Sequence[int] | Tensor | None = None,
+        data: Tensor | None = None,
         device: torch.device | str | None = None,
         trajectory: Literal[False] = False,
         callback: Callable[[Step], None] | None = None,
@@ -143,6 +143,7 @@ class Sampler:
         *,
         seed: int | Sequence[int] | Tensor = 0,
         sample_ids: Sequence[int] | Tensor | None = None,
+        data: Tensor | None = None,
         device: torch.device | str | None = None,
         trajectory: Literal[True],
         callback: Callable[[Step], None] | None = None,
@@ -162,6 +163,7 @@ class Sampler:
         *,
         seed: int | Sequence[int] | Tensor = 0,
         sample_ids: Sequence[int] | Tensor | None = None,
+        data: Tensor | None = None,
         device: torch.device | str | None = None,
         trajectory: bool,
         callback: Callable[[Step], None] | None = None,
@@ -181,6 +183,7 @@ class Sampler:
         *,
         seed: int | Sequence[int] | Tensor = 0,
         sample_ids: Sequence[int] | Tensor | None = None,
+        data: Tensor | None = None,
         device: torch.device | str | None = None,
         trajectory: bool = False,
         callback: Callable[[Step], None] | None = None,
@@ -198,10 +201,13 @@ class Sampler:
         Args:
             shape_or_x: [B, ...]: a shape (the initial state is then sigma at the plan's first
                 time, times `fastgen.randn(shape, seed=seed)`), or the initial state itself.
+                A shape alone is refused where alpha is above sigma / 4, below ``t_max``.
             seed: one seed for the run or one per sample; with `sample_ids` it alone determines
                 the noise, so that any part of a batch can be drawn again alone.
             sample_ids: B ids, by default 0 .. B - 1.
-            device: where to run; the default is the state's or the network's device.
+            data: [B, ...] or [1, ...], with a shape: alpha times it is added to that noise (SDEdit,
+                Meng et al. 2021, arXiv 2108.01073), for plans with a ``start`` below 1.
+            device: where to run; the default is the state's, data's or the network's device.
             trajectory: return (x, states [n + 1, B, ...]): the initial state and the n of
                 ``plan.states``, one after each step.
             callback: called with a `Step` after each step; it may write to the state in place.
@@ -211,8 +217,7 @@ class Sampler:
             differentiable: record the run for autograd, forward-mode derivatives and `torch.func`;
                 the default records nothing, and refuses tensors that these see. Networks are
                 called outside of inference mode (`fastgen.common.modes`).
-            checkpoint: with differentiable, recompute each evaluation in the backward pass:
-                memory of one evaluation instead of all.
+            checkpoint: with differentiable, recompute evaluations backwards, in memory of one.
             memory: with differentiable and a plan made with reversible=True, "reversible" retraces
                 the run in the backward pass: memory of two states, at no evaluation more than
                 checkpoint. Gradients of the start, of parameters and of the network's arguments.
@@ -228,6 +233,8 @@ class Sampler:
         if callback is not None and not callable(callback):
             raise TypeError(f"callback={callback!r}: expected a function of a fastgen.Step")
         arguments = merged(net_kwargs, kwargs)
+        if data is not None:
+            shape_or_x = self.prepared.initial(shape_or_x, seed, sample_ids, device, data)[0]
         if check_choice("memory", memory, ("whole", "reversible")) == "reversible":
             shown = trajectory or progress or check_finite or callback is not None
             check_retraced(differentiable, checkpoint, shown)
@@ -235,9 +242,8 @@ class Sampler:
             return self.retracing.recorded(x, (keys[0], keys[1]), arguments)
         if parallel is not None:
             check_parallel(parallel, differentiable)
-        options: dict[str, Any] = {"device": device, "trajectory": trajectory}
+        options: dict[str, Any] = {"device": device, "trajectory": trajectory, "parallel": parallel}
         options |= {"callback": callback, "progress": progress, "check_finite": check_finite}
-        options |= {"parallel": parallel}
         if transforming() and not differentiable:
             check_untraced(CALL, RECORD, shape_or_x=shape_or_x, net_kwargs=arguments)
             with suspended(CALL, tangents=True) as within:
@@ -309,17 +315,11 @@ class Sampler:
                 if reports is None:
                     continue
                 for index, time, buffer in reports.get(k + 1, ()):
-                    if callback is not None:
-                        state = run.slots[buffer]
-                        before = version(state)
-                        last = last_evaluation(prepared, run, k)
-                        callback(Step(index, time, state, last))
-                        last.end()
-                        if version(state) != before:
-                            check_resumable(program, self.plan, index)
-                            run.resume(index, calls)
-                            if window is not None:
-                                window.forget()
+                    if written(callback, prepared, run, k, Step(index, time, run.slots[buffer])):
+                        check_resumable(program, self.plan, index)
+                        run.resume(index, calls)
+                        if window is not None:
+                            window.forget()
                     if trajectory:
                         states.append(run.slots[buffer])
         stacked = torch.stack(states) if trajectory else None

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_floating
 from fastgen.common.devices import upload
 from fastgen.plans import Plan
 from fastgen.plans.shared_layout import Layout, embed
+from fastgen.sampling.beginning import check_start
 from fastgen.sampling.prepared import Prepared
 from fastgen.sampling.served_guidance import RequestScale, numbers_of, of_request
 
@@ -36,6 +38,29 @@ class ServedPlan:
     def numbers(self) -> tuple[Tensor, ...]:
         """All that a row has to be told."""
         return self.tables, self.draws, self.times, self.first, self.first_draws
+
+    def beginning(
+        self,
+        x: Tensor | None,
+        data: Tensor | None,
+        shape: tuple[int, ...],
+        seed: int,
+        sample_id: int,
+    ) -> Tensor | None:
+        """The state [...] that a request begins with; None where it is noise alone."""
+        for name, given in (("x", x), ("data", data)):
+            if given is not None:
+                check_floating(name, given, "[...] without a batch axis", 0)
+                if given.shape != shape:
+                    expected = tuple(shape)
+                    raise ValueError(f"{name}: expected shape {expected}, got {tuple(given.shape)}")
+        prepared = self.prepared
+        if data is not None:
+            begin = (1, *shape) if x is None else x[None]
+            return prepared.initial(begin, seed, [sample_id], self.first.device, data[None])[0][0]
+        if x is None:
+            check_start(prepared.model.schedule, float(prepared.plan.times[0]))
+        return x
 
     @property
     def nfe(self) -> int:

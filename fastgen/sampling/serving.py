@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fastgen.common.checks import check_floating
+from fastgen.common.checks import check_sizes
 from fastgen.common.devices import Turns
 from fastgen.common.display import displayed
 from fastgen.common.errors import nearest
@@ -72,7 +72,8 @@ class ContinuousBatch:
     ) -> None:
         check_servable(prepared)
         self._prepared, self._device, self._capture = prepared, device, capture
-        self._shape = prepared.initial(shape, 0, None, device)[0].shape
+        empty = torch.zeros(check_sizes("shape", shape), device=device)
+        self._shape = prepared.initial(empty, 0, None, device)[0].shape
         rows = self._shape[0]
         layouts = [layout_of(alone(prepared, plan, None)) for plan in (prepared.plan, *plans)]
         layout = layouts[0]
@@ -161,6 +162,7 @@ class ContinuousBatch:
         *,
         seed: int = 0,
         sample_id: int = 0,
+        data: Tensor | None = None,
         plan: Plan | None = None,
         scale: RequestScale | None = None,
         net_kwargs: Mapping[str, Any] | None = None,
@@ -171,6 +173,7 @@ class ContinuousBatch:
         Args:
             x: the initial state [...], without a batch axis; the default is drawn from the seed.
             seed, sample_id: what determines the noise.
+            data: [...], with which to begin as in `Sampler.__call__`, instead of x.
             plan: how to sample; the default is the sampler's plan.
             scale: the guidance scale, or those of the branches by name; the default is the
                 sampler's, if that is not one per sample.
@@ -185,14 +188,10 @@ class ContinuousBatch:
             ValueError: if the plan does not fit the batch, or an argument its row.
         """
         check_request_scale(self._prepared.guidance, scale)
-        if x is not None:
-            check_floating("x", x, "[...] without a batch axis", 0)
         if not self._free:
             raise RuntimeError(f"all {self._shape[0]} rows are taken; step until one is finished")
         found = self._embedded(self._prepared.plan if plan is None else plan, scale)
-        shape = (1, *self._shape[1:])
-        if x is not None and tuple(x.shape) != shape[1:]:
-            raise ValueError(f"x: expected shape {shape[1:]}, got {tuple(x.shape)}")
+        x = found.beginning(x, data, self._shape[1:], seed, sample_id)
         keys = seed_tensor(seed, 1, self._device), id_tensor([sample_id], 1, self._device)
         row = self._free[-1]
         self._turns.take()
