@@ -55,7 +55,7 @@ def run(
     model = {"time_dtype": torch.float64} if model is None else model
     built = fastgen.Model(net, schedule, predicts, **model)
     plan = fastgen.plan(solver, schedule, predicts=predicts, **options)
-    fastgen.Sampler(built, plan, dtype=dtype)((batch, 4), seed=1)
+    fastgen.Sampler(built, plan, dtype=dtype)((batch, 4), seed=1, data=torch.zeros(1, 4))
     return net, plan
 
 
