@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from fastgen.likelihood.variational_bound import variational_bound
     from fastgen.model import Guidance, Model
-    from fastgen.noise import BrownianPath, randn
+    from fastgen.noise import BrownianPath, interpolate, randn
     from fastgen.noise.brownian import brownian
     from fastgen.ode import odeint
     from fastgen.plans import Plan
@@ -58,6 +58,7 @@ __all__ = [
     "couplings",
     "datasets",
     "fitting",
+    "interpolate",
     "invert",
     "kernels",
     "log_likelihood",
@@ -115,6 +116,7 @@ _MODULE_OF = {
     "Sampler": "sampling",
     "Step": "sampling",
     "brownian": "noise.brownian",
+    "interpolate": "noise",
     "invert": "sampling",
     "log_likelihood": "likelihood",
     "odeint": "ode",

@@ -39,7 +39,7 @@ LAID_OUT = [
             "What is sampled": ["Model", "Guidance", "Latent"],
             "Plans": ["plan", "Plan", "race", "tune"],
             "Differential equations": ["odeint", "sdeint"],
-            "Noise": ["randn", "brownian", "BrownianPath"],
+            "Noise": ["randn", "interpolate", "brownian", "BrownianPath"],
             "Likelihoods": [
                 "log_likelihood",
                 "variational_bound",

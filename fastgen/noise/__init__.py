@@ -2,6 +2,7 @@
 
 from fastgen.noise.brownian import brownian
 from fastgen.noise.brownian_path import BrownianPath
+from fastgen.noise.interpolation import interpolate
 from fastgen.noise.normals import randn
 
-__all__ = ["BrownianPath", "brownian", "randn"]
+__all__ = ["BrownianPath", "brownian", "interpolate", "randn"]
