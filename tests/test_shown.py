@@ -152,6 +152,7 @@ def builder():
 
 
 LINE = path.scheduler.CondOTScheduler
+SPACE = rules.Space(torch.ones(6, 3, 3))
 MAKERS = {
     Captured: lambda: sampler().capture((4, 2)),
     ContinuousBatch: lambda: sampler().serve((4, 2)),
@@ -166,8 +167,10 @@ MAKERS = {
         torch.ones(6), {"label": torch.zeros(6), "f": net}, network=net()
     ),
     fastgen.model.Branch: lambda: fastgen.model.Branch({"f": net}, net(), against="text"),
+    rules.Branches: lambda: rules.Branches(SPACE, SPACE.basis(), (0,), [torch.ones(1, 1)], 0.5),
+    rules.Combined: lambda: rules.Combined(torch.ones(6, 2)),
     rules.OfGram: lambda: rules.OfGram(fastgen.kernels.gram),
-    rules.Space: lambda: rules.Space(torch.ones(6, 3, 3)),
+    rules.Space: lambda: SPACE,
     fastgen.model.Permuted: lambda: fastgen.model.Permuted(net(), (1,)),
     fastgen.BrownianPath: lambda: fastgen.BrownianPath((6, 2)),
     # Couplings.

@@ -64,7 +64,17 @@ LAID_OUT = [
                 "PerpNeg",
                 "FrequencyDecoupled",
             ],
-            "Your own": ["OfGram", "Pair", "Rule", "Space", "rescaled", "rule_of", "NAMES"],
+            "Your own": [
+                "OfGram",
+                "Pair",
+                "Rule",
+                "Branches",
+                "Combined",
+                "Space",
+                "rescaled",
+                "rule_of",
+                "NAMES",
+            ],
         },
     ),
     Room(

@@ -21,7 +21,7 @@ from fastgen.model.arguments import Declared
 from fastgen.model.branch import Branch, Network, check_arguments
 from fastgen.model.scales import Scale, at_time, at_times, check_scale, column
 from fastgen.rules import Rule, Space, rescaled, rule_of
-from fastgen.rules.rule import Time
+from fastgen.rules.rule import Branches, Time
 
 
 class Merged(NamedTuple):
@@ -262,9 +262,16 @@ class Guidance:
         basis = space.basis()
         n = len(outputs)
         found = rule.combine(
-            space, basis[:n], self.against, scales, t, basis[n:derived],
-            basis[-1] if rule.remembers else None,
-        )  # fmt: skip
+            Branches(
+                space,
+                basis[:n],
+                self.against,
+                scales,
+                t,
+                basis[n:derived],
+                basis[-1] if rule.remembers else None,
+            )
+        )
         output = found.output
         if self.rescale:
             output = rescaled(space, basis[0], output, self.rescale)

@@ -16,13 +16,15 @@ from fastgen.rules.known import (
     ZeroStar,
 )
 from fastgen.rules.names import NAMES, rule_of
-from fastgen.rules.rule import OfGram, Pair, Rule, Space, rescaled
+from fastgen.rules.rule import Branches, Combined, OfGram, Pair, Rule, Space, rescaled
 
 __all__ = [
     "APG",
     "CFG",
     "NAMES",
     "TCFG",
+    "Branches",
+    "Combined",
     "FrequencyDecoupled",
     "MagnitudeAware",
     "OfGram",

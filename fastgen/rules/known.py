@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool1d, avg_pool2d, avg_pool3d, interpolate
 
 from fastgen.common.checks import check_nonnegative, check_number
-from fastgen.rules.rule import Combined, Pair, Rule, Space, Time, Vector, ratio, rescaled
+from fastgen.rules.rule import Branches, Combined, Pair, Rule, Space, Time, Vector, ratio, rescaled
 
 
 @dataclass(frozen=True)
@@ -82,24 +82,13 @@ class APG(Rule):
         """Whether there is momentum."""
         return self.momentum != 0
 
-    def combine(
-        self,
-        space: Space,
-        outputs: Sequence[Vector],
-        against: Sequence[int],
-        scales: Sequence[Tensor],
-        t: Time,
-        derived: Sequence[Vector],
-        memory: Vector | None,
-    ) -> Combined:
+    def combine(self, given: Branches) -> Combined:
         """See `Rule.combine`."""
-        own, *others = outputs
-        total, kept = own, None
-        for i, u, scale in zip(against, others, scales, strict=True):
-            c = outputs[i]
+        space, total, kept = given.space, given.outputs[0], None
+        for c, u, scale in given.pairs():
             d = c - u
-            if memory is not None:
-                d = kept = d + self.momentum * memory
+            if given.memory is not None:
+                d = kept = d + self.momentum * given.memory
             if self.norm:
                 length = space.norm(d)
                 d = d * torch.where(length > self.norm, ratio(self.norm + 0 * length, length), 1.0)
@@ -192,23 +181,15 @@ class PerpNeg(Rule):
             if weight is not None and weight < 0:
                 raise ValueError(f"scale[{name!r}]={weight}: the weight of a negative is >= 0")
 
-    def combine(
-        self,
-        space: Space,
-        outputs: Sequence[Vector],
-        against: Sequence[int],
-        scales: Sequence[Tensor],
-        t: Time,
-        derived: Sequence[Vector],
-        memory: Vector | None,
-    ) -> Combined:
+    def combine(self, given: Branches) -> Combined:
         """See `Rule.combine`."""
-        c, u, *negatives = outputs
+        c, u, *negatives = given.outputs
+        scale, *weights = given.scales
         d = c - u
         away = torch.zeros_like(d)
-        for n, weight in zip(negatives, scales[1:], strict=True):
-            away = away + weight * ((n - u) - space.projection(n - u, d))
-        return Combined(scales[0] * c + (1 - scales[0]) * u - scales[0] * away)
+        for n, weight in zip(negatives, weights, strict=True):
+            away = away + weight * ((n - u) - given.space.projection(n - u, d))
+        return Combined(scale * c + (1 - scale) * u - scale * away)
 
 
 @dataclass(frozen=True)
@@ -238,22 +219,11 @@ class FrequencyDecoupled(Rule):
         others = zip(against, outputs[1:], strict=True)
         return [self._low_pass(outputs[i].to(kind) - u.to(kind)) for i, u in others]
 
-    def combine(
-        self,
-        space: Space,
-        outputs: Sequence[Vector],
-        against: Sequence[int],
-        scales: Sequence[Tensor],
-        t: Time,
-        derived: Sequence[Vector],
-        memory: Vector | None,
-    ) -> Combined:
+    def combine(self, given: Branches) -> Combined:
         """See `Rule.combine`."""
-        own, *others = outputs
-        total = own
-        for i, u, scale, coarse in zip(against, others, scales, derived, strict=True):
-            d = outputs[i] - u
-            total = total + (scale - 1) * (d - coarse) + (self.low - 1) * coarse
+        total = given.outputs[0]
+        for (c, u, scale), coarse in zip(given.pairs(), given.derived, strict=True):
+            total = total + (scale - 1) * (c - u - coarse) + (self.low - 1) * coarse
         return Combined(total)
 
     def _low_pass(self, d: Tensor) -> Tensor:

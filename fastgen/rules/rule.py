@@ -79,6 +79,31 @@ def ratio(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(b == 0, 0.0, a / torch.where(b == 0, 1.0, b))
 
 
+@displayed
+class Branches(NamedTuple):
+    """What a rule combines.
+
+    space: where inner products are. outputs: the network's own output, then that of each branch.
+    against: for each branch the number of the output that it is compared with. scales: the scale of
+    each branch, [B, 1] or [1, 1]. t: the time of the evaluation, or that of each sample, [B].
+    derived: what `Rule.derive` gave. memory: what the rule remembers.
+    """
+
+    space: Space
+    outputs: Sequence[Vector]
+    against: Sequence[int]
+    scales: Sequence[Tensor]
+    t: Time
+    derived: Sequence[Vector] = ()
+    memory: Vector | None = None
+
+    def pairs(self) -> list[tuple[Vector, Vector, Tensor]]:
+        """For each branch the output it is compared with, its own, and the scale."""
+        partners = [self.outputs[i] for i in self.against]
+        return list(zip(partners, self.outputs[1:], self.scales, strict=True))
+
+
+@displayed
 class Combined(NamedTuple):
     """What a rule makes: the guided output, and what it remembers until the next evaluation."""
 
@@ -107,27 +132,8 @@ class Rule:
         """Further tensors like the outputs, made of them, that the rule combines."""
         return []
 
-    def combine(
-        self,
-        space: Space,
-        outputs: Sequence[Vector],
-        against: Sequence[int],
-        scales: Sequence[Tensor],
-        t: Time,
-        derived: Sequence[Vector],
-        memory: Vector | None,
-    ) -> Combined:
-        """The guided output.
-
-        Args:
-            space: where inner products are.
-            outputs: the network's own output, then that of each further branch.
-            against: for each further branch the number of the output that it is compared with.
-            scales: the scale of each further branch, [B, 1] or [1, 1].
-            t: the time of the evaluation, or that of each sample, [B].
-            derived: what `derive` gave.
-            memory: what the rule remembers.
-        """
+    def combine(self, given: Branches) -> Combined:
+        """The guided output."""
         raise NotImplementedError
 
 
@@ -142,22 +148,12 @@ class Pair(Rule):
         """The guided output of c and u; c itself for the scale 1."""
         raise NotImplementedError
 
-    def combine(
-        self,
-        space: Space,
-        outputs: Sequence[Vector],
-        against: Sequence[int],
-        scales: Sequence[Tensor],
-        t: Time,
-        derived: Sequence[Vector],
-        memory: Vector | None,
-    ) -> Combined:
+    def combine(self, given: Branches) -> Combined:
         """See `Rule.combine`."""
-        own, *others = outputs
-        total = own
-        for i, u, scale in zip(against, others, scales, strict=True):
-            found = self.pair(space, outputs[i], u, scale, t)
-            total = found if total is outputs[i] else total + (found - outputs[i])
+        total = given.outputs[0]
+        for c, u, scale in given.pairs():
+            found = self.pair(given.space, c, u, scale, given.t)
+            total = found if total is c else total + (found - c)
         return Combined(total)
 
 
@@ -175,18 +171,10 @@ class OfGram(Rule):
 
     function: Callable[[Tensor, Time], Tensor]
 
-    def combine(
-        self,
-        space: Space,
-        outputs: Sequence[Vector],
-        against: Sequence[int],
-        scales: Sequence[Tensor],
-        t: Time,
-        derived: Sequence[Vector],
-        memory: Vector | None,
-    ) -> Combined:
+    def combine(self, given: Branches) -> Combined:
         """See `Rule.combine`."""
-        found = self.function(space.gram, t)
+        space = given.space
+        found = self.function(space.gram, given.t)
         shapes = (space.count,), (1, space.count), (len(space.gram), space.count)
         if not isinstance(found, Tensor) or tuple(found.shape) not in shapes:
             raise ValueError(
