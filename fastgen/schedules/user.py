@@ -97,12 +97,12 @@ class UserSchedule(Schedule):
             if bad.any():
                 i = int(np.argmax(bad))
                 raise ValueError(
-                    f"UserSchedule: {name}({t[i]:.6g}) = {values[i]!r}; {name} must be finite and "
+                    f"UserSchedule: {name}({t[i]:.6g}) = {values[i]}; {name} must be finite and "
                     "not negative for t in [0, 1]"
                 )
             if abs(values[0] - wanted) > _TOLERANCE:
                 raise ValueError(
-                    f"UserSchedule: {name}(0) = {values[0]!r}, but t = 0 is data: make it {wanted} "
+                    f"UserSchedule: {name}(0) = {values[0]}, but t = 0 is data: make it {wanted} "
                     "(t = 1 is noise; a function with data at t = 1 takes 1 - t)"
                 )
         with np.errstate(divide="ignore"):
@@ -111,8 +111,8 @@ class UserSchedule(Schedule):
         if not rising.all():
             i = int(np.argmin(rising))
             raise ValueError(
-                f"UserSchedule: sigma / alpha does not rise from t = {t[i]:.6g} ({ratio[i]!r}) to "
-                f"t = {t[i + 1]:.6g} ({ratio[i + 1]!r}); it must rise strictly from data (t = 0) "
+                f"UserSchedule: sigma / alpha does not rise from t = {t[i]:.6g} ({ratio[i]}) to "
+                f"t = {t[i + 1]:.6g} ({ratio[i + 1]}); it must rise strictly from data (t = 0) "
                 "to noise (t = 1)"
             )
         for name in ("alpha", "sigma"):

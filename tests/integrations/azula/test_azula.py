@@ -163,11 +163,35 @@ def test_one_time_or_each():
         PosteriorMean(gaussian(schedule), "one")(x, t)
 
 
+@pytest.mark.parametrize("times", ["each", "one"])
+def test_requests_at_several_times_share_a_batch(times):
+    """Served from one time per sample, to what each is alone; refused otherwise."""
+    model = as_model(denoise.KarrasDenoiser(Backbone().float(), SCHEDULES["cosine"]), times=times)
+    plans = [fastgen.plan("dpmpp_2m", model.schedule, steps, end=0.1) for steps in (6, 4)]
+    batch = fastgen.Sampler(model, plans[0]).serve((2, 2), plans=[plans[1]])
+    first = batch.admit(seed=5)
+    if times == "one":
+        with pytest.raises(ValueError, match="times='each'"):
+            batch.step()  # the free row is at another time
+        return
+    answers = dict(batch.step())
+    second = batch.admit(seed=6, plan=plans[1])
+    while batch.active:
+        answers |= batch.step()
+    for ticket, seed, plan in ((first, 5, plans[0]), (second, 6, plans[1])):
+        alone = fastgen.Sampler(model, plan)((1, 2), seed=seed)[0]
+        torch.testing.assert_close(answers[ticket], alone, rtol=1e-5, atol=1e-5)
+
+
 def test_refusals_name_the_argument():
     with pytest.raises(TypeError, match="denoiser: expected an azula Denoiser"):
         as_model(torch.nn.Linear(2, 2))
     with pytest.raises(TypeError, match=r"give denoiser\.schedule"):
         AzulaSchedule(3)
+    with pytest.raises(ValueError, match=r"alpha\(0\) = 0\.5"):
+        AzulaSchedule(lambda t: (0.5 - t / 4, t))
+    with pytest.raises(ValueError, match=r"sigma / alpha does not rise"):
+        AzulaSchedule(lambda t: (torch.ones_like(t), t * (1 - t)))
     with pytest.raises(ValueError, match="times='all'"):
         as_model(gaussian(SCHEDULES["vp"]), times="all")
 
