@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from fastgen.noise.brownian import brownian
     from fastgen.ode import odeint
     from fastgen.plans import Plan
-    from fastgen.sampling import Inversion, Parallel, Sampler, Step, invert
+    from fastgen.sampling import Inversion, Parallel, Sampler, Step, flow_edit, invert
     from fastgen.sampling.sample import sample
     from fastgen.sde import sdeint
     from fastgen.solvers import plan
@@ -58,6 +58,7 @@ __all__ = [
     "couplings",
     "datasets",
     "fitting",
+    "flow_edit",
     "interpolate",
     "invert",
     "kernels",
@@ -116,6 +117,7 @@ _MODULE_OF = {
     "Sampler": "sampling",
     "Step": "sampling",
     "brownian": "noise.brownian",
+    "flow_edit": "sampling",
     "interpolate": "noise",
     "invert": "sampling",
     "log_likelihood": "likelihood",

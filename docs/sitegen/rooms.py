@@ -35,7 +35,8 @@ LAID_OUT = [
         "fastgen",
         "fastgen: the names most programs need",
         {
-            "Sampling": ["sample", "Sampler", "Parallel", "Step", "invert", "Inversion"],
+            "Sampling": ["sample", "Sampler", "Parallel", "Step"],
+            "Edits": ["invert", "Inversion", "flow_edit"],
             "What is sampled": ["Model", "Guidance", "Latent"],
             "Plans": ["plan", "Plan", "race", "tune"],
             "Differential equations": ["odeint", "sdeint"],
