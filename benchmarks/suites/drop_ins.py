@@ -1,4 +1,4 @@
-"""The drop-ins for k-diffusion, EDM and flow_matching beside what they stand in for.
+"""The drop-ins for k-diffusion, EDM, flow_matching and azula beside what they stand in for.
 
 Networks cost nothing: they hand out tensors made beforehand, the same ones in every run, so the
 results can be compared and the time is that of the sampler. k-diffusion is read from its own
@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from benchmarks.peers import installed, k_diffusion
 from benchmarks.problems.networks import Outputs
 from benchmarks.tools.harness import Case, Provider, measured
 from benchmarks.tools.rows import Row
+from fastgen import Sampler, plan
+from fastgen.integrations.azula import as_model
 from fastgen.integrations.edm import edm_sampler
 from fastgen.integrations.flow_matching.solver import ODESolver
 from fastgen.integrations.k_diffusion import sampling
@@ -182,12 +185,53 @@ def flow_cases(shape: tuple[int, ...]) -> Iterator[Case]:
         yield Case("drop_ins", label, shape, torch.float32, providers, tolerance=1e-4)
 
 
+class Denoiser(torch.nn.Module):
+    """An azula denoiser that hands out a network's outputs as posterior means."""
+
+    def __init__(self, schedule: Any, net: Outputs) -> None:
+        super().__init__()
+        self.schedule, self.net = schedule, net
+        self.restart()
+
+    def restart(self) -> None:
+        """From the first output on."""
+        self.outputs = self.net()
+
+    def forward(self, x: Tensor, t: Tensor) -> SimpleNamespace:
+        """The posterior."""
+        return SimpleNamespace(mean=self.outputs(x))
+
+
+def azula_cases(shape: tuple[int, ...]) -> Iterator[Case]:
+    """DDIM of a denoiser by azula's sampler and as a model."""
+    noise, sample = installed("azula.noise"), installed("azula.sample")
+    if noise is None or sample is None:
+        return
+    denoiser, x, stop = Denoiser(noise.VPSchedule(), Outputs(shape)), torch.randn(shape), 0.05
+    model = as_model(denoiser, times="each")
+    ours = Sampler(model, plan("ddim", model.schedule, STEPS, timesteps="uniform", end=stop))
+    theirs = sample.DDIMSampler(denoiser, steps=STEPS, stop=stop, silent=True)
+
+    def run(sampler: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
+        def from_the_first() -> Tensor:
+            denoiser.restart()
+            return sampler(x)
+
+        return from_the_first
+
+    pair = [
+        Provider("fastgen", run(ours), units=STEPS),
+        Provider("azula", run(theirs), "azula", STEPS),
+    ]
+    yield Case("drop_ins", "azula ddim", shape, torch.float32, pair, tolerance=1e-4)
+
+
 def cases(quick: bool) -> list[Case]:
     """All cases of the suite."""
     return [
         case
         for shape in (SHAPES[:1] if quick else SHAPES)
-        for kind in (k_diffusion_cases, edm_cases, flow_cases)
+        for kind in (k_diffusion_cases, edm_cases, flow_cases, azula_cases)
         for case in kind(shape)
     ]
 
