@@ -12,7 +12,9 @@ from torch import Tensor
 from fastgen.common.checks import check_number, check_pair
 from fastgen.common.display import displayed
 from fastgen.common.kept import kept
+from fastgen.common.transforms import transforming
 from fastgen.common.typed import typed_fields
+from fastgen.kernels import dispatch
 from fastgen.kernels.combine import reference
 from fastgen.kernels.combine.operator import combine
 from fastgen.kernels.derivatives import differentiated
@@ -250,6 +252,9 @@ class Guidance:
         active: samples [B] that are guided; None for all.
         """
         rule, first = self._rule, outputs[0]
+        plain = not (
+            torch.is_grad_enabled() or transforming() or torch._C._len_torch_dispatch_stack()
+        )
         tensors = [*outputs, *rule.derive(outputs, self.against)]
         derived = len(tensors)
         if rule.remembers:
@@ -258,7 +263,7 @@ class Guidance:
             size = len(tensors) + 1
             space = Space(torch.zeros(1, size, size, dtype=torch.float64, device=first.device))
         else:
-            space = Space(gram(tensors))
+            space = Space(dispatch.find("gram", first.device)(tensors) if plain else gram(tensors))
         basis = space.basis()
         n = len(outputs)
         found = rule.combine(
@@ -282,6 +287,8 @@ class Guidance:
         batch = max(len(row) for row in rows)
         table = torch.stack([row.expand(batch, -1) for row in rows], 1)
         kinds = [torch.promote_types(first.dtype, torch.float32)] * len(rows)
+        if plain:  # without torch's dispatch of operators, which takes longer than small kernels
+            return Merged(*dispatch.find("combine", first.device)(tensors, table, kinds))
         # The kernels' own derivatives are those in the tensors; here weights have some too.
         run = reference.combine if differentiated(table) else combine
         return Merged(*run(tensors, table, kinds))

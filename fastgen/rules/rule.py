@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -32,22 +33,39 @@ class Space:
     def __init__(self, gram: Tensor) -> None:
         self.gram = gram
         self.count = gram.shape[-1] - 1
+        self._basis = _basis(self.count, gram.device)
+        self._places = {id(vector): i for i, vector in enumerate(self._basis)}
 
     def _facts(self) -> dict[str, object]:
         return {"samples": len(self.gram), "tensors": self.count}
 
     def basis(self) -> list[Vector]:
         """The vectors of the tensors themselves."""
-        return list(_basis(self.count, self.gram.device))
+        return list(self._basis)
 
-    def lengths(self) -> Tensor:
-        """The norms of the tensors themselves, [B, N]."""
-        return self.gram.diagonal(dim1=1, dim2=2)[:, :-1].sqrt()
+    @cached_property
+    def _squares(self) -> Tensor:
+        """|x_i|^2, [B, N]."""
+        return self.gram.diagonal(dim1=1, dim2=2)[:, :-1]
+
+    @cached_property
+    def _centred(self) -> Tensor:
+        """Inner products of the tensors without their means, [B, N + 1, N + 1]."""
+        sums, n = self.gram[:, :, -1:], self.gram[:, -1:, -1:].clamp(min=1)
+        return self.gram - sums * sums.mT / n
 
     def inner(self, a: Vector, b: Vector) -> Tensor:
         """The inner product in each sample, [B, 1]."""
-        product = a[:, None] @ self.gram[:, :-1, :-1] @ b[..., None]
-        return product[..., 0]
+        return self._product(self.gram, a, b)
+
+    def _product(self, matrix: Tensor, a: Vector, b: Vector) -> Tensor:
+        i, j = self._places.get(id(a)), self._places.get(id(b))
+        if i is not None and j is not None:  # of tensors themselves it is there
+            return matrix[:, i, j, None]
+        if i is not None or j is not None:
+            row, other = (matrix[:, i], b) if i is not None else (matrix[:, j], a)
+            return (row[:, :-1] * other).sum(1, keepdim=True)
+        return (a[:, None] @ matrix[:, :-1, :-1] @ b[..., None])[..., 0]
 
     def square(self, a: Vector) -> Tensor:
         """|a|^2 in each sample, [B, 1]; never below 0, as rounding could make it."""
@@ -58,10 +76,14 @@ class Space:
         return self.square(a).sqrt()
 
     def variance(self, a: Vector) -> Tensor:
-        """The variance of a's elements in each sample, [B, 1]; 0 for one element."""
-        total = (a[:, None] @ self.gram[:, :-1, -1:])[..., 0]
+        """The variance of a's elements in each sample, [B, 1]; 0 for one element.
+
+        What is left of a difference of sums that agree to the last digits is no variance.
+        """
         n = self.gram[:, -1:, -1].clamp(min=1)
-        return ((self.square(a) - total * total / n) / n).clamp(min=0)
+        found = self._product(self._centred, a, a) / n
+        rounding = 1e-14 * (a * a * self._squares).sum(1, keepdim=True) / n
+        return torch.where(found > rounding, found, 0.0)
 
     def projection(self, a: Vector, b: Vector) -> Vector:
         """What of a is along b; nothing where b is zero."""
@@ -191,8 +213,6 @@ def rescaled(space: Space, own: Vector, guided: Vector, phi: float) -> Vector:
     all equal has no deviation to keep and stays as it is.
     """
     before, after = space.variance(own), space.variance(guided)
-    # What is left of a difference of sums that agree to the last digits is no deviation.
-    largest = (guided.abs()[:, None] @ space.lengths()[..., None])[..., 0] ** 2
-    flat = after <= 1e-14 * largest / space.gram[:, -1:, -1].clamp(min=1)
-    factor = torch.where(flat, 1.0, (before / torch.where(flat, 1.0, after)).sqrt())
+    flat = after == 0
+    factor = torch.where(flat, 1.0, before / torch.where(flat, 1.0, after)).sqrt()
     return guided * (phi * factor + (1 - phi))
