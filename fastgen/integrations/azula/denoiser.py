@@ -16,7 +16,7 @@ TIMES = ("one", "each")
 
 
 class PosteriorMean:
-    """net(x, t, **kwargs) = denoiser(x, t, **kwargs).mean, the mean of q(X | x_t).
+    """``net(x, t, **kwargs)``: the mean of q(X | x_t), ``denoiser(x, t, **kwargs).mean``.
 
     It is no module, so that it is fed the state's dtype: denoisers themselves cast what they give
     to their backbone.
