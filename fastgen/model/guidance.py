@@ -284,7 +284,7 @@ class Guidance:
         if active is not None:
             rows = [torch.where(active[:, None], row, own) for row, own in
                     zip(rows, (basis[0], basis[-1]), strict=False)]  # fmt: skip
-        batch = max(len(row) for row in rows)
+        batch = 1 if all(len(row) == 1 for row in rows) else len(first)
         table = torch.stack([row.expand(batch, -1) for row in rows], 1)
         kinds = [torch.promote_types(first.dtype, torch.float32)] * len(rows)
         if plain:  # without torch's dispatch of operators, which takes longer than small kernels

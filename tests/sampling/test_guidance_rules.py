@@ -234,6 +234,19 @@ def test_one_call_for_all_branches_of_the_network():
     assert calls == [9, 9, 9]
 
 
+@pytest.mark.parametrize("name", sorted(set(CASES) - {"scales per sample"}))
+def test_batches_of_none_and_of_one(name):
+    whole = CASES[name][0]
+
+    def of(count):
+        cut = whole.with_arguments(lambda given: {k: v[:count] for k, v in given.items()})
+        given = {"text": TEXT[:count], "image": IMAGE[:count]}
+        return sampler(cut)((count, *SHAPE[1:]), seed=4, **given)
+
+    assert of(0).shape == (0, *SHAPE[1:])
+    torch.testing.assert_close(of(1), of(3)[:1], rtol=0, atol=1e-11)
+
+
 def test_a_solver_that_reads_the_unconditional_output_needs_it():
     with pytest.raises(ValueError, match="guidance: solver 'ddim_cfgpp' reads"):
         sampler(Guidance(2.0, UNCONDITIONAL, rule="apg"), "ddim_cfgpp")
