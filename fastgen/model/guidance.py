@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -148,19 +149,19 @@ class Guidance:
         facts |= {"rescale": self.rescale} if self.rescale else {}
         return {**facts, "batched": self.batched}
 
-    @property
+    @cached_property
     def scales(self) -> list[Scale]:
         """The scale of each branch."""
         if isinstance(self.scale, Mapping):
             return list(self.scale.values())
         return [self.scale]
 
-    @property
+    @cached_property
     def joint(self) -> int:
         """Outputs of the model's own network, which one call on so many times B rows may give."""
         return 1 + sum(b.network is None for b in self.branches.values()) if self.batched else 1
 
-    @property
+    @cached_property
     def merges(self) -> bool:
         """Whether outputs are merged before the stage: their weights are no numbers of the plan."""
         several = len(self.branches) > 1 and self.per_sample
@@ -327,13 +328,15 @@ class Guidance:
         """The guidance of some samples [A] of the batch."""
         if not self.per_sample:
             return self
+        return self.with_scales(
+            [s.to(rows.device)[rows] if isinstance(s, Tensor) else s for s in self.scales]
+        )
 
-        def chosen(scale: Scale) -> Scale:
-            return scale.to(rows.device)[rows] if isinstance(scale, Tensor) else scale
-
-        if isinstance(self.scale, Mapping):
-            return replace(self, scale={name: chosen(s) for name, s in self.scale.items()})
-        return replace(self, scale=chosen(self.scale))
+    def with_scales(self, scales: Sequence[Scale]) -> Guidance:
+        """The same with another scale for each branch."""
+        if not isinstance(self.scale, Mapping):
+            return replace(self, scale=scales[0])
+        return replace(self, scale=dict(zip(self.branches, scales, strict=True)))
 
     def with_arguments(self, change: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> Guidance:
         """The same with other arguments of each branch."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastgen.common.unwritten import check_unwritten
 from fastgen.kernels import Stream
 from fastgen.kernels.contract import DTYPE_CODES
+from fastgen.model.branch import Network
 from fastgen.model.guidance import Guidance
 from fastgen.model.model import Model, pair_of, time_rows
 from fastgen.model.output import called, check_output, explain
@@ -118,10 +119,12 @@ class NetworkCalls:
         self._memories: dict[int, Tensor] = {}
         # One call for branches of guidance, where one can have the arguments of all.
         self.joined: dict[str, Any] | None = None
+        self._calls: list[tuple[Mapping[str, Any], Network | None]] = []
         if guidance is not None and any(self.guided):
             declared, batch = model.declared, self.shape[0]
             declared.check(net_kwargs, batch)
             self.joined = guidance.joined(batch, net_kwargs, declared)
+            self._calls = [(net_kwargs, None), *guidance.separate(net_kwargs)]
         self.output_shape = model.output_shape(self.shape)
         self.path = path
         self.variance: Tensor | None = None  # that the last evaluation's network predicted
@@ -173,7 +176,7 @@ class NetworkCalls:
         net, guidance, shape = self.net, self.guidance, self.output_shape
         if guidance is None or not self.guided[k]:
             return (self.checked(k, called(net, x, self.times[k], self.net_kwargs), shape),)
-        calls = [(self.net_kwargs, None), *guidance.separate(self.net_kwargs)]
+        calls = self._calls
         found: dict[int, Tensor] = {}
         if self.joined is not None:
             own = [i for i, (_, other) in enumerate(calls) if other is None]

@@ -19,9 +19,7 @@ RequestScale = float | Mapping[str, float]
 def of_request(guidance: Guidance, scale: RequestScale | None) -> Guidance:
     """A batch's guidance with the scale of a request; None: its own."""
     if scale is None:  # 2 stands for one per sample
-        given = [2.0 if isinstance(s, Tensor) else s for s in guidance.scales]
-        named = dict(zip(guidance.branches, given, strict=True))
-        return replace(guidance, scale=named if isinstance(guidance.scale, Mapping) else given[0])
+        return guidance.with_scales([2.0 if isinstance(s, Tensor) else s for s in guidance.scales])
     if isinstance(scale, Mapping) != isinstance(guidance.scale, Mapping):
         raise ValueError(f"scale={scale!r}: expected one like the sampler's, {guidance.scale!r}")
     return replace(guidance, scale=scale)
