@@ -42,11 +42,11 @@ a, b = (fastgen.invert(model, x, "heun", 40) for x in (first, second))
 print(f"digits come back up to {float(torch.cat([a.error, b.error]).max()):.0e} per pixel")
 
 # %%
-# Latents are normal, so that one mixes them on a great circle: cos and sin keep their length.
-angles = torch.linspace(0, torch.pi / 2, 9)
-mixed = torch.stack([w.cos() * a.latent + w.sin() * b.latent for w in angles], 1)
+# Latents are normal, so that one mixes them on a great circle, which keeps their length.
+steps = torch.linspace(0, 1, 9)
+mixed = torch.stack([fastgen.interpolate(a.latent, b.latent, w) for w in steps.tolist()], 1)
 between = fastgen.Sampler(model, a.sampling)(mixed.flatten(0, 1)).reshape(6, 9, 8, 8)
-weights = torch.linspace(0, 1, 9)[:, None, None]
+weights = steps[:, None, None]
 laid_over = (1 - weights) * first[1] + weights * second[1]
 
 figure, axes = plt.subplots(7, 9, figsize=(7.2, 5.6), layout="constrained")
