@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_floating, rows_of
 from fastgen.common.display import displayed, extent
+from fastgen.common.transforms import transforming
 from fastgen.common.typed import typed
 from fastgen.model.guidance import Guidance
 from fastgen.model.model import Model, check_model, merged
@@ -96,7 +97,8 @@ def invert(
         **plan_options: see `fastgen.plan`.
 
     Raises:
-        ValueError: if the plan draws noise and exact is False, or has no step back.
+        ValueError: if the plan draws noise and exact is False, or has no step back; with exact,
+            under forward-mode derivatives and within torch.func's transforms.
     """
     check_model(model)
     check_floating("x", x)
@@ -106,6 +108,11 @@ def invert(
     options: dict[str, Any] = {"guidance": guidance, "dtype": dtype, "backend": backend}
     kwargs = merged(net_kwargs, {})
     if exact:
+        if transforming():
+            raise ValueError(
+                "exact=True: no derivative goes through an inversion that is retraced; make it "
+                "outside of forward-mode derivatives and torch.func's transforms"
+            )
         grid["reversible"] = plan_options.pop("reversible", True)
         there = Sampler(model, plan(solver, schedule, steps, **grid, **plan_options), **options)
         return _retraced(there, x, seed, kwargs)

@@ -149,11 +149,12 @@ class WindowCalls:
         self.parallel, self.prepared, self.calls, self.run = parallel, prepared, calls, run
         self.sums, self.rows, self.nfe = sums, sums.rows, prepared.plan.nfe
         shape, dtype = calls.shape, prepared.dtypes[0]
-        self.work = torch.zeros((self.rows.count, *shape), dtype=dtype, device=calls.device)
+        with torch.inference_mode(False):  # rounds write to them outside of it
+            self.work = torch.zeros((self.rows.count, *shape), dtype=dtype, device=calls.device)
+            self.coefficients = sums.coefficients.clone()  # this run's slopes are in it
         draws = sums.draws
         noise = Noise(seeds, sample_ids, draws, Stream.SOLVER) if draws.numel() else None
         bind = dispatch.find("bind_cascade", calls.device, prepared.backend)
-        self.coefficients = sums.coefficients.clone()  # this run's slopes are in it
         self.cascade = bind(self.work, self.coefficients, sums.sums, sums.clip, noise)
         self.network = WindowNetwork(
             prepared.model, calls, prepared.time_tables(run.slots[0]).times, parallel.replicas

@@ -129,6 +129,37 @@ def sample_guided_by_a_rule(x):
 
 
 @entry()
+def sample_parallel(x):
+    options = {"start": 0.9, "dtype": state_dtype(x), "parallel": fastgen.Parallel(3, 0.0)}
+    return fastgen.sample(model(), x, "dpmpp_2m", 4, **options)
+
+
+@entry(records=True)
+def sample_retraced(x):
+    plan = fastgen.plan("heun", LinearVP(), 4, start=0.9, end=0.1, reversible=True)
+    sampler = fastgen.Sampler(model(), plan, dtype=state_dtype(x))
+    return sampler(x, differentiable=True, memory="reversible")
+
+
+@entry()
+def inverted_exactly(x):
+    options = {"start": 0.9, "end": 0.1, "exact": True}
+    return fastgen.invert(model(), x, "heun", 4, **options).latent
+
+
+@entry()
+def edited(x):
+    rows = torch.ones(len(x))
+    sides = {"source": {"shift": 0.1 * rows}, "target": {"shift": -0.2 * rows}}
+    return fastgen.flow_edit(model("velocity", Rectified()), x, 4, seed=3, **sides)
+
+
+@entry(records=True)
+def interpolated(x):
+    return fastgen.interpolate(x, noise_like(x), 0.3)
+
+
+@entry()
 def sample_transformed(x):
     return fastgen.sample(
         model(), x, "ddim", 4, start=0.9, dtype=state_dtype(x), transform=lambda d, t: d.tanh()

@@ -32,6 +32,12 @@ _listed(
     ValueError,
     "under forward-mode derivatives or torch.func|does not run inside of torch.func",
 )
+_listed(
+    "sample_parallel", TRANSFORMS, ValueError, "parallel: a run parallel in time is not recorded"
+)
+_listed("sample_retraced", TRANSFORMS, ValueError, "not within torch.func's transforms")
+_listed("inverted_exactly", TRANSFORMS, ValueError, "exact=True: no derivative goes through")
+_listed("edited", TRANSFORMS, ValueError, "x: flow_edit under forward-mode derivatives")
 # Whose results have gradients by backward(), or none.
 _listed(
     "log_likelihood log_likelihood_hutchinson trajectory_log_probability variational_bound "
