@@ -16,7 +16,7 @@ import fastgen.timesteps as grids
 from fastgen.common.checks import check_choice, check_floating, check_number
 from fastgen.common.errors import nearest
 from fastgen.common.modes import unrecorded
-from fastgen.common.transforms import functional, unwrapped
+from fastgen.common.transforms import functional, transforming, unwrapped
 from fastgen.common.typed import check_argument
 from fastgen.model.field import ModelField
 from fastgen.model.guidance import Guidance
@@ -132,7 +132,8 @@ def sample_adaptive(
             )
     compile = options.pop("compile", False)
     check_argument("compile", compile, bool)
-    if compile:  # what surrounds the network depends on which samples are left
+    # What surrounds the network depends on which samples are left. Compiled code has no tangents.
+    if compile and not transforming():
         model = model.compiled()
     field = ModelField(model, x.shape[0], net_kwargs, guidance)
     watch = steps if steps is not None and steps.wanted else None

@@ -100,10 +100,10 @@ class Sampler:
         if not isinstance(compile, bool):
             check_choice("compile", compile, ("loop",))
         options = guidance, transform, noise, dtype, backend
-        self.prepared = plain = Prepared(model, plan, *options)
+        self.prepared = self._eager = Prepared(model, plan, *options)
         self._compiled: CompiledRuns | None = None
         if compile:
-            self._compiled = runs_of(plain, compile)
+            self._compiled = runs_of(self._eager, compile)
             self.prepared = Prepared(model.compiled(), plan, *options)
         self.model, self.plan, self.guidance, self.noise = model, plan, guidance, noise
         self.transform, self.dtype, self.backend = transform, dtype, backend
@@ -282,7 +282,7 @@ class Sampler:
         within: Within | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """`__call__`; ``within`` gives the network the transforms of torch back that are active."""
-        prepared = self.prepared
+        prepared = self._eager if transforming() else self.prepared  # compiled: without tangents
         x, seeds, ids = prepared.initial(shape_or_x, seed, sample_ids, device)
         observe, keep = callback is not None, trajectory
         program = prepared.program(observe, keep)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 import fastgen
 from fastgen.networks import MLP
@@ -36,6 +37,30 @@ def test_compiled_code(monkeypatch):
         agree(sampler, plain, (rows, 2), seed=rows)
     assert len(made) == 1
     agree(*pair(model, "adams_bashforth", 4, "loop"))
+
+
+@pytest.mark.parametrize("solver", ["dopri5", "heun"])
+def test_tangents_are_those_of_the_network_itself(solver):
+    def net(x, t):
+        return torch.sin(x) * (0.5 + t[:, None])
+
+    model = fastgen.Model(net, CosineVP(), "noise", time_dtype=torch.float64)
+    x, v = torch.randn(2, *SHAPE, dtype=torch.float64)
+
+    def run(x, compile=False):
+        if solver == "dopri5":
+            options = {"start": 0.9, "end": 0.1, "rtol": 1e-9, "atol": 1e-9, "compile": compile}
+            return fastgen.sample(model, x, solver, dtype=torch.float64, **options)
+        plan = fastgen.plan(solver, model.schedule, 4, start=0.9, end=0.1)
+        sampler = fastgen.Sampler(model, plan, dtype=torch.float64, compile=compile)
+        return sampler(x, differentiable=True)
+
+    with forward_ad.dual_level():
+        dual = run(forward_ad.make_dual(x, v), compile=True)
+        tangent = forward_ad.unpack_dual(dual).tangent
+    step = 1e-6
+    want = (run(x + step * v) - run(x - step * v)) / (2 * step)
+    torch.testing.assert_close(tangent, want, rtol=1e-5, atol=1e-5 * want.abs().max().item())
 
 
 @pytest.fixture
