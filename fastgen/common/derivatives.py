@@ -74,8 +74,9 @@ def check_recorded(
     if value.requires_grad:
         return
     with torch.no_grad():
+        number = value.clone()  # the function may write where its value is
         other = again()
-    if not torch.equal(other, value):
+    if not torch.equal(other, number):
         raise ValueError(
             f"{name}: the value depends on {of}, but autograd did not record how (torch.no_grad, "
             f"inference mode, detach, NumPy or JAX inside), so its derivative would count as zero; "

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fastgen.common.tangents import carried
+
 
 def version(x: Tensor) -> int:
     """How often torch has written to the tensor; -1 where it does not count: in inference mode."""
@@ -36,11 +38,16 @@ def check_unwritten(name: str, x: Tensor, before: int) -> None:
 def unwritten(name: str, f: Callable[..., Any], t: Any, y: Any) -> Any:
     """f(t, y) for a tensor or a tree of them, which f must leave as it is.
 
-    In inference mode, where writes are not counted, f is handed a copy.
+    In inference mode, where writes are not counted, f is handed a copy. In forward mode its value
+    has the tangents it should have: see `carried`.
 
     Raises:
-        ValueError: if f changed y in place.
+        ValueError: if f changed y in place, or lost y's tangent.
     """
+    return carried(name, lambda y: _unwritten(name, f, t, y), y, "y")
+
+
+def _unwritten(name: str, f: Callable[..., Any], t: Any, y: Any) -> Any:
     if isinstance(y, Tensor):
         if y.is_inference():
             return f(t, y.clone())

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgen.common.tangents import carried
 from fastgen.common.unwritten import check_unwritten, version
 from fastgen.kernels.contract import DTYPE_CODES
 
@@ -90,8 +91,12 @@ def called(net: Callable[..., Any], x: Tensor, times: Sequence[Any], kwargs: Any
 
     Raises:
         RuntimeError: what the network raised, with the remedy where there is one.
-        ValueError: if it changed x in place.
+        ValueError: if it changed x in place, or lost x's tangent in forward mode.
     """
+    return carried("net", lambda x: _called(net, x, times, kwargs), x)
+
+
+def _called(net: Callable[..., Any], x: Tensor, times: Sequence[Any], kwargs: Any) -> Any:
     before = version(x)
     try:
         found = net(x, *times, **kwargs)

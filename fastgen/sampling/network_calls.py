@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastgen.common.unwritten import check_unwritten
 from fastgen.kernels import Stream
@@ -131,6 +132,10 @@ class NetworkCalls:
 
     def __call__(self, k: int, network_input: Tensor, state: Tensor | None) -> tuple[Tensor, ...]:
         """The outputs that evaluation k's stage reads: one; with guidance or of a pair several."""
+        if self.plain and forward_ad._current_level >= 0:  # tangents
+            output = called(self.net, network_input, self.times[k], self.net_kwargs)
+            self.tick()
+            return self._plain(k, output)
         if self.plain:
             try:  # as `version` does, without a call
                 before = network_input._version
@@ -144,7 +149,7 @@ class NetworkCalls:
             if before >= 0 and network_input._version != before:
                 check_unwritten("net", network_input, before)
             self.tick()
-            return self._pair(k, output) if self.pair else (self.checked(k, output, self.shape),)
+            return self._plain(k, output)
         return self.finished(k, self.branches(k, network_input), state)
 
     def branches(self, k: int, network_input: Tensor) -> tuple[Tensor, ...]:
@@ -161,8 +166,8 @@ class NetworkCalls:
         self, k: int, found: tuple[Tensor, ...], state: Tensor | None
     ) -> tuple[Tensor, ...]:
         """What evaluation k's stage reads of the outputs: merged and transformed where asked."""
-        guidance = self.guidance
-        if guidance is not None and len(found) > 1 and (guidance.merges or self.transform):
+        guidance, transformed = self.guidance, self.transform is not None
+        if guidance is not None and len(found) > 1 and (guidance.merges or transformed):
             found = (self._merge(found, k) if self.merge is None else self.merge(found, k),)
         if self.transform is None:
             return found
@@ -186,7 +191,7 @@ class NetworkCalls:
             found |= dict(zip(own, every.reshape(n, *shape), strict=True))
         for i, (kwargs, other) in enumerate(calls):
             if i not in found:
-                output = called(other or net, x, self.times[k], kwargs)
+                output = called(net if other is None else other, x, self.times[k], kwargs)
                 found[i] = self.checked(k, output, shape)
                 if len(found) < len(calls):
                     # The next call may write its output where this one's is.
@@ -206,8 +211,10 @@ class NetworkCalls:
             memories[k] = kept
         return output
 
-    def _pair(self, k: int, outputs: Any) -> tuple[Tensor, ...]:
-        return tuple([self.checked(k, output, self.shape) for output in pair_of(outputs)])
+    def _plain(self, k: int, output: Any) -> tuple[Tensor, ...]:
+        if not self.pair:
+            return (self.checked(k, output, self.shape),)
+        return tuple([self.checked(k, part, self.shape) for part in pair_of(output)])
 
     def checked(self, k: int, output: Any, shape: tuple[int, ...]) -> Tensor:
         """The output of evaluation k, or an error that says what is wrong with it."""

@@ -235,9 +235,9 @@ class Sampler:
         arguments = merged(net_kwargs, kwargs)
         if data is not None:
             shape_or_x = self.prepared.initial(shape_or_x, seed, sample_ids, device, data)[0]
+        watched = trajectory or progress or check_finite or callback is not None
         if check_choice("memory", memory, ("whole", "reversible")) == "reversible":
-            shown = trajectory or progress or check_finite or callback is not None
-            check_retraced(differentiable, checkpoint, shown)
+            check_retraced(differentiable, checkpoint, watched)
             x, *keys = self.prepared.initial(shape_or_x, seed, sample_ids, device)
             return self.retracing.recorded(x, (keys[0], keys[1]), arguments)
         if parallel is not None:
@@ -250,8 +250,7 @@ class Sampler:
                 given = unwrapped((shape_or_x, seed, sample_ids, arguments))
                 return self._run(*given, within=within, **options)
         options |= {"differentiable": differentiable, "checkpoint": checkpoint}
-        watched = trajectory or callback or progress or check_finite or differentiable or parallel
-        if self._compiled is not None and not watched:
+        if self._compiled is not None and not (watched or differentiable or parallel):
             return self._compiled(shape_or_x, seed, sample_ids, device, arguments)
         return self._run(shape_or_x, seed, sample_ids, arguments, **options)
 
@@ -308,7 +307,7 @@ class Sampler:
             calls = window = WindowCalls(parallel, prepared, calls, run, sums, seeds, ids)
         run.start(x, seeds, ids, sample_ids is None)
         states = [x] if trajectory else []
-        reports = reports_of(program, self.plan) if trajectory or callback else None
+        reports = reports_of(program, self.plan) if trajectory or observe else None
         with torch.inference_mode(False) if differentiable else unrecorded(self.model.net):
             for k in range(-1, self.plan.nfe):
                 run.advance(k, calls)

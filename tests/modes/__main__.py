@@ -25,6 +25,11 @@ and derivatives agree with differences. **refused**: an error says why, and what
 A plain `Sampler` runs in buffers of its own and records nothing; with `differentiable=True` it has
 gradients and tangents. Likelihoods have gradients with `differentiable=True`.
 
+In forward mode networks and fields that `torch.compile` made run as they were written, since
+compiled code has no tangents. One whose value depends on its input and yet has no tangent (detach,
+NumPy or JAX inside) is an error that names it; a constant is called once more to see that it is
+one. Whoever means to count a value as constant adds `0 * x` to it.
+
 Sinkhorn's `value` and `sinkhorn_divergence` have first derivatives; the potentials f and g are
 constants to autograd, and a second derivative is an error. What is kept for later calls is plain
 memory, whatever mode the first call was made in; in a mode of dispatch (`FakeTensorMode`, tracing)

@@ -168,3 +168,42 @@ def test_gradients_flow_through_what_is_written():
     step = 1e-5
     expected = (value(torch.tensor(0.5 + step)) - value(torch.tensor(0.5 - step))) / (2 * step)
     torch.testing.assert_close(found.double(), expected.detach(), rtol=1e-2, atol=1e-4)
+
+
+class Log(list):
+    """A list that is called: empty at first, so that it counts as false."""
+
+    def __call__(self, value, *_):
+        self.append(value)
+
+
+def test_a_callback_that_is_an_empty_list_is_called():
+    model = fastgen.Model(network, SCHEDULE, "noise")
+    sampler = fastgen.Sampler(model, plan_of("ddim"), compile=True)
+    for run in (fastgen.Sampler(model, plan_of("ddim")), sampler):
+        run(X, callback=(log := Log()))
+        assert len(log) == 4
+    fastgen.sample(model, X, "dopri5", start=0.9, end=0.1, callback=(log := Log()))
+    assert log
+    fastgen.odeint(lambda t, y: -y, X, [0.0, 1.0], callback=(log := Log()))
+    assert log
+
+
+class Empty(torch.nn.ModuleList):
+    """A network without length: it counts as false, and torch.compile's have no length at all."""
+
+    def forward(self, x, t):
+        return 0.2 * x
+
+    def __call__(self, *arguments):
+        return self.forward(*arguments)
+
+
+@pytest.mark.parametrize("made", [Empty, lambda: torch.compile(Empty(), backend="eager")])
+def test_networks_and_transforms_that_count_as_false(made):
+    guidance = fastgen.Guidance(3.0, {}, network=made())
+    found = run(plan_of("heun"), -1, guidance=guidance)
+    weak = fastgen.Guidance(3.0, {}, network=lambda x, t: 0.2 * x)
+    assert torch.equal(found, run(plan_of("heun"), -1, guidance=weak))
+    halved = run(plan_of("heun"), -1, guidance=weak, transform=lambda x, t: 0.2 * x)
+    assert torch.equal(run(plan_of("heun"), -1, guidance=weak, transform=made()), halved)

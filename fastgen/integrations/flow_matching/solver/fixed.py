@@ -13,6 +13,7 @@ from torch import Tensor
 from fastgen.common.devices import upload
 from fastgen.common.kept import kept
 from fastgen.common.tableau import Tableau
+from fastgen.common.tangents import carried
 from fastgen.common.transforms import functional, to_list, transforming
 from fastgen.common.unwritten import check_unwritten, version
 from fastgen.integrations.common.noise import unread_keys
@@ -110,7 +111,9 @@ class VelocityCalls:
     ) -> tuple[Tensor, ...]:
         """The velocity."""
         before = version(network_input)
-        velocity = self.field(k, network_input, self.times[k])
+        velocity = carried(
+            "velocity_model", lambda x: self.field(k, x, self.times[k]), network_input
+        )
         check_unwritten("velocity_model", network_input, before)
         check_output(
             velocity,
