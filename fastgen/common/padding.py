@@ -6,6 +6,7 @@ over the live elements: a sample takes the steps that it takes without its paddi
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -64,6 +65,27 @@ class Padding:
         (live,) = self._live
         assert live is not None
         return live
+
+    @cached_property
+    def _places(self) -> Tensor:
+        """Where each element [B, N] lies in `packed`: live ones first, in their order."""
+        live = self.live.reshape(len(self.count), -1)
+        behind = self.count + (~live).cumsum(1)
+        return torch.where(live, live.cumsum(1), behind) - 1
+
+    def packed(self, x: Tensor) -> Tensor:
+        """A tensor of the state's shape as [B, N]: live elements, as without padding, then zeros.
+
+        What is drawn for it, number by number, is what is drawn for samples without padding.
+        """
+        flat = self.clear(x).reshape(self._places.shape)
+        found: Tensor = torch.zeros_like(flat).scatter(1, self._places, flat)
+        return found
+
+    def unpacked(self, x: Tensor) -> Tensor:
+        """The inverse of `packed`, with zeros in the padding."""
+        found: Tensor = self.clear(x.gather(1, self._places).reshape(self.live.shape))
+        return found
 
     def clear(self, x: Any, rows: Tensor | None = None) -> Any:
         """States with zeros in the padding; of the samples ``rows``, or of all.

@@ -10,6 +10,7 @@ from torch import Tensor
 import fastgen.kernels as kernels
 from fastgen.common.checks import check_floating_dtype, check_integer, check_range, check_sizes
 from fastgen.common.devices import check_device
+from fastgen.common.padding import Padding
 from fastgen.kernels import Stream
 from fastgen.noise.keys import id_tensor, seed_tensor
 
@@ -23,6 +24,7 @@ def randn(
     stream: int = Stream.INITIAL,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Standard normals [B, ...] that do not depend on batch, device, layout or threads.
 
@@ -39,6 +41,9 @@ def randn(
             default is that of a sampler's initial noise.
         dtype: dtype of the result.
         device: where the numbers are made; they are the same everywhere.
+        mask: for samples of different lengths, True where an element is live; any shape that
+            broadcasts to the shape. Live elements get, in their order, the numbers of a sample
+            without padding, wherever the padding lies; it is 0.
 
     Raises:
         TypeError, ValueError: naming the argument that is not whole, or out of range.
@@ -54,7 +59,8 @@ def randn(
     check_floating_dtype("dtype", dtype)
     device = check_device("device", device)
     seeds = seed_tensor(seed, size[0], device)
-    return normals(size, seeds, id_tensor(sample_ids, size[0], device), draw, stream, dtype)
+    ids = id_tensor(sample_ids, size[0], device)
+    return normals(size, seeds, ids, draw, stream, dtype, mask)
 
 
 def normals(
@@ -64,9 +70,11 @@ def normals(
     draw: int,
     stream: int = Stream.INITIAL,
     dtype: torch.dtype = torch.float32,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """`randn` of keys as `seed_tensor` and `id_tensor` give them, on their device."""
     size = torch.Size(shape)
     number = torch.full((1,), draw, dtype=torch.int64, device=sample_ids.device)
     z = kernels.normals(size[1:].numel(), seeds, sample_ids, number, stream)
-    return z.reshape(size).to(dtype)
+    z = z.reshape(size).to(dtype)
+    return z if mask is None else Padding(mask, z, name="shape").unpacked(z.reshape(len(z), -1))

@@ -46,10 +46,12 @@ def initial_state(
     start: float,
     guidance: Guidance | None = None,
     data: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The state at time ``start`` as `Sampler.__call__` says it, with the seeds and the ids.
 
-    Scales of ``guidance`` that are per sample must fit the batch.
+    Scales of ``guidance`` that are per sample must fit the batch. ``mask``: of the noise, see
+    `fastgen.randn`.
     """
     if data is not None:
         check_floating("data", data)
@@ -80,7 +82,7 @@ def initial_state(
         check_start(model.schedule, start)
     elif data.shape not in (shape, (1, *shape[1:])):
         raise ValueError(f"data: expected {shape}, or 1 row for all, got {tuple(data.shape)}")
-    z = normals(shape, seeds, ids, 0, dtype=dtype).mul_(model.schedule.sigma(start))
+    z = normals(shape, seeds, ids, 0, dtype=dtype, mask=mask).mul_(model.schedule.sigma(start))
     if data is None:
         return z, seeds, ids
     return z + model.schedule.alpha(start) * data.to(device=device, dtype=dtype), seeds, ids

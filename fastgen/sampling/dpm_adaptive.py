@@ -127,7 +127,7 @@ def dpm_adaptive(
             found = noise(at[rows], y[rows], rows).clone()
             again = noise(at[rows], y[rows], rows)
             weight = schedule.sigma(schedule.time_at(at[rows]))  # of the noise in a step
-            scale = rows_of(y[rows]).abs() * per_row(relative[rows], found)
+            scale = y[rows].abs() * per_row(relative[rows], found)
             scale = scale + per_row(absolute[rows], found)
             check_repeats("net", found, again, weight * size[rows], scale, rows)
         fresh = rows[~known[rows]]

@@ -201,7 +201,8 @@ def sample_batch(
     times, start, end = _asked(model, solver, steps, timesteps, trajectory, start, end)
     start = model.schedule.t_max if start is None else check_time("start", start)
     keys = seed, sample_ids, device
-    x, _, _ = initial_state(model, shape_or_x, *keys, dtype, start, data=data)
+    mask = options.get("mask")
+    x, _, _ = initial_state(model, shape_or_x, *keys, dtype, start, data=data, mask=mask)
     unwrapped(x, f"sample(solver={solver!r})")
     recorded = differentiable or functional()
     own_steps = trajectory and times is None

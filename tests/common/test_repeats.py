@@ -68,3 +68,23 @@ def test_rounding_that_differs_is_tolerated():
 
     found = fastgen.odeint(f, X, [0.0, 9.0], rtol=1e-4, atol=1e-4, return_solution=True)
     assert count[0] == found.stats.calls > 2 * FIRST_LOOK
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3, 4)])
+def test_states_of_any_shape_are_looked_at(shape):
+    """With a single axis and with several, in solves that are long enough to be looked at."""
+    x, calls = fastgen.randn((2, *shape), seed=1), []
+
+    def net(x, t):
+        calls.append(t)
+        return torch.tanh(x)
+
+    model = fastgen.Model(net, CosineVP(), "noise")
+    found = fastgen.sample(model, x, "dpm_adaptive", rtol=1e-6, atol=1e-6, start=0.99)
+    assert torch.isfinite(found).all()
+    assert len(calls) > FIRST_LOOK
+    motion = fastgen.BrownianPath((2, *shape), seed=3)
+    control = fastgen.sde.Adaptive(rtol=1e-4, atol=1e-4)
+    options = {"adaptive": control, "noise": motion}
+    found = fastgen.sdeint(lambda t, y: -y, lambda t, y: 0.1 * y, x, [0.0, 1.0], **options)
+    assert torch.isfinite(found).all()

@@ -166,6 +166,7 @@ def schedule_alpha():
 @target
 def randn():
     return fastgen.randn, {
+        "mask": torch.tensor([[True], [False], [True]]),
         "shape": (3, 6), "seed": 1, "draw": 0, "sample_ids": [0, 1, 2], "dtype": torch.float32,
         "device": "cpu",
     }  # fmt: skip
@@ -257,6 +258,7 @@ def loss_denoising():
     return training.losses.denoising, {
         "model": model(), "data": states(), "t": torch.tensor([0.2, 0.5, 0.8]), "noise": None,
         "seed": 1, "step": 0, "sample_ids": None, "weighting": "simple", "reduction": "mean",
+        "mask": torch.tensor([[True], [False], [True]]),
     }  # fmt: skip
 
 
@@ -265,6 +267,7 @@ def path_sample():
     return training.paths.Linear().sample, {
         "x0": noise_like(states()), "x1": states(), "t": None, "seed": 1, "step": 0,
         "sample_ids": [0, 1, 2], "targets": ("velocity",), "coupling": None,
+        "mask": torch.tensor([[True], [False], [True]]),
     }  # fmt: skip
 
 

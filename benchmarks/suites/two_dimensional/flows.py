@@ -19,7 +19,7 @@ from benchmarks.tools.stacked import Stack, Targets, euler, train
 from fastgen.couplings import assign, wasserstein
 from fastgen.datasets import eight_gaussians, moons, s_curve
 from fastgen.training import paths
-from fastgen.training.paths.path import PathSample
+from fastgen.training.paths import PathSample
 
 REFLOW = "rectified flow (2)"
 NARROW, AVERAGED, EXACT = ", sigma 0.1", ", averaged weights", "exact samples"

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import fastgen.kernels as kernels
 from fastgen.common.checks import (
     check_choice,
     check_floating,
@@ -21,7 +20,13 @@ from fastgen.common.typed import typed
 from fastgen.model.model import merged
 from fastgen.model.output import called, check_output
 from fastgen.noise.keys import training_noise
-from fastgen.training.losses.reduction import mean_square, reduced, sum_square
+from fastgen.training.losses.reduction import (
+    bridged,
+    mean_square,
+    padding_of,
+    reduced,
+    sum_square,
+)
 
 METRICS = ("pseudo_huber", "square")
 
@@ -63,6 +68,7 @@ def consistency(
     step: int = 0,
     sample_ids: Sequence[int] | Tensor | None = None,
     reduction: str = "mean",
+    mask: Tensor | None = None,
     net_kwargs: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> Tensor:
@@ -81,6 +87,7 @@ def consistency(
         weight: [B]; the default is 1 / (high - low) for pseudo_huber, 1 for square.
         seed, step, sample_ids: of the noise.
         reduction: "mean", or "none" for [B].
+        mask: for samples of different lengths, as of `denoising`.
         net_kwargs, **kwargs: handed to the network; net_kwargs is a dictionary for names that
             mean something else here, such as seed.
     """
@@ -96,7 +103,8 @@ def consistency(
     zero, one = torch.zeros_like(levels[0]), torch.ones_like(levels[0])
     columns = [zero, one, levels[0], zero, one, levels[1]]
     table = torch.stack(columns, -1).reshape(-1, 2, 3)
-    _, near, far = kernels.bridge(None, data, table, zero, key)
+    padding = padding_of(mask, data)
+    _, near, far = bridged(None, data, table, zero, key, padding)
     arguments = merged(net_kwargs, kwargs)
     output = called(net, far, (high.to(far.dtype),), arguments)
     output = check_output(output, far.shape, device).clone()  # the next call may write over it
@@ -105,7 +113,10 @@ def consistency(
         end = called(other, near, (low.to(near.dtype),), arguments)
         check_output(end, near.shape, device, "net" if teacher is None else "teacher")
     if metric == "square":
-        return reduced(mean_square(output - end), weight, reduction)
-    c = 0.00054 * math.sqrt(data[0].numel())
-    loss = (sum_square(output - end) + c**2).sqrt() - c
+        return reduced(mean_square(output - end, padding), weight, reduction)
+    c: float | Tensor = 0.00054 * math.sqrt(data[0].numel())
+    total = sum_square(output - end, padding)
+    if padding is not None:
+        c = (0.00054 * padding.count[:, 0].clamp(min=1).double().sqrt()).to(total.dtype)
+    loss = (total + c**2).sqrt() - c
     return reduced(loss, 1 / (high - low) if weight is None else weight, reduction)

@@ -10,13 +10,20 @@ from torch import Tensor
 
 import fastgen.kernels as kernels
 from fastgen.common.checks import check_choice, check_floating, check_positive, check_shape, per_row
+from fastgen.common.padding import Padding
 from fastgen.common.typed import typed
 from fastgen.kernels import Clock, Noise
 from fastgen.model.model import Model, check_model, merged
 from fastgen.model.output import called, check_output
 from fastgen.model.parametrisation import PAIR
 from fastgen.noise.keys import training_noise
-from fastgen.training.losses.reduction import mean_square, reduced, sum_square
+from fastgen.training.losses.reduction import (
+    bridged,
+    mean_square,
+    padding_of,
+    reduced,
+    sum_square,
+)
 from fastgen.training.times import Times, check_times, uniform
 
 Weighting = Callable[[Model, Tensor], Tensor]
@@ -104,6 +111,7 @@ def denoising(
     times: Times | None = None,
     weighting: str | Weighting = "simple",
     reduction: str = "mean",
+    mask: Tensor | None = None,
     net_kwargs: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> Tensor:
@@ -125,6 +133,9 @@ def denoising(
         weighting: a name ("simple", "likelihood", "min_snr", "edm", "sigmoid") or a function of
             (model, internal times [B]) that multiplies the square of the target's error.
         reduction: "mean", or "none" for [B].
+        mask: for samples of different lengths, True where an element of data is live; any shape
+            that broadcasts to it. Means are over the live elements, padding is 0 for the network,
+            and the noise is that of the samples without padding, in whatever layout.
         net_kwargs, **kwargs: handed to the network; net_kwargs is a dictionary for names that
             mean something else here, such as seed.
 
@@ -146,20 +157,26 @@ def denoising(
         check_times("t", t, rows)
     s = t.to(torch.float64)
     s = 1 - s if data_at == 1 else s
-    state, target = _noised(model, data, noise, key, s)
-    fed = state.to(model.input_dtype(state.dtype))
-    arguments = merged(net_kwargs, kwargs)
-    output = model.outputs(fed, (model.network_time(s),), arguments)[0].to(target.dtype)
-    return reduced(mean_square(output - target), weighting(model, s), reduction)
-
-
-def _noised(
-    model: Model, data: Tensor, noise: Tensor | None, key: Noise, s: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The network's input, with EDM's scale, and its target."""
     if noise is not None:
         check_floating("noise", noise)
         check_shape("noise", noise, data.shape, like="data")
+    padding = padding_of(mask, data)
+    state, target = _noised(model, data, noise, key, s, padding)
+    fed = state.to(model.input_dtype(state.dtype))
+    arguments = merged(net_kwargs, kwargs)
+    output = model.outputs(fed, (model.network_time(s),), arguments)[0].to(target.dtype)
+    return reduced(mean_square(output - target, padding), weighting(model, s), reduction)
+
+
+def _noised(
+    model: Model,
+    data: Tensor,
+    noise: Tensor | None,
+    key: Noise,
+    s: Tensor,
+    padding: Padding | None,
+) -> tuple[Tensor, Tensor]:
+    """The network's input, with EDM's scale, and its target."""
     alpha, sigma, zero = model.schedule.alpha(s), model.schedule.sigma(s), torch.zeros_like(s)
     a, b = _target(model, s)
     if model.predicts == "edm":
@@ -169,7 +186,7 @@ def _noised(
         [sigma, alpha, zero, b, a, zero] if noise is not None else [zero, alpha, sigma, zero, a, b]
     )
     table = torch.stack(columns, -1).reshape(-1, 2, 3)
-    _, state, target = kernels.bridge(noise, data, table, s, key, noisy=noise is None)
+    _, state, target = bridged(noise, data, table, s, key, padding, noisy=noise is None)
     return state, target
 
 
@@ -184,6 +201,7 @@ def annealed(
     step: int = 0,
     sample_ids: Sequence[int] | Tensor | None = None,
     reduction: str = "mean",
+    mask: Tensor | None = None,
     net_kwargs: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> Tensor:
@@ -198,6 +216,7 @@ def annealed(
         condition: what it is fed as c [B]: the "sigma", or its "index" (int64).
         seed, step, sample_ids: of levels and noise.
         reduction: "mean", or "none" for [B].
+        mask: as of `denoising`; the sum is over the live elements.
         net_kwargs, **kwargs: handed to the network; net_kwargs is a dictionary for names that
             mean something else here, such as seed.
     """
@@ -214,8 +233,9 @@ def annealed(
     sigma = sigmas.to(device, torch.float64)[index]
     zero, one = torch.zeros_like(sigma), torch.ones_like(sigma)
     table = torch.stack([zero, one, sigma, zero, zero, one], -1).reshape(-1, 2, 3)
-    _, x, z = kernels.bridge(None, data, table, u, key)
+    padding = padding_of(mask, data)
+    _, x, z = bridged(None, data, table, u, key, padding)
     told = index if condition == "index" else sigma.to(x.dtype)
     score = check_output(called(net, x, (told,), merged(net_kwargs, kwargs)), z.shape, z.device)
     level = per_row(sigma.to(x.dtype), x)
-    return reduced(sum_square(level * score + z) / 2, None, reduction)
+    return reduced(sum_square(level * score + z, padding) / 2, None, reduction)

@@ -32,7 +32,7 @@ def flow_matching(
         reduction: "mean", or "none" for [B].
     """
     check_prediction("output", output, sample.velocity)
-    return reduced(mean_square(output - sample.velocity), weight, reduction)
+    return reduced(mean_square(output - sample.velocity, sample.padding), weight, reduction)
 
 
 def score_and_flow_matching(
@@ -63,8 +63,9 @@ def score_and_flow_matching(
     check_prediction("score", score, sample.noise)
     factor = drift_weight(sample.path, sample.t)
     factor = per_row(factor.to(score.dtype), score)
-    loss = mean_square(velocity - sample.velocity)
-    loss = loss + score_weight * mean_square(factor * score + sample.noise)
+    padding = sample.padding
+    loss = mean_square(velocity - sample.velocity, padding)
+    loss = loss + score_weight * mean_square(factor * score + sample.noise, padding)
     return reduced(loss, weight, reduction)
 
 
@@ -94,7 +95,7 @@ def variational_flow_matching(
     """
     check_prediction("output", output, sample.velocity)
     divergence = standard_divergence(mean, log_variance)
-    loss = mean_square(output - sample.velocity) + kl_weight * divergence
+    loss = mean_square(output - sample.velocity, sample.padding) + kl_weight * divergence
     return reduced(loss, weight, reduction)
 
 
@@ -155,7 +156,7 @@ def mean_flow(
 
     output, slope = directional(average, (x, t), (v, torch.ones_like(t)), "net")
     span = per_row((r - t).to(v.dtype), v)
-    error = sum_square(output - (v + span * slope).detach())
+    error = sum_square(output - (v + span * slope).detach(), sample.padding)
     loss = error / (error.detach() + offset) ** power if power else error
     return reduced(loss, weight, reduction)
 
@@ -198,9 +199,10 @@ def shortcut(
     with torch.no_grad():
         two = teacher if teacher is not None else net
         first = output_of(two, x, t, half).clone()  # the next call may write over it
+        first = first if sample.padding is None else sample.padding.clear(first)
         moved = sign * per_row(half.to(x.dtype), x)
         second = output_of(two, x + moved * first, t + sign * half, half)
         still = per_row(d == 0, x)
         target = torch.where(still, v, (first + second) / 2)
     output = output_of(net, x, t, d)
-    return reduced(mean_square(output - target), weight, reduction)
+    return reduced(mean_square(output - target, sample.padding), weight, reduction)

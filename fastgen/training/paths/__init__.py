@@ -3,7 +3,8 @@
 from fastgen.training.paths.gaussian import Brownian, Linear, Scheduled, Target, drift_weight
 from fastgen.training.paths.interpolant import Interpolant
 from fastgen.training.paths.manifolds import Encoded, FlatTorus, Sphere
-from fastgen.training.paths.path import TARGETS, Path, PathSample
+from fastgen.training.paths.path import Path
+from fastgen.training.paths.path_sample import TARGETS, PathSample
 
 __all__ = [
     "TARGETS",

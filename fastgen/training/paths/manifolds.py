@@ -12,7 +12,8 @@ import fastgen.kernels as kernels
 from fastgen.common.checks import check_positive, per_row
 from fastgen.common.derivatives import directional, outside_inference_mode
 from fastgen.kernels import Clock, Noise
-from fastgen.training.paths.path import Path, PathSample
+from fastgen.training.paths.path import Path
+from fastgen.training.paths.path_sample import PathSample
 
 
 class _Deterministic(Path):
@@ -70,6 +71,8 @@ class Sphere(_Deterministic):
     circle towards a fixed direction, that of the axis which x0 has least of. Chen and Lipman 2024
     (arXiv 2302.03660).
     """
+
+    elementwise = False
 
     def along(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The great circles."""
@@ -134,6 +137,8 @@ class Encoded(_Deterministic):
     Velocity: the derivative of D along E(x1) - E(x0), by forward-mode differentiation. encode,
     decode: functions of batches [B, ...].
     """
+
+    elementwise = False
 
     def __init__(
         self,

@@ -23,10 +23,10 @@ from fastgen.kernels.bridge.contract import TERMS
 from fastgen.kernels.bridge.reference import row_coefficients
 from fastgen.kernels.contract import DTYPE_CODES
 from fastgen.noise.keys import training_noise
+from fastgen.training.paths.path_sample import TARGETS, PathSample, packed
 from fastgen.training.times import Times, check_times, uniform
 
 UNIFORM = uniform()
-TARGETS = ("velocity", "noise", "score", "data", "source")
 # A function of time as a sum of the kernel's features: 1, t, r = sqrt(t (1 - t)), r' and 1 / r.
 Recipe = tuple[float, float, float, float, float]
 NOTHING: Recipe = (0.0, 0.0, 0.0, 0.0, 0.0)
@@ -39,37 +39,16 @@ NEITHER: tuple[Tensor | None, Tensor | None] = (None, None)
 
 
 @displayed
-class PathSample:
-    """States x_t [B, ...] at times t [B], and the targets that were asked for as attributes.
-
-    velocity: dx_t/dt; noise: z; score: of x_t given its end points, -z / s(t); data, source: the
-    end points themselves, as they were paired.
-    """
-
-    def __init__(self, path: Path, t: Tensor, x_t: Tensor, targets: dict[str, Tensor]) -> None:
-        self.path, self.t, self.x_t, self.targets = path, t, x_t, targets
-
-    def __getattr__(self, name: str) -> Tensor:
-        if name in TARGETS:
-            targets: dict[str, Tensor] = self.__dict__.get("targets", {})
-            if name in targets:
-                return targets[name]
-            raise AttributeError(
-                f"{name}: this sample has the targets {tuple(targets)}; ask for more, "
-                f"path.sample(..., targets=(..., {name!r}))"
-            )
-        raise AttributeError(f"PathSample has no attribute {name!r}")
-
-
-@displayed
 class Path:
     """What all paths share: times, pairs, noise, one kernel call, and clear errors.
 
     Subclasses set noise_source (x0 is N(0, 1) noise, drawn where it is not given; such a path has
-    no z beside it), and give either `recipe` or `coefficients`, both with data at t = 1.
+    no z beside it), elementwise (False where elements of a sample depend on each other, so that
+    there can be no mask), and give either `recipe` or `coefficients`, both with data at t = 1.
     """
 
     noise_source = False
+    elementwise = True
 
     def __init__(self, data_at: int = 1) -> None:
         if data_at not in (0, 1):
@@ -121,6 +100,7 @@ class Path:
         coupling: CouplingFunction | None = None,
         pairs: tuple[Tensor | None, Tensor | None] = NEITHER,
         labels: tuple[Tensor | None, Tensor | None] = NEITHER,
+        mask: Tensor | None = None,
     ) -> PathSample:
         """A batch of states and targets, in one pass over x0 and x1; differentiable in both.
 
@@ -140,10 +120,20 @@ class Path:
                 coupling(x0, x1, labels0, labels1) and returns the pairs (i, j).
             pairs: indices (i, j): row b is x0[i[b]] with x1[j[b]]; None: row b itself.
             labels: handed to the coupling.
+            mask: for samples of different lengths, True where an element of x1 is live; any shape
+                that broadcasts to it. Padding is 0 in the state and the targets, losses are over
+                the live elements, and noise is that of the samples without padding.
 
         Raises:
             ValueError: naming the argument that does not fit.
         """
+        if mask is not None:
+            if not self.elementwise:
+                raise ValueError(f"mask: on {self!r} elements of a sample depend on each other")
+            pairs = self._paired(x0, x1, coupling, pairs, labels)
+            x0, x1, padding = packed(x0, x1, pairs, mask)
+            key: dict[str, Any] = {"seed": seed, "step": step, "sample_ids": sample_ids}
+            return self.sample(x0, x1, t, targets=targets, times=times, **key).unpacked(padding)
         if t is None and sample_ids is None and coupling is None and labels is NEITHER:
             found = self._quickly(x0, x1, seed, step, tuple(targets), times, pairs)
             if found is not None:
