@@ -50,7 +50,7 @@ def bridged(
 ) -> tuple[Tensor, ...]:
     """`kernels.bridge` on the live elements: with the noise of samples without padding."""
     if padding is None:
-        return kernels.bridge(x0, x1, table, when, noise, noisy=noisy)
+        return tuple(kernels.bridge(x0, x1, table, when, noise, noisy=noisy))
     source = None if x0 is None else padding.packed(x0)
     t, *found = kernels.bridge(source, padding.packed(x1), table, when, noise, noisy=noisy)
     return t, *[padding.unpacked(x) for x in found]
