@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 
@@ -11,8 +12,19 @@ from torch import Tensor
 
 from fastgen.common.checks import check_number
 
-# Data prediction [B, ...] and time to data prediction.
-Transform = Callable[[Tensor, float], Tensor]
+# Data prediction [B, ...], time, and where it takes three arguments the state [B, ...], to data
+# prediction.
+Transform = Callable[[Tensor, float], Tensor] | Callable[[Tensor, float, Tensor], Tensor]
+
+
+def sees_state(transform: Transform) -> bool:
+    """Whether a transform is called as transform(data, t, x): it has three arguments to fill."""
+    try:
+        parameters = inspect.signature(transform).parameters.values()
+    except (TypeError, ValueError):  # of C, without a signature
+        return False
+    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return sum(p.default is p.empty for p in places) == 3
 
 
 def dynamic_threshold(percentile: float = 0.995, least: float = 1.0) -> Transform:

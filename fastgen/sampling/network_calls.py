@@ -19,7 +19,7 @@ from fastgen.model.guidance import Guidance
 from fastgen.model.model import Model, pair_of, time_rows
 from fastgen.model.output import called, check_output, explain
 from fastgen.model.parametrisation import Parametrisation
-from fastgen.model.transforms import Transform
+from fastgen.model.transforms import Transform, sees_state
 from fastgen.noise.normals import normals
 from fastgen.plans import Plan
 from fastgen.plans.forms import Computed, Increment, Let, Prediction
@@ -112,6 +112,7 @@ class NetworkCalls:
         if guided is None and guidance is not None:
             guided = [guidance.active(e.time) for e in plan.evaluations]
         self.guided = guided or ()
+        self.sees_state = transform is not None and sees_state(transform)
         # Nothing but the network's own output: the usual case, and the quickest.
         self.plain = guidance is None and transform is None and not model.learned_variance
         self.pair = model.parametrisation.outputs == 2
@@ -173,7 +174,8 @@ class NetworkCalls:
             return found
         assert state is not None
         parametrisation, t = self.model.parametrisation, self.plan.evaluations[k].time
-        data = self.transform(converted(parametrisation, "data", t, state, found[0]), t)
+        data = converted(parametrisation, "data", t, state, found[0])
+        data = self.transform(data, t, state) if self.sees_state else self.transform(data, t)  # type: ignore[call-arg]
         check_output(data, self.shape, self.device, "transform")
         return (self.checked(k, data, self.shape),)
 

@@ -56,8 +56,8 @@ class Sampler:
         model: the network and what it means.
         plan: from `fastgen.plan`, on the model's schedule.
         guidance: classifier-free guidance or autoguidance, fused into every stage.
-        transform: a function (data prediction [B, ...], t) -> data prediction between two
-            kernels, for what is not linear (`fastgen.model.dynamic_threshold`). Static
+        transform: (data prediction [B, ...], t) -> data prediction between two kernels, or
+            (data, t, state), for what is not linear (`fastgen.model.dynamic_threshold`). Static
             bounds cost nothing: `plan(..., clip=(low, high))`.
         noise: "draws", fresh noise in every step; or "brownian", increments of one motion W per
             sample (`fastgen.brownian` in internal time), so that other time grids follow the
