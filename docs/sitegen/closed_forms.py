@@ -45,6 +45,12 @@ CAPTIONS = {
         "samples). Up: the Wasserstein distance of a Gaussian of the samples' mean and variance "
         "to N(2, 1), beside that of 100,000 exact samples."
     ),
+    "repaint": (
+        "Measured when this page was built: two numbers of variance 1 and correlation 0.9, of "
+        "which the first is known to be 1.5 (5,000 samples). Up: the Wasserstein distance of a "
+        "Gaussian of the mean and variance of the second to the exact one, N(1.35, 0.19). One "
+        "repetition is ddpm, whose error more steps do not take away."
+    ),
 }
 
 
@@ -146,12 +152,38 @@ def bridge_sde() -> list[tuple[str, Curve]]:
     return [("bridge_sde", points), ("exact samples", [(2.0, floor), (100.0, floor)])]
 
 
+def repaint() -> list[tuple[str, Curve]]:
+    """What is drawn beside a known number, with and without repetitions."""
+    schedule, covariance = LinearVP(), torch.tensor([[1.0, 0.9], [0.9, 1.0]])
+
+    def denoise(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = schedule.alpha(t[0].item()), schedule.sigma(t[0].item())
+        total = alpha**2 * covariance + sigma**2 * torch.eye(2)
+        found: Tensor = alpha * x @ torch.linalg.solve(total, covariance)
+        return found
+
+    model = fastgen.Model(denoise, schedule, "data", time_dtype=torch.float64)
+    seen = fastgen.observations.Mask(torch.tensor([[1.5, 0.0]]), torch.tensor([True, False]))
+    curves = []
+    for repetitions in (1, 3, 10):
+        points = []
+        for steps in (5, 10, 20, 40):
+            options = {"steps": steps, "repetitions": repetitions, "seed": 2}
+            x = fastgen.posterior(model, seen, (5000, 2), "repaint", **options)[:, 1].double()
+            nfe = plan("repaint", schedule, steps, repetitions=repetitions).nfe
+            error = ((x.mean() - 1.35) ** 2 + (x.std() - 0.19**0.5) ** 2).sqrt()
+            points.append((float(nfe), float(error)))
+        curves.append((f"{repetitions} repetitions" if repetitions > 1 else "ddpm", points))
+    return curves
+
+
 MEASURES: dict[str, Callable[[], list[tuple[str, Curve]]]] = {
     "consistency": partial(few_step, "consistency"),
     "lcm": partial(few_step, "lcm"),
     "tcd": partial(few_step, "tcd"),
     "mean_flow": mean_flow,
     "bridge_sde": bridge_sde,
+    "repaint": repaint,
 }
 
 

@@ -59,6 +59,7 @@ FACTS: dict[str, tuple[Facts, tuple[str, ...]]] = {
     'pndm': ((2, '1 (4 in the first 3 steps)', False, False), ('2', '1', 'no', '4', '24', 'skip_prk=False', 'arXiv 2202.09778')),
     'predictor_corrector': ((None, '1 + corrector_steps', True, False), ('-', '2', 'yes', '0', '24', "snr=0.16, corrector_steps=1, eta=1.0, step_rule='sigma'", 'Song et al. 2021, arXiv 2011.13456, Alg. 2 and 3')),
     'ralston': ((2, '2', False, False), ('2', '2', 'no', '2', '36', '', 'Ralston 1962, Math. Comp. 16')),
+    'repaint': ((1, 'repetitions, after the first jump', True, False), ('1', '10', 'yes', '0', '120', 'jump=1, repetitions=10', 'Lugmayr et al. 2022, arXiv 2201.09865, Alg. 1')),
     'res_2m': ((2, '1', False, False), ('2', '1', 'no', '1', '20', '', 'Zhang et al. 2023, RES, arXiv 2308.02157')),
     'res_2s': ((2, '2', False, False), ('2', '2', 'no', '2', '36', 'c2=0.5', 'Zhang et al. 2023, RES, arXiv 2308.02157')),
     'res_3m': ((2, '1', False, False), ('2', '1', 'no', '2', '24', '', 'Zhang et al. 2023, RES, arXiv 2308.02157')),

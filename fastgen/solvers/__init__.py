@@ -58,7 +58,7 @@ from fastgen.solvers.multistep import (
     unipc,
 )
 from fastgen.solvers.registry import Solver, get, names, plan, register
-from fastgen.solvers.restarts import restart
+from fastgen.solvers.restarts import repaint, restart
 from fastgen.solvers.seeds import seeds_1, seeds_2, seeds_3
 from fastgen.solvers.stabilised import stork
 from fastgen.solvers.stochastic import (
@@ -159,6 +159,7 @@ __all__ = [
     "predictor_corrector",
     "ralston",
     "register",
+    "repaint",
     "res_2m",
     "res_2s",
     "res_3m",

@@ -36,8 +36,8 @@ EXEMPT = {
     "tcd": "draws from a consistency function; a denoiser is not one",
 }
 # eta of the process that a solver converges to; None where its noise level is a function of t of
-# another shape: then only the marginal is compared, which is the same for all.
-LIMIT = dict.fromkeys(["er_sde_1", "er_sde_2", "er_sde_3", "flow_grpo"])
+# another shape, or it goes back and forth: then only the marginal is compared, the same for all.
+LIMIT = dict.fromkeys(["er_sde_1", "er_sde_2", "er_sde_3", "flow_grpo", "repaint"])
 # More steps where 121 are not yet asymptotic.
 MORE = {"seeds_3": (80, 110, 150, 200, 270)}
 # Multistep methods of third order whose first steps are of lower order, see test_order.

@@ -367,7 +367,11 @@ NOT_CONVERGENT = {"consistency", "lcm", "tcd"}  # exact for their own networks o
 def test_from_pure_noise_to_data_the_law_is_that_of_the_data(name):
     """The whole way, with both infinite steps: first order in variance or better."""
     schedule, found = Rectified(), []
-    options = {"restart": {"intervals": ((0.06, 0.3, 40, 2),)}, "flow_grpo": {"last_step": "mean"}}
+    options = {
+        "restart": {"intervals": ((0.06, 0.3, 40, 2),)},
+        "flow_grpo": {"last_step": "mean"},
+        "repaint": {"repetitions": 2},  # each repetition adds the error of a step
+    }
     for n in (40, 160):
         plan = fastgen.plan(name, schedule, n, **options.get(name, {}))
         m, v = propagate(plan, GAUSSIAN, 0.0, 1.0)

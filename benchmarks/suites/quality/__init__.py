@@ -28,8 +28,8 @@ BUDGETS = (4, 5, 6, 8, 10, 15, 20, 50)
 # All solvers on `GRID`; on these too but in many dimensions, where a run takes an hour.
 OTHER_GRIDS, MANY = ("karras", "uniform"), "3072"
 CHEAP = "mixture, d = 64"
-# They draw from a consistency function or a bridge, which a denoiser is not.
-OTHER_MODELS = {"bridge_sde", "consistency", "lcm", "tcd"}
+# They draw from a consistency function or a bridge, which a denoiser is not, or of masked data.
+OTHER_MODELS = {"bridge_sde", "consistency", "lcm", "repaint", "tcd"}
 
 
 def ours(name: str, judge: Judge, solvers: list[str], budgets: tuple[int, ...]) -> Iterator[Row]:
