@@ -13,11 +13,13 @@ from fastgen.common.version import VERSION
 
 if TYPE_CHECKING:
     from fastgen import (
+        control,
         couplings,
         datasets,
         fitting,
         kernels,
         networks,
+        observations,
         plots,
         rules,
         schedules,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
         timesteps,
         training,
     )
+    from fastgen.control import posterior
     from fastgen.couplings import wasserstein
     from fastgen.fitting import race, tune
     from fastgen.likelihood import (
@@ -55,6 +58,7 @@ __all__ = [
     "Sampler",
     "Step",
     "brownian",
+    "control",
     "couplings",
     "datasets",
     "fitting",
@@ -64,9 +68,11 @@ __all__ = [
     "kernels",
     "log_likelihood",
     "networks",
+    "observations",
     "odeint",
     "plan",
     "plots",
+    "posterior",
     "race",
     "randn",
     "rules",
@@ -86,6 +92,7 @@ __version__ = VERSION
 
 _ROOMS = {
     "common",
+    "control",
     "couplings",
     "datasets",
     "fitting",
@@ -94,6 +101,7 @@ _ROOMS = {
     "model",
     "networks",
     "noise",
+    "observations",
     "ode",
     "plans",
     "plots",
@@ -123,6 +131,7 @@ _MODULE_OF = {
     "log_likelihood": "likelihood",
     "odeint": "ode",
     "plan": "solvers",
+    "posterior": "control",
     "race": "fitting",
     "randn": "noise",
     "sample": "sampling.sample",

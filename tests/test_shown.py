@@ -13,11 +13,13 @@ from torch import nn
 
 import fastgen
 from fastgen import (
+    control,
     couplings,
     datasets,
     fitting,
     kernels,
     networks,
+    observations,
     plans,
     rules,
     schedules,
@@ -35,6 +37,7 @@ from fastgen.likelihood.flow import LogLikelihood
 from fastgen.likelihood.transitions import LogProbability
 from fastgen.likelihood.variational_bound import VariationalBound
 from fastgen.networks.vae import Reconstruction
+from fastgen.observations.conditioned import Conditioned, ConditionedNetwork
 from fastgen.ode import Adjoint, Event, Status
 from fastgen.sampling import Step
 from fastgen.sampling.capture import Captured
@@ -52,7 +55,10 @@ RESULTS = (
     *(VariationalBound, fastgen.Latent),
 )
 # What nobody makes: there is nothing to show.
-ABSTRACT = (couplings.Coupling, path.ProbPath, solver.Solver, torchsde.BaseBrownian)
+ABSTRACT = (
+    *(couplings.Coupling, path.ProbPath, solver.Solver, torchsde.BaseBrownian),
+    *(observations.Method, observations.Noise, observations.Observation),
+)
 
 
 def public_classes():
@@ -141,6 +147,15 @@ def drop_in_sample():
     return path.CondOTProbPath().sample(x, x, torch.zeros(3))
 
 
+def given_a_mask():
+    mask = observations.Mask(POINTS, torch.tensor([True, False]))
+    return observations.conditioned(model(), mask, "replacement")
+
+
+def point():
+    return given_a_mask().net.point(POINTS, torch.full((6,), 0.5).double(), None, {})
+
+
 def program():
     return fastgen.plan("euler", SCHEDULE, 3).lower(model().parametrisation)
 
@@ -167,6 +182,18 @@ MAKERS = {
         torch.ones(6), {"label": torch.zeros(6), "f": net}, network=net()
     ),
     fastgen.model.Branch: lambda: fastgen.model.Branch({"f": net}, net(), against="text"),
+    control.Restoration: lambda: control.Restoration(IMAGES),
+    observations.Mask: lambda: observations.Mask(POINTS, torch.ones(2)),
+    observations.Linear: lambda: observations.Linear(
+        observations.average_pool(2, dims=1), y=torch.zeros(6, 1, 2), noise=0.1
+    ),
+    observations.Nonlinear: lambda: observations.Nonlinear(torch.abs, POINTS),
+    observations.Operator: lambda: observations.gaussian_blur(1.0),
+    observations.Gaussian: lambda: observations.Gaussian(0.1),
+    observations.Local: lambda: observations.Mask(POINTS, torch.ones(2)).near(POINTS),
+    observations.Point: point,
+    ConditionedNetwork: lambda: given_a_mask().net,
+    Conditioned: given_a_mask,
     rules.Branches: lambda: rules.Branches(SPACE, SPACE.basis(), (0,), [torch.ones(1, 1)], 0.5),
     rules.Combined: lambda: rules.Combined(torch.ones(6, 2)),
     rules.OfGram: lambda: rules.OfGram(fastgen.kernels.gram),

@@ -89,6 +89,9 @@ class Model(Pretrained):
         [[3.0], [3.0]]
     """
 
+    # Whether torch.compile can make a graph of the network; where not, `compiled` says what of it.
+    traceable = True
+
     def __init__(
         self,
         net: Callable[..., Tensor],

@@ -294,6 +294,7 @@ def runs_of(prepared: Prepared, compile: bool | str) -> CompiledRuns | None:
     """
     model, plan, stages = prepared.model, prepared.plan, prepared.program().stages
     plain = prepared.guidance is None and prepared.transform is None and not model.learned_variance
+    plain = plain and model.traceable
     inputs = [i for stage in stages if stage is not None for i in stage.inputs]
     linear = all(isinstance(i, int | Raw) for i in inputs)
     good = plain and linear and model.parametrisation.outputs == 1 and plan.nfe > 0

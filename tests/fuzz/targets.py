@@ -14,7 +14,7 @@ import fastgen.integrations.torchdiffeq as torchdiffeq
 from fastgen import couplings, kernels, networks, schedules, timesteps, training
 from fastgen.integrations.k_diffusion import sampling as k_diffusion
 from fastgen.schedules import CosineVP, DiscreteVP, LinearVP
-from tests.modes.entries import denoiser, field, model, network, noise_like, sampler
+from tests.modes.entries import denoiser, field, model, network, noise_like, observed, sampler
 from tests.modes.modes import states
 
 Call = tuple[Callable[..., Any], dict[str, Any]]
@@ -93,6 +93,30 @@ def served():
 @target
 def admitted():
     return sampler().serve((3, 6)).admit, {"x": None, "seed": 3, "sample_id": 2, "plan": None}
+
+
+@target
+def posterior():
+    return fastgen.posterior, {
+        "model": model(), "observation": observed(states()), "shape": (3, 6), "method": "mmps",
+        "solver": "ddpm", "steps": 3, "seed": 1, "sample_ids": [0, 1, 2], "guidance": None,
+        "dtype": torch.float32, "device": "cpu", "net_kwargs": None,
+    }  # fmt: skip
+
+
+@target
+def observed_mask():
+    return fastgen.observations.Mask, {
+        "known": states(), "mask": torch.arange(6) < 3, "noise": 0.1,
+    }  # fmt: skip
+
+
+@target
+def observed_linear():
+    return fastgen.observations.Linear, {
+        "A": lambda x: x[:, :2], "A_transpose": None, "y": states()[:, :2], "noise": 0.1,
+        "pseudo_inverse": None,
+    }  # fmt: skip
 
 
 @target

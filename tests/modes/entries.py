@@ -159,6 +159,31 @@ def interpolated(x):
     return fastgen.interpolate(x, noise_like(x), 0.3)
 
 
+def observed(x):
+    """The first three numbers, which are those of the state itself."""
+    mask = torch.arange(WIDTH, device="cpu") < 3
+    return fastgen.observations.Mask(noise_like(x).to(state_dtype(x)), mask)
+
+
+@entry()
+def posterior_replaced(x):
+    options = {"dtype": state_dtype(x), "seed": 3}
+    return fastgen.posterior(model(), observed(x), x.shape, "replacement", "ddpm", 4, **options)
+
+
+@entry()
+def posterior_by_moments(x):
+    given = fastgen.observations.conditioned(model(), observed(x), "mmps")
+    return fastgen.sample(given, x, "ddim", 4, start=0.9, dtype=state_dtype(x))
+
+
+@entry(records=True)
+def posterior_differentiable(x):
+    given = fastgen.observations.conditioned(model(), observed(x), "mmps")
+    plan = fastgen.plan("ddim", LinearVP(), 4, start=0.9)
+    return fastgen.Sampler(given, plan, dtype=state_dtype(x))(x, differentiable=True)
+
+
 @entry()
 def sample_transformed(x):
     return fastgen.sample(

@@ -27,10 +27,16 @@ def _listed(names: str, modes: tuple[str, ...], error: type[Exception], says: st
 _listed(
     "sample_ode sample_sde sample_brownian sample_guided sample_guided_apart "
     "sample_guided_by_a_rule sample_transformed inverted captured served k_diffusion_dpmpp_2m edm "
-    "edm2",
+    "edm2 posterior_by_moments",
     TRANSFORMS,
     ValueError,
     "under forward-mode derivatives or torch.func|does not run inside of torch.func",
+)
+_listed(
+    "posterior_replaced",
+    ("functionalize",),
+    ValueError,
+    "under forward-mode derivatives or torch.func",
 )
 _listed(
     "sample_parallel", TRANSFORMS, ValueError, "parallel: a run parallel in time is not recorded"

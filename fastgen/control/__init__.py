@@ -1,0 +1,27 @@
+"""Control: samples given observations, and what a model is good for beside samples."""
+
+from fastgen.control.annealing import DAPS
+from fastgen.control.given import posterior
+from fastgen.control.twisted import Twisted
+from fastgen.control.uses import (
+    Restoration,
+    anomaly_score,
+    class_posterior,
+    denoise,
+    denoising_error,
+    path_length,
+    restore,
+)
+
+__all__ = [
+    "DAPS",
+    "Restoration",
+    "Twisted",
+    "anomaly_score",
+    "class_posterior",
+    "denoise",
+    "denoising_error",
+    "path_length",
+    "posterior",
+    "restore",
+]
