@@ -3,8 +3,10 @@
 import copy
 import importlib
 import inspect
+import io
 import pickle
 import pkgutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from fastgen import (
     networks,
     observations,
     plans,
+    plots,
     rules,
     schedules,
     training,
@@ -120,6 +123,23 @@ def trainer():
 
 def pairs(folder):
     return training.reflow(model(), folder, 4, (2,), steps=2, options={"end": 0.01})
+
+
+def images(folder):
+    image = pytest.importorskip("matplotlib.image")
+    image.imsave(folder / "a.png", np.zeros((4, 4, 3), np.uint8))
+    return datasets.Images(folder)
+
+
+def shards(folder):
+    held = io.BytesIO()
+    np.save(held, np.zeros(3, np.float32))
+    info = tarfile.TarInfo("a.npy")
+    info.size = held.tell()
+    held.seek(0)
+    with tarfile.open(folder / "a.tar", "w") as archive:
+        archive.addfile(info, held)
+    return datasets.Shards([folder / "a.tar"])
 
 
 def bound():
@@ -262,6 +282,14 @@ MAKERS = {
         net(), training.Flow(), training.Settings(), 3, {"network": {}}
     ),
     training.Trainer: trainer,
+    training.Order: lambda: training.Order(500, 3),
+    training.Scaling: lambda: training.Scaling([0.0, 5e-3], [1e4, 1e-3]),
+    plots.TrainingSheets: lambda: plots.TrainingSheets(training.Flow(), (2,)),
+    # Sets on a disk.
+    datasets.Arrays: lambda: datasets.Arrays(np.zeros((500, 3), np.float32)),
+    datasets.Images: images,
+    datasets.Shards: shards,
+    datasets.Items: lambda: datasets.Items([torch.zeros(3)] * 500),
     training.Pairs: pairs,
     losses.Boundary: lambda: losses.Boundary(net()),
     paths.PathSample: path_sample,
@@ -315,7 +343,7 @@ LONG = (nn.Module, fastgen.solvers.Tableau)
 
 def made(cls, folder):
     maker = MAKERS.get(cls, cls)
-    return maker(folder) if maker is pairs else maker()
+    return maker(folder) if maker in (pairs, images, shards) else maker()
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda c: f"{c.__module__[8:]}.{c.__qualname__}")

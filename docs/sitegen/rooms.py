@@ -223,6 +223,7 @@ LAID_OUT = [
         "training: a trainer and its objectives",
         {
             "The trainer": ["Trainer", "Settings", "Batch", "Trained", "load", "describe"],
+            "Around it": ["Engine", "Scaling", "Order"],
             "Objectives": ["Flow", "Denoising", "LatentScore", "Autoencoding"],
             "Reflow": ["reflow", "Pairs"],
         },
@@ -277,13 +278,14 @@ LAID_OUT = [
             "In the plane": ["eight_gaussians", "moons", "checkerboard", "s_curve", "SETS"],
             "Digits": ["load_digits", "Digits", "Part", "CLASSES"],
             "Files": ["load", "Data", "SAMPLES"],
+            "On a disk": ["stored", "Arrays", "Images", "Items", "Shards"],
         },
     ),
     Room(
         "fastgen.plots",
         "plots: pictures on matplotlib",
         {
-            "Samples": ["samples", "sheet", "trajectories"],
+            "Samples": ["samples", "sheet", "trajectories", "TrainingSheets"],
             "Models": ["vector_field", "likelihood"],
             "Solvers and couplings": ["quality", "pairing"],
         },

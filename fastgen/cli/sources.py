@@ -16,19 +16,20 @@ from fastgen.common.hub import LATENT, PLAN, PretrainedError, folder_of, is_hub_
 if TYPE_CHECKING:
     from fastgen.model import Model
     from fastgen.plans import Plan
+    from fastgen.training import Scaling
     from fastgen.training.latent import Latent
 
 
 class FoundModel(NamedTuple):
     """A model, and as far as the source knows: a plan, what it samples, and what decodes that.
 
-    shape: of one sample of the model.
+    shape: of one sample of the model. latent: with ``decode``, of latents or of scaled data.
     """
 
     model: Model
     plan: Plan | None = None
     shape: tuple[int, ...] | None = None
-    latent: Latent | None = None
+    latent: Latent | Scaling | None = None
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -105,7 +106,7 @@ def _checkpoint(path: Path) -> FoundModel:
     if isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape):
         sizes = tuple(shape)
     if not isinstance(trained.objective, LatentScore):
-        return FoundModel(trained.model(), shape=sizes)
+        return FoundModel(trained.model(), shape=sizes, latent=trained.scaling)
     if sizes is None:
         raise ValueError(
             f"{path}: a model of latents, of data of unknown shape; describe(network, objective, "

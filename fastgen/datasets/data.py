@@ -16,7 +16,9 @@ from fastgen.common.display import displayed
 from fastgen.datasets.digits import load_digits
 from fastgen.datasets.images import load_folder
 from fastgen.datasets.planar import SETS
-from fastgen.datasets.sources import DIGITS, check_source
+from fastgen.datasets.records import Arrays, Images, Records
+from fastgen.datasets.shards import Shards
+from fastgen.datasets.sources import DIGITS, TAR, ZARR, check_source
 
 SAMPLES = 20_000  # of the sets that are drawn
 MOST_CLASSES = 10_000  # or as many as there are samples
@@ -33,6 +35,29 @@ class Data(NamedTuple):
     def classes(self) -> int:
         """The number of classes, 0 without labels."""
         return 0 if self.labels is None else int(self.labels.max()) + 1
+
+
+def stored(source: str | Path) -> Records:
+    """A set that stays on the disk: an .npy file, a .zarr or .tar, or a folder of images.
+
+    A pattern such as ``shards/*.tar`` names several archives, in the order of their names.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for another kind of file, or one that cannot be used.
+    """
+    path = Path(source)
+    if path.suffix == TAR:
+        found = sorted(path.parent.glob(path.name))
+        if not found:
+            raise FileNotFoundError(f"{path}: no such file")
+        return Shards(found)
+    if path.suffix == ZARR or path.suffix.lower() == ".npy":
+        return Arrays.open(path)
+    if path.is_dir():
+        return Images(path)
+    check_source(str(source))
+    raise ValueError(f"{source}: is not read by number; save it with numpy.save as .npy")
 
 
 def load(source: str) -> Data:
@@ -55,6 +80,8 @@ def load(source: str) -> Data:
         drawn = SETS[source](SAMPLES, np.random.default_rng(0))
         return Data(torch.from_numpy(drawn).float())
     path = Path(source)
+    if path.suffix in (TAR, ZARR):
+        raise ValueError(f"{path}: stays on the disk; give fastgen.datasets.stored({source!r})")
     if path.is_dir():
         images, classes = load_folder(path)
         return Data(images, classes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -32,7 +33,25 @@ def load_folder(path: Path) -> tuple[Tensor, Tensor | None]:
         ValueError: naming an image that cannot be used, or is not like the first, and the remedy.
         OSError: for a folder that cannot be read.
     """
-    files = _images(path)
+    files = images_below(path)
+    labels = class_numbers(path, files)
+    arrays: list[NDArray[np.float32]] = []
+    for file in files:
+        arrays.append(read_image(file))
+        if arrays[-1].shape != arrays[0].shape:
+            raise ValueError(
+                f"{file}: is {_described(arrays[-1])}, but {files[0]} is {_described(arrays[0])}; "
+                "bring all images to one size, and all to grey or all to colour"
+            )
+    return torch.from_numpy(np.stack(arrays)), labels
+
+
+def class_numbers(path: Path, files: list[Path]) -> Tensor | None:
+    """The class of each image, by the sorted names of subfolders; None for fewer than two.
+
+    Raises:
+        ValueError: for an image beside the subfolders.
+    """
     parents = [file.relative_to(path).parts[:-1] for file in files]
     classes = sorted(set(parents))
     if () in classes and len(classes) > 1:
@@ -41,21 +60,13 @@ def load_folder(path: Path) -> tuple[Tensor, Tensor | None]:
             f"{file}: lies beside the subfolder of {other}, so that it has no class; move it into "
             "one, or all images into one folder"
         )
-    arrays: list[NDArray[np.float32]] = []
-    for file in files:
-        arrays.append(_read(file))
-        if arrays[-1].shape != arrays[0].shape:
-            raise ValueError(
-                f"{file}: is {_described(arrays[-1])}, but {files[0]} is {_described(arrays[0])}; "
-                "bring all images to one size, and all to grey or all to colour"
-            )
-    samples = torch.from_numpy(np.stack(arrays))
     if len(classes) < 2:
-        return samples, None
-    return samples, torch.tensor([classes.index(parent) for parent in parents])
+        return None
+    number = {parent: k for k, parent in enumerate(classes)}
+    return torch.tensor([number[parent] for parent in parents])
 
 
-def _images(path: Path) -> list[Path]:
+def images_below(path: Path) -> list[Path]:
     """The images below a folder, sorted."""
     files, others, empty = [], [], []
     seen = set()
@@ -105,49 +116,64 @@ def _check_place(file: Path, path: Path) -> None:
         raise ValueError(f"{file}: no file (a link that leads nowhere?); remove it")
 
 
-def _read(file: Path) -> NDArray[np.float32]:
-    """One image [C, H, W] in [-1, 1]."""
+def read_image(file: Path | BinaryIO, name: str = "") -> NDArray[np.float32]:
+    """One image [C, H, W] in [-1, 1].
+
+    Raises:
+        ValueError: naming the file (``name``, of an open one), what is wrong, and the remedy.
+    """
     from PIL import Image
 
+    name = name or str(file)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of metadata
             with Image.open(file) as opened:
-                frames, mode = getattr(opened, "n_frames", 1), opened.mode
-                image: Image.Image = opened
-                if mode in ("P", "PA"):  # as it is shown; colours of a palette may be transparent
-                    image = image.convert("RGBA")
-                elif mode == "1":
-                    image = image.convert("L")
-                alpha = None
-                if image.mode in ("RGBA", "LA"):
-                    alpha = np.asarray(image.getchannel("A"))
-                    image = image.convert(image.mode[:-1])
-                elif "transparency" in image.info:
-                    alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-                pixels = np.asarray(image)
+                return pixels_of(opened, name)
+    except _RefusedError as refused:
+        raise ValueError(str(refused)) from None
     except Exception as error:  # zlib, struct, syntax, memory: what a broken file makes of Pillow
-        raise ValueError(f"{file}: not a whole image ({error}); replace or remove it") from error
+        raise ValueError(f"{name}: not a whole image ({error}); replace or remove it") from error
+
+
+class _RefusedError(ValueError):
+    """A whole image that is not of a kind that is trained on."""
+
+
+def pixels_of(opened: Any, name: str) -> NDArray[np.float32]:
+    """An image of Pillow as [C, H, W] in [-1, 1].
+
+    Raises:
+        ValueError: for several pictures, transparency, or another mode than grey and RGB.
+    """
+    frames, mode = getattr(opened, "n_frames", 1), opened.mode
+    image = opened
+    if mode in ("P", "PA"):  # as it is shown; colours of a palette may be transparent
+        image = image.convert("RGBA")
+    elif mode == "1":
+        image = image.convert("L")
+    alpha = None
+    if image.mode in ("RGBA", "LA"):
+        alpha = np.asarray(image.getchannel("A"))
+        image = image.convert(image.mode[:-1])
+    elif "transparency" in image.info:
+        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    pixels = np.asarray(image)
     if frames > 1:
-        raise ValueError(f"{file}: has {frames} pictures; keep one of them")
+        raise _RefusedError(f"{name}: has {frames} pictures; keep one of them")
     if alpha is not None and not (alpha == 255).all():
-        raise ValueError(f"{file}: is transparent in places; put it on a background and save it")
+        raise _RefusedError(f"{name}: is transparent in places; put it on a background and save it")
+    shaped = pixels[..., None] if pixels.ndim == 2 else pixels
     if mode.startswith("I;16"):
         scale = 65535
     elif (
         pixels.dtype == np.uint8
-        and (pixels.ndim == 2 or pixels.shape[2] == 3)
-        and mode
-        not in (
-            "YCbCr",
-            "LAB",
-            "HSV",
-        )
+        and shaped.shape[2] in (1, 3)
+        and mode not in ("YCbCr", "LAB", "HSV")
     ):
         scale = 255
     else:
-        raise ValueError(f"{file}: of mode {mode}; convert it to grey or RGB of 8 bits")
-    shaped = pixels[..., None] if pixels.ndim == 2 else pixels
+        raise _RefusedError(f"{name}: of mode {mode}; convert it to grey or RGB of 8 bits")
     unit = np.divide(shaped, scale, dtype=np.float32)
     return np.ascontiguousarray(unit.transpose(2, 0, 1) * 2 - 1)
 

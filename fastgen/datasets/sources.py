@@ -9,6 +9,7 @@ from fastgen.datasets.planar import SETS
 
 DIGITS = "digits"
 ARRAYS = (".npy", ".npz", ".csv")
+TAR, ZARR = ".tar", ".zarr"
 
 
 def check_source(source: str) -> None:
@@ -21,11 +22,13 @@ def check_source(source: str) -> None:
     path = Path(source)
     if source == DIGITS or source in SETS or path.is_dir():
         return
-    if path.suffix.lower() not in ARRAYS:
+    if path.suffix == TAR and any(path.parent.glob(path.name)):  # a pattern, too
+        return
+    if path.suffix.lower() not in (*ARRAYS, TAR):
         known = nearest(source, [*SETS, DIGITS])
         raise ValueError(
-            f"{source}: no folder, no {', '.join(ARRAYS[:-1])} or {ARRAYS[-1]} file, and no "
-            f"built-in set; {known}"
+            f"{source}: no folder, no {', '.join(ARRAYS)} or {TAR} file, and no built-in set; "
+            f"{known}"
         )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")

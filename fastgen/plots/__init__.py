@@ -10,8 +10,10 @@ from fastgen.plots.curves import trajectories
 from fastgen.plots.fields import likelihood, vector_field
 from fastgen.plots.images import samples, sheet
 from fastgen.plots.pairs import pairing
+from fastgen.plots.sheets import TrainingSheets
 
 __all__ = [
+    "TrainingSheets",
     "likelihood",
     "pairing",
     "quality",

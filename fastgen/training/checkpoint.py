@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.common.files import check_weights, read_object, read_safetensors, write_safetensors
+from fastgen.training import sharded
 from fastgen.training.settings import Settings
 
 FORMAT, VERSION = "fastgen_training", "1"
@@ -98,23 +99,36 @@ def write(
     description: Mapping[str, Any],
 ) -> None:
     """Write a checkpoint, whole or not at all."""
-    metadata = {
+    write_safetensors(path, tensors, metadata_of(step, settings, description))
+
+
+def metadata_of(step: int, settings: Settings, description: Mapping[str, Any]) -> dict[str, str]:
+    """What a checkpoint says beside its tensors."""
+    return {
         FORMAT: VERSION,
         "step": str(step),
         "settings": json.dumps(dataclasses.asdict(settings)),
         "description": json.dumps(dict(description)),
     }
-    write_safetensors(path, tensors, metadata)
 
 
 def read(path: Path) -> Contents:
-    """What `write` wrote.
+    """What `write` wrote, or the folder of a run on several processes.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged, or not of a trainer.
     """
-    tensors, metadata = read_safetensors(path)
+    found = sharded.read(path) if path.is_dir() else read_safetensors(path)
+    return contents_of(path, *found)
+
+
+def contents_of(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Contents:
+    """A checkpoint of what was read.
+
+    Raises:
+        ValueError: for metadata that are not a trainer's.
+    """
     if metadata.get(FORMAT) != VERSION:
         raise ValueError(f"{path}: not a checkpoint of fastgen.training (version {VERSION})")
     settings = _settings(path, read_object(path, metadata, "settings"))
@@ -153,10 +167,11 @@ def _like(given: Any, default: Any) -> bool:
 
 def _compare(path: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
     """Refuse to go on with another objective or network, as far as both are described."""
-    for part in ("objective", "network", "shape"):
-        if part not in ours or part not in theirs or ours[part] == theirs[part]:
+    for part in ("objective", "network", "shape", "scaling"):
+        known = (part in ours and part in theirs) or part == "scaling"
+        if not known or ours.get(part) == theirs.get(part):
             continue
-        here, there = ours[part], theirs[part]
+        here, there = ours.get(part), theirs.get(part)
         if isinstance(here, dict) and isinstance(there, dict):
             names = [k for k in {**there, **here} if here.get(k) != there.get(k)]
             shown = ", ".join(f"{k} ({there.get(k)} there, {here.get(k)} here)" for k in names)

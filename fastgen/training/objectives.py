@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +25,14 @@ from fastgen.networks import VAE, Network, ScoreVAE
 from fastgen.noise.normals import randn
 from fastgen.schedules import LinearVP, Rectified, Schedule
 from fastgen.training import checkpoint, losses
+from fastgen.training.batch import Batch
 from fastgen.training.latent import Latent
 from fastgen.training.paths import Target
+from fastgen.training.scaling import Scaling
 from fastgen.training.settings import Settings
 from fastgen.training.steps import ITEMS
 from fastgen.training.times import SAMPLINGS, Times, uniform
 from fastgen.training.times import likelihood as likelihood_times
-from fastgen.training.trainer import Batch
 
 # Ids of the draws from posteriors: apart from those of the noise of the same step.
 POSTERIORS = 3 * ITEMS
@@ -47,6 +48,7 @@ class Flow:
     `fastgen.couplings.NamedCoupling`.
     """
 
+    by_row: ClassVar[bool] = True
     sigma: float = 0.0
     data_at: int = 1
     sampling: str = "stratified"
@@ -66,18 +68,28 @@ class Flow:
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
         """The loss of a training step."""
         path, times = _path(self.sigma, self.data_at), _times(self.sampling)
-        noise, labels = None, batch.labels
+        noise, labels = batch.noise, batch.labels
         pairs: tuple[Tensor | None, Tensor | None] = (None, None)
-        key: dict[str, Any] = {"seed": batch.seed, "step": batch.step}
-        if self.coupling != "independent":
-            noise = drawn_noise(batch)
-            classes = getattr(network, "classes", 0)
-            pairs = _, j = self._coupling(noise, batch.data, labels, **key, classes=classes)
-            labels = None if labels is None else labels[j]
-        sample = path.sample(noise, batch.data, **key, times=times, pairs=pairs)
+        if self.coupling != "independent" and noise is None:
+            noise, pairs = self._pairs(network, batch)
+            labels = None if labels is None else labels[pairs[1]]
+        sample = path.sample(noise, batch.data, **batch.draws(times), pairs=pairs)
         kwargs = {} if labels is None else {"labels": labels}
         output = network(sample.x_t, sample.t, **kwargs)
         return losses.flow_matching(output.to(sample.x_t.dtype), sample)
+
+    def paired(self, network: nn.Module, batch: Batch) -> Batch:
+        """A whole batch with the noise of its samples, before it is shared out."""
+        if self.coupling == "independent":
+            return batch
+        noise, (i, j) = self._pairs(network, batch)
+        labels = None if batch.labels is None else batch.labels[j]
+        return batch._replace(data=batch.data[j], labels=labels, noise=noise[i])
+
+    def _pairs(self, network: nn.Module, batch: Batch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        noise, classes = drawn_noise(batch), getattr(network, "classes", 0)
+        key = {"seed": batch.seed, "step": batch.step, "classes": classes}
+        return noise, self._coupling(noise, batch.data, batch.labels, **key)
 
     def to_config(self) -> dict[str, Any]:
         """For JSON."""
@@ -90,6 +102,7 @@ class Flow:
 class Denoising:
     """`losses.denoising` of a prediction on a schedule."""
 
+    by_row: ClassVar[bool] = True
     schedule: Schedule
     predicts: str = "noise"
     weighting: str = "simple"
@@ -109,9 +122,7 @@ class Denoising:
         return losses.denoising(
             self.model(network),
             batch.data,
-            seed=batch.seed,
-            step=batch.step,
-            times=uniform(1e-5, 1.0, sampling="stratified"),
+            **batch.draws(_denoising_times()),
             weighting=self.weighting,
             **kwargs,
         )
@@ -129,6 +140,7 @@ class Autoencoding:
     beta: weight of the divergence. variance: of the decoder.
     """
 
+    by_row: ClassVar[bool] = True
     beta: float = 1.0
     variance: float = 0.1
 
@@ -166,6 +178,7 @@ class LatentScore:
     ``rising`` steps.
     """
 
+    by_row: ClassVar[bool] = True
     schedule: Schedule = field(default_factory=LinearVP)
     predicts: str = "noise"
     variance: float = 0.1
@@ -217,8 +230,7 @@ class LatentScore:
             raise TypeError(f"network: expected a fastgen.networks.ScoreVAE, got {type(network)}")
         data, vae, model = batch.data, network.vae, self.model(network)
         noise = drawn_noise(batch, (len(data), *vae.latent_shape(data.shape[1:])), POSTERIORS)
-        options: dict[str, Any] = {"seed": batch.seed, "step": batch.step}
-        options["times"] = _likelihood_times(_hashable(self.schedule), self.low)
+        options = batch.draws(_likelihood_times(_hashable(self.schedule), self.low))
         if batch.labels is not None and network.classes:
             options["labels"] = batch.labels
         if self.frozen:
@@ -277,8 +289,14 @@ class Trained(NamedTuple):
     description: dict[str, Any]
 
     def model(self) -> Model:
-        """For `fastgen.sample`."""
+        """For `fastgen.sample`; of scaled data, where there is a `scaling`."""
         return self.objective.model(self.network)
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """Of the data it was trained on: ``trained.scaling.sample(trained.model(), 16)``."""
+        config, shape = self.description.get("scaling"), self.description.get("shape")
+        return None if config is None else Scaling.from_config(config, shape)
 
 
 def describe(network: Network, objective: Objective, **facts: Any) -> dict[str, Any]:
@@ -332,7 +350,7 @@ def drawn_noise(batch: Batch, shape: Sequence[int] | None = None, first_id: int 
     return randn(
         data.shape if shape is None else shape,
         seed=batch.seed,
-        sample_ids=range(first_id, first_id + len(data)),
+        sample_ids=range(first_id + batch.first, first_id + batch.first + len(data)),
         draw=batch.step,
         stream=Stream.TRAINING,
         dtype=data.dtype,
@@ -343,6 +361,7 @@ def drawn_noise(batch: Batch, shape: Sequence[int] | None = None, first_id: int 
 # Both keep small tables on the device, which every step would make anew.
 _path = cache(lambda sigma, data_at: Target(sigma, data_at=data_at))
 _times = cache(lambda sampling: uniform(sampling=sampling))
+_denoising_times = cache(lambda: uniform(1e-5, 1.0, sampling="stratified"))
 
 
 @cache

@@ -11,8 +11,10 @@ from fastgen.common.checks import (
     check_positive,
     check_range,
 )
+from fastgen.common.display import displayed
 
 
+@displayed
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """How to train.
@@ -22,7 +24,9 @@ class Settings:
     weight_decay, betas: of AdamW. clip: largest norm of the gradient, or None. average: decay of
     the moving average of the weights (0: the weights themselves), smaller at first. bfloat16:
     autocast of the network and the loss. label_dropout: share of labels replaced by "none given",
-    so that one network serves classifier-free guidance. seed: of data order, times and noise.
+    so that one network serves classifier-free guidance. balanced: classes come equally often,
+    whatever their sizes. flip: half of the samples, drawn anew each time, are mirrored along their
+    last axis. seed: of data order, times and noise.
     """
 
     steps: int = 1000
@@ -36,6 +40,8 @@ class Settings:
     average: float = 0.998
     bfloat16: bool = False
     label_dropout: float = 0.1
+    balanced: bool = False
+    flip: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:

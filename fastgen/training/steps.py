@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 import fastgen.kernels as kernels
 from fastgen.kernels import Clock, Noise
@@ -13,12 +16,15 @@ from fastgen.training.settings import Settings
 
 # Ids of data items in the stream of times: apart from those of a batch's rows.
 ITEMS = 1 << 40
+FLIPS = 6 * ITEMS
 
 
-def optimiser(network: nn.Module, settings: Settings, *, fused: bool = True) -> torch.optim.AdamW:
-    """AdamW on all parameters, with the settings' rate, betas and decay."""
+def optimiser(
+    parameters: Iterable[nn.Parameter], settings: Settings, *, fused: bool = True
+) -> torch.optim.AdamW:
+    """AdamW with the settings' rate, betas and decay."""
     return torch.optim.AdamW(
-        network.parameters(),
+        parameters,
         settings.learning_rate,
         betas=settings.betas,
         weight_decay=settings.weight_decay,
@@ -51,17 +57,32 @@ def finite_loss(step: int, loss: Tensor) -> float:
     return value
 
 
-def follow_weights(average: nn.Module, network: nn.Module, settings: Settings, step: int) -> None:
-    """Move an average of the weights on, after a step; buffers are copied.
+class Averaged(AveragedModel):
+    """torch's average of a module's weights, for samples: without gradients, in evaluation mode.
 
-    Its decay is smaller at first: (1 + step) / (10 + step).
+    The first update copies the weights. Update n + 1 has the decay min(decay, (1 + n) / (10 + n)),
+    so that a short run's average is not that of its start. Buffers are copied. Works on sharded
+    weights as on whole ones.
+
+    Args:
+        network: copied.
+        decay: of the average; 0: the weights themselves.
     """
-    decay = min(settings.average, (1 + step) / (10 + step)) if settings.average else 0.0
-    weights = [p.detach() for p in network.parameters()]
-    averages = [p.detach() for p in average.parameters()]
-    torch._foreach_lerp_(averages, weights, 1 - decay)
-    for ours, theirs in zip(average.buffers(), network.buffers(), strict=True):
-        ours.copy_(theirs)
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__(network, multi_avg_fn=self._follow)
+        self.module.requires_grad_(False).eval()
+        self.decay = decay
+
+    def _follow(self, averages: Any, weights: Any, n: Any) -> None:
+        done = int(self.n_averaged)
+        decay = min(self.decay, (1 + done) / (10 + done)) if self.decay else 0.0
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Averaged:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.n_averaged = self.n_averaged.cpu()  # it is looked at: a GPU would be waited for
+        return self
 
 
 def uniform_of_ids(seed: int, device: torch.device, first_id: int, count: int, draw: int) -> Tensor:
@@ -72,10 +93,22 @@ def uniform_of_ids(seed: int, device: torch.device, first_id: int, count: int, d
     return kernels.times(Noise(seeds, ids, torch.tensor([draw], device=device)), Clock(ends))
 
 
-def dropped(labels: Tensor, network: nn.Module, settings: Settings, step: int, seed: int) -> Tensor:
-    """Labels [B] of which a share is replaced by "none given", for networks that know classes."""
+def dropped(
+    labels: Tensor, network: nn.Module, settings: Settings, step: int, seed: int, first: int = 0
+) -> Tensor:
+    """Labels [B] of which a share is replaced by "none given", for networks that know classes.
+
+    first: number of the first of these rows in the step's batch.
+    """
     classes = getattr(network, "classes", 0)
     if not (classes and settings.label_dropout):
         return labels
-    u = uniform_of_ids(seed, labels.device, 2 * ITEMS, len(labels), step)
+    u = uniform_of_ids(seed, labels.device, 2 * ITEMS + first, len(labels), step)
     return labels.masked_fill(u < settings.label_dropout, classes)
+
+
+def flipped(data: Tensor, step: int, seed: int, first: int = 0) -> Tensor:
+    """Samples [B, ...] of which half are mirrored along their last axis."""
+    u = uniform_of_ids(seed, data.device, FLIPS + first, len(data), step)
+    chosen = (u < 0.5).reshape(-1, *([1] * (data.ndim - 1)))
+    return torch.where(chosen, data.flip(-1), data)

@@ -1,54 +1,42 @@
-"""A small trainer: AdamW, an average of the weights, clipping, bfloat16, exact resumption.
+"""A trainer: AdamW, an average of the weights, clipping, exact resumption; on any engine.
 
-Nothing random has a state: the order of the data and the noise are functions of (seed, step), as
-`fastgen.noise` says. So a run that was killed goes on from its checkpoint with the very losses it
-would have had.
+Nothing random has a state: the order of the data and the noise are functions of (seed, step, row),
+as `fastgen.noise` says. So a run that was killed goes on from its checkpoint with the very losses
+it would have had, and a run on several processes has those of one, to rounding.
 """
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import fastgen.networks as networks
-from fastgen.common.checks import (
-    check_at_least,
-    check_floating,
-    check_positive,
-)
+from fastgen.common.checks import check_at_least, check_positive
 from fastgen.common.display import Unquoted, displayed
 from fastgen.networks import Network
-from fastgen.training.checkpoint import FIELDS, read, write
+from fastgen.training import states
+from fastgen.training.batch import Batch, Loss, by_row
+from fastgen.training.engine import Engine, Whole
+from fastgen.training.feed import Feed, check_labels
+from fastgen.training.scaling import Scaling, warn_if_far
 from fastgen.training.settings import Settings
 from fastgen.training.steps import (
-    ITEMS,
+    Averaged,
     dropped,
     finite_loss,
-    follow_weights,
-    optimiser,
+    flipped,
     rate,
-    uniform_of_ids,
 )
+from fastgen.training.validation import Validation
 
-
-@displayed
-class Batch(NamedTuple):
-    """data [B, ...]; labels [B] or None; step: its number, for `Path.sample`; seed of the run."""
-
-    data: Tensor
-    labels: Tensor | None
-    step: int
-    seed: int
-
-
-Loss = Callable[[nn.Module, Batch], Tensor]
+Schedule = Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+Watch = tuple[int, Callable[["Trainer"], Any]]
 
 
 @displayed
@@ -58,14 +46,22 @@ class Trainer:
     Args:
         network: trained in place; ``trainer.average`` is the average to sample with.
         loss: function of (network, `Batch`) that returns a scalar.
-        data: all samples [N, ...], on the device of the network.
+        data: all samples [N, ...]; or a set that is read from a disk, see `fastgen.datasets`.
         labels: whole numbers [N] or None; the network's number of classes means that a sample has
-            none.
+            none. Sets bring their own.
         settings: see `Settings`.
         description: JSON-able facts stored with checkpoints (`fastgen.training.describe`). A
-            network of `fastgen.networks`, an objective whose method the loss is, and the shape
-            of a sample, are among them by themselves. Parameters that ask for no gradients stay
-            as they are.
+            network of `fastgen.networks`, an objective whose method the loss is, the shape of a
+            sample and the scaling are among them by themselves. Parameters that ask for no
+            gradients stay as they are.
+        engine: who places, casts and synchronises; the default is this process alone.
+        scaling: of the data, which the network sees scaled, such as ``Scaling.of(data)``.
+        validation: held-out samples, or (samples, labels), for `validate`.
+        schedule: function of the optimiser that returns a learning-rate schedule of torch, stepped
+            after each step, instead of the settings' warm_up and decay.
+        workers: processes that read sets ahead.
+        on_corrupt: "raise", or "skip": a sample of a set that cannot be read is reported, and the
+            next one takes its place.
 
     Raises:
         ValueError: naming the argument that does not fit.
@@ -85,42 +81,43 @@ class Trainer:
         self,
         network: nn.Module,
         loss: Loss,
-        data: Tensor,
+        data: Any,
         settings: Settings,
         labels: Tensor | None = None,
         description: Mapping[str, Any] | None = None,
+        *,
+        engine: Engine | None = None,
+        scaling: Scaling | None = None,
+        validation: Any = None,
+        schedule: Schedule | None = None,
+        workers: int = 0,
+        on_corrupt: str = "raise",
     ) -> None:
-        check_floating("data", data, "[N, ...]")
-        if len(data) == 0:
-            raise ValueError("data: expected at least one sample, got none")
-        if not bool(torch.isfinite(data).all()):
-            raise ValueError("data: NaN or infinity among them")
-        if labels is not None and labels.shape != (len(data),):
-            raise ValueError(
-                f"labels: expected one for each of {len(data)} samples, got {list(labels.shape)}"
-            )
-        classes = getattr(network, "classes", 0)
-        if labels is not None and (labels.is_floating_point() or int(labels.min()) < 0):
-            raise ValueError(
-                f"labels: expected whole numbers >= 0, got {labels.dtype} from {labels.min()}"
-            )
-        if labels is not None and classes and int(labels.max()) > classes:
-            raise ValueError(
-                f"labels: expected 0 .. {classes - 1}, or {classes} for none, got "
-                f"{int(labels.max())}; make the network with more classes"
-            )
-        self.network, self.loss, self.settings = network.train(), loss, settings
-        self.data, self.labels, self.step = data, labels, 0
-        self.description = dict(description or {})
-        described = getattr(getattr(loss, "__self__", None), "to_config", None)
-        if described is not None:
-            self.description.setdefault("objective", described())
-        if isinstance(network, Network) and networks.is_registered(network):
-            self.description.setdefault("network", networks.to_config(network))
-        self.description.setdefault("shape", list(data.shape[1:]))
-        self.average = copy.deepcopy(network).requires_grad_(False).eval()
-        self.optimiser = optimiser(network, settings)
-        self._order: tuple[int, Tensor] | None = None
+        self.engine = engine = Engine() if engine is None else engine
+        engine.check(settings)
+        self.settings, self.scaling, self.step = settings, scaling, 0
+        self.feed = Feed(
+            data,
+            labels,
+            settings,
+            rank=engine.rank,
+            processes=engine.processes,
+            device=engine.device,
+            workers=workers,
+            on_corrupt=on_corrupt,
+        )
+        if scaling is None:
+            warn_if_far(data, loss)
+        self.classes = getattr(network, "classes", 0)
+        check_labels(self.feed.labels, len(data), self.classes)
+        self.network, self.data, self.labels = network.train(), self.feed.data, self.feed.labels
+        self.description = _described(network, loss, self.feed.shape, scaling, description)
+        self._averaged = Averaged(network, settings.average)
+        self.whole = Whole(network, loss)
+        self._called, self.optimiser = engine.prepare(self.whole, self._averaged.module, settings)
+        self._schedule, self._scheduler = schedule, self._scheduled(schedule)
+        self.validation = None if validation is None else Validation(validation, self)
+        self.validated: dict[int, float] = {}
 
     def _facts(self) -> dict[str, Any]:
         settings = self.settings
@@ -128,29 +125,59 @@ class Trainer:
         facts |= {"labels": self.labels} if self.labels is not None else {}
         facts["step"] = Unquoted(f"{self.step} of {settings.steps}")
         facts |= {"batch": settings.batch, "learning_rate": settings.learning_rate}
-        return {**facts, "seed": settings.seed, "device": self.data.device}
+        if self.engine.processes > 1:
+            facts["processes"] = self.engine.processes
+        return {**facts, "seed": settings.seed, "device": self.feed.device}
+
+    @property
+    def loss(self) -> Loss:
+        """Function of (network, `Batch`)."""
+        return self.whole.loss
+
+    @loss.setter
+    def loss(self, loss: Loss) -> None:
+        self.whole.loss = loss
+
+    @property
+    def average(self) -> nn.Module:
+        """The network with averaged weights, in evaluation mode."""
+        return self._averaged.module
 
     def batch(self, step: int) -> Batch:
-        """The samples of a step: permutations of all data, one after another."""
-        seed, size, count = self.settings.seed, self.settings.batch, len(self.data)
-        first, parts = step * size, []
-        while size:
-            epoch, at = divmod(first, count)
-            taken = min(size, count - at)
-            parts.append(self._permutation(epoch)[at : at + taken])
-            first, size = first + taken, size - taken
-        chosen = torch.cat(parts)
-        labels = None
-        if self.labels is not None:
-            labels = dropped(self.labels[chosen], self.network, self.settings, step, seed)
-        return Batch(self.data[chosen], labels, step, seed)
+        """The process's samples of a step, as the network is to see them."""
+        settings, first = self.settings, self.feed.first
+        data, labels = self.feed(step)
+        if self.scaling is not None:
+            data = self.scaling.encode(data)
+        if settings.flip:
+            data = flipped(data, step, settings.seed, first)
+        if labels is not None:
+            labels = dropped(labels, self.network, settings, step, settings.seed, first)
+        return Batch(data, labels, step, settings.seed, first, settings.batch)
 
-    def _permutation(self, epoch: int) -> Tensor:
-        if self._order is None or self._order[0] != epoch:
-            seed, device = self.settings.seed, self.data.device
-            u = uniform_of_ids(seed, device, ITEMS, len(self.data), epoch)
-            self._order = epoch, u.argsort(stable=True)
-        return self._order[1]
+    def _parts(self, step: int) -> Sequence[Batch]:
+        """What is called one after another in a step."""
+        engine, batch = self.engine, self.batch(step)
+        if engine.processes * engine.accumulate == 1:
+            return [batch]
+        objective: Any = getattr(self.loss, "__self__", None)
+        if getattr(objective, "coupling", "independent") != "independent":
+            batch = self._paired(objective.paired, batch)
+        size = self.settings.batch // (engine.processes * engine.accumulate)
+        parts = [batch.rows(k * size, size) for k in range(engine.accumulate)]
+        if by_row(self.loss):
+            return parts
+        return [b._replace(seed=b.seed + (b.first // size << 32)) for b in parts]
+
+    def _paired(self, pair: Callable[[nn.Module, Batch], Batch], batch: Batch) -> Batch:
+        """The rows of this process, after the whole step's batch was coupled.
+
+        Every process couples the same batch and finds the same pairs: none waits for another.
+        """
+        engine, first, count = self.engine, batch.first, len(batch.data)
+        labels = None if batch.labels is None else engine.gather(batch.labels)
+        whole = batch._replace(data=engine.gather(batch.data), labels=labels, first=0)
+        return pair(self.network, whole).rows(first, count)
 
     def run(
         self,
@@ -161,28 +188,36 @@ class Trainer:
         minutes: float | None = None,
         progress: bool = False,
         on_step: Callable[[int, Tensor], None] | None = None,
+        validate: int | None = None,
+        watch: Sequence[Watch] = (),
     ) -> list[float]:
         """Train up to a step, by default to the end; the losses of the steps made.
 
+        A loss is the mean over the whole batch, of all processes. The engine's trackers get "loss"
+        and "learning_rate" every 50 steps, and "val_loss".
+
         Args:
             steps: the step to stop after.
-            checkpoint: file to save to every ``every`` steps and at the end.
+            checkpoint: where to save every ``every`` steps and at the end, see `save`.
             every: see ``checkpoint``.
             minutes: time limit; as it comes near, the learning rate falls early, so that such a run
                 is not repeatable. One step is always made.
             progress: show a bar with the loss (needs tqdm).
             on_step: called as on_step(step, loss) after every step.
+            validate: steps between calls of `validate`, and at the end; ``trainer.validated`` keeps
+                what it finds.
+            watch: pairs (n, function): called with the trainer after every n steps, and at the end,
+                on all processes; `fastgen.plots.SampleSheets` for instance.
 
         Raises:
             ValueError: for ``every`` < 1 or ``minutes`` <= 0.
             FloatingPointError: if a loss is not finite, which is looked at every 50 steps and
                 before saving; the last checkpoint is left as it was.
         """
-        check_at_least("every", every, 1)
-        if minutes is not None:
-            check_positive("minutes", minutes, "None sets no limit", infinite=True)
+        due = self._due(checkpoint, every, validate, watch)
+        self._check_minutes(minutes)
         last = self.settings.steps if steps is None else min(steps, self.settings.steps)
-        bar = _bar(last, self.step) if progress else None
+        bar = _bar(last, self.step) if progress and not self.engine.rank else None
         start = time.perf_counter()
         losses: list[Tensor] = []
         with torch.random.fork_rng(devices=[]):
@@ -193,73 +228,166 @@ class Trainer:
                 loss = self._advance(spent)
                 losses.append(loss)
                 if on_step is not None:
-                    on_step(self.step - 1, loss)
+                    on_step(self.step - 1, self.engine.mean(loss))
                 if bar is not None:
                     bar.update()
                     if self.step % 50 == 0:
                         bar.set_postfix(loss=f"{loss.item():.4g}", refresh=False)
-                if checkpoint is not None and (self.step % every == 0 or self.step == last):
-                    finite_loss(self.step - 1, loss)
-                    self.save(checkpoint)
+                for n, call in due:
+                    if self.step % n == 0 or self.step == last:
+                        finite_loss(self.step - 1, self.engine.mean(loss))
+                        call()
         if bar is not None:
             bar.close()
-        return torch.stack(losses).tolist() if losses else []
+        return self.engine.mean(torch.stack(losses)).tolist() if losses else []
+
+    def _due(
+        self,
+        checkpoint: Path | str | None,
+        every: int,
+        validate: int | None,
+        watch: Sequence[Watch],
+    ) -> list[tuple[int, Callable[[], Any]]]:
+        """What is called every so many steps; saving comes last."""
+        check_at_least("every", every, 1)
+        due: list[tuple[int, Callable[[], Any]]] = []
+        if validate is not None:
+            check_at_least("validate", validate, 1)
+            self._check_validation()
+            due.append((validate, self.validate))
+        for n, function in watch:
+            check_at_least("watch", n, 1)
+            due.append((n, lambda function=function: function(self)))  # type: ignore[misc]
+        if checkpoint is not None:
+            due.append((every, lambda: self.save(checkpoint)))
+        return due
+
+    def _check_minutes(self, minutes: float | None) -> None:
+        if minutes is None:
+            return
+        check_positive("minutes", minutes, "None sets no limit", infinite=True)
+        if self.engine.processes > 1 or self._scheduler is not None:
+            raise ValueError(
+                f"minutes={minutes}: a limit of time needs one process, whose clock all go by, and "
+                "the settings' own decay, which it ends early; give steps"
+            )
 
     def _advance(self, spent: float) -> Tensor:
-        settings, step, device = self.settings, self.step, self.data.device.type
-        # For networks that draw numbers themselves. On the CPU torch.manual_seed takes a hundred
-        # times as long: it keeps a traceback for each kind of device that is not in use yet.
-        seed = torch.default_generator.manual_seed if device == "cpu" else torch.manual_seed
-        seed((settings.seed << 32) ^ step)
-        self.optimiser.param_groups[0]["lr"] = rate(settings, step, spent)
-        mixed = torch.autocast(device, torch.bfloat16) if settings.bfloat16 else nullcontext()
-        with mixed:
-            loss = self.loss(self.network, self.batch(step))
+        settings, step, engine = self.settings, self.step, self.engine
+        if self._scheduler is None:
+            for group in self.optimiser.param_groups:
+                group["lr"] = rate(settings, step, spent)
+        parts = self._parts(step)
+        losses = []
+        for batch in parts:
+            self._seed(step, batch.first)
+            with engine.accumulating(self._called):
+                with engine.autocast():
+                    loss = self._called(*batch)
+                if batch is parts[0]:  # torch's own: accelerate's leaves those of part steps
+                    getattr(self.optimiser, "optimizer", self.optimiser).zero_grad()
+                engine.backward(loss)
+                losses.append(loss.detach())
+        mean = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
         if step % 50 == 0:
-            finite_loss(step, loss)
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+            value = finite_loss(step, engine.mean(mean))
+            facts = {"loss": value, "learning_rate": self.optimiser.param_groups[0]["lr"]}
+            engine.log(facts, step)
         if settings.clip is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+            engine.clip(self.network.parameters(), settings.clip)
         self.optimiser.step()
-        follow_weights(self.average, self.network, settings, step)
+        if self._scheduler is not None:
+            self._scheduler.step()
+        self._averaged.update_parameters(self.network)
         self.step += 1
-        return loss.detach()
+        return mean
+
+    def _seed(self, step: int, first: int) -> None:
+        """For networks that draw numbers themselves."""
+        # On the CPU torch.manual_seed takes a hundred times as long: it keeps a traceback for each
+        # kind of device that is not in use yet.
+        cpu = self.feed.device.type == "cpu"
+        seed = torch.default_generator.manual_seed if cpu else torch.manual_seed
+        seed(((self.settings.seed << 32) ^ step) + (first << 20))
+
+    def validate(self) -> float:
+        """The mean loss of the averaged weights over the validation data.
+
+        The noise is the same every time, whatever the number of processes.
+
+        Raises:
+            ValueError: without validation data.
+        """
+        self._check_validation()
+        assert self.validation is not None
+        found = self.validated[self.step] = self.validation(self)
+        self.engine.log({"val_loss": found}, self.step)
+        return found
+
+    def _check_validation(self) -> None:
+        if self.validation is None:
+            raise ValueError("validate: give Trainer(..., validation=held_out)")
+
+    def _scheduled(self, schedule: Schedule | None) -> torch.optim.lr_scheduler.LRScheduler | None:
+        """A schedule of torch at this step, to which it is stepped from its start."""
+        if schedule is None:
+            return None
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.learning_rate
+            group.pop("initial_lr", None)
+        found = schedule(getattr(self.optimiser, "optimizer", self.optimiser))
+        if isinstance(found, torch.optim.lr_scheduler.ReduceLROnPlateau):
+            raise TypeError(
+                "schedule: ReduceLROnPlateau depends on losses, and not on the step alone; a run "
+                "could not be gone on with"
+            )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected call of")  # before the optimiser's step
+            for _ in range(self.step):
+                found.step()
+        return found
 
     def save(self, path: Path | str) -> None:
-        """Write everything that is needed to go on, whole or not at all."""
-        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
-        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
-        for name, p in self._trained():
-            state = self.optimiser.state.get(p, {})
-            if not state and self.step:  # without a gradient so far: as AdamW begins
-                state = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-                state["step"] = torch.zeros(())
-            tensors |= {f"optimiser.{field}.{name}": state[field] for field in FIELDS if state}
-        write(path, tensors, self.step, self.settings, self.description)
+        """Write everything that is needed to go on, whole or not at all.
+
+        To one file where the name ends in .safetensors, gathered by the first process: what
+        `fastgen.training.load` reads. Otherwise to a folder of `torch.distributed.checkpoint`, to
+        which each process writes its share of sharded weights. Both are gone on with on any number
+        of processes: at the same number with the same bits, at another to rounding.
+        """
+        states.save(self, Path(path))
 
     def resume(self, path: Path | str) -> None:
         """Go on where `save` stopped.
 
         Raises:
-            FileNotFoundError: if there is no such file.
+            FileNotFoundError: if there is no such file or folder.
             ValueError: if it is damaged, or of other settings, another objective or another
                 network; nothing has changed then.
         """
-        path, trained = Path(path), self._trained()
-        stored = read(path)
-        stored.check_origin(self.settings, self.description)
-        stored.check_tensors(self.network, self.average, dict(trained))
-        self.network.load_state_dict(stored.part("network"))
-        self.average.load_state_dict(stored.part("average"))
-        self.step = stored.step
-        self.optimiser.state.clear()
-        for name, p in trained if stored.step else []:
-            state = {field: stored.tensors[f"optimiser.{field}.{name}"] for field in FIELDS}
-            self.optimiser.state[p] = {field: x.to(p.device) for field, x in state.items()}
+        states.resume(self, Path(path))
+        self._averaged.n_averaged.fill_(self.step)
+        self._scheduler = self._scheduled(self._schedule)
 
-    def _trained(self) -> list[tuple[str, nn.Parameter]]:
-        return [(k, p) for k, p in self.network.named_parameters() if p.requires_grad]
+
+def _described(
+    network: nn.Module,
+    loss: Loss,
+    shape: Sequence[int],
+    scaling: Scaling | None,
+    description: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What is stored with checkpoints, as far as it is known."""
+    found = dict(description or {})
+    described = getattr(getattr(loss, "__self__", None), "to_config", None)
+    if described is not None:
+        found.setdefault("objective", described())
+    if isinstance(network, Network) and networks.is_registered(network):
+        found.setdefault("network", networks.to_config(network))
+    found.setdefault("shape", list(shape))
+    if scaling is not None:
+        found["scaling"] = scaling.to_config()
+    return found
 
 
 def _bar(total: int, done: int) -> Any:

@@ -58,21 +58,38 @@ class TestTrain:
         assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
 
     @pytest.mark.parametrize(
-        ("data", "said"),
-        [
-            (np.random.default_rng(0).normal(size=(50, 3)) * [100, 1, 5] + [0, 0, 3], "x.mean(0)"),
-            (np.random.default_rng(0).normal(size=(50, 2)) * [1, 0.01], "from 0.0"),
-            (np.random.default_rng(0).uniform(0, 255, size=(50, 1, 4, 4)), "to [-1, 1]"),
-            (np.random.default_rng(0).normal(size=(50, 2)) * 3 + 2, None),
-            (np.random.default_rng(0).normal(size=(50, 2)) * [1, 0] + 2, None),
-        ],
+        ("scales", "far"),
+        [([100, 1, 5], True), ([1, 0.01, 1], True), ([3, 1, 0], False)],
     )
-    def test_data_of_another_scale_are_noted(self, run, tmp_path, data, said):
-        np.save(tmp_path / "x.npy", data)
-        code, _, err = run(f"train x.npy --network ModulatedMLP:width=8 {SMALL}")
+    def test_data_of_another_scale_are_scaled_and_samples_are_not(self, run, tmp_path, scales, far):
+        np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(50, 3)) * scales + 2)
+        line = f"train x.npy --network ModulatedMLP:width=8 {SMALL}"
+        code, _, err = run(line)
         assert code == 0
-        assert ("note: x.npy: means from" in err) == (said is not None)
-        assert said is None or said in err
+        assert ("note: x.npy: means from" in err) == far
+        assert (load(tmp_path / "c.safetensors").scaling is not None) == far
+        assert run("sample c.safetensors --count 400 --steps 3 --out x.npz")[0] == 0
+        deviation = np.load(tmp_path / "x.npz")["samples"].std(0)
+        if far:
+            assert deviation == pytest.approx(np.array(scales), rel=0.6)
+        code, _, err = run(f"{line} --scale never --restart")
+        assert code == 0
+        assert "note" not in err
+        assert load(tmp_path / "c.safetensors").scaling is None
+
+    def test_sets_on_the_disk_give_the_same_training(self, run, tmp_path):
+        np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(50, 3)) * 30)
+        found = []
+        for options in ("", "--stored", "--stored --workers 1", "--accumulate 2"):
+            assert run(f"train x.npy {SMALL} --restart {options}")[0] == 0, options
+            found.append(load(tmp_path / "c.safetensors").network.state_dict())
+        for weights in found[1:3]:
+            assert all(torch.equal(weights[k], found[0][k]) for k in weights)
+        for k, x in found[3].items():
+            assert torch.allclose(x, found[0][k], atol=1e-5)
+        code, _, err = run(f"train x.npy {SMALL} --restart --workers 1")
+        assert code == 2
+        assert "give --stored beside them" in err
 
     def test_images_end_with_a_picture_too_and_other_shapes_without(self, run, tmp_path):
         pytest.importorskip("matplotlib")

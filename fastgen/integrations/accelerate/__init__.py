@@ -1,9 +1,10 @@
-"""Training with Hugging Face's accelerate: objectives of `fastgen.training` on any devices.
+"""Training with Hugging Face's accelerate: the engine of `fastgen.training.Trainer` on any devices.
 
-accelerate places, synchronises, scales and saves; fastgen gives the loss, the rate and the average
-of the weights. Needs ``pip install 'fastgen-torch[accelerate]'``.
+accelerate places, synchronises, shards, casts, accumulates and tells trackers; the trainer brings
+the loss, the order, the noise, the rate and the checkpoints. Needs
+``pip install 'fastgen-torch[accelerate]'``.
 """
 
-from fastgen.integrations.accelerate.trainer import AcceleratedTrainer
+from fastgen.integrations.accelerate.engine import Accelerated
 
-__all__ = ["AcceleratedTrainer"]
+__all__ = ["Accelerated"]

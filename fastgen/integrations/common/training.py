@@ -10,12 +10,10 @@ from torch import Tensor, nn
 
 from fastgen.common.checks import check_floating
 from fastgen.model.model import Model
+from fastgen.training.batch import Batch, Loss
 from fastgen.training.settings import Settings
 from fastgen.training.steps import dropped
-from fastgen.training.trainer import Batch, Loss
-
-# Numbers of the steps of validation: apart from those of training, and below 2^32.
-VALIDATION = 1 << 31
+from fastgen.training.validation import FIRST_STEP
 
 
 def seed_of(seed: int, rank: int) -> int:
@@ -85,6 +83,6 @@ def loss_of_average(
 
     The noise of a batch is the same every time: differences come from the weights.
     """
-    batch = batch_of(found, VALIDATION + index, seed)
+    batch = batch_of(found, FIRST_STEP + index, seed)
     with torch.no_grad():
         return learned.loss(average, batch).detach(), len(batch.data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +19,7 @@ from fastgen.integrations.common.training import (
 )
 from fastgen.model.model import Model
 from fastgen.training.settings import Settings
-from fastgen.training.steps import follow_weights, optimiser, rate
+from fastgen.training.steps import Averaged, optimiser, rate
 
 
 class TrainingModule(LightningModule):
@@ -68,7 +67,7 @@ class TrainingModule(LightningModule):
         )
         self.learned = Learned(objective, model)
         self.network = network
-        self._average = copy.deepcopy(network).requires_grad_(False)
+        self._averaged = Averaged(network, average)
         self.draws = 0  # batches so far, of all epochs, whose times and noise are taken
         self.save_hyperparameters(ignore=["network", "objective", "model"])
 
@@ -82,7 +81,7 @@ class TrainingModule(LightningModule):
 
         Only when asked for: Lightning warns of parts that are so when training starts.
         """
-        return self._average.eval()
+        return self._averaged.module.eval()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The loss of a batch."""
@@ -115,7 +114,9 @@ class TrainingModule(LightningModule):
             steps = 1
         planned = Settings(**{**vars(settings), "steps": max(1, int(steps))})
         # Lightning cannot clip gradients that a fused step unscales.
-        made = optimiser(self.network, planned, fused=self.trainer.precision != "16-mixed")
+        made = optimiser(
+            self.network.parameters(), planned, fused=self.trainer.precision != "16-mixed"
+        )
         scheduler = torch.optim.lr_scheduler.LambdaLR(
             made, lambda step: rate(planned, step) / planned.learning_rate
         )
@@ -123,9 +124,8 @@ class TrainingModule(LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """As Lightning's, then the average follows."""
-        step = self.trainer.global_step
         super().optimizer_step(*args, **kwargs)
-        follow_weights(self._average, self.network, self.settings, step)
+        self._averaged.update_parameters(self.network)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store which noise comes next."""

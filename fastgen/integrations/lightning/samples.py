@@ -6,15 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_sizes
-from fastgen.common.files import replacing
 from fastgen.integrations.lightning.module import TrainingModule
-from fastgen.plots import samples, sheet
+from fastgen.plots.sheets import picture, write_png
 from fastgen.sampling.sample import sample
 
 
@@ -98,27 +95,4 @@ class SampleSheets(Callback):
         if folder is None and not taken:
             folder = Path(trainer.log_dir or trainer.default_root_dir) / "samples"
         if folder is not None:
-            from matplotlib.image import imsave
-
-            with replacing(folder / f"step-{step:08d}.png") as file:
-                imsave(file, pixels, format="png")
-
-
-def picture(x: Tensor, smallest: int = 256) -> np.ndarray:
-    """Samples as pixels [H, W, 3] of bytes; small sheets of images are enlarged."""
-    if x.ndim in (3, 4):
-        found = (sheet(x) * 255).round().astype(np.uint8)
-        zoom = max(1, smallest // max(found.shape[:2]))
-        found = found.repeat(zoom, axis=0).repeat(zoom, axis=1)
-    else:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(4, 4), layout="constrained")
-        canvas: Any = FigureCanvasAgg(figure)
-        with torch.no_grad():
-            samples(x, ax=figure.add_subplot())
-        canvas.draw()
-        found = np.asarray(canvas.buffer_rgba())
-    share = found[..., 3:].astype(np.float32) / 255  # what is transparent becomes white
-    return (found[..., :3] * share + 255 * (1 - share)).round().astype(np.uint8)
+            write_png(folder / f"step-{step:08d}.png", pixels)

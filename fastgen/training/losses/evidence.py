@@ -68,6 +68,7 @@ def latent_cross_entropy(
     step: int = 0,
     sample_ids: Sequence[int] | Tensor | None = None,
     times: Times | None = None,
+    t: Tensor | None = None,
     reduction: str = "mean",
     net_kwargs: Mapping[str, Any] | None = None,
     **kwargs: Any,
@@ -86,6 +87,7 @@ def latent_cross_entropy(
         seed, step, sample_ids: of times and noise; see `Path.sample`.
         times: their distribution; an importance-sampled one (`times.likelihood`) has a smaller
             variance. The default is uniform and stratified between 1e-3 and 1.
+        t: times [B] that were drawn from that distribution elsewhere.
         reduction: "mean", or "none" for [B].
         net_kwargs, **kwargs: handed to the network; net_kwargs is a dictionary for names that
             mean something else here, such as seed.
@@ -114,6 +116,7 @@ def latent_cross_entropy(
     mean = denoising(
         model,
         latent,
+        t,
         **keys,
         times=times,
         weighting=weighting,
@@ -136,7 +139,9 @@ def score_prior_bound(
     beta: float = 1.0,
     seed: int | Tensor = 0,
     step: int = 0,
+    sample_ids: Sequence[int] | Tensor | None = None,
     times: Times | None = None,
+    t: Tensor | None = None,
     reduction: str = "mean",
     net_kwargs: Mapping[str, Any] | None = None,
     **kwargs: Any,
@@ -155,11 +160,12 @@ def score_prior_bound(
         log_variance: of q, [B, ...].
         variance: of the decoder.
         beta: weight of the divergence, raised from 0 as training begins.
-        seed, step, times, net_kwargs: see `latent_cross_entropy`.
+        seed, step, sample_ids, times, t, net_kwargs: see `latent_cross_entropy`.
         reduction: "mean", or "none" for [B].
     """
     check_shape("log_variance", log_variance, latent.shape)
-    keys: dict[str, Any] = {"seed": seed, "step": step, "times": times, "reduction": "none"}
+    keys: dict[str, Any] = {"seed": seed, "step": step, "sample_ids": sample_ids, "t": t}
+    keys |= {"times": times, "reduction": "none"}
     arguments = merged(net_kwargs, kwargs)
     cross = latent_cross_entropy(model, latent, **keys, net_kwargs=arguments)
     entropy = rows_of(log_variance + math.log(2 * math.pi * math.e)).sum(1) / 2

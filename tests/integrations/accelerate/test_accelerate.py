@@ -1,24 +1,23 @@
-"""accelerate trains what `fastgen.training.Trainer` trains, and goes on exactly."""
+"""accelerate runs the trainer on one process and on several: the same batches, losses, weights."""
 
+import json
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
-from torch.utils.data import DataLoader, TensorDataset
 
-import fastgen
 from fastgen import networks
-from fastgen.training import Denoising, Flow, LatentScore, Settings, Trainer
+from fastgen.training import Engine, Flow, Settings, Trainer, load
 
 pytest.importorskip("accelerate")
 from accelerate import Accelerator
-from accelerate.utils import DataLoaderConfiguration
+from accelerate.state import AcceleratorState
+from accelerate.tracking import GeneralTracker
 
-from fastgen.integrations.accelerate import AcceleratedTrainer
+from fastgen.integrations.accelerate import Accelerated
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 DATA = torch.randn(96, 2, generator=torch.Generator().manual_seed(0)) * 0.3 + 1
 LABELS = torch.arange(96) % 3
 SETTINGS = Settings(
@@ -26,45 +25,28 @@ SETTINGS = Settings(
 )
 
 
-def network(classes=0):
+@pytest.fixture(autouse=True)
+def fresh():
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def made(objective=None, settings=SETTINGS, *, classes=0, engine=None, **options):
     torch.manual_seed(1)
-    return networks.MLP((2,), (16,), classes=classes)
-
-
-def loader(*tensors, batch=16, **options):
-    return DataLoader(TensorDataset(*(tensors or (DATA,))), batch, **options)
-
-
-def made(objective=None, settings=SETTINGS, classes=0, **options):
-    tensors = (DATA, LABELS) if classes else (DATA,)
-    accelerator = options.pop("accelerator", None) or Accelerator(cpu=True)
-    given = options.pop("loader", None)
-    given = loader(*tensors) if given is None else given  # an empty one is false
-    return AcceleratedTrainer(
-        network(classes), objective or Flow(), given, settings, accelerator, **options
-    )
-
-
-class Ordered(Trainer):
-    """The data in their own order, as the loader here gives them."""
-
-    def _permutation(self, epoch):
-        return torch.arange(len(self.data))
+    network = networks.MLP((2,), (16,), classes=classes)
+    labels = LABELS if classes else None
+    engine = engine or Accelerated(cpu=True)
+    loss = getattr(objective or Flow(), "loss", objective)
+    return Trainer(network, loss, DATA, settings, labels, engine=engine, **options)
 
 
 def weights(trainer):
     return [*trainer.network.parameters(), *trainer.average.parameters()]
 
 
-@pytest.mark.parametrize(
-    ("objective", "classes"),
-    [(Flow(coupling="ot"), 0), (Flow(), 3), (Denoising(fastgen.schedules.CosineVP()), 3)],
-    ids=["ot", "labels", "denoising"],
-)
-def test_the_weights_are_those_of_the_trainer(objective, classes):
-    theirs = made(objective, classes=classes)
-    labels = LABELS if classes else None
-    ours = Ordered(network(classes), objective.loss, DATA, SETTINGS, labels)
+@pytest.mark.parametrize("classes", [0, 3], ids=["unlabelled", "labelled"])
+def test_on_one_process_the_weights_are_those_of_no_engine(classes):
+    theirs, ours = made(classes=classes), made(classes=classes, engine=Engine())
     seen = []
     losses = theirs.run(on_step=lambda step, loss: seen.append((step, loss.item())))
     assert losses == ours.run()
@@ -73,146 +55,189 @@ def test_the_weights_are_those_of_the_trainer(objective, classes):
         assert torch.equal(p, q)
 
 
-@pytest.mark.parametrize("stop", [4, 6, 9], ids=lambda n: f"at {n} of 6 in an epoch")
-@pytest.mark.parametrize("shuffled", [False, True])
-def test_it_goes_on_from_a_checkpoint(stop, shuffled, tmp_path):
-    def fresh():
-        configuration = DataLoaderConfiguration(use_seedable_sampler=True)
-        torch.manual_seed(8)
-        return made(
-            accelerator=Accelerator(cpu=True, dataloader_config=configuration),
-            loader=loader(shuffle=shuffled),
-        )
-
-    whole = fresh()
-    losses = whole.run()
-    part = fresh()
-    first = part.run(stop, checkpoint=tmp_path / "c", every=100)
-    part.run(stop + 1)
-    rest = fresh()
-    rest.resume(tmp_path / "c")
-    assert rest.step == stop
-    assert first + rest.run() == losses
-    for p, q in zip(weights(rest), weights(whole), strict=True):
-        assert torch.equal(p, q)
-    with pytest.raises(FileNotFoundError, match="no such folder"):
-        rest.resume(tmp_path / "none")
+@pytest.mark.parametrize("objective", [Flow(), Flow(coupling="ot")], ids=["independent", "ot"])
+def test_accumulated_parts_are_one_batch(objective):
+    whole = made(objective, engine=Engine()).run()
+    for engine in (Engine(4), Accelerated(cpu=True, gradient_accumulation_steps=4)):
+        assert made(objective, engine=engine).run() == pytest.approx(whole, rel=1e-4)
+        with pytest.raises(ValueError, match="batch=6: expected a multiple of 4"):
+            made(objective, Settings(batch=6), engine=engine)
 
 
-def test_running_in_parts_is_running():
-    a, b = made(), made()
-    assert a.run(5) + a.run(8) + a.run() == b.run()
+def test_parts_of_a_loss_of_your_own_draw_apart():
+    seen = []
 
+    def loss(network, batch):
+        seen.append((batch.seed, batch.first, len(batch.data), batch.total))
+        return network(batch.data, batch.data[:, 0]).square().mean()
 
-def test_accumulated_batches():
-    one = made(accelerator=Accelerator(cpu=True, gradient_accumulation_steps=2))
-    losses = one.run(3)
-    assert len(losses) == one.step == 3
-    assert one._place.draws == 6
-    assert losses != made().run(3)
-
-
-def test_validation_is_of_the_average_with_equal_noise():
-    trainer = made(validation=loader(batch=40))
-    trainer.run(6)
-    first = trainer.validate()
-    assert trainer.validate() == first
-    with torch.no_grad():
-        trainer.network.layers[0].weight.zero_()
-    assert trainer.validate() == first
-    with torch.no_grad():
-        trainer.average.layers[0].weight.zero_()
-    assert trainer.validate() != first
-    with pytest.raises(ValueError, match="validation=loader"):
-        made().validate()
+    made(loss, engine=Engine(2)).run(1)
+    assert seen == [(4, 0, 8, 16), (4 + (1 << 32), 8, 8, 16)]
+    seen.clear()
+    loss.by_row = True
+    made(loss, engine=Engine(2)).run(1)
+    assert [seed for seed, *_ in seen] == [4, 4]
 
 
 def test_bfloat16():
     settings = Settings(steps=4, batch=16, bfloat16=True)
     with pytest.raises(ValueError, match="mixed_precision='bf16'"):
         made(settings=settings)
-    from accelerate.state import AcceleratorState
-
     AcceleratorState._reset_state(reset_partial_state=True)
-    trainer = AcceleratedTrainer(
-        network(), Flow(), loader(), settings, Accelerator(cpu=True, mixed_precision="bf16")
-    )
-    found = trainer.run()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    exact = made(settings=Settings(steps=4, batch=16)).run()
+    found = made(settings=settings, engine=Accelerated(cpu=True, mixed_precision="bf16")).run()
+    exact = made(settings=Settings(steps=4, batch=16), engine=Engine()).run()
     assert found != exact
     assert found == pytest.approx(exact, rel=0.05)
+    assert found == pytest.approx(made(settings=settings, engine=Engine()).run(), rel=1e-2)
 
 
-def test_the_model_samples():
-    trainer = made(settings=Settings(steps=150, batch=16, learning_rate=5e-3, average=0.9))
-    trainer.run()
-    x = fastgen.sample(trainer.model(), (200, 2), "heun", 10, seed=0)
-    assert (x.mean(0) - DATA.mean(0)).norm() < 0.4
+class Tracker(GeneralTracker):
+    """Keeps what it is told."""
+
+    name, requires_logging_directory, main_process_only = "kept", False, True
+
+    def __init__(self):
+        super().__init__()
+        self.told, self.pictures = [], []
+
+    tracker = None
+
+    def start(self):
+        pass
+
+    def store_init_configuration(self, values):
+        pass
+
+    def log(self, values, step, **_):
+        self.told.append((step, sorted(values)))
+
+    def log_images(self, values, step, **_):
+        self.pictures += [(step, name, pixels.shape) for name, pixels in values.items()]
 
 
-def test_objectives_that_look_at_the_network():
-    images = torch.rand(16, 1, 4, 4)
-    net = networks.ScoreVAE(networks.VAE(1, 2, 8), networks.DiT(2, 2, 1, 16, 1, 2))
-    trainer = AcceleratedTrainer(
-        net, LatentScore(), loader(images, batch=8), Settings(steps=2), Accelerator(cpu=True)
-    )
-    assert all(torch.isfinite(torch.tensor(trainer.run())))
+def test_trackers_are_told_losses_validation_and_pictures():
+    pytest.importorskip("matplotlib")
+    from fastgen.plots import TrainingSheets
+
+    tracker = Tracker()
+    accelerator = Accelerator(cpu=True, log_with=tracker)
+    accelerator.init_trackers("here")
+    trainer = made(engine=Accelerated(accelerator), validation=DATA[:20])
+    sheets = TrainingSheets(Flow(), (2,), "euler", 2, count=4)
+    trainer.run(validate=6, watch=[(10, sheets)])
+    rate = ["learning_rate", "loss"]
+    assert tracker.told == [(0, rate), (6, ["val_loss"]), (12, ["val_loss"])]
+    assert [(step, name) for step, name, _ in tracker.pictures] == [
+        (10, "samples"),
+        (12, "samples"),
+    ]
+    assert tracker.pictures[0][2][0] == 1
+    assert tracker.pictures[0][2][-1] == 3
 
 
-def test_what_does_not_fit_is_named():
-    with pytest.raises(ValueError, match="it has no batches"):
-        made(loader=loader(DATA[:0])).run(1)
-    with pytest.raises(FloatingPointError, match="the loss of step 0 is nan"):
-        made(lambda net, batch: net(batch.data, batch.data[:, 0]).sum() * float("nan")).run(1)
-    with pytest.raises(TypeError, match=r"expected data, or \(data, labels\)"):
-        made(loader=loader(DATA, LABELS, LABELS)).run(1)
+def test_other_kinds_and_both_are_refused():
+    with pytest.raises(TypeError, match="cpu: for a new Accelerator"):
+        Accelerated(Accelerator(cpu=True), cpu=True)
+    assert "kind='NO'" in repr(Accelerated(cpu=True))
 
 
+# On CPUs accelerate does not shard: the script says to its state that it does.
 TWO = """
-import sys, torch
-sys.path.insert(0, sys.argv[1])
-from torch.utils.data import DataLoader, TensorDataset
+import json, sys, torch
+torch.set_num_threads(1)
 from accelerate import Accelerator
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from fastgen import networks
-from fastgen.training import Flow, Settings
-from fastgen.integrations.accelerate import AcceleratedTrainer
-torch.manual_seed(0)
-data = torch.zeros(32, 2)
-accelerator = Accelerator(cpu=True)
-trainer = AcceleratedTrainer(
-    networks.MLP((2,), (8,), classes=2), Flow(),
-    DataLoader(TensorDataset(data, torch.zeros(32, dtype=torch.long)), 4),
-    Settings(steps=3, batch=4), accelerator,
-    validation=DataLoader(TensorDataset(data), 4),
-)
-losses = trainer.run()
-mean = trainer.validate()
-flat = torch.cat([p.flatten() for p in trainer.average.parameters()])
-both = accelerator.gather(flat[None])
-apart = accelerator.gather(torch.tensor([losses]))
-assert torch.equal(both[0], both[1]), "one network"
-assert not torch.equal(apart[0], apart[1]), "of data that are all the same: other noise"
-print("fine", mean)
+from fastgen.integrations.accelerate import Accelerated
+from fastgen.training import Denoising, Flow, Settings, Trainer
+from fastgen.schedules import CosineVP
+
+folder, kinds = sys.argv[1], sys.argv[2].split(",")
+GENERATOR = torch.Generator().manual_seed(1)
+DATA = torch.randn(100, 2, generator=GENERATOR, dtype=torch.float64)
+LABELS = torch.arange(100) % 3
+OBJECTIVES = {"flow": Flow(), "ot": Flow(coupling="ot"), "v": Denoising(CosineVP(), "v")}
+
+
+def made(name, kind, accumulate=1):
+    torch.manual_seed(0)
+    network = networks.ModulatedMLP((2,), 16, 2, classes=3).double()
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=accumulate)
+    if kind == "sharded":
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_ram_efficient_loading=False)
+        accelerator.state.fsdp_plugin = plugin
+        accelerator.state.distributed_type = DistributedType.FSDP
+    settings = Settings(steps=50, batch=32, warm_up=5, clip=1.0, seed=3, flip=True, balanced=True)
+    return Trainer(
+        network, OBJECTIVES[name].loss, DATA, settings, LABELS,
+        engine=Accelerated(accelerator), validation=(DATA[:37], LABELS[:37]),
+    )
+
+
+found = {}
+for kind in kinds:
+    for name in OBJECTIVES if kind == "whole" else ["flow"]:
+        trainer = made(name, kind, 2 if name == "v" else 1)
+        losses = trainer.run(50 if name == "flow" else 12, validate=40)
+        found[kind, name] = losses + list(trainer.validated.values())
+    place = f"{folder}/{kind}-{trainer.engine.processes}"
+    first = made("flow", kind)
+    first.run(20, checkpoint=place)
+    first.save(place + ".safetensors")
+    for suffix in ("", ".safetensors"):
+        rest = made("flow", kind)
+        rest.resume(place + suffix)
+        assert rest.run(26) == found[kind, "flow"][20:26], (kind, suffix)
+    first.run(24, checkpoint=place)
+if not trainer.engine.rank:
+    with open(f"{folder}/found-{trainer.engine.processes}.json", "w") as file:
+        json.dump({"-".join(k): v for k, v in found.items()}, file)
+trainer.engine.accelerator.end_training()
 """
 
 
-def test_two_processes_learn_one_network_of_different_noise(tmp_path):
-    script = tmp_path / "two.py"
+def started(folder, processes, kinds):
+    script = folder / "script.py"
     script.write_text(TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-    command += ["--master-port=0", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    run = subprocess.run(
-        [*command, str(script), os.getcwd()],
-        capture_output=True,
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
+        command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+    root = os.getcwd()
+    return subprocess.Popen(
+        [*command, str(script), str(folder), kinds],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=240,
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": root,
+        },
     )
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert run.stdout.count("fine") == 2
 
 
-def test_it_shows_itself():
-    assert "step=0 of 12" in repr(made())
-    assert "loss=Flow.loss" in repr(made())
+def test_two_processes_have_the_losses_of_one_whole_or_sharded(tmp_path):
+    """And go on exactly at two; at one, from what two wrote, to rounding."""
+    runs = [started(tmp_path, 1, "whole"), started(tmp_path, 2, "whole,sharded")]
+    for run in runs:
+        said, _ = run.communicate(timeout=240)
+        assert run.returncode == 0, said[-3000:]
+    one, two = (json.loads((tmp_path / f"found-{n}.json").read_text()) for n in (1, 2))
+    for key, losses in two.items():
+        expected = one["whole-" + key.split("-")[1]]
+        assert losses == pytest.approx(expected, rel=1e-12, abs=1e-12), key
+        assert len(losses) == (52 if "flow" in key else 13)
+    # Weights of two, in a file and in a folder of shares, whole and sharded: one training.
+    names = ["whole-1.safetensors", "whole-2.safetensors", "sharded-2.safetensors"]
+    loaded = [load(tmp_path / name).network.state_dict() for name in names]
+    for other in loaded[1:]:
+        for k, x in loaded[0].items():
+            assert torch.allclose(x, other[k], rtol=1e-10, atol=1e-12), k
+    shares = [load(tmp_path / name) for name in ("whole-1", "whole-2", "sharded-2")]
+    assert [found.step for found in shares] == [24, 24, 24]
+    for k, x in shares[0].network.state_dict().items():
+        for found in shares[1:]:
+            assert torch.allclose(x, found.network.state_dict()[k], rtol=1e-10, atol=1e-12), k
+    assert len(list((tmp_path / "sharded-2").glob("step-*"))) == 1
