@@ -113,3 +113,45 @@ def address_on_cpu(x: Any) -> int:
     if not x.is_cpu:
         raise ValueError(f"expected a tensor on the CPU, got one on {x.device}")
     return found
+
+
+def storage_address(x: Tensor) -> int:
+    """Where a tensor's storage begins; 0 where it has none, or nothing may be known of it."""
+    try:
+        return x.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):  # inside of torch.func's transforms
+        return 0
+
+
+# Of so many values it is looked whether they lie in different memory: those of two steps or more.
+_LOOKED_AT = 8
+
+
+class OwnMemory:
+    """Values of a user's functions, each in memory of its own while a solve reads several of them.
+
+    A function may write all its values to one place (``out=``, a captured graph). Then the values
+    of a step would be one and the same. The first few are copied, with the originals kept, so that
+    new memory is not found at an old address; if two of these lie in one place, all are copied.
+    """
+
+    def __init__(self) -> None:
+        self._originals: list[Tensor] = []
+        self._copies: bool | None = None  # None: not known yet
+
+    def __call__(self, value: Any) -> Any:
+        """The value, or a copy of it."""
+        if self._copies is False or not isinstance(value, Tensor):
+            return value
+        if self._copies is None:
+            if torch.compiler.is_compiling():
+                return value
+            self._look(value)
+        return value.clone()
+
+    def _look(self, value: Tensor) -> None:
+        self._originals.append(value)
+        if len(self._originals) == _LOOKED_AT:
+            places = [storage_address(x) for x in self._originals]
+            self._copies = len({p for p in places if p}) < len([p for p in places if p])
+            self._originals.clear()

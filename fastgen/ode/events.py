@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from fastgen.common.checks import check_nonnegative
 from fastgen.common.display import displayed
+from fastgen.common.unwritten import unwritten
 from fastgen.kernels.runge_kutta.contract import Control, Count, Status, Workspace
 from fastgen.kernels.runge_kutta.reference import ReferenceOperations
 from fastgen.ode.problem import StateLayout
@@ -79,9 +80,14 @@ class EventObserver:
         """The event's values at times [A] and rows [A, N]: [A, E]."""
         time = t.to(y.dtype)
         joint = self.state.joint
-        found = self.event.function(time[0] if joint else time, self.state.tree(y))
-        if not isinstance(found, Tensor):
-            raise TypeError(f"event: expected a tensor, got {type(found).__name__}")
+        function = self.event.function
+        found = unwritten("event", function, time[0] if joint else time, self.state.tree(y))
+        if not isinstance(found, Tensor) or not found.is_floating_point():
+            kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
+            raise TypeError(
+                f"event: expected a tensor of real numbers, whose changes of sign are events, got "
+                f"{kind}"
+            )
         if joint:
             return found.reshape(1, -1)
         if found.ndim not in (1, 2) or found.shape[0] != y.shape[0]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fastgen.common.checks import as_numbers, check_dense, check_real_device
+from fastgen.common.memory import OwnMemory
 from fastgen.common.padding import Padding
 from fastgen.common.unwritten import unwritten, unwritten_calls
 
@@ -89,6 +90,7 @@ class Field:
             raise TypeError(f"f: expected a callable f(t, y), got {f!r}")
         self.f, self.state = f, state
         self.told = not state.joint and accepts_rows(f)
+        self._own = OwnMemory()
         self.compact = (self.told if compact is None else compact) and not state.joint
 
     def call(self, t: Tensor, y: Tensor, rows: Tensor | None) -> Tensor:
@@ -96,7 +98,8 @@ class Field:
         state = self.state
         time = t[0] if state.joint else t
         value = unwritten("f", self._at(rows), time, state.tree(y))
-        return self.checked(value, y)
+        found: Tensor = self._own(self.checked(value, y))
+        return found
 
     def _at(self, rows: Tensor | None) -> Callable[..., Any]:
         if not self.told:

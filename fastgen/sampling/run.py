@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.devices import current_stream
+from fastgen.common.memory import storage_address
 from fastgen.kernels import dispatch
 from fastgen.kernels.contract import HoldsAddresses
 from fastgen.plans import Program
@@ -232,17 +233,9 @@ class InPlaceRun(HoldsAddresses):
 
 def check_fresh(output: Tensor, held: Mapping[int, tuple[Tensor, ...]]) -> None:
     """Raise a ValueError if an output is in the memory of an earlier one that is still needed."""
-    memory = _memory(output)
-    if memory and any(memory == _memory(e) for earlier in held.values() for e in earlier):
+    memory = storage_address(output)
+    if memory and any(memory == storage_address(e) for earlier in held.values() for e in earlier):
         raise ValueError(
             "net: it returned the same memory as at an earlier evaluation, which is still needed; "
             "return a copy, or wrap it as Model(..., reuses_output=True)"
         )
-
-
-def _memory(x: Tensor) -> int:
-    """The address of a tensor's storage; 0 where it has none."""
-    try:
-        return x.untyped_storage().data_ptr()
-    except (RuntimeError, NotImplementedError):  # inside of torch.func's transforms
-        return 0

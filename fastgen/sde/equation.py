@@ -16,6 +16,7 @@ from fastgen.common.derivatives import (
     check_whole_derivative,
     elsewhere,
 )
+from fastgen.common.memory import OwnMemory
 from fastgen.common.padding import Padding
 from fastgen.common.transforms import batched, outside_transforms, transforming
 from fastgen.common.unwritten import unwritten
@@ -51,6 +52,7 @@ class Equation:
         self.shape, self.dtype, self.device = y0.shape, y0.dtype, y0.device
         self.matrix, self.scalar = False, noise_type == "scalar"
         self.padding: Padding | None = None
+        self._own: Callable[[Tensor], Tensor] = OwnMemory()
         self.noise_shape = torch.Size([*self.shape[:1], 1]) if self.scalar else self.shape
 
     def probe(self, t: Tensor, y: Tensor, drift: bool) -> bool:
@@ -77,7 +79,7 @@ class Equation:
             raise ValueError(
                 f"f: expected a value of shape {tuple(self.shape)} like y, got {tuple(value.shape)}"
             )
-        return self._cleared(value)
+        return self._own(self._cleared(value))
 
     def diffusion(self, t: Tensor, y: Tensor) -> Tensor:
         """G(t, y): like y, or [B, ..., m] for a matrix."""
@@ -90,7 +92,7 @@ class Equation:
                 f"g: expected {self._expected()} for noise_type={self.noise_type!r}, "
                 f"got {tuple(value.shape)}"
             )
-        return self._cleared(value)
+        return self._own(self._cleared(value))
 
     def _cleared(self, value: Tensor) -> Tensor:
         if self.padding is None:

@@ -148,3 +148,22 @@ def test_small_values_are_no_events_and_nan_is_none():
     assert crossings(lambda t, y: 1e-200 * (t + 1)) == []
     assert crossings(lambda t, y: 1e-200 * (t - 1)) == [(0, 0, 1.0)]
     assert crossings(lambda t, y: torch.full_like(t, math.nan)) == []
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (lambda t, y: y[:, 0] > 0, r"event: expected a tensor of real numbers.*got torch\.bool"),
+        (lambda t, y: y[:, 0].long(), r"got torch\.int64"),
+        (lambda t, y: 1.0, r"got float"),
+    ],
+)
+def test_values_without_a_sign_that_changes_are_refused(function, says):
+    """Of which none would ever have been found."""
+    with pytest.raises(TypeError, match=says):
+        crossings(function)
+
+
+def test_an_event_leaves_the_state_as_it_is():
+    with pytest.raises(ValueError, match="event: it changed its input in place"):
+        crossings(lambda t, y: y.sub_(0.5)[:, 0])

@@ -269,7 +269,8 @@ def solve_scipy(
     def f(time: float, flat: Any) -> Any:
         state = torch.as_tensor(flat).to(y).reshape(y.shape)
         with torch.no_grad():
-            return func(torch.as_tensor(time).to(y), state).detach().cpu().numpy().reshape(-1)
+            slope = func(torch.as_tensor(time).to(y), state).detach().cpu().numpy()
+            return slope.reshape(-1).copy()  # func may write its next value there
 
     times = t.detach().double().cpu().numpy()
     if len(times) == 1:

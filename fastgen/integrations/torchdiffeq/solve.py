@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_function
+from fastgen.common.memory import OwnMemory
 from fastgen.common.transforms import to_list
 from fastgen.integrations.torchdiffeq.fixed import GridSolver, solve_scipy
 from fastgen.integrations.torchdiffeq.problem import (
@@ -280,11 +281,12 @@ def _grid(
 
 def _flattened(state: StateLayout, func: Function) -> tuple[Tensor, Function]:
     """One tensor and a function of it: the state itself, or a tuple's elements in a row."""
+    own: Callable[[Any], Tensor] = OwnMemory()
     if state.single:
-        return state.leaves[0], func
+        return state.leaves[0], lambda t, y: own(func(t, y))
 
     def f(t: Tensor, y: Tensor) -> Tensor:
-        return state.flat(func(t, state.tree(y[None])))[0]
+        return own(state.flat(func(t, state.tree(y[None])))[0])
 
     return state.flat()[0], f
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastgen.common.memory import OwnMemory
 from fastgen.integrations.torchsde.motions import AREAS, BrownianInterval, fresh_entropy
 from fastgen.sde.sources import grid_of
 
@@ -44,6 +45,8 @@ def solve_log_ode(
             f"bm: with levy_area_approximation={area!r}; method='log_ode' reads Levy areas: make "
             "it with 'davie' or 'foster', or take method='midpoint'"
         )
+    own = OwnMemory()
+    f, g = (lambda t, y, h=h: own(h(t, y)) for h in (f, g))
     grid, places = grid_of(times, dt)
     states, y = [y0], y0
     for n, (start, end) in enumerate(pairwise(grid.tolist())):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastgen.common.devices import upload
 from fastgen.common.kept import kept
+from fastgen.common.memory import OwnMemory
 from fastgen.common.tableau import Tableau
 from fastgen.common.tangents import carried
 from fastgen.common.transforms import functional, to_list, transforming
@@ -104,7 +105,7 @@ class VelocityCalls:
         self, field: Callable[[int, Tensor, Tensor], Tensor], times: Sequence[Tensor], x: Tensor
     ) -> None:
         self.field, self.times = field, times
-        self.shape, self.device = x.shape, x.device
+        self.shape, self.device, self._own = x.shape, x.device, OwnMemory()
 
     def __call__(
         self, k: int, network_input: Tensor, state: Tensor | None, /
@@ -122,7 +123,7 @@ class VelocityCalls:
             "velocity_model",
             call="velocity_model(x=, t=, **extras)",
         )
-        return (velocity,)
+        return (self._own(velocity),)
 
     def provide(
         self,
