@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         couplings,
         datasets,
         fitting,
+        generation,
         kernels,
         networks,
         observations,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from fastgen.control import posterior
     from fastgen.couplings import wasserstein
     from fastgen.fitting import race, tune
+    from fastgen.generation import generate
     from fastgen.likelihood import (
         log_likelihood,
         sampled_log_probability,
@@ -63,6 +65,8 @@ __all__ = [
     "datasets",
     "fitting",
     "flow_edit",
+    "generate",
+    "generation",
     "interpolate",
     "invert",
     "kernels",
@@ -96,6 +100,7 @@ _ROOMS = {
     "couplings",
     "datasets",
     "fitting",
+    "generation",
     "kernels",
     "likelihood",
     "model",
@@ -126,6 +131,7 @@ _MODULE_OF = {
     "Step": "sampling",
     "brownian": "noise.brownian",
     "flow_edit": "sampling",
+    "generate": "generation",
     "interpolate": "noise",
     "invert": "sampling",
     "log_likelihood": "likelihood",

@@ -19,6 +19,7 @@ from fastgen import (
     couplings,
     datasets,
     fitting,
+    generation,
     kernels,
     networks,
     observations,
@@ -51,7 +52,7 @@ from fastgen.training.times import Times
 from tests.support.pages import Table
 
 # Of a drop-in's peer, which has to be installed; they show themselves as the peer's do.
-PEERS = ("accelerate", "diffusers", "lightning")
+PEERS = ("accelerate", "diffusers", "lightning", "integrations.ray")
 # Returned by public functions, without a public name.
 RESULTS = (
     *(Captured, ContinuousBatch, LogLikelihood, LogProbability, Reconstruction, Times),
@@ -140,6 +141,10 @@ def shards(folder):
     with tarfile.open(folder / "a.tar", "w") as archive:
         archive.addfile(info, held)
     return datasets.Shards([folder / "a.tar"])
+
+
+def generated(folder):
+    return fastgen.generate(sampler(), (2,), count=5, out=folder, labels=None)
 
 
 def bound():
@@ -296,6 +301,13 @@ MAKERS = {
     paths.Scheduled: lambda: paths.Scheduled(SCHEDULE),
     paths.Encoded: lambda: paths.Encoded(net(), lambda z: z),
     paths.Interpolant: lambda: paths.Interpolant((torch.cos, lambda t: t), lambda t: 0 * t),
+    # Sets in folders.
+    generation.Block: lambda: generation.Block(20, POINTS.numpy(), np.arange(6)),
+    generation.Features: lambda: generation.Features(torch.Tensor.double, "mine"),
+    generation.Generated: generated,
+    generation.Place: lambda: generation.Place(1, 4),
+    generation.Statistics: lambda: generation.Statistics(9, np.zeros(99), np.eye(99), 1.5),
+    generation.Moments: lambda: generation.Moments.of(POINTS),
     # Fitted plans.
     fitting.Errors: lambda: fitting.Errors(0.1, 0.05),
     fitting.Entry: lambda: race_result().entries[0],
@@ -343,7 +355,7 @@ LONG = (nn.Module, fastgen.solvers.Tableau)
 
 def made(cls, folder):
     maker = MAKERS.get(cls, cls)
-    return maker(folder) if maker in (pairs, images, shards) else maker()
+    return maker(folder) if maker in (pairs, images, shards, generated) else maker()
 
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda c: f"{c.__module__[8:]}.{c.__qualname__}")

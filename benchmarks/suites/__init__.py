@@ -25,5 +25,6 @@ SUITES = {
     "parallel": "rounds of runs parallel in time, beside the parallel schedulers of diffusers",
     "launches": "what a launch of each Triton kernel costs the host",
     "reversible": "gradients that retrace a run, beside checkpoints, and exact inversion",
+    "generation": "sets of samples in folders beside a bare loop, and two processes beside one",
     "startup": "time of `import fastgen`, and of plans",
 }

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from benchmarks.peers import assignment
 from benchmarks.problems.costs import KINDS, matrix
-from benchmarks.tools import harness
 from benchmarks.tools.harness import alternate, seconds
 from benchmarks.tools.rows import Row, recorded, row, show_progress
+from fastgen.common.threads import threads
 from fastgen.couplings import assign
 
 SUITE = "assignment"
@@ -145,7 +145,7 @@ def batches(rounds: int) -> Iterator[Row]:
 def rows(quick: bool) -> Iterator[Row]:
     """All rows of the suite."""
     rounds = 3 if quick else 9
-    with harness.threads(1):
+    with threads(1):
         yield from small(rounds)
         yield from batches(rounds)
         yield from kinds(SIZES[:2] if quick else SIZES, rounds)

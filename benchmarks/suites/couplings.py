@@ -17,9 +17,9 @@ import torch
 
 from benchmarks.peers import assignment, installed
 from benchmarks.problems.points import clouds
-from benchmarks.tools import harness
 from benchmarks.tools.harness import alternate, seconds
 from benchmarks.tools.rows import Row, recorded, row
+from fastgen.common.threads import threads as on_threads
 from fastgen.couplings import Assignment, assign
 
 GRID = [
@@ -211,7 +211,7 @@ def threads(quick: bool) -> Iterator[Row]:
 
 def rows(quick: bool) -> Iterator[Row]:
     """All rows of the suite."""
-    with harness.threads(1):
+    with on_threads(1):
         # Memory is of the process so far: the large case comes first.
         for part in (large, given, end_to_end, ties, threads):
             yield from part(quick)

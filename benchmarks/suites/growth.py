@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.problems.costs import matrix, points
-from benchmarks.tools import harness
 from benchmarks.tools.harness import seconds
 from benchmarks.tools.rows import Row, recorded, row, show_progress
+from fastgen.common.threads import threads
 from fastgen.couplings import Assignment, assign
 
 SUITE = "growth"
@@ -128,7 +128,7 @@ def of(
 
 def rows(quick: bool) -> Iterator[Row]:
     """All rows of the suite."""
-    with harness.threads(1):
+    with threads(1):
         for at, (kind, d) in enumerate(CASES):
             show_progress(at, len(CASES))
             yield from grow(kind, d, 4096 if quick else LAST, 0.5 if quick else PATIENCE)

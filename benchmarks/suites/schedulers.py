@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.tools.harness import copy_bandwidth, threads
+from benchmarks.tools.harness import copy_bandwidth
 from benchmarks.tools.rows import Row, recorded, row, show_progress
+from fastgen.common.threads import threads
 
 # Rounds by the number of elements up to which they are; short loops are disturbed most.
 ROUNDS = {2**15: 40, 2**20: 16, 2**30: 4}

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers import installed
-from benchmarks.tools.harness import Case, Provider, measured, threads
+from benchmarks.tools.harness import Case, Provider, measured
 from benchmarks.tools.rows import Row, recorded, row
 from benchmarks.tools.stacked import Stack
+from fastgen.common.threads import threads
 from fastgen.couplings import ExactOT, paired_batches
 from fastgen.datasets import load
 from fastgen.networks import ModulatedMLP

@@ -20,8 +20,8 @@ import fastgen
 from benchmarks.problems import digits
 from benchmarks.problems.exact import EXACT
 from benchmarks.tools.rows import Row, recorded, row, show_progress
+from fastgen.common.threads import threads
 from fastgen.datasets import load_digits
-from fastgen.demo.train import one_thread
 from fastgen.fitting import Errors
 from fastgen.schedules import LinearVP
 
@@ -125,7 +125,7 @@ def rows(quick: bool) -> Iterator[Row]:
     budgets = (5,) if quick else BUDGETS
     fit = FIT | ({"samples": 128, "held_out": 64, "iterations": 40} if quick else {})
     listed = list(problems(quick))
-    with one_thread():
+    with threads(1):
         for done, (name, make) in enumerate(listed):
             show_progress(done, len(listed))
             problem = make()

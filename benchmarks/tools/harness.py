@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from benchmarks.tools.rows import Row, recorded, row, show_progress
+from fastgen.common.threads import threads
 
 # Calls that take less, in seconds, are repeated by `alternate` for as long, so that no first call
 # is timed.
@@ -57,17 +57,6 @@ def copy_bandwidth(elements: int = 2**24) -> float:
     with threads(1):
         best = min(seconds(lambda: target.copy_(source)) for _ in range(20))
     return 8 * elements / best / 1e6
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """So many threads inside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def seconds(run: Callable[[], object], calls: int = 1) -> float:

@@ -35,7 +35,7 @@ LAID_OUT = [
         "fastgen",
         "fastgen: the names most programs need",
         {
-            "Sampling": ["sample", "Sampler", "Parallel", "Step"],
+            "Sampling": ["sample", "Sampler", "Parallel", "Step", "generate"],
             "Edits": ["invert", "Inversion", "flow_edit"],
             "Observations": ["posterior"],
             "What is sampled": ["Model", "Guidance", "Latent"],
@@ -175,6 +175,22 @@ LAID_OUT = [
         },
     ),
     Room("fastgen.sampling", "sampling: running plans"),
+    Room(
+        "fastgen.generation",
+        "generation: sets of samples in folders",
+        {
+            "A set": ["generate", "Generated", "Block", "Place", "FORMATS"],
+            "Statistics": [
+                "Features",
+                "Statistics",
+                "stored_statistics",
+                "Moments",
+                "frechet",
+                "frechet_distance",
+                "precision_recall",
+            ],
+        },
+    ),
     Room("fastgen.fitting", "fitting: plans made for one network"),
     Room("fastgen.noise", "noise: normals and Brownian motions"),
     Room(

@@ -1,4 +1,4 @@
-"""The command line: `fastgen demo | train | tune | sample | solvers | plan`, a module for each.
+"""The command line, `fastgen demo | train | tune | sample ...`: a module for each command.
 
 A command's module is imported when the command is given: `fastgen --help` needs no torch.
 """
@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "train a network on arrays, images or a built-in set",
     "tune": "fit a plan to a network",
     "sample": "draw samples from a network",
+    "generate": "draw samples by the million, in shards, with any number of processes",
     "solvers": "list the solvers",
     "plan": "print a solver's plan",
 }

@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastgen.cli.arguments import add_plan_arguments, integers, plan_options, require, shape
+from fastgen.cli.arguments import integers, plan_options, require, shape
+from fastgen.cli.drawing import add_drawing_arguments, check_solver, guidance_of, plan_of
 from fastgen.cli.sources import FoundModel, add_source_arguments, find_model, is_function
-from fastgen.solvers import get, plan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fastgen.plans import Plan
-
 COUNT = 16  # samples, where no shape is given
-SOLVER = "dpmpp_2m"  # where the source recommends no plan
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,13 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--count", type=int, help=f"how many samples, instead of --shape ({COUNT})")
     parser.add_argument("--out", type=Path, required=True, help=".npz, or .png for images")
-    parser.add_argument(
-        "--solver", help=f"see `fastgen solvers` (the plan of the source, otherwise {SOLVER})"
-    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--labels", type=integers, help="classes, such as 0,1,2; repeated over B")
-    parser.add_argument("--plan", type=Path, help="a plan's file, of `tune` or Plan.to_json")
-    add_plan_arguments(parser, None)
+    add_drawing_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -47,14 +40,13 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--count {arguments.count}: expected at least 1, no --shape beside it")
     if arguments.shape is not None and is_function(arguments.source):  # before any work
         _check_output(out, arguments.shape)
-    if arguments.solver is not None:
-        get(arguments.solver)  # mistakes are named before torch is imported, which takes seconds
+    check_solver(arguments)
     options = plan_options(arguments)
     source = find_model(arguments)
     shape = _shape(arguments, source)
     if source.latent is None:
         _check_output(out, shape)
-    made = _plan(arguments, source, options)
+    made = plan_of(arguments, source, options)
     import torch
 
     from fastgen.sampling import Sampler
@@ -63,7 +55,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.labels is not None:
         labels = torch.tensor(arguments.labels)
         network_options["labels"] = labels.repeat(-(-shape[0] // len(labels)))[: shape[0]]
-    sampler = Sampler(source.model, made)
+    guidance = guidance_of(arguments, "labels", shape[0])
+    sampler = Sampler(source.model, made, guidance=guidance)
     try:
         samples = sampler(shape, seed=arguments.seed, check_finite=True, **network_options)
         if source.latent is not None:
@@ -87,39 +80,6 @@ def _shape(arguments: argparse.Namespace, source: FoundModel) -> tuple[int, ...]
     if source.shape is None:
         raise ValueError(f"--shape: {arguments.source} does not say what shape a sample has")
     return (COUNT if arguments.count is None else arguments.count, *source.shape)
-
-
-def _plan(arguments: argparse.Namespace, source: FoundModel, options: dict[str, Any]) -> Plan:
-    """What is asked for; the source's plan, if nothing is."""
-    asked = (arguments.solver, arguments.steps, arguments.timesteps)
-    if arguments.plan is not None:
-        if options or any(part is not None for part in asked):
-            raise ValueError("--plan: it has its solver, steps, times and options already")
-        return _stored(arguments.plan, source)
-    if source.plan is not None and not options and all(part is None for part in asked):
-        return source.plan
-    return plan(
-        arguments.solver or SOLVER,
-        source.model.schedule,
-        arguments.steps,
-        timesteps=arguments.timesteps,
-        **{"predicts": source.model.predicts, **options},
-    )
-
-
-def _stored(path: Path, source: FoundModel) -> Plan:
-    """The plan of a file, for this model."""
-    from fastgen.plans import Plan
-
-    try:
-        found = Plan.from_json(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"--plan {path}: {error}") from error
-    if found.schedule != source.model.schedule:
-        raise ValueError(
-            f"--plan {path}: made for {found.schedule!r}, the model is on {source.model.schedule!r}"
-        )
-    return found
 
 
 def _check_output(out: Path, shape: tuple[int, ...]) -> None:

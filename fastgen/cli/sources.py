@@ -1,4 +1,4 @@
-"""Where `fastgen sample` finds a model: checkpoints, folders, the Hub, functions."""
+"""Where commands find a model: checkpoints, folders, the Hub, functions."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _checkpoint(path: Path) -> FoundModel:
 
 def _made(arguments: argparse.Namespace, source: str) -> Model:
     """What a factory makes."""
-    made = _factory(source)()
+    made = named_callable(source)()
     from torch import nn
 
     from fastgen.model import Model
@@ -150,7 +150,7 @@ def _made(arguments: argparse.Namespace, source: str) -> Model:
     )
 
 
-def _factory(source: str) -> Any:
+def named_callable(source: str) -> Any:
     """The callable that `package.module:factory` names, seen from the current folder too."""
     module_name, _, name = source.partition(":")
     if os.getcwd() not in sys.path:

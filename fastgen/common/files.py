@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 import zlib
 from collections.abc import Iterator, Mapping
@@ -63,6 +64,57 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     _sync_folder(path.parent)
 
 
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """A new folder that takes the place of ``path`` at the end, if all went well.
+
+    As `replacing`, for the files that are put into it: after an exception nothing is left, and what
+    a killed process left is removed by the next write of the same folder. A folder that is there
+    is moved away just before. Files are not forced to the disk one by one: after a loss of power
+    they may be shorter than they were written.
+
+    Raises:
+        OSError: from the file system, naming the path.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(path)
+    made, descriptor = _create_folder(path)
+    try:
+        yield made
+        while True:
+            with suppress(FileNotFoundError):
+                away = path.with_name(f"{_beside(path)}{secrets.token_hex(8)}.part")
+                os.rename(path, away)
+                shutil.rmtree(away, ignore_errors=True)
+            try:
+                os.rename(made, path)
+                break
+            except OSError:  # another process was quicker with the same folder: away with it too
+                if not path.is_dir():
+                    raise
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+    _sync_folder(path.parent)
+
+
+def _create_folder(path: Path) -> tuple[Path, int | None]:
+    """A temporary folder, locked where folders can be."""
+    while True:
+        made = path.with_name(f"{_beside(path)}{secrets.token_hex(8)}.part")
+        made.mkdir()
+        if fcntl is None:
+            return made, None
+        with suppress(FileNotFoundError):  # between making and locking it another may remove it
+            descriptor = os.open(made, os.O_RDONLY)
+            if not _lock(descriptor, wait=True) or made.exists():
+                return made, descriptor
+            os.close(descriptor)
+
+
 def _beside(path: Path) -> str:
     """How names of temporary files for ``path`` begin."""
     return f".{os.fsdecode(os.fsencode(path.name)[:_LONGEST])}."
@@ -105,10 +157,10 @@ def _remove_stale(path: Path) -> None:
             continue
         left = path.with_name(name)
         with suppress(OSError):  # gone, a link, or of another user
-            descriptor = os.open(left, flags)
+            descriptor = os.open(left, os.O_RDONLY if left.is_dir() else flags)
             try:
                 if _lock(descriptor, wait=False):
-                    left.unlink()
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
             finally:
                 os.close(descriptor)
 

@@ -15,10 +15,11 @@ from torch import Tensor
 
 import fastgen.solvers as solvers
 from fastgen.common.files import replacing
+from fastgen.common.threads import threads
 from fastgen.datasets import CLASSES, Digits
 from fastgen.demo.checkpoint import Checkpoint
 from fastgen.demo.tables import table
-from fastgen.demo.train import one_thread
+from fastgen.generation import frechet_distance
 from fastgen.plots import samples
 from fastgen.sampling.sample import sample
 from fastgen.sampling.sampler import Sampler
@@ -56,42 +57,13 @@ class Run:
     images: Tensor = field(repr=False)
 
 
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Squared 2-Wasserstein distance of the Gaussians fitted to features a [N, D] and b [M, D].
-
-    |m_a - m_b|^2 + tr C_a + tr C_b - 2 tr (C_a^1/2 C_b C_a^1/2)^1/2 in float64, with both square
-    roots those of symmetric matrices (Dowson and Landau 1982; FID: Heusel et al. 2017, arXiv
-    1706.08500).
-
-    Raises:
-        ValueError: unless both are [at least 2, D] with one D.
-    """
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
-        raise ValueError(
-            f"a, b: expected [N, D] and [M, D] with N, M >= 2, got {list(a.shape)} and "
-            f"{list(b.shape)}"
-        )
-    a, b = a.to(torch.float64), b.to(torch.float64)
-    cov_a, cov_b = _covariance(a), _covariance(b)
-    values, vectors = torch.linalg.eigh(cov_a)
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ cov_b @ root).clamp(min=0).sqrt().sum()
-    means = (a.mean(0) - b.mean(0)).square().sum()
-    return max(0.0, float(means + cov_a.trace() + cov_b.trace() - 2 * cross))
-
-
-def _covariance(x: Tensor) -> Tensor:
-    centred = x - x.mean(0)
-    return centred.T @ centred / (len(x) - 1)
-
-
 def steps_for(solver: str, options: Mapping[str, Any], schedule: Schedule, nfe: int) -> int:
     """Most steps that cost at most ``nfe`` evaluations (at least 1)."""
     one, two = (solvers.plan(solver, schedule, n, **options).nfe for n in (1, 2))
     return max(1, (nfe - one) // (two - one) + 1)
 
 
-@one_thread()
+@threads(1)
 @torch.inference_mode()
 def compare(checkpoint: Checkpoint, digits: Digits, seed: int) -> list[Run]:
     """Every solver at every NFE, from the same initial noise; then the floor.

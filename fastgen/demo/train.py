@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
 from fastgen.common.checks import check_at_least, check_positive
+from fastgen.common.threads import threads
 from fastgen.datasets import CLASSES, Part
 from fastgen.demo.checkpoint import Checkpoint
 from fastgen.demo.classifier import BATCH, classifier
@@ -21,20 +20,7 @@ CLASSIFIER_STEPS = 800
 OBJECTIVE = Flow(data_at=0)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread: on networks this small two gain little, and lose tenfold (each
-    waits for the other at every operation) as soon as another process wants a core.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@one_thread()
+@threads(1)  # networks this small gain little by two, and wait for each other
 def train(
     digits: Part, *, steps: int, minutes: float, seed: int, width: int = 256, progress: bool = True
 ) -> Checkpoint:

@@ -2,7 +2,6 @@ import csv
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,7 +14,6 @@ from fastgen.demo.report import (
     NFES,
     SOLVERS,
     Run,
-    frechet_distance,
     nearest_distance,
     steps_for,
     write_csv,
@@ -71,53 +69,6 @@ def test_it_runs_on_what_make_demo_installs(tmp_path):
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert (tmp_path / "out" / "samples.png").exists()
-
-
-def with_moments(n, mean, covariance, seed):
-    """n points whose sample mean and covariance are exactly the given ones."""
-    x = torch.randn(n, len(mean), dtype=torch.float64, generator=torch.manual_seed(seed))
-    x = x - x.mean(0)
-    whiten = torch.linalg.inv(torch.linalg.cholesky(torch.cov(x.T)))
-    return x @ whiten.T @ torch.linalg.cholesky(covariance).T + mean
-
-
-def random_covariance(d, seed):
-    a = torch.randn(d, d, dtype=torch.float64, generator=torch.manual_seed(seed))
-    return a @ a.T + 0.1 * torch.eye(d, dtype=torch.float64)
-
-
-class TestFrechetDistance:
-    def test_commuting_gaussians_have_the_closed_form(self):
-        mean = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
-        a = torch.tensor([1.0, 4.0, 9.0], dtype=torch.float64)
-        b = torch.tensor([4.0, 1.0, 0.25], dtype=torch.float64)
-        x = with_moments(50, torch.zeros_like(mean), torch.diag(a), 0)
-        y = with_moments(70, mean, torch.diag(b), 1)
-        expected = mean.square().sum() + (a.sqrt() - b.sqrt()).square().sum()
-        assert frechet_distance(x, y) == pytest.approx(float(expected), rel=1e-10)
-
-    def test_agrees_with_the_matrix_square_root_of_scipy(self):
-        linalg = pytest.importorskip("scipy.linalg")
-        x = with_moments(40, torch.zeros(6, dtype=torch.float64), random_covariance(6, 2), 3)
-        y = with_moments(60, torch.ones(6, dtype=torch.float64), random_covariance(6, 4), 5)
-        a, b = np.cov(x.T), np.cov(y.T)
-        expected = 6 + np.trace(a + b - 2 * np.real(linalg.sqrtm(a @ b)))
-        assert frechet_distance(x, y) == pytest.approx(expected, rel=1e-9)
-        assert frechet_distance(y, x) == pytest.approx(expected, rel=1e-9)
-
-    def test_one_dimension(self):
-        x, y = torch.tensor([[-1.0], [1.0]]), torch.tensor([[1.0], [5.0]])
-        assert frechet_distance(x, y) == pytest.approx(3**2 + (8**0.5 - 2**0.5) ** 2)
-
-    def test_singular_covariances_and_a_set_with_itself(self):
-        x = torch.randn(5, 32, generator=torch.manual_seed(0))
-        assert frechet_distance(x, x) == pytest.approx(0, abs=1e-5)
-        assert frechet_distance(x, x + 2) == pytest.approx(4 * 32, rel=1e-6)
-
-    @pytest.mark.parametrize("shapes", [((5, 3), (5, 4)), ((1, 3), (5, 3)), ((5,), (5,))])
-    def test_refuses_other_shapes(self, shapes):
-        with pytest.raises(ValueError, match="expected"):
-            frechet_distance(*map(torch.zeros, shapes))
 
 
 class TestDigits:

@@ -12,6 +12,7 @@ import fastgen.integrations.diffusers as schedulers
 import fastgen.integrations.torchcfm as torchcfm
 import fastgen.integrations.torchdiffeq as torchdiffeq
 from fastgen import couplings, kernels, networks, schedules, timesteps, training
+from fastgen.generation.run import made_task
 from fastgen.integrations.k_diffusion import sampling as k_diffusion
 from fastgen.schedules import CosineVP, DiscreteVP, LinearVP
 from tests.modes.entries import denoiser, field, model, network, noise_like, observed, sampler
@@ -116,6 +117,16 @@ def observed_linear():
     return fastgen.observations.Linear, {
         "A": lambda x: x[:, :2], "A_transpose": None, "y": states()[:, :2], "noise": 0.1,
         "pseudo_inverse": None,
+    }  # fmt: skip
+
+
+@target
+def generated():
+    """All of `fastgen.generate` but the folder, which it would make wherever it is told to."""
+    return made_task, {
+        "sampler": sampler(), "shape": (6,), "count": 9, "seed": 1, "shard": 4, "batch": None,
+        "format": "npz", "dtype": None, "limits": (-1.0, 1.0), "labels": list(range(9)),
+        "label_name": "shift", "net_kwargs": None, "decode": None, "features": None,
     }  # fmt: skip
 
 

@@ -26,8 +26,8 @@ def _listed(names: str, modes: tuple[str, ...], error: type[Exception], says: st
 # Runs in buffers of their own, through which no derivative goes.
 _listed(
     "sample_ode sample_sde sample_brownian sample_guided sample_guided_apart "
-    "sample_guided_by_a_rule sample_transformed inverted captured served k_diffusion_dpmpp_2m edm "
-    "edm2 posterior_by_moments",
+    "sample_guided_by_a_rule sample_transformed inverted captured served generated "
+    "k_diffusion_dpmpp_2m edm edm2 posterior_by_moments",
     TRANSFORMS,
     ValueError,
     "under forward-mode derivatives or torch.func|does not run inside of torch.func",
@@ -86,7 +86,7 @@ _listed(
 _listed(
     "sample_dopri5 log_likelihood log_likelihood_hutchinson odeint_dopri5 odeint_adjoint "
     "sdeint_euler sdeint_milstein coupling_exact coupling_sinkhorn sinkhorn_divergence wasserstein "
-    "torchdiffeq_odeint torchsde_sdeint",
+    "torchdiffeq_odeint torchsde_sdeint generated",
     ("wrapper_subclass",),
     ValueError,
     "memory of its own",
@@ -100,7 +100,10 @@ _listed(
     TypeError,
     "expected float32 or float64",
 )
+# NumPy, which stores the samples, has no such numbers.
+_listed("generated", ("bfloat16",), ValueError, "dtype='bfloat16'")
 # Nothing to pair, nothing to draw for.
+_listed("generated", ("no_rows",), ValueError, "count=0")
 _listed(
     "coupling_exact coupling_sinkhorn sinkhorn_divergence wasserstein torchsde_sdeint",
     ("no_rows",),

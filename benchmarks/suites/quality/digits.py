@@ -16,10 +16,10 @@ from benchmarks.problems import digits
 from benchmarks.problems.budgets import most_steps
 from benchmarks.suites.quality.judge import SUITE
 from benchmarks.tools.rows import Row, recorded, row, show_progress, skipped
+from fastgen.common.threads import threads
 from fastgen.datasets import load_digits
 from fastgen.demo.classifier import classifier
-from fastgen.demo.report import frechet_distance
-from fastgen.demo.train import one_thread
+from fastgen.generation import frechet_distance
 
 STEPS, QUICK_STEPS, SEEDS = 2000, 150, 2
 
@@ -27,7 +27,7 @@ STEPS, QUICK_STEPS, SEEDS = 2000, 150, 2
 def rows(quick: bool, budgets: tuple[int, ...], solvers: list[str]) -> Iterator[Row]:
     """Every solver on every network, at most ``budgets`` evaluations each."""
     images = load_digits()
-    with one_thread():
+    with threads(1):
         features = classifier(images.train, 10 * QUICK_STEPS // 2).describe
         held_out = images.held_out_a, images.held_out_b
         real = [features(part.images) for part in held_out]

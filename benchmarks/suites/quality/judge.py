@@ -14,7 +14,7 @@ from torch import Tensor
 import fastgen
 from benchmarks.problems.exact import Problem
 from benchmarks.tools.rows import Row, row
-from fastgen.demo.report import frechet_distance
+from fastgen.generation import frechet_distance
 
 SUITE = "quality"
 DIRECTIONS = 256

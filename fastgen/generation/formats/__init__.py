@@ -1,0 +1,1 @@
+"""What shards are written as. Each is whole or not there, and equal samples give equal bytes."""
