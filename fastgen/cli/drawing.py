@@ -98,7 +98,7 @@ def placed(source: FoundModel, device: str | None, local: int = 0) -> FoundModel
         count = torch.cuda.device_count()
         device = f"cuda:{local % count}" if count else "cpu"
     where = check_device("--device", device)
-    for net in (source.model.net, source.latent.network if source.latent is not None else None):
+    for net in (source.model.net, getattr(source.latent, "network", None)):
         if isinstance(net, nn.Module):
             net.to(where)
     return source
