@@ -13,6 +13,7 @@ SUITES = {
     "tuned": "plans fitted to a problem beside the best built-in at the same and twice the cost",
     "ode": "error-controlled ODE steps, and a continuous normalizing flow",
     "training": "one training batch beside torchcfm",
+    "trainer": "a trainer's steps beside a loop by hand on accelerate; memory of sets on a disk",
     "couplings": "exact optimal assignment beside the peers' solvers",
     "assignment": "exact assignment of every kind of costs, 4 to 4096 rows, beside the peers",
     "growth": "how exact assignment grows to 65,536 points: exponents and jumps",
