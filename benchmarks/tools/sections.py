@@ -259,7 +259,18 @@ def training(rows: Rows) -> str:
         f"{row.case.removeprefix('waiting for pairs, ')}, {row.provider}: {three(row.median)} %"
         for row in chosen(found, "waiting")
     )
+    steps, held = rows["trainer"], chosen(rows["trainer"], metric="peak")
+    ours = [row.median for row in chosen(steps, "a step") if row.provider.endswith("accelerate")]
+    pairs = zip(ours[::2], ours[1::2], strict=True)
+    names = [row.case.removeprefix("a step, ") for row in chosen(steps, "a step")][::3]
+    hand = ", ".join(
+        f"{theirs / t:.2f} x ({name})" for name, (t, theirs) in zip(names, pairs, strict=True)
+    )
+    sizes = " and ".join(f"{row.median:.0f} MiB ({row.provider})" for row in held)
     return f"""## Training
+
+A loop by hand on accelerate takes {hand} of the time of a `Trainer` on accelerate. A process that
+reads at random from {held[0].case} holds {sizes}.
 
 Drawing one batch beside torchcfm, and whole OT-CFM steps of two networks. What a step takes more
 than with independent pairs is the pairing.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from fastgen.common.arrays import read_arrays
@@ -15,6 +16,7 @@ from fastgen.common.checks import check_at_least, check_integer, check_positive,
 from fastgen.common.display import displayed
 from fastgen.common.files import replacing
 from fastgen.couplings import potentials
+from fastgen.couplings.scattered import Scattered, ScatteredSolver
 from fastgen.couplings.stored import Points, Stored, StoredSolver
 from fastgen.kernels import Stream
 from fastgen.kernels.pairwise import Keys
@@ -60,6 +62,7 @@ class LargeCoupling:
         block: int = 16384,
         seed: int = 0,
         backend: str | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> LargeCoupling:
         """Draw each x0[i] a partner from the balanced entropic plan (arXiv 2506.05526).
 
@@ -77,18 +80,28 @@ class LargeCoupling:
             block: points that are read at once.
             seed: of the draws.
             backend: as for `fastgen.kernels.dispatch.choose`.
+            group: processes among which the work is shared, such as torch.distributed.group.WORLD.
+                x0 and x1 are then the points of this one, and the sets those of all, by rank. Each
+                finds all partners, with the bits of one process that has all points.
 
         Raises:
             ValueError, TypeError: naming the argument that does not fit.
             RuntimeError: the tolerance was not reached.
         """
-        a, b = Stored("x0", x0, block), Stored("x1", x1, block)
+        a: Stored
+        b: Stored
+        if group is None:
+            a, b = Stored("x0", x0, block), Stored("x1", x1, block)
+        else:
+            a, b = Scattered("x0", x0, block, group), Scattered("x1", x1, block, group)
         if a.shape != b.shape:
             raise ValueError(f"x1: expected points of shape {a.shape} like x0's, got {b.shape}")
         check_positive("reg", reg)
         a.length = b.length = math.sqrt(a.squares + b.squares) or 1.0
-        solver = StoredSolver(a, b, reg, backend)
-
+        if isinstance(a, Scattered) and isinstance(b, Scattered):
+            solver: StoredSolver = ScatteredSolver(a, b, reg, backend)
+        else:
+            solver = StoredSolver(a, b, reg, backend)
         state = potentials.solve(
             solver,
             potentials.Start(-a.norms()),

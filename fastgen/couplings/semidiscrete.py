@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_positive
@@ -81,6 +82,7 @@ class Semidiscrete:
         rate: float = 0.2,
         seed: int = 0,
         noise: Callable[[int], Tensor] | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> Semidiscrete:
         """Improve the potential; returns self.
 
@@ -95,6 +97,8 @@ class Semidiscrete:
             rate: of the steps, relative.
             seed: of the noise.
             noise: noise(t) is the batch [batch, ...] of step t; None: standard normals.
+            group: processes among which each batch is shared out, such as
+                torch.distributed.group.WORLD; all have the data and end with the bits of one.
 
         Raises:
             ValueError: naming the argument that does not fit.
@@ -105,14 +109,25 @@ class Semidiscrete:
         m, unit = self.data.count, self.data.length**2
         g = self.potential / unit
         total, first = torch.zeros_like(g), steps - max(1, steps // 4)
+        rank, size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
         for t in range(steps):
-            if noise is None:
-                shape = (batch, *self.data.shape)
-                x = randn(shape, seed=seed, draw=_FIRST_DRAW + t, stream=Stream.PLAN)
+            given = None if noise is None else noise(t)
+            rows = batch if given is None else len(given)
+            ids = range(rank * rows // size, (rank + 1) * rows // size)
+            if given is None:
+                x = randn(
+                    (len(ids), *self.data.shape),
+                    seed=seed,
+                    draw=_FIRST_DRAW + t,
+                    stream=Stream.PLAN,
+                    sample_ids=ids,
+                )
             else:
-                x = noise(t)
-            column = self._pair(x, g).cpu()
-            gradient = 1 / m - torch.bincount(column, minlength=m).double() / len(x)
+                x = given[ids.start : ids.stop]
+            counts = torch.bincount(self._pair(x, g), minlength=m)
+            if group is not None:
+                dist.all_reduce(counts, group=group)
+            gradient = 1 / m - counts.cpu().double() / rows
             g = g + rate * m * _DECAY ** ((t + 1) / steps) * gradient
             if t >= first:
                 total += g

@@ -26,16 +26,7 @@ class Stored:
     """
 
     def __init__(self, name: str, data: Points, block: int) -> None:
-        if not isinstance(data, (Tensor, np.ndarray)):
-            raise TypeError(
-                f"{name}: expected a tensor or a numpy array (np.load(..., mmap_mode='r')), got "
-                f"{type(data).__name__}"
-            )
-        if data.ndim < 2 or 0 in data.shape:
-            raise ValueError(
-                f"{name}: expected [points, coordinates ...] with neither zero, got "
-                f"{list(data.shape)}"
-            )
+        check_points(name, data)
         check_at_least("block", block, 1)
         self.name, self.data, self.block = name, data, block
         self.count, self.shape = int(data.shape[0]), tuple(int(k) for k in data.shape[1:])
@@ -138,18 +129,63 @@ class StoredSolver(EntropicSolver):
         bias = G / self.eps + self._log_weights[1]
         column = torch.zeros(self.x0.count, dtype=torch.int64)
         for i, x in self.x0.blocks():
-            ids = torch.arange(i, i + len(x))
             total = torch.full((len(x),), -torch.inf, dtype=torch.float64)
             for block, (j, y) in enumerate(self.x1.blocks()):
-                keys = Keys(seeds, ids, draw + 2 * block, Stream.PLAN)
-                sums, inside = pairwise.sample(
-                    x, y, bias[j : j + len(y)], 2 / self.eps, keys, backend=self.backend
-                )
-                total = torch.logaddexp(total, sums)
-                u, _ = uniforms(keys._replace(draw=keys.draw + 1), len(x), 0)
-                taken = u.log() + total < sums
-                column[i : i + len(x)] = torch.where(taken, inside + j, column[i : i + len(x)])
+                reservoir(
+                    (i, x), (j, y), bias, 2 / self.eps, (seeds, draw + 2 * block), total, column,
+                    self.backend,
+                )  # fmt: skip
         return column
+
+
+def check_points(name: str, data: Points) -> None:
+    """Refuse what is no cloud.
+
+    Raises:
+        TypeError, ValueError: naming it.
+    """
+    if not isinstance(data, (Tensor, np.ndarray)):
+        raise TypeError(
+            f"{name}: expected a tensor or a numpy array (np.load(..., mmap_mode='r')), got "
+            f"{type(data).__name__}"
+        )
+    if data.ndim < 2 or 0 in data.shape:
+        raise ValueError(
+            f"{name}: expected [points, coordinates ...] with neither zero, got {list(data.shape)}"
+        )
+
+
+def reservoir(
+    rows: tuple[int, Tensor],
+    columns: tuple[int, Tensor],
+    bias: Tensor,
+    scale: float,
+    draws: tuple[Tensor, int],
+    total: Tensor,
+    column: Tensor,
+    backend: str | None,
+) -> None:
+    """One block of columns for a block of rows, each with the number of its first point.
+
+    A column is drawn inside the block, in proportion to exp(scores), and takes the place of the one
+    so far with the probability that the block's sum has in the sum so far.
+
+    Args:
+        rows, columns: (number, normalised points).
+        bias: of all columns, float64 [m].
+        scale: of the products in the scores.
+        draws: seeds, and the first of two draws.
+        total: log of the sum so far, [rows]; moved on in place.
+        column: of all rows, [n]; those of the rows are set in place.
+    """
+    (i, x), (j, y), (seeds, draw) = rows, columns, draws
+    keys = Keys(seeds, torch.arange(i, i + len(x)), draw, Stream.PLAN)
+    part = bias[j : j + len(y)].to(x.device)
+    sums, inside = (k.cpu() for k in pairwise.sample(x, y, part, scale, keys, backend=backend))
+    total.copy_(torch.logaddexp(total, sums))
+    u, _ = uniforms(keys._replace(draw=draw + 1), len(x), 0)
+    taken = u.log() + total < sums
+    column[i : i + len(x)] = torch.where(taken, inside + j, column[i : i + len(x)])
 
 
 def best_column(x: Tensor, data: Stored, bias: Tensor, backend: str | None) -> Tensor:
