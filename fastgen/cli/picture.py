@@ -45,7 +45,9 @@ def write_picture(
 
     planar = data.ndim == 2
     # Evenly over the data, which may be ordered by class.
-    chosen = torch.linspace(0, len(data) - 1, min(len(data), POINTS if planar else IMAGES)).long()
+    chosen = torch.linspace(
+        0, len(data) - 1, min(len(data), POINTS if planar else IMAGES), device="cpu"
+    ).long()
     shown = data[chosen]
     given = {} if labels is None else {"labels": labels[chosen]}
     x, states = sample(

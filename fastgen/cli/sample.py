@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> None:
 
     network_options: dict[str, Any] = {}
     if arguments.labels is not None:
-        labels = torch.tensor(arguments.labels)
+        labels = torch.tensor(arguments.labels, device="cpu")
         network_options["labels"] = labels.repeat(-(-shape[0] // len(labels)))[: shape[0]]
     guidance = guidance_of(arguments, "labels", shape[0])
     sampler = Sampler(source.model, made, guidance=guidance)

@@ -282,7 +282,9 @@ def _draw(arguments: argparse.Namespace, found: _Found, scaling: Scaling | None)
         return
     model, samples, labels = load(arguments.out).model(), found.samples, found.labels
     if hasattr(samples, "rows"):
-        numbers = torch.linspace(0, len(samples) - 1, min(len(samples), POINTS)).long()
+        numbers = torch.linspace(
+            0, len(samples) - 1, min(len(samples), POINTS), device="cpu"
+        ).long()
         samples = samples.rows(numbers.tolist())
         labels = None if labels is None else labels[numbers]
     write_picture(path, model, samples, labels, arguments.seed, scaling)

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> None:
     if options.get("progress"):
         require("tqdm")
     if arguments.labels is not None:
-        labels = torch.tensor(arguments.labels)
+        labels = torch.tensor(arguments.labels, device="cpu")
 
         def conditioning(ids: Tensor) -> dict[str, Any]:
             return {"labels": labels.to(ids.device)[ids % len(labels)]}

@@ -191,10 +191,14 @@ def check_real_device(name: str, x: Tensor) -> None:
 def as_numbers(name: str, value: Any, device: torch.device | None = None) -> Tensor:
     """A number, a sequence of them or a tensor as float64, or a TypeError.
 
-    Python's numbers keep all their digits, whatever torch's default dtype is.
+    Python's numbers keep all their digits, whatever torch's default dtype is, and are on the CPU
+    unless a device is given, whatever torch's default device is; a tensor stays where it is.
     """
     import torch
 
+    if device is None:
+        device = getattr(value, "device", None)
+        device = device if isinstance(device, torch.device) else torch.device("cpu")
     try:
         return torch.as_tensor(value, dtype=torch.float64, device=device)
     except (TypeError, ValueError, RuntimeError, OverflowError):

@@ -336,7 +336,7 @@ def check_whole_derivative(
     step = 2e-3 * (size if 0 < size < math.inf else 1.0)
     lost = 0.0
     for attempt in range(3):
-        toss = torch.rand((2, *x.shape), generator=generator).to(x) - 0.5
+        toss = torch.rand((2, *x.shape), generator=generator, device="cpu").to(x) - 0.5
         at, u = x + step * toss[0], 2.0 * (toss[1] > 0).to(x) - 1
         d = _change(function, at, u, step)
         now = _off(_pushed(function, at, u, d), d)

@@ -24,7 +24,7 @@ def integers(values: Sequence[int], device: torch.device) -> Tensor:
     """Signed 64-bit integers on the device. A single one is written by a kernel, not copied."""
     if len(values) == 1:
         return torch.full((1,), values[0], dtype=torch.int64, device=device)
-    return upload(torch.tensor(values, dtype=torch.int64), device)
+    return upload(torch.tensor(values, dtype=torch.int64, device="cpu"), device)
 
 
 def current_stream(device: torch.device) -> int:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_choice, check_number
+from fastgen.common.checks import as_numbers, check_choice, check_number
 from fastgen.common.display import displayed
 from fastgen.common.rounding import power
 
@@ -137,8 +137,8 @@ class Controller:
                 raise ValueError(f"{name}={getattr(self, name)!r}: expected a finite number")
         if self.first_step is not None:
             try:
-                size = torch.as_tensor(self.first_step, dtype=torch.float64)
-            except (TypeError, ValueError, RuntimeError, OverflowError):
+                size = as_numbers("first_step", self.first_step)
+            except TypeError:
                 raise TypeError(
                     f"first_step={self.first_step!r}: expected a number or one for each sample"
                 ) from None

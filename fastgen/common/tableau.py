@@ -109,4 +109,4 @@ def hermite(b: tuple[float, ...]) -> Rows:
 def _float64(rows: object) -> Tensor:
     import torch  # here: solvers of fixed steps read the numbers alone
 
-    return torch.tensor(rows, dtype=torch.float64)
+    return torch.tensor(rows, dtype=torch.float64, device="cpu")

@@ -105,7 +105,9 @@ class ExactOT(Coupling):
         """See `Coupling`; i ascends unless replace=True. Labels play no part."""
         i, j = assign(x0, x1, **self._options).indices()
         if self._replace:
-            drawn = torch.randint(len(i), (len(i),), generator=self._generator).to(i.device)
+            drawn = torch.randint(len(i), (len(i),), generator=self._generator, device="cpu").to(
+                i.device
+            )
             i, j = i[drawn], j[drawn]
         return i, j
 

@@ -130,7 +130,7 @@ class LargeCoupling:
         n = len(self.partner)
         check_at_least("count", count, 1)
         check_at_least("draw", check_integer("draw", draw), 0)
-        places = torch.arange(draw * count, (draw + 1) * count)
+        places = torch.arange(draw * count, (draw + 1) * count, device="cpu")
         i = torch.empty_like(places)
         for epoch in range(int(places[0]) // n, int(places[-1]) // n + 1):
             inside = places // n == epoch

@@ -84,7 +84,9 @@ def _cut(
             yield paired
             continue
         # Pairs come sorted, and neighbours must not share a batch for that.
-        order = torch.randperm(len(paired[0]), generator=generator).to(paired[0].device)
+        order = torch.randperm(len(paired[0]), generator=generator, device="cpu").to(
+            paired[0].device
+        )
         cuts = list(range(batch_size, len(order), batch_size))
         for part in order.tensor_split(cuts):
             yield tuple(x[part] for x in paired)

@@ -44,7 +44,7 @@ class Scattered(Stored):
         dist.all_gather_object(told, (int(data.shape[0]), self.shape, block), group=group)
         if len({kind[1:] for kind in told}) > 1:
             raise ValueError(f"{name}: points and blocks differ among processes: {told}")
-        self.ends = torch.tensor([kind[0] for kind in told]).cumsum(0).tolist()
+        self.ends = torch.tensor([kind[0] for kind in told], device="cpu").cumsum(0).tolist()
         self.count = self.ends[-1]
         firsts = range(0, self.count, block)
         # Blocks in equal shares: as many points as a process has, or a block more or less.
@@ -104,7 +104,7 @@ class ScatteredSolver(StoredSolver):
         return self._sums(x1, x0, F / self.eps + self._log_weights[0])
 
     def _sums(self, rows: Scattered, columns: Scattered, bias: Tensor) -> Tensor:
-        found = torch.full((rows.count,), -torch.inf, dtype=torch.float64)
+        found = torch.full((rows.count,), -torch.inf, dtype=torch.float64, device="cpu")
         own = list(rows.own())
         for j, y in columns.blocks():
             part = bias[j : j + len(y)].to(y.device)
@@ -118,9 +118,11 @@ class ScatteredSolver(StoredSolver):
         """A column for each row, int64 [n], as of stored clouds."""
         rows, columns = self._scattered
         bias = G / self.eps + self._log_weights[1]
-        found = torch.full((rows.count,), -1, dtype=torch.int64)
+        found = torch.full((rows.count,), -1, dtype=torch.int64, device="cpu")
         own = list(rows.own())
-        totals = {i: torch.full((len(x),), -torch.inf, dtype=torch.float64) for i, x in own}
+        totals = {
+            i: torch.full((len(x),), -torch.inf, dtype=torch.float64, device="cpu") for i, x in own
+        }
         for block, (j, y) in enumerate(columns.blocks()):
             for i, x in own:
                 reservoir(

@@ -61,7 +61,7 @@ class Semidiscrete:
         self.backend = backend
         m = self.data.count
         if potential is None:
-            potential = torch.zeros(m, dtype=torch.float64)
+            potential = torch.zeros(m, dtype=torch.float64, device="cpu")
         if potential.shape != (m,) or not potential.isfinite().all():
             raise ValueError(
                 f"potential: expected finite numbers [{m}], one for each point of data, got "
@@ -179,7 +179,7 @@ class Semidiscrete:
 
     def _fingerprint(self) -> str:
         """Of 64 points spread over the data."""
-        index = torch.linspace(0, self.data.count - 1, 64, dtype=torch.float64).long()
+        index = torch.linspace(0, self.data.count - 1, 64, dtype=torch.float64, device="cpu").long()
         content = self.data.read(index).contiguous().cpu().numpy().tobytes()
         return f"{self.data.count} {self.data.shape} {zlib.crc32(content):08x}"
 

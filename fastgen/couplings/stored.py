@@ -86,7 +86,8 @@ class StoredSolver(EntropicSolver):
         self.marginals = Marginals()
         self._total = 1.0
         self._log_weights = tuple(
-            torch.full((x.count,), 1 / x.count, dtype=torch.float64).log() for x in (x0, x1)
+            torch.full((x.count,), 1 / x.count, dtype=torch.float64, device="cpu").log()
+            for x in (x0, x1)
         )
 
     def log_sum_rows(self, G: Tensor) -> Tensor:
@@ -111,7 +112,7 @@ class StoredSolver(EntropicSolver):
         return F
 
     def _log_sum(self, rows: Stored, columns: Stored, bias: Tensor) -> Tensor:
-        found = torch.full((rows.count,), -torch.inf, dtype=torch.float64)
+        found = torch.full((rows.count,), -torch.inf, dtype=torch.float64, device="cpu")
         for i, x in rows.blocks():
             part = found[i : i + len(x)]
             for j, y in columns.blocks():
@@ -127,9 +128,9 @@ class StoredSolver(EntropicSolver):
         Block k draws inside with draw + 2 k and is chosen with a uniform of draw + 2 k + 1.
         """
         bias = G / self.eps + self._log_weights[1]
-        column = torch.zeros(self.x0.count, dtype=torch.int64)
+        column = torch.zeros(self.x0.count, dtype=torch.int64, device="cpu")
         for i, x in self.x0.blocks():
-            total = torch.full((len(x),), -torch.inf, dtype=torch.float64)
+            total = torch.full((len(x),), -torch.inf, dtype=torch.float64, device="cpu")
             for block, (j, y) in enumerate(self.x1.blocks()):
                 reservoir(
                     (i, x), (j, y), bias, 2 / self.eps, (seeds, draw + 2 * block), total, column,
@@ -179,7 +180,7 @@ def reservoir(
         column: of all rows, [n]; those of the rows are set in place.
     """
     (i, x), (j, y), (seeds, draw) = rows, columns, draws
-    keys = Keys(seeds, torch.arange(i, i + len(x)), draw, Stream.PLAN)
+    keys = Keys(seeds, torch.arange(i, i + len(x), device="cpu"), draw, Stream.PLAN)
     part = bias[j : j + len(y)].to(x.device)
     sums, inside = (k.cpu() for k in pairwise.sample(x, y, part, scale, keys, backend=backend))
     total.copy_(torch.logaddexp(total, sums))

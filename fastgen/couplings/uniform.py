@@ -30,5 +30,5 @@ def uniform_plan(x0: Tensor, x1: Tensor, cost: Cost = "sqeuclidean") -> tuple[Sh
     n, m = len(x0), len(x1)
     parts = math.lcm(n, m)
     given = problem(x0, x1, cost, batched=False)
-    supply, demand = (torch.full((k,), parts // k, dtype=torch.int64) for k in (n, m))
+    supply, demand = (torch.full((k,), parts // k, dtype=torch.int64, device="cpu") for k in (n, m))
     return ship(given, supply, demand), parts

@@ -63,7 +63,7 @@ def class_numbers(path: Path, files: list[Path]) -> Tensor | None:
     if len(classes) < 2:
         return None
     number = {parent: k for k, parent in enumerate(classes)}
-    return torch.tensor([number[parent] for parent in parents])
+    return torch.tensor([number[parent] for parent in parents], device="cpu")
 
 
 def images_below(path: Path) -> list[Path]:

@@ -257,7 +257,7 @@ class Items:
             from fastgen.datasets.images import pixels_of
 
             return torch.from_numpy(pixels_of(item, f"item {number}"))
-        x = torch.as_tensor(np.asarray(item) if not isinstance(item, Tensor) else item)
+        x = item if isinstance(item, Tensor) else torch.as_tensor(np.asarray(item), device="cpu")
         if not x.is_floating_point():
             raise ValueError(
                 f"item {number}: expected floating numbers or an image, got {x.dtype} "
@@ -274,11 +274,13 @@ def _stacked(found: list[Tensor], shape: tuple[int, ...], names: Sequence[Any]) 
                 f"{name}: is {list(x.shape)}, the first sample is {list(shape)}; bring all to one "
                 "size, and images all to grey or all to colour"
             )
-    return torch.stack(found) if found else torch.empty(0, *shape)
+    return torch.stack(found) if found else torch.empty(0, *shape, device="cpu")
 
 
 def _labels(labels: Any, count: int, name: str) -> Tensor:
-    found = torch.as_tensor(np.asarray(labels) if not isinstance(labels, Tensor) else labels)
+    found = labels
+    if not isinstance(labels, Tensor):
+        found = torch.as_tensor(np.asarray(labels), device="cpu")
     if found.shape != (count,) or found.is_floating_point() or found.is_complex():
         raise ValueError(
             f"{name}: labels: expected whole numbers, one for each of {count} samples, got "
@@ -286,4 +288,5 @@ def _labels(labels: Any, count: int, name: str) -> Tensor:
         )
     if int(found.min()) < 0:
         raise ValueError(f"{name}: labels: expected whole numbers >= 0, got {int(found.min())}")
-    return found.long()
+    numbers: Tensor = found.long()
+    return numbers

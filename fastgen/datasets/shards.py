@@ -60,7 +60,7 @@ class Shards:
                 f"{self.paths[0]}: {len(labels)} of {len(self._places)} samples have a class "
                 "(.cls); give all of them one, or none"
             )
-        self.labels = torch.tensor(labels) if labels else None
+        self.labels = torch.tensor(labels, device="cpu") if labels else None
         self._files: dict[int, Any] = {}
         self.shape = tuple(self._sample(0).shape)
 
@@ -80,7 +80,7 @@ class Shards:
                     f"{self._name(k)}: is {list(found[-1].shape)}, the first sample is "
                     f"{list(self.shape)}; bring all to one size"
                 )
-        return torch.stack(found) if found else torch.empty(0, *self.shape)
+        return torch.stack(found) if found else torch.empty(0, *self.shape, device="cpu")
 
     def _name(self, number: int) -> str:
         archive, name, _, _ = self._places[number]

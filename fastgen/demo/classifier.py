@@ -52,5 +52,5 @@ def classifier(digits: Part, steps: int) -> DigitFeatures:
 
 
 def _batch(digits: Part) -> Part:
-    chosen = torch.randint(len(digits.images), (BATCH,))
+    chosen = torch.randint(len(digits.images), (BATCH,), device="cpu")
     return Part(digits.images[chosen], digits.labels[chosen])

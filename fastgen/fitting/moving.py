@@ -109,7 +109,9 @@ class Moving:
             torch.from_numpy(own.coefficients - planned.coefficients)
             for own, planned in zip(rows.rows, base.rows, strict=True)
         ]
-        self.moves = [torch.zeros(k + 2, dtype=torch.float64) for k in range(rows.nfe)]
+        self.moves = [
+            torch.zeros(k + 2, dtype=torch.float64, device="cpu") for k in range(rows.nfe)
+        ]
         self.ends = float(grid[0]), float(grid[-1])
 
     @property

@@ -160,7 +160,7 @@ class Rows:
         times = np.array(self.times)
         target = np.array([schedule.alpha(times), schedule.sigma(times)])
         known = Parametrisation(schedule, self.quantity)
-        t = torch.tensor(self.times[:-1], dtype=torch.float64)
+        t = torch.tensor(self.times[:-1], dtype=torch.float64, device="cpu")
         u = torch.stack(known.target(t)).numpy()
         x, worst = target[:, 0], np.zeros(2)
         for k, row in enumerate(self.rows):

@@ -219,13 +219,13 @@ def _tensors(features: NDArray[np.float32], keep: bool) -> dict[str, Tensor]:
     found = Moments.of(torch.from_numpy(features))
     rows, columns = torch.triu_indices(width, width)
     half = found.scatter[rows, columns]
-    return {"count": torch.tensor(n), "mean": found.mean, "scatter": half}
+    return {"count": torch.tensor(n, device="cpu"), "mean": found.mean, "scatter": half}
 
 
 def _square(half: Tensor, width: int) -> Tensor:
     """A symmetric matrix of its upper half."""
     rows, columns = torch.triu_indices(width, width)
-    found = torch.empty(width, width, dtype=half.dtype)
+    found = torch.empty(width, width, dtype=half.dtype, device="cpu")
     found[rows, columns] = half
     found[columns, rows] = half
     return found

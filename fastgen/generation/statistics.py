@@ -37,7 +37,7 @@ class Moments:
     def of(features: Tensor) -> Moments:
         """Of features [n, D], in float64."""
         x = features.to(torch.float64)
-        mean = x.mean(0) if len(x) else torch.zeros(x.shape[1], dtype=torch.float64)
+        mean = x.mean(0) if len(x) else torch.zeros(x.shape[1], dtype=torch.float64, device="cpu")
         centred = x - mean
         return Moments(len(x), mean, centred.T @ centred)
 

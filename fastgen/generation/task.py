@@ -112,7 +112,7 @@ class Task:
 
     def drawn(self, first: int) -> NDArray[Any]:
         """The batch that begins with a sample, all of it, as it is stored: [batch, ...]."""
-        ids = torch.arange(first, first + self.batch)
+        ids = torch.arange(first, first + self.batch, device="cpu")
         given: dict[str, Any] = {}
         if self.net_kwargs is not None:
             made = self.net_kwargs(ids) if callable(self.net_kwargs) else self.net_kwargs

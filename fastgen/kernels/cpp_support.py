@@ -46,7 +46,7 @@ def pooled(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     whole = dtype in (torch.float32, torch.float64)
     if whole and math.prod(shape) * dtype.itemsize >= _C.POOLED_FROM:
         return _C.pooled(shape, dtype == torch.float64)
-    return torch.empty(shape, dtype=dtype)
+    return torch.empty(shape, dtype=dtype, device="cpu")
 
 
 def key_addresses(seeds: Tensor, sample_ids: Tensor, stream: int) -> tuple[int, int, int, int]:

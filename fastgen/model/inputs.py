@@ -35,7 +35,7 @@ def network_time(
     if callable(kind):
         if isinstance(t, Tensor):
             told = [float(kind(s)) for s in t.tolist()]
-            return torch.tensor(told, dtype=torch.float64).to(t.device)
+            return torch.tensor(told, dtype=torch.float64, device="cpu").to(t.device)
         return float(kind(t))
     told_time: Time = TIME_INPUTS[kind](schedule, t, data_at)
     return told_time

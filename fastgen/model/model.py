@@ -220,7 +220,9 @@ class Model(Pretrained):
         self, values: Sequence[Sequence[float]], batch: int, device: torch.device
     ) -> Tensor:
         """What `time_values` found, on a device for B samples: [1 or 2 times, moments, B]."""
-        columns = upload(torch.tensor(values, dtype=torch.float64).to(self.time_dtype), device)
+        columns = upload(
+            torch.tensor(values, dtype=torch.float64, device="cpu").to(self.time_dtype), device
+        )
         return columns[..., None].expand(-1, -1, batch).contiguous()
 
     def times(

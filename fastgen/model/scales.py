@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_number
+from fastgen.common.checks import as_numbers, check_number
 from fastgen.common.devices import upload
 from fastgen.common.typed import shown
 from fastgen.rules.rule import Time
@@ -52,10 +52,12 @@ def at_times(scale: Scale, t: Time) -> float | Tensor:
         return scale
     if not isinstance(t, Tensor):
         return at_time(scale, t)
-    return torch.tensor([at_time(scale, time) for time in t.tolist()], dtype=torch.float64)
+    return torch.tensor(
+        [at_time(scale, time) for time in t.tolist()], dtype=torch.float64, device="cpu"
+    )
 
 
 def column(scale: Any, device: torch.device) -> Tensor:
     """A scale as float64 [B, 1] or [1, 1] on a device."""
-    column = torch.as_tensor(scale, dtype=torch.float64).detach()
+    column = as_numbers("scale", scale).detach()
     return upload(column.reshape(-1, 1), device)

@@ -101,7 +101,7 @@ class BrownianPath:
     def __call__(self, s: float | Tensor, t: float | Tensor) -> Tensor:
         """W(t) - W(s), [B, ...]; times are numbers, or [B]."""
         both = torch.stack([as_numbers("s", s), as_numbers("t", t)])
-        return self.steps(both, torch.ones(1, dtype=torch.float64))[0]
+        return self.steps(both, torch.ones(1, dtype=torch.float64, device="cpu"))[0]
 
     @outside_transforms
     def with_area(self, s: float, t: float) -> tuple[Tensor, Tensor]:
@@ -113,8 +113,8 @@ class BrownianPath:
         Raises:
             ValueError: for s = t, or a path without levy_area=True.
         """
-        both = torch.tensor([s, t], dtype=torch.float64)
-        w, h = self.steps_with_area(both, *torch.ones(2, 1, dtype=torch.float64))
+        both = torch.tensor([s, t], dtype=torch.float64, device="cpu")
+        w, h = self.steps_with_area(both, *torch.ones(2, 1, dtype=torch.float64, device="cpu"))
         return w[0], h[0]
 
     @outside_transforms

@@ -53,7 +53,7 @@ def check_adjoint(operator: Operator, y: Tensor) -> None:
     """Raise a ValueError unless <A x, w> = <x, A^T w> for a random w like y [1, ...] and x."""
     assert operator.transpose is not None
     generator = torch.Generator().manual_seed(0)
-    w = torch.randn((1, *y.shape[1:]), generator=generator).to(y)
+    w = torch.randn((1, *y.shape[1:]), generator=generator, device="cpu").to(y)
     with torch.no_grad():
         back = operator.transpose(w)
         if not isinstance(back, Tensor) or back.shape[:1] != w.shape[:1]:
@@ -62,7 +62,7 @@ def check_adjoint(operator: Operator, y: Tensor) -> None:
                 f"A_transpose: expected batches [1, sample...] of batches {list(w.shape)}, got "
                 f"{found}"
             )
-        x = torch.randn(back.shape, generator=generator).to(back)
+        x = torch.randn(back.shape, generator=generator, device="cpu").to(back)
         there = operator.forward(x)
     if not isinstance(there, Tensor) or there.shape != w.shape:
         found = list(there.shape) if isinstance(there, Tensor) else type(there).__name__
@@ -100,7 +100,7 @@ def check_linear(
     operator: Operator, shape: Sequence[int], dtype: torch.dtype, device: torch.device
 ) -> None:
     """Raise a ValueError for a map of samples [B, ...] that is not linear along a random one."""
-    x = torch.randn((1, *shape[1:]), generator=torch.Generator().manual_seed(1))
+    x = torch.randn((1, *shape[1:]), generator=torch.Generator().manual_seed(1), device="cpu")
     x = x.to(device=device, dtype=dtype)
     with torch.no_grad():
         once, twice = operator(x), operator(-2 * x)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastgen.common.checks import (
+    as_numbers,
     check_choice,
     check_dense,
     check_finite,
@@ -144,7 +145,7 @@ def gaussian_blur(std: float, dims: int = 2, size: int | None = None) -> Operato
     size = 2 * math.ceil(3 * std) + 1 if size is None else check_integer("size", size)
     if size < 1 or size % 2 == 0:
         raise ValueError(f"size={size}: expected an odd number >= 1")
-    places = torch.arange(size, dtype=torch.float64) - size // 2
+    places = torch.arange(size, dtype=torch.float64, device="cpu") - size // 2
     line = torch.exp(-(places**2) / (2 * std**2))
     kernel = line = line / line.sum()
     for _ in range(dims - 1):
@@ -162,7 +163,7 @@ def radon(angles: Sequence[float] | Tensor) -> Operator:
         An operator to sinograms [B, C, K, N], bilinear between pixels, zero outside; its transpose
         is autograd's.
     """
-    turns = torch.as_tensor(angles, dtype=torch.float64).reshape(-1)
+    turns = as_numbers("angles", angles).reshape(-1)
     check_finite("angles", turns)
     cosines, sines = turns.cos(), turns.sin()
     zero = torch.zeros_like(turns)
@@ -210,7 +211,7 @@ def real_time_chunk(
         )
     horizon = previous.shape[1]
     end = horizon - execute
-    places = torch.arange(horizon, dtype=torch.float64)
+    places = torch.arange(horizon, dtype=torch.float64, device="cpu")
     falling = ((end - places) / (end - delay + 1)).clamp(0, 1)
     if weights == "exponential":
         falling = falling * torch.expm1(falling) / math.expm1(1)

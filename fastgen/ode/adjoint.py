@@ -210,7 +210,9 @@ class _BackwardSolve:
         ends = self.field.state.segment_ends
         layout.segment_ends = torch.cat([ends, ends + size])
         if extra:
-            layout.segment_ends = torch.cat([layout.segment_ends, torch.tensor([2 * size + extra])])
+            layout.segment_ends = torch.cat(
+                [layout.segment_ends, torch.tensor([2 * size + extra], device="cpu")]
+            )
         live = self.field.state.live
         if live is not None:
             rest = live.new_full((len(live), 1 if extra else 0), extra)

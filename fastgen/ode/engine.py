@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fastgen.common.checks import as_numbers
 from fastgen.common.graphs import Recording, recorded, warm_up
 from fastgen.common.memory import readable
 from fastgen.common.repeats import Looks, check_repeats
@@ -136,7 +137,7 @@ def _begin(w: Workspace, rtol: Tensor, atol: Tensor, first_step: float | Tensor 
     control[Control.TIME] = times[..., 0]
     control[Control.END] = times[..., -1]
     control[Control.RTOL], control[Control.ATOL] = rtol, atol
-    proposal = torch.as_tensor(0.0 if first_step is None else first_step, dtype=torch.float64)
+    proposal = as_numbers("first_step", 0.0 if first_step is None else first_step)
     control[Control.PROPOSAL] = proposal
     control[Control.ERROR] = 1.0
     w.stage_times.copy_(control[Control.TIME])
@@ -290,7 +291,7 @@ def _far(w: Workspace, rows: int) -> bool:
 
 def _repeated(w: Workspace, rows: int, call: Callable[[], Any], value: Any) -> Any:
     """A value of f as it is given again, of which no more may differ than a step tolerates."""
-    first, again = torch.as_tensor(value).clone(), call()
+    first, again = torch.as_tensor(value, device=w.y.device).clone(), call()
     control, y = w.control[:, :rows, None], w.y[:rows]
     scale = control[Control.ATOL] + control[Control.RTOL] * y.abs()
     step, who = w.control[Control.STEP, :rows], w.count[Count.ROW, :rows]

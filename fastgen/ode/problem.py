@@ -54,7 +54,7 @@ class StateLayout:
                 )
         self.shapes = [leaf.shape if joint else leaf.shape[1:] for leaf in leaves]
         self.sizes = [shape.numel() for shape in self.shapes]
-        ends = torch.tensor(self.sizes).cumsum(0)
+        ends = torch.tensor(self.sizes, device="cpu").cumsum(0)
         self.segment_ends = ends.to(torch.int64)
         self.leaves: list[Tensor] = leaves
         self.rows = 1 if joint else leaves[0].shape[0]

@@ -47,7 +47,7 @@ class Watcher:
     def __init__(self, state: StateLayout, callback: Callable[[Accepted], Any]) -> None:
         self.state, self.callback = state, callback
         self._count = 0
-        self._taken = self._y = self._slope = self._times = torch.empty(0)
+        self._taken = self._y = self._slope = self._times = torch.empty(0, device="cpu")
 
     def decided(self, w: Workspace, rows: int) -> None:
         """Keep which rows are about to move."""

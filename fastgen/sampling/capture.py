@@ -145,7 +145,7 @@ class Captured:
         if self._made is not None:
             return self._made
         prepared, device = self.prepared, self._device
-        x, seeds, ids = prepared.initial(torch.zeros(self._shape), 0, None, device)
+        x, seeds, ids = prepared.initial(torch.zeros(self._shape, device="cpu"), 0, None, device)
         # A seed for every sample: one for all is then a special case.
         key = BufferKey(tuple(x.shape), x.device, prepared.dtypes, x.shape[0], False, False)
         tables = prepared.new_tables(device)

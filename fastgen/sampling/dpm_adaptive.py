@@ -101,7 +101,7 @@ def dpm_adaptive(
     status, accepted, rejected = (full(Status.RUNNING, torch.int64) for _ in range(3))
     if limits[0] == limits[1]:
         status.fill_(Status.DONE)
-    padding = Padding(torch.ones((), dtype=torch.bool) if mask is None else mask, x)
+    padding = Padding(torch.ones((), dtype=torch.bool, device="cpu") if mask is None else mask, x)
     x = x if mask is None else padding.clear(x)
     relative, absolute = full(rtol), full(atol)
     y, slope = x.clone(), torch.zeros_like(x)

@@ -38,8 +38,8 @@ class IncrementTable:
         self.structure = tuple(self.ends), tuple(self.uses.values())
         # All at once: a copy to the device in every step would cost as much as a kernel.
         lengths = [math.sqrt(i.start - i.end) for i in self.uses]
-        self.times = upload(torch.tensor(list(first), dtype=torch.float64), device)
-        self.lengths = upload(torch.tensor(lengths, dtype=torch.float64), device)
+        self.times = upload(torch.tensor(list(first), dtype=torch.float64, device="cpu"), device)
+        self.lengths = upload(torch.tensor(lengths, dtype=torch.float64, device="cpu"), device)
 
     def load(self, other: IncrementTable) -> None:
         """Take the times of a table with the same structure, in place."""

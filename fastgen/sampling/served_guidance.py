@@ -39,11 +39,11 @@ def check_request_scale(guidance: Guidance | None, scale: RequestScale | None) -
 
 def numbers_of(guidance: Guidance, plan: Plan, length: int) -> Tensor:
     """For each evaluation of a plan its time, whether it is guided, and the scales; then zeros."""
-    found = torch.zeros((length, 2 + len(guidance.branches)), dtype=torch.float64)
+    found = torch.zeros((length, 2 + len(guidance.branches)), dtype=torch.float64, device="cpu")
     for k, evaluation in enumerate(plan.evaluations):
         t = evaluation.time
         scales = [s(t) if callable(s) else s for s in guidance.scales]
-        found[k] = torch.tensor([t, guidance.active(t), *scales], dtype=torch.float64)
+        found[k] = torch.tensor([t, guidance.active(t), *scales], dtype=torch.float64, device="cpu")
     return found
 
 

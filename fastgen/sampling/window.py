@@ -123,8 +123,8 @@ class WindowSums:
         self.fresh = self._pass(self._meet_fresh)
         self.blind = self._pass(self._meet_blind)
         self.sums = Sums(
-            torch.tensor(self._lines, dtype=torch.int64).reshape(-1, 4),
-            torch.tensor(self._sources, dtype=torch.int64),
+            torch.tensor(self._lines, dtype=torch.int64, device="cpu").reshape(-1, 4),
+            torch.tensor(self._sources, dtype=torch.int64, device="cpu"),
         )
         count = max((len(c) for c in self._coefficients), default=1)
         every = [c.expand(count, -1) for c in self._coefficients]
@@ -154,7 +154,7 @@ class WindowSums:
     ) -> None:
         begin = len(self._sources)
         if not isinstance(coefficients, Tensor):
-            coefficients = torch.tensor([coefficients], dtype=torch.float64)
+            coefficients = torch.tensor([coefficients], dtype=torch.float64, device="cpu")
         keep = [n for n in range(len(sources)) if bool((coefficients[:, n] != 0).any())]
         self._sources += [sources[n] for n in keep]
         self._coefficients.append(coefficients[:, keep].reshape(len(coefficients), -1))
@@ -284,7 +284,7 @@ def gaussian_slope(parametrisation: Parametrisation, t: float, state: bool) -> f
     else:
         if parametrisation.predicts == "average_velocity":
             parametrisation = replace(parametrisation, predicts="velocity")
-        pair = parametrisation.target(torch.tensor([t], dtype=torch.float64))
+        pair = parametrisation.target(torch.tensor([t], dtype=torch.float64, device="cpu"))
         a, b = (float(x) for x in pair)
     slope = a * data + b * noise
     if not state:

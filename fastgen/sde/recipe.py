@@ -64,7 +64,9 @@ class Combine:
             for register, polynomial in x.terms.items():
                 for (p, *exponents), c in polynomial.terms.items():
                     shape = len(self.outputs), len(self.inputs), MONOMIALS
-                    table = self.powers.setdefault(p, torch.zeros(shape, dtype=torch.float64))
+                    table = self.powers.setdefault(
+                        p, torch.zeros(shape, dtype=torch.float64, device="cpu")
+                    )
                     k = EXPONENTS.index((exponents[0], exponents[1]))
                     sign = direction if register in signed else 1.0
                     table[j, self.inputs.index(register), k] += c * sign

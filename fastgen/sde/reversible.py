@@ -58,8 +58,8 @@ class Leap:
         h, root = sign * float(self.signed[n]), sign * float(self.roots[n])
         if h not in self._tables:
             noise = 0 if self.equation.matrix or self.equation.scalar else 1
-            both = torch.zeros(1, 2, 4, MONOMIALS, dtype=torch.float64)
-            one = torch.zeros(1, 1, 3, MONOMIALS, dtype=torch.float64)
+            both = torch.zeros(1, 2, 4, MONOMIALS, dtype=torch.float64, device="cpu")
+            one = torch.zeros(1, 1, 3, MONOMIALS, dtype=torch.float64, device="cpu")
             both[0, 0, 0, 0], both[0, 0, 1, 0], both[0, 0, 2, 0] = 2, -1, h
             both[0, 1, 0, 0], both[0, 1, 2, 0] = 1, h / 2
             both[0, 0, 3, noise], both[0, 1, 3, noise] = root, root / 2

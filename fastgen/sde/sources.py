@@ -131,7 +131,7 @@ def grid_of(times: Tensor, dt: float) -> tuple[Tensor, list[int]]:
     parts, places = [times[:1]], [0]
     for start, end in pairwise(times.tolist()):
         count = max(1, math.ceil(abs(end - start) / dt * (1 - 1e-9)))
-        inner = torch.arange(1, count + 1, dtype=torch.float64) / count
+        inner = torch.arange(1, count + 1, dtype=torch.float64, device="cpu") / count
         part = start + inner * (end - start)
         part[-1] = end
         parts.append(part)

@@ -46,7 +46,7 @@ class Reader:
         try:
             found = self.records.rows(numbers)
             if bool(found.isfinite().all()):
-                return Fetched(found, torch.tensor(numbers), [])
+                return Fetched(found, torch.tensor(numbers, device="cpu"), [])
         except (ValueError, OSError):
             pass  # which of them it is, is found out below
         parts: list[Tensor] = []
@@ -56,7 +56,7 @@ class Reader:
             place, x = self._sample(k, faults)
             parts.append(x)
             taken.append(place)
-        return Fetched(torch.cat(parts), torch.tensor(taken), faults)
+        return Fetched(torch.cat(parts), torch.tensor(taken, device="cpu"), faults)
 
     def _sample(self, number: int, faults: list[tuple[int, str]]) -> tuple[int, Tensor]:
         """A sample, or the next one that is whole."""

@@ -66,7 +66,9 @@ class Latent:
     ) -> None:
         self.encoder, self.decoder = encode, decode
         self.network: VAE | None = None
-        self.scale, self.shift = torch.as_tensor(scale), torch.as_tensor(shift)
+        self.scale, self.shift = (
+            x if isinstance(x, Tensor) else torch.tensor(x, device="cpu") for x in (scale, shift)
+        )
         if not bool((self.scale.isfinite() & (self.scale > 0)).all()):
             raise ValueError(f"scale={scale!r}: expected positive numbers")
         if not bool(self.shift.isfinite().all()):

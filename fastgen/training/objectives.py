@@ -145,7 +145,7 @@ class Autoencoding:
     variance: float = 0.1
 
     def __post_init__(self) -> None:
-        zero = torch.zeros(1, 1)
+        zero = torch.zeros(1, 1, device="cpu")
         losses.evidence_bound(zero, zero, zero, zero, **vars(self))
 
     def loss(self, network: nn.Module, batch: Batch) -> Tensor:
@@ -189,7 +189,7 @@ class LatentScore:
     time_input: str = "unit"
 
     def __post_init__(self) -> None:
-        zero = torch.zeros(1, 1)
+        zero = torch.zeros(1, 1, device="cpu")
         losses.evidence_bound(zero, zero, zero, zero, beta=self.beta, variance=self.variance)
         alpha, sigma = self.schedule.alpha(1.0), self.schedule.sigma(1.0)
         if not (alpha < 0.02 and abs(sigma - 1) < 0.02):

@@ -68,11 +68,13 @@ class Order:
             taken = min(count, size - start)
             parts.append(self._permuted(epoch, start, taken, size, salt))
             first, count = first + taken, count - taken
-        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device="cpu")
 
     def _permuted(self, epoch: int, start: int, count: int, size: int, salt: int) -> Tensor:
         if size > SORTED_UP_TO:
-            return feistel(torch.arange(start, start + count), size, self.seed, epoch, salt)
+            return feistel(
+                torch.arange(start, start + count, device="cpu"), size, self.seed, epoch, salt
+            )
         if salt not in self._tables or self._tables[salt][0] != epoch:
             u = uniform_of_ids(self.seed, torch.device("cpu"), salt, size, epoch)
             self._tables[salt] = epoch, u.argsort(stable=True)
@@ -109,8 +111,8 @@ def feistel(places: Tensor, size: int, seed: int, epoch: int, salt: int) -> Tens
     while 1 << 2 * width < size:
         width += 1
     half = (1 << width) - 1
-    key = torch.tensor(seed & MASK), torch.tensor((seed >> 32) & MASK)
-    tag = torch.tensor(Stream.PLAN | (salt // ITEMS) << 8 | (epoch >> 32) << 16)
+    key = torch.tensor(seed & MASK, device="cpu"), torch.tensor((seed >> 32) & MASK, device="cpu")
+    tag = torch.tensor(Stream.PLAN | (salt // ITEMS) << 8 | (epoch >> 32) << 16, device="cpu")
 
     def once(x: Tensor) -> Tensor:
         left, right = x >> width, x & half
@@ -118,8 +120,8 @@ def feistel(places: Tensor, size: int, seed: int, epoch: int, salt: int) -> Tens
             word = philox(
                 (
                     right,
-                    torch.tensor(epoch & MASK),
-                    torch.tensor((salt & MASK) ^ number << 28),
+                    torch.tensor(epoch & MASK, device="cpu"),
+                    torch.tensor((salt & MASK) ^ number << 28, device="cpu"),
                     tag,
                 ),
                 key,

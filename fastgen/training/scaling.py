@@ -41,8 +41,8 @@ class Scaling:
     def __init__(
         self, mean: Sequence[float] | Tensor | float, deviation: Sequence[float] | Tensor | float
     ) -> None:
-        self.mean = torch.as_tensor(mean, dtype=torch.float64).cpu().reshape(-1)
-        self.deviation = torch.as_tensor(deviation, dtype=torch.float64).cpu().reshape(-1)
+        self.mean = torch.as_tensor(mean, dtype=torch.float64, device="cpu").reshape(-1)
+        self.deviation = torch.as_tensor(deviation, dtype=torch.float64, device="cpu").reshape(-1)
         if len(self.mean) != len(self.deviation) or not len(self.mean):
             raise ValueError(
                 f"mean, deviation: expected one number of each for every channel, got "
@@ -72,7 +72,11 @@ class Scaling:
         Raises:
             ValueError: for data that are empty or not finite.
         """
-        count, mean, squares = 0, torch.zeros(1).double(), torch.zeros(1).double()
+        count, mean, squares = (
+            0,
+            torch.zeros(1, device="cpu").double(),
+            torch.zeros(1, device="cpu").double(),
+        )
         shape: tuple[int, ...] | None = None
         for x in _blocks(data, most, block):
             shape, channels = tuple(x.shape[1:]), x.shape[1] if x.ndim > 1 else 1
@@ -197,7 +201,7 @@ def _blocks(data: Any, most: int | None, block: int) -> Iterable[Tensor]:
     if isinstance(data, Tensor):
         check_floating("data", data, "[N, ...]")
     count = len(data)
-    numbers = torch.arange(count)
+    numbers = torch.arange(count, device="cpu")
     if most is not None and most < count:
         numbers = numbers[:most] * (count - 1) // max(1, most - 1)
     cuts = tuple(range(block, len(numbers), block))

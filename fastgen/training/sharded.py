@@ -31,7 +31,7 @@ def full(x: Tensor, *, keep: bool = True) -> Tensor:
     if not isinstance(x, DTensor):
         return x
     found = x.full_tensor()
-    return found.cpu() if keep else torch.empty(0)
+    return found.cpu() if keep else torch.empty(0, device="cpu")
 
 
 def placed(x: Tensor, like: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def read(
         dtype, size = kind.properties.dtype, tuple(kind.size)
         known = None if like is None else like.get(name)
         if known is None:
-            into[name] = torch.empty(size, dtype=dtype)
+            into[name] = torch.empty(size, dtype=dtype, device="cpu")
         elif known.dtype != dtype or tuple(known.shape) != size:
             raise ValueError(
                 f"{path}: {name} is {dtype} {list(size)}, expected {known.dtype} "

@@ -32,7 +32,11 @@ def tensors(trainer: Run, *, optimiser: bool) -> dict[str, Tensor]:
         state = trainer.optimiser.state.get(p, {})
         if not state:
             zeros = torch.zeros_like(p)
-            state = {"exp_avg": zeros, "exp_avg_sq": torch.zeros_like(p), "step": torch.zeros(())}
+            state = {
+                "exp_avg": zeros,
+                "exp_avg_sq": torch.zeros_like(p),
+                "step": torch.zeros((), device="cpu"),
+            }
         found |= {f"optimiser.{field}.{name}": state[field].detach() for field in FIELDS}
     return found
 

@@ -78,7 +78,7 @@ def field(t: Tensor, x: Tensor) -> Tensor:
 
 def noise_like(x: Tensor) -> Tensor:
     """A second batch, the same for every x of a shape."""
-    values = torch.arange(math.prod(x.shape), dtype=torch.float64).reshape(x.shape)
+    values = torch.arange(math.prod(x.shape), dtype=torch.float64, device=x.device).reshape(x.shape)
     return torch.sin(1.7 * values + 0.3).to(x.dtype)
 
 
@@ -108,7 +108,7 @@ def sample_brownian(x):
 
 @entry()
 def sample_guided(x):
-    rows = torch.ones(len(x))
+    rows = torch.ones(len(x), device=x.device)
     guidance = fastgen.Guidance(3.0, {"shift": -0.2 * rows})
     options = {"start": 0.9, "dtype": state_dtype(x), "guidance": guidance}
     return fastgen.sample(model(), x, "ddim", 4, net_kwargs={"shift": 0.3 * rows}, **options)
@@ -123,7 +123,7 @@ def sample_guided_apart(x):
 
 @entry()
 def sample_guided_by_a_rule(x):
-    rows = torch.ones(len(x))
+    rows = torch.ones(len(x), device=x.device)
     guidance = fastgen.Guidance(3.0, {"shift": -0.2 * rows}, rule="zero_star", rescale=0.4)
     options = {"start": 0.9, "dtype": state_dtype(x), "guidance": guidance}
     return fastgen.sample(model(), x, "ddim", 4, net_kwargs={"shift": 0.3 * rows}, **options)
@@ -150,7 +150,7 @@ def inverted_exactly(x):
 
 @entry()
 def edited(x):
-    rows = torch.ones(len(x))
+    rows = torch.ones(len(x), device=x.device)
     sides = {"source": {"shift": 0.1 * rows}, "target": {"shift": -0.2 * rows}}
     return fastgen.flow_edit(model("velocity", Rectified()), x, 4, seed=3, **sides)
 
@@ -275,14 +275,16 @@ def log_likelihood_differentiable(x):
 @entry()
 def trajectory_log_probability(x):
     drawn = sampler("ddpm", state_dtype(x))
-    steps = torch.linspace(0, 1, drawn.plan.steps + 1, dtype=x.dtype).reshape(-1, 1, 1)
+    steps = torch.linspace(0, 1, drawn.plan.steps + 1, dtype=x.dtype, device=x.device).reshape(
+        -1, 1, 1
+    )
     found = fastgen.trajectory_log_probability(drawn, (x + 0.1 * steps).to(state_dtype(x)))
     return found.values.sum(0)
 
 
 @entry()
 def variational_bound(x):
-    schedule = DiscreteVP(torch.linspace(0.05, 0.5, 5, dtype=torch.float64))
+    schedule = DiscreteVP(torch.linspace(0.05, 0.5, 5, dtype=torch.float64, device=x.device))
     bound = fastgen.variational_bound(model(schedule=schedule), x.clamp(-1, 1), levels=256)
     return bound.total
 
@@ -322,7 +324,7 @@ def sdeint_milstein(x):
 
 @entry(records=True)
 def kernels_combine(x):
-    table = torch.tensor([[[0.5, -0.25]]], dtype=torch.float64)
+    table = torch.tensor([[[0.5, -0.25]]], dtype=torch.float64, device=x.device)
     return kernels.combine([x, noise_like(x)], table)[0]
 
 
@@ -392,7 +394,7 @@ def sinkhorn_divergence(x):
 
 @entry(by_row=False)
 def wasserstein(x):
-    return torch.as_tensor(fastgen.wasserstein(noise_like(x), x))
+    return torch.as_tensor(fastgen.wasserstein(noise_like(x), x), device=x.device)
 
 
 # Drop-ins.
@@ -442,7 +444,7 @@ class Edm(torch.nn.Module):
         return denoiser(x, sigma.expand(len(x)) if sigma.ndim == 0 else sigma)
 
     def round_sigma(self, sigma):
-        return torch.as_tensor(sigma)
+        return sigma
 
 
 @entry()
@@ -463,20 +465,22 @@ def flow_matching_solver(x):
 
 @entry(records=True)
 def flow_matching_path(x):
-    t = torch.linspace(0.1, 0.9, len(x), dtype=x.dtype)
+    t = torch.linspace(0.1, 0.9, len(x), dtype=x.dtype, device=x.device)
     return CondOTProbPath().sample(noise_like(x), x, t).x_t
 
 
 @entry(records=True)
 def torchcfm_matcher(x):
     matcher = torchcfm.ConditionalFlowMatcher(sigma=0.0)
-    t = torch.linspace(0.1, 0.9, len(x), dtype=x.dtype)
+    t = torch.linspace(0.1, 0.9, len(x), dtype=x.dtype, device=x.device)
     return matcher.sample_location_and_conditional_flow(noise_like(x), x, t)[1]
 
 
 @entry(records=True, by_row=False)
 def torchdiffeq_odeint(x):
-    return torchdiffeq.odeint(field, x, torch.tensor([0.0, 1.0], dtype=x.dtype))[-1]
+    return torchdiffeq.odeint(field, x, torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device))[
+        -1
+    ]
 
 
 class Equation:
@@ -492,7 +496,7 @@ class Equation:
 @entry(records=True)
 def torchsde_sdeint(x):
     motion = torchsde.BrownianInterval(0.0, 1.0, size=tuple(x.shape), dtype=x.dtype, entropy=7)
-    times = torch.tensor([0.0, 1.0], dtype=x.dtype)
+    times = torch.tensor([0.0, 1.0], dtype=x.dtype, device=x.device)
     return torchsde.sdeint(Equation(), x, times, bm=motion, method="euler", dt=0.25)[-1]
 
 

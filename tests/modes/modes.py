@@ -150,6 +150,16 @@ def autocast(entry: Entry) -> None:
         close(entry.run(states()), expected, torch.float32)
 
 
+@mode
+def default_device(entry: Entry) -> None:
+    """torch.set_default_device(another one): tensors of ours are where theirs are."""
+    x = states()
+    expected = plain(entry, x)
+    with torch.device("meta"):  # on which there are no numbers to be right by chance
+        found = entry.run(x)
+    same(found, expected)
+
+
 # Tensors.
 
 

@@ -35,12 +35,18 @@ def vmap(run):
     torch.func.vmap(run)(torch.stack([states()] * 2))
 
 
-FIRST_CALLS = {f.__name__: f for f in (fake, functionalize, inference, vmap)}
+def default_device(run):
+    x = states()
+    with torch.device("meta"):
+        run(x)
+
+
+FIRST_CALLS = {f.__name__: f for f in (default_device, fake, functionalize, inference, vmap)}
 
 
 def foreign(x):
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)
-    return isinstance(x, FakeTensor) or wrapped or x.is_inference()
+    return isinstance(x, FakeTensor) or wrapped or x.is_inference() or x.is_meta
 
 
 def parts(owner, path):
@@ -97,7 +103,9 @@ def in_child(mode):
 
 
 MODES = [
-    pytest.param(mode, marks=[] if mode in ("fake", "inference") else [pytest.mark.slow])
+    pytest.param(
+        mode, marks=[] if mode in ("default_device", "fake", "inference") else [pytest.mark.slow]
+    )
     for mode in FIRST_CALLS
 ]
 

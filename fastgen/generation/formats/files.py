@@ -99,7 +99,7 @@ class Safetensors(OneFile):
     def write(self, folder: Path, k: int, block: Block) -> None:
         """As `write_safetensors` does."""
         tensors = {"samples": torch.from_numpy(block.samples)}
-        tensors["ids"] = torch.arange(block.first, block.first + len(block))
+        tensors["ids"] = torch.arange(block.first, block.first + len(block), device="cpu")
         if block.labels is not None:
             tensors["labels"] = torch.from_numpy(block.labels)
         write_safetensors(folder / self.entry(k), tensors, {"fastgen_shard": str(k)})

@@ -41,7 +41,9 @@ class AzulaSchedule(UserSchedule):
                 f"schedule={schedule!r}: expected an azula schedule, t -> (alpha, sigma); "
                 "give denoiser.schedule"
             )
-        alpha, sigma = (float(s) for s in schedule(torch.zeros((), dtype=torch.float64)))
+        alpha, sigma = (
+            float(s) for s in schedule(torch.zeros((), dtype=torch.float64, device="cpu"))
+        )
         object.__setattr__(self, "source", schedule)
         object.__setattr__(self, "_floor", sigma / alpha)
         super().__init__(self._source_alpha, self._source_sigma, t_min=t_min)

@@ -35,7 +35,7 @@ def check_noise(noise: str, seed: object, choices: Collection[str] = NOISES) -> 
 
 def fresh_seed() -> int:
     """A seed drawn from torch's global generator."""
-    return int(torch.randint(2**63 - 1, ()).item())
+    return int(torch.randint(2**63 - 1, (), device="cpu").item())
 
 
 @keeps(16)

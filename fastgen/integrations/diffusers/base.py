@@ -248,7 +248,7 @@ class FusedScheduler:
 
     def _reason(self) -> str:
         """Why a step may divide by zero."""
-        times = torch.as_tensor(getattr(self, "timesteps", ())).flatten().tolist()
+        times = torch.as_tensor(getattr(self, "timesteps", ()), device="cpu").flatten().tolist()
         twice = sorted({t for s, t in pairwise(times) if s == t})
         if twice and 4 * len(twice) < len(times):  # Heun's come twice throughout
             return (

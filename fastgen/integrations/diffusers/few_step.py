@@ -110,7 +110,9 @@ class TCDScheduler(Counted, diffusers.TCDScheduler):
     def _update(self, run: SchedulerRun, key: Any) -> Update:
         k, t, steps, eta = key
         previous = self._next(run, k, 0)
-        s = float(torch.floor((1 - eta) * torch.tensor(previous)))  # floor of the peer's float32
+        s = float(
+            torch.floor((1 - eta) * torch.tensor(previous, device="cpu"))
+        )  # floor of the peer's float32
         here, at = self._alpha_bar(t), self._alpha_bar(s)
         there = self._alpha_bar(previous) if previous >= 0 else self._final(run)
         raw, eps = self._raw(here), self._epsilon(here)

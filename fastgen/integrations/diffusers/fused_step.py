@@ -119,6 +119,7 @@ class FusedStep:
         self.table = torch.tensor(
             [[[f.terms.get(Value(c), 0.0) for c in columns] for f in clipped + forms]],
             dtype=torch.float64,
+            device="cpu",
         )
         self.call: Call = _unprepared
         self.bound_to: object = None

@@ -164,7 +164,11 @@ class SchedulerRun:
         """The timestep of the grid that is this one in its dtype."""
         number, dtype = timestep.item(), timestep.dtype
         if dtype not in self.roundings:
-            rounded = torch.tensor(self.host_timesteps, dtype=torch.float64).to(dtype).tolist()
+            rounded = (
+                torch.tensor(self.host_timesteps, dtype=torch.float64, device="cpu")
+                .to(dtype)
+                .tolist()
+            )
             table: dict[float, list[float]] = {}
             for own, at in zip(self.host_timesteps, rounded, strict=True):
                 same = table.setdefault(at, [])

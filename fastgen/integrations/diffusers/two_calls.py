@@ -239,14 +239,16 @@ class DPMSolverSDEScheduler(TwoCalls, diffusers.DPMSolverSDEScheduler):
             self.noise_sampler = path(sample, min(positive), max(positive), seed)
         if not last:
             # torchsde's path is a function of the times' bits, so they are rounded as the peer's.
-            t, t_end = (-torch.tensor(s).log() for s in (sigma, end))
+            t, t_end = (-torch.tensor(s, device="cpu").log() for s in (sigma, end))
             t_to = t + (t_end - t) * 0.5 if first else t_end
             z = self.noise_sampler((-t).exp(), (-t_to).exp())
         key = (k, first, s_noise)
         results = self._advance(run, key, sample, model_output, None, k + 1, z)
         if not last:
             self.sample = sample if first else None
-            self.mid_point_sigma = torch.tensor(self._middle(run, start)) if first else None
+            self.mid_point_sigma = (
+                torch.tensor(self._middle(run, start), device="cpu") if first else None
+            )
         self._step_index = k + 1
         return packed(DPMSolverSDESchedulerOutput, results) if return_dict else results
 

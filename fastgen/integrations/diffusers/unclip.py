@@ -125,7 +125,7 @@ class DDPMWuerstchenScheduler(FusedScheduler, diffusers.DDPMWuerstchenScheduler)
         if k + 1 >= len(run.host_timesteps):
             raise IndexError(f"timestep={t}: the grid's last time has no step")
         previous = run.host_timesteps[k + 1]
-        times = torch.tensor([t, previous])
+        times = torch.tensor([t, previous], device="cpu")
         here, there = self._alpha_cumprod(times, torch.device("cpu")).tolist()
         ratio = here / there
         mean = (x - (1 - ratio) / math.sqrt(1 - here) * out) / math.sqrt(ratio)
@@ -162,7 +162,9 @@ class RePaintScheduler(Chain, diffusers.RePaintScheduler):
         z = normal(model_output.shape, generator, model_output.device, model_output.dtype)
         unknown, predicted = self._advance(run, (t, steps), sample, model_output, z=z)
         there = self._there(run, t, steps)
-        table = torch.tensor([[[math.sqrt(there), math.sqrt(1 - there)]]], dtype=torch.float64)
+        table = torch.tensor(
+            [[[math.sqrt(there), math.sqrt(1 - there)]]], dtype=torch.float64, device="cpu"
+        )
         (known,) = kernels.combine(
             [original_image, z],
             table.to(z.device),

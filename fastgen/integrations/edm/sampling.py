@@ -173,7 +173,9 @@ def ablation_sampler(
 
     def rounded(sigmas: list[float]) -> list[float]:
         values = torch.tensor(sigmas, dtype=torch.float64, device=latents.device)
-        found: list[float] = torch.as_tensor(net.round_sigma(values)).double().tolist()
+        found: list[float] = (
+            torch.as_tensor(net.round_sigma(values), device="cpu").double().tolist()
+        )
         return found
 
     process = Process(schedule, scaling, vp_betas(low, high, epsilon_s))

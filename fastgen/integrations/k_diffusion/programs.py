@@ -165,7 +165,7 @@ def relative_scale(scaler: Callable[[Any], Any]) -> Callable[[float], float]:
 
     def scale(r: float) -> float:
         r = max(r, 2.0**-100)  # not 0 / 0: a step to data does not depend on it
-        return float(scaler(torch.tensor(r, dtype=torch.float64))) / r
+        return float(scaler(torch.tensor(r, dtype=torch.float64, device="cpu"))) / r
 
     return scale
 

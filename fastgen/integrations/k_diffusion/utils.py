@@ -73,7 +73,7 @@ def get_sigmas_karras(
 
     Karras et al. 2022 (arXiv 2206.00364), eq. 5.
     """
-    ramp = torch.linspace(0, 1, n)
+    ramp = torch.linspace(0, 1, n, device="cpu")
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
     return append_zero((high + ramp * (low - high)) ** rho).to(device)
 
@@ -82,14 +82,16 @@ def get_sigmas_exponential(
     n: int, sigma_min: float, sigma_max: float, device: Device = "cpu"
 ) -> Tensor:
     """Even in log sigma from sigma_max to sigma_min, then 0: [n + 1]."""
-    return append_zero(torch.linspace(math.log(sigma_max), math.log(sigma_min), n).exp()).to(device)
+    return append_zero(
+        torch.linspace(math.log(sigma_max), math.log(sigma_min), n, device="cpu").exp()
+    ).to(device)
 
 
 def get_sigmas_polyexponential(
     n: int, sigma_min: float, sigma_max: float, rho: float = 1.0, device: Device = "cpu"
 ) -> Tensor:
     """log sigma falls as u^rho, u even from 1 to 0, then sigma = 0: [n + 1]."""
-    ramp = torch.linspace(1, 0, n) ** rho
+    ramp = torch.linspace(1, 0, n, device="cpu") ** rho
     high, low = math.log(sigma_max), math.log(sigma_min)
     return append_zero(torch.exp(ramp * (high - low) + low)).to(device)
 
@@ -105,7 +107,7 @@ def get_sigmas_vp(
 
     The noise-to-signal ratio of the linear VP process (Song et al. 2021, arXiv 2011.13456).
     """
-    t = torch.linspace(1, eps_s, n)
+    t = torch.linspace(1, eps_s, n, device="cpu")
     return append_zero(torch.sqrt(torch.exp(beta_d * t**2 / 2 + beta_min * t) - 1)).to(device)
 
 

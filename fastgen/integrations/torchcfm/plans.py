@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 # matcher draws its times there too, with the same seed, sample ids and draws. So that pairs and
 # times are not the same numbers, pairs have another seed.
 SEED_OF_PAIRS = 0x1E3779B97F4A7C15
-UNIFORM = Clock(torch.tensor([0.0, 1.0], dtype=torch.float64))
+UNIFORM = Clock(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu"))
 
 # Most parts into which points are split for an assignment, where the clouds differ in size.
 PARTS_UP_TO = 8192
@@ -51,8 +51,8 @@ class Uniforms:
         if self.seeds is None:
             return np.random.random_sample(count)
         self.draw += 1
-        ids = torch.arange(count, dtype=torch.int64)
-        noise = Noise(self.seeds, ids, torch.tensor([self.draw - 1]), Stream.TIME)
+        ids = torch.arange(count, dtype=torch.int64, device="cpu")
+        noise = Noise(self.seeds, ids, torch.tensor([self.draw - 1], device="cpu"), Stream.TIME)
         found: Array = kernels.times(noise, UNIFORM).numpy()
         return found
 

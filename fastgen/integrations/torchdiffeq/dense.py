@@ -44,7 +44,7 @@ def odeint_dense(
     """
     check_choice("method", method or "dopri5", ("dopri5",))
     start, end = float(t0), float(t1)
-    nodes = torch.linspace(start, end, NODES, dtype=torch.float64)
+    nodes = torch.linspace(start, end, NODES, dtype=torch.float64, device="cpu")
     settings: dict[str, Any] = {"rtol": rtol, "atol": atol, "options": options}
     with torch.no_grad():
         states = odeint(func, y0, nodes, **settings)
@@ -60,7 +60,7 @@ def odeint_dense(
             begin, y = times[k], states[k]
         if time == begin:
             return y
-        span = torch.tensor([begin, time], dtype=torch.float64)
+        span = torch.tensor([begin, time], dtype=torch.float64, device="cpu")
         found: Tensor = odeint(func, y, span, **settings)[-1]
         return found
 

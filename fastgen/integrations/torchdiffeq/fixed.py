@@ -267,9 +267,9 @@ def solve_scipy(
     from scipy.integrate import solve_ivp
 
     def f(time: float, flat: Any) -> Any:
-        state = torch.as_tensor(flat).to(y).reshape(y.shape)
+        state = torch.as_tensor(flat, device="cpu").to(y).reshape(y.shape)
         with torch.no_grad():
-            slope = func(torch.as_tensor(time).to(y), state).detach().cpu().numpy()
+            slope = func(torch.as_tensor(time, device="cpu").to(y), state).detach().cpu().numpy()
             return slope.reshape(-1).copy()  # func may write its next value there
 
     times = t.detach().double().cpu().numpy()
@@ -288,4 +288,4 @@ def solve_scipy(
     )
     if not found.success:
         raise RuntimeError(f"scipy_solver: {found.message}")
-    return torch.as_tensor(found.y.T).to(y).reshape(len(times), *y.shape)
+    return torch.as_tensor(found.y.T, device="cpu").to(y).reshape(len(times), *y.shape)

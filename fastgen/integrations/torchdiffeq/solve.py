@@ -170,7 +170,7 @@ def _stops(t: Tensor, options: Mapping[str, Any]) -> list[tuple[float, bool]]:
     for name in ("step_t", "jump_t"):
         given = options.get(name)
         if given is not None:
-            times = to_list(torch.as_tensor(given, dtype=torch.float64).flatten())
+            times = to_list(torch.as_tensor(given, dtype=torch.float64, device="cpu").flatten())
             found += [(time, name == "jump_t") for time in times]
     if len({time for time, _ in found}) < len(found):
         raise ValueError("`step_t` and `jump_t` must not have any repeated elements between them.")
@@ -203,7 +203,7 @@ def _pieces(
         within = ((known - start) * ahead > 0) & ((known - last) * ahead <= 0)
         inner = t[within].double()
         # The next piece starts at a constant time, also where t, which may need gradients, has it.
-        end = torch.tensor([last]).to(known)
+        end = torch.tensor([last], device="cpu").to(known)
         asked = _one_sided(func, start, last, jumps)
         whole = torch.cat([begin, inner, end])
         ys = _varying(asked, y0, whole, method, options, tolerances, gradient)

@@ -21,7 +21,7 @@ AREAS = ("davie", "foster")
 
 def fresh_entropy() -> int:
     """A seed drawn from torch's global generator, below 2^62."""
-    return int(torch.randint(2**62, ()))
+    return int(torch.randint(2**62, (), device="cpu"))
 
 
 class BaseBrownian(ABC):

@@ -31,7 +31,7 @@ PARALLEL_FROM = 1 << 20
 # Costs of problems that are solved without the preparations of larger ones.
 SMALL = PARALLEL_FROM
 # Makes others faster than their dtype does.
-WHOLE_NUMBERS = anywhere(lambda: torch.empty(0, dtype=torch.int64))
+WHOLE_NUMBERS = anywhere(lambda: torch.empty(0, dtype=torch.int64, device="cpu"))
 # A product in float64 is not the way to costs of which rounding takes more than this part.
 LOST = 1e-9
 # Clouds are multiplied as they are if no more than this part of |x|^2 is that of their mean: to
@@ -99,7 +99,7 @@ def _by_points(problem: Problem, options: Options) -> Matching:
     back = [times_power(x, power) for x in (found.cost, found.gap, found.rows, found.columns)]
     check_fits(back[0], problem)
     back[1] = back[1].nextafter(
-        torch.tensor(math.inf).double()
+        torch.tensor(math.inf, device="cpu").double()
     )  # what is below the smallest number
     return Matching(found.match, *back)
 
@@ -170,10 +170,10 @@ def _run(
     left_out: the sum [N] of those constants.
     """
     count, n, m = problem.sizes
-    match = torch.empty(count, n, dtype=torch.int64)
-    rows = torch.empty(count, n, dtype=torch.float64)
-    columns = torch.empty(count, m, dtype=torch.float64)
-    sums = torch.empty(2, count, dtype=torch.float64)
+    match = torch.empty(count, n, dtype=torch.int64, device="cpu")
+    rows = torch.empty(count, n, dtype=torch.float64, device="cpu")
+    columns = torch.empty(count, m, dtype=torch.float64, device="cpu")
+    sums = torch.empty(2, count, dtype=torch.float64, device="cpu")
     cost, gap = sums[0], sums[1]
     threads = options.threads
     if threads is None:
@@ -247,8 +247,11 @@ def ship(problem: Problem, supply: Tensor, demand: Tensor) -> Shipment:
     given = [readable(x) for x in (problem.matrix, problem.x0, problem.x1) if x is not None]
     addresses = [address(x) for x in given]
     matrix, first, second = (*addresses, 0, 0) if problem.matrix is not None else (0, *addresses)
-    rows, columns, amounts = torch.empty(3, n + m, dtype=torch.int64)
-    u, v = torch.empty(n, dtype=torch.float64), torch.empty(m, dtype=torch.float64)
+    rows, columns, amounts = torch.empty(3, n + m, dtype=torch.int64, device="cpu")
+    u, v = (
+        torch.empty(n, dtype=torch.float64, device="cpu"),
+        torch.empty(m, dtype=torch.float64, device="cpu"),
+    )
     try:
         count, cost, gap = _C.transport(
             float64=given[0].dtype == torch.float64,

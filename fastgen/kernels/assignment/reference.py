@@ -104,7 +104,7 @@ def solve(problem: Problem, options: Options) -> Matching:
     found = [_proved(matrix, *ones, tolerance, part) for matrix in matrices]
     match = torch.stack([torch.from_numpy(amounts.argmax(1)) for amounts, *_ in found])
     rows, columns = (torch.stack([torch.from_numpy(one[k]) for one in found]) for k in (1, 2))
-    value, gap = torch.tensor([one[3:] for one in found], dtype=torch.float64).T
+    value, gap = torch.tensor([one[3:] for one in found], dtype=torch.float64, device="cpu").T
     costs = torch.from_numpy(np.stack(matrices))
     cost = costs.gather(2, match[:, :, None])[:, :, 0].sum(1)  # rounded once for each pair
     gap = torch.where((cost == value) | gap.isinf(), gap, gap + (cost - value).abs())
@@ -122,7 +122,8 @@ def ship(problem: Problem, supply: Tensor, demand: Tensor) -> Shipment:
     )
     rows, columns = (torch.from_numpy(k) for k in amounts.nonzero())
     cost, gap = (
-        times_power(torch.tensor(x, dtype=torch.float64), power).item() for x in (cost, gap)
+        times_power(torch.tensor(x, dtype=torch.float64, device="cpu"), power).item()
+        for x in (cost, gap)
     )
     first, second = (times_power(torch.from_numpy(x), power) for x in (u, v))
     return Shipment(

@@ -42,7 +42,8 @@ def ship(problem: Problem, supply: Tensor, demand: Tensor, backend: str = "auto"
     scaled, power = near_one(problem)
     found = kernel(scaled, supply, demand)
     cost, gap = (
-        times_power(torch.tensor(x, dtype=torch.float64), power) for x in (found.cost, found.gap)
+        times_power(torch.tensor(x, dtype=torch.float64, device="cpu"), power)
+        for x in (found.cost, found.gap)
     )
     check_fits(cost, problem)
     u, v = (times_power(x, power) for x in found.duals)

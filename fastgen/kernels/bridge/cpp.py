@@ -20,7 +20,7 @@ from fastgen.kernels.cpp_support import (
 
 def times(seeds: Tensor, sample_ids: Tensor, draw: Tensor, clock: Clock) -> Tensor:
     """`bridge.reference.times`, float64 [rows]."""
-    t = torch.empty(sample_ids.shape[0], dtype=torch.float64)
+    t = torch.empty(sample_ids.shape[0], dtype=torch.float64, device="cpu")
     seeds, sample_ids = readable(seeds), readable(sample_ids)
     quantiles, draw = readable(clock.quantiles), readable(draw)
     _C.times(
@@ -67,7 +67,7 @@ def bridge(
     else:
         times_or_clock = readable(times_or_clock)
         given = address(times_or_clock)
-    t = torch.empty(rows, dtype=time_dtype)
+    t = torch.empty(rows, dtype=time_dtype, device="cpu")
     outputs = [pooled((rows, *shape), dtype) for dtype in dtypes]
     in_range = _C.bridge(
         rows,
@@ -116,8 +116,8 @@ class Batches(HoldsAddresses):
         recipe, quantiles = readable(recipe), readable(clock.quantiles)
         self._held = recipe, quantiles  # by address
         self.run = _C.describe_bridge(
-            like=torch.empty((rows, *shape), dtype=dtype),
-            times_like=torch.empty(rows, dtype=time_dtype),
+            like=torch.empty((rows, *shape), dtype=dtype, device="cpu"),
+            times_like=torch.empty(rows, dtype=time_dtype, device="cpu"),
             elements=shape.numel(),
             code=DTYPE_CODES[dtype],
             times_code=DTYPE_CODES[time_dtype],

@@ -65,7 +65,7 @@ class BoundCombine(HoldsAddresses):
         rest = iter(dtypes)
         kinds = [next(rest) if x is None else x.dtype for x in inputs]
         shown = [
-            torch.empty((), dtype=kind).expand(self._shape) if x is None else x
+            torch.empty((), dtype=kind, device="cpu").expand(self._shape) if x is None else x
             for x, kind in zip(inputs, kinds, strict=True)
         ]
         check_combine(shown, table, [y.dtype for y in outputs], clip, noise)
@@ -120,7 +120,7 @@ def combine(
     noise: Noise | None = None,
 ) -> list[Tensor]:
     """`combine.reference.combine`; the outputs are contiguous."""
-    outputs = [torch.empty(inputs[0].shape, dtype=dtype) for dtype in dtypes]
+    outputs = [torch.empty(inputs[0].shape, dtype=dtype, device="cpu") for dtype in dtypes]
     combine_into(inputs, outputs, table, clip, noise)
     return outputs
 

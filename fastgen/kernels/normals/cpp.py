@@ -18,7 +18,7 @@ def normals(
 ) -> Tensor:
     """`normals.reference.normals`, [rows, elements], rounded to `dtype`."""
     rows = sample_ids.shape[0]
-    z = torch.empty((rows, elements), dtype=dtype)
+    z = torch.empty((rows, elements), dtype=dtype, device="cpu")
     seeds, sample_ids = readable(seeds), readable(sample_ids)
     _C.normals(
         rows=rows,

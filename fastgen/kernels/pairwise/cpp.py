@@ -27,8 +27,8 @@ def _reduce(
     x, y = readable(x.detach()), readable(y.detach())
     bias = bias.detach().clamp(min=NOWHERE).to(x.dtype)
     features = 0 if values is None else values.shape[1]
-    log_sum = torch.empty(rows, dtype=torch.float64)
-    mean, column = x.new_empty((rows, features)), torch.empty(rows, dtype=torch.int64)
+    log_sum = torch.empty(rows, dtype=torch.float64, device="cpu")
+    mean, column = x.new_empty((rows, features)), torch.empty(rows, dtype=torch.int64, device="cpu")
     kept = [] if values is None else [readable(values.detach())]
     if keys is not None:
         kept = [readable(keys.seeds), readable(keys.sample_ids)]
@@ -91,8 +91,8 @@ def sweep(
     """`pairwise.reference.sweep`, in the arithmetic of x's dtype; sums below its range are lost."""
     (rows, dims), columns = x.shape, y.shape[0]
     weights, before = readable(weights.detach()), readable(before.detach())
-    log_sum = torch.empty(rows, dtype=torch.float64)
-    fitted, relaxed = (torch.empty(columns, dtype=torch.float64) for _ in range(2))
+    log_sum = torch.empty(rows, dtype=torch.float64, device="cpu")
+    fitted, relaxed = (torch.empty(columns, dtype=torch.float64, device="cpu") for _ in range(2))
     common: dict[str, Any] = {
         "float64": x.dtype == torch.float64,
         "rows": rows,

@@ -85,7 +85,7 @@ def stochastic_combine(
     if noise is not None:
         seeds, sample_ids, draws = (readable(x) for x in noise[:3])
         noise = Noise(seeds, sample_ids, draws[None], noise.stream)
-    outputs = [torch.empty(inputs[0].shape, dtype=dtype) for dtype in dtypes]
+    outputs = [torch.empty(inputs[0].shape, dtype=dtype, device="cpu") for dtype in dtypes]
     run = _described(
         [(x, x.dtype) for x in inputs], outputs, table[None], noise, [(z, z.dtype) for z in given]
     )

@@ -90,7 +90,9 @@ class FixedSteps(PreparedProgram):
             self._times.clear()  # one at a time
 
         def made() -> Tensor:
-            return upload(torch.tensor(self.times, dtype=torch.float64).to(x.dtype), x.device)
+            return upload(
+                torch.tensor(self.times, dtype=torch.float64, device="cpu").to(x.dtype), x.device
+            )
 
         return kept(self._times, key, made).clone().unbind()  # a model may change its time in place
 

@@ -76,7 +76,7 @@ class ODESolver(Solver):
                 states: Tensor = odeint(
                     lambda t, x: field(0, x, t.to(x.dtype)),
                     x_init,
-                    torch.tensor(times, dtype=torch.float64),
+                    torch.tensor(times, dtype=torch.float64, device="cpu"),
                     rtol=rtol,
                     atol=atol,
                     method=method,
@@ -151,7 +151,7 @@ class ODESolver(Solver):
                 states, change = odeint(
                     lambda t, y: both(y[0], t.to(x_1.dtype)),
                     (x_1, x_1.new_zeros(x_1.shape[0])),
-                    torch.tensor(times, dtype=torch.float64),
+                    torch.tensor(times, dtype=torch.float64, device="cpu"),
                     rtol=rtol,
                     atol=atol,
                     method=method,
