@@ -217,14 +217,14 @@ def _tensors(features: NDArray[np.float32], keep: bool) -> dict[str, Tensor]:
     if keep or 4 * n * width <= 8 * width * (width + 1) // 2:
         return {"features": torch.from_numpy(features)}
     found = Moments.of(torch.from_numpy(features))
-    rows, columns = torch.triu_indices(width, width)
+    rows, columns = torch.triu_indices(width, width, device="cpu")
     half = found.scatter[rows, columns]
     return {"count": torch.tensor(n, device="cpu"), "mean": found.mean, "scatter": half}
 
 
 def _square(half: Tensor, width: int) -> Tensor:
     """A symmetric matrix of its upper half."""
-    rows, columns = torch.triu_indices(width, width)
+    rows, columns = torch.triu_indices(width, width, device="cpu")
     found = torch.empty(width, width, dtype=half.dtype, device="cpu")
     found[rows, columns] = half
     found[columns, rows] = half

@@ -54,8 +54,9 @@ class MLP(Network):
         """[B, ...] at x [B, ...], t [B]; with several outputs they follow along axis 1."""
         columns = [x.flatten(1), t.to(x.dtype)[:, None]]
         if self.classes:
-            given = labels if labels is not None else torch.full((len(x),), self.classes)
-            one_hot = functional.one_hot(given.to(x.device), self.classes + 1)
+            none = torch.full((len(x),), self.classes, device=x.device)
+            given = none if labels is None else labels.to(x.device)
+            one_hot = functional.one_hot(given, self.classes + 1)
             columns.append(one_hot[:, : self.classes].to(x.dtype))
         elif labels is not None:
             raise ValueError("labels: this network knows no classes; make it with classes=...")

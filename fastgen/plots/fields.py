@@ -115,7 +115,7 @@ def _field(
             if net_kwargs is not None or (quantity, way) != ("velocity", "sampling"):
                 raise ValueError("quantity, way, net_kwargs: of a Model; got a function f(t, y)")
             y = points.to(torch.float32)
-            found = model(torch.full((len(y),), float(t)), y)
+            found = model(torch.full((len(y),), float(t), device=y.device), y)
             check_shape("model", found, y.shape)
         else:
             raise TypeError(f"model={shown(model)}: expected a Model, or a function f(t, y)")

@@ -95,14 +95,16 @@ class Step:
         """The time of each sample, float64 [B]."""
         if self._times is not None:
             return self._times
-        return torch.full((len(self.state),), self.time, dtype=torch.float64)
+        return torch.full(
+            (len(self.state),), self.time, dtype=torch.float64, device=self.state.device
+        )
 
     @property
     def moved(self) -> Tensor:
         """Which samples this step moved, bool [B]; others have ended, or had a step refused."""
         if self._moved is not None:
             return self._moved
-        return torch.ones(len(self.state), dtype=torch.bool)
+        return torch.ones(len(self.state), dtype=torch.bool, device=self.state.device)
 
     @property
     def evaluated(self) -> float | Tensor:

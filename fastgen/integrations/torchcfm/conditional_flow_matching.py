@@ -242,7 +242,7 @@ class SchrodingerBridgeConditionalFlowMatcher(_Coupled):
 
     def compute_sigma_t(self, t: Times) -> Any:
         """Sigma sqrt(t (1 - t))."""
-        return self.sigma * torch.sqrt(torch.as_tensor(t * (1 - t)))
+        return self.sigma * torch.sqrt(_tensor(t * (1 - t)))
 
     def compute_conditional_flow(self, x0: Tensor, x1: Tensor, t: Times, xt: Tensor) -> Tensor:
         """The bridge's velocity, with 1e-8 added to 2 t (1 - t)."""
@@ -286,12 +286,17 @@ class VariancePreservingConditionalFlowMatcher(ConditionalFlowMatcher):
 
     def compute_mu_t(self, x0: Tensor, x1: Tensor, t: Times) -> Tensor:
         """The mean cos(pi t / 2) x0 + sin(pi t / 2) x1."""
-        angle = torch.as_tensor(math.pi / 2 * pad_t_like_x(t, x0))
+        angle = _tensor(math.pi / 2 * pad_t_like_x(t, x0))
         mean: Tensor = torch.cos(angle) * x0 + torch.sin(angle) * x1
         return mean
 
     def compute_conditional_flow(self, x0: Tensor, x1: Tensor, t: Times, xt: Tensor) -> Tensor:
         """pi / 2 (cos(pi t / 2) x1 - sin(pi t / 2) x0)."""
-        angle = torch.as_tensor(math.pi / 2 * pad_t_like_x(t, x0))
+        angle = _tensor(math.pi / 2 * pad_t_like_x(t, x0))
         velocity: Tensor = math.pi / 2 * (torch.cos(angle) * x1 - torch.sin(angle) * x0)
         return velocity
+
+
+def _tensor(value: Any) -> Tensor:
+    """Of a number a tensor of torch's default dtype; a tensor is left where it is."""
+    return value if isinstance(value, Tensor) else torch.tensor(value, device="cpu")
