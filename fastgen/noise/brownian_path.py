@@ -98,6 +98,21 @@ class BrownianPath:
         return w.mul_(self.root)
 
     @outside_transforms
+    def with_integral(self, times: Sequence[float] | Tensor) -> tuple[Tensor, Tensor]:
+        """W, and its integral from t0, at times as those of `at`; both [T, B, ...], float64.
+
+        Raises:
+            ValueError: as `at`, and for a path without levy_area=True.
+        """
+        self._check_area()
+        w, integral = self._values(self._unit(as_numbers("times", times)))
+        return w * self.root, integral * (self.root * (self.t1 - self.t0))
+
+    def _check_area(self) -> None:
+        if not self.levy_area:
+            raise ValueError("levy_area=False: this motion knows W alone; ask for levy_area=True")
+
+    @outside_transforms
     def __call__(self, s: float | Tensor, t: float | Tensor) -> Tensor:
         """W(t) - W(s), [B, ...]; times are numbers, or [B]."""
         both = torch.stack([as_numbers("s", s), as_numbers("t", t)])
@@ -134,8 +149,7 @@ class BrownianPath:
         self, times: Tensor, scales: Tensor, area_scales: Tensor, dtype: torch.dtype | None = None
     ) -> tuple[Tensor, Tensor]:
         """The same for T times, and H_i area_scale_i of each step."""
-        if not self.levy_area:
-            raise ValueError("levy_area=False: this motion knows W alone; ask for levy_area=True")
+        self._check_area()
         unit, dtype = self._unit(times), dtype or self.dtype
         lengths = unit.diff()
         if not bool(lengths.all()):

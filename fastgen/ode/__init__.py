@@ -4,16 +4,18 @@ from fastgen.common.step_size import Controller
 from fastgen.kernels.runge_kutta.contract import Status
 from fastgen.ode.adjoint import Adjoint
 from fastgen.ode.events import Crossing, Event
+from fastgen.ode.execution import Execution
 from fastgen.ode.replay import Through
 from fastgen.ode.solution import Solution, Statistics
-from fastgen.ode.solve import Execution, odeint
+from fastgen.ode.solve import odeint
 from fastgen.ode.tableaus import METHODS
-from fastgen.ode.watching import Accepted
+from fastgen.ode.watching import Accepted, Attempt
 
 __all__ = [
     "METHODS",
     "Accepted",
     "Adjoint",
+    "Attempt",
     "Controller",
     "Crossing",
     "Event",

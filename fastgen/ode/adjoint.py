@@ -148,6 +148,9 @@ class _BackwardSolve:
         self.totals = [torch.zeros_like(p) for p in parameters]
         # Of the stages of the step under way: value, its (stage state, parameters), cotangent.
         self.graphs: list[tuple[Tensor, Tensor]] = []
+        # k_0 and the samples that it is of; None if it is not of one evaluation.
+        self.head: tuple[Tensor, tuple[Tensor, Tensor]] | None = None
+        self.begins = False
 
     def __call__(
         self, ys: Tensor, times: Tensor, gradients: Tensor
@@ -170,6 +173,7 @@ class _BackwardSolve:
             layout = self._layout(state, size, extra)
             back = Field(self._slope, layout, None)
             back.told, back.compact = not layout.joint, self.field.compact
+            self.graphs, self.head, self.begins = [], None, True
             first = None if proposal is None else proposal.clamp(min=1e-300)
             outcome = integrate(
                 back,
@@ -259,24 +263,33 @@ class _BackwardSolve:
         weights = self.way.tableau.weights
         # The first step's size took evaluations that belong to no stage: the last ones count.
         graphs = self.graphs[-(len(weights) - 1) :]
+        sample = count[Count.ROW].clone()
+        if self.begins:  # the first evaluation of all is that of k_0
+            self.head, self.begins = (sample, self.graphs[0]), False
         if bool(taken.any()):
             h = torch.where(taken, control[Control.STEP], 0.0)
-            # k_0 may be of an earlier step for some rows and of another for others: once more.
-            self.graphs = []
-            state = w.y[:rows]
-            time = control[Control.TIME].to(state.dtype)
-            self._slope(
-                time[0] if self.field.state.joint else time, state, count[Count.ROW].clone()
-            )
-            graphs = [*self.graphs, *graphs]
-            for weight, (value, a) in zip(weights, graphs, strict=True):
+            for weight, (value, a) in zip(weights, [self._first(w, sample), *graphs], strict=True):
                 if weight and value.requires_grad:
                     scaled = a * (-h * weight).to(a.dtype)[:, None]
                     found = torch.autograd.grad(value, self.parameters, scaled, allow_unused=True)
                     for total, g in zip(self.totals, found, strict=True):
                         if g is not None:
                             total.add_(g)
+            # The last stage is the next step's first for all rows that still move, or for some.
+            every = bool((taken | (count[Count.STATUS] != Status.RUNNING)).all())
+            self.head = (sample, graphs[-1]) if every else None
         self.graphs = []
+
+    def _first(self, w: Workspace, sample: Tensor) -> tuple[Tensor, Tensor]:
+        """Value and cotangent of k_0, evaluated again if it is of different steps of the rows."""
+        if self.head is not None and torch.equal(self.head[0], sample):
+            return self.head[1]
+        kept, self.graphs = self.graphs, []
+        state = w.y[: len(sample)]
+        time = w.control[Control.TIME, : len(sample)].to(state.dtype)
+        self._slope(time[0] if self.field.state.joint else time, state, sample)
+        (found,), self.graphs = self.graphs, kept
+        return found
 
     def moved(self, w: Workspace, rows: int) -> None:
         """Nothing is left to do."""

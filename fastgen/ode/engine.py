@@ -27,6 +27,7 @@ from fastgen.kernels.runge_kutta.contract import (
     Workspace,
 )
 from fastgen.kernels.runge_kutta.operator import fused_operations, operations
+from fastgen.ode.norms import Norm, NormedOperations
 from fastgen.ode.problem import Field
 
 # On a GPU the host looks whether rows are still running only once in so many steps.
@@ -83,6 +84,7 @@ def integrate(
     check_every: int | None = None,
     watch: bool = False,
     capture: bool = False,
+    norm: Norm | None = None,
 ) -> Outcome:
     """Solve from times[..., 0] to times[..., -1]; see `fastgen.odeint`.
 
@@ -99,6 +101,7 @@ def integrate(
         check_every: steps between two looks at the rows' states.
         watch: evaluate f for the first time with gradients enabled.
         capture: record an attempted step of the whole batch, and repeat it.
+        norm: of the error; None is the kernels' own.
 
     Raises:
         NeedsGradientError: if that value requires gradients.
@@ -119,14 +122,15 @@ def integrate(
     _begin(w, rtol, atol, first_step)
     if check_every is None:
         check_every = CHECK_EVERY if y.is_cuda else 1
-    fused = None if observer is not None or capture else fused_operations(w, backend)
+    plain = observer is not None or capture or norm is not None
+    fused = None if plain else fused_operations(w, backend)
     with torch.no_grad():
         if y.shape[0] == 0:
             calls, rows = 0, 0
         elif fused is not None:
             calls, rows = _run_fused(field, w, fused, watch)
         else:
-            ops = operations(w, backend)
+            ops = operations(w, backend) if norm is None else NormedOperations(w, field.state, norm)
             calls, rows = _run(field, w, ops, observer, check_every, watch, capture)
     return _finish(w, calls, rows)
 

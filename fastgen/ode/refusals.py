@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastgen.common.checks import check_positive
+from fastgen.common.checks import check_function, check_positive
 from fastgen.common.step_size import Controller
 from fastgen.common.transforms import check_not_batched
 from fastgen.common.typed import check_argument
@@ -99,4 +99,16 @@ def check_special(event: bool, callback: bool, capture: bool, needed: bool, adap
         raise ValueError(
             "capture=True: for methods of varying steps, without events, callbacks and gradients; "
             "use gradient='none' or torch.no_grad()"
+        )
+
+
+def check_norm(norm: Any, adaptive: bool, capture: bool) -> None:
+    """Refuse a norm that is no function, or that nothing would ask."""
+    if norm is None:
+        return
+    check_function("norm", norm)
+    if not adaptive or capture:
+        raise ValueError(
+            "norm: of the errors of varying steps, without capture=True; leave it out for methods "
+            "of fixed steps"
         )

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, overload
 
 import torch
@@ -12,16 +10,17 @@ from torch import Tensor
 
 from fastgen.common.checks import check_at_least, check_choice, known_arguments
 from fastgen.common.error_control import ErrorControlled, method_by_name
-from fastgen.common.step_size import Controller, StepSize
-from fastgen.common.tableau import Tableau
-from fastgen.common.transforms import suspended, transforming, unwrapped
+from fastgen.common.step_size import Controller
+from fastgen.common.transforms import transforming
 from fastgen.common.typed import check_argument
 from fastgen.ode import tableaus
 from fastgen.ode.adjoint import Adjoint, solve_adjoint
 from fastgen.ode.compiled import CompiledField
-from fastgen.ode.engine import NeedsGradientError, Observer, Outcome, integrate
+from fastgen.ode.engine import NeedsGradientError, Observer, integrate
 from fastgen.ode.events import Event, EventObserver
+from fastgen.ode.execution import Execution
 from fastgen.ode.fixed import solve_fixed
+from fastgen.ode.norms import Norm
 from fastgen.ode.problem import (
     STEPS,
     Field,
@@ -36,13 +35,15 @@ from fastgen.ode.refusals import (
     CONTROLLER,
     check_compile,
     check_method,
+    check_norm,
     check_special,
     check_transforms,
 )
 from fastgen.ode.replay import Recorder, Through, replay
 from fastgen.ode.solution import Solution, check, outcome_of_fixed_steps, solution
 from fastgen.ode.steps import Several, StepLog
-from fastgen.ode.watching import Accepted, Watcher
+from fastgen.ode.transformed import on_plain_memory
+from fastgen.ode.watching import Accepted, AttemptObserver, Watcher
 
 GRADIENTS: dict[str, Through | Adjoint | None] = {
     "through": Through(),
@@ -50,30 +51,8 @@ GRADIENTS: dict[str, Through | Adjoint | None] = {
     "none": None,
 }
 RTOL, ATOL = 1e-5, 1e-6
-State = TypeVar("State")
-
-
-@dataclass(frozen=True)
-class Execution:
-    """With which samples f is called, and how often a GPU is waited for.
-
-    compact: True promises that f may be called with some samples only, whichever; samples that
-    have ended are then left out. None does so where f takes ``rows``. check_every: steps between
-    two looks at which samples have ended; each look makes a GPU wait. None is 8 on a GPU, else 1.
-    record_steps: keep every attempted step in `Solution.steps`, which `Solution.plot` draws; takes
-    a little more time for each, and no result changes.
-    """
-
-    compact: bool | None = None
-    check_every: int | None = None
-    record_steps: bool = False
-
-    def __post_init__(self) -> None:
-        if self.check_every is not None:
-            check_at_least("check_every", self.check_every, 1)
-
-
 EXECUTION = Execution()
+State = TypeVar("State")
 
 
 @overload
@@ -91,6 +70,7 @@ def odeint(
     max_step: float | None = None,
     max_steps: int = 100_000,
     controller: str | Controller = CONTROLLER,
+    norm: Norm | None = None,
     event: Callable[..., Any] | Event | None = None,
     callback: Callable[[Accepted], Any] | None = None,
     gradient: str | Through | Adjoint = "through",
@@ -117,6 +97,7 @@ def odeint(
     max_step: float | None = None,
     max_steps: int = 100_000,
     controller: str | Controller = CONTROLLER,
+    norm: Norm | None = None,
     event: Callable[..., Any] | Event | None = None,
     callback: Callable[[Accepted], Any] | None = None,
     gradient: str | Through | Adjoint = "through",
@@ -143,6 +124,7 @@ def odeint(
     max_step: float | None = None,
     max_steps: int = 100_000,
     controller: str | Controller = CONTROLLER,
+    norm: Norm | None = None,
     event: Callable[..., Any] | Event | None = None,
     callback: Callable[[Accepted], Any] | None = None,
     gradient: str | Through | Adjoint = "through",
@@ -172,6 +154,7 @@ def odeint(
     max_step: float | None = None,
     max_steps: int = 100_000,
     controller: str | Controller = CONTROLLER,
+    norm: Norm | None = None,
     event: Callable[..., Any] | Event | None = None,
     callback: Callable[[Accepted], Any] | None = None,
     gradient: str | Through | Adjoint = "through",
@@ -214,6 +197,9 @@ def odeint(
             for one more evaluation) and the longest step.
         max_steps: most attempts of one sample.
         controller: of varying steps: "i", "pi", "pid" or a `Controller`.
+        norm: of varying steps another norm than the above: called with e / (atol + rtol max(|y|,
+            |y'|)), like y0 and without gradients, it returns what must be at most 1, [B] or with
+            joint steps []. Then the rest of the step is done by plain PyTorch, not by kernels.
         event: a function (t, y) -> [B] or [B, E] whose changes of sign are events, at the first
             of which a sample ends; or an `Event`.
         callback: called with an `Accepted` after every step in which a sample moved: times, states
@@ -261,11 +247,7 @@ def odeint(
         raise ValueError("on_failure='return' needs return_solution=True, which has the status")
     tableau = tableaus.find(method)
     adaptive = tableau is not None and tableau.adaptive
-    if execution.record_steps and (capture or not adaptive or not return_solution):
-        raise ValueError(
-            "execution: record_steps=True is for methods of varying steps without capture=True, "
-            "with return_solution=True"
-        )
+    execution.check(adaptive, capture, return_solution)
     way = _way(gradient)
     limits: dict[str, Any] = {"first_step": first_step, "max_step": max_step}
     limits = {name: value for name, value in limits.items() if value is not None}
@@ -290,6 +272,7 @@ def odeint(
     wanted = (forward or torch.is_grad_enabled()) and way is not None
     needed = wanted and (forward or y.requires_grad or times.requires_grad or bool(parameters))
     check_special(event is not None, callback is not None, capture, needed, adaptive)
+    check_norm(norm, adaptive, capture)
     watcher = None if callback is None else Watcher(state, callback)
 
     if not adaptive:
@@ -311,9 +294,9 @@ def odeint(
     elif needed and isinstance(way, Through):
         observer = Recorder()
     rule = control.step_size(tableau.order, max_steps), control.first_step
-    seen, log = _seen(observer, watcher, execution)
+    seen, log = _seen(observer, watcher, execution, state)
     if forward:
-        outcome = _on_plain_memory(field, y0, t, tableau, (rtol, atol), rule, backend, seen)
+        outcome = on_plain_memory(field, y0, t, tableau, (rtol, atol), rule, backend, seen, norm)
     else:
         problem = field, y.detach(), times, tableau, *tolerances
         # A closure over tensors that need gradients shows them in its value alone.
@@ -321,7 +304,7 @@ def odeint(
         watch = wanted and (not needed or hidden)
         try:
             outcome = integrate(
-                *problem, *rule, backend, seen, execution.check_every, watch, capture
+                *problem, *rule, backend, seen, execution.check_every, watch, capture, norm
             )
         except NeedsGradientError:
             if not isinstance(way, Through) or event is not None or capture:
@@ -331,8 +314,8 @@ def odeint(
                     "gradient='none'"
                 ) from None
             needed, observer = True, Recorder()
-            seen, log = _seen(observer, watcher, execution)
-            outcome = integrate(*problem, *rule, backend, seen, execution.check_every)
+            seen, log = _seen(observer, watcher, execution, state)
+            outcome = integrate(*problem, *rule, backend, seen, execution.check_every, norm=norm)
     if on_failure == "raise":
         check(outcome, max_steps)
     ys = outcome.ys
@@ -354,11 +337,12 @@ def odeint(
 
 
 def _seen(
-    observer: Observer | None, watcher: Watcher | None, execution: Execution
+    observer: Observer | None, watcher: Watcher | None, execution: Execution, state: StateLayout
 ) -> tuple[Observer | None, StepLog | None]:
     """Who sees the steps, and the log of them if there is one."""
     log = StepLog() if execution.record_steps else None
-    looking = tuple([o for o in (observer, watcher, log) if o is not None])
+    told = None if execution.on_attempt is None else AttemptObserver(state, execution.on_attempt)
+    looking = tuple([o for o in (observer, watcher, log, told) if o is not None])
     return (Several(looking) if len(looking) > 1 else next(iter(looking), None)), log
 
 
@@ -366,33 +350,3 @@ def _way(gradient: str | Through | Adjoint) -> Through | Adjoint | None:
     if isinstance(gradient, (Through, Adjoint)):
         return gradient
     return GRADIENTS[check_choice("gradient", gradient, GRADIENTS)]
-
-
-def _on_plain_memory(
-    field: Field,
-    y0: Any,
-    t: Sequence[float] | Tensor,
-    tableau: Tableau,
-    tolerances: tuple[float | Tensor, float | Tensor],
-    rule: tuple[StepSize, float | Tensor | None],
-    backend: str | None,
-    observer: Observer | None,
-) -> Outcome:
-    """The solve itself within forward-mode derivatives and `torch.func`, without them.
-
-    The derivatives are those of its accepted steps, which are repeated.
-    """
-    with suspended("fastgen.odeint") as within:
-        bare = copy.copy(field)
-        plain = unwrapped(y0, "fastgen.odeint")
-        state = StateLayout(plain, field.state.joint, unwrapped(field.state.live))
-        bare.f, bare.state = within(field.f), state
-        times = times_of(unwrapped(t), state.rows, state.joint, state.device)
-        rtol, atol = (
-            tolerance(n, unwrapped(x), state)
-            for n, x in zip(("rtol", "atol"), tolerances, strict=True)
-        )
-        size, first = rule[0], unwrapped(rule[1])
-        return integrate(
-            bare, state.flat(), times, tableau, rtol, atol, size, first, backend, observer
-        )

@@ -41,6 +41,51 @@ class Accepted:
     slope_state: Any
 
 
+@displayed
+@dataclass(frozen=True)
+class Attempt:
+    """One attempted step of the samples that are still running; all tensors are copies.
+
+    With joint steps there is one entry in place of the A of the samples.
+
+    Args:
+        samples: int64 [A], which.
+        times: float64 [A], where each step begins.
+        sizes: float64 [A], > 0 in either direction.
+        taken: bool [A], whether the step was accepted; after one that was not the sample tries a
+            shorter one.
+        state: like y0, of these samples, where the step begins.
+    """
+
+    samples: Tensor
+    times: Tensor
+    sizes: Tensor
+    taken: Tensor
+    state: Any
+
+
+@dataclass(frozen=True)
+class AttemptObserver:
+    """Calls a function with every `Attempt`, before anything moves."""
+
+    state: StateLayout
+    function: Callable[[Attempt], Any]
+
+    def decided(self, w: Workspace, rows: int) -> None:
+        """Tell it, if any sample is running."""
+        count, control = w.count[:, :rows], w.control[:, :rows]
+        running = (count[Count.STATUS] == Status.RUNNING) & (control[Control.STEP] != 0)
+        at = running.nonzero().flatten()
+        if len(at):
+            times, sizes = control[Control.TIME][at], control[Control.STEP][at].abs()
+            taken = count[Count.TAKEN][at] != 0
+            tree = self.state.tree(w.y[at].clone())
+            self.function(Attempt(count[Count.ROW][at], times, sizes, taken, tree))
+
+    def moved(self, w: Workspace, rows: int) -> None:
+        """Nothing is left to tell."""
+
+
 class Watcher:
     """An observer that calls a function with every `Accepted`."""
 

@@ -1,10 +1,10 @@
-"""Error-controlled steps along a Brownian path, each sample with steps to itself."""
+"""Error-controlled steps along a Brownian motion, each sample with steps to itself."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ from fastgen.common.repeats import FIRST_LOOK, Looks, check_repeats
 from fastgen.common.rounding import square_root
 from fastgen.common.step_size import LEAST_ERROR, Controller, fitted
 from fastgen.kernels.stochastic_combine.operator import stochastic_combine
-from fastgen.noise.brownian_path import BrownianPath
 from fastgen.sde.equation import Equation
 from fastgen.sde.fixed import evaluate, scalar_table
+from fastgen.sde.motions import Motion, Parts, unit_noises
 from fastgen.sde.recipe import STATE, Combine, FieldCall, MatrixProduct, StepRecipe
 
 # Steps shorter than this part of the path's interval come near the cells of the tree, 2^-24 of it.
@@ -97,9 +97,10 @@ class Stepper:
         self.equation, self.recipe = equation, recipe
 
     def __call__(
-        self, y: Tensor, t: Tensor, h: Tensor, end: Tensor, z: Tensor, shared: dict[Any, Tensor]
+        self, y: Tensor, t: Tensor, h: Tensor, end: Tensor, parts: Parts, shared: dict[Any, Tensor]
     ) -> Tensor:
         """Y at ``end`` from y at t, |end - t| = h [B]; ``shared`` keeps evaluations at (t, y)."""
+        units = unit_noises(parts, h, self.equation.dtype)
         equation, values = self.equation, [None] * self.recipe.registers
         registers: list[Any] = values
         registers[STATE] = y
@@ -115,14 +116,14 @@ class Stepper:
                 if key is not None:
                     shared[key] = value
             elif isinstance(i, MatrixProduct):
-                registers[i.register] = equation.product(registers[i.of], z)
+                registers[i.register] = equation.product(registers[i.of], units[i.unit])
             else:
-                self._combine(i, registers, h, z)
+                self._combine(i, registers, h, units)
         result: Tensor = registers[self.recipe.result]
         return result
 
-    def _combine(self, i: Combine, values: list[Any], h: Tensor, z: Tensor) -> None:
-        table, given = i.tables(h), [z][: i.units]
+    def _combine(self, i: Combine, values: list[Any], h: Tensor, units: list[Tensor]) -> None:
+        table, given = i.tables(h), units[: i.units]
         if self.equation.scalar and given:
             table, given = scalar_table(table, given), []
         kinds = [self.equation.dtype] * len(i.outputs)
@@ -132,10 +133,19 @@ class Stepper:
             values[register] = value
 
 
+class Step(Protocol):
+    """Makes one step: see `Stepper`."""
+
+    def __call__(
+        self, y: Tensor, t: Tensor, h: Tensor, end: Tensor, parts: Parts, shared: dict[Any, Tensor]
+    ) -> Tensor:
+        """The state at ``end``."""
+
+
 def solve_adaptive(
     equation: Equation,
-    recipe: StepRecipe,
-    path: BrownianPath,
+    step_to: Step,
+    motion: Motion,
     times: Tensor,
     y: Tensor,
     control: Adaptive,
@@ -144,10 +154,9 @@ def solve_adaptive(
     """States at the times; see `Adaptive`.
 
     Two steps of half the length are kept, and the whole one shows their error. The noise is the
-    path's, so that a refused step is tried again on parts of the same motion. order: the method's
+    motion's, so that a refused step is tried again on parts of the same motion. order: the method's
     strong order.
     """
-    step_to = Stepper(equation, recipe)
     device, rows = equation.device, equation.shape[0]
     span = float((times[-1] - times[0]).abs())
     direction = 1.0 if times[-1] > times[0] else -1.0
@@ -163,12 +172,8 @@ def solve_adaptive(
     cursor = torch.ones(rows, dtype=torch.int64, device=device)
     accepted, rejected = torch.zeros_like(cursor), torch.zeros_like(cursor)
     older, oldest = torch.ones_like(t), torch.ones_like(t)
-    here = path.at(t[None])[0]
+    motion.begin(t)
     ys: list[Tensor] = [y] + [torch.full_like(y, math.nan)] * (len(times) - 1)
-
-    def unit(increment: Tensor, root: Tensor) -> Tensor:
-        wide = per_row(root, increment)
-        return torch.where(wide == 0, 0.0, increment / wide).to(equation.dtype)
 
     looks = Looks(FIRST_LOOK // 4)  # in steps
     while True:
@@ -186,12 +191,11 @@ def solve_adaptive(
         end = torch.where(whole, target, t + direction * h)
         middle = t + (end - t) / 2
         half_h = h / 2
-        middle_w, end_w = path.at(torch.stack([middle, end]))
-        root, half_root = square_root(h), square_root(half_h)
+        early, late, both = motion.parts(t, middle, end)
         shared: dict[Any, Tensor] = {}
-        full = step_to(y, t, h, end, unit(end_w - here, root), shared)
-        half = step_to(y, t, half_h, middle, unit(middle_w - here, half_root), shared)
-        two = step_to(half, middle, half_h, end, unit(end_w - middle_w, half_root), {})
+        full = step_to(y, t, h, end, both, shared)
+        half = step_to(y, t, half_h, middle, early, shared)
+        two = step_to(half, middle, half_h, end, late, {})
         with torch.no_grad():
             scale = control.atol + control.rtol * torch.maximum(y.abs(), two.abs())
             ratio = (two - full) / scale
@@ -217,16 +221,16 @@ def solve_adaptive(
             size = torch.where(running, rule.within(proposed), size)
         y = torch.where(per_row(taken, y), two, y)
         t = torch.where(taken, end, t)
-        here = torch.where(per_row(taken, here), end_w, here)
+        motion.move(taken)
         arrived = taken & (end == target)
         for k in cursor[arrived].unique().tolist():
             ys[k] = torch.where(per_row(arrived & (cursor == k), y), y, ys[k])
         cursor = cursor + arrived
         accepted = accepted + taken
         rejected = rejected + (running & ~taken)
-        late = (accepted + rejected >= rule.max_steps) & (cursor < len(times))
-        if bool(late.any()):
-            sample = int(late.nonzero()[0])
+        slow = (accepted + rejected >= rule.max_steps) & (cursor < len(times))
+        if bool(slow.any()):
+            sample = int(slow.nonzero()[0])
             raise RuntimeError(
                 f"sample {sample} is at t={float(t[sample]):.9g} after max_steps="
                 f"{rule.max_steps} steps ({int(rejected[sample])} rejected); allow more, "

@@ -17,10 +17,11 @@ from fastgen.common.transforms import batched, check_not_batched, transforming
 from fastgen.noise.brownian_path import BrownianPath
 from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.sde import methods
-from fastgen.sde.adaptive import Adaptive, solve_adaptive
+from fastgen.sde.adaptive import Adaptive, Stepper, solve_adaptive
 from fastgen.sde.equation import Equation, check_finite, parameters_of, times_of
 from fastgen.sde.fixed import solve_fixed
 from fastgen.sde.methods import NOISE_TYPES, SDE_TYPES
+from fastgen.sde.motions import Motion, PathMotion, called
 from fastgen.sde.recipe import recipe_of
 from fastgen.sde.reversible import Leap, solve_reversible
 from fastgen.sde.sources import (
@@ -91,9 +92,9 @@ def sdeint(
         steps: steps over the whole interval, each at most 1 / steps of it; or
         dt: the longest step. Steps between two times are of equal lengths.
         adaptive: True or `Adaptive`: error-controlled steps instead, along a Brownian path. Each
-            sample has its own. For methods that need W alone: those of strong order 1 converge to
-            the equation's solution (Gaines and Lyons 1997), "euler_maruyama" does for additive
-            noise, without guarantee for other.
+            sample has its own. Methods of strong order 1 or more converge to the equation's
+            solution (Gaines and Lyons 1997), "euler_maruyama" does for additive noise, without
+            guarantee for other. "srk" follows the motion with areas.
         rtol, atol: short for those of `Adaptive`, 1e-3 and 1e-4.
         seed: one 64-bit seed, or one per sample.
         sample_ids: B ids, 0 <= id < 2^48; the default is 0 .. B - 1.
@@ -143,12 +144,12 @@ def sdeint(
     area = control is None and (noise == "draws" or _has_area(noise))
     chosen = methods.find(methods.default(noise_type, sde_type, area) if method is None else method)
     chosen.check(noise_type, sde_type)
-    if chosen.area and (control is not None or not (area or noise == "brownian")):
+    if chosen.area and not (noise in ("draws", "brownian") or _has_area(noise)):
         raise ValueError(
-            f"method={chosen.name!r} reads the motion's space-time Levy area, which "
-            "adaptive steps and paths of W alone do not have: use fixed steps with "
-            "noise='draws', 'brownian', a BrownianPath with levy_area=True or a noise with a "
-            "method with_area(s, t); or method='milstein_derivative_free'"
+            f"method={chosen.name!r} reads the motion's space-time Levy area, which paths of W "
+            "alone do not have: use noise='draws', 'brownian', a BrownianPath with "
+            "levy_area=True or a noise with a method with_area(s, t); or "
+            "method='milstein_derivative_free'"
         )
     if gradient == "adjoint" and (control is not None or chosen.formula is not None):
         raise ValueError(
@@ -174,15 +175,14 @@ def sdeint(
         direction = 1.0 if times[-1] > times[0] else -1.0
         recipe = recipe_of(chosen.formula, noise_type, sde_type, direction, equation.matrix)
     if control is not None:
-        path = _path(noise, equation, times, seed, sample_ids, True, False)
-        if not isinstance(path, BrownianPath) or recipe is None:
-            raise ValueError(
-                f"adaptive=True: takes a Brownian path and a method of one state, got "
-                f"noise={noise!r}, method={chosen.name!r}"
-            )
+        if recipe is None:
+            raise ValueError(f"adaptive=True: takes a method of one state, not {chosen.name!r}")
+        path = _path(noise, equation, times, seed, sample_ids, True, chosen.area)
+        motion = _motion(path, equation, control, chosen.area)
         order = min(chosen.strong.values())
         with torch.set_grad_enabled(needed):
-            result = solve_adaptive(equation, recipe, path, times, y0, control, order).ys
+            step = Stepper(equation, recipe)
+            result = solve_adaptive(equation, step, motion, times, y0, control, order).ys
     else:
         grid, places = grid_of(times, _longest(times, steps, dt))
         source = _source(noise, equation, grid, times, seed, sample_ids, chosen.area)
@@ -327,6 +327,18 @@ def _path(
     elif not callable(noise):
         raise TypeError(f"noise: expected a name, a path or a function (s, t), got {noise!r}")
     return noise
+
+
+def _motion(path: Any, equation: Equation, control: Adaptive, area: bool) -> Motion:
+    """What adaptive steps read of the noise."""
+    if isinstance(path, BrownianPath):
+        return PathMotion(path, area)
+    if control.step != "joint":
+        raise ValueError(
+            "noise: a function (s, t) has one time for all samples; take Adaptive(step='joint'), "
+            "or a BrownianPath for steps of each sample's own"
+        )
+    return called(path, equation.noise_shape, area)
 
 
 def _source(

@@ -53,7 +53,8 @@ def odeint_adjoint(
         func, y0, t, rtol, atol, method, options, event_fn: as of `odeint`.
         adjoint_rtol, adjoint_atol, adjoint_method: of the way back; None is the same.
         adjoint_options: of the way back; None is the same but for norm. norm="seminorm" leaves the
-            parameters out of the error norm (Kidger et al. 2021, arXiv 2009.09457).
+            parameters out of the error norm (Kidger et al. 2021, arXiv 2009.09457); a function is
+            called with (0, *y, *a, *gradients of the parameters).
         adjoint_params: what func depends on; None takes the parameters of the module func.
 
     Raises:
@@ -82,8 +83,8 @@ def odeint_adjoint(
     if adjoint_options is None:
         back.pop("norm", None)
     norm = back.pop("norm", None)
-    if norm not in (None, SEMINORM):
-        raise ValueError(f"adjoint_options: norm={norm!r}: expected 'seminorm' or none")
+    if not (norm is None or norm == SEMINORM or callable(norm)):
+        raise ValueError(f"adjoint_options: norm={norm!r}: expected 'seminorm', a function or none")
     name, back_name = method_of(method), method_of(way)
     warn_unheard(back_name, func, ADJOINT)
     chosen, back = options_of(name, options), options_of(back_name, back)
@@ -101,42 +102,23 @@ def odeint_adjoint(
         if not torch.is_grad_enabled() or bool(found == t[0]):
             return found, ys
         t = torch.stack([t[0], found.detach()])
-    if _shared(name, back_name, chosen, back):
-        ys = solve(
-            func,
-            y0,
-            t,
-            name,
-            chosen,
-            tolerances,
-            Adjoint(
-                parameters,
-                *back_tolerances,
-                back_name,
-                seminorm=norm == SEMINORM or chosen.get("step") == "per_sample",
-            ),
+    told = _told(func)
+    own = callable(norm) or chosen.get("norm") is not None or told
+    if not own and _shared(name, back_name, chosen, back):
+        per_sample = chosen.get("step") == "per_sample"
+        way_back = Adjoint(
+            parameters, *back_tolerances, back_name, seminorm=norm == SEMINORM or per_sample
         )
+        ys = solve(func, y0, t, name, chosen, tolerances, way_back)
     else:
-        if norm == SEMINORM and back_name in ADAPTIVE:
-            raise ValueError(
-                "adjoint_options: norm='seminorm' needs the same options on both ways, of a method "
-                "of varying steps without step_t and jump_t; leave it out"
-            )
         state = StateLayout(y0, joint=True)
-
-        def flat_func(time: Tensor, y: Tensor) -> Tensor:
-            return state.flat(func(time, state.tree(y[None])))[0]
-
-        if hasattr(func, CALLBACKS[0]):
-            flat_func.callback_step = (  # type: ignore[attr-defined]
-                lambda time, y, h: func.callback_step(time, state.tree(y[None]), h)  # type: ignore[attr-defined]
-            )
-        told = getattr(func, CALLBACKS[0] + ADJOINT, None)
+        if back_name in ADAPTIVE:
+            back["norm"] = _norm_back(norm, chosen.get("norm"), state)
         forward = name, chosen, tolerances
         backward = back_name, back, back_tolerances
         apply: Function = _TwoMethodAdjoint.apply
-        flat = apply(flat_func, told, forward, backward, t, state.flat()[0], *parameters)
-        ys = state.tree(flat[:, None])
+        leaves = apply(func, told, state, forward, backward, t, *state.leaves, *parameters)
+        ys = leaves[0] if state.single else leaves
     if event_fn is None:
         return ys
     # As in torchdiffeq the states are those at a fixed time; `odeint_event` moves them, too.
@@ -156,63 +138,135 @@ def _shared(
     return kept[0] == kept[1] and "first_step" not in set(back) - set(options)
 
 
+def _told(func: Function) -> dict[str, Function]:
+    """The callbacks of the way back, by the names that they have on the way there."""
+    found = {name: getattr(func, name + ADJOINT, None) for name in CALLBACKS}
+    return {name: callback for name, callback in found.items() if callback is not None}
+
+
+def _norm_back(norm: Any, state_norm: Function | None, state: StateLayout) -> Function | None:
+    """The norm of (*y, *a, *gradients of parameters), None for the largest of their means.
+
+    torchdiffeq gives a norm of the user's the time's part first, which is not solved for here: 0.
+    """
+    if norm is None and state_norm is None:
+        return None
+    size = len(state.leaves)
+
+    def of_state(leaves: tuple[Tensor, ...]) -> Tensor:
+        if state_norm is not None:
+            return torch.as_tensor(state_norm(leaves[0] if state.single else leaves)).abs()
+        return largest(leaves)
+
+    def found(leaves: tuple[Tensor, ...]) -> Tensor:
+        if callable(norm):
+            return torch.as_tensor(norm((leaves[0].new_zeros(()), *leaves)))
+        parts = [of_state(leaves[:size]), of_state(leaves[size : 2 * size])]
+        if norm != SEMINORM and len(leaves) > 2 * size:
+            parts.append(largest(leaves[2 * size :]))
+        return torch.stack([p.double() for p in parts]).amax()
+
+    return found
+
+
+def largest(leaves: tuple[Tensor, ...]) -> Tensor:
+    """The largest root mean square of some tensors, of which the empty ones have none."""
+    means = [x.double().square().mean().sqrt() for x in leaves if x.numel()]
+    return torch.stack(means).amax() if means else torch.zeros((), dtype=torch.float64)
+
+
 class _TwoMethodAdjoint(torch.autograd.Function):
-    """The adjoint for any two methods, with [y, a, dL/dtheta] as one tuple state."""
+    """The adjoint for any two methods and norms, with (*y, *a, *dL/dtheta) as one tuple state."""
 
     @staticmethod
     def forward(
         ctx: Any,
         func: Function,
-        told: Function | None,
+        told: dict[str, Function],
+        state: StateLayout,
         forward: tuple[Any, ...],
         backward: tuple[Any, ...],
         t: Tensor,
-        y: Tensor,
-        *parameters: Tensor,
-    ) -> Tensor:
-        ctx.func, ctx.told, ctx.way = func, told, backward
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        ctx.func, ctx.told, ctx.state, ctx.way = func, told, state, backward
+        size = len(state.leaves)
+        y = [x.detach() for x in tensors[:size]]
         with torch.no_grad():
-            ys: Tensor = solve(func, y, t, *forward)
-        ctx.save_for_backward(t, ys, y, *parameters)
-        return ys.clone()
+            ys = solve(func, y[0] if state.single else tuple(y), t, *forward)
+        found = (ys,) if state.single else tuple(ys)
+        ctx.save_for_backward(t, *found, *tensors[size:])
+        return tuple(x.clone() for x in found)
 
     @staticmethod
     @differentiable_once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        t, ys, _, *parameters = ctx.saved_tensors
-        (given,) = gradients
-        func = ctx.func
+        t, *saved = ctx.saved_tensors
+        state, func = ctx.state, ctx.func
+        size = len(state.leaves)
+        ys, parameters = saved[:size], tuple(saved[size:])
 
-        def slope(time: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        def values(time: Tensor, y: list[Tensor]) -> tuple[Tensor, ...]:
+            found = func(time, y[0] if state.single else tuple(y))
+            return (found,) if state.single else tuple(found)
+
+        def slope(time: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            a = leaves[size : 2 * size]
             with torch.enable_grad():
-                y = state[0].detach().clone().requires_grad_()
-                value = func(time.detach(), y)
-                found: tuple[Tensor | None, ...] = (None,) * (1 + len(parameters))
-                check_recorded("func", value, lambda: func(time.detach(), elsewhere(y)), "y")
-                if value.requires_grad:
-                    inputs = (y, *parameters)
-                    found = torch.autograd.grad(value, inputs, -state[1], allow_unused=True)
-            likes = (state[1], *parameters)
-            zeros = (
-                torch.zeros_like(x) if g is None else g for g, x in zip(found, likes, strict=True)
-            )
-            return (value.detach(), *zeros)
+                y = [x.detach().clone().requires_grad_() for x in leaves[:size]]
+                value = values(time.detach(), y)
+                for n, x in enumerate(value):
 
-        if ctx.told is not None:  # the state as torchdiffeq has it: da/dt's integral comes first
-            slope.callback_step = (  # type: ignore[attr-defined]
-                lambda time, state, h: ctx.told(time, (torch.zeros_like(time), *state), h)
+                    def again(n: int = n) -> Tensor:
+                        return values(time.detach(), [elsewhere(v) for v in y])[n]
+
+                    check_recorded("func", x, again, "y")
+                inputs = (*y, *parameters)
+                known = [(x, -b) for x, b in zip(value, a, strict=True) if x.requires_grad]
+                found: tuple[Tensor | None, ...] = (None,) * len(inputs)
+                if known:
+                    outputs, weights = zip(*known, strict=True)
+                    found = torch.autograd.grad(outputs, inputs, weights, allow_unused=True)
+            zeros = (
+                torch.zeros_like(x) if g is None else g for g, x in zip(found, inputs, strict=True)
             )
-        wanted = ctx.needs_input_grad[4]
+            return (*(x.detach() for x in value), *zeros)
+
+        for name, callback in ctx.told.items():
+            setattr(slope, name, _as_torchdiffeq(callback, state))
+
+        def rate(j: int, a: list[Tensor]) -> Tensor:
+            value = values(t[j].to(state.dtype), [y[j] for y in ys])
+            return torch.stack([(x * b).sum() for x, b in zip(value, a, strict=True)]).sum()
+
+        wanted = ctx.needs_input_grad[5]
         times = torch.zeros_like(t)
-        a, totals = given[-1].clone(), tuple(torch.zeros_like(p) for p in parameters)
+        a, totals = [g[-1].clone() for g in gradients], tuple(map(torch.zeros_like, parameters))
         with torch.no_grad():
             for j in range(len(t) - 1, 0, -1):
                 if wanted:
-                    times[j] = (func(t[j].to(ys.dtype), ys[j]) * given[j]).sum()
+                    times[j] = rate(j, [g[j] for g in gradients])
                 span = torch.stack([t[j], t[j - 1]]).detach()
-                _, back, *sums = solve(slope, (ys[j], a, *totals), span, *ctx.way)
-                a, totals = back[-1] + given[j - 1], tuple(s[-1] for s in sums)
+                start = (*(y[j] for y in ys), *a, *totals)
+                found = [x[-1] for x in solve(slope, start, span, *ctx.way)]
+                a = [x + g[j - 1] for x, g in zip(found[size : 2 * size], gradients, strict=True)]
+                totals = tuple(found[2 * size :])
             if wanted:
                 # Without the gradient of the first output, which does not move with t[0].
-                times[0] = -(func(t[0].to(ys.dtype), ys[0]) * (a - given[0])).sum()
-        return None, None, None, None, times if wanted else None, a, *totals
+                times[0] = -rate(0, [x - g[0] for x, g in zip(a, gradients, strict=True)])
+        return (None,) * 5 + (times if wanted else None, *a, *totals)
+
+
+def _as_torchdiffeq(callback: Function, state: StateLayout) -> Function:
+    """A callback that is told the state as torchdiffeq has it: (0, y, a, *gradients).
+
+    0 stands for da/dt's integral; the tensors of a tuple are in a row.
+    """
+    size = len(state.leaves)
+
+    def told(time: Tensor, leaves: tuple[Tensor, ...], h: Tensor) -> None:
+        pairs = [leaves[:size], leaves[size : 2 * size]]
+        parts = [x[0] if state.single else state.flat(x)[0] for x in pairs]
+        callback(time, (torch.zeros_like(time), *parts, *leaves[2 * size :]), h)
+
+    return told

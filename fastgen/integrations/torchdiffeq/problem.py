@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_mapping
+from fastgen.common.checks import check_function, check_mapping
 from fastgen.common.errors import nearest
 from fastgen.common.transforms import to_list
+from fastgen.integrations.torchdiffeq.implicit import TABLEAUS as IMPLICIT_TABLEAUS
 from fastgen.ode import Controller
 
 Function = Callable[..., Any]
@@ -19,7 +20,8 @@ Function = Callable[..., Any]
 ADAPTIVE = ("dopri8", "dopri5", "bosh3", "fehlberg2", "adaptive_heun", "tsit5", "fehlberg45")
 FIXED = ("euler", "midpoint", "heun2", "heun3", "rk4")
 ADAMS = ("explicit_adams", "implicit_adams", "fixed_adams")
-METHODS = (*ADAPTIVE, *FIXED, *ADAMS, "scipy_solver")
+IMPLICIT = tuple(IMPLICIT_TABLEAUS)
+METHODS = (*ADAPTIVE, *FIXED, *IMPLICIT, *ADAMS, "scipy_solver")
 
 CONTROL_OPTIONS = ("first_step", "min_step", "max_step", "safety", "ifactor", "dfactor")
 ADAPTIVE_OPTIONS = (
@@ -34,6 +36,7 @@ ADAPTIVE_OPTIONS = (
 )
 FIXED_OPTIONS = ("step_size", "grid_constructor", "interp", "perturb", "norm")
 ADAMS_OPTIONS = (*FIXED_OPTIONS, "max_iters", "max_order")
+IMPLICIT_OPTIONS = (*FIXED_OPTIONS, "max_iters")
 SCIPY_OPTIONS = ("solver", "min_step", "max_step", "norm")
 CALLBACKS = ("callback_step", "callback_accept_step", "callback_reject_step")
 FOREVER = 2**31 - 1
@@ -59,6 +62,8 @@ def options_of(method: str, options: Mapping[str, Any] | None) -> dict[str, Any]
         known = ADAPTIVE_OPTIONS
     elif method in ADAMS:
         known = ADAMS_OPTIONS
+    elif method in IMPLICIT:
+        known = IMPLICIT_OPTIONS
     elif method == "scipy_solver":
         known = SCIPY_OPTIONS
     check_mapping("options", options or {})
@@ -73,10 +78,7 @@ def options_of(method: str, options: Mapping[str, Any] | None) -> dict[str, Any]
 
 def _check_adaptive(options: Mapping[str, Any]) -> None:
     if options.get("norm") is not None:
-        raise ValueError(
-            "options: norm is computed inside the kernels: the root mean square of each tensor, "
-            "and the largest of those; group what belongs together in one tensor of a tuple"
-        )
+        check_function("options: norm", options["norm"])
     if options.get("dtype", torch.float64) != torch.float64:
         raise ValueError(f"options: dtype={options['dtype']}: times and steps are float64")
 
@@ -143,4 +145,5 @@ def solver_options(options: Mapping[str, Any]) -> dict[str, Any]:
         "first_step": None if first is None else float(first),
         "max_step": float(options.get("max_step", math.inf)),
         "max_steps": int(options.get("max_num_steps", FOREVER)),
+        "norm": options.get("norm"),
     }

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastgen.common.checks import check_function
 from fastgen.common.memory import OwnMemory
 from fastgen.common.transforms import to_list
+from fastgen.integrations.torchdiffeq.asking import in_callers_mode, listening
 from fastgen.integrations.torchdiffeq.fixed import GridSolver, solve_scipy
 from fastgen.integrations.torchdiffeq.problem import (
     ADAPTIVE,
@@ -25,7 +26,7 @@ from fastgen.integrations.torchdiffeq.problem import (
     options_of,
     solver_options,
 )
-from fastgen.ode import Adjoint, Event, Solution, Status
+from fastgen.ode import Adjoint, Event, Execution, Solution, Status
 from fastgen.ode import odeint as fastgen_odeint
 from fastgen.ode.problem import StateLayout
 
@@ -63,11 +64,15 @@ def odeint(
         rtol, atol: tolerances, one number for the whole state.
         method: "dopri5" (None), "dopri8", "bosh3", "fehlberg2", "adaptive_heun", "tsit5",
             "fehlberg45"; "euler", "midpoint", "heun2", "heun3", "rk4", "explicit_adams",
-            "implicit_adams" ("fixed_adams"); "scipy_solver".
+            "implicit_adams" ("fixed_adams"); the implicit "implicit_euler", "implicit_midpoint",
+            "trapezoid", "gl4", "gl6", "radauIIA3", "radauIIA5", "sdirk2", "trbdf2";
+            "scipy_solver".
         options: of varying steps first_step, min_step, max_step, safety, ifactor, dfactor,
-            max_num_steps, step_t, jump_t, dtype (float64), and fastgen's own: step="per_sample"
+            max_num_steps, step_t, jump_t, norm, dtype (float64), fastgen's own: step="per_sample"
             (each sample's own steps; func gets t [B]) and controller. Of fixed steps step_size,
-            grid_constructor, interp, perturb; of Adams' max_order and max_iters; of scipy solver.
+            grid_constructor, interp, perturb; of Adams' max_order (at most 12; None is 12, and 8 of
+            the explicit ones, beyond which they are unstable) and max_iters, also of implicit
+            methods; of scipy solver.
         event_fn: (t, y) -> tensor; the solve ends where a value changes its sign, however far, and
             t gives the start and the direction.
 
@@ -111,9 +116,11 @@ def solve(
 
 
 def warn_unheard(method: str, func: Function, suffix: str = "") -> None:
-    """Warn of callbacks that the method does not call: fixed steps know callback_step alone."""
+    """Warn of callbacks that the method does not call: fixed steps have callback_step alone."""
     names = [name + suffix for name in CALLBACKS if hasattr(func, name + suffix)]
-    if method not in ADAPTIVE and method != "scipy_solver":
+    if method in ADAPTIVE:
+        return
+    if method != "scipy_solver":
         names = [name for name in names if name != CALLBACKS[0] + suffix]
     if names:
         warnings.warn(
@@ -135,18 +142,24 @@ def _varying(
     chosen = solver_options(options)
     # torchdiffeq's limit is for the steps between two outputs, ours for all.
     chosen["max_steps"] = min(chosen["max_steps"] * max(1, len(t) - 1), FOREVER)
-    found = fastgen_odeint(
-        func,
-        y0,
-        t,
-        method=method,
-        rtol=tolerances[0],
-        atol=tolerances[1],
-        on_failure="return",
-        return_solution=True,
-        gradient=gradient,
-        **chosen,
-    )
+    told = Execution(on_attempt=listening(func))
+
+    def solved(f: Function) -> Solution:
+        return fastgen_odeint(
+            f,
+            y0,
+            t,
+            method=method,
+            rtol=tolerances[0],
+            atol=tolerances[1],
+            on_failure="return",
+            return_solution=True,
+            gradient=gradient,
+            execution=told,
+            **chosen,
+        )
+
+    found = in_callers_mode(solved, func)
     raise_failure(found, chosen["max_steps"])
     return found.ys
 
@@ -318,8 +331,12 @@ def _until_event(
     if bool((signs == 0).any()):
         found, last = t[0].detach(), y0
     elif method in ADAPTIVE:
-        with torch.no_grad():
-            found, last = _horizons(func, y0, t.detach(), method, options, tolerances, event)
+
+        def looked(f: Function) -> tuple[Tensor, Any]:
+            with torch.no_grad():
+                return _horizons(f, y0, t.detach(), method, options, tolerances, event)
+
+        found, last = in_callers_mode(looked, func)
         if torch.is_grad_enabled() and _depends(func, y0, t, state.dtype):
             # Solve again to the time now known, this time with gradients.
             reached = torch.stack([t[0].double(), found.double()])
@@ -372,6 +389,7 @@ def _horizons(
             on_failure="return",
             return_solution=True,
             gradient="none",
+            execution=Execution(on_attempt=listening(func)),
             **{**chosen, "max_steps": left},
         )
         raise_failure(found, left)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_choice, check_integer
+from fastgen.integrations.torchsde.ends import Ends
 from fastgen.integrations.torchsde.settings import LEVY_AREA_APPROXIMATIONS
 from fastgen.noise import brownian_path, randn
 
@@ -79,9 +80,11 @@ class BrownianInterval(BaseBrownian):
         entropy: the seed; None draws one from torch's generator.
         levy_area_approximation: "none"; "space-time" for ``return_U=True`` and "srk"; "davie" or
             "foster" for ``return_A=True`` too.
+        W, H: the increment over the whole interval, and its space-time Levy area; the size, dtype
+            and device are then W's.
 
     Raises:
-        ValueError: for given W or H, and other approximations.
+        ValueError: for H without W or without areas, and other approximations.
     """
 
     def __init__(
@@ -101,8 +104,16 @@ class BrownianInterval(BaseBrownian):
         W: Tensor | None = None,
         H: Tensor | None = None,
     ) -> None:
-        if W is not None or H is not None:
-            raise ValueError("W, H: a motion with given ends is not offered; leave them out")
+        if H is not None and (W is None or levy_area_approximation == "none"):
+            raise ValueError(
+                "H: is given with W, to a motion with levy_area_approximation='space-time' or more"
+            )
+        if W is not None:
+            if H is not None and H.shape != W.shape:
+                raise ValueError(f"H: expected W's shape, {tuple(W.shape)}, got {tuple(H.shape)}")
+            if size is not None and torch.Size(size) != W.shape:
+                raise ValueError(f"size={tuple(size)}: W has shape {tuple(W.shape)}")
+            size, dtype, device = W.shape, dtype or W.dtype, device or W.device
         known = LEVY_AREA_APPROXIMATIONS.all()
         check_choice("levy_area_approximation", levy_area_approximation, known)
         self._approximation = levy_area_approximation
@@ -125,6 +136,7 @@ class BrownianInterval(BaseBrownian):
             dtype=self._dtype,
             device=device or "cpu",
         )
+        self.ends = None if W is None else Ends.of(self.path, self._size, W, H)
 
     def __call__(
         self,
@@ -136,7 +148,8 @@ class BrownianInterval(BaseBrownian):
         """W(tb) - W(ta), or W(ta) - W(t0); times outside of the interval are its ends.
 
         With return_U also U, the integral of W_u - W(ta) over [ta, tb]; with return_A also A,
-        an approximation [batch, channels, channels] of the Levy area
+        an approximation [batch, channels, channels] (zeros for sizes of one axis or none, as in
+        torchsde) of the Levy area
         A_ij = (1/2) integral of W_i dW_j - W_j dW_i, given increment and U: Davie's normal
         variables of variance h^2 / 12 around its mean, or Foster's, of variance
         h^2 / 20 + h (H_i^2 + H_j^2) / 5 (Foster 2020, thesis, chapter 7). A is a function of
@@ -156,19 +169,29 @@ class BrownianInterval(BaseBrownian):
             )
         start, end = self._clamped(start), self._clamped(end)
         if not (return_U or return_A):
-            return self.path(start, end).reshape(self._size)
-        if start == end:
-            w = torch.zeros(self._size, dtype=self._dtype, device=self.path.device)
-            h = w.clone()
-        else:
-            w, h = (x.reshape(self._size) for x in self.path.with_area(start, end))
+            w = self.path(start, end).reshape(self._size)
+            return w if self.ends is None else (w + self.ends.added(start, end)[0]).to(w)
+        w, h = self._with_area(start, end)
         u = (end - start) * (w / 2 + h)
         if not return_A:
             return w, u
         a = self._area(start, end, w, h)
         return (w, u, a) if return_U else (w, a)
 
+    def _with_area(self, start: float, end: float) -> tuple[Tensor, Tensor]:
+        """W and H."""
+        if start == end:
+            w = torch.zeros(self._size, dtype=self._dtype, device=self.path.device)
+            return w, w.clone()
+        w, h = (x.reshape(self._size) for x in self.path.with_area(start, end))
+        if self.ends is not None:
+            more, u = self.ends.added(start, end)
+            w, h = (w + more).to(w), (h + u / (end - start) - more / 2).to(w)
+        return w, h
+
     def _area(self, start: float, end: float, w: Tensor, h: Tensor) -> Tensor:
+        if w.ndim < 2:  # one channel: no area between two
+            return torch.zeros_like(w)
         length, m = end - start, w.shape[-1]
         key = struct.pack("<Qdd", self.entropy % 2**64, start, end)
         seed = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
@@ -243,8 +266,8 @@ class BrownianPath(BrownianInterval):
 class BrownianTree(BrownianPath):
     """Brownian motion from w0 at t0, on [t0, t1], of a given entropy.
 
-    tol, pool_size, cache_depth and safety have nothing to tune: the tree has 24 levels. A given
-    end w1 is not offered.
+    tol, pool_size, cache_depth and safety have nothing to tune: the tree has 24 levels. w1 is the
+    value at t1, if that is to be given.
     """
 
     def __init__(
@@ -260,9 +283,8 @@ class BrownianTree(BrownianPath):
         safety: float | None = None,
     ) -> None:
         end = float(t0) + 1 if t1 is None else t1
-        BrownianInterval.__init__(
-            self, t0, end, w0.shape, w0.dtype, w0.device, entropy, W=None if w1 is None else w1
-        )
+        given = None if w1 is None else w1 - w0
+        BrownianInterval.__init__(self, t0, end, w0.shape, w0.dtype, w0.device, entropy, W=given)
         self._w0 = w0
 
 

@@ -28,6 +28,17 @@ METHODS = {
     "log_ode": "midpoint",  # for noise that commutes
     "reversible_heun": "reversible_heun",
 }
+METHODS_OF = {
+    "ito": ("euler", "milstein", "srk"),
+    "stratonovich": (
+        "milstein",
+        "midpoint",
+        "heun",
+        "euler_heun",
+        "log_ode",
+        "reversible_heun",
+    ),
+}
 REFUSED = {
     "adjoint_reversible_heun": "it is the gradient of 'reversible_heun': use sdeint_adjoint",
 }
@@ -44,7 +55,7 @@ NAMES = (
 
 
 class _Area:
-    """A foreign motion with a space-time Levy area, as `fastgen.sdeint` asks for it."""
+    """Another motion with a space-time Levy area, as `fastgen.sdeint` asks for it."""
 
     def __init__(self, bm: Any) -> None:
         area = getattr(bm, "levy_area_approximation", None)
@@ -140,19 +151,20 @@ def sdeint(
         return run_reversible(
             sde, y0, ts, bm, float(dt), names, logqp, extra, extra_solver_state, entropy
         )
-    if method == "log_ode":
-        _check_log_ode(sde, bm, adaptive)
-        if sde.noise_type == "general":
-            f, g, y, times = _equation(sde, y0, ts, bm, names, logqp)
-            ys = solve_log_ode(f, g, y, times, float(dt), bm, entropy)
-            found = _parted(ys) if logqp else (ys,)
-            return (*found, ()) if extra else found if logqp else ys
     settings: dict[str, Any] = {"dt": float(dt)}
+    control = None
     if adaptive:
         control = Adaptive(
             rtol=rtol, atol=atol, step="joint", first_step=float(dt), min_step=dt_min
         )
         settings = {"adaptive": control}
+    if method == "log_ode":
+        _check_log_ode(sde, bm)
+        if sde.noise_type == "general":
+            f, g, y, times = _equation(sde, y0, ts, bm, names, logqp)
+            ys = solve_log_ode(f, g, y, times, float(dt), bm, entropy, control)
+            found = _parted(ys) if logqp else (ys,)
+            return (*found, ()) if extra else found if logqp else ys
     chosen = method_of(sde, method, bm, adaptive, options)
     ys = solve(sde, y0, ts, bm, chosen, names, logqp, entropy, settings)
     if not extra:
@@ -174,7 +186,7 @@ def solve(
     """By fastgen's method and with settings of `fastgen.sdeint`."""
     f, g, y0, times = _equation(sde, y0, ts, bm, names, logqp)
     noise: Any = bm
-    if isinstance(bm, BrownianInterval):
+    if isinstance(bm, BrownianInterval) and bm.ends is None:
         noise = bm.path
     elif bm is not None and method == "srk":
         noise = _Area(bm)
@@ -242,16 +254,12 @@ def _equation(
     return f, g, y0, times
 
 
-def _check_log_ode(sde: Any, bm: Any, adaptive: bool) -> None:
+def _check_log_ode(sde: Any, bm: Any) -> None:
     area = getattr(bm, "levy_area_approximation", AREAS[0])
     if sde.sde_type != "stratonovich" or area not in AREAS:
         raise ValueError(
             f"method='log_ode': is of Stratonovich equations and motions with areas {AREAS}, got "
             f"sde_type={sde.sde_type!r} and levy_area_approximation={area!r}"
-        )
-    if adaptive and sde.noise_type == "general":
-        raise ValueError(
-            "method='log_ode': its steps are fixed; adaptive ones are those of method='midpoint'"
         )
 
 
@@ -327,8 +335,6 @@ def method_of(
         method = "midpoint" if sde.sde_type == "stratonovich" else "srk"
         if sde.sde_type == "ito" and sde.noise_type == "general":
             method = "euler"
-        elif sde.sde_type == "ito" and adaptive:  # adaptive paths lack the area that srk needs
-            return "milstein_derivative_free"
     if method in REFUSED:
         raise ValueError(f"method={method!r}: {REFUSED[method]}")
     if method not in METHODS:
@@ -339,13 +345,12 @@ def method_of(
         raise ValueError(
             f"options: expected grad_free for 'milstein', got {options or 'grad_free'}"
         )
-    if adaptive and method == "srk":
-        warnings.warn(
-            "adaptive steps of 'srk' would need areas within a step: they are those of Milstein's "
-            "method without derivatives here, of the same solution",
-            stacklevel=3,
+    if method not in METHODS_OF[sde.sde_type]:
+        raise ValueError(
+            f"method={method!r}: expected one of {', '.join(METHODS_OF[sde.sde_type])} for "
+            f"sde_type={sde.sde_type!r}; fastgen.sdeint takes more of additive noise, whose two "
+            "integrals are one"
         )
-        return "milstein_derivative_free"
     if adaptive and method == "euler" and sde.noise_type != "additive":
         warnings.warn(
             "adaptive Euler-Maruyama steps are not sure to converge to the solution for noise "

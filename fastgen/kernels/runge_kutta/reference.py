@@ -28,6 +28,12 @@ def weighted_sum(start: Tensor | None, weights: list[Tensor], terms: list[Tensor
     return total
 
 
+def relative_error(x: Tensor, y: Tensor, z: Tensor, rtol: Tensor, atol: Tensor) -> Tensor:
+    """x / (atol + rtol max(|y|, |z|)) [R, N], 0 where x is 0."""
+    scale = atol.to(y.dtype)[:, None] + rtol.to(y.dtype)[:, None] * torch.maximum(y.abs(), z.abs())
+    return torch.where(x == 0, 0.0, x / scale)
+
+
 def error_norm(
     x: Tensor,
     y: Tensor,
@@ -43,8 +49,7 @@ def error_norm(
     number of rows. x = 0 has ratio 0 even where the scale is 0. The mean is over the live elements,
     [G] or [R, G] of them; padding is 0.
     """
-    scale = atol.to(y.dtype)[:, None] + rtol.to(y.dtype)[:, None] * torch.maximum(y.abs(), z.abs())
-    ratio = torch.where(x == 0, 0.0, x / scale).double()
+    ratio = relative_error(x, y, z, rtol, atol).double()
     norms, begin = [torch.zeros_like(rtol)], 0
     for count, end in zip(live.unbind(-1), segment_ends, strict=True):
         if end > begin:

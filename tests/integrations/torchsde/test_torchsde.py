@@ -234,7 +234,7 @@ def test_names_and_both_at_once():
         ({"method": "log_ode"}, "method='log_ode': is of Stratonovich"),
         ({"method": "adjoint_reversible_heun"}, "use sdeint_adjoint"),
         ({"method": "eulr"}, "did you mean 'euler'"),
-        ({"method": "heun"}, "method='heun' converges to the stratonovich"),
+        ({"method": "heun"}, "expected one of euler, milstein, srk for sde_type='ito'"),
         ({"options": {"grad_free": True}, "method": "euler"}, "options: expected grad_free"),
         ({"options": {"speed": 2}}, "options: expected grad_free"),
         ({"extra_solver_state": (1, 2, 3)}, "extra_solver_state: method=None has none"),
@@ -252,8 +252,10 @@ def test_refusals_name_the_argument(options, message):
 
 
 def test_refusals_of_motions_and_equations():
-    with pytest.raises(ValueError, match="W, H"):
-        ours.BrownianInterval(size=(2, 2), W=torch.ones(2, 2))
+    with pytest.raises(ValueError, match="H: is given with W"):
+        ours.BrownianInterval(size=(2, 2), H=torch.ones(2, 2))
+    with pytest.raises(ValueError, match="W has shape"):
+        ours.BrownianInterval(size=(2, 3), W=torch.ones(2, 2))
     with pytest.raises(ValueError, match="levy_area_approximation='fester': did you mean 'foster'"):
         ours.BrownianInterval(size=(2, 2), levy_area_approximation="fester")
     with pytest.raises(

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fastgen.integrations import torchsde as ours
+from fastgen.integrations.torchsde.log_ode import _joined
 
 D = torch.float64
 
@@ -144,9 +145,8 @@ def test_log_ode_makes_its_own_areas_and_has_gradients():
         sde.a -= 2 * step
         less = ours.sdeint(sde, y0, [0.0, 0.5, 1.0], **call)[-1].sum()
     assert sde.a.grad.item() == pytest.approx(((more - less) / (2 * step)).item(), rel=1e-6)
-    for options in ({"adaptive": True}, {"bm": ours.BrownianInterval(size=(3, 2))}):
-        with pytest.raises(ValueError, match="log_ode"):
-            ours.sdeint(sde, y0, [0.0, 1.0], **{**call, **options})
+    with pytest.raises(ValueError, match="log_ode"):
+        ours.sdeint(sde, y0, [0.0, 1.0], **{**call, "bm": ours.BrownianInterval(size=(3, 2))})
 
 
 def test_the_reversible_state_leads_back_to_the_start():
@@ -225,11 +225,109 @@ def test_adjoint_memory_is_that_of_a_piece():
     assert 0 < kept(ours.sdeint_adjoint) < kept(ours.sdeint) / 3
 
 
-def test_adaptive_srk_says_whose_steps_they_are():
-    sde = Equation("diagonal")
-    sde.sde_type = "ito"
-    with pytest.warns(UserWarning, match="Milstein's method without derivatives"):
+def test_adaptive_log_ode_of_linear_noise():
+    """dy = A_1 y o dW_1 + A_2 y o dW_2 with A_2 = 0 beside it: y = exp(A_1 W_1) y_0."""
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=D)
+
+    class Linear:
+        noise_type, sde_type = "general", "stratonovich"
+
+        def f(self, t, y):
+            return torch.zeros_like(y)
+
+        def g(self, t, y):
+            return torch.stack([y @ turn.T, 0 * y], -1)
+
+    bm = ours.BrownianInterval(size=(5, 2), dtype=D, entropy=4, levy_area_approximation="foster")
+    y0 = torch.tensor([[1.0, 0.0]], dtype=D).expand(5, 2)
+    angle = bm(0.0, 1.0)[:, 0]
+    exact = torch.stack([angle.cos(), angle.sin()], 1)
+    call = {"method": "log_ode", "adaptive": True, "dt": 0.1}
+    errors = []
+    for tolerance in (3e-2, 3e-4):
+        ys = ours.sdeint(Linear(), y0, [0.0, 1.0], bm, rtol=tolerance, atol=tolerance, **call)
+        errors.append(float((ys[-1] - exact).square().mean().sqrt()))
+    assert errors[1] < errors[0] / 4
+    assert errors[1] < 0.01
+
+
+def test_areas_over_halves_join_to_the_whole():
+    """Chen's relation against areas of a polygon through the same points."""
+    torch.manual_seed(0)
+    steps = torch.randn(9, 4, 3, dtype=D)
+
+    def area(dw):
+        w = torch.cat([torch.zeros_like(dw[:1]), dw.cumsum(0)])
+        middle = (w[1:] + w[:-1]) / 2
+        outer = torch.einsum("nbi,nbj->bij", middle, dw)
+        return dw.sum(0), (outer - outer.mT) / 2
+
+    w, a = _joined(area(steps[:4]), area(steps[4:]), 4.0, 5.0)
+    # The second part's area is taken from where it starts.
+    exact = area(steps)
+    assert (w - exact[0]).abs().max() < 1e-12
+    assert (a - exact[1]).abs().max() < 1e-12
+
+
+def test_adaptive_srk_follows_a_motion():
+    """Geometric Brownian motion, on the module's own motion and on one that is a function."""
+
+    class Growth:
+        noise_type, sde_type = "diagonal", "ito"
+
+        def f(self, t, y):
+            return 0.5 * y
+
+        def g(self, t, y):
+            return 0.4 * y
+
+    bm = ours.BrownianInterval(
+        size=(6, 2), dtype=D, entropy=2, levy_area_approximation="space-time"
+    )
+    y0 = torch.ones(6, 2, dtype=D)
+    exact = torch.exp(0.5 - 0.08 + 0.4 * bm(0.0, 1.0))
+    own = ours.BrownianInterval(W=bm(0.0, 1.0), entropy=9, levy_area_approximation="space-time")
+    for motion in (bm, own):
         ys = ours.sdeint(
-            sde, torch.ones(2, 2, dtype=D), [0.0, 1.0], method="srk", adaptive=True, rtol=1e-2
+            Growth(), y0, [0.0, 1.0], motion, method="srk", adaptive=True, rtol=1e-3, atol=1e-4
         )
-    assert ys.isfinite().all()
+        assert (ys[-1] - exact).abs().max() < 5e-3
+    with pytest.raises(ValueError, match="space-time"):
+        ours.sdeint(
+            Growth(), y0, [0.0, 1.0], ours.BrownianInterval(size=(6, 2), dtype=D), method="srk"
+        )
+
+
+@pytest.mark.parametrize("area", [True, False])
+def test_motions_with_given_ends(area):
+    """They end there, join, and are the bridge's law in between."""
+    w = torch.tensor([2.0, -1.0], dtype=D).repeat_interleave(20_000)
+    h = 0.3 * torch.ones_like(w) if area else None
+    kind = "space-time" if area else "none"
+    bm = ours.BrownianInterval(1.0, 3.0, W=w, H=h, entropy=5, levy_area_approximation=kind)
+    assert bm.size() == w.shape
+    assert (bm(1.0, 3.0) - w).abs().max() < 1e-12
+    assert (bm(1.0, 1.7) + bm(1.7, 3.0) - w).abs().max() < 1e-12
+    s = 0.35  # of the interval, at t = 1.7
+    gap = bm(1.0, 1.7) - w * s
+    mean, variance = (6 * s * (1 - s) * 0.3, 2 * s * (1 - s)) if area else (0, 2 * s * (1 - s))
+    if area:  # without what H says: 6 s (1 - s) H, of variance h / 12
+        variance -= (6 * s * (1 - s)) ** 2 * 2 / 12
+        _, u = bm(1.0, 3.0, return_U=True)
+        assert (u - 2 * (w / 2 + 0.3)).abs().max() < 1e-12
+        w1, u1 = bm(1.0, 1.7, return_U=True)
+        _, u2 = bm(1.7, 3.0, return_U=True)
+        assert (u1 + u2 + 1.3 * w1 - u).abs().max() < 1e-12
+    # Means and variances of 40000 samples, to five standard deviations.
+    assert abs(float(gap.mean()) - mean) < 5 * (variance / 40_000) ** 0.5
+    assert abs(float(gap.var()) / variance - 1) < 5 * (2 / 40_000) ** 0.5
+
+
+def test_one_channel_has_no_areas():
+    for size in ((), (4,)):
+        bm = ours.BrownianInterval(size=size, levy_area_approximation="foster")
+        w, u, a = bm(0.0, 0.5, return_U=True, return_A=True)
+        assert w.shape == u.shape == a.shape == size
+        assert not a.any()
+    tree = ours.BrownianTree(0.0, torch.zeros(3), w1=torch.ones(3), entropy=1)
+    assert (tree(1.0) - 1).abs().max() < 1e-6
