@@ -112,6 +112,11 @@ def crossing():
     return solved(event=event, gradient="none").events[0]
 
 
+def attempt():
+    samples, ones = torch.arange(3), torch.ones(3, dtype=torch.float64)
+    return fastgen.ode.Attempt(samples, 0 * ones, 0.1 * ones, samples > 0, torch.ones(3, 2))
+
+
 def accepted():
     seen = []
     solved(callback=seen.append, gradient="none")
@@ -255,6 +260,7 @@ MAKERS = {
     fastgen.ode.Crossing: crossing,
     Event: lambda: Event(lambda t, y: y),
     fastgen.ode.Accepted: accepted,
+    fastgen.ode.Attempt: attempt,
     ErrorControlled: lambda: fastgen.solvers.dopri5(rtol=1e-5),
     fastgen.timesteps.Grid: lambda: fastgen.timesteps.karras(rho=5),
     Adjoint: lambda: Adjoint(parameters=[torch.zeros(1000)], rtol=torch.zeros(1000)),

@@ -14,6 +14,7 @@ from torch import Tensor
 import fastgen.kernels as kernels
 from fastgen.couplings import SinkhornResult, assign, sinkhorn
 from fastgen.couplings.costs import Cost
+from fastgen.couplings.newton import newton_plan
 from fastgen.couplings.uniform import uniform_plan
 from fastgen.kernels import Noise, Stream
 from fastgen.kernels.bridge.contract import Clock
@@ -29,8 +30,9 @@ UNIFORM = Clock(torch.tensor([0.0, 1.0], dtype=torch.float64, device="cpu"))
 
 # Most parts into which points are split for an assignment, where the clouds differ in size.
 PARTS_UP_TO = 8192
-# Sweeps of the entropic plan for the distance itself, before it is returned with a warning.
-SWEEPS = 100_000
+# Sweeps of the entropic plan for a distance: before Newton's method takes over, and of plans with
+# more columns than it takes before they are returned with a warning.
+FIRST_SWEEPS, SWEEPS, NEWTON_UP_TO = 1000, 100_000, 2048
 
 
 class Uniforms:
@@ -147,21 +149,40 @@ def largest_cost(x0: Tensor, x1: Tensor) -> float:
     return float(torch.cdist(as_points(x0), as_points(x1)).amax().square())
 
 
-def entropic_distance(x0: Tensor, x1: Tensor, reg: float, tolerance: float = 1e-9) -> float:
-    """<P, c> of the entropic plan P for the distance c, by Sinkhorn's iterations.
+def entropic_distance(x0: Tensor, x1: Tensor, reg: float, power: int) -> float:
+    """<P, c> of the entropic plan P for the distance c = |x0 - x1|^power.
 
-    Cuturi 2013 (arXiv 1306.0895), from larger regularisations down, with scalings that are taken up
-    into the potentials before they overflow (Schmitzer 2019, arXiv 1610.06519, algorithm 2); memory
-    of n m numbers, for distances that have no kernel. A plan whose marginals are not met after
-    100,000 sweeps is one with a warning that says how far off they are.
+    By Sinkhorn's sweeps (Cuturi 2013, arXiv 1306.0895), from larger regularisations down, with
+    scalings that are taken up into the potentials before they overflow (Schmitzer 2019, arXiv
+    1610.06519, algorithm 2); where a thousand of them do not do by Newton's method on the dual. A
+    plan whose marginals are not met then is one with a warning that says how far off they are.
     """
-    cost = torch.cdist(as_points(x0), as_points(x1), compute_mode="donot_use_mm_for_euclid_dist")
+    points = as_points(x0), as_points(x1)
+    cost = torch.cdist(*points, compute_mode="donot_use_mm_for_euclid_dist")
+    cost = cost.square_() if power == 2 else cost
+    if cost.shape[1] > cost.shape[0]:
+        cost = cost.mT.contiguous()
+    small = cost.shape[1] <= NEWTON_UP_TO
+    plan, error = _by_sweeps(cost, reg, 1e-9, FIRST_SWEEPS if small else SWEEPS)
+    if small and not error < 1e-9:
+        found = newton_plan(cost, reg)
+        plan, error = found.plan, found.error
+    if not error < 1e-8:
+        warnings.warn(
+            f"the plan of reg={reg} has a marginal error of {error:.1e}; give a larger reg",
+            stacklevel=3,
+        )
+    return float((plan * cost).sum())
+
+
+def _by_sweeps(cost: Tensor, reg: float, tolerance: float, most: int) -> tuple[Tensor, float]:
+    """The plan and its error after at most so many sweeps."""
     n, m = cost.shape
     f, g = cost.new_zeros(n, 1), cost.new_zeros(1, m)
     levels = [reg]
     while levels[0] < 0.25 * float(cost.amax()):
         levels.insert(0, 4 * levels[0])
-    left, error = SWEEPS, math.inf
+    left, error = most, math.inf
     for level in levels:
         kernel = -cost / level
         f, g, error = f / level, g / level, math.inf
@@ -172,13 +193,7 @@ def entropic_distance(x0: Tensor, x1: Tensor, reg: float, tolerance: float = 1e-
             f, g, error, made = _scaled((kernel + f + g).exp_(), f, g, wanted, left)
             left -= 1 + made
         f, g = f * level, g * level
-    if not error < tolerance:
-        warnings.warn(
-            f"the plan of reg={reg} has a marginal error of {error:.1e} after {SWEEPS} sweeps; "
-            "give a larger reg",
-            stacklevel=3,
-        )
-    return float((((f + g - cost) / reg).exp() * cost).sum())
+    return ((f + g - cost) / reg).exp(), error
 
 
 def _scaled(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastgen.common.derivatives import check_recorded, elsewhere
 from fastgen.common.once import differentiable_once
 from fastgen.common.transforms import check_untraced
+from fastgen.integrations.torchdiffeq.asking import warn_unheard
 from fastgen.integrations.torchdiffeq.events import moving_end
 from fastgen.integrations.torchdiffeq.problem import (
     ADAPTIVE,
@@ -21,7 +22,7 @@ from fastgen.integrations.torchdiffeq.problem import (
     one_tolerance,
     options_of,
 )
-from fastgen.integrations.torchdiffeq.solve import odeint, solve, warn_unheard
+from fastgen.integrations.torchdiffeq.solve import odeint, solve
 from fastgen.ode.adjoint import Adjoint
 from fastgen.ode.problem import StateLayout
 

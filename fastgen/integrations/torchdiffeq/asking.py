@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastgen.integrations.torchdiffeq.problem import CALLBACKS, Function
+from fastgen.integrations.torchdiffeq.problem import ADAPTIVE, CALLBACKS, Function
 from fastgen.ode import Attempt
 
 
@@ -53,3 +54,18 @@ def listening(func: Function) -> Callable[[Attempt], None] | None:
                 callback(t, attempt.state, size)
 
     return told
+
+
+def warn_unheard(method: str, func: Function, suffix: str = "") -> None:
+    """Warn of callbacks that the method does not call: fixed steps have callback_step alone."""
+    names = [name + suffix for name in CALLBACKS if hasattr(func, name + suffix)]
+    if method in ADAPTIVE:
+        return
+    if method != "scipy_solver":
+        names = [name for name in names if name != CALLBACKS[0] + suffix]
+    if names:
+        warnings.warn(
+            f"Solver '{method}' does not support callbacks {set(names)}; methods of fixed steps "
+            f"call {CALLBACKS[0] + suffix}",
+            stacklevel=4,
+        )

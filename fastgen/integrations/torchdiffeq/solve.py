@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,7 +12,11 @@ from torch import Tensor
 from fastgen.common.checks import check_function
 from fastgen.common.memory import OwnMemory
 from fastgen.common.transforms import to_list
-from fastgen.integrations.torchdiffeq.asking import in_callers_mode, listening
+from fastgen.integrations.torchdiffeq.asking import (
+    in_callers_mode,
+    listening,
+    warn_unheard,
+)
 from fastgen.integrations.torchdiffeq.fixed import GridSolver, solve_scipy
 from fastgen.integrations.torchdiffeq.problem import (
     ADAPTIVE,
@@ -113,21 +116,6 @@ def solve(
     if options.get("step", "joint") != "joint":
         raise ValueError("options: step_t and jump_t need step='joint'")
     return _pieces(func, y0, t, method, options, tolerances, gradient, stops)
-
-
-def warn_unheard(method: str, func: Function, suffix: str = "") -> None:
-    """Warn of callbacks that the method does not call: fixed steps have callback_step alone."""
-    names = [name + suffix for name in CALLBACKS if hasattr(func, name + suffix)]
-    if method in ADAPTIVE:
-        return
-    if method != "scipy_solver":
-        names = [name for name in names if name != CALLBACKS[0] + suffix]
-    if names:
-        warnings.warn(
-            f"Solver '{method}' does not support callbacks {set(names)}; methods of fixed steps "
-            f"call {CALLBACKS[0] + suffix}",
-            stacklevel=4,
-        )
 
 
 def _varying(

@@ -101,7 +101,8 @@ def log_ode_step(
     half = y + h / 2 * f(at, y) + torch.einsum("bdk,bk->bd", g(at, y), w) / 2
     slopes = g(middle, half)
     bracket = _bracket(g, middle, half, slopes, a)
-    return y + h * f(middle, half) + torch.einsum("bdk,bk->bd", slopes, w) + bracket
+    found: Tensor = y + h * f(middle, half) + torch.einsum("bdk,bk->bd", slopes, w) + bracket
+    return found
 
 
 def _bracket(g: Any, t: Tensor, y: Tensor, slopes: Tensor, a: Tensor) -> Tensor:
