@@ -46,9 +46,7 @@ def test_a_plan_that_does_not_converge_says_how_far_off_it_is(monkeypatch):
     monkeypatch.setattr(plans, "NEWTON_UP_TO", 0)
     g = torch.Generator().manual_seed(0)
     x0, x1 = torch.randn(64, 2, generator=g), torch.randn(64, 2, generator=g) + 2
-    with pytest.warns(
-        UserWarning, match=r"reg=0.001 has a marginal error of .*; give"
-    ):
+    with pytest.warns(UserWarning, match=r"reg=0.001 has a marginal error of .*; give"):
         found = distance(x0, x1, "sinkhorn", 1e-3, 1)
     assert found == pytest.approx(fastgen.wasserstein(x0, x1, 1), rel=0.05)
 
