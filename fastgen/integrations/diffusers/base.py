@@ -339,7 +339,6 @@ def normal(
     """diffusers' noise, bit for bit: `randn_tensor`, with a short way for the usual case."""
     check_generator(generator)
     if device.type == "cpu" and not isinstance(generator, list):
-        # Passing the Size is slower.
         return torch.randn(*shape, generator=generator, dtype=dtype, device=device)
     z: Tensor = randn_tensor(shape, generator=generator, device=device, dtype=dtype)
     return z
