@@ -14,7 +14,7 @@ from fastgen.common.checks import check_at_least, check_choice, check_positive
 from fastgen.common.compiling import uncompiled
 from fastgen.common.derivatives import first_order
 from fastgen.common.once import differentiable_once
-from fastgen.common.transforms import BACKWARD, untransformed
+from fastgen.common.transforms import untransformed
 from fastgen.couplings import potentials
 from fastgen.couplings.clouds import Clouds, prepare
 from fastgen.couplings.points import check_clouds, weights_of
@@ -31,8 +31,15 @@ _ANNEAL_BELOW = 0.02
 _CHECK_EVERY_ON_DEVICE = 10
 
 
+# f and g count as constants for autograd: a tangent of the value alone would hide that.
+DERIVATIVES = (
+    "its value has gradients by backward(), its potentials f and g have none; "
+    "sinkhorn_divergence takes forward-mode derivatives, torch.func.grad and jvp"
+)
+
+
 @uncompiled
-@untransformed(BACKWARD)
+@untransformed(DERIVATIVES)
 def sinkhorn(
     x0: Tensor,
     x1: Tensor,

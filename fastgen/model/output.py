@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastgen.common.checks import why_not_dense
 from fastgen.common.tangents import carried
 from fastgen.common.unwritten import check_unwritten, version
 from fastgen.kernels.contract import DTYPE_CODES
@@ -44,6 +45,7 @@ def check_output(
     """
     if (
         isinstance(output, Tensor)
+        and why_not_dense(output) is None
         and output.shape == tuple(shape)
         and output.dtype in DTYPE_CODES
         and output.device == device
@@ -74,6 +76,9 @@ def described(output: Any, shape: tuple[int, ...], device: torch.device, name: s
             return f"{kind} of {len(output)}; {wrap}[0]" if len(output) else f"an empty {kind}"
         fields = [key for key, value in _attributes(output) if isinstance(value, Tensor)]
         return f"{kind}; {wrap}.{fields[0]}" if fields else f"{kind}, which is no tensor"
+    reason = why_not_dense(output)
+    if reason is not None:
+        return f"a tensor of another kind: {reason}"
     found = f"{output.dtype} {tuple(output.shape)} on {output.device}"
     if output.shape != shape:
         channels = (*shape[:1], 2 * shape[1], *shape[2:]) if len(shape) > 1 else None

@@ -146,6 +146,7 @@ class Field:
         for leaf, shape in zip(leaves, state.shapes, strict=True):
             if not isinstance(leaf, Tensor):
                 raise TypeError(f"f: expected tensors, got {type(leaf).__name__}")
+            check_dense("f", leaf)
             if leaf.shape != (*lead, *shape) or leaf.is_complex() or leaf.device != y.device:
                 raise ValueError(
                     f"f: expected a real tensor of shape {(*lead, *shape)} on {y.device}, got "

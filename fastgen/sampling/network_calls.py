@@ -222,6 +222,8 @@ class NetworkCalls:
         """The output of evaluation k, or an error that says what is wrong with it."""
         if (
             not isinstance(output, Tensor)
+            or output.is_nested  # of which the shape is an error
+            or output.layout is not torch.strided
             or output.shape != shape
             or output.dtype not in DTYPE_CODES
             or output.device != self.device

@@ -165,7 +165,7 @@ class Equation:
         if not isinstance(value, Tensor) or not value.is_floating_point():
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(f"{name}: expected a tensor of floating-point numbers, got {kind}")
-        return value
+        return check_dense(name, value)
 
 
 @outside_transforms

@@ -80,13 +80,15 @@ WRONG = {
     "a field": (lambda x: SimpleNamespace(eps=x), r"\.eps"),
     "nothing": (lambda x: None, "None; the network must return"),
     "numpy": (lambda x: x.detach().numpy(), "ndarray"),
+    "sparse": (lambda x: (0.1 * x).to_sparse(), r"layout is torch\.sparse_coo.*to_dense"),
+    "nested": (lambda x: torch.nested.as_nested_tensor([0.1 * x]), r"nested.*to_padded"),
 }
 
 
 @pytest.mark.parametrize(
     ("route", "kind"),
     [("euler", kind) for kind in WRONG]
-    + [(r, k) for r in ROUTES for k in ("[B, 1]", "complex", "integers", "an output")],
+    + [(r, k) for r in ROUTES for k in ("[B, 1]", "complex", "integers", "an output", "sparse")],
 )
 def test_other_outputs_are_refused_with_what_came_and_the_remedy(route, kind):
     make, message = WRONG[kind]
@@ -314,3 +316,15 @@ def test_the_threshold_is_torch_s_quantile(dtype, percentile, size):
     scale = torch.quantile(data.abs(), percentile, dim=1, keepdim=True).clamp(min=0.25)
     want = data.clamp(-scale, scale) * (0.25 / scale)
     assert torch.equal(fastgen.model.dynamic_threshold(percentile, 0.25)(data, 0.5), want)
+
+
+@pytest.mark.parametrize("kind", ["sparse", "nested"])
+def test_fields_of_other_layouts_are_refused(kind):
+    make, _ = WRONG[kind]
+    for run in (
+        lambda: fastgen.odeint(lambda t, y: make(y), X, [0.0, 1.0]),
+        lambda: fastgen.odeint(lambda t, y: make(y), X, [0.0, 1.0], method="rk4"),
+        lambda: fastgen.sdeint(lambda t, y: make(y), lambda t, y: y, X, [0.0, 1.0], steps=2),
+    ):
+        with pytest.raises(TypeError, match=r"f: expected a dense tensor: .*give"):
+            run()
