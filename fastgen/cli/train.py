@@ -157,7 +157,7 @@ def run(arguments: argparse.Namespace) -> None:
     shape = found.shape
     facts = describe(network, objective, shape=shape, source=arguments.source)
     going_on = out.exists() and not arguments.restart
-    scaling = _scaling(arguments, found, out if going_on else None)
+    scaling = _scaling(arguments, found, out if going_on else None, engine.rank)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "data: means from")  # --scale never was told
         trainer = Trainer(
@@ -184,6 +184,7 @@ def run(arguments: argparse.Namespace) -> None:
         losses = trainer.run(checkpoint=out, every=arguments.every, progress=True)
     finally:
         torch.set_num_threads(threads)
+    engine.end()
     if engine.rank:
         return
     if not losses:
@@ -244,7 +245,9 @@ def _data(arguments: argparse.Namespace) -> _Found:
     return _Found(found.samples, found.labels, list(found.samples.shape[1:]), found.classes)
 
 
-def _scaling(arguments: argparse.Namespace, found: _Found, going_on: Path | None) -> Scaling | None:
+def _scaling(
+    arguments: argparse.Namespace, found: _Found, going_on: Path | None, rank: int
+) -> Scaling | None:
     """Of a checkpoint that is gone on with; or of the data, if they are far from the noise."""
     from fastgen.training import Scaling, checkpoint
     from fastgen.training.scaling import far
@@ -256,7 +259,7 @@ def _scaling(arguments: argparse.Namespace, found: _Found, going_on: Path | None
         return None
     scaling = Scaling.of(found.samples, most=LOOKED_AT)
     note = far(scaling)
-    if note is not None:
+    if note is not None and not rank:
         print(
             f"note: {arguments.source}: {note}: training on (x - mean) / deviation of each "
             "channel, which `fastgen sample` undoes (--scale never does not)",

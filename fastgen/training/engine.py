@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastgen.common.checks import check_at_least
+from fastgen.common.checks import check_at_least, check_integer
 from fastgen.common.display import displayed
 from fastgen.training.batch import Batch, Loss
 from fastgen.training.settings import Settings
@@ -34,8 +34,8 @@ class Engine:
     device: torch.device | None = None
 
     def __init__(self, accumulate: int = 1) -> None:
+        self.accumulate = check_integer("accumulate", accumulate)
         check_at_least("accumulate", accumulate, 1)
-        self.accumulate = accumulate
         self._bfloat16 = ""
 
     def _facts(self) -> dict[str, Any]:
@@ -93,6 +93,9 @@ class Engine:
 
     def wait(self) -> None:
         """Until all processes are here."""
+
+    def end(self) -> None:
+        """Part with the other processes and close the trackers."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Tell the trackers numbers."""

@@ -10,8 +10,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fastgen.common.checks import check_at_least, check_choice, check_floating
-from fastgen.training.order import Order
+from fastgen.common.checks import (
+    check_at_least,
+    check_choice,
+    check_floating,
+    check_integer,
+)
+from fastgen.training.order import Order, check_labels
 from fastgen.training.settings import Settings
 
 ON_CORRUPT = ("raise", "skip")
@@ -106,7 +111,7 @@ class Feed:
         on_corrupt: str = "raise",
     ) -> None:
         check_choice("on_corrupt", on_corrupt, ON_CORRUPT)
-        check_at_least("workers", workers, 0)
+        check_at_least("workers", check_integer("workers", workers), 0)
         self.in_memory = isinstance(data, Tensor)
         if self.in_memory:
             check_floating("data", data, "[N, ...]")
@@ -189,28 +194,3 @@ class _From:
 
 def _as_it_is(found: Fetched) -> Fetched:
     return found
-
-
-def check_labels(labels: Tensor | None, count: int, classes: int = 0) -> None:
-    """Refuse labels that are not whole numbers, one for each sample.
-
-    classes: how many the network knows, or 0.
-
-    Raises:
-        ValueError: naming what is wrong.
-    """
-    if labels is None:
-        return
-    if labels.shape != (count,):
-        raise ValueError(
-            f"labels: expected one for each of {count} samples, got {list(labels.shape)}"
-        )
-    if labels.is_floating_point() or (count and int(labels.min()) < 0):
-        raise ValueError(
-            f"labels: expected whole numbers >= 0, got {labels.dtype} from {labels.min()}"
-        )
-    if classes and count and int(labels.max()) > classes:
-        raise ValueError(
-            f"labels: expected 0 .. {classes - 1}, or {classes} for none, got "
-            f"{int(labels.max())}; make the network with more classes"
-        )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastgen.common.checks import check_integer, check_range, check_tensor
 from fastgen.common.display import displayed
 from fastgen.kernels import Stream
 from fastgen.kernels.normals.reference import MASK, philox
@@ -40,9 +41,10 @@ class Order:
     """
 
     def __init__(self, count: int, seed: int, labels: Tensor | None = None) -> None:
-        if count < 1:
+        if not check_integer("count", count) >= 1:
             raise ValueError("data: expected at least one sample, got none")
-        self.count, self.seed = count, seed
+        self.count, self.seed = check_integer("count", count), check_range("seed", seed, 64)
+        check_labels(labels, count)
         self._tables: dict[int, tuple[int, Tensor]] = {}
         self._members: list[Tensor] = []
         if labels is not None:
@@ -56,6 +58,7 @@ class Order:
 
     def at(self, first: int, count: int) -> Tensor:
         """The samples of ``count`` positions from ``first``, int64 [count]."""
+        first, count = check_range("first", first, 62), check_range("count", count, 62)
         if self._members:
             return self._balanced(first, count)
         return self._passes(first, count, self.count, ITEMS)
@@ -135,3 +138,29 @@ def feistel(places: Tensor, size: int, seed: int, epoch: int, salt: int) -> Tens
         found[outside] = once(found[outside])
         outside = outside[found[outside] >= size]
     return found
+
+
+def check_labels(labels: Tensor | None, count: int, classes: int = 0) -> None:
+    """Refuse labels that are not whole numbers, one for each sample.
+
+    classes: how many the network knows, or 0.
+
+    Raises:
+        ValueError: naming what is wrong.
+    """
+    if labels is None:
+        return
+    check_tensor("labels", labels)
+    if labels.shape != (count,):
+        raise ValueError(
+            f"labels: expected one for each of {count} samples, got {list(labels.shape)}"
+        )
+    if labels.is_floating_point() or (count and int(labels.min()) < 0):
+        raise ValueError(
+            f"labels: expected whole numbers >= 0, got {labels.dtype} from {labels.min()}"
+        )
+    if classes and count and int(labels.max()) > classes:
+        raise ValueError(
+            f"labels: expected 0 .. {classes - 1}, or {classes} for none, got "
+            f"{int(labels.max())}; make the network with more classes"
+        )

@@ -41,8 +41,7 @@ class Scaling:
     def __init__(
         self, mean: Sequence[float] | Tensor | float, deviation: Sequence[float] | Tensor | float
     ) -> None:
-        self.mean = torch.as_tensor(mean, dtype=torch.float64, device="cpu").reshape(-1)
-        self.deviation = torch.as_tensor(deviation, dtype=torch.float64, device="cpu").reshape(-1)
+        self.mean, self.deviation = _numbers("mean", mean), _numbers("deviation", deviation)
         if len(self.mean) != len(self.deviation) or not len(self.mean):
             raise ValueError(
                 f"mean, deviation: expected one number of each for every channel, got "
@@ -102,12 +101,12 @@ class Scaling:
     def encode(self, data: Tensor) -> Tensor:
         """(data - mean) / deviation, [N, ...], in float64 and rounded to the data's dtype."""
         mean, deviation = self._like(data)
-        return ((data.double() - mean) / deviation).to(data.dtype)
+        return ((data.to(mean.dtype) - mean) / deviation).to(data.dtype)
 
     def decode(self, x: Tensor) -> Tensor:
         """mean + deviation * x, [N, ...]."""
         mean, deviation = self._like(x)
-        return (x.double() * deviation + mean).to(x.dtype)
+        return (x.to(mean.dtype) * deviation + mean).to(x.dtype)
 
     def sample(
         self,
@@ -167,7 +166,24 @@ class Scaling:
                 f"data: expected {len(self.mean)} channels on axis 1, got {list(x.shape)}"
             )
         shape = (1, -1, *([1] * (x.ndim - 2))) if x.ndim > 1 else (-1,)
-        return self.mean.reshape(shape).to(x.device), self.deviation.reshape(shape).to(x.device)
+        # Apple's GPUs have no float64.
+        kind: dict[str, Any] = {
+            "device": x.device,
+            "dtype": torch.float32 if x.is_mps else torch.float64,
+        }
+        return self.mean.reshape(shape).to(**kind), self.deviation.reshape(shape).to(**kind)
+
+
+def _numbers(name: str, values: Any) -> Tensor:
+    """Of each channel, float64 [C]."""
+    try:
+        found = torch.as_tensor(values, device="cpu")
+        real = not found.is_complex() and found.dtype is not torch.bool
+    except (TypeError, ValueError, RuntimeError):
+        real = False
+    if not real:
+        raise TypeError(f"{name}={values!r}: expected a number, or one for each channel")
+    return torch.as_tensor(values, dtype=torch.float64, device="cpu").reshape(-1)
 
 
 def far(scaling: Scaling) -> str | None:

@@ -23,7 +23,9 @@ from fastgen.networks import Network
 from fastgen.training import states
 from fastgen.training.batch import Batch, Loss, by_row
 from fastgen.training.engine import Engine, Whole
-from fastgen.training.feed import Feed, check_labels
+from fastgen.training.feed import Feed
+from fastgen.training.order import check_labels
+from fastgen.training.run import check_parts
 from fastgen.training.scaling import Scaling, warn_if_far
 from fastgen.training.settings import Settings
 from fastgen.training.steps import (
@@ -93,6 +95,7 @@ class Trainer:
         workers: int = 0,
         on_corrupt: str = "raise",
     ) -> None:
+        check_parts(network, loss, settings, engine, scaling, schedule, description)
         self.engine = engine = Engine() if engine is None else engine
         engine.check(settings)
         self.settings, self.scaling, self.step = settings, scaling, 0

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fastgen.training.batch import Batch, by_row
-from fastgen.training.feed import Reader, check_labels
+from fastgen.training.feed import Reader
+from fastgen.training.order import check_labels
 from fastgen.training.run import Run
 
 # Numbers of the steps of validation: apart from those of training, and below 2^32.

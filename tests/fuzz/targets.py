@@ -280,6 +280,33 @@ def variational_bound():
 
 
 @target
+def trainer():
+    def losses(**arguments):
+        return torch.tensor(training.Trainer(**arguments).run(2))
+
+    return losses, {
+        "network": networks.MLP((6,), (4,)), "loss": training.Flow().loss, "data": states(),
+        "settings": training.Settings(steps=2, batch=3), "labels": None, "description": None,
+        "engine": None, "scaling": None, "validation": None, "schedule": None, "workers": 0,
+        "on_corrupt": "raise",
+    }  # fmt: skip
+
+
+@target
+def scaling():
+    return lambda mean, deviation, data: training.Scaling(mean, deviation).encode(data), {
+        "mean": [0.0] * 6, "deviation": [1.0] * 6, "data": states(),
+    }  # fmt: skip
+
+
+@target
+def order():
+    return lambda first, count, seed, labels: training.Order(5, seed, labels).at(first, count), {
+        "first": 3, "count": 5, "seed": 1, "labels": torch.tensor([0, 1, 1, 2, 2]),
+    }  # fmt: skip
+
+
+@target
 def combine():
     x = states()
     return kernels.combine, {

@@ -129,6 +129,10 @@ class Accelerated(Engine):
         """Until all processes are here."""
         self.accelerator.wait_for_everyone()
 
+    def end(self) -> None:
+        """accelerate's ``end_training``; processes that leave without it may be taken for lost."""
+        self.accelerator.end_training()
+
     def log(self, values: Mapping[str, float], step: int) -> None:
         """To the trackers of ``accelerator.init_trackers``."""
         self.accelerator.log(dict(values), step=step)
@@ -138,7 +142,9 @@ class Accelerated(Engine):
         taken = False
         for tracker in self.accelerator.trackers:
             if hasattr(tracker, "log_images"):
-                tracker.log_images({name: pixels[None]}, step=step)
+                # TensorBoard's writer takes the channels first unless it is told.
+                options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images({name: pixels[None]}, step=step, **options)
                 taken = True
             elif tracker.name == "mlflow":
                 tracker.tracker.log_image(pixels, f"{name}-{step:08d}.png")

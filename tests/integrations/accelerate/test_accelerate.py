@@ -192,7 +192,7 @@ for kind in kinds:
 if not trainer.engine.rank:
     with open(f"{folder}/found-{trainer.engine.processes}.json", "w") as file:
         json.dump({"-".join(k): v for k, v in found.items()}, file)
-trainer.engine.accelerator.end_training()
+trainer.engine.end()
 """
 
 
