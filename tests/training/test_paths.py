@@ -345,3 +345,10 @@ class TestTimes:
         density = schedule.diffusion_squared(middle) / schedule.sigma(middle) ** 2
         ratio = density * q.diff()
         assert torch.allclose(ratio[5:], ratio.mean(), rtol=0.02)
+
+
+@pytest.mark.parametrize("pairs", [3, None, torch.arange(3), (torch.arange(3), 3)], ids=range(4))
+def test_what_a_coupling_must_return(pairs):
+    x = torch.ones(3, 2)
+    with pytest.raises(TypeError, match=r"coupling: expected (a pair of index tensors|index)"):
+        paths.Linear().sample(x, x, coupling=lambda *_: pairs)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_floating, per_row
+from fastgen.common.checks import check_floating, check_nonnegative, check_number, per_row
 from fastgen.common.display import displayed
 from fastgen.common.typed import typed
 from fastgen.integrations.torchcfm.optimal_transport import OTPlanSampler, Replace, contract_seed
@@ -55,6 +55,8 @@ class ConditionalFlowMatcher:
     def __init__(
         self, sigma: float = 0.0, *, noise: str = "torch", seed: int | None = None
     ) -> None:
+        if not callable(sigma):  # a class of a user's may read something else here
+            check_nonnegative("sigma", sigma)
         self.sigma = sigma
         self.seed = contract_seed(noise, seed)
         self.step = 0
@@ -229,7 +231,7 @@ class SchrodingerBridgeConditionalFlowMatcher(_Coupled):
         noise: str = "torch",
         seed: int | None = None,
     ) -> None:
-        if sigma <= 0:
+        if check_number("sigma", sigma) <= 0:
             raise ValueError(f"Sigma must be strictly positive, got {sigma}.")
         if sigma < 1e-3:
             warnings.warn("Small sigma values may lead to numerical instability.", stacklevel=2)

@@ -257,12 +257,12 @@ class Path:
             raise ValueError("coupling: give x0, whose rows are to be paired")
         check_function("coupling", coupling)
         if labels == NEITHER:
-            return coupling(x0, x1)
+            return _two_indices(coupling(x0, x1))
         for name, y, x in zip(("labels[0]", "labels[1]"), labels, (x0, x1), strict=True):
             if y is None or y.shape[:1] != x.shape[:1]:
                 got = "None" if y is None else str(tuple(y.shape))
                 raise ValueError(f"{name}: expected one label for each of {len(x)} rows, got {got}")
-        return coupling(x0, x1, *labels)
+        return _two_indices(coupling(x0, x1, *labels))
 
     def _batch(
         self,
@@ -364,3 +364,13 @@ def _reversed(row: Recipe) -> Recipe:
     """The same function of 1 - t."""
     one, t, r, slope, inverse = row
     return one + t, -t, r, -slope, inverse
+
+
+def _two_indices(found: Any) -> tuple[Tensor, Tensor]:
+    """What a coupling returned, or an error that says what it should have been."""
+    if not isinstance(found, tuple | list) or len(found) != 2:
+        raise TypeError(f"coupling: expected a pair of index tensors (i, j), got {found!r:.80}")
+    for index in found:
+        if not isinstance(index, Tensor) or index.ndim != 1:
+            raise TypeError(f"coupling: expected index tensors [B], got {index!r:.80}")
+    return found[0], found[1]

@@ -333,3 +333,10 @@ def test_the_training_loop(noise):
     assert x[:, 1].abs().mean() < 0.5
     assert (x[:, 0].abs() - 3).abs().mean() < 1
     assert 0.3 < (x[:, 0] > 0).float().mean() < 0.7
+
+
+@pytest.mark.parametrize("kind", MATCHERS)
+@pytest.mark.parametrize("sigma", [-1.0, math.nan, math.inf, "0.1"])
+def test_widths_that_are_none(kind, sigma):
+    with pytest.raises((TypeError, ValueError), match=r"[sS]igma"):
+        getattr(mine, kind)(sigma=sigma)
