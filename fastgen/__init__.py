@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         timesteps,
         training,
     )
-    from fastgen.control import posterior
+    from fastgen.control import best_of, posterior, steer
     from fastgen.couplings import wasserstein
     from fastgen.fitting import race, tune
     from fastgen.generation import generate
@@ -59,6 +59,7 @@ __all__ = [
     "Plan",
     "Sampler",
     "Step",
+    "best_of",
     "brownian",
     "control",
     "couplings",
@@ -85,6 +86,7 @@ __all__ = [
     "schedules",
     "sdeint",
     "solvers",
+    "steer",
     "timesteps",
     "training",
     "trajectory_log_probability",
@@ -129,6 +131,7 @@ _MODULE_OF = {
     "Plan": "plans",
     "Sampler": "sampling",
     "Step": "sampling",
+    "best_of": "control",
     "brownian": "noise.brownian",
     "flow_edit": "sampling",
     "generate": "generation",
@@ -143,6 +146,7 @@ _MODULE_OF = {
     "sample": "sampling.sample",
     "sampled_log_probability": "likelihood",
     "sdeint": "sde",
+    "steer": "control",
     "trajectory_log_probability": "likelihood",
     "tune": "fitting",
     "variational_bound": "likelihood.variational_bound",

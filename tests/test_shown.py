@@ -213,6 +213,9 @@ MAKERS = {
     ),
     fastgen.model.Branch: lambda: fastgen.model.Branch({"f": net}, net(), against="text"),
     control.Restoration: lambda: control.Restoration(IMAGES),
+    control.Steered: lambda: fastgen.steer(
+        model(), fastgen.plan("ddpm", SCHEDULE, 3), lambda x: x.sum(1), (2, 2), 4
+    ),
     observations.Mask: lambda: observations.Mask(POINTS, torch.ones(2)),
     observations.Linear: lambda: observations.Linear(
         observations.average_pool(2, dims=1), y=torch.zeros(6, 1, 2), noise=0.1

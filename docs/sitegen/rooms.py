@@ -38,6 +38,7 @@ LAID_OUT = [
             "Sampling": ["sample", "Sampler", "Parallel", "Step", "generate"],
             "Edits": ["invert", "Inversion", "flow_edit"],
             "Observations": ["posterior"],
+            "Rewards": ["steer", "best_of"],
             "What is sampled": ["Model", "Guidance", "Latent"],
             "Plans": ["plan", "Plan", "race", "tune"],
             "Differential equations": ["odeint", "sdeint"],
@@ -108,7 +109,7 @@ LAID_OUT = [
             "Your own": ["Method", "Point", "Local", "Observation", "Noise"],
         },
     ),
-    Room("fastgen.control", "control: samples that follow observations"),
+    Room("fastgen.control", "control: samples that follow observations and rewards"),
     Room(
         "fastgen.schedules",
         "schedules: alpha and sigma of a process",

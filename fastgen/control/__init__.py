@@ -2,6 +2,7 @@
 
 from fastgen.control.annealing import DAPS
 from fastgen.control.given import posterior
+from fastgen.control.steering import Steered, best_of, steer
 from fastgen.control.twisted import Twisted
 from fastgen.control.uses import (
     Restoration,
@@ -16,12 +17,15 @@ from fastgen.control.uses import (
 __all__ = [
     "DAPS",
     "Restoration",
+    "Steered",
     "Twisted",
     "anomaly_score",
+    "best_of",
     "class_posterior",
     "denoise",
     "denoising_error",
     "path_length",
     "posterior",
     "restore",
+    "steer",
 ]

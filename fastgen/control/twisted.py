@@ -15,6 +15,7 @@ from fastgen.common.checks import check_fraction, check_integer, check_positive,
 from fastgen.common.display import displayed
 from fastgen.common.modes import unrecorded
 from fastgen.common.transforms import BACKWARD, untransformed
+from fastgen.control.resampling import effective, systematic, uniform
 from fastgen.kernels import Stream
 from fastgen.model.model import Model
 from fastgen.noise.keys import id_tensor, seed_tensor
@@ -87,6 +88,7 @@ def twisted(
     schedule = model.schedule
     times = plan("ddpm", schedule, steps).times.tolist()
     seeds, ids = seed_tensor(seed, shape[0], device), id_tensor(sample_ids, shape[0], device)
+    system = torch.zeros(1, dtype=torch.int64, device=device)
 
     def noise(draw: int) -> Tensor:
         return normals(shape, seeds, ids, draw, Stream.SOLVER if draw else 0, dtype)
@@ -96,8 +98,8 @@ def twisted(
         data, guided, twist = kept.at(x, times[0])
         weights = twist
         for i, (s, t) in enumerate(pairwise(times)):
-            if _effective(weights) < method.threshold * len(x) or i == len(times) - 2:
-                chosen = _resampled(weights, seeds[:1], i)
+            if float(effective(weights)) < method.threshold * len(x) or i == len(times) - 2:
+                chosen = systematic(weights[None], uniform(seeds[:1], system, i))[0]
                 x, data, guided, twist = x[chosen], data[chosen], guided[chosen], twist[chosen]
                 weights = torch.zeros_like(twist)
             h = schedule.half_log_snr(t) - schedule.half_log_snr(s)
@@ -140,19 +142,3 @@ class _Kept:
         solved = conjugate_gradients(apply, near.residual, self._method.iterations)
         twist = -(rows_of(solved) * rows_of(near.residual)).sum(1) / 2
         return point.data, point.data + point.covariance(near.transpose(solved)), twist
-
-
-def _effective(log_weights: Tensor) -> float:
-    """The effective number of samples, (sum w)^2 / sum w^2."""
-    return float(1 / log_weights.double().softmax(0).square().sum())
-
-
-def _resampled(log_weights: Tensor, seed: Tensor, draw: int) -> Tensor:
-    """Which samples go on, [B]: places u, u + 1, ... of the running sum of B weights."""
-    count = len(log_weights)
-    first = torch.zeros(1, dtype=torch.int64, device=log_weights.device)
-    z = normals((1, 1), seed, first, draw, Stream.USER, torch.float64)
-    u = torch.special.ndtr(z[0])
-    bounds = log_weights.double().softmax(0).cumsum(0)
-    places = (torch.arange(count, device=u.device) + u) / count * bounds[-1]
-    return torch.searchsorted(bounds, places).clamp_max(count - 1)

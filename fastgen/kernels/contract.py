@@ -31,6 +31,7 @@ class Stream(IntEnum):
     PLAN = 4
     USER = 5
     TIME = 6
+    RESAMPLING = 7
 
 
 class HoldsAddresses:

@@ -90,6 +90,18 @@ class Declared:
             for name, value in kwargs.items()
         }
 
+    def taken(self, kwargs: Mapping[str, Any], rows: Tensor, batch: int) -> dict[str, Any]:
+        """The arguments for rows [A] of the batch, where what may be per sample is so."""
+        found = {}
+        for name, value in kwargs.items():
+            leaves, structure = pytree.tree_flatten(value)
+            chosen = [
+                leaf[rows.to(leaf.device)] if self.has_rows(name, leaf, batch) else leaf
+                for leaf in leaves
+            ]
+            found[name] = pytree.tree_unflatten(chosen, structure)
+        return found
+
     def joined(self, calls: Sequence[Mapping[str, Any]], batch: int) -> dict[str, Any] | None:
         """The arguments of one call on the rows of several, or None where one cannot have them.
 

@@ -179,6 +179,16 @@ class NetworkCalls:
         check_output(data, self.shape, self.device, "transform")
         return (self.checked(k, data, self.shape),)
 
+    def select(self, rows: Tensor, ids: Tensor) -> None:
+        """Row i goes on from what row ``rows[i]`` has, as the sample ``ids[i]``.
+
+        Arguments and scales stay where they are: rows are taken among those of one sample.
+        """
+        self.sample_ids = ids
+        self._memories = {k: x.index_select(0, rows) for k, x in self._memories.items()}
+        if self.variance is not None:
+            self.variance = self.variance.index_select(0, rows)
+
     def _outputs(self, k: int, x: Tensor) -> tuple[Tensor, ...]:
         net, guidance, shape = self.net, self.guidance, self.output_shape
         if guidance is None or not self.guided[k]:

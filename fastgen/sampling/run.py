@@ -206,6 +206,21 @@ class InPlaceRun(HoldsAddresses):
         if stage is not None and call is not None:
             call([self._read(i) for i in stage.inputs if not isinstance(i, int)])
 
+    def select(self, rows: Tensor, ids: Tensor) -> None:
+        """Row i goes on from all that row ``rows[i]`` has, as the sample ``ids[i]``.
+
+        Between an evaluation and the stage after it, whose outputs are the caller's to select.
+        """
+        for slot in self.slots:
+            slot.copy_(slot.index_select(0, rows))
+        self._taken.clear()
+        self._taken.update(self._owned)
+        for k, outputs in self._raws.items():
+            self._raws[k] = held = tuple([output.index_select(0, rows) for output in outputs])
+            self._taken.update([output.data_ptr() for output in held])
+        self.ids.copy_(ids)
+        self._in_order = False
+
     def _read(self, symbol: Raw | Computed | Increment) -> Tensor:
         """A stage's input that is not a buffer, once it is there."""
         if isinstance(symbol, Raw):

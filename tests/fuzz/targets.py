@@ -131,6 +131,25 @@ def generated():
 
 
 @target
+def steered():
+    return fastgen.steer, {
+        "model": model(), "plan": fastgen.plan("ddpm", LinearVP(), 3),
+        "reward": lambda x: x.sum(1), "shape": (3, 6), "particles": 2, "resample": 0.5,
+        "potential": "max", "scale": 1.0, "every": 1, "interval": (0.0, 1.0), "seed": 1,
+        "sample_ids": [0, 1, 2], "guidance": None, "transform": None, "dtype": torch.float32,
+        "device": "cpu", "net_kwargs": None,
+    }  # fmt: skip
+
+
+@target
+def best():
+    return fastgen.best_of, {
+        "model": model(), "plan": fastgen.plan("ddim", LinearVP(), 3),
+        "reward": lambda x: x.sum(1), "shape": (3, 6), "n": 2, "scale": 1.0, "seed": 1,
+    }  # fmt: skip
+
+
+@target
 def inverted():
     return fastgen.invert, {"model": model(), "x": states(), "solver": "ddim", "steps": 3}
 

@@ -186,6 +186,17 @@ def posterior_differentiable(x):
 
 
 @entry()
+def steered(x):
+    def reward(samples):  # of the place alone: rounding must not change who goes on
+        return torch.arange(len(samples), device=samples.device) % 3 * 2.0
+
+    plan = fastgen.plan("ddpm", LinearVP(), 4)
+    options = {"dtype": state_dtype(x), "net_kwargs": {"shift": x[:, :1]}}
+    found = fastgen.steer(model(), plan, reward, tuple(x.shape), 3, resample=1.0, **options)
+    return found.drawn
+
+
+@entry()
 def sample_transformed(x):
     return fastgen.sample(
         model(), x, "ddim", 4, start=0.9, dtype=state_dtype(x), transform=lambda d, t: d.tanh()
