@@ -2,8 +2,11 @@
 
 import json
 import os
+import random
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -196,16 +199,15 @@ trainer.engine.end()
 """
 
 
-def started(folder, processes, kinds):
-    script = folder / "script.py"
-    script.write_text(TWO)
+def started(folder, processes, *arguments, script=TWO):
+    place = folder / "script.py"
+    place.write_text(script)
     command = [sys.executable]
     if processes > 1:
         command += ["-m", "torch.distributed.run", f"--nproc-per-node={processes}"]
         command += ["--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
-    root = os.getcwd()
     return subprocess.Popen(
-        [*command, str(script), str(folder), kinds],
+        [*command, str(place), str(folder), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -213,31 +215,87 @@ def started(folder, processes, kinds):
             **os.environ,
             "ACCELERATE_USE_CPU": "true",
             "OMP_NUM_THREADS": "1",
-            "PYTHONPATH": root,
+            "PYTHONPATH": os.getcwd(),
         },
     )
 
 
+def ended(run):
+    said, _ = run.communicate(timeout=240)
+    assert run.returncode == 0, said[-3000:]
+
+
+def alone():
+    """The script's trainer of "flow", here, on one process without accelerate."""
+    data = torch.randn(100, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    labels = torch.arange(100) % 3
+    torch.manual_seed(0)
+    network = networks.ModulatedMLP((2,), 16, 2, classes=3).double()
+    settings = Settings(steps=50, batch=32, warm_up=5, clip=1.0, seed=3, flip=True, balanced=True)
+    return Trainer(network, Flow().loss, data, settings, labels)
+
+
 def test_two_processes_have_the_losses_of_one_whole_or_sharded(tmp_path):
     """And go on exactly at two; at one, from what two wrote, to rounding."""
-    runs = [started(tmp_path, 1, "whole"), started(tmp_path, 2, "whole,sharded")]
-    for run in runs:
-        said, _ = run.communicate(timeout=240)
-        assert run.returncode == 0, said[-3000:]
+    for run in [started(tmp_path, 1, "whole"), started(tmp_path, 2, "whole,sharded")]:
+        ended(run)
     one, two = (json.loads((tmp_path / f"found-{n}.json").read_text()) for n in (1, 2))
     for key, losses in two.items():
         expected = one["whole-" + key.split("-")[1]]
         assert losses == pytest.approx(expected, rel=1e-12, abs=1e-12), key
         assert len(losses) == (52 if "flow" in key else 13)
     # Weights of two, in a file and in a folder of shares, whole and sharded: one training.
-    names = ["whole-1.safetensors", "whole-2.safetensors", "sharded-2.safetensors"]
-    loaded = [load(tmp_path / name).network.state_dict() for name in names]
-    for other in loaded[1:]:
-        for k, x in loaded[0].items():
-            assert torch.allclose(x, other[k], rtol=1e-10, atol=1e-12), k
-    shares = [load(tmp_path / name) for name in ("whole-1", "whole-2", "sharded-2")]
-    assert [found.step for found in shares] == [24, 24, 24]
-    for k, x in shares[0].network.state_dict().items():
-        for found in shares[1:]:
-            assert torch.allclose(x, found.network.state_dict()[k], rtol=1e-10, atol=1e-12), k
+    for suffix, step in ((".safetensors", 20), ("", 24)):
+        expected = load(tmp_path / f"whole-1{suffix}").network.state_dict()
+        for kind in ("whole", "sharded"):
+            found = load(tmp_path / f"{kind}-2{suffix}")
+            assert found.step == step
+            for k, x in found.network.state_dict().items():
+                assert torch.allclose(x, expected[k], rtol=1e-10, atol=1e-12), (kind, k)
+            rest = alone()
+            rest.resume(tmp_path / f"{kind}-2{suffix}")
+            losses = rest.run()
+            assert losses == pytest.approx(one["whole-flow"][step:50], rel=1e-12, abs=1e-12)
     assert len(list((tmp_path / "sharded-2").glob("step-*"))) == 1
+
+
+KILLED = (
+    TWO.split("found = {}")[0]
+    + """
+import os
+folder = sys.argv[1]
+trainer = made("flow", "whole")
+place = f"{folder}/run"
+if os.path.exists(place):
+    trainer.resume(place)
+with open(f"{folder}/log-{trainer.engine.rank}", "a") as log:
+    def note(step, loss):
+        print(os.getpid(), step, loss.item().hex(), file=log, flush=True)
+    trainer.run(checkpoint=place, every=4, on_step=note)
+trainer.engine.end()
+"""
+)
+
+
+@pytest.mark.slow
+def test_a_run_whose_processes_are_killed_goes_on_with_the_same_losses(tmp_path):
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    ended(started(whole, 2, "whole", script=KILLED))
+    expected = dict(line.split()[1:] for line in (whole / "log-0").read_text().splitlines())
+    assert len(expected) == 50
+    for rank in (1, 0):
+        log = tmp_path / f"log-{rank}"
+        run = started(tmp_path, 2, "whole", script=KILLED)
+        at = (len(log.read_text().splitlines()) if log.exists() else 0) + random.randrange(9, 20)
+        while not (log.exists() and log.read_text().count("\n") >= at):
+            assert run.poll() is None, run.communicate()[0][-3000:]
+            time.sleep(0.01)
+        os.kill(int(log.read_text().splitlines()[-1].split()[0]), signal.SIGKILL)
+        run.communicate(timeout=120)
+        assert run.returncode != 0
+    ended(started(tmp_path, 2, "whole", script=KILLED))
+    lines = (tmp_path / "log-0").read_text().splitlines()
+    found = [line.split()[1:] for line in lines if line.count(" ") == 2]
+    assert {step for step, _ in found} == set(expected)
+    assert all(expected[step] == loss for step, loss in found)
