@@ -52,7 +52,7 @@ from fastgen.training.times import Times
 from tests.support.pages import Table
 
 # Of a drop-in's peer, which has to be installed; they show themselves as the peer's do.
-PEERS = ("accelerate", "diffusers", "lightning", "integrations.ray")
+PEERS = ("accelerate", "diffusers", "lightning", "integrations.asgi", "integrations.ray")
 # Returned by public functions, without a public name.
 RESULTS = (
     *(Captured, ContinuousBatch, LogLikelihood, LogProbability, Reconstruction, Times),

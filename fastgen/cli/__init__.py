@@ -23,6 +23,7 @@ COMMANDS = {
     "tune": "fit a plan to a network",
     "sample": "draw samples from a network",
     "generate": "draw samples by the million, in shards, with any number of processes",
+    "serve": "serve samples over HTTP",
     "solvers": "list the solvers",
     "plan": "print a solver's plan",
 }

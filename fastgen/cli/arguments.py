@@ -113,6 +113,15 @@ def shape(text: str) -> tuple[int, ...]:
     return sizes
 
 
+def limits(text: str) -> tuple[float, float]:
+    """The numbers that are black and white, separated by a comma."""
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected two numbers, -1,1 say, got {text!r}") from None
+    return low, high
+
+
 def named_options(text: str) -> tuple[str, Any]:
     """``key=value`` as a name and what Python reads the value as."""
     key, equals, value = text.partition("=")

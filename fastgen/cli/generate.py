@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastgen.cli.arguments import plan_options, shape
+from fastgen.cli.arguments import limits, plan_options, shape
 from fastgen.cli.drawing import (
     add_drawing_arguments,
     check_solver,
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, help="states in a call of the network (64)")
     parser.add_argument("--format", choices=FORMATS, default="npz")
     parser.add_argument("--dtype", choices=DTYPES, help="uint8 for pictures, otherwise float32")
-    parser.add_argument("--limits", type=_limits, default=(-1.0, 1.0), help="black,white (-1,1)")
+    parser.add_argument("--limits", type=limits, default=(-1.0, 1.0), help="black,white (-1,1)")
     parser.add_argument(
         "--labels",
         help="0,1,2, repeated; 0x5000,1x5000: so many of each; or a file of one for each, "
@@ -185,11 +185,3 @@ def _labels(text: str | None, count: int) -> Any:
             raise ValueError(f"--labels {text}: {len(found)} labels for --count {count}")
         return found.tolist()
     return np.resize([c for c, _ in pairs], count).tolist()
-
-
-def _limits(text: str) -> tuple[float, float]:
-    try:
-        low, high = map(float, text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected two numbers, -1,1 say, got {text!r}") from None
-    return low, high

@@ -181,7 +181,7 @@ def made_task(
     if not low < high:
         raise ValueError(f"limits={limits!r}: expected low < high")
     given = _checked_labels(labels, count)
-    stored = state if decode is None else _decoded_shape(sampler, state, decode)
+    stored = state if decode is None else decoded_shape(sampler, state, decode)
     picture = len(stored) == 3 and stored[0] in CHANNELS
     kind = format_named(format)
     if dtype is None:
@@ -299,7 +299,7 @@ def _checked_labels(labels: Any, count: int) -> NDArray[np.int64] | None:
     return found.astype(np.int64)
 
 
-def _decoded_shape(
+def decoded_shape(
     sampler: Sampler, state: tuple[int, ...], decode: Callable[[Tensor], Tensor]
 ) -> tuple[int, ...]:
     """The shape of what is made of one state."""

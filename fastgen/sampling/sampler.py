@@ -372,6 +372,7 @@ class Sampler:
         plans: Sequence[Plan] = (),
         device: torch.device | str | None = None,
         capture: bool | None = None,
+        previews: bool = False,
         net_kwargs: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> ContinuousBatch:
@@ -383,17 +384,17 @@ class Sampler:
                 that needs no more buffers, outputs, noises and steps than one of these.
             device: where to run; the default is the network's device.
             capture: replay each step as a CUDA graph; the default is whether there is a GPU.
+            previews: keep what `ContinuousBatch.preview` needs, one copy of the inputs a step.
             net_kwargs, **kwargs: the network's arguments, see `__call__`. Tensors whose first
                 axis is B have a row for every request, which `ContinuousBatch.admit` sets, unless
                 ``Model(shared=...)`` names them; everything else is shared.
 
         Raises:
-            ValueError: for solvers and options that are not in tables: noise that depends on the
-                data, Brownian paths, transforms.
+            ValueError: for what is not in tables: noise that depends on data, paths, transforms.
         """
         place = self.model.device if device is None else check_device("device", device)
         wanted = place.type == "cuda" if capture is None else capture
         refuse_parallel(kwargs)
         arguments = merged(net_kwargs, kwargs)
         with torch.inference_mode(False):  # for steps in whatever mode
-            return ContinuousBatch(self.prepared, shape, plans, place, wanted, arguments)
+            return ContinuousBatch(self.prepared, shape, plans, place, wanted, arguments, previews)

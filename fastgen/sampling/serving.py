@@ -10,12 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from fastgen.common.checks import check_sizes
 from fastgen.common.devices import Turns
 from fastgen.common.display import displayed
-from fastgen.common.errors import nearest
 from fastgen.common.graphs import Recording, recorded, warm_up
 from fastgen.common.modes import unrecorded
 from fastgen.common.transforms import BACKWARD, untransformed
@@ -38,6 +36,7 @@ from fastgen.sampling.served_plan import (
     layout_of,
     served_plan,
 )
+from fastgen.sampling.served_rows import Seen, write_arguments
 
 # Plans and guidance scales whose tables stay on the device.
 KEPT_PROGRAMS = 64
@@ -69,6 +68,7 @@ class ContinuousBatch:
         device: torch.device,
         capture: bool,
         net_kwargs: dict[str, Any],
+        previews: bool = False,
     ) -> None:
         check_servable(prepared)
         self._prepared, self._device, self._capture = prepared, device, capture
@@ -88,6 +88,7 @@ class ContinuousBatch:
             torch.zeros(self._shape, dtype=state, device=device) for _ in range(layout.slots)
         ]
         self._input = torch.zeros(self._shape, dtype=network, device=device)
+        self._seen = Seen(self._input) if previews else None
         # A graph works on fixed memory; else the last outputs stay where the network put them.
         self._copies = capture or prepared.model.reuses_output
         self._history: list[Tensor] = []
@@ -195,7 +196,9 @@ class ContinuousBatch:
         keys = seed_tensor(seed, 1, self._device), id_tensor([sample_id], 1, self._device)
         row = self._free[-1]
         self._turns.take()
-        self._condition(row, merged(net_kwargs, kwargs))
+        by_row, own = self._prepared.model.declared.has_rows, merged(net_kwargs, kwargs)
+        initial, values = self._initial_arguments.values, self._arguments.values
+        write_arguments(row, self._shape[0], by_row, initial, values, own)
         self._free.pop()
         self._tickets += 1
         self._requests[self._tickets] = Request(self._tickets, row, found, found.nfe)
@@ -242,13 +245,42 @@ class ContinuousBatch:
         Raises:
             KeyError: if there is none of that ticket.
         """
-        if ticket not in self._requests:
-            raise KeyError(f"ticket {ticket}: not in the batch, which has {list(self._requests)}")
-        row = self._requests.pop(ticket).row
+        row = self._request(ticket).row
+        del self._requests[ticket]
         self._turns.take()
         self._free.append(row)
         # The tables of the last index are zeros: an idle row is evaluated at the state 0.
         self._position[row : row + 1].fill_((row + 1) * (self.layout.evaluations + 1) - 1)
+
+    def evaluations(self, ticket: int) -> tuple[int, int]:
+        """How many evaluations a request has had, and how many it takes in all."""
+        request = self._request(ticket)
+        return request.embedded.nfe - request.left, request.embedded.nfe
+
+    def preview(self, ticket: int) -> Tensor:
+        """The data prediction [...] of a request's last evaluation, guided and clipped.
+
+        E[x_0 | x] as the network sees it, for pictures on the way; of a batch that was made with
+        ``previews=True``, which keeps the network's inputs.
+
+        Raises:
+            KeyError: if there is no such request in the batch.
+            RuntimeError: before its first step, and without ``previews``.
+            ValueError: where the network's output does not determine the data.
+        """
+        request = self._request(ticket)
+        if self._seen is None:
+            raise RuntimeError("preview: make the batch with Sampler.serve(..., previews=True)")
+        done = request.embedded.nfe - request.left
+        if not done:
+            raise RuntimeError(f"ticket {ticket}: nothing is evaluated yet; step first")
+        self._turns.take()
+        return self._seen.data(request.row, request.embedded.prepared, done - 1)
+
+    def _request(self, ticket: int) -> Request:
+        if ticket not in self._requests:
+            raise KeyError(f"ticket {ticket}: not in the batch, which has {list(self._requests)}")
+        return self._requests[ticket]
 
     def _advance(self) -> None:
         """A step, all of it on the device."""
@@ -276,7 +308,11 @@ class ContinuousBatch:
             guided=[guidance is not None],
             merge=None if merging is None else merging.merge,
         )
+        if self._seen is not None:
+            self._seen.before(self._input)
         outputs = [self._own(output) for output in evaluate(0, self._input, None)]
+        if self._seen is not None:
+            self._seen.after(outputs)
         if self._bound is None:
             self._bind(outputs)
         held = [*outputs, *self._history]
@@ -353,39 +389,6 @@ class ContinuousBatch:
                     self._bind_combine(slots, outputs, first, None, noise),
                 )
         return self._places[row]
-
-    def _condition(self, row: int, net_kwargs: dict[str, Any]) -> None:
-        """Write a row of the network's arguments."""
-        rows, by_row = self._shape[0], self._prepared.model.declared.has_rows
-        initial, values = self._initial_arguments.values, self._arguments.values
-        for name in net_kwargs:
-            if name not in values:
-                raise ValueError(f"unknown argument {name!r}: {nearest(name, values)}")
-        writes: list[tuple[Tensor, Tensor]] = []
-        for name in values:
-            own, structure = pytree.tree_flatten(values[name])
-            leaves = pytree.tree_leaves(initial[name])
-            given = [x[row] if by_row(name, x, rows) else x for x in leaves]
-            if name in net_kwargs:
-                given, other = pytree.tree_flatten(net_kwargs[name])
-                if other != structure:
-                    raise ValueError(f"{name}: expected the structure {structure}, got {other}")
-            for static, x in zip(own, given, strict=True):
-                if not by_row(name, static, rows):
-                    if name in net_kwargs:
-                        raise ValueError(
-                            f"{name}: it has no batch axis of {rows}; all rows share it"
-                        )
-                    continue
-                if not isinstance(x, Tensor) or x.shape != static.shape[1:]:
-                    expected = tuple(static.shape[1:])
-                    found = tuple(x.shape) if isinstance(x, Tensor) else repr(x)
-                    raise ValueError(
-                        f"{name}: expected a tensor {expected} for one row, got {found}"
-                    )
-                writes.append((static[row], x))
-        for target, x in writes:
-            target.copy_(x, non_blocking=True)
 
     def _embedded(self, plan: Plan, scale: RequestScale | None) -> ServedPlan:
         key = id(plan), tuple(scale.items()) if isinstance(scale, Mapping) else scale

@@ -20,7 +20,11 @@ LINES = 125
 INTERNAL = {"common", "demo", "cli", "kernels"}
 
 # What an example needs beyond the gallery's own requirements; it is left out where that is missing.
-NEEDS = {"plot_accelerate": "accelerate", "plot_lightning": "lightning"}
+NEEDS = {
+    "plot_accelerate": "accelerate",
+    "plot_digits_http": "starlette",
+    "plot_lightning": "lightning",
+}
 
 every = pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 

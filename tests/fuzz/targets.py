@@ -87,7 +87,8 @@ def captured():
 @target
 def served():
     return sampler().serve, {
-        "shape": (3, 6), "plans": (), "device": None, "capture": None, "shift": torch.zeros(3),
+        "shape": (3, 6), "plans": (), "device": None, "capture": None, "previews": True,
+        "shift": torch.zeros(3),
     }  # fmt: skip
 
 

@@ -293,3 +293,55 @@ def serve_one(batch, **request):
     while batch.active:
         found = batch.step()
     return found.items()
+
+
+class TestPreviews:
+    """The data prediction of each request's last evaluation is what a callback sees of a run."""
+
+    @pytest.mark.parametrize("predicts", ["noise", "velocity", "edm"])
+    @pytest.mark.parametrize("clip", [None, (-0.5, 0.5)])
+    @pytest.mark.parametrize("capture", [False, True])
+    def test_as_a_callback_sees_it(self, predicts, clip, capture):
+        schedule = schedules.EDM() if predicts == "edm" else SCHEDULE
+        start = {} if predicts == "edm" else {"start": 0.9}
+        own = fastgen.plan("dpmpp_2m", schedule, 4, clip=clip, **start)
+        sampler = make(own, predicts=predicts, schedule=schedule)
+        expected = {}
+        sampler((1, 2, 5), seed=3, sample_ids=[7], callback=lambda step: expected.update(
+            {step.index: step.data[0].clone()}))  # fmt: skip
+        batch = sampler.serve(SHAPE, previews=True, capture=capture)
+        batch.admit(seed=1)
+        batch.step()
+        ticket = batch.admit(seed=3, sample_id=7)
+        with pytest.raises(RuntimeError, match="nothing is evaluated yet"):
+            batch.preview(ticket)
+        for k in range(3):
+            batch.step()
+            assert batch.evaluations(ticket) == (k + 1, 4)
+            # The input was scaled by c_in and is scaled back: one rounding each.
+            assert torch.allclose(batch.preview(ticket), expected[k], rtol=1e-5, atol=1e-6)
+        batch.step()
+        with pytest.raises(KeyError, match="not in the batch"):
+            batch.preview(ticket)
+
+    @pytest.mark.parametrize("rule", ["cfg", "rescale"])
+    def test_guided_by_the_request_s_scale(self, rule):
+        shift = torch.full((3,), 0.25)
+        guidance = fastgen.Guidance(1.5, {"shift": torch.zeros(3)}, interval=(0.3, 1), rule=rule)
+        sampler = make(plan("ddim"), guidance=guidance)
+        batch = sampler.serve(SHAPE, previews=True, shift=shift)
+        ticket = batch.admit(seed=3, scale=4.0)
+        one = fastgen.Guidance(4.0, {"shift": torch.zeros(1)}, interval=(0.3, 1), rule=rule)
+        expected = []
+        make(plan("ddim"), guidance=one)((1, 2, 5), seed=3, shift=shift[:1],
+            callback=lambda step: expected.append(step.data[0].clone()))  # fmt: skip
+        for k in range(3):
+            batch.step()
+            assert torch.allclose(batch.preview(ticket), expected[k], rtol=1e-5, atol=1e-6)
+
+    def test_only_where_asked_for(self):
+        batch = make(plan("ddim")).serve(SHAPE)
+        ticket = batch.admit()
+        batch.step()
+        with pytest.raises(RuntimeError, match=r"previews=True"):
+            batch.preview(ticket)

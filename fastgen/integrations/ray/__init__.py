@@ -1,8 +1,9 @@
-"""Sets of samples on Ray: a pool of actors with a sampler each, fed by Ray Data.
+"""Ray: sets of samples by a pool of actors, fed by Ray Data; and replicas of a server.
 
 Needs ``pip install 'fastgen-torch[ray]'``.
 """
 
 from fastgen.integrations.ray.data import dataset, generate
+from fastgen.integrations.ray.serving import deployment
 
-__all__ = ["dataset", "generate"]
+__all__ = ["dataset", "deployment", "generate"]
