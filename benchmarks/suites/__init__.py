@@ -5,6 +5,7 @@ SUITES = {
     "loops": "microseconds per step of whole sampling loops around a network that costs nothing",
     "schedulers": "microseconds per step of the diffusers drop-in beside diffusers",
     "stages": "microseconds per stage of every solver at (256, 2)",
+    "posterior": "samples given observations beside azula, and what a mask adds to a step",
     "guidance": "rules of guidance beside diffusers' guiders, and what they add to a step",
     "end_to_end": "whole loops with real networks of several sizes, and the solver's share",
     "drop_ins": "microseconds per evaluation of the drop-ins for k-diffusion, EDM, flow_matching",

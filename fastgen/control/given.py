@@ -65,8 +65,9 @@ def posterior(
             samples or a row for each.
         shape: [B, ...] of the samples.
         method: a name, or an object of `fastgen.observations` or this room with its options.
-        solver: as in `fastgen.sample`. "consistency", which draws all noise anew in each step, is
-            often best where a method is not exact: it forgets earlier errors.
+        solver: as in `fastgen.sample`. "consistency", which draws all noise anew in each step,
+            forgets earlier errors where a method is not exact, with samples that are closer
+            together than the posterior's.
         steps: of the solver; 100 unless it chooses its own.
         seed, sample_ids, dtype, device: as in `fastgen.sample`.
         guidance: of the prior.

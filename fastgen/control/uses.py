@@ -22,6 +22,7 @@ from fastgen.common.checks import (
 )
 from fastgen.common.display import displayed, extent
 from fastgen.common.modes import unrecorded
+from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.common.typed import typed
 from fastgen.control.given import posterior
 from fastgen.likelihood import log_likelihood
@@ -82,8 +83,7 @@ def denoise(
         return found
     if options:
         raise TypeError(f"{next(iter(options))}: it has a meaning with steps= only")
-    with unrecorded(model.net):
-        return model.predict("data", x, t, net_kwargs=net_kwargs)
+    return model.predict("data", x, t, net_kwargs=net_kwargs)
 
 
 @displayed
@@ -162,6 +162,7 @@ def restore(
     return Restoration(torch.cat(parts))
 
 
+@untransformed(BACKWARD)
 def denoising_error(
     model: Model,
     x: Tensor,
@@ -177,7 +178,7 @@ def denoising_error(
 
     (Kingma et al. 2021, arXiv 2107.00630, eq. 17), by levels even in lambda with sigma / alpha
     from .01 to 100, or as far as the schedule goes. What is left out (the two ends) is the same for
-    every condition of one x.
+    every condition of one x. No gradients are recorded.
 
     Args:
         model: of the data.
@@ -204,10 +205,12 @@ def denoising_error(
             )
             noisy = schedule.alpha(t) * x + schedule.sigma(t) * z
             found = model.predict("noise", noisy, t, net_kwargs=net_kwargs)
-            total += width / 2 * (rows_of(found) - rows_of(z)).double().square().sum(1)
+            error = (rows_of(found) - rows_of(z)).double().square().sum(1)
+            total = total + width / 2 * error
     return total
 
 
+@untransformed(BACKWARD)
 def path_length(
     model: Model,
     x: Tensor,
@@ -219,7 +222,7 @@ def path_length(
 
     The sum over DDIM's steps to noise of |eps_(i + 1) - eps_i| / sqrt(n), the first-order statistic
     of Heng et al. 2024 (arXiv 2405.11881): data that the model knows take ways of their own length,
-    others shorter or longer ones.
+    others shorter or longer ones. No gradients are recorded.
     """
     check_model(model)
     check_floating("x", x)
@@ -235,7 +238,8 @@ def path_length(
         for s, t in [*pairwise(times), (times[-1], None)]:
             noise = model.predict("noise", x, s, net_kwargs=net_kwargs)
             if before is not None:
-                length += (rows_of(noise) - rows_of(before)).double().square().mean(1).sqrt()
+                moved = (rows_of(noise) - rows_of(before)).double()
+                length = length + moved.square().mean(1).sqrt()
             before = noise
             if t is not None:
                 grown = schedule.ratio(t) - schedule.ratio(s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -100,7 +100,14 @@ class ConditionedNetwork:
         if self.method.gradient:  # autograd reads nothing that was made in inference mode
             given = x, t, observed, net_kwargs
             x, t, observed, net_kwargs = pytree.tree_map(recordable, given)
-        return self.method.corrected(self.point(x, t, observed, net_kwargs))
+            return self.method.corrected(self.point(x, t, observed, net_kwargs))
+        own = self._own(observed, x)
+        x, t = self._placed(x, t)
+        data = self.prior(x, t, net_kwargs)
+        found = self.method.at_once(own, data)
+        if found is None:
+            found = self.method.corrected(self._point(x, t, data, _no_gradient, own))
+        return found
 
     def point(
         self,
@@ -110,25 +117,42 @@ class ConditionedNetwork:
         net_kwargs: Mapping[str, Any],
     ) -> Point:
         """The prior's data prediction at states and times, and the observation near it."""
-        schedule = self.model.schedule
+        own = self._own(observed, x)
+        x, t = self._placed(x, t)
+        pull = Pullback(lambda z: self.prior(z, t, net_kwargs), x, "net")
+        data = pull.value if pull.tracked else pull.value.detach()
+        return self._point(x, t, data, pull.one, own)
+
+    def _own(self, observed: Mapping[str, Tensor] | None, x: Tensor) -> Observation:
+        """What was observed of these samples."""
         own = self.observation.tensors if observed is None else observed
-        observation = self.observation.of(own, x)
-        if self._latest < 1:
-            late = t > self._latest
-            clamped = torch.where(late, self._latest, t)
-            scale = torch.where(late, schedule.sigma(clamped) / schedule.sigma(t), 1.0)
-            x, t = x * per_row(scale.to(x.dtype), x), clamped
+        return self.observation.of(own, x)
+
+    def _placed(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """States and times at which the prior is asked: none farther than `_FARTHEST`."""
+        if self._latest == 1:
+            return x, t
+        schedule = self.model.schedule
+        late = t > self._latest
+        clamped = torch.where(late, self._latest, t)
+        scale = torch.where(late, schedule.sigma(clamped) / schedule.sigma(t), 1.0)
+        return x * per_row(scale.to(x.dtype), x), clamped
+
+    def _point(
+        self,
+        x: Tensor,
+        t: Tensor,
+        data: Tensor,
+        back: Callable[[Tensor], Tensor],
+        observation: Observation,
+    ) -> Point:
+        schedule = self.model.schedule
         numbers = schedule.alpha(t), schedule.sigma(t), schedule.diffusion_squared(t)
         levels = [per_row(n.to(x.dtype), x) for n in numbers]
-        if self.method.gradient:
-            pull = Pullback(lambda z: self.prior(z, t, net_kwargs), x, "net")
-            data, back = pull.value if pull.tracked else pull.value.detach(), pull.one
-        else:
-            data, back = self.prior(x, t, net_kwargs), _no_gradient
         return Point(data, back, observation.near(data), observation.noise.none, *levels)
 
 
-def _no_gradient(vector: Tensor, last: bool = False) -> Tensor:
+def _no_gradient(vector: Tensor) -> Tensor:
     raise RuntimeError("a method without gradients asked for the network's Jacobian")
 
 

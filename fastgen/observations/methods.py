@@ -24,7 +24,7 @@ from fastgen.common.checks import check_integer, check_positive, per_row, rows_o
 from fastgen.common.display import displayed
 from fastgen.common.errors import nearest
 from fastgen.observations.observation import Local, Mask, Observation
-from fastgen.observations.solving import conjugate_gradients, pulled
+from fastgen.observations.solving import conjugate_residuals, pulled
 
 
 @displayed
@@ -73,6 +73,10 @@ class Method(ABC):
     soft: ClassVar[bool] = False
     nonlinear: ClassVar[bool] = True
     masks_only: ClassVar[bool] = False
+
+    def at_once(self, observation: Observation, data: Tensor) -> Tensor | None:
+        """The same in one pass, where that needs nothing but the data prediction; or None."""
+        return None
 
     @abstractmethod
     def corrected(self, at: Point) -> Tensor:
@@ -205,11 +209,11 @@ class MMPS(Method):
 
         D + C A^T (A C A^T + Sigma)^-1 (y - A D),
 
-    the system solved by conjugate gradients, one product with J for each iteration. Exact for
+    the system solved by conjugate residuals, one product with J for each iteration. Exact for
     Gaussian data, any A, and as many iterations as there are observed numbers; few suffice.
 
     Args:
-        iterations: of conjugate gradients.
+        iterations: of conjugate residuals.
     """
 
     iterations: int = 3
@@ -224,7 +228,7 @@ class MMPS(Method):
         def apply(w: Tensor) -> Tensor:
             return near.variance * w + near.forward(at.covariance(near.transpose(w)))
 
-        push = conjugate_gradients(apply, near.residual, self.iterations)
+        push = conjugate_residuals(apply, near.residual, self.iterations)
         return at.data + at.covariance(near.transpose(push))
 
 
@@ -233,10 +237,11 @@ class MMPS(Method):
 class DDNM(Method):
     """Denoising diffusion null-space model (Wang et al. 2022, arXiv 2212.00490, eq. 13 and 17).
 
-    D + lambda A^+ (y - A D): what A sees comes from y, the rest from the network, without
-    gradients. lambda = 1 without noise, and min(1, sigma / (alpha sigma_y)) with it, so that no
-    more noise comes in than the state has. The paper then adds less fresh noise; here the solver's
-    is what it is.
+    D + A^+ (y - A D): what A sees comes from y, the rest from the network, without gradients. With
+    noise each singular direction of A has a weight, so that no more noise comes in than the state
+    has: the paper's is min(1, s sigma / (alpha sigma_y)) for a singular value s; without singular
+    vectors it is here s^2 / (s^2 + (alpha sigma_y / sigma)^2), smooth and of the same ends, which
+    is DiffPIR's of lam = 1. The paper then adds less fresh noise; here the solver's is what it is.
     Biased: y does not reach what is correlated with A x but through the network's next evaluation.
 
     Args:
@@ -253,11 +258,8 @@ class DDNM(Method):
 
     def corrected(self, at: Point) -> Tensor:
         """See `Method.corrected`."""
-        way = pulled(at.near, at.sigma, True, self.iterations)
-        if at.exact:
-            return at.data + way
-        std = rows_of(at.near.variance.expand_as(at.near.residual)).mean(1).sqrt()
-        return at.data + (at.sigma / (at.alpha * per_row(std, at.sigma))).clamp_max(1) * way
+        prior = (at.sigma / at.alpha) ** 2
+        return at.data + pulled(at.near, prior, at.exact, self.iterations)
 
 
 @displayed
@@ -271,6 +273,12 @@ class Replacement(DDNM):
     """
 
     masks_only: ClassVar[bool] = True
+
+    def at_once(self, observation: Observation, data: Tensor) -> Tensor | None:
+        """See `Method.at_once`."""
+        if not isinstance(observation, Mask) or not observation.noise.none:
+            return None
+        return torch.lerp(data, observation.known, observation.mask)
 
 
 @displayed

@@ -50,6 +50,41 @@ def conjugate_gradients(
     return x
 
 
+def conjugate_residuals(
+    apply: Callable[[Tensor], Tensor], right: Tensor, iterations: int
+) -> Tensor:
+    """x [B, ...] with M x = right for each sample's own M, which need not be symmetric.
+
+    The directions' images are made orthogonal, so that after each iteration |right - M x| is the
+    least that the directions so far allow (GMRES in another form). It never grows: a network's
+    Jacobian is only nearly symmetric, and conjugate gradients run away on it.
+
+    Args:
+        apply: v to M v for all samples.
+        right: [B, ...].
+        iterations: products with M, at most as many as there are numbers.
+
+    Source:
+        Eisenstat, Elman and Schultz 1983, SIAM J. Numer. Anal. 20, 345 (generalised conjugate
+        residuals).
+    """
+    count = min(iterations, math.prod(right.shape[1:]))
+    x, residual = torch.zeros_like(right), right
+    smallest = torch.finfo(right.dtype).tiny
+    kept: list[tuple[Tensor, Tensor, Tensor]] = []
+    for _ in range(count):
+        direction, image = residual, apply(residual)
+        for earlier, its_image, square in kept:
+            share = per_row(torch.where(square > smallest, _inner(image, its_image) / square, 0), x)
+            direction, image = direction - share * earlier, image - share * its_image
+        square = _inner(image, image)
+        step = torch.where(square > smallest, _inner(residual, image) / square, 0)
+        x = x + per_row(step, x) * direction
+        residual = residual - per_row(step, x) * image
+        kept.append((direction, image, square))
+    return x
+
+
 def _inner(a: Tensor, b: Tensor) -> Tensor:
     """The inner product of each sample, [B]."""
     return (rows_of(a) * rows_of(b)).sum(1)

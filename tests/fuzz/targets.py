@@ -107,6 +107,22 @@ def posterior():
 
 
 @target
+def denoised():
+    return fastgen.control.denoise, {
+        "model": model(), "y": states(), "noise": 0.5, "steps": 3, "solver": "ddim", "seed": 1,
+        "sample_ids": [0, 1, 2], "net_kwargs": None,
+    }  # fmt: skip
+
+
+@target
+def scored():
+    return fastgen.control.anomaly_score, {
+        "model": model(), "x": states(), "score": "denoising", "reference": None,
+        "net_kwargs": None, "levels": 2, "seed": 1,
+    }  # fmt: skip
+
+
+@target
 def observed_mask():
     return fastgen.observations.Mask, {
         "known": states(), "mask": torch.arange(6) < 3, "noise": 0.1,

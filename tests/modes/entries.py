@@ -185,6 +185,16 @@ def posterior_differentiable(x):
     return fastgen.Sampler(given, plan, dtype=state_dtype(x))(x, differentiable=True)
 
 
+@entry(records=True)
+def denoised(x):
+    return fastgen.control.denoise(model(), x, 0.5)
+
+
+@entry()
+def scored(x):
+    return fastgen.control.anomaly_score(model(), x, levels=3)
+
+
 @entry()
 def steered(x):
     def reward(samples):  # of the place alone: rounding must not change who goes on

@@ -32,6 +32,7 @@ _listed(
     ValueError,
     "under forward-mode derivatives or torch.func|does not run inside of torch.func",
 )
+_listed("scored", TRANSFORMS, ValueError, "denoising_error under forward-mode derivatives")
 _listed(
     "posterior_replaced",
     ("functionalize",),

@@ -106,8 +106,11 @@ def test_ddnm_fits_the_observation_and_leaves_the_null_space():
         null = torch.eye(6, dtype=torch.float64) - torch.linalg.pinv(matrix) @ matrix
         assert torch.allclose(found @ null, data @ null, atol=1e-9)
     noisy = predicted(prior, schedule, Linear(*projected(matrix), y=y, noise=2.0), "ddnm")
-    share = (schedule.ratio(TIMES) / 2.0).clamp(max=1)[:, None]
-    assert torch.allclose(noisy, data + share * (found - data), atol=1e-9)
+    # Each singular direction by its own weight.
+    _, s, directions = torch.linalg.svd(matrix, full_matrices=False)
+    share = s**2 / (s**2 + (2.0 / schedule.ratio(TIMES)[:, None]) ** 2)
+    wanted = data + (found - data) @ directions.T * share @ directions
+    assert torch.allclose(noisy, wanted, atol=1e-9)
 
 
 def test_diffpir_is_the_minimiser_of_its_objective():

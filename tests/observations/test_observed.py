@@ -1,12 +1,14 @@
 """Observations: shapes, operators, adjoints, and errors that name what is wrong."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
 import fastgen
 from fastgen import observations
 from fastgen.observations import Linear, Mask, Nonlinear, Operator
-from fastgen.observations.solving import conjugate_gradients
+from fastgen.observations.solving import conjugate_gradients, conjugate_residuals
 
 IMAGES, SERIES = (2, 8, 8), (2, 12)
 OPERATORS = {
@@ -80,6 +82,31 @@ def test_conjugate_gradients_solve_each_row():
     )
     assert conjugate_gradients(lambda v: -v, y, 3).abs().max() == 0
     assert conjugate_gradients(lambda v: v, torch.zeros(0, 3), 3).shape == (0, 3)
+
+
+def test_conjugate_residuals_of_matrices_that_are_not_symmetric():
+    g = torch.Generator().manual_seed(0)
+    matrices = torch.randn(3, 5, 5, generator=g, dtype=torch.float64)
+    matrices = matrices + 3 * torch.eye(5, dtype=torch.float64)
+    right = torch.randn(3, 5, generator=g, dtype=torch.float64)
+    right[1] = 0
+
+    def apply(v):
+        return (matrices @ v[..., None])[..., 0]
+
+    exact = torch.linalg.solve(matrices, right[..., None])[..., 0]
+    assert torch.allclose(conjugate_residuals(apply, right, 5), exact, atol=1e-9)
+    assert torch.allclose(conjugate_residuals(apply, right, 50), exact, atol=1e-9)
+    errors = [(right - apply(conjugate_residuals(apply, right, k))).norm(dim=1) for k in range(6)]
+    for before, after in pairwise(errors):
+        assert (after <= before + 1e-12).all()
+    # The least residual in the Krylov space of two, by least squares.
+    basis = torch.stack([right, apply(right)], 2)
+    image = matrices @ basis
+    best = torch.linalg.lstsq(image[::2], right[::2, :, None]).solution
+    wanted = (right[::2] - (image[::2] @ best)[..., 0]).norm(dim=1)
+    assert torch.allclose(errors[2][::2], wanted)
+    assert conjugate_residuals(lambda v: 0 * v, right, 3).abs().max() == 0
 
 
 class TestErrors:
