@@ -56,7 +56,7 @@ def test_mmps_samples_the_posterior_of_gaussian_data(predicts):
 def test_solvers_with_noise_have_the_posteriors_spread(solver):
     prior, schedule = GaussianPrior.correlated(), schedules.CosineVP()
     model, shape = prior.model(schedule), (2000, 6)
-    steps = 60 if solver == "ddpm" else 300
+    steps = 60 if solver == "ddpm" else 120
     x = fastgen.posterior(model, linear(), shape, observations.MMPS(3), solver, steps).double()
     mean, covariance = posterior_of(prior)
     # Five standard errors of 2000 samples.
@@ -209,14 +209,20 @@ class TestAsAnyModel:
             change = (run(value + step) - run(value - step)).sum() / 2
         assert torch.allclose(change, (gradient * step).sum(), rtol=0.02, atol=1e-3)
 
-    def test_error_control_likelihood_and_compile(self, case):
+    def test_error_control_and_likelihood(self, case):
         observation, sampler, wanted = case
-        options = {"net_kwargs": observation.rows(4), "rtol": 1e-2, "atol": 1e-2}
-        options |= {"start": 0.99, "end": 0.05}
+        options = {"net_kwargs": observation.rows(4), "rtol": 0.1, "atol": 0.1}
+        options |= {"start": 0.9, "end": 0.2}
         assert fastgen.sample(sampler.model, wanted, "dopri5", **options).isfinite().all()
         found = fastgen.log_likelihood(sampler.model, wanted, **options)
         assert found.isfinite().all()
-        assert sampler.model.compiled().net.model.net is not sampler.model.net.model.net
+
+    @pytest.mark.slow  # torch's compiler is loaded
+    def test_compiled(self, case):
+        observation, sampler, wanted = case
+        compiled = fastgen.Sampler(sampler.model, sampler.plan, compile=True)
+        found = compiled((4, 6), seed=3, **observation.rows(4))
+        assert torch.allclose(found, wanted, atol=1e-4)
 
 
 def test_gradients_in_an_observation_that_is_given_to_posterior():
