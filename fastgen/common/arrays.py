@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+GIVEN_BACK_AFTER = 64 << 20  # bytes
+
+
+class MappedReads:
+    """Keeps a process from growing with what it has read through a memory-mapped array.
+
+    After every 64 MiB the pages of the mapping are given back to the system, which has them in its
+    cache as long as it likes. Of other arrays, and where there is no madvise, nothing is done.
+    """
+
+    def __init__(self, array: Any) -> None:
+        # Of a private mapping (mode "c") what was written would be lost.
+        shared = getattr(array, "mode", "") in ("r", "r+")
+        self._mapped, self._read = getattr(array, "_mmap", None) if shared else None, 0
+
+    def add(self, size: int) -> None:
+        """So many bytes have been read."""
+        self._read += size
+        if self._read >= GIVEN_BACK_AFTER:
+            self._read = 0
+            if self._mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+                self._mapped.madvise(mmap.MADV_DONTNEED)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_mapped": None, "_read": 0}
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:

@@ -66,9 +66,10 @@ class LargeCoupling:
     ) -> LargeCoupling:
         """Draw each x0[i] a partner from the balanced entropic plan (arXiv 2506.05526).
 
-        Blocks of both data sets are read in turn, so that files larger than memory will do; what
-        stays in memory is two float64 potentials and a block of each. A sweep visits all n m pairs
-        twice. float32 arithmetic.
+        Blocks of both data sets are read in turn, so that files larger than memory will do. In
+        memory are at most 96 bytes for each point of both sets (potentials, sums and norms in
+        float64), 64 for each coordinate of a block of both, and 64 MiB of a mapped file. A sweep
+        visits all n m pairs twice. float32 arithmetic.
 
         Args:
             x0: [n, ...], a tensor or a numpy array, memory-mapped for instance.

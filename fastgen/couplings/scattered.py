@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastgen.common.arrays import MappedReads
 from fastgen.common.checks import check_at_least
 from fastgen.couplings.stored import Points, Stored, StoredSolver, check_points, reservoir
 from fastgen.kernels import pairwise
@@ -38,6 +39,7 @@ class Scattered(Stored):
         check_at_least("block", block, 1)
         self.name, self.data, self.block, self.group = name, data, block, group
         self.rank, size = dist.get_rank(group), dist.get_world_size(group)
+        self._reads = MappedReads(data)
         self.shape = tuple(int(k) for k in data.shape[1:])
         self.device = data.device if isinstance(data, Tensor) else torch.device("cpu")
         told: list[Any] = [None] * size

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgen.common.arrays import MappedReads
 from fastgen.common.checks import check_at_least
 from fastgen.couplings.potentials import EntropicSolver, Marginals
 from fastgen.kernels import Stream, pairwise
@@ -30,6 +31,7 @@ class Stored:
         check_at_least("block", block, 1)
         self.name, self.data, self.block = name, data, block
         self.count, self.shape = int(data.shape[0]), tuple(int(k) for k in data.shape[1:])
+        self._reads = MappedReads(data)
         self.centre, self.squares = self._measure()
         self.length = 1.0
 
@@ -38,7 +40,9 @@ class Stored:
         if isinstance(self.data, Tensor):
             return self.data[index].float()
         chosen = index.cpu().numpy() if isinstance(index, Tensor) else index
-        return torch.from_numpy(np.array(self.data[chosen], dtype=np.float32))
+        found = np.array(self.data[chosen], dtype=np.float32)
+        self._reads.add(found.nbytes)
+        return torch.from_numpy(found)
 
     def blocks(self) -> Iterator[tuple[int, Tensor]]:
         """The points in order, in the coordinates of the problem."""
@@ -52,7 +56,11 @@ class Stored:
 
     def norms(self) -> Tensor:
         """|x|^2 of the normalised points, float64 [n]."""
-        return torch.cat([x.double().square().sum(1) for _, x in self.blocks()])
+        # Small results that stay between large ones that go would scatter the free memory.
+        found = torch.empty(self.count, dtype=torch.float64, device=self.centre.device)
+        for first, x in self.blocks():
+            found[first : first + len(x)] = x.double().square().sum(1)
+        return found
 
     def _measure(self) -> tuple[Tensor, float]:
         """Mean and mean squared distance from it, in two passes; finite, or a ValueError."""

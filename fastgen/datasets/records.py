@@ -8,7 +8,6 @@ whoever reads, and a run goes on in the middle without reading what came before.
 from __future__ import annotations
 
 import math
-import mmap
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastgen.common.arrays import MappedReads
 from fastgen.common.display import displayed
 from fastgen.common.errors import nearest
 from fastgen.datasets.images import class_numbers, images_below, read_image
-
-DROP_AFTER = 64 << 20  # bytes read through a mapping after which its pages are given back
 
 
 class Records(Protocol):
@@ -77,7 +75,7 @@ class Arrays:
         self.array, self.name = array, name
         self.shape = tuple(int(n) for n in shape[1:])
         self.labels = None if labels is None else _labels(labels, int(shape[0]), name)
-        self._read = 0
+        self._reads = MappedReads(array)
 
     def _facts(self) -> dict[str, Any]:
         return {"name": self.name, "count": len(self), "shape": self.shape, "labels": self.labels}
@@ -109,9 +107,7 @@ class Arrays:
             raise IndexError(f"{self.name}: samples 0 to {len(self) - 1}, got {chosen.max()}")
         sorted_numbers, places = np.unique(chosen, return_inverse=True)
         found: NDArray[Any] = np.asarray(self._chosen(sorted_numbers))
-        self._read += found.nbytes
-        if self._read >= DROP_AFTER:
-            self._drop()
+        self._reads.add(found.nbytes)
         with np.errstate(over="ignore"):  # beyond float32: infinite, which is found out later
             return torch.from_numpy(found[places].astype(np.float32))
 
@@ -120,13 +116,6 @@ class Arrays:
             return self.array[numbers]
         orthogonal = getattr(self.array, "oindex", None)  # of Zarr
         return self.array[numbers] if orthogonal is None else orthogonal[numbers]
-
-    def _drop(self) -> None:
-        """Give the pages of a mapped file back; they are read again from the system's cache."""
-        self._read = 0
-        mapped = getattr(self.array, "_mmap", None)
-        if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 class _Rows:

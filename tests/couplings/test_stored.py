@@ -1,5 +1,8 @@
 """Semidiscrete and out-of-core couplings: equal shares, files, and the plan of memory."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -221,3 +224,40 @@ def test_a_partner_for_far_noise(block):
         coupling.pair(torch.tensor([[1e300]], dtype=torch.float64))
     with pytest.raises(ValueError, match=r"NaN or infinite|expected finite"):
         coupling.pair(torch.tensor([[float("nan")]]))
+
+
+MAPPED = """
+import sys
+from pathlib import Path
+import numpy as np
+import torch
+from fastgen.couplings import LargeCoupling
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("VmHWM:"))
+
+torch.set_num_threads(1)
+x = np.load(sys.argv[1], mmap_mode="r")
+few, block = np.asarray(x[:100]) + 1, 4096
+LargeCoupling.pair(x[:64], few, 1.0, block=64)
+before = peak()
+LargeCoupling.pair(x, few, 1.0, block=block, tolerance=0.1)
+points, coordinates = len(x) + len(few), x.shape[1] * (block + len(few))
+print(x.nbytes, peak() - before, 96 * points + 64 * coordinates + (64 << 20))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="counts resident memory as Linux does")
+def test_files_larger_than_the_stated_memory(tmp_path):
+    x = np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, (400_000, 256))
+    rng = np.random.default_rng(0)
+    for first in range(0, len(x), 10_000):
+        x[first : first + 10_000] = rng.standard_normal((10_000, 256), dtype=np.float32)
+    del x
+    command = [sys.executable, "-c", MAPPED, str(tmp_path / "x.npy")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    size, grown, stated = map(int, run.stdout.split())
+    assert grown < stated < size / 2
