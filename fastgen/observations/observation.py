@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,7 +72,10 @@ class Observation(ABC):
         own = self.tensors
         if not isinstance(tensors, Mapping) or tensors.keys() != own.keys():
             raise ValueError(f"observed: expected a dictionary of {list(own)}, got {tensors!r}")
-        other = copy.copy(self)
+        device, dtype, count = like.device, like.dtype, len(like)
+        other = object.__new__(type(self))  # once for each evaluation: without copy's protocol
+        values = other.__dict__
+        values.update(self.__dict__)
         for name, value in tensors.items():
             if not isinstance(value, Tensor) or value.shape[1:] != own[name].shape[1:]:
                 found = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -81,12 +83,13 @@ class Observation(ABC):
                     f"observed[{name!r}]: expected [B, ...] like {list(own[name].shape)}, got "
                     f"{found}"
                 )
-            if value.shape[0] not in (1, len(like)):
+            if value.shape[0] not in (1, count):
                 raise ValueError(
-                    f"observed[{name!r}]: {value.shape[0]} rows for a batch of {len(like)}; pass "
+                    f"observed[{name!r}]: {value.shape[0]} rows for a batch of {count}; pass "
                     "one row for all, or one for each sample as observed={...} in net_kwargs"
                 )
-            object.__setattr__(other, name, value.to(device=like.device, dtype=like.dtype))
+            same = value.dtype == dtype and value.device == device
+            values[name] = value if same else value.to(device=device, dtype=dtype)
         return other
 
     def rows(self, batch: int) -> dict[str, dict[str, Tensor]]:
