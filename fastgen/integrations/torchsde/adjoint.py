@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fastgen.common.checks import as_numbers
 from fastgen.common.errors import nearest
+from fastgen.common.once import differentiable_once
 from fastgen.integrations.torchsde.motions import BrownianInterval
 from fastgen.integrations.torchsde.settings import METHODS
 from fastgen.integrations.torchsde.solve import (
@@ -91,7 +92,7 @@ def sdeint_adjoint(
     }
     whole = adaptive or extra or extra_solver_state or not torch.is_grad_enabled()
     if whole or len(ts) < 3:
-        return sdeint(
+        found = sdeint(
             sde,
             y0,
             ts,
@@ -101,7 +102,36 @@ def sdeint_adjoint(
             entropy=entropy,
             **common,
         )
-    return _by_pieces(sde, y0, ts, bm, names, entropy, common)
+    else:
+        found = _by_pieces(sde, y0, ts, bm, names, entropy, common)
+    given = adjoint_params
+    if given is None:
+        given = list(sde.parameters()) if isinstance(sde, nn.Module) else []
+    return _attached(found, [p for p in given if p.requires_grad])
+
+
+def _attached(found: Any, parameters: list[Tensor]) -> Any:
+    """States that depend on no parameter, as ones whose gradients are 0: as in torchsde."""
+    ys = found[0] if isinstance(found, tuple) else found
+    if ys.requires_grad or not parameters or not torch.is_grad_enabled():
+        return found
+    apply: Any = _Constant.apply
+    ys = apply(ys, *parameters)
+    return (ys, *found[1:]) if isinstance(found, tuple) else ys
+
+
+class _Constant(torch.autograd.Function):
+    """A value that does not change with tensors that need gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        return value.clone()
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, *(torch.zeros_like(x) for x in ctx.saved_tensors))
 
 
 def _by_pieces(

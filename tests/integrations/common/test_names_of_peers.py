@@ -81,6 +81,13 @@ def test_names_of_k_diffusion(name):
     assert missing(defined, importlib.import_module(f"{ROOM}k_diffusion.{name}")) == []
 
 
+def test_names_of_edm():
+    """EDM and EDM2 are repositories of files, not packages: what their generate files define."""
+    names = ["edm_sampler", "ablation_sampler", "StackedRandomGenerator", "parse_int_list", "main"]
+    names += ["generate_images"]  # of EDM2's generate_images.py
+    assert missing(names, importlib.import_module(f"{ROOM}edm")) == []
+
+
 def test_refused_names_are_errors_that_say_why():
     hook = Refused("a.module", {"Old": "it was taken out; take New"})
     with pytest.raises(ImportError, match=r"a\.module has no Old: it was taken out; take New"):

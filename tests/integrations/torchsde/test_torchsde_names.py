@@ -331,3 +331,26 @@ def test_one_channel_has_no_areas():
         assert not a.any()
     tree = ours.BrownianTree(0.0, torch.zeros(3), w1=torch.ones(3), entropy=1)
     assert (tree(1.0) - 1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("times", [[0.0, 0.5], [0.0, 0.2, 0.5]])
+def test_parameters_that_are_not_used_have_a_gradient_of_zero(times):
+    class Frozen(torch.nn.Module):
+        noise_type, sde_type = "diagonal", "ito"
+
+        def __init__(self):
+            super().__init__()
+            self.unused = torch.nn.Parameter(torch.ones(3))
+
+        def f(self, t, y):
+            return -y
+
+        def g(self, t, y):
+            return torch.ones_like(y)
+
+    sde = Frozen()
+    ys = ours.sdeint_adjoint(sde, torch.ones(2, 2), times, method="milstein", dt=0.1)
+    ys.sum().backward()
+    assert sde.unused.grad.tolist() == [0, 0, 0]
+    with torch.no_grad():
+        assert not ours.sdeint_adjoint(sde, torch.ones(2, 2), times, dt=0.1).requires_grad
