@@ -345,17 +345,17 @@ def method_of(
         raise ValueError(
             f"options: expected grad_free for 'milstein', got {options or 'grad_free'}"
         )
-    if method not in METHODS_OF[sde.sde_type]:
-        raise ValueError(
-            f"method={method!r}: expected one of {', '.join(METHODS_OF[sde.sde_type])} for "
-            f"sde_type={sde.sde_type!r}; fastgen.sdeint takes more of additive noise, whose two "
-            "integrals are one"
-        )
     if adaptive and method == "euler" and sde.noise_type != "additive":
         warnings.warn(
             "adaptive Euler-Maruyama steps are not sure to converge to the solution for noise "
             "that is not additive",
             stacklevel=3,
+        )
+    if method not in METHODS_OF[sde.sde_type]:
+        raise ValueError(
+            f"method={method!r}: expected one of {', '.join(METHODS_OF[sde.sde_type])} for "
+            f"sde_type={sde.sde_type!r}; fastgen.sdeint takes more of additive noise, whose two "
+            "integrals are one"
         )
     chosen = METHODS[method]
     return "milstein_derivative_free" if grad_free else chosen
