@@ -331,14 +331,14 @@ def _path(
 
 def _motion(path: Any, equation: Equation, control: Adaptive, area: bool) -> Motion:
     """What adaptive steps read of the noise."""
+    if control.step == "joint":  # one time for all samples: a path is walked along in C++
+        return called(path, equation.noise_shape, area)
     if isinstance(path, BrownianPath):
         return PathMotion(path, area)
-    if control.step != "joint":
-        raise ValueError(
-            "noise: a function (s, t) has one time for all samples; take Adaptive(step='joint'), "
-            "or a BrownianPath for steps of each sample's own"
-        )
-    return called(path, equation.noise_shape, area)
+    raise ValueError(
+        "noise: a function (s, t) has one time for all samples; take Adaptive(step='joint'), or a "
+        "BrownianPath for steps of each sample's own"
+    )
 
 
 def _source(
