@@ -30,7 +30,7 @@ from fastgen import (
     training,
 )
 from fastgen.common.error_control import ErrorControlled
-from fastgen.integrations import azula, torchcfm, torchsde
+from fastgen.integrations import azula, edm, torchcfm, torchsde
 from fastgen.integrations.flow_matching import path, solver, utils
 from fastgen.integrations.flow_matching.path import scheduler
 from fastgen.integrations.flow_matching.utils import manifolds
@@ -348,6 +348,7 @@ MAKERS = {
     torchcfm_utils.torch_wrapper: lambda: torchcfm_utils.torch_wrapper(net()),
     torchcfm.OTPlanSampler: lambda: torchcfm.OTPlanSampler("exact"),
     torchsde.BaseSDE: lambda: torchsde.BaseSDE("scalar", "ito"),
+    edm.StackedRandomGenerator: lambda: edm.StackedRandomGenerator("cpu", [1, 2]),
     torchsde.SDEIto: lambda: torchsde.SDEIto("diagonal"),
     torchsde.SDEStratonovich: lambda: torchsde.SDEStratonovich("general"),
     torchsde.ReverseBrownian: lambda: torchsde.ReverseBrownian(

@@ -39,9 +39,8 @@ class StackedRandomGenerator:
     def randint(self, *args: int, size: Sequence[int], **kwargs: Any) -> Tensor:
         """Integers [B, ...]; args and kwargs: of `torch.randint`."""
         each = self._size(size)
-        return torch.stack(
-            [torch.randint(*args, size=each, generator=g, **kwargs) for g in self.generators]
-        )
+        draw: Any = torch.randint
+        return torch.stack([draw(*args, size=each, generator=g, **kwargs) for g in self.generators])
 
     def _size(self, size: Sequence[int]) -> tuple[int, ...]:
         if not len(size) or size[0] != len(self.generators):
