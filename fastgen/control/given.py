@@ -48,16 +48,14 @@ def posterior(
     the last two is a correction of the data prediction, so that every solver may follow, and
     `fastgen.observations.conditioned` gives the model itself, to be served or captured.
 
-    | method | what it needs | where it is exact |
-    |---|---|---|
-    | "mmps" | products with the network's Jacobian | Gaussian data |
-    | "tmpd" | two such products | Gaussian data of independent numbers, masks |
-    | "pigdm", "rtc" | one | data N(m, s^2) |
-    | "dps" | one | nowhere |
-    | "ddnm", "replacement", "diffpir" | none | nowhere |
-    | "repaint" | none; many more evaluations | in the limit of many repetitions |
-    | "daps" | none; several evaluations a step | nowhere, but it forgets its errors |
-    | "twisted" | one; all samples are one system | in the limit of many samples |
+    * "mmps": products with the network's Jacobian; exact for Gaussian data.
+    * "tmpd": two such products; exact for Gaussian data of independent numbers, and a mask.
+    * "pigdm", "rtc": one; exact for data N(m, s^2).
+    * "dps": one; exact nowhere.
+    * "ddnm", "replacement", "diffpir": none; exact nowhere.
+    * "repaint": none, but many more evaluations; exact in the limit of many repetitions.
+    * "daps": none, several evaluations a step; exact nowhere, but it forgets its errors.
+    * "twisted": one; all samples are one system, exact in the limit of many.
 
     Args:
         model: of the prior.
