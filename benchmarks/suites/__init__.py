@@ -25,6 +25,7 @@ SUITES = {
     "training_drop_ins": "the drop-ins for torchcfm and torchdiffeq beside the originals",
     "memory": "peak memory of a sampling run",
     "parallel": "rounds of runs parallel in time, beside the parallel schedulers of diffusers",
+    "steering": "the reward of steered digits beside the best of as many samples",
     "launches": "what a launch of each Triton kernel costs the host",
     "reversible": "gradients that retrace a run, beside checkpoints, and exact inversion",
     "generation": "sets of samples in folders beside a bare loop, and two processes beside one",

@@ -125,10 +125,8 @@ COMMANDS = """## Commands
 
 * `python -m benchmarks [suite ...]` writes rows and a report to `out/benchmarks/`. `--list` says
   what each suite measures, `--quick` takes minutes, `--resume` goes on where a run stopped,
-  `--compare benchmarks/results/cpu-loops.csv` prints what changed. `--keep` ends a whole run by
-  putting its rows into `benchmarks/results/`; `--report --keep` does so with an earlier run's.
-* `python -m benchmarks quality --out out/quality.csv` makes 4 MB of rows, in hours. Kept is a small
-  form (`benchmarks/tools/condensed.py`): a line for each problem, solver and metric, with medians
-  over seeds and standard errors. Only two quantiles of the seeds are left out.
-* `python -m benchmarks.suites.two_dimensional` trains the 2-D tables' networks, in hours;
-  `bash benchmarks/gpu.sh` builds, tests and measures on a machine with one GPU."""
+  `--compare benchmarks/results/cpu-loops.csv` prints what changed, `--keep` puts the rows of a
+  whole run into `benchmarks/results/`, `--report --keep` those of an earlier one.
+* `quality` makes 4 MB of rows, in hours (give it `--out`); kept are medians over seeds and standard
+  errors. `python -m benchmarks.suites.two_dimensional` trains the 2-D networks, in hours, and
+  `bash benchmarks/gpu.sh` measures on a machine with one GPU."""
