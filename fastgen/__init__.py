@@ -34,8 +34,10 @@ if TYPE_CHECKING:
     from fastgen.generation import generate
     from fastgen.likelihood import (
         log_likelihood,
+        log_ratio,
         sampled_log_probability,
         trajectory_log_probability,
+        transition_divergence,
     )
     from fastgen.likelihood.variational_bound import variational_bound
     from fastgen.model import Guidance, Model
@@ -72,6 +74,7 @@ __all__ = [
     "invert",
     "kernels",
     "log_likelihood",
+    "log_ratio",
     "networks",
     "observations",
     "odeint",
@@ -90,6 +93,7 @@ __all__ = [
     "timesteps",
     "training",
     "trajectory_log_probability",
+    "transition_divergence",
     "tune",
     "variational_bound",
     "wasserstein",
@@ -138,6 +142,7 @@ _MODULE_OF = {
     "interpolate": "noise",
     "invert": "sampling",
     "log_likelihood": "likelihood",
+    "log_ratio": "likelihood",
     "odeint": "ode",
     "plan": "solvers",
     "posterior": "control",
@@ -148,6 +153,7 @@ _MODULE_OF = {
     "sdeint": "sde",
     "steer": "control",
     "trajectory_log_probability": "likelihood",
+    "transition_divergence": "likelihood",
     "tune": "fitting",
     "variational_bound": "likelihood.variational_bound",
     "wasserstein": "couplings",

@@ -30,7 +30,15 @@ _DISTILLED = _LAW + (
     "An exact consistency function (the flow's endpoint, by 24 steps of Heun) needs one evaluation "
     "only; a denoiser that was not distilled is not made for this solver."
 )
+_POLICIES = (
+    "Measured when this page was built, on a mixture of 16 Gaussians in two dimensions (rectified "
+    "flow, 2,000 samples). Up: the sliced Wasserstein distance to exact samples, beside that of "
+    "two exact sets. cps draws as much noise in a short step as in a long one: its limit is not "
+    "the data's law, though close to it where data lie in tight clusters as these."
+)
 CAPTIONS = {
+    "cps": _POLICIES,
+    "precise": _POLICIES,
     "consistency": _DISTILLED,
     "lcm": _DISTILLED,
     "tcd": _LAW
@@ -177,6 +185,22 @@ def repaint() -> list[tuple[str, Curve]]:
     return curves
 
 
+def policies() -> list[tuple[str, Curve]]:
+    """Solvers that are policies of reinforcement learning, at their own options."""
+    mixture = Mixture(2, Rectified())
+    model = fastgen.Model(mixture.denoise, mixture.schedule, "data")
+    exact, steps = mixture.samples(COUNT, 11), (5, 10, 20, 40, 80)
+    curves: list[tuple[str, Curve]] = []
+    for solver in ("cps", "precise", "flow_grpo"):
+        points = []
+        for n in steps:
+            x = fastgen.sample(model, (COUNT, 2), solver, n, seed=1, dtype=torch.float64)
+            points.append((float(n), distance(x, exact)))
+        curves.append((solver, points))
+    floor = distance(exact, mixture.samples(COUNT, 21))
+    return [*curves, ("two exact sets", [(steps[0], floor), (steps[-1], floor)])]
+
+
 MEASURES: dict[str, Callable[[], list[tuple[str, Curve]]]] = {
     "consistency": partial(few_step, "consistency"),
     "lcm": partial(few_step, "lcm"),
@@ -184,6 +208,8 @@ MEASURES: dict[str, Callable[[], list[tuple[str, Curve]]]] = {
     "mean_flow": mean_flow,
     "bridge_sde": bridge_sde,
     "repaint": repaint,
+    "cps": policies,
+    "precise": policies,
 }
 
 

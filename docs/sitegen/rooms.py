@@ -48,6 +48,8 @@ LAID_OUT = [
                 "variational_bound",
                 "trajectory_log_probability",
                 "sampled_log_probability",
+                "transition_divergence",
+                "log_ratio",
             ],
             "Distances": ["wasserstein"],
         },

@@ -4,6 +4,9 @@ A step x_t = m(x_s) + std z has log p(x_t | x_s) = -|x_t - m|^2 / (2 std^2) - n 
 for n elements: what policy-gradient fine-tuning of samplers needs (DDPO, Black et al. 2024, arXiv
 2305.13301; Flow-GRPO, Liu et al. 2025, arXiv 2505.05470). Multistep solvers condition on all
 earlier states; steps without noise, such as the last one to t = 0, have no density.
+
+Two networks on one plan have steps of the same std, so that their divergence in a step is that of
+the means, |m - m'|^2 / (2 std^2) (`transition_divergence`).
 """
 
 from __future__ import annotations
@@ -181,25 +184,104 @@ def trajectory_log_probability(
     Raises:
         ValueError: if the plan's steps are not Gaussian, or the states do not fit the plan.
     """
-    if not isinstance(sampler, Sampler):
-        raise TypeError(f"sampler: expected a fastgen.Sampler, got {type(sampler).__name__}")
-    check_floating("states", states, "[n + 1, B, ...]", 2)
-    plan = sampler.plan
-    steps = transitions(plan)
-    if states.shape[0] != len(plan.states) + 1:
-        raise ValueError(f"states: expected {len(plan.states) + 1} of them, got {states.shape[0]}")
-    states = states.to(sampler.dtype)
+    _check(sampler, states)
     padding = None if mask is None else Padding(mask, states[0])
-    by_form = {id(t.form): t for t in steps}
+    found = _deviations(sampler, states, differentiable, checkpoint, merged(net_kwargs, kwargs))
+    with nullcontext() if differentiable else torch.no_grad():
+        rows = [_log_density(deviation, step.std, padding) for step, deviation in found]
+    return LogProbability(torch.stack(rows), tuple(step.step for step, _ in found))
+
+
+@untransformed(BACKWARD)
+@typed
+def transition_divergence(
+    sampler: Sampler,
+    reference: Sampler,
+    states: Tensor,
+    *,
+    differentiable: bool = False,
+    checkpoint: bool = False,
+    mask: Tensor | None = None,
+    net_kwargs: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Tensor:
+    """Kullback-Leibler divergence in nats of each step that adds noise, [len(steps), B].
+
+    KL(p || p') = |m - m'|^2 / (2 std^2) of the steps from the stored states under two networks: the
+    penalty that keeps a fine-tuned sampler near its reference. Summed over the steps it is, on
+    average over the sampler's own states, the divergence of whole trajectories.
+
+    Args:
+        sampler: the one that is trained.
+        reference: the same plan with another network, of which no gradient is recorded.
+        states: [n + 1, B, ...], of the sampler.
+        differentiable, checkpoint, mask, net_kwargs, **kwargs: as in `trajectory_log_probability`.
+
+    Raises:
+        ValueError: if the two have different plans, or as `trajectory_log_probability`.
+    """
+    _check(sampler, states)
+    _check(reference, states)
+    if sampler.plan is not reference.plan and sampler.plan.to_json() != reference.plan.to_json():
+        raise ValueError(
+            "reference: its plan is another than the sampler's, so that their steps have other "
+            "deviations; make both of one plan"
+        )
+    given = merged(net_kwargs, kwargs)
+    padding = None if mask is None else Padding(mask, states[0])
+    own = _deviations(sampler, states, differentiable, checkpoint, given)
+    other = _deviations(reference, states, False, False, given)
+    rows = []
+    with nullcontext() if differentiable else torch.no_grad():
+        for (step, deviation), (_, theirs) in zip(own, other, strict=True):
+            apart = (deviation.double() - theirs.double()) / step.std
+            apart = rows_of(apart if padding is None else padding.clear(apart))
+            rows.append(0.5 * apart.square().sum(1))
+    return torch.stack(rows)
+
+
+@typed
+def log_ratio(old: LogProbability, new: LogProbability) -> Tensor:
+    """log p_new / p_old of each step, [len(steps), B]: what PPO and GRPO clip the exponential of.
+
+    Raises:
+        ValueError: if the two are not of the same steps and samples.
+    """
+    if old.steps != new.steps or old.values.shape != new.values.shape:
+        raise ValueError(
+            f"new: steps {new.steps} of {new.values.shape[1]} samples, but old has {old.steps} of "
+            f"{old.values.shape[1]}; take both of one plan and batch"
+        )
+    return new.values - old.values
+
+
+def _check(sampler: Sampler, states: Tensor) -> None:
+    check_floating("states", states, "[n + 1, B, ...]", 2)
+    expected = len(sampler.plan.states) + 1
+    transitions(sampler.plan)  # with its errors
+    if states.shape[0] != expected:
+        raise ValueError(f"states: expected {expected} of them, got {states.shape[0]}")
+
+
+def _deviations(
+    sampler: Sampler,
+    states: Tensor,
+    differentiable: bool,
+    checkpoint: bool,
+    given: Mapping[str, Any],
+) -> list[tuple[_Transition, Tensor]]:
+    """Of each step that adds noise: what it is, and how far the state is from the mean."""
+    plan = sampler.plan
+    states = states.to(sampler.dtype)
+    by_form = {id(t.form): t for t in transitions(plan)}
     nothing = torch.zeros(1, dtype=torch.int64, device=states.device)
     ids = nothing.expand(states.shape[1])
-    given = merged(net_kwargs, kwargs)
     evaluate = sampler.prepared.network_calls(states[0], nothing, ids, given)
     parametrisation = sampler.prepared.parametrisation
     values: dict[Value, Tensor] = {Value(0): states[0]}
     known = {s.value: states[k + 1] for k, s in enumerate(plan.states)}
     outputs: list[tuple[Evaluate, tuple[Tensor, ...]]] = []
-    rows = []
+    deviations: list[tuple[_Transition, Tensor]] = []
 
     def network(k: int, x: Tensor) -> tuple[Tensor, ...]:
         scaled = x * parametrisation.input_scale(plan.evaluations[k].time)
@@ -243,6 +325,5 @@ def trajectory_log_probability(
                 mean = total(i.form)
                 values[i.value] = known.get(i.value, mean)
                 if id(i.form) in by_form:
-                    std = by_form[id(i.form)].std
-                    rows.append(_log_density(values[i.value] - mean, std, padding))
-    return LogProbability(torch.stack(rows), tuple(t.step for t in steps))
+                    deviations.append((by_form[id(i.form)], values[i.value] - mean))
+    return deviations

@@ -37,7 +37,6 @@ from fastgen.solvers.exponential_rk import (
 from fastgen.solvers.few_step import consistency, lcm, tcd
 from fastgen.solvers.flow_sdes import (
     euler_maruyama,
-    flow_grpo,
     flow_sde,
     flow_sde_heun,
     stochastic_heun,
@@ -57,6 +56,7 @@ from fastgen.solvers.multistep import (
     res_3m,
     unipc,
 )
+from fastgen.solvers.policies import cps, flow_grpo, precise
 from fastgen.solvers.registry import Solver, get, names, plan, register
 from fastgen.solvers.restarts import repaint, restart
 from fastgen.solvers.seeds import seeds_1, seeds_2, seeds_3
@@ -101,6 +101,7 @@ __all__ = [
     "bosh3",
     "bridge_sde",
     "consistency",
+    "cps",
     "ddim",
     "ddim_cfgpp",
     "ddpm",
@@ -156,6 +157,7 @@ __all__ = [
     "names",
     "plan",
     "pndm",
+    "precise",
     "predictor_corrector",
     "ralston",
     "register",

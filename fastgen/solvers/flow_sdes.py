@@ -165,35 +165,3 @@ def flow_sde_heun(
     constant; here it has the mean variance of both ends.
     """
     return _solve(p, times, _form(p, diffusion, diffusion_norm), last_step, heun=True)
-
-
-@register(
-    "flow_grpo", order=1, stochastic=True, source="Liu et al. 2025, Flow-GRPO, arXiv 2505.05470"
-)
-def flow_grpo(
-    p: Builder,
-    times: list[float],
-    *,
-    a: float = 0.7,
-    last_step: str = "none",
-    first_step: str = "limit",
-) -> Form:
-    """Euler-Maruyama with sigma_t = a sqrt(t / (1 - t)), that is eps = sigma_t^2 / 2.
-
-    x_t = x_s + (t - s) [u + sigma_s^2 / (2 s) (x_s + (1 - s) u)] + sigma_s sqrt(s - t) z on
-    rectified flows. On other schedules eps = a^2 g^2 / 4, which on rectified flows is the same.
-
-    sigma_t is infinite at t = 1. first_step "limit" is that of the module. "next" takes
-    a sqrt(1 / (1 - t_1)) there, with the next time t_1, as the authors' code does (rectified flows
-    only).
-    """
-    check_nonnegative("a", a)
-    if first_step not in ("limit", "next"):
-        raise ValueError(f"first_step={first_step!r}: expected 'limit' or 'next'")
-
-    def diffusion(t: float) -> float:
-        if first_step == "next" and p.alpha(t) == 0:
-            return a**2 / 2 / (1 - times[1]) if times[1] > 0 else 0.0
-        return a**2 * p.schedule.diffusion_squared(t) / 4 if a else 0.0
-
-    return _solve(p, times, diffusion, last_step, heun=False)

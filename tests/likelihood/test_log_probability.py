@@ -8,6 +8,7 @@ from torch.distributions import Normal
 
 import fastgen
 from fastgen import Guidance, schedules
+from fastgen.likelihood import log_ratio, transition_divergence
 
 SCHEDULE = schedules.LinearVP()
 
@@ -105,3 +106,73 @@ def test_what_has_no_density_is_refused():
         fastgen.sampled_log_probability(make("predictor_corrector").plan, (2, 3))
     with pytest.raises(ValueError, match="expected 6 of them, got 4"):
         fastgen.trajectory_log_probability(make("ddpm"), states[:4])
+
+
+def shifted(x, t, shift=0.0):
+    return network(x, t, shift) + 0.3 * torch.cos(x)
+
+
+@pytest.mark.parametrize(("solver", "options"), [("ddpm", {}), ("ddim", {"eta": 0.6})])
+def test_divergence_of_steps_is_that_of_torchs_normals(solver, options):
+    """And the expected log-ratio: drawn steps average to minus the divergence."""
+    own, other = make(solver, **options), make(solver, shifted, **options)
+    other = fastgen.Sampler(other.model, own.plan, dtype=torch.float64)
+    _, states = own((3, 4), seed=6, trajectory=True)
+    found = transition_divergence(own, other, states)
+    log_p = fastgen.trajectory_log_probability(own, states)
+    ratio = log_ratio(log_p, fastgen.trajectory_log_probability(other, states))
+    assert found.shape == ratio.shape == log_p.values.shape
+    assert (transition_divergence(own, own, states) == 0).all()
+    # One step from one state, 20,000 times: E log p / p' = KL.
+    times = own.plan.times.tolist()
+    kwargs = {k: v for k, v in options.items() if k == "eta"}
+    step = fastgen.plan(solver, SCHEDULE, timesteps=times[1:3], **kwargs)
+    one, two = (fastgen.Sampler(s.model, step, dtype=torch.float64) for s in (own, other))
+    start = states[1, :1].expand(20_000, 4)
+    _, drawn = one(start, seed=2, trajectory=True)
+    ratios = log_ratio(
+        fastgen.trajectory_log_probability(two, drawn),
+        fastgen.trajectory_log_probability(one, drawn),
+    )[0]
+    wanted = transition_divergence(one, two, drawn[:, :1])[0, 0]
+    assert wanted > 0
+    torch.testing.assert_close(wanted, found[1, 0])
+    assert abs(ratios.mean() - wanted) < 4 * ratios.std() / 20_000**0.5
+    # log p / p' of Gaussians of one std has variance 2 KL.
+    assert abs(ratios.var() / (2 * wanted) - 1) < 0.05
+
+
+def test_gradients_of_the_divergence_are_those_of_the_mean():
+    weight = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    own = make("ddpm", lambda x, t: network(x, t) + weight * torch.cos(x))
+    reference = fastgen.Sampler(make("ddpm").model, own.plan, dtype=torch.float64)
+    with torch.no_grad():
+        _, states = own((3, 4), seed=6, trajectory=True)
+    run = {"differentiable": True}
+    total = transition_divergence(own, reference, states, **run).sum()
+    (slope,) = torch.autograd.grad(total, weight)
+    # KL is a square in the weight: its slope is 2 KL / weight.
+    torch.testing.assert_close(slope, 2 * total.detach() / weight.detach())
+    checkpointed = transition_divergence(own, reference, states, checkpoint=True, **run).sum()
+    torch.testing.assert_close(torch.autograd.grad(checkpointed, weight)[0], slope)
+    mask = torch.arange(4) < 2
+    half = transition_divergence(own, reference, states, mask=mask)
+    rest = transition_divergence(own, reference, states, mask=~mask)
+    torch.testing.assert_close(half + rest, transition_divergence(own, reference, states))
+
+
+def test_ratios_and_divergences_of_what_does_not_belong_together_are_refused():
+    own, other = make("ddpm"), make("ddpm", steps=4)
+    _, states = own((3, 4), seed=6, trajectory=True)
+    with pytest.raises(ValueError, match="states: expected 5 of them, got 6"):
+        transition_divergence(own, other, states)
+    with pytest.raises(ValueError, match="reference: its plan is another"):
+        transition_divergence(own, make("ddim", eta=0.5), states)
+    with pytest.raises(TypeError, match="reference=None: expected a Sampler"):
+        transition_divergence(own, None, states)
+    found = fastgen.trajectory_log_probability(own, states)
+    fewer = fastgen.trajectory_log_probability(own, states[:, :2])
+    with pytest.raises(ValueError, match=r"new: steps .* of 2 samples, but old has"):
+        log_ratio(found, fewer)
+    with pytest.raises(TypeError, match=r"new=.*expected a LogProbability"):
+        log_ratio(found, found.values)

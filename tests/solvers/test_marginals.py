@@ -30,6 +30,7 @@ EXEMPT = {
     "bridge_sde": "its noise is that of a bridge and does not fall with t: test_bridge_sde.py",
     "annealed_langevin": "converges in step_size and corrector_steps, not in the number of levels",
     "consistency": "draws from a consistency function; a denoiser is not one",
+    "cps": "the noise of a step does not fall with its length: test_stochastic.py",
     "lcm": "draws from a consistency function; a denoiser is not one",
     "predictor_corrector": "its Langevin steps keep their length 2 (snr sigma)^2 and so their bias",
     "restart": "the steps inside its restart intervals are an option, not the grid",
@@ -37,7 +38,7 @@ EXEMPT = {
 }
 # eta of the process that a solver converges to; None where its noise level is a function of t of
 # another shape, or it goes back and forth: then only the marginal is compared, the same for all.
-LIMIT = dict.fromkeys(["er_sde_1", "er_sde_2", "er_sde_3", "flow_grpo", "repaint"])
+LIMIT = dict.fromkeys(["er_sde_1", "er_sde_2", "er_sde_3", "flow_grpo", "precise", "repaint"])
 # More steps where 121 are not yet asymptotic.
 MORE = {"seeds_3": (80, 110, 150, 200, 270)}
 # Multistep methods of third order whose first steps are of lower order, see test_order.

@@ -40,7 +40,15 @@ def settings(default):
     return [s if s == default else pytest.param(s, marks=pytest.mark.slow) for s in SETTINGS]
 
 
-MODULES = ("stochastic", "stochastic_multistep", "seeds", "flow_sdes", "few_step", "restarts")
+MODULES = (
+    "stochastic",
+    "stochastic_multistep",
+    "seeds",
+    "flow_sdes",
+    "few_step",
+    "policies",
+    "restarts",
+)
 NAMES = [n for n in solvers.names() if solvers.get(n).build.__module__.split(".")[-1] in MODULES]
 COUNTS = (24, 40, 66, 108)
 # Where terms of higher order are still as large as the leading one at 108 steps.
@@ -152,6 +160,8 @@ CONSTANT = [
     ("stochastic_heun", {}, 1.0, 2, COUNTS, False),
     ("stochastic_heun", {"eta": 0.5}, 0.25, 2, COUNTS, False),
     ("flow_grpo", {}, 0.245, 1, COUNTS, False),
+    ("precise", {}, 1.125, 1, COUNTS, False),
+    ("precise", {"eta": 0.7}, 0.245, 1, COUNTS, False),
 ]
 
 
@@ -290,6 +300,12 @@ EQUAL = [
      ("flow_sde", {"diffusion": "linear", "diffusion_norm": 0.3})),
     (("tcd", {"gamma": 1.0}), ("consistency", {})),
     (("flow_grpo", {"a": math.sqrt(2.0), "last_step": "mean"}), ("euler_maruyama", {})),
+    (("cps", {"eta": 0.0}), ("ddim", {})),
+    (("cps", {"eta": 1.0}), ("consistency", {})),
+    (("precise", {"eta": 0.0}), ("ddim", {})),
+    (("precise", {"eta": 0.8}), ("seeds_1", {"eta": 0.32})),
+    (("precise", {"eta": math.sqrt(2.0)}), ("ddim", {"eta": 1.0})),
+    (("flow_grpo", {"window": (0, 6)}), ("flow_grpo", {})),
 ]  # fmt: skip
 
 
@@ -360,7 +376,8 @@ def test_one_step_from_pure_noise_is_the_mean_of_the_data(name):
     torch.testing.assert_close(x, wanted, rtol=1e-6, atol=1e-6)
 
 
-NOT_CONVERGENT = {"consistency", "lcm", "tcd"}  # exact for their own networks only
+# Exact for their own networks only; of cps each step loses what D leaves open, however short.
+NOT_CONVERGENT = {"consistency", "cps", "lcm", "tcd"}
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - NOT_CONVERGENT))
@@ -451,7 +468,8 @@ def test_noises_name_the_interval_of_their_increments():
     schedule = Rectified()
     pairs = list(pairwise(times))
     for name in ("dpm_2_ancestral", "dpmpp_2m_sde", "dpmpp_3m_sde", "er_sde_3", "sa_solver",
-                 "seeds_1", "euler_maruyama", "stochastic_heun", "flow_grpo", "lcm"):  # fmt: skip
+                 "seeds_1", "euler_maruyama", "stochastic_heun", "flow_grpo", "cps", "precise",
+                 "lcm"):  # fmt: skip
         found = intervals(fastgen.plan(name, schedule, timesteps=times))
         assert found == (pairs[:1] if name == "lcm" else pairs), name
     nested = intervals(fastgen.plan("dpmpp_sde", schedule, timesteps=times))
@@ -505,6 +523,65 @@ def test_flow_grpo_is_its_formula():
     torch.testing.assert_close(mine, wanted + sigma * math.sqrt(s - t) * z, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["cps", "precise"])
+def test_policies_are_their_formulas(name):
+    """(1 - t) D + t k eps + t sqrt(1 - k^2) z on rectified flows, with k of each paper."""
+    schedule, s, t, eta = Rectified(), 0.7, 0.5, 0.6
+    model = fastgen.Model(net, schedule, "velocity", time_dtype=torch.float64)
+    x = fastgen.randn((3, 5), seed=1, dtype=torch.float64)
+    times = {"timesteps": [s, t], "eta": eta}
+    mine = fastgen.sample(model, x, name, seed=9, dtype=torch.float64, **times)
+    u = net(x, torch.full((3,), s, dtype=torch.float64))
+    data, eps = x - s * u, x + (1 - s) * u
+    ratio = t * (1 - s) / (s * (1 - t))
+    k = {"cps": math.cos(eta * math.pi / 2), "precise": ratio ** (eta**2 / 2)}[name]
+    stream = fastgen.kernels.Stream.SOLVER
+    z = fastgen.randn((3, 5), seed=9, draw=1, stream=stream, dtype=torch.float64)
+    wanted = (1 - t) * data + t * k * eps + t * math.sqrt(1 - k * k) * z
+    torch.testing.assert_close(mine, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.3, 0.7, 1.0])
+def test_the_limit_of_cps_misses_a_known_part_of_the_variance(eta):
+    """A step loses (1 - k)^2 (alpha sigma c)^2 / v and forgets 2 (1 - k) sigma^2 / v of what is
+    missing, to first order in sigma^2: in the limit (1 - k) / 2 of c^2 is."""
+    missing = [
+        1 - propagate(fastgen.plan("cps", Rectified(), n, eta=eta), GAUSSIAN, 0.0, 1.0)[1]
+        / np.square(GAUSSIAN.std)
+        for n in (160, 640)
+    ]  # fmt: skip
+    limit = (1 - math.cos(eta * math.pi / 2)) / 2
+    off = [np.abs(m - limit).max() for m in missing]
+    assert off[1] < 0.016
+    assert off[1] < 0.5 * off[0]
+
+
+@pytest.mark.parametrize("schedule", [Rectified(), LinearVP()], ids=repr)
+@pytest.mark.parametrize(
+    ("name", "still"), [("flow_grpo", {"a": 0.0}), ("cps", {"eta": 0.0}), ("precise", {"eta": 0})]
+)
+def test_steps_outside_of_a_window_are_the_flows(name, still, schedule):
+    """MixGRPO: the run up to the window is the flow's, and only the window's steps draw noise."""
+    grid = {"timesteps": "uniform", "end": 0.1}
+    plan = fastgen.plan(name, schedule, 8, window=[2, 5], **grid)
+    assert plan.draws == 3
+    model = fastgen.Model(net, schedule, "velocity", time_dtype=torch.float64)
+    states = [
+        fastgen.Sampler(model, p, dtype=torch.float64)((3, 5), seed=4, trajectory=True)[1]
+        for p in (plan, fastgen.plan(name, schedule, 8, **still, **grid))
+    ]
+    same = (states[0] - states[1]).abs().amax((1, 2)) < 1e-12
+    assert same.tolist() == [True] * 3 + [False] * 6
+    found = fastgen.sampled_log_probability(plan, (3, 5), seed=4)
+    assert found.steps == (2, 3, 4)
+    again = fastgen.plan(name, schedule, 8, window=(2, 5), **grid)
+    assert fastgen.Plan.from_json(again.to_json()).to_json() == again.to_json()
+    # After the window every step is the flow's again.
+    tail = fastgen.plan(name, schedule, timesteps=plan.times[5:].tolist(), **still)
+    rest = fastgen.Sampler(model, tail, dtype=torch.float64)(states[0][5])
+    torch.testing.assert_close(rest, states[0][-1], rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("z", [1e-9, 1e-3, 0.5, 1.0, 3.9, 4.1, 30.0, 1e3, math.inf])
 def test_moments_are_the_integrals(z):
     for k, found in enumerate(moments(z, 4)):
@@ -542,6 +619,10 @@ def test_er_integrals_are_exact_for_known_scales():
         ("flow_sde", {"diffusion": lambda t: -1.0}, "must not be negative"),
         ("flow_sde", {"last_step": "median"}, "did you mean 'mean'"),
         ("flow_grpo", {"first_step": "clamp"}, "first_step='clamp'"),
+        ("cps", {"eta": 1.2}, "eta=1.2: expected 0 <= eta <= 1"),
+        ("precise", {"eta": -0.1}, "eta=-0.1"),
+        ("flow_grpo", {"window": (2, 5)}, r"window=\(2, 5\): expected 0 <= first < last <= 4"),
+        ("cps", {"window": (2, 2)}, r"window=\(2, 2\)"),
         ("restart", {"base": "huen"}, "did you mean 'heun'"),
         ("tcd", {"gamma": 1.5}, "gamma=1.5"),
         ("lcm", {"sigma_data": 0.0}, "sigma_data"),
