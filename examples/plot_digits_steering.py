@@ -88,11 +88,11 @@ tree.set(xlabel="time", ylabel="particle", title="who leads to a seven", xlim=(1
 count.plot(found.times, found.effective, color="tab:gray", alpha=0.6)
 count.axhline(PARTICLES / 2, color="tab:red", linestyle="--")
 count.set(xlabel="time", ylabel="effective particles", xlim=(1, 0), ylim=(0, PARTICLES))
-plt.show()
 
 # %%
-# Any particle is drawn again alone from the ids of its lineage, without the classifier.
-again = found.redraw(7, 0)
-print("the same:", torch.allclose(again, found.samples[7, 0], atol=1e-5))
-print("mean reward:", {name: round(float(r.rewards.amax(1).mean()), 3) for name, r in
-                       (("best of 8", best), ("steered", found))})  # fmt: skip
+# The mean reward of both, and any particle again, alone and without the classifier, from the ids of
+# its lineage.
+for name, result in (("best of 8", best), ("steered", found)):
+    print(f"{name}: {float(result.rewards.amax(1).mean()):.3f}")
+print("the same:", torch.allclose(found.redraw(7, 0), found.samples[7, 0], atol=1e-5))
+plt.show()

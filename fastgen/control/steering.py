@@ -178,11 +178,9 @@ def steer(
     the noise contract, so that their futures differ. With L(x_t) = scale r(D(x_t)) the weights are
     multiplied, at the points t_1 > t_2 > ... and at last at x_0, by
 
-    | potential | factor | |
-    |---|---|---|
-    | "difference" | exp(L(t_i) - L(t_(i - 1))), L(t_0) = 0 | rewards that rise |
-    | "max" | exp(max over j <= i of L(t_j)) | high rewards that do not last |
-    | "sum" | exp(sum over j <= i of L(t_j)) | rewards that were high long |
+    * "difference": exp(L(t_i) - L(t_(i - 1))), with L(t_0) = 0, for rewards that rise.
+    * "max": exp(max over j <= i of L(t_j)), for high rewards that do not last.
+    * "sum": exp(sum over j <= i of L(t_j)), for rewards that were high long.
 
     and the last factor makes up for all: their product is exp(scale r(x_0)). So weighted averages
     are those of the target as P grows, and the estimate of Z is without bias for every P. Network
