@@ -169,6 +169,8 @@ class Folder:
         ends |= {} if found is None else {"statistics": dict(found)}
         with replacing(self.path / MANIFEST) as file:
             file.write(canonical({**manifest, **ends}).encode())
+        for left in (self.path / RECORDS).glob("*.begun"):  # by processes that were killed
+            left.unlink(missing_ok=True)
 
     def moments(self) -> Moments:
         """Of all features, merged in the order of the shards."""

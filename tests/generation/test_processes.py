@@ -134,6 +134,8 @@ def killed(folder, count, seed):
     assert done.returncode == 0, done.stderr
     assert sets.checksums(folder / "b") == sets.checksums(folder / "a")
     assert Generated(folder / "b").samples().equal(whole.samples())
+    left = [p.name for p in (folder / "b").rglob("*") if p.suffix in (".part", ".begun")]
+    assert left == []
     return int(done.stdout.split()[0])
 
 
