@@ -72,14 +72,19 @@ def beside_a_loop(name: str, rounds: int) -> Iterator[Row]:
         for run in ways.values():
             run()
         times: dict[str, list[float]] = {way: [] for way in ways}
+        busy: dict[str, list[float]] = {way: [] for way in ways}
         for _ in range(rounds):
             for way, run in ways.items():
+                begin = time.process_time()
                 times[way].append(seconds(run))
+                busy[way].append(time.process_time() - begin)
     for provider, found in times.items():
         yield _row(name, provider, (count, *shape), "seconds", "s", found)
         if provider != "bare loop":
             ratios = [a / b - 1 for a, b in zip(found, times["bare loop"], strict=True)]
             yield _row(name, provider, (count, *shape), "overhead", "", ratios)
+            ratios = [a / b - 1 for a, b in zip(busy[provider], busy["bare loop"], strict=True)]
+            yield _row(name, provider, (count, *shape), "overhead by CPU time", "", ratios)
 
 
 def processes(name: str, rounds: int) -> Iterator[Row]:
