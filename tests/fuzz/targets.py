@@ -148,6 +148,16 @@ def generated():
 
 
 @target
+def divergence_of_steps():
+    own = sampler("ddpm")
+    way = torch.stack([states() * (1 - 0.1 * k) for k in range(len(own.plan.states) + 1)])
+    return fastgen.transition_divergence, {
+        "sampler": own, "reference": own, "states": way, "differentiable": False,
+        "checkpoint": False, "mask": None, "net_kwargs": None,
+    }  # fmt: skip
+
+
+@target
 def steered():
     return fastgen.steer, {
         "model": model(), "plan": fastgen.plan("ddpm", LinearVP(), 3),
