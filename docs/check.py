@@ -36,7 +36,16 @@ FLAGS = [
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 375, "height": 800}
 # What has to be found, and in how many of the first results the page shows these words.
-SEARCHES = {"karras": r"karras", "data at t = 1": r"data at\W+t\W+=\W+1|data_at\W*=\W*1"}
+SEARCHES = {
+    "karras": r"karras",
+    "data at t = 1": r"data at\W+t\W+=\W+1|data_at\W*=\W*1",
+    "simulation based inference": r"posterior estimation",
+    "negative log likelihood bits per dim": r"bits per dim",
+    "event detection": r"event=",
+    "checkpoint save load": r"save_pretrained",
+    "Sinkhorn epsilon": r"Sinkhorn\(reg",
+    "ODE vs SDE": r"probability flow",
+}
 FIRST = 5
 RULES = ["wcag2a", "wcag2aa"]
 # Sphinx writes long signatures as a list of descriptions without terms, and the theme's sidebar has

@@ -17,6 +17,7 @@ from fastgen.common.error_control import (
     tsit5,
 )
 from fastgen.common.tableau import Tableau
+from fastgen.solvers.adams import adams_bashforth, adams_bashforth_moulton
 from fastgen.solvers.bridges import bridge_sde
 from fastgen.solvers.exponential import ddim, ddim_cfgpp, ddpm, dpmpp_2m, euler_ancestral
 from fastgen.solvers.exponential_rk import (
@@ -43,7 +44,6 @@ from fastgen.solvers.flow_sdes import (
 )
 from fastgen.solvers.langevin import annealed_langevin, predictor_corrector
 from fastgen.solvers.multistep import (
-    adams_bashforth_moulton,
     deis,
     dpm_solver_2m,
     dpm_solver_3m,
@@ -78,7 +78,7 @@ from fastgen.solvers.stochastic_multistep import (
     er_sde_3,
     sa_solver,
 )
-from fastgen.solvers.velocity import adams_bashforth, euler, heun, mean_flow, rk4, runge_kutta
+from fastgen.solvers.velocity import euler, heun, mean_flow, rk4, runge_kutta
 from fastgen.solvers.velocity_rk import (
     dpm_2,
     gradient_estimation,

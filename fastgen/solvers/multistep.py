@@ -1,10 +1,11 @@
 """Linear multistep solvers: polynomials through past predictions, integrated exactly.
 
-They differ in the prediction (data, noise or velocity), in the variable of the polynomial (t,
-sigma / alpha or log-SNR) and in what they do before the history is there. Started with a
-first-order step, a method of order 3 or more keeps that step's error of O(h^2): its orders are
-those after an accurate start. Limits: a past prediction at infinite log-SNR carries no weight in
-a polynomial in log-SNR; a step from alpha = 0 or, in log-SNR, to t = 0 is DDIM's.
+They differ in the prediction (data or noise; `adams` has velocities), in the variable of the
+polynomial (t, sigma / alpha or log-SNR) and in what they do before the history is there. Started
+with a first-order step, a method of order 3 or more keeps that step's error of O(h^2): its orders
+are those after an accurate start, which the starter "corrected" (`history`) is for order 3.
+Limits: a past prediction at infinite log-SNR carries no weight in a polynomial in log-SNR; a step
+from alpha = 0 or, in log-SNR, to t = 0 is DDIM's.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from fastgen.solvers.exponential_rk import (
     lagrange_weights,
     moments,
 )
+from fastgen.solvers.history import Past, multistep, prediction_mean
 from fastgen.solvers.registry import register
-from fastgen.solvers.velocity import RK4, adams_weights
+from fastgen.solvers.velocity import RK4
 from fastgen.solvers.velocity_rk import ratio_combine
 
-Past = list[tuple[float, Predictions]]  # times and evaluations, newest last
 PEERS = ("diffusers", "k-diffusion")
 # Adams-Bashforth with constant steps, newest first (Liu et al. 2022, arXiv 2202.09778, eq. 12).
 CONSTANT_STEP = (
@@ -87,22 +88,22 @@ def exponential_multistep(
     solver_type: str,
     lower_order_final: bool = False,
     compat: str | None = None,
+    starter: str = "corrected",
 ) -> Form:
     """Exponential Adams-Bashforth: `exponential_adams` through the last ``order`` predictions."""
     rule = SECOND[check_choice("solver_type", solver_type, list(SECOND))]
+    third = 1.0
     if compat is not None:
         check_choice("compat", compat, PEERS)
-    third = 1.0 if compat is None else 0.5
-    x, past = p.initial(), Past()
-    for i, (s, t) in enumerate(pairwise(times)):
-        past.append((s, p.predict(x, s)))
-        count = min(order, len(times) - 1 - i) if lower_order_final else order
-        step = exponential_adams(p, x, s, t, past[-count:], prediction, rule, third)
-        x = p.state(step, t)
-    return x
+        third, starter = 0.5, "lower"
+
+    def step(x: Form, s: float, t: float, nodes: Past) -> Form:
+        return exponential_adams(p, x, s, t, nodes, prediction, rule, third)
+
+    return multistep(p, times, order, step, prediction_mean, starter, lower_order_final)
 
 
-@register("dpmpp_3m", order=2, source="Lu et al. 2022, DPM-Solver++, arXiv 2211.01095, app. B")
+@register("dpmpp_3m", order=3, source="Lu et al. 2022, DPM-Solver++, arXiv 2211.01095, app. B")
 def dpmpp_3m(
     p: Builder,
     times: list[float],
@@ -110,6 +111,7 @@ def dpmpp_3m(
     solver_type: str = "midpoint",
     lower_order_final: bool = False,
     compat: str | None = None,
+    starter: str = "corrected",
 ) -> Form:
     """Third-order multistep DPM-Solver++: the quadratic through three data predictions.
 
@@ -118,10 +120,13 @@ def dpmpp_3m(
 
     solver_type: second-order step of the start, "midpoint" (`dpmpp_2m`) or "heun" (`res_2m`).
     lower_order_final: the last steps have orders 2 and 1. compat: "diffusers" or "k-diffusion",
-    which are the same here. The code of diffusers, of the authors and of k-diffusion's
-    dpmpp_3m_sde has phi_3 in place of 2 phi_3, and thereby order 2.
+    which are the same here, and start with lower orders. The code of diffusers, of the authors and
+    of k-diffusion's dpmpp_3m_sde has phi_3 in place of 2 phi_3, and thereby order 2. starter: see
+    `fastgen.solvers.history`.
     """
-    return exponential_multistep(p, times, 3, "data", solver_type, lower_order_final, compat)
+    return exponential_multistep(
+        p, times, 3, "data", solver_type, lower_order_final, compat, starter
+    )
 
 
 @register("dpm_solver_2m", order=2, source="Lu et al. 2022, arXiv 2206.00927; DPM-Solver's code")
@@ -131,16 +136,19 @@ def dpm_solver_2m(
     *,
     solver_type: str = "midpoint",
     lower_order_final: bool = False,
+    starter: str = "lower",
 ) -> Form:
     """Second-order multistep DPM-Solver: `dpmpp_2m` in noise prediction.
 
     x_t = (alpha_t / alpha_s) x_s - sigma_t h [phi_1 eps + w (h / h_last) (eps - eps_last)],
     w = phi_1 / 2 ("midpoint") or phi_2 ("heun"), at h.
     """
-    return exponential_multistep(p, times, 2, "noise", solver_type, lower_order_final)
+    return exponential_multistep(
+        p, times, 2, "noise", solver_type, lower_order_final, starter=starter
+    )
 
 
-@register("dpm_solver_3m", order=2, source="Lu et al. 2022, arXiv 2206.00927; DPM-Solver's code")
+@register("dpm_solver_3m", order=3, source="Lu et al. 2022, arXiv 2206.00927; DPM-Solver's code")
 def dpm_solver_3m(
     p: Builder,
     times: list[float],
@@ -148,24 +156,27 @@ def dpm_solver_3m(
     solver_type: str = "midpoint",
     lower_order_final: bool = False,
     compat: str | None = None,
+    starter: str = "corrected",
 ) -> Form:
     """Third-order multistep DPM-Solver: `dpmpp_3m` in noise prediction."""
-    return exponential_multistep(p, times, 3, "noise", solver_type, lower_order_final, compat)
+    return exponential_multistep(
+        p, times, 3, "noise", solver_type, lower_order_final, compat, starter
+    )
 
 
 @register("res_2m", order=2, source="Zhang et al. 2023, RES, arXiv 2308.02157")
-def res_2m(p: Builder, times: list[float]) -> Form:
+def res_2m(p: Builder, times: list[float], *, starter: str = "lower") -> Form:
     """x_t = (sigma_t / sigma_s) x_s + alpha_t h [phi_1 D + phi_2 (h / h_last) (D - D_last)].
 
     phi_k at -h; `dpmpp_2m` has phi_1 / 2 in place of phi_2.
     """
-    return exponential_multistep(p, times, 2, "data", "heun")
+    return exponential_multistep(p, times, 2, "data", "heun", starter=starter)
 
 
-@register("res_3m", order=2, source="Zhang et al. 2023, RES, arXiv 2308.02157")
-def res_3m(p: Builder, times: list[float]) -> Form:
+@register("res_3m", order=3, source="Zhang et al. 2023, RES, arXiv 2308.02157")
+def res_3m(p: Builder, times: list[float], *, starter: str = "corrected") -> Form:
     """The quadratic through three data predictions, integrated exactly; `dpmpp_3m`, "heun"."""
-    return exponential_multistep(p, times, 3, "data", "heun")
+    return exponential_multistep(p, times, 3, "data", "heun", starter=starter)
 
 
 @register("unipc", order=3, source="Zhao et al. 2023, UniPC, arXiv 2302.04867, Alg. 1")
@@ -191,7 +202,8 @@ def unipc(
     ("vary_coeff"). "bh1" overshoots in long steps: in 5 steps on Karras' grid its rms error is 2.1
     on the 64-dimensional mixture of the benchmarks, that of "bh2" 0.57.
 
-    The first p - 1 steps have lower orders, with lower_order_final the last ones as well.
+    The first p - 1 steps have lower orders, with lower_order_final the last ones as well. From
+    alpha = 0, where log-SNR is infinite, the corrector is the trapezoidal rule in alpha / sigma.
     """
     check_whole("order", order, 1, 8)
     check_choice("prediction", prediction, PREDICTIONS)
@@ -205,6 +217,8 @@ def unipc(
         if corrector and used and finite(p, last):
             nodes = [*used, past[-1]]
             x = p.state(exponential_adams(p, x, last, s, nodes, prediction, rule), s)
+        elif corrector and used:
+            x = p.state(prediction_mean(p, x, last, s, used[-1][1], past[-1][1]), s)
         elif used:
             x = p.state(predicted, s)
         count = min(order, len(times) - 1 - i) if lower_order_final else order
@@ -221,6 +235,7 @@ def deis(
     order: int = 2,
     variable: str = "t",
     lower_order_final: bool = False,
+    starter: str = "corrected",
 ) -> Form:
     """x_t = (alpha_t / alpha_s) x_s + alpha_t sum_j eps_j int_s^t L_j d(sigma / alpha).
 
@@ -230,15 +245,15 @@ def deis(
     """
     check_whole("order", order, 1, 8)
     if check_choice("variable", variable, ("t", "rho", "log_rho")) == "log_rho":
-        return exponential_multistep(p, times, order, "noise", "heun", lower_order_final)
+        return exponential_multistep(
+            p, times, order, "noise", "heun", lower_order_final, starter=starter
+        )
     ratio = p.schedule.ratio
-    x, past = p.initial(), Past()
-    for i, (s, t) in enumerate(pairwise(times)):
-        past.append((s, p.predict(x, s)))
+
+    def step(x: Form, s: float, t: float, nodes: Past) -> Form:
         if not finite(p, s):
-            x = p.state(first_order(p, x, s, t, past.pop()[1]), t)
-            continue
-        nodes = past[-(min(order, len(times) - 1 - i) if lower_order_final else order) :]
+            return first_order(p, x, s, t, dict(nodes)[s])
+        nodes = [node for node in nodes if finite(p, node[0])]
         if variable == "rho":
             start, span = ratio(s), ratio(t) - ratio(s)
             tau = [(ratio(time) - start) / span for time, _ in nodes]
@@ -247,8 +262,9 @@ def deis(
             tau = [(time - s) / (t - s) for time, _ in nodes]
             integrals = time_moments(p.schedule, s, t, len(nodes))
         weights = lagrange_weights(tau, integrals)
-        x = p.state(ratio_combine(p, x, s, t, weights, [at.noise for _, at in nodes]), t)
-    return x
+        return ratio_combine(p, x, s, t, weights, [at.noise for _, at in nodes])
+
+    return multistep(p, times, order, step, prediction_mean, starter, lower_order_final)
 
 
 def time_moments(schedule: Schedule, s: float, t: float, count: int) -> list[float]:
@@ -278,21 +294,22 @@ def time_moments(schedule: Schedule, s: float, t: float, count: int) -> list[flo
         result, edges = new, np.sort(np.concatenate([edges, (edges[:-1] + edges[1:]) / 2]))
 
 
-@register("lms", order=2, source="Crowson 2022, k-diffusion (sample_lms); variable-step Adams")
-def lms(p: Builder, times: list[float], *, order: int = 4) -> Form:
+@register("lms", order=3, source="Crowson 2022, k-diffusion (sample_lms); variable-step Adams")
+def lms(p: Builder, times: list[float], *, order: int = 4, starter: str = "corrected") -> Form:
     """Variable-step Adams-Bashforth on d(x / alpha) / d(sigma / alpha) = eps: `deis`, "rho"."""
-    return deis.build(p, times, order=order, variable="rho")
+    return deis.build(p, times, order=order, variable="rho", starter=starter)
 
 
-@register("ipndm_v", order=2, source="Zhang and Chen 2022, arXiv 2204.13902, app. H; diff-sampler")
-def ipndm_v(p: Builder, times: list[float], *, order: int = 4) -> Form:
+@register("ipndm_v", order=3, source="Zhang and Chen 2022, arXiv 2204.13902, app. H; diff-sampler")
+def ipndm_v(p: Builder, times: list[float], *, order: int = 4, starter: str = "corrected") -> Form:
     """iPNDM with the weights of the grid's own steps in sigma / alpha, orders 1 to 4: `lms`.
 
     diff-sampler's and ComfyUI's formula for order 3 has 1 - h B / (3 (h + h_1)) in place of
     (1 - h / (3 (h + h_1))) B, B = h (h + h_1) / (h_1 (h_1 + h_2)); on uneven grids it does not
     integrate linear functions. These are the integrals.
     """
-    return deis.build(p, times, order=check_whole("order", order, 1, 4), variable="rho")
+    check_whole("order", order, 1, 4)
+    return deis.build(p, times, order=order, variable="rho", starter=starter)
 
 
 def constant_step(past: list[Form]) -> tuple[list[float], list[Form]]:
@@ -309,15 +326,13 @@ def ipndm(p: Builder, times: list[float], *, order: int = 4) -> Form:
     weights b of even steps; where these are not even in r only the second order is left.
     """
     check_whole("order", order, 1, 4)
-    x, past = p.initial(), deque[Form](maxlen=order)
-    for s, t in pairwise(times):
-        past.append(p.epsilon(x, s))
-        if finite(p, s):
-            step = ratio_combine(p, x, s, t, *constant_step(list(past)))
-        else:
-            step = exponential_step(p, x, p.denoise(x, s), s, t)
-        x = p.state(step, t)
-    return x
+
+    def step(x: Form, s: float, t: float, nodes: Past) -> Form:
+        if not finite(p, s):
+            return first_order(p, x, s, t, dict(nodes)[s])
+        return ratio_combine(p, x, s, t, *constant_step([at.noise for _, at in nodes]))
+
+    return multistep(p, times, order, step)
 
 
 @register("pndm", order=2, evaluations="1 (4 in the first 3 steps)", source="arXiv 2202.09778")
@@ -347,41 +362,3 @@ def pndm(p: Builder, times: list[float], *, skip_prk: bool = False) -> Form:
             step = ratio_combine(p, x, s, t, weights, values)
         x = p.state(step, t)
     return x
-
-
-@register(
-    "adams_bashforth_moulton",
-    order=3,
-    evaluations="2 (PECE) or 1 (PEC)",
-    source="Bashforth and Adams 1883, Moulton 1926, variable steps",
-)
-def adams_bashforth_moulton(
-    p: Builder, times: list[float], *, order: int = 3, mode: str = "PECE"
-) -> Form:
-    """Predict with Adams-Bashforth of order - 1, correct with Adams-Moulton of ``order``.
-
-    Predict: x*_t = x_s + sum w_j u_j; evaluate u*_t = u(x*_t, t); correct: x_t = x_s + v u*_t +
-    sum v_j u_j, both integrals of Lagrange polynomials in t through the last order - 1
-    velocities. "PECE" evaluates again at x_t, for the history; "PEC" keeps u*_t there.
-    """
-    check_whole("order", order, 1, 8)
-    pece = check_choice("mode", mode, ("PEC", "PECE")) == "PECE"
-    x, past = p.initial(), Past()
-    for s, t in pairwise(times):
-        if pece or not past:
-            past.append((s, p.predict(x, s)))
-        if not p.has_velocity(t):
-            x = p.state(exponential_step(p, x, past[-1][1].data, s, t), t)
-            continue
-        nodes = past[-max(order - 1, 1) :]
-        new = (t, p.predict(adams(x, nodes, s, t), t))
-        x = p.state(adams(x, [*nodes, new] if order > 1 else [new], s, t), t)
-        if not pece:
-            past.append(new)
-    return x
-
-
-def adams(x: Form, nodes: Past, s: float, t: float) -> Form:
-    """x_t from x_s, integrating the polynomial in t through the velocities at ``nodes``."""
-    weights = adams_weights([time for time, _ in nodes], s, t)
-    return sum((w * at.velocity for w, (_, at) in zip(weights, nodes, strict=True)), x)

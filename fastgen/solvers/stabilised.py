@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from fastgen.common.checks import check_choice, check_whole
 from fastgen.plans import Builder, Form
+from fastgen.solvers.adams import adams_weights
 from fastgen.solvers.exponential import exponential_step
 from fastgen.solvers.exponential_rk import finite, lagrange_weights
 from fastgen.solvers.registry import register
-from fastgen.solvers.velocity import adams_weights
 
 
 @register(

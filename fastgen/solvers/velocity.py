@@ -4,16 +4,14 @@ A step to t = 0 at which the velocity is not to be had (sigma' is infinite there
 variance-preserving processes) is the exponential step, whose limit is the data prediction.
 """
 
-from collections import deque
 from collections.abc import Callable
 from itertools import pairwise
 from math import isfinite
 
-from fastgen.common.checks import check_choice, check_whole
+from fastgen.common.checks import check_choice
 from fastgen.common.tableau import Tableau
 from fastgen.plans import Builder, Form
 from fastgen.solvers.exponential import exponential_step
-from fastgen.solvers.exponential_rk import lagrange_weights
 from fastgen.solvers.registry import register
 
 EULER = Tableau((0.0,), ((),), (1.0,))
@@ -75,36 +73,6 @@ def heun(p: Builder, times: list[float]) -> Form:
 def rk4(p: Builder, times: list[float]) -> Form:
     """The classical Runge-Kutta method with weights 1/6, 1/3, 1/3, 1/6."""
     return runge_kutta(RK4)(p, times)
-
-
-def adams_weights(nodes: list[float], s: float, t: float) -> list[float]:
-    """Integrals over [s, t] of the Lagrange polynomials on the nodes.
-
-    Nodes are shifted to s and scaled by t - s, so the polynomials are well conditioned.
-    """
-    tau = [(node - s) / (t - s) for node in nodes]
-    means = [1 / (k + 1) for k in range(len(nodes))]
-    return [(t - s) * w for w in lagrange_weights(tau, means)]
-
-
-@register("adams_bashforth", order=2, source="Bashforth and Adams 1883, variable steps")
-def adams_bashforth(p: Builder, times: list[float], *, order: int = 2) -> Form:
-    """x_t = x_s + sum_j w_j u_j over the last ``order`` velocities, w_j exact for the grid.
-
-    The first steps use the orders 1, 2, ... that their history allows; a first step of order 1
-    leaves order 2 in all, and the error constants of a higher ``order``.
-    """
-    check_whole("order", order, 1, 8)
-    x = p.initial()
-    past: deque[tuple[float, Form]] = deque(maxlen=order)
-    for s, t in pairwise(times):
-        if not p.has_velocity(t):
-            x = p.state(exponential_step(p, x, p.denoise(x, s), s, t), t)
-            continue
-        past.append((s, p.velocity(x, s)))
-        weights = adams_weights([time for time, _ in past], s, t)
-        x = p.state(sum((w * u for w, (_, u) in zip(weights, past, strict=True)), x), t)
-    return x
 
 
 @register(

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 import fastgen
 from fastgen.model.parametrisation import Parametrisation
+from fastgen.plans.forms import State
 from fastgen.plans.program import Raw
 from fastgen.schedules import CosineVP, DiscreteVP, LinearVP, Rectified
 from fastgen.solvers.multistep import time_moments
@@ -17,6 +19,7 @@ from tests.support.orders import (
     measured,
     result,
     same,
+    slope,
     times_at,
 )
 
@@ -85,7 +88,72 @@ def test_cold_start_of_third_order_is_of_second():
     """The first step's error, h^2 / 2 times a derivative, stays."""
     for solver in ("dpmpp_3m", "deis"):
         options = {"order": 3} if solver == "deis" else {}
+        options["starter"] = "lower"
         check_slope(solver, 2, (68, 96, 136), Rectified(), Gaussian(), slack=0.45, **options)
+
+
+CORRECTED = [
+    ("dpmpp_3m", {}),
+    ("dpm_solver_3m", {}),
+    ("res_3m", {}),
+    ("deis", {"order": 3}),
+    ("deis", {"order": 3, "variable": "log_rho"}),
+    ("adams_bashforth", {"order": 3}),
+    ("adams_bashforth", {"order": 4}),
+]
+
+
+@pytest.mark.parametrize(("solver", "options"), CORRECTED)
+def test_corrected_start_is_of_third_order(solver, options):
+    """On even grids, whose first step is as long as the others, where a cold start leaves 2."""
+    schedule, data, counts = Rectified(), Gaussian(), (68, 96, 136)
+    grids = [times_at(schedule, np.linspace(0, 1, n + 1)) for n in counts]
+    corrected = measured(solver, schedule, data, grids, **options)
+    lower = measured(solver, schedule, data, grids, starter="lower", **options)
+    assert slope(counts, corrected) > 2.6, corrected
+    assert slope(counts, lower) < 2.4, lower
+    assert corrected[-1] < lower[-1] / 3
+
+
+@pytest.mark.parametrize(
+    "solver", ["dpmpp_3m", "dpm_solver_3m", "res_3m", "deis", "lms", "ipndm_v"]
+)
+@pytest.mark.parametrize("schedule", [Rectified(), CosineVP()], ids=["alpha = 0", "alpha small"])
+def test_corrected_start_from_pure_noise(solver, schedule):
+    """Polynomials in log-SNR have no node at alpha = 0: both first steps are corrected."""
+    grid = np.linspace(schedule.t_max, 0.15, 21)
+    lower, corrected = (
+        measured(solver, schedule, Gaussian(), [grid], starter=starter)[0]
+        for starter in ("lower", "corrected")
+    )
+    assert corrected < 0.75 * lower, (lower, corrected)
+
+
+def test_corrected_start_makes_no_evaluation_more():
+    for solver, options in CORRECTED:
+        for starter in ("lower", "corrected"):
+            plan = fastgen.plan(solver, Rectified(), 7, starter=starter, **options)
+            assert plan.nfe == 7
+            assert [s.time for s in plan.instructions if isinstance(s, State)] == list(
+                plan.times[1:]
+            )
+
+
+def test_corrected_start_from_data_to_noise():
+    """A run that is reversed averages noise predictions: the way back finds the data again."""
+    schedule = LinearVP()
+    model = fastgen.Model(lambda x, t: 0.7 * x, schedule, "noise", time_dtype=torch.float64)
+    x = torch.linspace(-1, 1, 12, dtype=torch.float64).reshape(3, 4)
+    gaps = []
+    for starter in ("lower", "corrected"):
+        plan = fastgen.plan("deis", schedule, 24, order=3, reverse=True, starter=starter)
+        fine = fastgen.plan("deis", schedule, 1500, order=3, reverse=True)
+        run = [fastgen.Sampler(model, p, dtype=torch.float64)(x) for p in (plan, fine)]
+        gaps.append((run[0] - run[1]).abs().max().item())
+    assert gaps[1] < gaps[0]
+
+
+LOWER = {"starter": "lower"}
 
 
 def test_identities():
@@ -95,9 +163,12 @@ def test_identities():
         (("unipc", {"order": 1, "corrector": False, "prediction": "noise"}), ("ddim", {})),
         (("unipc", {"corrector": False, "variant": "bh2"}), ("dpmpp_2m", {})),
         (("unipc", {"corrector": False, "variant": "vary_coeff"}), ("res_2m", {})),
-        (("unipc", {"order": 3, "corrector": False, "variant": "bh2"}), ("dpmpp_3m", {})),
+        (("unipc", {"order": 3, "corrector": False, "variant": "bh2"}), ("dpmpp_3m", LOWER)),
         (("dpmpp_3m", {"solver_type": "heun"}), ("res_3m", {})),
-        (("deis", {"order": 2, "variable": "log_rho"}), ("dpm_solver_2m", {"solver_type": "heun"})),
+        (
+            ("deis", {"order": 2, "variable": "log_rho"}),
+            ("dpm_solver_2m", {"solver_type": "heun", "starter": "corrected"}),
+        ),
         (("deis", {"order": 1}), ("ddim", {})),
         (("ipndm", {"order": 1}), ("ddim", {})),
         (("ipndm", {"order": 2}), ("gradient_estimation", {"gamma": 1.5})),
@@ -132,7 +203,7 @@ def test_two_m_and_res_two_m_differ_by_the_second_moment():
 def test_equal_steps_give_constant_coefficients():
     """lms and ipndm agree where sigma / alpha falls evenly."""
     times = LinearVP().time_at_ratio(np.linspace(3.0, 0.3, 9))
-    assert same(result("lms", times), result("ipndm", times), 1e-11)
+    assert same(result("lms", times, starter="lower"), result("ipndm", times), 1e-11)
 
 
 @pytest.mark.parametrize(

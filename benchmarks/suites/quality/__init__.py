@@ -21,21 +21,23 @@ from benchmarks.suites.quality import digits, peers
 from benchmarks.suites.quality.judge import GRID, SUITE, Judge
 from benchmarks.tools.rows import Row, recorded, show_progress
 from fastgen.cli import solver_table as table
-from fastgen.schedules import DiscreteVP, LinearVP
+from fastgen.schedules import DiscreteVP, LinearVP, Rectified
 
 BATCH, SEEDS = 512, 3
 BUDGETS = (4, 5, 6, 8, 10, 15, 20, 50)
 # All solvers on `GRID`; on these too but in many dimensions, where a run takes an hour.
 OTHER_GRIDS, MANY = ("karras", "uniform"), "3072"
 CHEAP = "mixture, d = 64"
+# On straight paths too, whose velocity is not small at the start.
+FLOWS = ("mixture, d = 2", CHEAP, "digits, d = 64")
 # They draw from a consistency function or a bridge, which a denoiser is not, or of masked data.
 OTHER_MODELS = {"bridge_sde", "consistency", "lcm", "repaint", "tcd"}
 
 
 def ours(name: str, judge: Judge, solvers: list[str], budgets: tuple[int, ...]) -> Iterator[Row]:
     """Our solvers on the grids of a problem."""
-    grids = (GRID, *OTHER_GRIDS) if MANY not in name and len(budgets) > 1 else (GRID,)
-    for grid in grids:
+    whole = MANY not in name and len(budgets) > 1 and judge.grid == GRID
+    for grid in (GRID, *OTHER_GRIDS) if whole else (judge.grid,):
         for done, solver in enumerate(solvers):
             show_progress(done, len(solvers))
             for budget in budgets:
@@ -67,6 +69,9 @@ def rows(quick: bool) -> Iterator[Row]:
         batch = 128 if MANY in name else BATCH
         judge = Judge(make(LinearVP()), batch, 1 if quick else SEEDS)
         yield from ours(name, judge, solvers, budgets)
+    for name in FLOWS if not quick else (CHEAP,):
+        judge = Judge(EXACT[name](Rectified()), BATCH, 1 if quick else SEEDS, "uniform")
+        yield from ours(f"{name}, rectified", judge, solvers, budgets)
     schedule = DiscreteVP.linear()
     judge = Judge(EXACT[CHEAP](schedule), BATCH, 1 if quick else SEEDS)
     yield from peers.rows(f"{CHEAP}, 1000 levels", judge, budgets)

@@ -18,7 +18,7 @@ from fastgen.generation import frechet_distance
 
 SUITE = "quality"
 DIRECTIONS = 256
-# The grid of exact endpoints.
+# The grid of exact endpoints on variance-preserving paths.
 GRID = "log_snr"
 
 
@@ -32,10 +32,14 @@ def sliced_w2(x: Tensor, y: Tensor) -> float:
 
 
 class Judge:
-    """The initial noises, the exact endpoints and the exact samples of one problem."""
+    """The initial noises, the exact endpoints and the exact samples of one problem.
 
-    def __init__(self, problem: Problem, batch: int, seeds: int) -> None:
-        self.problem, schedule = problem, problem.schedule
+    Args:
+        grid: of the exact endpoints.
+    """
+
+    def __init__(self, problem: Problem, batch: int, seeds: int, grid: str = GRID) -> None:
+        self.problem, schedule, self.grid = problem, problem.schedule, grid
         self.shape = batch, problem.dimension
         self.model = fastgen.Model(problem.denoise, schedule, "data", time_dtype=torch.float64)
         self.starts = [
@@ -54,7 +58,7 @@ class Judge:
     def endpoints(self) -> list[Tensor]:
         """Where the exact flow takes the initial noises."""
         return [
-            fastgen.sample(self.model, z, "rk4", 200, timesteps=GRID, dtype=torch.float64)
+            fastgen.sample(self.model, z, "rk4", 200, timesteps=self.grid, dtype=torch.float64)
             for z in self.starts
         ]
 

@@ -235,4 +235,6 @@ def deis_tab(p: Builder, times: list[float], *, order: int = 3) -> Form:
 
 def deis(p: Builder, times: list[float], *, order: int = 3, mode: str = "tab") -> Form:
     """DEIS with polynomials in the VP process's time ("tab") or in sigma ("rhoab")."""
-    return (deis_tab if mode == "tab" else lms.build)(p, times, order=order)
+    if mode == "tab":
+        return deis_tab(p, times, order=order)
+    return lms.build(p, times, order=order, starter="lower")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from fastgen.common.checks import check_choice, check_whole
@@ -103,7 +104,7 @@ def _constant_tau(
 # fmt: off
 # Without noise.
 sample_lms = sampler(
-    "sample_lms", lms.build, {"order": 4},
+    "sample_lms", partial(lms.build, starter="lower"), {"order": 4},
     "Linear multistep: variable-step Adams-Bashforth in sigma.",
     noisy=False,
 )
@@ -118,7 +119,9 @@ sample_ipndm = sampler(
     noisy=False, options=renamed(max_order="order"),
 )
 sample_ipndm_v = sampler(
-    "sample_ipndm_v", programs.denoised_at_zero(ipndm_v.build), {"max_order": 4},
+    "sample_ipndm_v",
+    programs.denoised_at_zero(partial(ipndm_v.build, starter="lower")),
+    {"max_order": 4},
     "`sample_ipndm` with the exact weights of uneven steps.",
     noisy=False, options=renamed(max_order="order"),
 )
