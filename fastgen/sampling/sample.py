@@ -51,7 +51,7 @@ class _Planned:
 def sample(
     model: Model,
     shape_or_x: Sequence[int] | Tensor,
-    solver: AnySolver = "dpmpp_2m",
+    solver: AnySolver = "auto",
     steps: int | None = None,
     *,
     seed: int | Sequence[int] | Tensor = 0,
@@ -78,7 +78,7 @@ def sample(
 def sample(
     model: Model,
     shape_or_x: Sequence[int] | Tensor,
-    solver: AnySolver = "dpmpp_2m",
+    solver: AnySolver = "auto",
     steps: int | None = None,
     *,
     seed: int | Sequence[int] | Tensor = 0,
@@ -105,7 +105,7 @@ def sample(
 def sample(
     model: Model,
     shape_or_x: Sequence[int] | Tensor,
-    solver: AnySolver = "dpmpp_2m",
+    solver: AnySolver = "auto",
     steps: int | None = None,
     *,
     seed: int | Sequence[int] | Tensor = 0,
@@ -132,7 +132,7 @@ def sample(
 def sample(
     model: Model,
     shape_or_x: Sequence[int] | Tensor,
-    solver: AnySolver = "dpmpp_2m",
+    solver: AnySolver = "auto",
     steps: int | None = None,
     *,
     seed: int | Sequence[int] | Tensor = 0,
@@ -165,7 +165,8 @@ def sample(
         model: the network and what it means.
         shape_or_x: [B, ...], or the initial state.
         solver: one of `fastgen.solvers`, with its options or without, or its name:
-            ``solvers.ddim(eta=0.5)``, ``solvers.unipc(order=3)``, "dpmpp_2m". `solvers.names`
+            ``solvers.ddim(eta=0.5)``, ``solvers.unipc(order=3)``, "dpmpp_2m"; "auto" is the best
+            measured for this many steps and this kind of network (`fastgen.plan`). `solvers.names`
             lists them, ``help(fastgen.solvers.ddim)`` shows the options of one. ``dopri5`` and
             its neighbours (`error_controlled.SOLVERS`) let each sample choose its own steps.
         steps: number of steps.

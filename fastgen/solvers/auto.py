@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fastgen.schedules import DiscreteVP, Schedule
+from fastgen.schedules import DiscreteVP, Rectified, Schedule, Trig
 from fastgen.schedules.vp import CosineVP, LinearVP, SubVP
-from fastgen.solvers.measured import OTHERS, VARIANCE_PRESERVING, VELOCITIES
+from fastgen.solvers.measured import NOISES, OTHERS, VARIANCE_PRESERVING, VELOCITIES
 
 AUTO = "auto"
 ROWS = "benchmarks/results/cpu-quality.csv"
@@ -22,31 +22,34 @@ def chosen(
     that can be chosen make one evaluation in each.
 
     Raises:
-        ValueError: without a number of steps, or for networks that were not measured.
+        ValueError: without a number of steps.
     """
     if predicts == "average_velocity":
-        raise ValueError(
-            f'solver="auto": networks that predict the {predicts} have solvers of their own; take '
-            '"mean_flow"'
-        )
+        return "mean_flow", None, "chosen by solver='auto': the solver of average velocities"
+    if predicts == "velocity_and_score":
+        note = "chosen by solver='auto': of velocities alone, as no noise level is told"
+        return "adams_bashforth", None, note
     count = steps
     if count is None and timesteps is not None and not isinstance(timesteps, str):
         count = len(timesteps) - 1 if hasattr(timesteps, "__len__") else None
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
         raise ValueError(f'steps={steps!r}: solver="auto" is chosen by their number; give it')
-    moving = predicts in ("velocity", "v", "velocity_and_score")
-    preserving = isinstance(schedule, (LinearVP, CosineVP, SubVP, DiscreteVP))
-    table = VELOCITIES if moving else VARIANCE_PRESERVING if preserving else OTHERS
+    if isinstance(schedule, (LinearVP, CosineVP, SubVP, DiscreteVP)):
+        table, where = VARIANCE_PRESERVING, "exact denoisers and a network that predicts v"
+        if predicts in ("noise", "score"):
+            table, where = NOISES, "a network that predicts noise"
+    elif isinstance(schedule, (Rectified, Trig)) or predicts == "velocity":
+        table, where = VELOCITIES, "straight paths, exact velocities and a network's"
+    else:
+        table, where = OTHERS, "exact denoisers"
     nearest = min(table, key=lambda nfe: abs(math.log(nfe / count)))
     solver, grid, times = table[nearest]
-    where = "networks that predict velocity and v" if moving else "exact denoisers"
-    on = grid or "the schedule's own grid"
     return (
         solver,
         grid,
         (
-            f"chosen by solver='auto' for {count} evaluations: {solver} on {on} is the best of one "
-            f"evaluation in each step at {nearest} on {where}, {times:.2f} times the least error "
-            f"there ({ROWS})"
+            f"chosen by solver='auto' for {count} evaluations: {solver} on {grid} is the best of "
+            f"one evaluation in each step at {nearest} on {where}, {times:.2f} times the least "
+            f"error there ({ROWS})"
         ),
     )

@@ -134,7 +134,7 @@ class Latent:
         self,
         model: Model,
         count_or_latent: int | Tensor,
-        solver: AnySolver = "dpmpp_2m",
+        solver: AnySolver = "auto",
         steps: int | None = None,
         **options: Any,
     ) -> Tensor:

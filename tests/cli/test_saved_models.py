@@ -53,9 +53,9 @@ class TestFolders:
         ("line", "expected"),
         [
             ("--solver euler --steps 2", ("euler", 2, {})),
-            ("--steps 4", ("dpmpp_2m", 4, {})),
-            ("--steps 2 --timesteps karras", ("dpmpp_2m", 2, {"timesteps": "karras"})),
-            ("--steps 2 --option clip=-1,1", ("dpmpp_2m", 2, {"clip": (-1, 1)})),
+            ("--steps 4", ("auto", 4, {})),
+            ("--steps 2 --timesteps karras", ("auto", 2, {"timesteps": "karras"})),
+            ("--steps 2 --option clip=-1,1", ("auto", 2, {"clip": (-1, 1)})),
         ],
     )
     def test_what_is_asked_for_comes_first(self, line, expected, run):
@@ -146,7 +146,7 @@ class TestCheckpoints:
         objective = Flow() if kind == "flow" else Denoising(fastgen.schedules.CosineVP())
         trainer = self.trained(networks.MLP((2,), (8,)), objective, torch.randn(8, 2), shape=[2])
         model = objective.model(trainer.average)
-        expected = fastgen.sample(model, (16, 2), "dpmpp_2m", 3, seed=0)
+        expected = fastgen.sample(model, (16, 2), "auto", 3, seed=0)
         assert torch.equal(run("c.safetensors --steps 3")[0], expected)
 
     def test_it_becomes_a_folder(self, run):

@@ -20,6 +20,7 @@ SUITE = "quality"
 DIRECTIONS = 256
 # The grid of exact endpoints on variance-preserving paths.
 GRID = "log_snr"
+GRIDS = (GRID, "karras", "uniform")
 
 
 def sliced_w2(x: Tensor, y: Tensor) -> float:
