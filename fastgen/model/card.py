@@ -136,7 +136,7 @@ def _example(
         lines[1:1] = ["import torch"]
     if plan is None:
         given = ', net_kwargs={"labels": labels}' if labels else ""
-        return [*lines, f'x = fastgen.sample(model, ({sizes}), steps=20, seed=0{given})']
+        return [*lines, f"x = fastgen.sample(model, ({sizes}), steps=20, seed=0{given})"]
     return [
         *lines,
         f'plan = fastgen.Plan.from_pretrained("{name}")',

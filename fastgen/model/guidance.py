@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -264,26 +265,29 @@ class Guidance:
             size = len(tensors) + 1
             space = Space(torch.zeros(1, size, size, dtype=torch.float64, device=first.device))
         else:
-            space = Space(dispatch.find("gram", first.device)(tensors) if plain else gram(tensors))
+            found = dispatch.find("gram", first.device)(tensors) if plain else gram(tensors)
+            arrays = plain and rule.of_arrays and found.device.type == "cpu"
+            space = Space(found, arrays)
         basis = space.basis()
         n = len(outputs)
-        found = rule.combine(
-            Branches(
-                space,
-                basis[:n],
-                self.against,
-                scales,
-                t,
-                basis[n:derived],
-                basis[-1] if rule.remembers else None,
-            )
+        given = Branches(
+            space,
+            basis[:n],
+            self.against,
+            [space.taken(scale) for scale in scales],
+            t,
+            basis[n:derived],
+            basis[-1] if rule.remembers else None,
         )
-        output = found.output
-        if self.rescale:
-            output = rescaled(space, basis[0], output, self.rescale)
-        rows = [output] if found.memory is None else [output, found.memory]
+        with np.errstate(all="ignore"):  # outputs may be infinite: torch does not warn of it either
+            combined = rule.combine(given)
+            output = combined.output
+            if self.rescale:
+                output = rescaled(space, basis[0], output, self.rescale)
+        made = [output] if combined.memory is None else [output, combined.memory]
+        rows = [space.tensor(row) for row in made]
         if active is not None:
-            rows = [torch.where(active[:, None], row, own) for row, own in
+            rows = [torch.where(active[:, None], row, space.tensor(own)) for row, own in
                     zip(rows, (basis[0], basis[-1]), strict=False)]  # fmt: skip
         batch = 1 if all(len(row) == 1 for row in rows) else len(first)
         table = torch.stack([row.expand(batch, -1) for row in rows], 1)

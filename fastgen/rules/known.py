@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d, avg_pool2d, avg_pool3d, interpolate
 
 from fastgen.common.checks import check_nonnegative, check_number
-from fastgen.rules.rule import Branches, Combined, Pair, Rule, Space, Time, Vector, ratio, rescaled
+from fastgen.rules.rule import Branches, Combined, Pair, Rule, Space, Time, Vector, rescaled
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,9 @@ class CFG(Pair):
     """
 
     linear: ClassVar[bool] = True
+    of_arrays: ClassVar[bool] = True
 
-    def pair(self, space: Space, c: Vector, u: Vector, scale: Tensor, t: Time) -> Vector:
+    def pair(self, space: Space, c: Vector, u: Vector, scale: Any, t: Time) -> Vector:
         """See `Pair.pair`."""
         return scale * c + (1 - scale) * u
 
@@ -39,13 +40,14 @@ class Rescale(Pair):
         phi: how far, in [0, 1].
     """
 
+    of_arrays: ClassVar[bool] = True
     phi: float = 0.7
 
     def __post_init__(self) -> None:
         if not 0 <= check_number("phi", self.phi) <= 1:
             raise ValueError(f"phi={self.phi!r}: expected a number in [0, 1]")
 
-    def pair(self, space: Space, c: Vector, u: Vector, scale: Tensor, t: Time) -> Vector:
+    def pair(self, space: Space, c: Vector, u: Vector, scale: Any, t: Time) -> Vector:
         """See `Pair.pair`."""
         return rescaled(space, c, scale * c + (1 - scale) * u, self.phi)
 
@@ -67,6 +69,7 @@ class APG(Rule):
             what was done before. Each evaluation of a plan counts once.
     """
 
+    of_arrays: ClassVar[bool] = True
     eta: float = 0.0
     norm: float = 0.0
     momentum: float = 0.0
@@ -91,7 +94,8 @@ class APG(Rule):
                 d = kept = d + self.momentum * given.memory
             if self.norm:
                 length = space.norm(d)
-                d = d * torch.where(length > self.norm, ratio(self.norm + 0 * length, length), 1.0)
+                short = space.ratio(self.norm + 0 * length, length)
+                d = d * space.xp.where(length > self.norm, short, 1.0)
             total = total + (scale - 1) * (d - (1 - self.eta) * space.projection(d, c))
         return Combined(total, kept)
 
@@ -104,10 +108,13 @@ class TCFG(Pair):
     the plane of c and u it is v = cos(a) c + sin(a) u, tan 2a = 2 <c, u> / (|c|^2 - |u|^2).
     """
 
-    def pair(self, space: Space, c: Vector, u: Vector, scale: Tensor, t: Time) -> Vector:
+    of_arrays: ClassVar[bool] = True
+
+    def pair(self, space: Space, c: Vector, u: Vector, scale: Any, t: Time) -> Vector:
         """See `Pair.pair`."""
-        angle = torch.atan2(2 * space.inner(c, u), space.square(c) - space.square(u)) / 2
-        v = angle.cos() * c + angle.sin() * u
+        xp = space.xp
+        angle = xp.arctan2(2 * space.inner(c, u), space.square(c) - space.square(u)) / 2
+        v = xp.cos(angle) * c + xp.sin(angle) * u
         return scale * c + (1 - scale) * space.projection(u, v)
 
 
@@ -120,19 +127,20 @@ class ZeroStar(Pair):
             velocities are the worst; the paper takes the first 4 % of the steps).
     """
 
+    of_arrays: ClassVar[bool] = True
     zero_init: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= check_number("zero_init", self.zero_init) < 1:
             raise ValueError(f"zero_init={self.zero_init!r}: expected a number in [0, 1)")
 
-    def pair(self, space: Space, c: Vector, u: Vector, scale: Tensor, t: Time) -> Vector:
+    def pair(self, space: Space, c: Vector, u: Vector, scale: Any, t: Time) -> Vector:
         """See `Pair.pair`."""
         found = scale * c + (1 - scale) * space.projection(c, u)
         if not self.zero_init:
             return found
         if isinstance(t, Tensor):
-            return torch.where(t[:, None] > 1 - self.zero_init, 0.0, found)
+            return space.xp.where(space.taken(t)[:, None] > 1 - self.zero_init, 0.0, found)
         return 0 * found if t > 1 - self.zero_init else found
 
 
@@ -147,16 +155,18 @@ class MagnitudeAware(Pair):
         alpha: how fast it falls.
     """
 
+    of_arrays: ClassVar[bool] = True
     alpha: float = 8.0
 
     def __post_init__(self) -> None:
         check_nonnegative("alpha", self.alpha)
 
-    def pair(self, space: Space, c: Vector, u: Vector, scale: Tensor, t: Time) -> Vector:
+    def pair(self, space: Space, c: Vector, u: Vector, scale: Any, t: Time) -> Vector:
         """See `Pair.pair`."""
         length = space.norm(u)
-        relative = torch.where(length == 0, math.inf, ratio(space.norm(c - u), length))
-        damped = torch.exp(-self.alpha * relative) if self.alpha else torch.ones_like(relative)
+        xp = space.xp
+        relative = xp.where(length == 0, math.inf, space.ratio(space.norm(c - u), length))
+        damped = xp.exp(-self.alpha * relative) if self.alpha else xp.ones_like(relative)
         return c + (scale - 1) * damped * (c - u)
 
 
@@ -168,6 +178,8 @@ class PerpNeg(Rule):
     2023, arXiv 2304.04968). The first branch of the guidance is u with the scale s; each further
     one is a negative n_j with its weight w_j >= 0. A weight of 0 leaves it out.
     """
+
+    of_arrays: ClassVar[bool] = True
 
     def check(self, names: Sequence[str], scales: Sequence[float | None]) -> None:
         """See `Rule.check`."""
@@ -186,7 +198,7 @@ class PerpNeg(Rule):
         c, u, *negatives = given.outputs
         scale, *weights = given.scales
         d = c - u
-        away = torch.zeros_like(d)
+        away = 0 * d
         for n, weight in zip(negatives, weights, strict=True):
             away = away + weight * ((n - u) - given.space.projection(n - u, d))
         return Combined(scale * c + (1 - scale) * u - scale * away)
@@ -205,6 +217,7 @@ class FrequencyDecoupled(Rule):
         levels: how often the resolution is halved.
     """
 
+    of_arrays: ClassVar[bool] = True
     low: float = 1.0
     levels: int = 1
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import ClassVar, NamedTuple
+from functools import cache, cached_property
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,8 +15,10 @@ from fastgen.common.display import displayed
 from fastgen.common.kept import keeps
 from fastgen.common.typed import shown
 
-# A combination of the outputs: float64 [B, N], or [1, N] where it is that of every sample.
-Vector = Tensor
+# A combination of the outputs: float64 [B, N], or [1, N] where it is that of every sample. Rules
+# that say so (`Rule.of_arrays`) are given NumPy's arrays where nothing is to be differentiated and
+# the outputs are on a CPU: of numbers this few torch takes three times as long.
+Vector: TypeAlias = Any
 # Times that a rule is given: one, or one of each sample, [B].
 Time = float | Tensor
 
@@ -28,13 +31,28 @@ class Space:
 
     Args:
         gram: float64 [B, N + 1, N + 1], see `fastgen.kernels.gram`.
+        arrays: whether vectors are NumPy's arrays instead of tensors.
+
+    ``xp`` has the functions on vectors, torch or numpy.
     """
 
-    def __init__(self, gram: Tensor) -> None:
+    def __init__(self, gram: Tensor, arrays: bool = False) -> None:
         self.gram = gram
         self.count = gram.shape[-1] - 1
-        self._basis = _basis(self.count, gram.device)
+        self.xp: Any = np if arrays else torch
+        self._matrix: Any = gram.numpy() if arrays else gram
+        self._least: Any = np.maximum if arrays else torch.clamp_min
+        self._basis = _arrays(self.count) if arrays else _basis(self.count, gram.device)
         self._places = {id(vector): i for i, vector in enumerate(self._basis)}
+
+    def taken(self, value: Any) -> Any:
+        """Numbers as they stand beside vectors: a tensor [B, 1], or an array."""
+        return value.numpy() if self.xp is np and isinstance(value, Tensor) else value
+
+    def tensor(self, vector: Vector) -> Tensor:
+        """A vector as a tensor."""
+        found: Tensor = torch.from_numpy(vector) if self.xp is np else vector
+        return found
 
     def _facts(self) -> dict[str, object]:
         return {"samples": len(self.gram), "tensors": self.count}
@@ -44,61 +62,69 @@ class Space:
         return list(self._basis)
 
     @cached_property
-    def _squares(self) -> Tensor:
+    def _squares(self) -> Any:
         """|x_i|^2, [B, N]."""
-        return self.gram.diagonal(dim1=1, dim2=2)[:, :-1]
+        places = range(self.count)
+        return self._matrix[:, places, places]
 
     @cached_property
-    def _centred(self) -> Tensor:
+    def _centred(self) -> Any:
         """Inner products of the tensors without their means, [B, N + 1, N + 1]."""
-        sums, n = self.gram[:, :, -1:], self.gram[:, -1:, -1:].clamp(min=1)
-        return self.gram - sums * sums.mT / n
+        m = self._matrix
+        return m - m[:, :, -1:] * m[:, -1:, :] / self._least(m[:, -1:, -1:], 1)
 
-    def inner(self, a: Vector, b: Vector) -> Tensor:
+    def inner(self, a: Vector, b: Vector) -> Any:
         """The inner product in each sample, [B, 1]."""
-        return self._product(self.gram, a, b)
+        return self._product(self._matrix, a, b)
 
-    def _product(self, matrix: Tensor, a: Vector, b: Vector) -> Tensor:
+    def _product(self, matrix: Any, a: Vector, b: Vector) -> Any:
         i, j = self._places.get(id(a)), self._places.get(id(b))
         if i is not None and j is not None:  # of tensors themselves it is there
             return matrix[:, i, j, None]
         if i is not None or j is not None:
             row, other = (matrix[:, i], b) if i is not None else (matrix[:, j], a)
-            return (row[:, :-1] * other).sum(1, keepdim=True)
+            return (row[:, :-1] * other).sum(1)[:, None]
         return (a[:, None] @ matrix[:, :-1, :-1] @ b[..., None])[..., 0]
 
-    def square(self, a: Vector) -> Tensor:
+    def square(self, a: Vector) -> Any:
         """|a|^2 in each sample, [B, 1]; never below 0, as rounding could make it."""
-        return self.inner(a, a).clamp(min=0)
+        return self._least(self.inner(a, a), 0)
 
-    def norm(self, a: Vector) -> Tensor:
+    def norm(self, a: Vector) -> Any:
         """|a| in each sample, [B, 1]."""
-        return self.square(a).sqrt()
+        return self.xp.sqrt(self.square(a))
 
-    def variance(self, a: Vector) -> Tensor:
+    def variance(self, a: Vector) -> Any:
         """The variance of a's elements in each sample, [B, 1]; 0 for one element.
 
         What is left of a difference of sums that agree to the last digits is no variance.
         """
-        n = self.gram[:, -1:, -1].clamp(min=1)
+        n = self._least(self._matrix[:, -1:, -1], 1)
         found = self._product(self._centred, a, a) / n
-        rounding = 1e-14 * (a * a * self._squares).sum(1, keepdim=True) / n
-        return torch.where(found > rounding, found, 0.0)
+        rounding = 1e-14 * (a * a * self._squares).sum(1)[:, None] / n
+        return self.xp.where(found > rounding, found, 0.0)
 
     def projection(self, a: Vector, b: Vector) -> Vector:
         """What of a is along b; nothing where b is zero."""
-        return b * ratio(self.inner(a, b), self.square(b))
+        return b * self.ratio(self.inner(a, b), self.square(b))
+
+    def ratio(self, a: Any, b: Any) -> Any:
+        """a / b, and 0 where b is 0."""
+        return self.xp.where(b == 0, 0.0, a / self.xp.where(b == 0, 1.0, b))
 
 
 @keeps(64)
-def _basis(count: int, device: torch.device) -> tuple[Vector, ...]:
+def _basis(count: int, device: torch.device) -> tuple[Tensor, ...]:
     eye = torch.eye(count, dtype=torch.float64, device=device)
     return eye[:, None].unbind()
 
 
-def ratio(a: Tensor, b: Tensor) -> Tensor:
-    """a / b, and 0 where b is 0."""
-    return torch.where(b == 0, 0.0, a / torch.where(b == 0, 1.0, b))
+@cache
+def _arrays(count: int) -> tuple[Any, ...]:
+    found = tuple(np.eye(count)[:, None])
+    for vector in found:
+        vector.flags.writeable = False
+    return found
 
 
 @displayed
@@ -114,12 +140,12 @@ class Branches(NamedTuple):
     space: Space
     outputs: Sequence[Vector]
     against: Sequence[int]
-    scales: Sequence[Tensor]
+    scales: Sequence[Any]
     t: Time
     derived: Sequence[Vector] = ()
     memory: Vector | None = None
 
-    def pairs(self) -> list[tuple[Vector, Vector, Tensor]]:
+    def pairs(self) -> list[tuple[Vector, Vector, Any]]:
         """For each branch the output it is compared with, its own, and the scale."""
         partners = [self.outputs[i] for i in self.against]
         return list(zip(partners, self.outputs[1:], self.scales, strict=True))
@@ -144,6 +170,8 @@ class Rule:
     remembers: ClassVar[bool] = False
     # Whether its weights follow from scales alone.
     linear: ClassVar[bool] = False
+    # Whether its algebra does with NumPy's arrays too: operators, and the functions of `Space`.
+    of_arrays: ClassVar[bool] = False
 
     def check(self, names: Sequence[str], scales: Sequence[float | None]) -> None:
         """Raise a ValueError for branches or (known) scales that the rule does not take."""
@@ -166,7 +194,7 @@ class Pair(Rule):
     out = c + sum_j (rule(a_j, b_j; s_j) - a_j), a_j the output that branch j is compared with.
     """
 
-    def pair(self, space: Space, c: Vector, u: Vector, scale: Tensor, t: Time) -> Vector:
+    def pair(self, space: Space, c: Vector, u: Vector, scale: Any, t: Time) -> Vector:
         """The guided output of c and u; c itself for the scale 1."""
         raise NotImplementedError
 
@@ -212,7 +240,7 @@ def rescaled(space: Space, own: Vector, guided: Vector, phi: float) -> Vector:
     Lin et al. 2023, arXiv 2305.08891, eq. 15 and 16, in every sample. An output whose elements are
     all equal has no deviation to keep and stays as it is.
     """
-    before, after = space.variance(own), space.variance(guided)
+    xp, before, after = space.xp, space.variance(own), space.variance(guided)
     flat = after == 0
-    factor = torch.where(flat, 1.0, before / torch.where(flat, 1.0, after)).sqrt()
+    factor = xp.sqrt(xp.where(flat, 1.0, before / xp.where(flat, 1.0, after)))
     return guided * (phi * factor + (1 - phi))

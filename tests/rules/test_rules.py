@@ -60,9 +60,11 @@ def _one(name, c, u, s):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("scale", [0.5, 3.0, -1.0])
-def test_equals_the_formula_of_its_paper(name, scale):
+@pytest.mark.parametrize("recorded", [True, False], ids=["tensors", "arrays"])
+def test_equals_the_formula_of_its_paper(name, scale, recorded):
     c, u = outputs()
-    found = Guidance(scale, rule=name).merge([c, u], 0.5).output
+    with torch.set_grad_enabled(recorded):
+        found = Guidance(scale, rule=name).merge([c, u], 0.5).output
     # Data-dependent weights come from sums over a sample; frequency pools in the output's dtype.
     torch.testing.assert_close(found, by_hand(name, c, u, scale), rtol=0, atol=1e-12)
 
@@ -92,11 +94,38 @@ def test_samples_are_apart_and_scale_1_is_no_guidance(name, scale, dtype, seed, 
         torch.testing.assert_close(each, found, rtol=1e-5, atol=1e-5)
 
 
+@settings(max_examples=30)
+@given(
+    name=st.sampled_from(NAMES),
+    scale=st.floats(-2, 10),
+    seed=st.integers(0, 100),
+    rescale=st.sampled_from([0.0, 0.6]),
+    each=st.booleans(),
+    t=st.sampled_from([0.5, torch.tensor([0.99, 0.4, 0.1], dtype=torch.float64)]),
+)
+def test_arrays_give_what_tensors_give(name, scale, seed, rescale, each, t):
+    """What is not to be differentiated is reckoned with NumPy, and comes out the same."""
+    c, u = outputs(seed)
+    scales = torch.tensor([scale, 1.0, 2.0], dtype=torch.float64) if each else scale
+    guidance = Guidance(scales, rule=name, rescale=rescale)
+    recorded = guidance.merge([c, u], t).output
+    with torch.no_grad():
+        plain = guidance.merge([c, u], t).output
+    torch.testing.assert_close(plain, recorded, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_outputs_of_zeros_give_finite_numbers(name):
+@pytest.mark.parametrize("recorded", [True, False], ids=["tensors", "arrays"])
+@pytest.mark.filterwarnings("error")  # NumPy warns of divisions that torch is silent about
+def test_outputs_of_zeros_give_finite_numbers(name, recorded):
     zero, c = torch.zeros(SHAPE), outputs(dtype=torch.float32)[0]
+    with torch.set_grad_enabled(recorded):
+        broken = Guidance(4.0, rule=name).merge([c, c / 0], 0.5).output
+    assert broken.shape == SHAPE
     for pair in ([zero, zero], [c, zero], [zero, c], [c, c]):
-        assert bool(torch.isfinite(Guidance(4.0, rule=name).merge(pair, 0.5).output).all())
+        with torch.set_grad_enabled(recorded):
+            found = Guidance(4.0, rule=name).merge(pair, 0.5).output
+        assert bool(torch.isfinite(found).all())
 
 
 def test_equal_to_diffusers_guiders():
@@ -203,6 +232,9 @@ def test_a_rule_of_ones_own():
 def test_zero_init():
     c, u = outputs()
     guidance = Guidance(3.0, rule=rules.ZeroStar(zero_init=0.1))
+    with torch.no_grad():
+        times = torch.tensor([0.95, 0.85, 0.91], dtype=torch.float64)
+        assert flat(guidance.merge([c, u], times).output).any(1).tolist() == [False, True, False]
     assert not guidance.merge([c, u], 0.95).output.any()
     assert guidance.merge([c, u], 0.85).output.any()
     times = torch.tensor([0.95, 0.85, 0.91], dtype=torch.float64)
