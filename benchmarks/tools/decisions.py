@@ -152,7 +152,16 @@ def tables() -> dict[str, str]:
     ]
     means = {m: dict(all_round(m)) for m in METRICS}
     usual = [[f"`{s}`", g, *[f"{means[m][s, g]:.2f}" for m in METRICS]] for s, g in USUAL]
+    chosen = [
+        [str(nfe)]
+        + [
+            f"`{found.choice[0]}` {found.choice[1]} ({found.times:.2f})"
+            for found in (combined(nfe, problems, grids)[0] for _, problems, grids in TABLES.values())
+        ]
+        for nfe in BUDGETS
+    ]
     return {
+        "auto": markdown(["evaluations", "straight", "noise", "v or data", "other"], chosen),
         "usual": markdown(["solver", "grid", *METRICS.values()], usual),
         "exact": markdown(["evaluations", *METRICS.values()], exact),
         "all": markdown(["what counts", "5 to 20 evaluations, the mean"], rounds),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fastgen.model import Guidance
     from fastgen.plans import Plan
 
-SOLVER = "dpmpp_2m"  # where the source recommends no plan
+SOLVER = "auto"  # where the source recommends no plan
 
 
 def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ import fastgen
 from benchmarks.problems.exact import Problem
 from benchmarks.tools.rows import Row, row
 from fastgen.generation import frechet_distance
+from fastgen.schedules import Rectified
 
 SUITE = "quality"
 DIRECTIONS = 256
@@ -42,7 +43,9 @@ class Judge:
     def __init__(self, problem: Problem, batch: int, seeds: int, grid: str = GRID) -> None:
         self.problem, schedule, self.grid = problem, problem.schedule, grid
         self.shape = batch, problem.dimension
-        self.model = fastgen.Model(problem.denoise, schedule, "data", time_dtype=torch.float64)
+        straight = isinstance(schedule, Rectified)  # whose networks predict velocity
+        net, predicts = (self._velocity, "velocity") if straight else (problem.denoise, "data")
+        self.model = fastgen.Model(net, schedule, predicts, time_dtype=torch.float64)
         self.starts = [
             fastgen.randn(self.shape, seed=s, dtype=torch.float64) * schedule.sigma(1.0)
             for s in range(seeds)
@@ -53,6 +56,10 @@ class Judge:
         self.laws = {"sliced_w2": sliced_w2, "w2": fastgen.wasserstein}
         if problem.dimension < batch:
             self.laws["frechet"] = frechet_distance
+
+    def _velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """(x - D) / t, and at t = 0, where eps says nothing of x any more, -x."""
+        return (x - self.problem.denoise(x, t)) / t[0] if t[0] > 0 else -x
 
     # Both take minutes in many dimensions, which a resumed run whose rows are there need not spend.
     @cached_property
