@@ -61,6 +61,10 @@ class Marginals:
         return self.mass is None and self.rho == (math.inf, math.inf)
 
 
+# Of reg: the value is a difference of terms of its size, and marginals are kept to 1e-7.
+_LARGEST = 1e6
+
+
 @dataclass(frozen=True)
 class Potentials:
     """Potentials F [n], G [m] and the multiplier of the mass, float64, with what is known of them.
@@ -95,6 +99,11 @@ class EntropicSolver:
         backend: str | None = None,
         kept: pairwise.Kept | None = None,
     ) -> None:
+        if eps > _LARGEST:
+            raise ValueError(
+                f"reg: it is {eps:.3g} times the scale of the costs, beside which they are lost to "
+                "rounding; at that size pairs are independent: draw them so"
+            )
         self.clouds, self.eps, self.marginals = clouds, eps, marginals
         self.backend, self.kept = backend, kept
         self._weights = clouds.log_a.exp(), clouds.log_b.exp()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -372,12 +373,19 @@ class Guidance:
 
 
 def check_guidance(guidance: Any) -> None:
-    """Raise a TypeError for something else than a `Guidance` or None."""
-    if guidance is not None and not isinstance(guidance, Guidance):
-        raise TypeError(
-            f"guidance={guidance!r}: expected fastgen.Guidance(scale, unconditional={{...}}), "
-            "or None"
-        )
+    """Raise a TypeError for something else than a `Guidance` or None; warn of an idle one."""
+    if guidance is None:
+        return
+    if not isinstance(guidance, Guidance):
+        expected = "fastgen.Guidance(scale, unconditional={...}), or None"
+        raise TypeError(f"guidance={guidance!r}: expected {expected}")
+    for name, branch in guidance.branches.items():
+        if not branch.arguments and branch.network is None:
+            warnings.warn(
+                f"guidance: the branch {name!r} is the call itself, so it guides nothing; pass "
+                "unconditional={'labels': null}, or whatever the network takes, or network=",
+                stacklevel=3,
+            )
 
 
 def check_pair_alone(outputs: int, guidance: Any, transform: Any = None) -> None:

@@ -98,6 +98,13 @@ def test_large_regularisation_is_independence():
     torch.testing.assert_close(found.plan(), a[:, None] * b, rtol=1e-4, atol=0)
 
 
+def test_regularisation_beside_which_costs_are_lost_is_refused():
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    assert sinkhorn(x, x + 1, reg=1e3).value.isfinite()
+    with pytest.raises(ValueError, match=r"reg: it is .* times the scale of the costs"):
+        sinkhorn(x, x + 1, reg=1e30)
+
+
 def test_regularisation_relative_to_the_mean_cost():
     x0, x1, a, b = clouds(20, 30, 2)
     mean = (cost(x0, x1) * a[:, None] * b).sum().item()

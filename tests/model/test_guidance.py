@@ -225,3 +225,9 @@ def test_dynamic_threshold():
 def test_bad_guidance_is_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_guidance_that_guides_nothing_is_said():
+    model = fastgen.Model(lambda x, t: 0.1 * x, schedules.LinearVP(), "noise")
+    with pytest.warns(UserWarning, match="'unconditional' is the call itself"):
+        fastgen.sample(model, (2, 3), "ddim", 2, guidance=Guidance(3.0))
