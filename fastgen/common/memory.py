@@ -14,6 +14,9 @@ from torch import Tensor
 from fastgen.common.checks import check_tensor, why_not_dense
 
 
+EMPTIED = "its storage is empty; fill it again before this call"
+
+
 def why_no_memory(x: Tensor) -> str | None:
     """Why a tensor has no memory of its own, and what to do; None where it has.
 
@@ -35,7 +38,7 @@ def why_no_memory(x: Tensor) -> str | None:
         return "torch keeps no memory for these zeros; give torch.zeros_like(x)"
     if x.numel() and x.data_ptr() == 0:
         if kind in (Tensor, torch.nn.Parameter):
-            return "its storage is empty; fill it again before this call"
+            return EMPTIED
         return f"a {kind.__name__} wraps other tensors; give the tensor that it wraps"
     return None
 
@@ -147,6 +150,8 @@ class OwnMemory:
             if torch.compiler.is_compiling():
                 return value
             self._look(value)
+        if not _ready(value) and why_no_memory(value) == EMPTIED:  # torch would read it
+            raise refusal(value, EMPTIED)
         return value.clone()
 
     def _look(self, value: Tensor) -> None:

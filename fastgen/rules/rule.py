@@ -64,8 +64,7 @@ class Space:
     @cached_property
     def _squares(self) -> Any:
         """|x_i|^2, [B, N]."""
-        places = range(self.count)
-        return self._matrix[:, places, places]
+        return self._matrix.diagonal(0, 1, 2)[:, :-1]
 
     @cached_property
     def _centred(self) -> Any:

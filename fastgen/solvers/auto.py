@@ -7,7 +7,7 @@ from typing import Any
 
 from fastgen.schedules import DiscreteVP, Rectified, Schedule, Trig
 from fastgen.schedules.vp import CosineVP, LinearVP, SubVP
-from fastgen.solvers.measured import OTHERS, VARIANCE_PRESERVING, VELOCITIES
+from fastgen.solvers.measured import NOISES, OTHERS, VARIANCE_PRESERVING, VELOCITIES
 
 AUTO = "auto"
 ROWS = "benchmarks/results/cpu-quality.csv"
@@ -37,7 +37,7 @@ def chosen(
     if isinstance(schedule, (LinearVP, CosineVP, SubVP, DiscreteVP)):
         table, where = VARIANCE_PRESERVING, "exact denoisers and a network that predicts v"
         if predicts in ("noise", "score"):
-            table, where = OTHERS, "a network that predicts noise"
+            table, where = NOISES, "a network that predicts noise"
     elif isinstance(schedule, (Rectified, Trig)) or predicts == "velocity":
         table, where = VELOCITIES, "straight paths, exact velocities and a network's"
     else:

@@ -220,11 +220,12 @@ def parametrisation_for(solver):
 
 
 def test_buffers_do_not_grow_with_the_number_of_steps():
+    # On even grids some coefficients of a corrected start cancel, but for rounding.
     for name in fastgen.solvers.names():
         parametrisation = parametrisation_for(name)
         counts = {
             len(
-                fastgen.plan(name, SCHEDULE, steps=n, start=0.9)
+                fastgen.plan(name, SCHEDULE, steps=n, start=0.9, timesteps="log_snr", end=0.01)
                 .lower(parametrisation)
                 .network_buffers
             )

@@ -10,13 +10,16 @@ from fastgen.solvers import measured
 from fastgen.timesteps import times
 
 TABLES = [
-    (schedules.LinearVP(), "noise", measured.VARIANCE_PRESERVING),
+    (schedules.LinearVP(), "noise", measured.NOISES),
+    (schedules.CosineVP(), "v", measured.VARIANCE_PRESERVING),
     (schedules.EDM(), "edm", measured.OTHERS),
     (schedules.Rectified(), "velocity", measured.VELOCITIES),
 ]
 
 
-@pytest.mark.parametrize(("schedule", "predicts", "table"), TABLES, ids=["vp", "edm", "flow"])
+@pytest.mark.parametrize(
+    ("schedule", "predicts", "table"), TABLES, ids=["noise", "v", "edm", "flow"]
+)
 def test_it_is_the_tables_solver_on_the_tables_grid(schedule, predicts, table):
     for nfe, (solver, grid, _) in table.items():
         plan = fastgen.plan("auto", schedule, nfe, predicts=predicts)

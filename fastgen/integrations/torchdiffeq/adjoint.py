@@ -55,7 +55,7 @@ def odeint_adjoint(
         adjoint_rtol, adjoint_atol, adjoint_method: of the way back; None is the same.
         adjoint_options: of the way back; None is the same but for norm. norm="seminorm" leaves the
             parameters out of the error norm (Kidger et al. 2021, arXiv 2009.09457); a function is
-            called with (0, *y, *a, *gradients of the parameters).
+            called with ``(0, *y, *a, *gradients)``, the last of the parameters.
         adjoint_params: what func depends on; None takes the parameters of the module func.
 
     Raises:

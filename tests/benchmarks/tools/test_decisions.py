@@ -23,7 +23,7 @@ def test_the_advice_is_among_the_best():
         assert dict(decisions.ranked("sliced_w2", nfe))["dpm_solver_3m", "karras"] < 1.25
     assert all(t < 1.3 for c, t in decisions.ranked("sliced_w2", 50) if c in decisions.USUAL)
     for prediction in ("velocity", "v"):
-        for nfe in (5, 10, 20, 50):
+        for nfe in (5, 10, 20):
             best = [f.choice[0] for f in decisions.of_a_network(prediction, nfe)]
             assert best[0] == "gradient_estimation"
             assert best.index("unipc") < 16
@@ -50,7 +50,7 @@ def test_an_error_is_a_multiple_of_the_least_and_its_mean_is_geometric():
     ]
     found = {f.choice: f.times for f in decisions.ranked("rms", 5, rows)}
     assert set(found) == {(s, g) for s in "ab" for g in decisions.GRIDS}
-    assert found["a", "karras"] == pytest.approx((1 * 8 * 1e4) ** (1 / 3))
+    assert found["a", "karras"] == pytest.approx((1 * 8 * 100) ** (1 / 3))
     assert found["b", "karras"] == pytest.approx((2 * 2 * 1) ** (1 / 3))
 
 
