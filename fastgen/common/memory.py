@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fastgen.common.checks import check_tensor, why_not_dense
 
-
 EMPTIED = "its storage is empty; fill it again before this call"
 
 
