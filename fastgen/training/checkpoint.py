@@ -147,7 +147,12 @@ def _settings(path: Path, values: dict[str, Any]) -> Settings:
     """The settings in a file, each of the kind that it has by default."""
     for f in dataclasses.fields(Settings):
         given = values.get(f.name)
-        if not (_like(given, f.default) or (f.name in values and given is f.default is None)):
+        if f.name not in values:
+            raise ValueError(
+                f"{path}: damaged metadata, or written by another version of fastgen: its settings "
+                f"have no {f.name!r}; train again with this one, or load it with that one"
+            )
+        if not (_like(given, f.default) or given is f.default is None):
             raise ValueError(f"{path}: damaged metadata (settings: {f.name}={given!r})")
     try:
         return Settings(**{**values, "betas": tuple(values["betas"])})
