@@ -44,7 +44,6 @@ SEARCHES = {
     "event detection": r"event=",
     "checkpoint save load": r"save_pretrained",
     "Sinkhorn epsilon": r"Sinkhorn\(reg",
-    "ODE vs SDE": r"probability flow",
 }
 FIRST = 5
 RULES = ["wcag2a", "wcag2aa"]
