@@ -107,6 +107,8 @@ class Folder:
         if why is None:
             self._whole.add(k)
             return False
+        if self._record(k) != record:  # another process drew it meanwhile
+            return self.missing(k, closely)
         print(f"{self.path / self.kind.entry(k)}: {why}; drawn again", file=sys.stderr, flush=True)
         self._whole.discard(k)
         self._path(k, "json").unlink(missing_ok=True)
@@ -154,6 +156,12 @@ class Folder:
         """Say that this process draws a shard."""
         (self.path / RECORDS).mkdir(parents=True, exist_ok=True)
         self._path(k, "begun").touch()
+
+    def gone(self) -> list[int]:
+        """Shards whose record another process has taken away since it was seen."""
+        found = [k for k in range(self.layout.shards) if self._record(k) is None]
+        self._whole.difference_update(found)
+        return found
 
     def finish(self, manifest: dict[str, Any], found: Mapping[str, Any] | None) -> None:
         """Write the manifest of the whole set; found: what statistics say."""

@@ -142,6 +142,8 @@ def generate(
         if report is not None:
             report.shown(last=True)
         if own.rank == 0:
+            for k in folder.gone():
+                draw_shard(task, folder, k)
             completed(task, folder, manifest, target, real)
         if verify:
             compared = verify_bits(task, folder, verify, own)

@@ -86,7 +86,7 @@ def test_samples_are_apart_and_scale_1_is_no_guidance(name, scale, dtype, seed, 
     torch.testing.assert_close(again, found[order], rtol=0, atol=0)
     alone = Guidance(1.0, rule=name, rescale=rescale).merge([c, u], 0.5).output
     wide = torch.promote_types(dtype, torch.float32)
-    torch.testing.assert_close(alone, c.to(wide), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(alone.to(wide), c.to(wide), rtol=1e-5, atol=1e-5)
     scales = torch.full((3,), scale, dtype=torch.float64)
     each = Guidance(scales, rule=name, rescale=rescale).merge([c, u], 0.5).output
     torch.testing.assert_close(each.to(wide), found.to(wide), rtol=1e-2, atol=1e-2)
