@@ -61,7 +61,8 @@ def test_copies_take_twice_the_time_for_twice_the_bytes_and_the_floor_is_that_of
         found = {row.provider: row for row in measure(work, bandwidth, 9, 0.3)}
         ratio = found["two"].median / found["one"].median
         share = found["one"].floor / found["one"].median
-        return 1.4 < ratio < 2.8 and 0.4 < share < 1.6, (ratio, share)
+        # Beside other work a copy takes some times what it takes alone.
+        return 1.4 < ratio < 2.8 and 0.1 < share < 1.6, (ratio, share)
 
     soon(attempt)
 
