@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_integer, check_positive
+from fastgen.common.checks import check_positive, check_whole
 from fastgen.common.display import displayed
 from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.kernels import Stream
@@ -49,9 +49,8 @@ class DAPS:
 
     def __post_init__(self) -> None:
         check_positive("data_std", self.data_std)
-        for name in ("evaluations", "iterations"):
-            if check_integer(name, getattr(self, name)) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: expected a whole number >= 1")
+        check_whole("evaluations", self.evaluations, 1)
+        check_whole("iterations", self.iterations, 1)
 
 
 @untransformed(BACKWARD)

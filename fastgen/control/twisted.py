@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_fraction, check_integer, check_positive, per_row, rows_of
+from fastgen.common.checks import check_fraction, check_positive, check_whole, per_row, rows_of
 from fastgen.common.display import displayed
 from fastgen.common.modes import unrecorded
 from fastgen.common.transforms import BACKWARD, untransformed
@@ -50,8 +50,7 @@ class Twisted:
     def __post_init__(self) -> None:
         check_positive("data_std", self.data_std)
         check_fraction("threshold", self.threshold)
-        if check_integer("iterations", self.iterations) < 1:
-            raise ValueError(f"iterations={self.iterations!r}: expected a whole number >= 1")
+        check_whole("iterations", self.iterations, 1)
 
 
 @untransformed(BACKWARD)

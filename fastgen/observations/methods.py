@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_integer, check_positive, per_row, rows_of
+from fastgen.common.checks import check_positive, check_whole, per_row, rows_of
 from fastgen.common.display import displayed
 from fastgen.common.errors import nearest
 from fastgen.observations.observation import Local, Mask, Observation
@@ -163,7 +163,7 @@ class PiGDM(Method):
     def __post_init__(self) -> None:
         check_positive("data_std", self.data_std)
         check_positive("most", self.most, infinite=True)
-        _check_iterations(self.iterations)
+        check_whole("iterations", self.iterations, 1)
 
     def corrected(self, at: Point) -> Tensor:
         """See `Method.corrected`."""
@@ -219,7 +219,7 @@ class MMPS(Method):
     iterations: int = 3
 
     def __post_init__(self) -> None:
-        _check_iterations(self.iterations)
+        check_whole("iterations", self.iterations, 1)
 
     def corrected(self, at: Point) -> Tensor:
         """See `Method.corrected`."""
@@ -254,7 +254,7 @@ class DDNM(Method):
     nonlinear: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        _check_iterations(self.iterations)
+        check_whole("iterations", self.iterations, 1)
 
     def corrected(self, at: Point) -> Tensor:
         """See `Method.corrected`."""
@@ -302,7 +302,7 @@ class DiffPIR(Method):
 
     def __post_init__(self) -> None:
         check_positive("lam", self.lam)
-        _check_iterations(self.iterations)
+        check_whole("iterations", self.iterations, 1)
 
     def corrected(self, at: Point) -> Tensor:
         """See `Method.corrected`."""
@@ -344,8 +344,3 @@ def method_of(method: Any) -> Method:
     if method not in _BY_NAME:
         raise ValueError(f"method={method!r}: {nearest(method, METHODS)}")
     return _BY_NAME[method]()
-
-
-def _check_iterations(value: Any) -> None:
-    if check_integer("iterations", value) < 1:
-        raise ValueError(f"iterations={value!r}: expected a whole number >= 1")
