@@ -3,36 +3,51 @@
 Every plan is run from the noise of seeds that neither the fit nor the race has seen, and is held
 against a fine solve of the same model: rms over samples and elements, and that of the median
 sample (few samples that end in another mode carry the first). "best built-in" is the winner of
-`fastgen.race` among all deterministic solvers on five grids. Seconds are the process's own CPU
-time of a whole fit, the race included.
+`fastgen.race` among all deterministic solvers on five grids. Networks have the Fréchet distance to
+held-out digits too, as in `quality`. Beside them: published grids and searches for grids
+(`peers.step_sizes`), and at one budget fits by other papers' objectives. Seconds are the process's
+own CPU time of a whole fit, the race included.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
 
 import fastgen
+from benchmarks.peers import step_sizes
 from benchmarks.problems import digits
 from benchmarks.problems.exact import EXACT
 from benchmarks.tools.rows import Row, recorded, row, show_progress
 from fastgen.common.threads import threads
-from fastgen.datasets import load_digits
+from fastgen.datasets import Part, load_digits
+from fastgen.demo.classifier import classifier
 from fastgen.fitting import Errors
+from fastgen.fitting.study import Settings, Study
+from fastgen.generation import frechet_distance
 from fastgen.schedules import LinearVP
 
 SUITE = "tuned"
 BUDGETS = (4, 5, 6, 8, 10)
 SEEDS, BATCH = 3, 64
+SEED = 1_000_003  # as in race and tune, far from those that judge
 FIT = {"samples": 384, "held_out": 128, "batch": BATCH, "iterations": 300}
 SCALE = 2.0
 STEPS, QUICK_STEPS = 1000, 150
 SLOW = "3072"
 LEAST_SQUARES, GRADIENTS = "fastgen.tune, least squares", "fastgen.tune, gradients"
+# Fits by the objectives of other papers, from the usual start: rms of a bespoke solver's logarithm
+# (arXiv 2403.01329), and S4S's relaxed objective (2502.17423). At one budget.
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "BNS's loss": {"solver": "dpmpp_2m", "loss": "log"},
+    "S4S's objective": {"solver": "dpmpp_2m", "relaxation": 0.1},
+}
+OBJECTIVES_AT = 5
 
 
 class Problem(NamedTuple):
@@ -43,6 +58,16 @@ class Problem(NamedTuple):
     dtype: torch.dtype
     net_kwargs: Callable[[torch.Tensor], dict[str, Any]] | None = None
     guidance: fastgen.Guidance | None = None
+    frechet: Callable[[fastgen.Plan, int], float] | None = None
+
+    @property
+    def study(self) -> Study:
+        """What `race` and `tune` learn from, for those who search for grids."""
+        kwargs: Any = self.net_kwargs or {}
+        settings = Settings(
+            self.shape, BATCH, SEED, self.guidance, kwargs, self.dtype, "unipc", 100, 1e-4
+        )
+        return Study(self.model, settings)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -64,9 +89,26 @@ def labels_of(ids: torch.Tensor) -> dict[str, Any]:
 
 def network(model: fastgen.Model, guided: bool) -> Problem:
     """A network of the digits, with labels, guided or not."""
-    none = {"labels": torch.full((BATCH,), 10)}
-    guidance = fastgen.Guidance(SCALE, none) if guided else None
-    return Problem(model, (1, 8, 8), torch.float32, labels_of, guidance)
+    if guided:
+        guidance = fastgen.Guidance(SCALE, {"labels": torch.full((BATCH,), 10)})
+        return Problem(model, (1, 8, 8), torch.float32, labels_of, guidance)
+    features, parts, real = held_out()
+    labels, shape = parts[0].labels, tuple(parts[0].images.shape)
+
+    def frechet(plan: fastgen.Plan, seed: int) -> float:
+        found = features(fastgen.Sampler(model, plan)(shape, seed=seed, labels=labels))
+        return sum(frechet_distance(found, r) for r in real) / 2
+
+    return Problem(model, (1, 8, 8), torch.float32, labels_of, None, frechet)
+
+
+@cache
+def held_out() -> tuple[Any, tuple[Part, Part], list[torch.Tensor]]:
+    """The features of the demonstration, two parts of the digits, and the features of those."""
+    images = load_digits()
+    features = classifier(images.train, 10 * QUICK_STEPS // 2).describe
+    parts = images.held_out_a, images.held_out_b
+    return features, parts, [features(part.images) for part in parts]
 
 
 def problems(quick: bool) -> Iterator[tuple[str, Callable[[], Problem]]]:
@@ -132,10 +174,10 @@ def rows(quick: bool) -> Iterator[Row]:
             shape, ends = (BATCH, *problem.shape), list[torch.Tensor]()
             for budget in budgets:
                 case = f"{name}, NFE {budget}"
-                if recorded(SUITE, case, GRADIENTS, shape):
-                    continue
-                ends = ends or reference(problem)
-                yield from _budget(problem, ends, case, budget, fit)
+                for part, last in ((_budget, GRADIENTS), (_others, "OptimalSteps")):
+                    if not recorded(SUITE, case, last, shape):
+                        ends = ends or reference(problem)
+                        yield from part(problem, ends, case, budget, fit)
 
 
 def _budget(
@@ -167,22 +209,46 @@ def _budget(
         GRADIENTS: (plan, note),
     }
     for who, (made, note) in plans.items():
-        errors = judged(problem, made, ends)
-        for metric in ("rms", "median"):
-            values = [getattr(e, metric) for e in errors]
-            yield row(
-                SUITE, case, who, "fastgen-torch", shape, problem.dtype, metric, "", values,
-                floor=getattr(more.teacher[-1], metric), note=note,
-            )  # fmt: skip
+        floor = more.teacher[-1]
+        yield from _judged(problem, ends, case, who, made, note, floor)
     for who, spent in seconds.items():
         yield row(
-            SUITE,
-            case,
-            who,
-            "fastgen-torch",
-            shape,
-            problem.dtype,
-            "fit",
-            "s",
-            [spent],
+            SUITE, case, who, "fastgen-torch", shape, problem.dtype, "fit", "s", [spent]
+        )  # fmt: skip
+
+
+def _others(
+    problem: Problem, ends: list[torch.Tensor], case: str, budget: int, fit: dict[str, Any]
+) -> Iterator[Row]:
+    """What others publish, on the same noise."""
+    for who, made, note in step_sizes.plans(problem.study, budget):
+        yield from _judged(problem, ends, case, who, made, note)
+    for who, asked in OBJECTIVES.items() if budget == OBJECTIVES_AT else ():
+        options = {k: v for k, v in asked.items() if k != "solver"}
+        base = fastgen.plan(asked["solver"], problem.model.schedule, budget)
+        made = fastgen.tune(
+            problem.model, problem.shape, base=base, **problem.options, **fit, **options
         )
+        note = f"from {asked['solver']}"
+        yield from _judged(problem, ends, case, who, made, note)
+
+
+def _judged(
+    problem: Problem,
+    ends: list[torch.Tensor],
+    case: str,
+    who: str,
+    plan: fastgen.Plan,
+    note: str,
+    floor: Errors | None = None,
+) -> Iterator[Row]:
+    errors, shape = judged(problem, plan, ends), (BATCH, *problem.shape)
+    found: dict[str, list[float]] = {m: [getattr(e, m) for e in errors] for m in ("rms", "median")}
+    if problem.frechet is not None:
+        found["frechet"] = [problem.frechet(plan, seed) for seed in range(SEEDS)]
+    for metric, values in found.items():
+        least = getattr(floor, metric, math.nan)
+        yield row(
+            SUITE, case, who, "fastgen-torch", shape, problem.dtype, metric, "", values,
+            floor=least, note=note,
+        )  # fmt: skip

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -197,11 +198,10 @@ class Descended:
     def _relax(self, k: int, gradient: Tensor, radius: float) -> None:
         """Move the starts of a batch downhill by a tenth of the ball, and back into it."""
         axes = tuple(range(1, gradient.ndim))
-        norms = [
-            x.norm(dim=axes, keepdim=True).clamp(min=1e-30) for x in (gradient, self.starts[k])
-        ]
+        size = partial(torch.linalg.vector_norm, dim=axes, keepdim=True)
+        norms = [size(x).clamp(min=1e-30) for x in (gradient, self.starts[k])]
         moved = self.offsets[k] - 0.1 * radius * norms[1] * gradient / norms[0]
-        length = moved.norm(dim=axes, keepdim=True).clamp(min=1e-30)
+        length = size(moved).clamp(min=1e-30)
         self.offsets[k] = moved * (radius * norms[1] / length).clamp(max=1.0)
 
     def to_rows(self) -> Rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -278,7 +279,8 @@ class NetworkCalls:
             p, q = parametrisation.from_data("score", t)
             score = p * state + q * output
         axes = tuple(range(1, z.ndim))
-        ratio = z.norm(dim=axes, keepdim=True) / score.norm(dim=axes, keepdim=True)
+        size = partial(torch.linalg.vector_norm, dim=axes, keepdim=True)
+        ratio = size(z) / size(score)
         step: Tensor = 2 * (snr * ratio) ** 2
         move: Tensor = step * score + (2 * step).sqrt() * z
         return move

@@ -305,6 +305,14 @@ def test_relaxed_starts_stay_within_their_ball():
     assert last < first
 
 
+def test_starts_of_images_move_too():
+    model = fastgen.Model(lambda x, t: x.tanh(), VP, "data")
+    base = fastgen.plan("dpmpp_2m", VP, 3)
+    small = SMALL | {"iterations": 5, "relaxation": 0.05}
+    _, found = fastgen.tune(model, (1, 2, 2), base=base, report=True, **small)
+    assert found.losses["gradients"] < found.losses["base"]
+
+
 def test_features_are_what_is_compared():
     def first_only(x):
         return x[:, :1]

@@ -124,16 +124,20 @@ def test_learned_variance_must_be_there():
         )
 
 
+@pytest.mark.parametrize("shape", [(3, 4), (3, 2, 4), (3, 1, 2, 4), (3, 1, 2, 2, 2)])
 @pytest.mark.parametrize("differentiable", [False, True])
 @pytest.mark.parametrize("predicts", ["noise", "edm"])
-def test_norm_based_corrector_step(differentiable, predicts):
+def test_norm_based_corrector_step(differentiable, predicts, shape):
     """Against the ancestral predictor and Algorithm 5's corrector written out."""
 
     def net(x, t):
-        return torch.tanh(x) * (0.5 + t[:, None])
+        return torch.tanh(x) * (0.5 + t.reshape(-1, *[1] * (x.ndim - 1)))
+
+    def size(x):
+        return x.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.ndim - 1))
 
     run = sampler(net, "predictor_corrector", predicts=predicts, step_rule="norm", snr=0.2)
-    model, x = run.model, fastgen.randn((3, 4), seed=1, dtype=torch.float64)
+    model, x = run.model, fastgen.randn(shape, seed=1, dtype=torch.float64)
     result = run(x, seed=5, differentiable=differentiable)
     draw = 0
     for s, t in pairwise(run.plan.times.tolist()):
@@ -146,7 +150,7 @@ def test_norm_based_corrector_step(differentiable, predicts):
         x = x + std * solver_noise(x.shape, draw := draw + 1)
         score = model.predict("score", x, t)
         z = solver_noise(x.shape, draw := draw + 1)
-        tau = 2 * (0.2 * z.norm(dim=1, keepdim=True) / score.norm(dim=1, keepdim=True)) ** 2
+        tau = 2 * (0.2 * size(z) / size(score)) ** 2
         x = x + tau * score + (2 * tau).sqrt() * z
     torch.testing.assert_close(result, x, rtol=0, atol=1e-9)
 
