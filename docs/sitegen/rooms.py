@@ -67,6 +67,7 @@ LAID_OUT = [
                 "ZeroStar",
                 "MagnitudeAware",
                 "PerpNeg",
+                "Semantic",
                 "FrequencyDecoupled",
             ],
             "Your own": [

@@ -6,11 +6,10 @@ import inspect
 import math
 from collections.abc import Callable
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_number
+from fastgen.common.quantiles import quantile
 
 # Data prediction [B, ...], time, and where it takes three arguments the state [B, ...], to data
 # prediction.
@@ -42,24 +41,8 @@ def dynamic_threshold(percentile: float = 0.995, least: float = 1.0) -> Transfor
         if not data.numel():
             return data.clone()
         flat = data.reshape(len(data), -1).abs()
-        s = _quantile(flat, percentile).clamp(min=least)
+        s = quantile(flat, percentile).clamp(min=least)
         s = s.reshape(-1, *[1] * (data.ndim - 1))
         return data.clamp(-s, s) * (least / s)
 
     return transform
-
-
-def _quantile(values: Tensor, fraction: float) -> Tensor:
-    """The quantile of each row [B], between neighbours linearly, as torch.quantile's.
-
-    torch.quantile sorts whole rows, of 2^24 numbers at most, and until torch 2.10 it waited for
-    the device.
-    """
-    if values.dtype not in (torch.float32, torch.float64):
-        return _quantile(values.float(), fraction).to(values.dtype)
-    last = values.shape[1] - 1
-    number = np.float32 if values.dtype == torch.float32 else np.float64
-    place = float(number(fraction) * number(last))
-    low = min(int(place), last)
-    largest = values.topk(last + 1 - low, dim=1).values
-    return largest[:, -1].lerp(largest[:, max(last - low - 1, 0)], place - low)

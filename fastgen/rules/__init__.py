@@ -13,6 +13,7 @@ from fastgen.rules.known import (
     MagnitudeAware,
     PerpNeg,
     Rescale,
+    Semantic,
     ZeroStar,
 )
 from fastgen.rules.names import NAMES, rule_of
@@ -32,6 +33,7 @@ __all__ = [
     "PerpNeg",
     "Rescale",
     "Rule",
+    "Semantic",
     "Space",
     "ZeroStar",
     "rescaled",

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool1d, avg_pool2d, avg_pool3d, interpolate
 
 from fastgen.common.checks import check_nonnegative, check_number
+from fastgen.common.quantiles import quantile
 from fastgen.rules.rule import Branches, Combined, Pair, Rule, Space, Time, Vector, rescaled
 
 
@@ -202,6 +203,80 @@ class PerpNeg(Rule):
         for n, weight in zip(negatives, weights, strict=True):
             away = away + weight * ((n - u) - given.space.projection(n - u, d))
         return Combined(scale * c + (1 - scale) * u - scale * away)
+
+
+@dataclass(frozen=True)
+class Semantic(Rule):
+    """SEGA: concepts are added where they matter most (Brack et al. 2023, arXiv 2301.12247).
+
+    u + s (c - u) + sum_j s_j m_j (e_j - u), m_j = 1 where |e_j - u| is at or above its quantile
+    among the positions of its channel, else 0. The first branch of the guidance is u with the scale
+    s; each further one is a concept e_j with its weight s_j, negative to lead away from it.
+
+    Args:
+        quantile: in [0, 1): the share of the positions that a concept leaves alone, the paper's
+            lambda.
+        warm_up: concepts count at times up to 1 - warm_up, so that the composition stays.
+        momentum: of the sum g of the concepts' terms: g + momentum v is added, and v becomes
+            beta v + (1 - beta) (g + momentum v), in the warm-up too.
+        beta: of the momentum.
+    """
+
+    of_arrays: ClassVar[bool] = True
+    quantile: float = 0.9
+    warm_up: float = 0.0
+    momentum: float = 0.0
+    beta: float = 0.4
+
+    def __post_init__(self) -> None:
+        for name in ("quantile", "warm_up", "beta"):
+            if not 0 <= check_number(name, getattr(self, name)) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}: expected a number in [0, 1)")
+        check_nonnegative("momentum", self.momentum)
+
+    @property
+    def remembers(self) -> bool:  # type: ignore[override]
+        """Whether there is momentum."""
+        return self.momentum != 0
+
+    def check(self, names: Sequence[str], scales: Sequence[float | None]) -> None:
+        """See `Rule.check`."""
+        if len(names) < 2:
+            raise ValueError(
+                "rule='sega': expected the unconditional branch and one concept at least, such as "
+                "Guidance({'text': 7.5, 'smile': 5.0}, {'text': {...}, 'smile': {...}})"
+            )
+
+    def derive(self, outputs: Sequence[Tensor], against: Sequence[int]) -> list[Tensor]:
+        """m_j (e_j - u) of each concept."""
+        kind = torch.promote_types(outputs[0].dtype, torch.float32)
+        return [self._where_large(e.to(kind) - outputs[1].to(kind)) for e in outputs[2:]]
+
+    def _where_large(self, d: Tensor) -> Tensor:
+        if not d.numel():
+            return d
+        sizes = d.abs().flatten(min(2, d.ndim - 1))
+        rows = sizes.flatten(0, -2)
+        least = quantile(rows, self.quantile).reshape(*sizes.shape[:-1], 1)
+        return torch.where(sizes >= least, d.reshape(sizes.shape), 0).reshape(d.shape)
+
+    def combine(self, given: Branches) -> Combined:
+        """See `Rule.combine`."""
+        space, xp = given.space, given.space.xp
+        c, u = given.outputs[:2]
+        scale, *weights = given.scales
+        edit = 0 * c
+        for concept, weight in zip(given.derived, weights, strict=True):
+            edit = edit + weight * concept
+        kept = None
+        if given.memory is not None:
+            edit = edit + self.momentum * given.memory
+            kept = self.beta * given.memory + (1 - self.beta) * edit
+        if self.warm_up:
+            t = space.taken(given.t)[:, None] if isinstance(given.t, Tensor) else given.t
+            late = t <= 1 - self.warm_up
+            edit = xp.where(late, edit, 0.0) if isinstance(given.t, Tensor) else late * edit
+        return Combined(scale * c + (1 - scale) * u + edit, kept)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from fastgen.rules.known import (
     MagnitudeAware,
     PerpNeg,
     Rescale,
+    Semantic,
     ZeroStar,
 )
 from fastgen.rules.rule import OfGram, Rule
@@ -25,6 +26,7 @@ _BY_NAME: dict[str, Callable[[], Rule]] = {
     "mambo": MagnitudeAware,
     "perp_neg": PerpNeg,
     "rescale": Rescale,
+    "sega": Semantic,
     "tcfg": TCFG,
     "zero_star": ZeroStar,
 }

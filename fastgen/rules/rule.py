@@ -51,7 +51,10 @@ class Space:
 
     def tensor(self, vector: Vector) -> Tensor:
         """A vector as a tensor."""
-        found: Tensor = torch.from_numpy(vector) if self.xp is np else vector
+        if self.xp is not np:
+            return vector  # type: ignore[no-any-return]
+        # The basis is read-only, of which torch warns.
+        found: Tensor = torch.from_numpy(vector if vector.flags.writeable else vector.copy())
         return found
 
     def _facts(self) -> dict[str, object]:

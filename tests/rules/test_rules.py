@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fastgen import Guidance, kernels, rules
 from fastgen.model import Branch
 
-NAMES = [name for name in rules.NAMES if name != "perp_neg"]
+NAMES = [name for name in rules.NAMES if name not in ("perp_neg", "sega")]
 SHAPE = (3, 2, 4, 4)
 
 
@@ -203,6 +203,45 @@ def test_perpendicular_negatives():
     torch.testing.assert_close(same, u + 5 * (c - u), rtol=0, atol=1e-11)
 
 
+@pytest.mark.parametrize("quantile", [0.0, 0.5, 0.9])
+def test_concepts_count_where_they_are_large(quantile):
+    """SEGA, eq. 4 to 8, position by position."""
+    c, u, *concepts = outputs(branches=4)
+    scales, memory = {"text": 5.0, "smile": 4.0, "hat": -3.0}, None
+    rule = rules.Semantic(quantile, warm_up=0.3, momentum=0.2)
+    guidance = Guidance(scales, {name: {} for name in scales}, rule=rule)
+    gathered = torch.zeros_like(c)
+    for t in (0.9, 0.7, 0.5):
+        edit = 0.2 * gathered
+        for e, scale in zip(concepts, (4.0, -3.0), strict=True):
+            for b in range(SHAPE[0]):
+                for channel in range(SHAPE[1]):
+                    d = (e - u)[b, channel]
+                    least = torch.quantile(d.abs(), quantile)
+                    edit[b, channel] += scale * d * (d.abs() >= least)
+        gathered = 0.4 * gathered + 0.6 * edit
+        found, memory = guidance.merge([c, u, *concepts], t, memory)
+        want = u + 5.0 * (c - u) + (edit if t <= 0.7 else 0)
+        torch.testing.assert_close(found, want, rtol=0, atol=1e-12)
+        torch.testing.assert_close(memory, gathered, rtol=0, atol=1e-12)
+    times = torch.tensor([0.9, 0.7, 0.5], dtype=torch.float64)  # of the samples
+    plain = Guidance(scales, {name: {} for name in scales}, rule=rules.Semantic(quantile, 0.3))
+    whole = plain.merge([c, u, *concepts], times).output
+    for b, t in enumerate(times.tolist()):
+        one = plain.merge([x[b : b + 1] for x in (c, u, *concepts)], t).output
+        torch.testing.assert_close(whole[b : b + 1], one, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3, 7), (3, 2, 5), (0, 2, 4, 4), (2, 1, 2, 2, 2)])
+def test_concepts_of_any_shape(shape):
+    c, u, e = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    guidance = Guidance({"a": 1.0, "e": 2.0}, {"a": {}, "e": {}}, rule="sega")
+    found = guidance.merge([c, u, e], 0.5).output
+    rows = found.flatten(2) if len(shape) > 2 else found
+    alike = (rows == (c.flatten(2) if len(shape) > 2 else c)).sum(-1)
+    assert (alike == int(0.9 * (rows.shape[-1] - 1)) + (rows.shape[-1] > 1)).all()
+
+
 @pytest.mark.parametrize("name", ["apg", "cfg", "frequency_decoupled", "tcfg", "zero_star"])
 def test_several_branches_add_up(name):
     c, i, u = outputs(branches=3)
@@ -260,6 +299,8 @@ def test_the_space_of_outputs():
         (lambda: Guidance(2.0, rule="pag"), "network=perturbed"),
         (lambda: Guidance(2.0, rule=3), "rule=3: expected"),
         (lambda: Guidance(2.0, rule="perp_neg"), "the unconditional branch and one negative"),
+        (lambda: Guidance(2.0, rule="sega"), "the unconditional branch and one concept"),
+        (lambda: rules.Semantic(quantile=1.0), "quantile=1.0: expected a number in"),
         (
             lambda: Guidance({"a": 1.0, "b": -1.0}, {"a": {}, "b": {}}, rule="perp_neg"),
             r"scale\['b'\]=-1.0",

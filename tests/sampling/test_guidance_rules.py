@@ -85,12 +85,28 @@ CASES = {
         (1, 2),
     ),
     "momentum": (Guidance(3.0, UNCONDITIONAL, rule=rules.APG(momentum=-0.4, norm=2.0)), (2,)),
+    "gathered": (
+        Guidance(
+            {"text": 3.0, "more": 2.0},
+            {"text": UNCONDITIONAL, "more": {"text": ZERO}},
+            rule=rules.Semantic(0.5, momentum=0.3),
+        ),
+        (2, 1),
+    ),
     "zero star": (Guidance(3.0, UNCONDITIONAL, rule="zero_star", rescale=0.5), (2,)),
     "negative": (
         Guidance(
             {"text": 3.0, "bad": 0.7},
             {"text": UNCONDITIONAL, "bad": {"text": ZERO}},
             rule="perp_neg",
+        ),
+        (2, 1),
+    ),
+    "concepts": (
+        Guidance(
+            {"text": 3.0, "more": 2.0},
+            {"text": UNCONDITIONAL, "more": {"text": ZERO}},
+            rule=rules.Semantic(0.5, warm_up=0.4),
         ),
         (2, 1),
     ),
@@ -150,7 +166,7 @@ def test_in_every_way_of_running(name):
 def test_in_parallel(name):
     guidance, parallel = CASES[name][0], fastgen.Parallel(window=3, tolerance=0)
     run = sampler(guidance, "dpmpp_2m")
-    if name == "momentum":
+    if name in ("momentum", "gathered"):
         with pytest.raises(ValueError, match="choose momentum=0"):
             run(SHAPE, seed=4, parallel=parallel, **GIVEN)
         return
