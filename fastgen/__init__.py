@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from fastgen.noise.brownian import brownian
     from fastgen.ode import odeint
     from fastgen.plans import Plan
-    from fastgen.sampling import Inversion, Parallel, Sampler, Step, flow_edit, invert
+    from fastgen.sampling import Inversion, Parallel, Sampler, Step, flow_edit, invert, rf_inversion
     from fastgen.sampling.sample import sample
     from fastgen.sde import sdeint
     from fastgen.solvers import plan
@@ -83,6 +83,7 @@ __all__ = [
     "posterior",
     "race",
     "randn",
+    "rf_inversion",
     "rules",
     "sample",
     "sampled_log_probability",
@@ -148,6 +149,7 @@ _MODULE_OF = {
     "posterior": "control",
     "race": "fitting",
     "randn": "noise",
+    "rf_inversion": "sampling",
     "sample": "sampling.sample",
     "sampled_log_probability": "likelihood",
     "sdeint": "sde",

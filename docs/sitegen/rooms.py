@@ -36,7 +36,7 @@ LAID_OUT = [
         "fastgen: the names most programs need",
         {
             "Sampling": ["sample", "Sampler", "Parallel", "Step", "generate"],
-            "Edits": ["invert", "Inversion", "flow_edit"],
+            "Edits": ["invert", "Inversion", "flow_edit", "rf_inversion"],
             "Observations": ["posterior"],
             "Rewards": ["steer", "best_of"],
             "What is sampled": ["Model", "Guidance", "Latent"],

@@ -1,5 +1,6 @@
 """Running plans: samplers, whole runs as graphs, continuous batching, inversion."""
 
+from fastgen.sampling.controlled_editing import rf_inversion
 from fastgen.sampling.flow_editing import flow_edit
 from fastgen.sampling.inversion import Inversion, invert
 from fastgen.sampling.observation import Step
@@ -15,5 +16,6 @@ __all__ = [
     "Step",
     "flow_edit",
     "invert",
+    "rf_inversion",
     "sample",
 ]

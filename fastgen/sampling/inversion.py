@@ -17,6 +17,7 @@ from fastgen.model.guidance import Guidance
 from fastgen.model.model import Model, check_model, merged
 from fastgen.plans import Plan
 from fastgen.sampling.sampler import Sampler
+from fastgen.schedules import Schedule
 from fastgen.solvers import Solver, plan
 
 
@@ -116,12 +117,9 @@ def invert(
         grid["reversible"] = plan_options.pop("reversible", True)
         there = Sampler(model, plan(solver, schedule, steps, **grid, **plan_options), **options)
         return _retraced(there, x, seed, kwargs)
-    back = plan(solver, schedule, steps, **grid, **plan_options)
-    if back.draws:
-        raise ValueError(
-            f"solver={solver!r} draws noise and cannot be inverted; take eta=0, say, or exact=True"
-        )
-    forward = plan(solver, schedule, steps, **grid, **plan_options, reverse=True)
+    forward, back = deterministic_pair(
+        schedule, solver, steps, end, {**grid, **plan_options}, " or exact=True"
+    )
     latent = Sampler(model, forward, **options)(x, net_kwargs=kwargs)
     sampler = Sampler(model, back, **options)
 
@@ -130,6 +128,23 @@ def invert(
 
     found = again(kwargs)
     return Inversion(latent, found, _apart(found, x), back, None, again)
+
+
+def deterministic_pair(
+    schedule: Schedule,
+    solver: str | Solver[...],
+    steps: int | None,
+    end: float,
+    options: dict[str, Any],
+    more: str = "",
+) -> tuple[Plan, Plan]:
+    """Plans from data at ``end`` to noise, and back; a ValueError for a solver that draws."""
+    back = plan(solver, schedule, steps, **{"end": end} | options)
+    if back.draws:
+        raise ValueError(
+            f"solver={solver!r} draws noise and cannot be inverted; take eta=0, say,{more}"
+        )
+    return plan(solver, schedule, steps, **{"end": end} | options, reverse=True), back
 
 
 def _retraced(

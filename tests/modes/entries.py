@@ -155,6 +155,14 @@ def edited(x):
     return fastgen.flow_edit(model("velocity", Rectified()), x, 4, seed=3, **sides)
 
 
+@entry()
+def edited_through_noise(x):
+    rows = torch.ones(len(x), device=x.device)
+    sides = {"source": {"shift": 0.1 * rows}, "target": {"shift": -0.2 * rows}}
+    options = {"seed": 3, "dtype": state_dtype(x)}
+    return fastgen.rf_inversion(model("velocity", Rectified()), x, 4, **options, **sides)
+
+
 @entry(records=True)
 def interpolated(x):
     return fastgen.interpolate(x, noise_like(x), 0.3)

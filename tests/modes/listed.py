@@ -27,7 +27,7 @@ def _listed(names: str, modes: tuple[str, ...], error: type[Exception], says: st
 _listed(
     "sample_ode sample_sde sample_brownian sample_guided sample_guided_apart "
     "sample_guided_by_a_rule sample_transformed inverted captured served generated "
-    "k_diffusion_dpmpp_2m edm edm2 posterior_by_moments steered",
+    "edited_through_noise k_diffusion_dpmpp_2m edm edm2 posterior_by_moments steered",
     TRANSFORMS,
     ValueError,
     "under forward-mode derivatives or torch.func|does not run inside of torch.func",
@@ -96,7 +96,12 @@ _listed(
     "memory of its own",
 )
 # Where the state is the library's own and the network gives what wraps another tensor.
-_listed("steered", ("wrapper_subclass",), ValueError, "a tensor with memory of its own")
+_listed(
+    "steered edited_through_noise",
+    ("wrapper_subclass",),
+    ValueError,
+    "a tensor with memory of its own",
+)
 _listed("sample_dpm_adaptive", ("wrapper_subclass",), RuntimeError, "tensor subclasses")
 # Integrators keep the state's dtype, in which these have too few digits for error control.
 _listed(
