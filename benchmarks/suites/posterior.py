@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 import fastgen
-from benchmarks.peers import azula
+from benchmarks.peers import azula, deepinv
 from benchmarks.problems.posteriors import SCHEDULE, grid_of_modes, sliced, smooth_digits
 from benchmarks.tools.harness import Case, Provider, measured
 from benchmarks.tools.rows import Row, recorded, row, show_progress, version_of
 from fastgen import observations
 from fastgen.common.threads import threads
-from fastgen.control import DAPS, Twisted, posterior
+from fastgen.control import DAPS, DDRM, Twisted, posterior
 from fastgen.observations import Linear, Mask, Operator
 
 SUITE, STEPS, COUNT, SEEDS = "posterior", 100, 1000, 3
@@ -43,9 +43,10 @@ METHODS: dict[str, tuple[Any, str]] = {
     "diffpir": (observations.DiffPIR(), "ddpm"),
     "diffpir, consistency": (observations.DiffPIR(), "consistency"),
     "daps": (DAPS(evaluations=1), "ddpm"),
+    "ddrm": (DDRM(), "ddpm"),
     "twisted": (Twisted(2.9), "ddpm"),
 }
-ON_DIGITS = ("mmps", "tmpd", "pigdm", "diffpir", "mmps, consistency")
+ON_DIGITS = ("mmps", "tmpd", "pigdm", "diffpir", "ddrm", "mmps, consistency")
 
 
 def modes(quick: bool) -> Iterator[Row]:
@@ -59,7 +60,7 @@ def modes(quick: bool) -> Iterator[Row]:
 
     def ours(method: Any, solver: str, seed: int, count: int) -> Tensor:
         shape = (count, prior.dimension)
-        own = isinstance(method, DAPS | Twisted)
+        own = isinstance(method, DAPS | DDRM | Twisted)
         options: dict[str, Any] = {} if own else {"timesteps": "log_snr"}
         return posterior(model, seen, shape, method, solver, STEPS, seed=seed, **options)
 
@@ -136,6 +137,10 @@ def digits(quick: bool) -> Iterator[Row]:
                 parts.append(made[name](i, SAMPLES))
             return torch.cat(parts)
 
+        def deep(name: str, y: Tensor = y, matrix: Tensor = matrix) -> Tensor:
+            made = [deepinv.samplers(prior, matrix, v.flatten(), noise, DIGIT_STEPS) for v in y]
+            return torch.cat([run[name](i, SAMPLES) for i, run in enumerate(made)])
+
         runs: list[tuple[str, str, str, Callable[[], Tensor]]] = [
             ("exact", "exact", "fastgen-torch", exactly)
         ]
@@ -145,6 +150,8 @@ def digits(quick: bool) -> Iterator[Row]:
                 (n, "azula", "azula", partial(theirs, n))
                 for n in ("tmpd", "pigdm", "mmps", "diffpir")
             ]
+        if version_of("deepinv") != "unknown":
+            runs += [(n, "deepinv", "deepinv", partial(deep, n)) for n in ("ddrm", "diffpir")]
         for name, provider, package, draw in runs:
             case, shape = f"digits, {task}, {name}", (len(truths), SAMPLES, 64)
             if recorded(SUITE, case, provider, shape):

@@ -2,7 +2,8 @@
 
 A flow of the digits without labels is asked for a certain digit each by the log-probability that a
 classifier gives to it: the mean over 40 requests of the highest reward among n samples, over seeds.
-"a step" is what 40 steps around n particles take, beside the same samples drawn plainly.
+"a step" is what 40 steps around n particles take, beside the same samples drawn plainly. "edits"
+are of held-out digits to the next class: the share that the classifier takes for it, the change.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import fastgen
 from benchmarks.problems.digits import OBJECTIVES, trained
 from benchmarks.tools.harness import seconds
 from benchmarks.tools.rows import Row, row, show_progress
-from fastgen.datasets import load_digits
+from fastgen.datasets import Part, load_digits
 from fastgen.demo.classifier import classifier
 
 REQUESTS, STEPS, SEEDS = 40, 40, 3
@@ -69,6 +70,33 @@ def rows(quick: bool) -> Iterator[Row]:
                 call()
                 times = [seconds(call) / STEPS / 1e-6 for _ in range(3)]
                 yield _row(case, name, "a step", "us", times)
+    yield from edits(model, digits.held_out_a, judge, 1 if quick else SEEDS)
+
+
+def edits(model: fastgen.Model, part: Part, judge: Any, seeds: int) -> Iterator[Row]:
+    """Every held-out digit edited to the next class."""
+    x, wanted = part.images, (part.labels + 1) % 10
+    sides: dict[str, Any] = {"source": {"labels": part.labels}, "target": {"labels": wanted}}
+    new: dict[str, Any] = {"net_kwargs": {"labels": wanted}}
+    back = fastgen.invert(model, x, "heun", 20, exact=True, net_kwargs=sides["source"])
+    ways: dict[str, Any] = {
+        "SDEdit": lambda s: fastgen.sample(
+            model, x.shape, "dpmpp_2m", 20, data=x, start=0.7, seed=s, **new
+        ),
+        "FlowEdit": lambda s: fastgen.flow_edit(
+            model, x, 28, start=0.8, average=2, seed=s, **sides
+        ),
+        "RF-inversion": lambda s: fastgen.rf_inversion(
+            model, x, 28, eta=0.4, until=0.7, seed=s, **sides
+        ),
+        "exact inversion": lambda s: back.resample(**new),
+    }
+    for name, way in ways.items():
+        found = [way(seed) for seed in range(seeds)]
+        shares = [float((judge(y).argmax(1) == wanted).float().mean()) for y in found]
+        changes = [float((y - x).square().mean().sqrt()) for y in found]
+        yield _row("edits", name, "wanted digits", "", shares)
+        yield _row("edits", name, "rms change", "", changes)
 
 
 def _highest(found: fastgen.control.Steered) -> float:

@@ -61,7 +61,7 @@ def introduction(rows: Sequence[Row]) -> str:
 
 **No GPU has run any of this.** All rows are of one machine: two shared cores of an
 {", ".join(devices)}, {dates[0]} to {dates[-1]}, one thread unless a section says otherwise.
-Other work ran there at the same time: compare within a line, not between lines. Versions:
+Other work ran there too: compare within a line. Versions:
 {", ".join(versions)}.
 
 The providers of a line alternate inside one run. Each is checked against the first before it is

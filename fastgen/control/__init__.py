@@ -2,6 +2,7 @@
 
 from fastgen.control.annealing import DAPS
 from fastgen.control.given import posterior
+from fastgen.control.singular import DDRM
 from fastgen.control.steering import Steered, best_of, steer
 from fastgen.control.twisted import Twisted
 from fastgen.control.uses import (
@@ -16,6 +17,7 @@ from fastgen.control.uses import (
 
 __all__ = [
     "DAPS",
+    "DDRM",
     "Restoration",
     "Steered",
     "Twisted",

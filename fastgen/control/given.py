@@ -13,6 +13,7 @@ from fastgen.common.devices import check_device
 from fastgen.common.error_control import ErrorControlled
 from fastgen.common.typed import typed
 from fastgen.control.annealing import DAPS, annealed
+from fastgen.control.singular import DDRM, restored
 from fastgen.control.twisted import Twisted, twisted
 from fastgen.model.guidance import Guidance
 from fastgen.model.model import Model, check_model
@@ -22,7 +23,11 @@ from fastgen.sampling.error_controlled import SOLVERS
 from fastgen.sampling.sample import AnySolver, sample
 
 # Methods that are more than a data prediction: their own steps, and how they are named.
-_OWN_STEPS: dict[str, type[DAPS | Twisted]] = {"daps": DAPS, "twisted": Twisted}
+_OWN_STEPS: dict[str, type[DAPS | DDRM | Twisted]] = {
+    "daps": DAPS,
+    "ddrm": DDRM,
+    "twisted": Twisted,
+}
 
 
 @typed
@@ -30,7 +35,7 @@ def posterior(
     model: Model,
     observation: Observation,
     shape: Sequence[int],
-    method: str | Method | DAPS | Twisted = "mmps",
+    method: str | Method | DAPS | DDRM | Twisted = "mmps",
     solver: AnySolver = "ddpm",
     steps: int | None = None,
     *,
@@ -45,7 +50,7 @@ def posterior(
     """Samples of p(x_0 | y), for a prior model of x_0 and an observation y of it.
 
     ``posterior(model, fastgen.observations.Mask(known, mask), (16, 3, 64, 64))``. Every method but
-    the last two is a correction of the data prediction, so that every solver may follow, and
+    the last three is a correction of the data prediction, so that every solver may follow, and
     `fastgen.observations.conditioned` gives the model itself, to be served or captured.
 
     * "mmps": products with the network's Jacobian; exact for Gaussian data.
@@ -54,6 +59,7 @@ def posterior(
     * "dps": one; exact nowhere.
     * "ddnm", "replacement", "diffpir": none; exact nowhere.
     * "repaint": none, but many more evaluations; exact in the limit of many repetitions.
+    * "ddrm": none; exact nowhere, but noise of y is told from the state's in each direction.
     * "daps": none, several evaluations a step; exact nowhere, but it forgets its errors.
     * "twisted": one; all samples are one system, exact in the limit of many.
 
@@ -96,7 +102,7 @@ def posterior(
     kwargs = dict(net_kwargs or {})
     if isinstance(method, str) and method in _OWN_STEPS:
         method = _OWN_STEPS[method]()
-    if isinstance(method, DAPS | Twisted):
+    if isinstance(method, DAPS | DDRM | Twisted):
         name = type(method).__name__
         if solver != "ddpm":
             raise ValueError(f"solver={solver!r}: {name} has steps of its own; leave it out")
@@ -104,8 +110,8 @@ def posterior(
             raise TypeError(f"{next(iter(options))}: {name} has steps of its own and takes none")
         if guidance is not None:
             raise ValueError(f"guidance: {name} takes none; guide in the network")
-        own = annealed if isinstance(method, DAPS) else twisted
-        found = own(model, observation, size, method, steps, kwargs, **run)  # type: ignore[arg-type]
+        own: Any = {DAPS: annealed, DDRM: restored, Twisted: twisted}[type(method)]
+        found = own(model, observation, size, method, steps, kwargs, **run)
         return observation.finish(found)
     if method == "repaint":
         if solver not in ("ddpm", "repaint"):

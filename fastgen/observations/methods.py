@@ -321,6 +321,7 @@ _BY_NAME: dict[str, Callable[[], Method]] = {
     "tmpd": TMPD,
 }
 METHODS = tuple(sorted(_BY_NAME))
+_OWN_STEPS = "daps", "ddrm", "repaint", "twisted"
 
 
 def method_of(method: Any) -> Method:
@@ -337,9 +338,10 @@ def method_of(method: Any) -> Method:
             f"method={method!r}: expected one of {', '.join(METHODS)}, or an object such as "
             "fastgen.observations.MMPS(iterations=5)"
         )
-    if method == "ddrm":
+    if method in _OWN_STEPS:
         raise ValueError(
-            "method='ddrm': it needs A's singular vectors; 'ddnm' is the same for A^+ alone"
+            f"method={method!r}: it has steps of its own, not a model's data prediction; "
+            "fastgen.posterior takes it"
         )
     if method not in _BY_NAME:
         raise ValueError(f"method={method!r}: {nearest(method, METHODS)}")
