@@ -115,7 +115,10 @@ def _leaves(values: Any) -> Iterator[Any]:
 
 
 def calls(rows: int = 4, elements: int = 8192) -> dict[str, Callable[[], object]]:
-    """A call of every kernel of the package, by name; of those of a step of dopri5 all in one."""
+    """A call of every kernel of the package, by name; of those of a step of dopri5 all in one.
+
+    watched: as where a function looks at every step between its decision and its move.
+    """
     from fastgen.common.step_size import StepSize
     from fastgen.kernels import Clock, Noise, Sampling
     from fastgen.kernels.bridge import triton as bridge
@@ -123,6 +126,7 @@ def calls(rows: int = 4, elements: int = 8192) -> dict[str, Callable[[], object]
     from fastgen.kernels.cascade import triton as cascade
     from fastgen.kernels.cascade.contract import Sums
     from fastgen.kernels.combine import triton as combine
+    from fastgen.kernels.gram import triton as gram
     from fastgen.kernels.normals import triton as normals
     from fastgen.kernels.pairwise import triton as pairwise
     from fastgen.kernels.runge_kutta.contract import Workspace
@@ -141,26 +145,38 @@ def calls(rows: int = 4, elements: int = 8192) -> dict[str, Callable[[], object]
     clock = Clock(quantiles, Sampling.STRATIFIED)
     times = torch.tensor([0.5]).double()
     points, bias = torch.zeros(rows, 5), torch.zeros(rows).double()
-    work = Workspace.allocate(
-        x,
-        DOPRI5.matrix,
-        DOPRI5.nodes,
-        DOPRI5.errors,
-        DOPRI5.polynomials,
-        torch.tensor([elements]),
-        torch.tensor([0.0, 1.0]).double(),
-        StepSize(0.9, 0.2, 10.0, 0.0, 1e9, (0.1, 0.0, 0.0), 5, 1000),
-    )
-    operations = TritonOperations(work)
+
+    def steps(elements: int) -> tuple[TritonOperations, Tensor]:
+        y = torch.zeros(rows, elements)
+        work = Workspace.allocate(
+            y,
+            DOPRI5.matrix,
+            DOPRI5.nodes,
+            DOPRI5.errors,
+            DOPRI5.polynomials,
+            torch.tensor([elements]),
+            torch.tensor([0.0, 1.0]).double(),
+            StepSize(0.9, 0.2, 10.0, 0.0, 1e9, (0.1, 0.0, 0.0), 5, 1000),
+        )
+        return TritonOperations(work), torch.zeros_like(y)
+
     lines = torch.tensor([[2, 0, 2, 0]])
     workspace, weights = torch.zeros(3, rows, elements), torch.ones(1, 2).double()
     sums = cascade.Cascade(workspace, weights, Sums(lines, torch.tensor([0, 1])))
 
-    def whole_step() -> None:
-        for i in range(1, len(work.c)):
-            operations.stage(i)
-        operations.control()
-        operations.commit()
+    def step_of(elements: int, watched: bool = False) -> Callable[[], None]:
+        operations, slope = steps(elements)
+        last = len(DOPRI5.c) - 1
+
+        def whole_step() -> None:
+            for i in range(1, last + (not watched)):
+                operations.take(i, slope)
+            if watched:
+                operations.control()
+                operations.commit()
+                operations.stage(1)
+
+        return whole_step
 
     return {
         "bound stage": lambda: stage([y]),
@@ -175,5 +191,8 @@ def calls(rows: int = 4, elements: int = 8192) -> dict[str, Callable[[], object]
         ),
         "times": lambda: bridge.times(seeds, ids, draws, clock),
         "pairwise sum": lambda: pairwise.log_sum(points, points, bias, 1.0),
-        "dopri5 step": whole_step,
+        "inner products": lambda: gram.gram([x, y]),
+        "dopri5 step": step_of(64),
+        "dopri5 step, long rows": step_of(8192),
+        "dopri5 step, watched": step_of(64, True),
     }

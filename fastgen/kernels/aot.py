@@ -88,9 +88,12 @@ def judge(variant: Variant, target: str) -> Verdict:
     # rows are shared out one by one: these alone may exchange values between threads.
     exchange = not verdict.promised or F64 in variant.inputs + variant.outputs
     for name in ("stack", "spills", "shared", "fused"):
-        allowed = (name == "shared" and (exchange or variant.tensor_cores)) or (
-            name == "fused" and (variant.library or variant.tensor_cores)
-        )
+        allowed = {
+            "stack": verdict.stack <= variant.stack,
+            "spills": 4 * verdict.spills <= variant.stack,
+            "shared": exchange or variant.tensor_cores,
+            "fused": variant.library or variant.tensor_cores,
+        }[name]
         if getattr(verdict, name) and not allowed:
             verdict.faults.append(f"{name} {getattr(verdict, name)}")
     if verdict.registers > variant.ceiling:

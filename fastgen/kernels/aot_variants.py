@@ -35,6 +35,7 @@ from fastgen.kernels.runge_kutta.triton_kernels import (
     control_kernel,
     error_kernel,
     stage_kernel,
+    step_kernel,
 )
 from fastgen.kernels.stochastic_combine import triton as stochastic_combine
 from fastgen.kernels.stochastic_combine.triton_kernels import stochastic_kernel
@@ -63,6 +64,7 @@ class Variant:
     tree: bool = False  # the Brownian tree, [times * rows, elements]
     area: bool = False  # the tree with areas
     ceiling: int = 64  # registers of a thread; 64 let 1024 threads run on a multiprocessor
+    stack: int = 0  # bytes that may be kept there, each 4 of them by one access
     library: bool = False  # calls of exp and log, or divisions, in float64: these hold fused steps
     given: tuple[torch.dtype, ...] | None = None  # of `stochastic_combine`: the noises it is given
     tensor_cores: bool = False
@@ -244,11 +246,13 @@ STEP_KERNELS = {
     "error": error_kernel,
     "control": control_kernel,
     "commit": commit_kernel,
+    "step": step_kernel,
 }
 
 
-# Tables of int64 of the kernels of error-controlled steps.
+# Tables of int64 of the kernels of error-controlled steps, and how many buffers these have.
 INTEGERS = ("count", "segment_ends", "live", "held_count", "tile_ends", "first_tiles")
+BUFFERS = {"stage": 5, "error": 3, "control": 3, "commit": 6, "step": 6}
 
 
 @dataclass(frozen=True)
@@ -257,19 +261,24 @@ class StepVariant(Variant):
 
     kernel: str = "stage"
     block: int = 256
+    # ptxas may keep what lives across its calls of float64's division on the stack.
+    stack: int = 32
 
     def source(self, target: str = "sm_90") -> tuple[ASTSource, Geometry]:
         """The kernel's source with all constants; no accesses are promised to be wide."""
         kernel, kind = STEP_KERNELS[self.kernel], POINTERS[self.inputs[0]]
         tables = {"a", "c", "error", "dense", "control", "numbers", "times", "held", "partial"}
-        types: dict[str, Any] = dict.fromkeys(kernel.arg_names, kind)
-        for name in types:
+        types: dict[str, Any] = {"slopes": (kind,) * (self.kernel != "commit")}
+        types["buffers"] = (kind,) * BUFFERS[self.kernel]
+        for name in kernel.arg_names[2:]:
             if name in tables:
                 types[name] = "*fp64"
             elif name in INTEGERS:
                 types[name] = "*i64"
             elif name in SCALARS:
                 types[name] = "i64"
+            elif name == "arrived":
+                types[name] = "*i32"
         # Of dopri5: seven stages, of which the second has no weight in error and interpolant.
         constants = {
             "COUNT": 5 if self.kernel == "stage" else 7,
@@ -277,17 +286,15 @@ class StepVariant(Variant):
             "LAST": False,
             "BLOCK": self.block,
             "DEGREE": 4,
+            "DENSE": 0b1111101,
+            "NEXT": True,
             "TILE": runge_kutta.TILE,
-            "PARTIAL": self.block == runge_kutta.MAX_BLOCK,
         }
         values: dict[tuple[int, ...], Any] = {}
-        attributes: dict[tuple[int, ...], Any] = {}
         for i, name in enumerate(kernel.arg_names):
             if name in constants:
                 types[name], values[i,] = "constexpr", constants[name]
-            elif name in ("y", "k", "stage", "y_new", "ys"):
-                attributes[i,] = DIVISIBLE
-        source = ASTSource(kernel, types, values, attributes)
+        source = ASTSource(kernel, types, values, {})
         return source, geometry(2, 3, [self.inputs[0]], 1, 0, True)._replace(exact=False)
 
 
@@ -301,7 +308,7 @@ VARIANTS += [
         kernel=name,
         block=block,
     )
-    for name, ceiling in (("stage", 64), ("error", 64), ("control", 128), ("commit", 128))
+    for name, ceiling in zip(STEP_KERNELS, (64, 64, 128, 128, 128), strict=True)
     for kind in (F32, F64)
     for block in (2, 256)
 ]

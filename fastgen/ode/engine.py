@@ -222,23 +222,30 @@ def _run(
     made: Recording | None = None
     call: Callable[[], Any] = lambda: None  # noqa: E731
 
-    def evaluate(i: int) -> None:
+    def value() -> Tensor:
         nonlocal calls
         # The first value is enough: whether f depends on what needs gradients shows in it.
-        value = _watched(call) if watch and not calls else call()
-        w.k[i, :rows] = field.checked(value, w.stage[:rows]) if field.state.single else value
+        found = _watched(call) if watch and not calls else call()
         calls += 1
+        return field.checked(found, w.stage[:rows]) if field.state.single else found
 
     def attempt() -> None:
-        for i in range(1, len(w.c)):
-            ops.stage(i)
-            evaluate(i)
-        ops.control()
+        """A step whose first stage's input is there; leaves that of the next step."""
+        last = len(w.c) - 1
+        for i in range(1, last + (observer is None)):
+            ops.take(i, value())
         if observer is not None:
+            w.k[last, :rows] = value()
+            ops.control()
             observer.decided(w, rows)
-        ops.commit()
-        if observer is not None:
+            ops.commit()
             observer.moved(w, rows)
+            ops.stage(1)
+
+    def first_attempt() -> None:
+        """The same, also where one was broken off before."""
+        ops.stage(1)
+        attempt()
 
     def bind() -> Callable[[], Any]:
         f, t, y = field.bound(
@@ -252,34 +259,37 @@ def _run(
     w.stage[:rows] = w.y[:rows]
     w.stage_times[:rows] = w.control[Control.TIME, :rows]
     call = bind()
-    evaluate(0)
+    w.k[0, :rows] = value()
     if w.first_step_given:
         ops.start()
     else:
         ops.probe()
-        evaluate(1)
+        w.k[1, :rows] = value()
         ops.first()
     evaluated = calls * rows
     step = 0
     code = ops.compacted()
+    ops.stage(1)
     while code != FINISHED:
         if code == FEWER_ROWS:
             rows = ops.rows
             call = bind()
+            ops.stage(1)
         before = calls
         if made is not None:
             made.replay()
         elif capture:
-            refused = warm_up(attempt, w.y.device, 1)
+            refused = warm_up(first_attempt, w.y.device, 1)
             made = recorded(attempt, w.y.device, "step of odeint", refused)
         else:
             attempt()
-        calls = before + len(w.c) - 1  # a replay does not pass `evaluate`, and a warm-up does
+        calls = before + len(w.c) - 1  # a replay does not pass `value`, and a warm-up does
         evaluated += (len(w.c) - 1) * rows
         step += 1
         if looks.due(calls) and _far(w, rows):
             w.stage[:rows], w.stage_times[:rows] = w.y[:rows], w.control[Control.TIME, :rows]
             _repeated(w, rows, call, call())
+            ops.stage(1)
             calls, evaluated = calls + 2, evaluated + 2 * rows
         # Steps of ended rows change nothing, so a GPU need not be asked after each.
         code = 0 if step % check_every else ops.compacted()

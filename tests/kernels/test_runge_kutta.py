@@ -114,6 +114,13 @@ def steps(ops, stages):
     ops.commit()
 
 
+def taken_step(ops, slopes):
+    """The same as an engine makes it: slopes [S, R, N] from elsewhere."""
+    ops.stage(1)
+    for i in range(1, len(slopes)):
+        ops.take(i, slopes[i])
+
+
 CASES = [
     ("dopri5", 1, torch.float32, {}),
     ("dopri5", 7, torch.float64, {"by_row": True}),
@@ -151,6 +158,36 @@ def test_a_step_is_that_of_the_reference(name, method, elements, dtype, options)
     expected.commit()
     found.commit()
     agree(reference, other, exact=name == "cpp")
+
+
+@pytest.mark.parametrize("name", ["reference", "cpp", TRITON])
+@pytest.mark.parametrize(("method", "long"), [("dopri5", False), ("bosh3", True)])
+def test_what_is_taken_goes_into_the_step(name, method, long, monkeypatch):
+    """Slopes are f's own tensors, one of them of another dtype, another not contiguous."""
+    if name == "triton":
+        triton_operations()
+        from fastgen.kernels.runge_kutta import triton as implementation
+
+        monkeypatch.setattr(implementation, "MAX_BLOCK", 8)
+        monkeypatch.setattr(implementation, "TILE", 16 if long else 64)
+    expected = workspace(method, 40, torch.float64)
+    expected.k[:] = expected.k.float()
+    other = twin(expected, name)
+    slopes = list(expected.k.clone().to(DEVICE[name]))
+    slopes[1] = slopes[1].float()
+    slopes[2] = slopes[2].T.contiguous().T
+    other.k[1:] = math.nan
+    reference = ReferenceOperations(expected)
+    found = ReferenceOperations(other) if name == "reference" else operations(name)(other)
+    for _ in range(2):  # the second begins where the first has left its row
+        steps(reference, len(expected.c))
+        reference.stage(1)
+        taken_step(found, slopes)
+        agree(expected, other, exact=name == "reference")
+        expected.k[1:] = other.k[1:].cpu()
+    if name == "triton":
+        assert found._long == long
+        assert not found._arrived.any()
 
 
 @pytest.mark.parametrize("segments", [None, [5, 5, 140, 300]])
@@ -208,10 +245,10 @@ def test_a_joint_step_of_large_images():
         w.control[row] = value
     w.count[Count.CURSOR] = 1
     other = twin(w, "triton")
-    for ops in (operations("cpp")(w), operations("triton")(other)):
-        steps(ops, len(w.c))
+    for of, ops in ((w, operations("cpp")(w)), (other, operations("triton")(other))):
+        taken_step(ops, of.k)
     assert w.count[Count.TAKEN].item() == 1
-    for name in ("y", "control", "count"):
+    for name in ("y", "stage", "control", "count"):
         torch.testing.assert_close(getattr(other, name).cpu(), getattr(w, name))
     torch.testing.assert_close(other.ys[1].cpu(), w.ys[1])
 

@@ -29,7 +29,7 @@ class Noting:
 
     def __getattr__(self, name):
         method = getattr(self.operations, name)
-        if name not in ("stage", "control", "commit"):
+        if name not in ("take", "stage", "control", "commit"):
             return method
 
         def call(*args):
@@ -74,6 +74,30 @@ def device(request, monkeypatch):
             engine, "operations", lambda *arguments: Noting(original(*arguments), tapes)
         )
     return torch.device(request.param), tapes
+
+
+def test_an_attempt_that_was_broken_off_is_made_again(monkeypatch):
+    """Which left the inputs of later stages where a step's first was."""
+    calls = []
+
+    def f(t, y):
+        calls.append(1)
+        if len(calls) == 6:
+            raise RuntimeError("read back")
+        return van_der_pol(t, y)
+
+    def warm_up(work, device, runs):
+        with pytest.raises(RuntimeError, match="read back"):
+            work()
+        work()
+        return "not here"
+
+    y0, t = torch.tensor([[1.0, 0.5]]).double(), torch.tensor([0.0, 1.0]).double()
+    wanted = fastgen.odeint(van_der_pol, y0, t, method="dopri5", rtol=1e-6)
+    monkeypatch.setattr(engine, "warm_up", warm_up)
+    with pytest.warns(RuntimeWarning, match="not here"):
+        found = fastgen.odeint(f, y0, t, method="dopri5", rtol=1e-6, capture=True)
+    assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("method", ["dopri5", "tsit5", "bosh3"])

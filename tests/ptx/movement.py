@@ -127,6 +127,28 @@ for kind in (
         _add(f"st.shared{form}.{kind}", _store_shared(kind, count))
 
 
+def _atomic_add(kind):
+    """Lanes one after another: each gets what the lanes before it have left."""
+
+    def function(machine, operands):
+        target, where, value = operands
+        dtype = DTYPES[kind]
+        at = address(machine, where, "u64")
+        values = machine.spread(machine.get(value, kind))
+        memory, found = machine.memory, np.empty(at.size, dtype)
+        for lane in range(at.size):
+            one = at[lane : lane + 1]
+            found[lane] = memory.load(one, dtype, 1)[0, 0]
+            memory.store(one, [found[lane : lane + 1] + values[lane]], dtype)
+        machine.put(target, found)
+
+    return function
+
+
+for kind in ("u32", "s32", "u64"):
+    _add(f"atom.global.gpu.acq_rel.add.{kind}", _atomic_add(kind))
+
+
 def _copy(machine, operands):
     """`cp.async`: of `size` bytes the first `count` come from global memory, the rest are zeros."""
     size = int(operands[2], 0)

@@ -15,6 +15,7 @@ from tests.ptx.warps import WARPS
 
 REGISTERS = {8: "%rs", 16: "%rs", 32: "%r", 64: "%rd"}
 LANE = ["mov.u32 %r1, %tid.x;", "ld.param.b64 %rd1, [p0];", "ld.param.b64 %rd2, [p1];"]
+ATOMICS = [n for n in MOVEMENT if n[:4] == "atom"]
 COPIES = [n for n in MOVEMENT if n[:2] in ("ld", "st")]
 
 
@@ -27,9 +28,37 @@ def test_all_instructions_have_tests():
         *COPIES,
         *[n for n in MOVEMENT if n[:3] == "mov"],
         *[n for n in MOVEMENT if n[:2] == "cp"],
+        *ATOMICS,
     }
     assert tested == set(MOVEMENT)
     assert set(INSTRUCTIONS) == {*MOVEMENT, *WARPS, *INTEGERS, *FLOATS}
+
+
+@pytest.mark.parametrize("name", sorted(ATOMICS))
+def test_atomic_sums(name):
+    """Lanes of two blocks add to two places; together they see every sum on the way."""
+    kind = name.split(".")[-1]
+    dtype, register = DTYPES[kind], REGISTERS[bits_of(kind)]
+    size = dtype.itemsize
+    sums, seen = np.array([5, 7], dtype), np.zeros((2, 64), dtype)
+    code = [
+        *LANE,
+        "and.b32 %r2, %r1, 1;",
+        f"mul.wide.u32 %rd3, %r2, {size};",
+        "add.s64 %rd4, %rd1, %rd3;",
+        f"{name} {register}9, [%rd4], 3;",
+        "mov.u32 %r3, %ctaid.x;",
+        "shl.b32 %r3, %r3, 5;",
+        "add.s32 %r3, %r3, %r1;",
+        "mad.lo.s32 %r3, %r2, 64, %r3;",
+        f"mul.wide.u32 %rd5, %r3, {size};",
+        "add.s64 %rd5, %rd2, %rd5;",
+        f"st.global.b{8 * size} [%rd5], {register}9;",
+    ]
+    run(code, [sums, seen], grid=(2, 1, 1))
+    assert sums.tolist() == [5 + 3 * 32, 7 + 3 * 32]
+    for first, part, row in zip((5, 7), (0, 1), seen, strict=True):
+        assert sorted(row[part::2].tolist()) == [first + 3 * i for i in range(32)]
 
 
 @pytest.mark.parametrize("name", sorted(COPIES))

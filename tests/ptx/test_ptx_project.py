@@ -31,7 +31,7 @@ GROUPS = {
         f"{KERNELS}/test_cascade.py",
         "-k",
         "many or philox or beyond or out_of_range or special_times or shape0 or lowest "
-        "or bound_calls or (triton and (dopri5-7 or whole_solve)) or long_rows "
+        "or bound_calls or (triton and (dopri5-7 or whole_solve or taken)) or long_rows "
         "or (cascade and test_triton)",
     ],
 }

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastgen.common.memory import readable
 from fastgen.kernels.gram.contract import matrices_like
 from fastgen.kernels.gram.triton_kernels import gram_kernel
-from fastgen.kernels.triton_support.launch import OPTIONS, on_device
+from fastgen.kernels.triton_support.launch import launch
 
 # Elements of a row that a program adds up.
 BLOCK = 1024
@@ -28,6 +28,6 @@ def gram(inputs: list[Tensor]) -> Tensor:
     parts = -(-elements // BLOCK)
     shape = rows, parts, size, size
     partials = torch.empty(shape, dtype=torch.float64, device=found.device)
-    with on_device(found):
-        gram_kernel[(rows * parts,)](tuple(inputs), partials, elements, parts, BLOCK, **OPTIONS)
+    tensors = tuple(inputs), partials
+    launch(gram_kernel, (rows * parts, 1), tensors, (elements, parts), (BLOCK,))
     return partials.sum(1)

@@ -2,6 +2,7 @@
 
 An implementation is a class that is given a `Workspace` and works on it in place:
 
+    take(i, f)  f at stage i; leaves the input of the next stage, or of the next step's first
     stage(i)    the input and time of stage i; that of the last stage is the new state
     control()   the error's norm, acceptance and the next step's size
     commit()    outputs that accepted rows have passed, their new state; the next step of all rows
@@ -152,9 +153,14 @@ class Workspace:
 class Operations(Protocol):
     """What an implementation offers."""
 
+    w: Workspace
+
     @property
     def rows(self) -> int:
         """Rows in use."""
+
+    def take(self, i: int, slope: Tensor) -> None:
+        """f at stage i >= 1, for all rows in use; the input of what is evaluated next."""
 
     def stage(self, i: int) -> None:
         """Input and time of stage i >= 1."""
@@ -176,6 +182,20 @@ class Operations(Protocol):
 
     def compacted(self) -> int:
         """Running rows first; a code."""
+
+
+class StepByStep:
+    """`take` by the other operations."""
+
+    def take(self: Operations, i: int, slope: Tensor) -> None:
+        """See `Operations`."""
+        self.w.k[i, : self.rows] = slope
+        if i < len(self.w.c) - 1:
+            self.stage(i + 1)
+        else:
+            self.control()
+            self.commit()
+            self.stage(1)
 
 
 class FusedOperations(Operations, Protocol):

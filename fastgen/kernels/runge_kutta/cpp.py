@@ -10,10 +10,10 @@ from torch import Tensor
 import fastgen._C as _C
 from fastgen.kernels.contract import DTYPE_CODES
 from fastgen.kernels.cpp_support import address, thread_count
-from fastgen.kernels.runge_kutta.contract import Workspace
+from fastgen.kernels.runge_kutta.contract import StepByStep, Workspace
 
 
-class CppOperations:
+class CppOperations(StepByStep):
     """The operations of `runge_kutta.contract`, and all of them between two evaluations.
 
     `advance` takes f at the stage's input and leaves the next stage's there. It returns 0,
@@ -22,7 +22,7 @@ class CppOperations:
     """
 
     def __init__(self, workspace: Workspace) -> None:
-        w = self._held = workspace  # only addresses reach C++
+        w = self.w = workspace  # only addresses reach C++, and this holds them
         rows, elements = w.y.shape
         tables = (w.a, w.c, w.error, w.dense, w.segment_ends, w.output_times, w.live)
         tensors = (w.y, w.y_new, w.k, w.stage, w.stage_times, w.ys, w.control, w.count)
@@ -69,5 +69,5 @@ class CppOperations:
 
     def expect(self, shape: torch.Size) -> None:
         """The shape that slopes have from now on."""
-        dtype = self._held.y.dtype
+        dtype = self.w.y.dtype
         self._stepper.expect(dtype, DTYPE_CODES[dtype], shape)

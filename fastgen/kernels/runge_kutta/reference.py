@@ -16,6 +16,7 @@ from fastgen.kernels.runge_kutta.contract import (
     Control,
     Count,
     Status,
+    StepByStep,
     Workspace,
 )
 
@@ -73,7 +74,7 @@ def lane_sum(x: Tensor) -> Tensor:
     return total[:, 0]
 
 
-class ReferenceOperations:
+class ReferenceOperations(StepByStep):
     """See `fastgen.kernels.runge_kutta.contract`."""
 
     def __init__(self, workspace: Workspace) -> None:

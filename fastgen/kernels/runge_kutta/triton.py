@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import triton
@@ -15,8 +15,9 @@ from fastgen.kernels.runge_kutta.triton_kernels import (
     control_kernel,
     error_kernel,
     stage_kernel,
+    step_kernel,
 )
-from fastgen.kernels.triton_support.launch import FixedLaunch
+from fastgen.kernels.triton_support.launch import Launch
 
 # Elements of a row that a program takes at a time: more would not fit the registers.
 MAX_BLOCK = 256
@@ -30,9 +31,12 @@ def used(weights: list[float]) -> int:
 
 
 class TritonOperations(ReferenceOperations):
-    """One launch for each stage, two for the rest of a step, three where rows are long.
+    """One launch between two evaluations of f.
 
-    None of them waits. The first step's size and the look at which rows still run are PyTorch.
+    Fewer there cannot be, as each evaluation needs the one before: a step has as many launches as
+    evaluations, and one more where rows are longer than a tile, since no program may move before
+    the last one has left its part of the error. None waits for the host. The first step's size and
+    the look at which rows still run are PyTorch.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -53,66 +57,153 @@ class TritonOperations(ReferenceOperations):
         self._long, self._error_tiles = elements > TILE, len(ends)
         self._tile_ends, self._first_tiles = w.count.new_tensor(ends), w.count.new_tensor(firsts)
         self._partial = self._numbers.new_empty(rows if self._long else 0, len(ends))
-        self._described: dict[tuple[str, int, int], FixedLaunch] = {}
+        self._arrived = torch.zeros(rows if self._long else 0, dtype=torch.int32, device=device)
+        self._described: dict[tuple[str, int, int], Launch] = {}
 
-    def _launch(self, key: tuple[str, int], *description: Any) -> None:
-        """Describe a launch when it is first made for so many rows, and make it."""
-        found = self._described.get((*key, self.rows))
-        if found is None:
-            found = self._described[(*key, self.rows)] = FixedLaunch(*description)
-        found()
+    def take(self, i: int, slope: Tensor) -> None:
+        """f at stage i; the input of the next stage, after the last one that of the next step."""
+        k = self.w.k[i, : self.rows]
+        if slope.dtype != k.dtype or slope.numel() != k.numel() or not slope.is_contiguous():
+            k[:] = slope
+            slope = k
+        if i < len(self.w.c) - 1:
+            self._stage(i + 1, slope)
+        elif self._long:
+            self._error(slope)
+            self._commit(True)
+        else:
+            self._step(slope)
 
     def stage(self, i: int) -> None:
         """Input and time of stage i."""
-        w, count = self.w, -(-self._sizes[1] // self._block)
-        if not self.rows * count:
-            return
-        tables = self._tables["a"][i], self._tables["c"][i:], w.control
-        self._launch(
-            ("stage", i),
-            stage_kernel,
-            (self.rows * count, 1),
-            (w.y, w.k, w.stage, w.y_new, w.stage_times, *tables),
-            (count, *self._sizes),
-            (i, self._used[i], i == len(w.c) - 1, self._block),
-        )
+        self._stage(i, self.w.k[i - 1, : self.rows])
 
     def control(self) -> None:
         """Error, acceptance, next step."""
-        w, error, count = self.w, self._tables["error"], self._error_tiles
-        stages, sizes = (len(w.c), self._used_error), (count, *self._sizes)
+        slope = self.w.k[-1, : self.rows]
         if self._long:
-            self._launch(
-                ("error", 0),
-                error_kernel,
-                (self.rows * count, 1),
-                (w.y, w.y_new, w.k, error, w.control, self._tile_ends, self._partial),
-                sizes,
-                (*stages, TILE, self._block),
-            )
-        tables = w.segment_ends, w.live, w.control, w.count, self._numbers, *self._held
-        self._launch(
-            ("control", 0),
-            control_kernel,
-            (self.rows, 1),
-            (w.y, w.y_new, w.k, error, *tables, self._first_tiles, self._partial),
-            (*sizes, len(w.segment_ends), w.live.shape[1] if w.live.ndim == 2 else 0),
-            (*stages, self._long, self._block),
-        )
+            self._error(slope)
+        else:
+            self._control(slope)
 
     def commit(self) -> None:
         """Outputs, new states, next steps."""
-        w, count = self.w, max(1, -(-self._sizes[1] // TILE))
-        times, dense = w.output_times, self._tables["dense"]
+        self._commit(False)
+
+    def _launched(self, name: str, i: int, describe: Callable[[], Launch]) -> Launch:
+        """A launch, described when it is first made for so many rows."""
+        found = self._described.get((name, i, self.rows))
+        if found is None:
+            found = self._described[name, i, self.rows] = describe()
+        return found
+
+    def _stage(self, i: int, slope: Tensor) -> None:
+        w, count = self.w, -(-self._sizes[1] // self._block)
+        if not self.rows * count:
+            return
+
+        def describe() -> Launch:
+            return Launch(
+                stage_kernel,
+                self.rows * count,
+                (w.y.dtype,),
+                (
+                    (w.y, w.k, w.stage, w.y_new, w.stage_times),
+                    *(self._tables["a"][i], self._tables["c"][i:], w.control),
+                ),
+                (count, *self._sizes),
+                (i, self._used[i], i == len(w.c) - 1, self._block),
+            )
+
+        self._launched("stage", i, describe)((slope,))
+
+    def _rules(self) -> tuple[Tensor, ...]:
+        """What a decision reads and writes beside the states."""
+        w = self.w
+        tables = w.segment_ends, w.live, w.control, w.count, self._numbers
+        return self._tables["error"], *tables
+
+    def _norms(self) -> tuple[int, ...]:
+        w = self.w
+        stride = w.live.shape[1] if w.live.ndim == 2 else 0
+        return (*self._sizes, len(w.segment_ends), stride)
+
+    def _outputs(self) -> tuple[int, ...]:
+        times = self.w.output_times
         stride = times.shape[1] if times.ndim == 2 else 0
-        self._launch(
-            ("commit", 0),
-            commit_kernel,
-            (self.rows * count, 1),
-            (w.y, w.y_new, w.k, w.ys, dense, times, w.control, w.count, *self._held),
-            (count, *self._sizes, times.shape[-1], stride, w.step_size.max_steps),
-            (len(w.c), w.dense.shape[1], self._used_dense, TILE, self._block),
-        )
+        return times.shape[-1], stride, self.w.step_size.max_steps
+
+    def _next(self) -> tuple[Tensor, ...]:
+        """The tables of a step's first stage."""
+        return self._tables["a"][1], self._tables["c"][1:]
+
+    def _error(self, slope: Tensor) -> None:
+        w, count = self.w, self._error_tiles
+
+        def describe() -> Launch:
+            cut = self._first_tiles, self._tile_ends, self._partial, self._arrived
+            return Launch(
+                error_kernel,
+                self.rows * count,
+                (w.y.dtype,),
+                ((w.y, w.k, w.y_new), *self._rules(), *self._held, *cut),
+                (count, *self._norms()),
+                (len(w.c), self._used_error, self._block),
+            )
+
+        if self.rows:
+            self._launched("error", 0, describe)((slope,))
+
+    def _control(self, slope: Tensor) -> None:
+        w = self.w
+
+        def describe() -> Launch:
+            return Launch(
+                control_kernel,
+                self.rows,
+                (w.y.dtype,),
+                ((w.y, w.k, w.y_new), *self._rules(), *self._held),
+                self._norms(),
+                (len(w.c), self._used_error, self._block),
+            )
+
+        if self.rows:
+            self._launched("control", 0, describe)((slope,))
+
+    def _commit(self, goes_on: bool) -> None:
+        w, count = self.w, max(1, -(-self._sizes[1] // TILE))
+
+        def describe() -> Launch:
+            tables = self._tables["dense"], w.output_times, w.control, w.count, *self._held
+            return Launch(
+                commit_kernel,
+                self.rows * count,
+                (),
+                ((w.y, w.k, w.y_new, w.ys, w.stage, w.stage_times), *tables, *self._next()),
+                (count, *self._sizes, *self._outputs()),
+                (len(w.c), w.dense.shape[1], self._used_dense, goes_on, TILE, self._block),
+            )
+
+        if self.rows:
+            self._launched("commit", int(goes_on), describe)(())
+
+    def _step(self, slope: Tensor) -> None:
+        w = self.w
+
+        def describe() -> Launch:
+            tables = *self._rules(), self._tables["dense"], w.output_times, *self._next()
+            used = self._used_error, w.dense.shape[1], self._used_dense
+            return Launch(
+                step_kernel,
+                self.rows,
+                (w.y.dtype,),
+                ((w.y, w.k, w.y_new, w.ys, w.stage, w.stage_times), *tables),
+                (*self._norms(), *self._outputs()),
+                (len(w.c), *used, TILE, self._block),
+            )
+
+        if self.rows:
+            self._launched("step", 0, describe)((slope,))
 
 
 def tiles(segment_ends: list[int]) -> tuple[list[list[int]], list[int]]:

@@ -170,6 +170,7 @@ class Launch(HoldsAddresses):
         "_device",
         "_kernel",
         "_key",
+        "_misaligned",
         "_programs",
         "_tensors",
     )
@@ -187,7 +188,10 @@ class Launch(HoldsAddresses):
         addresses = tuple([address(y) for y in outputs])
         rest = [None if x is None else address(x) for x in others]
         self._after = (addresses, *rest, *scalars, *constants)
-        self._aligned = not any(at % ALIGNMENT for at in addresses)
+        # Bits that no address of an input may have for the code that `lean` launches.
+        inputs_count, outputs_count = _aligned_arguments(kernel, 2)
+        self._misaligned = ALIGNMENT - 1 if inputs_count else 0
+        self._aligned = not (outputs_count and any(at % ALIGNMENT for at in addresses))
         self._device = outputs[0].device.index or 0
         self._kernel = kernel
         self._compiled_kernel: Any = None
@@ -198,16 +202,16 @@ class Launch(HoldsAddresses):
     def __call__(self, inputs: tuple[Tensor, ...]) -> None:
         """Launch by the shortest way that there is."""
         addresses = tuple([address(x) for x in inputs])
-        if any(at % ALIGNMENT for at in addresses) or not self.lean(addresses):
+        if any(at & self._misaligned for at in addresses) or not self.lean(addresses):
             self.ordinary(inputs)
 
     def ordinary(self, inputs: tuple[Tensor, ...]) -> None:
         """Launch on tensors, compiling at need."""
         numbers = self._after[len(self._tensors) :]
-        with on_device(inputs[0]):
+        with on_device(self._tensors[0][0]):
             kernel = self._kernel[(self._programs,)](inputs, *self._tensors, *numbers, **OPTIONS)
         # The interpreter returns no kernel.
-        aligned = self._aligned and not any(address(x) % ALIGNMENT for x in inputs)
+        aligned = self._aligned and not any(address(x) & self._misaligned for x in inputs)
         if aligned and kernel is not None:
             _compiled[self._key] = self._compiled_kernel = kernel
 
@@ -218,7 +222,7 @@ class Launch(HoldsAddresses):
         return _runnable(self._compiled_kernel, self._device)
 
     def lean(self, addresses: tuple[int, ...]) -> bool:
-        """Launch on the addresses of all inputs, multiples of `ALIGNMENT`, or return False."""
+        """Launch on the inputs' addresses, aligned as the kernel wants it, or return False."""
         if not self.ready():
             return False
         arguments = addresses, *self._after
