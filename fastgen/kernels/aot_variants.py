@@ -46,6 +46,7 @@ F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float1
 POINTERS = {F32: "*fp32", F64: "*fp64", BF16: "*bf16", F16: "*fp16"}
 DIVISIBLE = [["tt.divisibility", ALIGNMENT]]
 IMAGES, POINTS, WHOLE, ODD = (64, 3072), (65536, 2), (1, 1 << 26), (7, 35)
+LARGE_IMAGES = (64, 49152)
 
 
 @dataclass(frozen=True)
@@ -187,6 +188,7 @@ VARIANTS = [
     Variant("guidance, by row", (F32, BF16, BF16), (F32, BF16), by_row=True),
     Variant("3 fp32, odd", (F32,) * 3, (F32,), (1, 35)),
     Variant("noise fp32", (F32, F32), (F32,), noises=1),
+    Variant("noise fp32, large", (F32, F32), (F32,), LARGE_IMAGES, noises=1),
     Variant("noise bf16", (BF16, BF16), (BF16,), noises=1),
     Variant("noise fp16, seeds by row", (F16, F16), (F16,), noises=1, seed_per_row=True),
     Variant("noise mixed, clip", STEP, (F32, BF16), noises=1, clip=True),
@@ -208,6 +210,7 @@ VARIANTS = [
     Variant("SDE fp64, bf16 network", (F64, BF16, BF16), (F64,), noises=1, given=()),
     Variant("SDE by row, given", (F32,) * 3, (F32, F32), by_row=True, given=(F32,)),
     Variant("normals fp32", (), (F32,), noises=1),
+    Variant("normals fp32, large", (), (F32,), LARGE_IMAGES, noises=1),
     Variant("normals bf16", (), (BF16,), noises=1, seed_per_row=True),
     Variant("normals fp64, points", (), (F64,), POINTS, noises=1),
     Training("bridge, straight", (F32, F32), (F32, F32)),

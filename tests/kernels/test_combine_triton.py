@@ -151,6 +151,17 @@ def test_random_calls_equal_reference(seed):
     check(tensors, table, dtypes, clip, noise, bound=not INTERPRETED)
 
 
+def test_two_groups_of_a_thread_have_their_own_noise(monkeypatch):
+    """As in large calls, here small ones."""
+    monkeypatch.setattr(geometries, "LARGE", 1)
+    generator = torch.Generator().manual_seed(3)
+    for shape in ((3, 1500), (1, 1028), (7, 35)):
+        noise = Noise(torch.tensor([7]), torch.arange(shape[0]), torch.tensor([3]))
+        table = torch.randn(1, 1, 3, generator=generator, dtype=F64)
+        tensors = [make(generator, shape, F32) for _ in range(2)]
+        check(tensors, table, [F32], None, noise, bound=not INTERPRETED)
+
+
 @pytest.mark.parametrize("dtype", [F32, F64])
 def test_all_limits(dtype):
     generator = torch.Generator().manual_seed(3)

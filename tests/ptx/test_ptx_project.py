@@ -19,7 +19,7 @@ GROUPS = {
         f"{KERNELS}/test_combine_triton.py",
         "-k",
         "planted or random_calls or layouts or misaligned or bound_reads or independent "
-        "or (outputs_may and 45) or hide_infinities",
+        "or two_groups or (outputs_may and 45) or hide_infinities",
     ],
     "others": [
         f"{KERNELS}/test_normals_triton.py",

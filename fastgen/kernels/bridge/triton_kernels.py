@@ -9,7 +9,7 @@ group writes.
 import triton
 import triton.language as tl
 
-from fastgen.kernels.triton_support.elements import locate, rounded
+from fastgen.kernels.triton_support.elements import keys, locate, rounded
 from fastgen.kernels.triton_support.noise import group_normals, philox
 
 SCALARS = ("rows", "elements", "count0", "count1", "cells", "stream", "time_stream")
@@ -158,8 +158,7 @@ def bridge_kernel(
     )
     terms = terms + (x,)  # noqa: RUF005
     if NOISY:
-        seed = tl.load(seeds + (row if SEED_PER_ROW else row * 0), mask=known, other=0)
-        sample = tl.load(sample_ids + row, mask=known, other=0)
+        seed, sample = keys(seeds, sample_ids, row, rows, SEED_PER_ROW, MIXED)
         number = tl.load(draw).to(tl.uint32)
         z = group_normals(group, sample, seed, number, stream.to(tl.uint32), WIDTH)
         terms = terms + (z.to(REAL),)  # noqa: RUF005

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from fastgen.kernels.brownian.contract import AREA_NODES
 from fastgen.kernels.brownian.triton_kernels import node_normals
-from fastgen.kernels.triton_support.elements import locate
+from fastgen.kernels.triton_support.elements import keys, locate
 from fastgen.kernels.triton_support.launch import bits
 
 # As bits: a literal would be rounded to float32.
@@ -58,8 +58,7 @@ def brownian_area_kernel(
     """W, and `stride` elements further its integral, at one time for each row of the grid."""
     row, group, base, local, _, mask = locate(rows, elements, 4, BLOCK, FLAT, MIXED, EXACT)
     known = row < rows
-    seed = tl.load(seeds + row, mask=known, other=0) if SEED_PER_ROW else tl.load(seeds)
-    sample = tl.load(sample_ids + row, mask=known, other=0)
+    seed, sample = keys(seeds, sample_ids, row, rows, SEED_PER_ROW, MIXED)
     number = tl.program_id(1).to(tl.int64)
     if TIME_PER_ROW:
         time = tl.load(times + number * rows + row, mask=known, other=0.0)

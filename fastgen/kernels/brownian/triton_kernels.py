@@ -8,7 +8,7 @@ normals of a level come from the noise contract. Everything but them is float64.
 import triton
 import triton.language as tl
 
-from fastgen.kernels.triton_support.elements import locate
+from fastgen.kernels.triton_support.elements import keys, locate
 from fastgen.kernels.triton_support.noise import group_normals
 
 
@@ -41,8 +41,7 @@ def brownian_kernel(
     """W at one time for each row of the grid."""
     row, group, base, local, _, mask = locate(rows, elements, 4, BLOCK, FLAT, MIXED, EXACT)
     known = row < rows
-    seed = tl.load(seeds + row, mask=known, other=0) if SEED_PER_ROW else tl.load(seeds)
-    sample = tl.load(sample_ids + row, mask=known, other=0)
+    seed, sample = keys(seeds, sample_ids, row, rows, SEED_PER_ROW, MIXED)
     number = tl.program_id(1).to(tl.int64)
     if TIME_PER_ROW:
         time = tl.load(times + number * rows + row, mask=known, other=0.0)

@@ -4,7 +4,7 @@
 import triton
 import triton.language as tl
 
-from fastgen.kernels.triton_support.elements import locate
+from fastgen.kernels.triton_support.elements import keys, locate
 from fastgen.kernels.triton_support.noise import group_normals
 
 # Integers that Triton would otherwise make constants (1) or specialise (multiples of 16).
@@ -52,9 +52,7 @@ def cascade_kernel(
     at = base + local
     by_row = coefficients + row * terms if BY_ROW else coefficients
     if NOISE:
-        known = row < rows
-        seed = tl.load(seeds + row, mask=known, other=0) if SEED_PER_ROW else tl.load(seeds)
-        sample = tl.load(sample_ids + row, mask=known, other=0)
+        seed, sample = keys(seeds, sample_ids, row, rows, SEED_PER_ROW, MIXED)
     for i in range(first, last):
         target = tl.load(lines + 4 * i)
         begin = tl.load(lines + 4 * i + 1)

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from fastgen.kernels.triton_support.elements import TABLES, locate, rounded
+from fastgen.kernels.triton_support.elements import TABLES, keys, locate, rounded
 from fastgen.kernels.triton_support.noise import group_normals
 
 
@@ -25,9 +25,7 @@ def normals_kernel(
 ):
     """Standard normals, `fastgen.kernels.normals.reference.normals`, in the output's dtype."""
     row, group, base, local, _, mask = locate(rows, elements, WIDTH, BLOCK, FLAT, MIXED, EXACT)
-    known = row < rows
-    seed = tl.load(seeds + row, mask=known, other=0) if SEED_PER_ROW else tl.load(seeds)
-    sample = tl.load(sample_ids + row, mask=known, other=0)
+    seed, sample = keys(seeds, sample_ids, row, rows, SEED_PER_ROW, MIXED)
     number = tl.load(draw).to(tl.uint32)
     z = group_normals(group, sample, seed, number, stream.to(tl.uint32), WIDTH)
     tl.store(output + base + local, rounded(z, output.dtype.element_ty), mask=mask)

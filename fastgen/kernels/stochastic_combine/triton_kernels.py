@@ -4,7 +4,7 @@
 import triton
 import triton.language as tl
 
-from fastgen.kernels.triton_support.elements import TABLES, locate, rounded
+from fastgen.kernels.triton_support.elements import TABLES, keys, locate, rounded
 from fastgen.kernels.triton_support.noise import group_normals
 
 SCALARS = ("rows", "elements", "stream")
@@ -55,8 +55,7 @@ def stochastic_kernel(
         units = units + (z,)  # noqa: RUF005
     if NOISES > 0:
         known = row < rows
-        seed = tl.load(seeds + row, mask=known, other=0) if SEED_PER_ROW else tl.load(seeds)
-        sample = tl.load(sample_ids + row, mask=known, other=0)
+        seed, sample = keys(seeds, sample_ids, row, rows, SEED_PER_ROW, MIXED)
         numbers = draws + row * NOISES if DRAWS_PER_ROW else draws
         for k in tl.static_range(NOISES):
             if DRAWS_PER_ROW:

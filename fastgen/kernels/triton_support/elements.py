@@ -29,20 +29,22 @@ def locate(
     row is [BLOCK]; otherwise all its groups are of one row. EXACT: WIDTH divides the elements of a
     row; then the groups lie side by side and the compiler can see that every access is aligned.
     """
-    groups = (elements + (WIDTH - 1)) // WIDTH
+    # Sizes are not negative: unsigned quotients take half the instructions.
+    groups = ((elements + (WIDTH - 1)).to(tl.uint64) // WIDTH).to(tl.int64)
     lane = tl.arange(0, BLOCK)
     column = tl.arange(0, WIDTH)[None, :]
     local = lane[:, None] * WIDTH + column
     if MIXED:
         # Rows are short here, so that all divisions are of 32 bits, far cheaper than of 64.
-        short = groups.to(tl.int32)
-        ahead = (tl.program_id(0) % short) * BLOCK
-        first_row = (tl.program_id(0) // short).to(tl.int64) * BLOCK + ahead // short
+        short = groups.to(tl.uint32)
+        program = tl.program_id(0).to(tl.uint32)
+        ahead = (program % short) * BLOCK
+        first_row = (program // short).to(tl.int64) * BLOCK + (ahead // short).to(tl.int64)
         start = tl.program_id(0).to(tl.int64) * BLOCK
-        place = ahead % short + lane
-        steps = place // short
+        place = ahead % short + lane.to(tl.uint32)
+        steps = (place // short).to(tl.int32)
         row = first_row + steps
-        group = (place - steps * short).to(tl.int64)
+        group = (place % short).to(tl.int64)
         inside = row < rows
         if EXACT:
             base = start * WIDTH
@@ -53,9 +55,10 @@ def locate(
         row = rows * 0
         start = tl.program_id(0).to(tl.int64) * BLOCK
         if not FLAT:
-            tiles = ((groups + (BLOCK - 1)) // BLOCK).to(tl.int32)
-            row = (tl.program_id(0) // tiles).to(tl.int64)
-            start = (tl.program_id(0) % tiles).to(tl.int64) * BLOCK
+            tiles = ((groups + (BLOCK - 1)).to(tl.uint64) // BLOCK).to(tl.uint32)
+            program = tl.program_id(0).to(tl.uint32)
+            row = (program // tiles).to(tl.int64)
+            start = (program % tiles).to(tl.int64) * BLOCK
         group = start + lane
         inside = group < groups
         base = (row * groups + start) * WIDTH if EXACT else row * elements + start * WIDTH
@@ -63,6 +66,17 @@ def locate(
     if not EXACT:
         mask = mask & (group[:, None] * WIDTH + column < elements)
     return row, group, base, local, inside, mask
+
+
+@triton.jit
+def keys(seeds, sample_ids, row, rows, SEED_PER_ROW: tl.constexpr, MIXED: tl.constexpr):
+    """Seeds and sample ids of the rows of `locate`; unless these are mixed, there are such rows."""
+    if MIXED:
+        known = row < rows
+        seed = tl.load(seeds + row, mask=known, other=0) if SEED_PER_ROW else tl.load(seeds)
+        return seed, tl.load(sample_ids + row, mask=known, other=0)
+    seed = tl.load(seeds + row) if SEED_PER_ROW else tl.load(seeds)
+    return seed, tl.load(sample_ids + row)
 
 
 @triton.jit

@@ -6,13 +6,15 @@ from typing import NamedTuple
 
 import torch
 
-# Threads of a program. A thread has one group, or two in large float32 calls without noise, where
-# the loads in flight decide.
+# Threads of a program. A thread has one group, or two in large float32 calls of one draw or none:
+# without noise the loads in flight decide, with noise addresses and keys are shared.
 THREADS = 128
 LARGE = 1 << 20
 # Eight elements of more terms than this would not fit the registers of a thread, nor four of
 # float64: those are shared out over two threads.
 MAX_WIDE_TERMS = 12
+# Nor do eight elements of more terms than this beside noise.
+MAX_NOISY_TERMS = 4
 
 
 class Geometry(NamedTuple):
@@ -61,7 +63,11 @@ def geometry(
     block = THREADS
     if many and torch.float64 in dtypes:
         block //= 2
-    elif not noises and all(d == torch.float32 for d in dtypes) and rows * elements >= LARGE:
+    elif (
+        rows * elements >= LARGE
+        and all(d == torch.float32 for d in dtypes)
+        and (noises == 0 or (noises == 1 and terms <= MAX_NOISY_TERMS))
+    ):
         block *= 2
     groups = -(-elements // width)
     mixed = rows > 1 and -(-groups // block) * block > 1.25 * groups

@@ -9,20 +9,31 @@ coefficients of the logarithm. Kernels that call these functions must be compile
 import triton
 import triton.language as tl
 
+from fastgen.kernels.triton_support import geometry
+
+THREADS: tl.constexpr = tl.constexpr(geometry.THREADS)
+
 
 @triton.jit
-def philox(c0, c1, c2, c3, k0, k1):
+def philox(c0, c1, c2, c3, k0, k1, PAIRED: tl.constexpr = False):
     """Philox4x32-10 on uint32 words, scalars or blocks; returns the four output words.
 
-    One 32 x 32 -> 64 bit product gives both halves at once (one IMAD.WIDE on NVIDIA).
+    PAIRED: a thread has two calls with one key. Both halves of a product are one instruction on
+    NVIDIA: asked for as halves, ptxas puts them together where there is one call, but not where
+    the halves of two calls lie among each other; as a 64-bit product it always adds a zero, which
+    is the lesser cost there (`docs/emulation.md` has the counts).
     """
     for _ in tl.static_range(10):
-        p0 = c0.to(tl.uint64) * 0xD2511F53
-        p1 = c2.to(tl.uint64) * 0xCD9E8D57
-        c0 = (p1 >> 32).to(tl.uint32) ^ c1 ^ k0
-        c1 = p1.to(tl.uint32)
-        c2 = (p0 >> 32).to(tl.uint32) ^ c3 ^ k1
-        c3 = p0.to(tl.uint32)
+        if PAIRED:
+            p0 = c0.to(tl.uint64) * 0xD2511F53
+            p1 = c2.to(tl.uint64) * 0xCD9E8D57
+            high0, low0 = (p0 >> 32).to(tl.uint32), p0.to(tl.uint32)
+            high1, low1 = (p1 >> 32).to(tl.uint32), p1.to(tl.uint32)
+        else:
+            high0, low0 = tl.umulhi(c0, 0xD2511F53), c0 * 0xD2511F53
+            high1, low1 = tl.umulhi(c2, 0xCD9E8D57), c2 * 0xCD9E8D57
+        c0, c1 = high1 ^ c1 ^ k0, low1
+        c2, c3 = high0 ^ c3 ^ k1, low0
         k0 = k0 + 0x9E3779B9
         k1 = k1 + 0xBB67AE85
     return c0, c1, c2, c3
@@ -80,7 +91,7 @@ def box_muller(w0, w1, w2, w3):
 
 
 @triton.jit
-def four_normals(block, sample, seed, draw, stream):
+def four_normals(block, sample, seed, draw, stream, PAIRED: tl.constexpr = False):
     """Elements 4 block .. 4 block + 3 of a sample: int64 block, sample and seed, uint32 draw."""
     high = ((block >> 32).to(tl.uint32) & 0xFF) << 8
     last = stream | high | ((sample >> 32).to(tl.uint32) << 16)
@@ -91,6 +102,7 @@ def four_normals(block, sample, seed, draw, stream):
         last,
         seed.to(tl.uint32),
         (seed >> 32).to(tl.uint32),
+        PAIRED,
     )
     return box_muller(w0, w1, w2, w3)
 
@@ -103,13 +115,14 @@ def group_normals(group, sample, seed, draw, stream, WIDTH: tl.constexpr):
     one group to a sample. Joined this way each thread holds its normals in registers.
     """
     if WIDTH == 8:
-        a0, a1, a2, a3 = four_normals(group * 2, sample, seed, draw, stream)
-        b0, b1, b2, b3 = four_normals(group * 2 + 1, sample, seed, draw, stream)
+        a0, a1, a2, a3 = four_normals(group * 2, sample, seed, draw, stream, True)
+        b0, b1, b2, b3 = four_normals(group * 2 + 1, sample, seed, draw, stream, True)
         even = tl.join(tl.join(a0, b0), tl.join(a2, b2))
         odd = tl.join(tl.join(a1, b1), tl.join(a3, b3))
         z = tl.reshape(tl.join(even, odd), (group.shape[0], 8))
     else:
-        z0, z1, z2, z3 = four_normals(group, sample, seed, draw, stream)
+        PAIRED: tl.constexpr = group.shape[0] > THREADS
+        z0, z1, z2, z3 = four_normals(group, sample, seed, draw, stream, PAIRED)
         if WIDTH == 4:
             z = tl.reshape(tl.join(tl.join(z0, z2), tl.join(z1, z3)), (group.shape[0], 4))
         elif WIDTH == 2:
