@@ -102,7 +102,7 @@ def work(batch: int) -> Iterator[Row]:
         y0 = fastgen.odeint(f, settled, [*phases.tolist(), period], rtol=1e-8, atol=1e-8)[:-1, 0]
         t = torch.tensor([0.0, period]).double()
         kinds: dict[str, dict[str, Any]] = {
-            "fastgen": {"compact": True},
+            "fastgen": {"execution": fastgen.ode.Execution(compact=True)},
             "fastgen, whole batch": {},
             "fastgen, joint steps": {"step": "joint"},
         }

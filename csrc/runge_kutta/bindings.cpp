@@ -13,6 +13,14 @@ struct Bound {
   Shape shape;
 };
 using Owner = std::shared_ptr<Bound>;
+// Addresses of compiled functions, and what they are called with.
+using Calls = std::vector<std::pair<uintptr_t, std::vector<int64_t>>>;
+
+std::vector<CompiledCall> calls_from(const Calls& f) {
+  std::vector<CompiledCall> calls;
+  for (const auto& [code, arguments] : f) calls.emplace_back(code, arguments);
+  return calls;
+}
 
 // advance(slope) -> code, or -1 where the slope does not fit. Called once for every evaluation of
 // the vector field.
@@ -100,6 +108,12 @@ void bind_runge_kutta(py::module_& m) {
       .def("first", &run<FIRST>)
       .def("start", &run<START>)
       .def("compacted", [](Bound& bound) { return bound.stepper.compacted(); })
+      .def("drive",
+           [](Bound& bound, const Calls& f, uintptr_t slope, int64_t until) {
+             const std::vector<CompiledCall> calls = calls_from(f);
+             const py::gil_scoped_release release;
+             return bound.stepper.drive(calls, pointer<const void>(slope), until);
+           })
       .def("expect",
            [](Bound& bound, py::object dtype, int code, const py::tuple& shape) {
              bound.kind = {std::move(dtype), dtype_from(code)};

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "common/power.h"
 #include "runge_kutta/rows.h"
 
 namespace fastgen {
@@ -42,28 +43,33 @@ void stage_rows(const Integration& op, int i, int64_t begin, int64_t end) {
   }
 }
 
+// By how much the next step is longer, before its bounds, from the last three errors.
+inline double growth(const StepSize& s, double error, double before, double earlier) {
+  double factor = s.safety * power(std::max(error, LEAST_ERROR), -s.beta[0]);
+  if (s.beta[1] != 0) factor = factor * power(before, -s.beta[1]);
+  if (s.beta[2] != 0) factor = factor * power(earlier, -s.beta[2]);
+  return factor;
+}
+
 // Whether a row whose error's norm is known takes its step, and the size of its next one.
 template <class Real>
-void decide(const Row<Real>& row, double error) {
+void decide(const Row<Real>& row, double error, double factor) {
   const StepSize& s = row.op.step_size;
   const double size = std::abs(row[STEP]);
   const bool finite = std::isfinite(error);
   const bool taken = finite && (error <= 1 || size <= s.min_step);
   row[TAKEN] = taken;
   row[ERROR] = error;
-  double factor = s.min_factor;
   if (finite) {
-    const double e0 = std::max(error, 1e-10);
-    factor = s.safety * std::pow(e0, -s.beta[0]);
-    if (s.beta[1] != 0) factor = factor * std::pow(row[ERROR_1], -s.beta[1]);
-    if (s.beta[2] != 0) factor = factor * std::pow(row[ERROR_2], -s.beta[2]);
     // A row that was just rejected does not grow; one that is rejected shrinks.
     const double ceiling = taken ? (row[PROPOSAL] < 0 ? 1.0 : s.max_factor) : s.safety;
     factor = std::min(std::max(factor, s.min_factor), ceiling);
     if (taken) {
       row[ERROR_2] = row[ERROR_1];
-      row[ERROR_1] = e0;
+      row[ERROR_1] = std::max(error, LEAST_ERROR);
     }
+  } else {
+    factor = s.min_factor;
   }
   const double next = std::min(std::max(size * factor, s.min_step), s.max_step);
   row[taken ? ACCEPTED : REJECTED] += 1;
@@ -73,7 +79,7 @@ void decide(const Row<Real>& row, double error) {
 template <class Real>
 void small_control(const Integration& op, int64_t begin, int64_t end) {
   Real errors[SIDE * SMALL], rtol[SIDE * SMALL], atol[SIDE * SMALL];
-  double squares[SIDE * SMALL];
+  double squares[SIDE * SMALL], found[SIDE], factor[SIDE], before[SIDE], earlier[SIDE];
   for (; begin < end; begin += SIDE) {
     const Side<Real> side(op, begin, end);
     const Real *y = side.of(op.y), *z = side.of(op.y_new);
@@ -85,15 +91,30 @@ void small_control(const Integration& op, int64_t begin, int64_t end) {
         atol[i] = static_cast<Real>(op.at(ATOL, begin + r));
       }
     for (int64_t i = 0; i < side.size; ++i) {
-      const Real before = std::abs(y[i]), after = std::abs(z[i]);
-      const Real scale = atol[i] + rtol[i] * (before > after ? before : after);
+      const Real size = std::abs(y[i]), after = std::abs(z[i]);
+      const Real scale = atol[i] + rtol[i] * (size > after ? size : after);
       const Real ratio = errors[i] == Real(0) ? Real(0) : errors[i] / scale;
       squares[i] = static_cast<double>(ratio) * static_cast<double>(ratio);
     }
+    side.norms(found, squares);
+    const int64_t rounded = (side.rows + 7) / 8 * 8;  // whole vectors, the rest of which is unused
+    for (int64_t r = 0; r < rounded; ++r) {
+      const int64_t row = begin + std::min(r, side.rows - 1);
+      before[r] = op.at(ERROR_1, row);
+      earlier[r] = op.at(ERROR_2, row);
+    }
+    std::fill(found + side.rows, found + rounded, 1.0);
+    const StepSize s = op.step_size;
+    for (int64_t r = 0; r < rounded; ++r)
+      factor[r] = s.safety * power(std::max(found[r], LEAST_ERROR), -s.beta[0]);
+    if (s.beta[1] != 0)
+      for (int64_t r = 0; r < rounded; ++r) factor[r] = factor[r] * power(before[r], -s.beta[1]);
+    if (s.beta[2] != 0)
+      for (int64_t r = 0; r < rounded; ++r) factor[r] = factor[r] * power(earlier[r], -s.beta[2]);
     for (int64_t r = 0; r < side.rows; ++r) {
       const Row<Real> row{op, begin + r};
       row[TAKEN] = 0;
-      if (row[STATUS] == RUNNING) decide(row, small_norm(op, row.r, squares + r * op.elements));
+      if (row[STATUS] == RUNNING) decide(row, found[r], factor[r]);
     }
   }
 }
@@ -112,7 +133,9 @@ void control_rows(const Integration& op, int64_t begin, int64_t end) {
     // The stage input has been read by now: it takes the error.
     Real* errors = row.stage();
     sum(errors, static_cast<const Real*>(nullptr), terms, op.elements);
-    decide(row, norm(row, [errors](int64_t e) { return errors[e]; }, row.y(), row.y_new()));
+    const auto each = [errors](int64_t e) { return errors[e]; };
+    const double error = norm(row, each, row.y(), row.y_new());
+    decide(row, error, growth(op.step_size, error, row[ERROR_1], row[ERROR_2]));
   }
 }
 
@@ -140,35 +163,49 @@ void advance(const Row<Real>& row, double time) {
   if (row[STATUS] != RUNNING) row[STEP] = 0;
 }
 
+// The end of an accepted row's step.
+template <class Real>
+double arrival(const Row<Real>& row) {
+  const double t = row[TIME], h = row[STEP];
+  return h == row[END] - t ? row[END] : t + h;
+}
+
+// The new state of a row that has left its outputs; its next step.
+template <class Real>
+void move(const Row<Real>& row) {
+  if (!row[TAKEN]) return advance(row, row[TIME]);
+  const double t_new = arrival(row);
+  copy(row.y(), row.y_new(), row.op.elements);
+  copy(row.k(0), row.k(row.op.stages - 1), row.op.elements);
+  advance(row, t_new);
+}
+
 template <class Real>
 void commit_rows(const Integration& op, int64_t begin, int64_t end) {
   const Dense dense(op);
-  for (int64_t r = begin; r < end; ++r) {
-    const Row<Real> row{op, r};
-    if (row[STATUS] != RUNNING) continue;
-    const double t = row[TIME], h = row[STEP];
-    if (!row[TAKEN]) {
-      advance(row, t);
-      continue;
-    }
-    const double t_new = h == row[END] - t ? row[END] : t + h;
-    const double* times = op.output_times + row[ROW] * op.output_stride;
-    int64_t& cursor = row[CURSOR];
-    const Real* k[MAX_STAGES];
-    for (int j = 0; j < dense.count; ++j) k[j] = row.k(dense.used[j]);
-    for (; cursor < op.outputs; ++cursor) {
-      const double at = times[cursor];
-      if (h > 0 ? at > t_new : at < t_new) break;
-      Real* to = static_cast<Real*>(op.ys) + (cursor * op.capacity + row[ROW]) * op.elements;
-      if (at == t_new) {
-        copy(to, row.y_new(), op.elements);
-        continue;
+  Due<Real> due(op, dense);
+  const int64_t together = op.elements < SMALL ? SIDE : 1;
+  for (int64_t first = begin; first < end; first += together) {
+    const int64_t last = std::min(first + together, end);
+    for (int64_t r = first; r < last; ++r) {
+      const Row<Real> row{op, r};
+      if (row[STATUS] != RUNNING || !row[TAKEN]) continue;
+      const double t = row[TIME], h = row[STEP], t_new = arrival(row);
+      const double* times = op.output_times + row[ROW] * op.output_stride;
+      int64_t& cursor = row[CURSOR];
+      for (; cursor < op.outputs; ++cursor) {
+        const double at = times[cursor];
+        if (h > 0 ? at > t_new : at < t_new) break;
+        Real* to = static_cast<Real*>(op.ys) + (cursor * op.capacity + row[ROW]) * op.elements;
+        if (at == t_new)
+          copy(to, row.y_new(), op.elements);
+        else
+          due.add(to, r, (at - t) / h, h);
       }
-      dense.read(to, row.y(), k, (at - t) / h, h, op.elements);
     }
-    copy(row.y(), row.y_new(), op.elements);
-    copy(row.k(0), row.k(op.stages - 1), op.elements);
-    advance(row, t_new);
+    due.flush();
+    for (int64_t r = first; r < last; ++r)
+      if (const Row<Real> row{op, r}; row[STATUS] == RUNNING) move(row);
   }
 }
 
@@ -222,7 +259,7 @@ void first_rows(const Integration& op, int64_t begin, int64_t end) {
     const auto change = [=](int64_t e) { return after[e] - before[e]; };
     const double h0 = row[PROPOSAL], d1 = row[ERROR_1], d2 = norm(row, change, y, y) / h0;
     const double d = std::max(d1, d2);
-    double h = d <= 1e-15 ? std::max(1e-6, h0 * 1e-3) : std::pow(0.01 / d, 1 / s.order);
+    double h = d <= 1e-15 ? std::max(1e-6, h0 * 1e-3) : power(0.01 / d, 1 / s.order);
     h = std::min(100 * h0, h);
     if (!std::isfinite(h)) h = h0;  // f(t + h0, ...) is not finite: the first step will tell
     row[PROPOSAL] = std::min(std::max(h, s.min_step), s.max_step);

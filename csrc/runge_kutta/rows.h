@@ -16,6 +16,7 @@ constexpr int64_t TILE = 512;
 // Rows of fewer elements than SMALL are worked on side by side, so many at a time: vectors run over
 // the elements of all of them.
 constexpr int64_t SMALL = 8, SIDE = 64;
+constexpr double LEAST_ERROR = 1e-10;  // as in fastgen/common/step_size.py
 
 template <class Real>
 struct Row {
@@ -125,59 +126,81 @@ struct Side {
       for (int64_t i = 0; i < size; ++i) to[i] = to[i] + static_cast<Real>(h[i] * w) * slope[i];
     }
   }
+  // The norms of the rows from the squares of their elements' ratios; see `norm`. There are as many
+  // lanes as a small row could need: the sums are the same with zeros in the others.
+  void norms(double* found, const double* squares) const {
+    double lane[SMALL][SIDE];
+    std::fill_n(found, rows, 0.0);
+    int64_t begin = 0;
+    for (int g = 0; g < op.segments; ++g) {
+      const int64_t end = op.segment_ends[g];
+      for (int64_t j = 0; j < SMALL; ++j)
+        for (int64_t r = 0; r < rows; ++r)
+          lane[j][r] = begin + j < end ? squares[r * op.elements + begin + j] : 0.0;
+      for (int64_t half = SMALL / 2; half; half /= 2)
+        for (int64_t j = 0; j < half; ++j)
+          for (int64_t r = 0; r < rows; ++r) lane[j][r] = lane[j][r] + lane[j + half][r];
+      for (int64_t r = 0; r < rows; ++r) {
+        const int64_t live = op.live_of(first + r)[g];
+        const double mean = live ? std::sqrt(lane[0][r] / static_cast<double>(live)) : 0.0;
+        if (!(mean <= found[r])) found[r] = mean;  // stays NaN
+      }
+      begin = end;
+    }
+  }
 };
 
-// The norm of a small row from the squares of its elements' ratios; see `norm`.
-inline double small_norm(const Integration& op, int64_t row, const double* squares) {
-  const int64_t* live = op.live_of(row);
-  double largest = 0;
-  int64_t begin = 0;
-  for (int g = 0; g < op.segments; ++g) {
-    const int64_t end = op.segment_ends[g], size = end - begin;
-    double lane[SMALL] = {};
-    int64_t lanes = 1;
-    while (lanes < size) lanes *= 2;
-    for (int64_t i = 0; i < size; ++i) lane[i] = squares[begin + i];
-    for (int64_t half = lanes / 2; half; half /= 2)
-      for (int64_t i = 0; i < half; ++i) lane[i] = lane[i] + lane[i + half];
-    const double mean = live[g] ? std::sqrt(lane[0] / static_cast<double>(live[g])) : 0.0;
-    if (!(mean <= largest)) largest = mean;
-    if (std::isnan(largest)) return largest;
-    begin = end;
-  }
-  return largest;
-}
-
-// The interpolant's polynomials of the stages that have any, all of them in a vector or two.
+// The stages that the interpolant's polynomials read.
 struct Dense {
-  typedef double Lanes __attribute__((vector_size(8 * sizeof(double))));
-  static constexpr int WIDTH = 8, VECTORS = MAX_STAGES / WIDTH;
-  Lanes p[MAX_STAGES][VECTORS] = {};
-  int degree, used[MAX_STAGES], count = 0;
+  int used[MAX_STAGES], count = 0;
 
-  explicit Dense(const Integration& op) : degree(op.degree) {
-    for (int j = 0; j < op.stages; ++j) {
-      const double* from = op.dense + j * degree;
-      if (from[0] == 0 && from[1] == 0) continue;
-      for (int d = 0; d < degree; ++d) p[d][count / WIDTH][count % WIDTH] = from[d];
-      used[count++] = j;
-    }
+  explicit Dense(const Integration& op) {
+    for (int j = 0; j < op.stages; ++j)
+      if (const double* p = op.dense + j * op.degree; p[0] != 0 || p[1] != 0) used[count++] = j;
   }
-  // to = from + sum_j h b_j(theta) k_j.
-  template <class Real>
-  void read(Real* to, const Real* from, const Real* const* k, double theta, double h,
-            int64_t elements) const {
-    Terms<Real> terms;
-    for (int v = 0; v * WIDTH < count; ++v) {
-      Lanes b = p[degree - 1][v];
-      for (int d = degree - 2; d >= 0; --d) b = b * theta + p[d][v];
-      b = h * (b * theta);
-      for (int j = 0; j < WIDTH; ++j) terms.weight[v * WIDTH + j] = static_cast<Real>(b[j]);
-    }
-    terms.count = count;
-    std::copy_n(k, count, terms.k);
-    sum(to, from, terms, elements);
+};
+
+// Outputs that rows have passed, read off together: vectors run over the outputs.
+template <class Real>
+class Due {
+ public:
+  Due(const Integration& op, const Dense& dense) : op_(op), dense_(dense) {}
+  // to = y(t + theta h) of a row, at the latest in `flush`.
+  void add(Real* to, int64_t row, double theta, double h) {
+    if (count_ == SIDE) flush();
+    to_[count_] = to;
+    row_[count_] = row;
+    theta_[count_] = theta;
+    h_[count_++] = h;
   }
+  // to = y + sum_j h b_j(theta) k_j of each.
+  void flush() {
+    if (count_ == 0) return;
+    for (int j = 0; j < dense_.count; ++j) {
+      const double* p = op_.dense + dense_.used[j] * op_.degree;
+      double b[SIDE];
+      const int64_t rounded = (count_ + 7) / 8 * 8;  // whole vectors
+      std::fill_n(b, rounded, p[op_.degree - 1]);
+      for (int d = op_.degree - 2; d >= 0; --d)
+        for (int64_t i = 0; i < rounded; ++i) b[i] = b[i] * theta_[i] + p[d];
+      for (int64_t i = 0; i < rounded; ++i)
+        weight_[j][i] = static_cast<Real>(h_[i] * (b[i] * theta_[i]));
+    }
+    for (int64_t i = 0; i < count_; ++i) {
+      const Row<Real> row{op_, row_[i]};
+      Terms<Real> terms;
+      for (int j = 0; j < dense_.count; ++j) terms.add(weight_[j][i], row.k(dense_.used[j]));
+      sum(to_[i], row.y(), terms, op_.elements);
+    }
+    count_ = 0;
+  }
+
+ private:
+  const Integration& op_;
+  const Dense& dense_;
+  int64_t count_ = 0, row_[SIDE];
+  Real *to_[SIDE], weight_[MAX_STAGES][SIDE];
+  double theta_[SIDE] = {}, h_[SIDE] = {};
 };
 
 template <class Real>

@@ -86,4 +86,13 @@ int Stepper::advance(const void* slope) {
   return code;
 }
 
+int Stepper::drive(const std::vector<CompiledCall>& f, const void* slope, int64_t until) {
+  int code = 0;
+  while (code == 0 && calls < until) {
+    for (const CompiledCall& call : f) call();
+    code = advance(slope);
+  }
+  return code;
+}
+
 }  // namespace fastgen

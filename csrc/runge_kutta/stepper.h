@@ -1,7 +1,9 @@
 // Everything between two evaluations of the vector field, as one call.
 #pragma once
 #include <cstdint>
+#include <vector>
 
+#include "common/compiled.h"
 #include "common/isa.h"
 #include "runge_kutta/operation.h"
 
@@ -26,6 +28,9 @@ struct Stepper {
   int compacted();
   // Takes f at the stage's input; afterwards the next stage's is there, unless FINISHED.
   int advance(const void* slope);
+  // The same again and again, with f compiled: calls that leave it at `slope`. Ends with a code, or
+  // 0 after so many evaluations in all.
+  int drive(const std::vector<CompiledCall>& f, const void* slope, int64_t until);
 };
 
 }  // namespace fastgen

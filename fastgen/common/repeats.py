@@ -18,18 +18,20 @@ FIRST_LOOK = 256
 class Looks:
     """When to evaluate twice: seldom, so that it costs nothing, and soon in a solve of many steps.
 
+    next: after so many evaluations.
+
     Args:
         first: evaluations before the first look.
     """
 
     def __init__(self, first: int = FIRST_LOOK) -> None:
-        self._next = first
+        self.next = first
 
     def due(self, evaluations: int) -> bool:
         """Whether so many evaluations are a reason to look."""
-        if evaluations < self._next:
+        if evaluations < self.next:
             return False
-        self._next = 2 * evaluations
+        self.next = 2 * evaluations
         return True
 
 

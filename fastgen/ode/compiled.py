@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.compiled_calls import Call, CompiledFunctions, CompileError
+from fastgen.common.compiled_kernels import Kernels, kernels_of
 from fastgen.ode.problem import Field, StateLayout
 
 
@@ -29,6 +30,50 @@ def _evaluate(
 _compiled = CompiledFunctions(_evaluate)
 
 
+class _Evaluation:
+    """f on a solve's memory: eager where gradients are watched for, else compiled code.
+
+    kernels: what C++ calls instead, where the code is nothing else; known after the first call.
+    """
+
+    kernels: Kernels | None = None
+
+    def __init__(
+        self,
+        field: CompiledField,
+        eager: Callable[..., Any],
+        buffers: tuple[Tensor, Tensor, Tensor | None],
+        like: Any,
+    ) -> None:
+        self._field, self._eager, self._buffers = field, eager, buffers
+        self.slope = torch.empty_like(buffers[1])
+        self._value = self.slope.view(like.shape) if field.state.single else self.slope
+        self._call: Call | None = None
+
+    def __call__(self, time: Tensor, tree: Any) -> Tensor:
+        """f(time, tree), whose values lie in one place."""
+        if torch.is_grad_enabled():  # asks whether f's value needs gradients
+            found: Tensor = self._eager(time, tree)
+            return found
+        if self._call is not None:
+            self._call()
+            return self._value
+        field, (t, y, rows) = self._field, self._buffers
+        try:
+            subject = field.f, field.state
+            made, new = _compiled.of(field.f).bound(subject, t, y, self.slope, rows)
+        except CompileError as error:
+            field.call(t, y, rows)  # says what is wrong with f itself
+            raise ValueError(
+                f"compile=True: torch.compile cannot make one graph of f ({error}); write f "
+                "with operations of torch alone, or leave compile out"
+            ) from error
+        if new:
+            field.call(t, y, rows)  # the checks of what f returns and leaves as it was
+        self._call, self.kernels = made, kernels_of(made)
+        return self._value
+
+
 class CompiledField(Field):
     """A field whose `bound` evaluates compiled code; `call` calls f itself.
 
@@ -38,30 +83,12 @@ class CompiledField(Field):
     def bound(
         self, t: Tensor, y: Tensor, rows: Tensor | None
     ) -> tuple[Callable[..., Any], Tensor, Any]:
-        """See `Field.bound`; f's values lie in one place."""
+        """See `Field.bound`."""
         eager, time, tree = super().bound(t, y, rows)
-        slope = torch.empty_like(y)
-        value = slope.view(tree.shape) if self.state.single else slope
-        call: Call | None = None
+        return _Evaluation(self, eager, (t, y, rows), tree), time, tree
 
-        def evaluated(time: Tensor, tree: Any) -> Tensor:
-            nonlocal call
-            if torch.is_grad_enabled():  # asks whether f's value needs gradients
-                found: Tensor = eager(time, tree)
-                return found
-            if call is not None:
-                call()
-                return value
-            try:
-                call, new = _compiled.of(self.f).bound((self.f, self.state), t, y, slope, rows)
-            except CompileError as error:
-                self.call(t, y, rows)  # says what is wrong with f itself
-                raise ValueError(
-                    f"compile=True: torch.compile cannot make one graph of f ({error}); write f "
-                    "with operations of torch alone, or leave compile out"
-                ) from error
-            if new:
-                self.call(t, y, rows)  # the checks of what f returns and leaves as it was
-            return value
-
-        return evaluated, time, tree
+    def kernels(self, bound: Callable[..., Any]) -> tuple[Kernels, Tensor] | None:
+        """See `Field.kernels`."""
+        if isinstance(bound, _Evaluation) and bound.kernels is not None:
+            return bound.kernels, bound.slope
+        return None

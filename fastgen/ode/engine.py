@@ -34,6 +34,8 @@ from fastgen.ode.problem import Field
 CHECK_EVERY = 8
 # Steps to the end from which on f is asked whether it gives the same value again.
 FAR = 256
+# Evaluations of compiled kernels in one call of C++, which cannot be interrupted.
+AT_ONCE = 1024
 
 
 class Observer(Protocol):
@@ -190,6 +192,8 @@ def _run_fused(field: Field, w: Workspace, ops: FusedOperations, watch: bool) ->
             if code == -1:  # a slope of another dtype or layout than C++ reads
                 fixed = field.checked(slope, stage) if field.state.single else slope
                 code = advance(readable(fixed.to(w.y.dtype), "f").reshape(shape))
+            if code == 0 and (compiled := field.kernels(f)) is not None:
+                code = ops.drive(*compiled, min(looks.next, ops.evaluated[0] + AT_ONCE))
             if code:
                 break
             slope = f(t, y)
@@ -315,14 +319,15 @@ def _repeated(w: Workspace, rows: int, call: Callable[[], Any], value: Any) -> A
 
 def _finish(w: Workspace, calls: int, rows: int) -> Outcome:
     """Results by sample; outputs that were not reached hold the last state."""
-    # Rows changed places when ended ones were left out: back to the order of samples.
-    order = torch.empty_like(w.count[Count.ROW])
-    order[w.count[Count.ROW]] = torch.arange(len(order), device=order.device)
-    control, count, y = w.control[:, order], w.count[:, order], w.y[order]
+    control, count, y = w.control, w.count, w.y
+    if w.compact:  # rows changed places when ended ones were left out: back to the samples' order
+        order = torch.empty_like(count[Count.ROW])
+        order[count[Count.ROW]] = torch.arange(len(order), device=order.device)
+        control, count, y = control[:, order], count[:, order], y[order]
     status, time = count[Count.STATUS], control[Control.TIME]
     short = status != Status.DONE
     if bool(short.any()):
-        times = w.output_times.expand(len(order), -1)
+        times = w.output_times.expand(len(y), -1)
         ahead = torch.sign(control[Control.END] - times[:, 0])
         late = short[:, None] & ((times - time[:, None]) * ahead[:, None] > 0)
         w.ys = torch.where(late.T[:, :, None], y, w.ys)

@@ -6,6 +6,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fastgen.common.checks import as_numbers, check_dense, check_real_device
+from fastgen.common.compiled_kernels import Kernels
 from fastgen.common.memory import OwnMemory
 from fastgen.common.padding import Padding
 from fastgen.common.unwritten import unwritten, unwritten_calls
@@ -136,6 +138,10 @@ class Field:
 
         return flattened, time, tree
 
+    def kernels(self, bound: Callable[..., Any]) -> tuple[Kernels, Tensor] | None:
+        """What C++ calls instead of an f of `bound` once it was called, and where it leaves f."""
+        return None
+
     def checked(self, value: Any, y: Tensor) -> Tensor:
         """What f returned as [A, N], like y, or an error that says what it should have been."""
         state = self.state
@@ -176,6 +182,10 @@ def unpadded(
 def accepts_rows(f: Callable[..., Any]) -> bool:
     """Whether a function has a keyword argument ``rows``."""
     target = f.forward if isinstance(f, nn.Module) else f
+    plain = getattr(target, "__func__", target)
+    if type(plain) is FunctionType and not {"__wrapped__", "__signature__"} & vars(plain).keys():
+        code = plain.__code__  # `signature` takes longer than a small network
+        return "rows" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     try:
         return "rows" in inspect.signature(target).parameters
     except (TypeError, ValueError):  # builtins have no signature

@@ -131,7 +131,9 @@ class _Run:
         arguments: Mapping[str, Any],
         start: tuple[Tensor, Tensor, Tensor],
         whole: bool,
+        fixed: bool,
     ) -> None:
+        self._fixed = fixed
         self.key, self._net, self._program = key, prepared.model.net, prepared.program()
         with torch.inference_mode(False):  # for later runs in whatever mode
             self._arguments = StaticArguments(arguments, key.device)
@@ -222,7 +224,7 @@ class _Run:
                 shape, dtype = self.key.shape, noise.dtype
                 noise.copy_(normals(shape, buffers.seeds, buffers.ids, draw, Stream.SOLVER, dtype))
             kept = self._calls[i]
-            if kept is not None and i != self._first:
+            if kept is not None and (self._fixed or i != self._first):
                 kept()
                 continue
             # What the network depends on is looked at in its first call of a run.
@@ -240,10 +242,11 @@ class CompiledRuns:
     Args:
         prepared: the model and plan, of runs that are nothing but the network and linear stages.
         whole: the loop as one graph instead of each step.
+        fixed: what the network depends on stays as it is in the first run of a shape.
     """
 
-    def __init__(self, prepared: Prepared, whole: bool) -> None:
-        self.prepared, self._whole = prepared, whole
+    def __init__(self, prepared: Prepared, whole: bool, fixed: bool) -> None:
+        self.prepared, self._whole, self._fixed = prepared, whole, fixed
         self._idle: Idle[Hashable, _Run] = Idle(4)
 
     def __call__(
@@ -269,7 +272,7 @@ class CompiledRuns:
         with unrecorded(prepared.model.net):
             run = self._idle.take(key)
             if run is None:
-                run = _Run(prepared, buffers, arguments, start, self._whole)
+                run = _Run(prepared, buffers, arguments, start, self._whole, self._fixed)
             try:
                 result = run(start, sample_ids is None, arguments)
             except CompileError as error:
@@ -286,7 +289,7 @@ def _kind(leaf: Any) -> Hashable:
     return (leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else (type(leaf), repr(leaf))
 
 
-def runs_of(prepared: Prepared, compile: bool | str) -> CompiledRuns | None:
+def runs_of(prepared: Prepared, compile: bool | str, fixed: bool) -> CompiledRuns | None:
     """Compiled runs of a network and linear stages; None where there is more to do.
 
     Raises:
@@ -309,4 +312,4 @@ def runs_of(prepared: Prepared, compile: bool | str) -> CompiledRuns | None:
                 f"compile='loop': {plan.nfe} evaluations, at most {MOST} become one graph; use "
                 "compile=True"
             )
-    return CompiledRuns(prepared, compile == "loop") if good else None
+    return CompiledRuns(prepared, compile == "loop", fixed) if good else None

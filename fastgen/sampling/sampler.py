@@ -103,7 +103,7 @@ class Sampler:
         self.prepared = self._eager = Prepared(model, plan, *options)
         self._compiled: CompiledRuns | None = None
         if compile:
-            self._compiled = runs_of(self._eager, compile)
+            self._compiled = runs_of(self._eager, compile, fixed=False)
             self.prepared = Prepared(model.compiled(), plan, *options)
         self.model, self.plan, self.guidance, self.noise = model, plan, guidance, noise
         self.transform, self.dtype, self.backend = transform, dtype, backend

@@ -5,6 +5,10 @@ import torch
 from torch import nn
 
 import fastgen
+from fastgen.common.compiled_calls import CompiledCall
+from fastgen.common.compiled_kernels import kernels_of
+from fastgen.kernels.runge_kutta.cpp import CppOperations
+from fastgen.ode import compiled
 from tests.support.compiling import counted, without_compiler
 
 T = torch.linspace(0, 3, 7).double()
@@ -30,12 +34,96 @@ def states(rows, dtype=torch.float64):
     return torch.randn(rows, 2, generator=torch.Generator().manual_seed(rows)).to(dtype)
 
 
-def test_one_compilation_serves_all_batches(monkeypatch):
+@pytest.fixture
+def driven(monkeypatch):
+    """How often C++ ran steps on compiled kernels by itself."""
+    seen, whole = [], CppOperations.drive
+
+    def drive(self, *arguments):
+        seen.append(arguments)
+        return whole(self, *arguments)
+
+    monkeypatch.setattr(CppOperations, "drive", drive)
+    return seen
+
+
+def from_python(monkeypatch, f, y0, t=T, **options):
+    """The same compiled code, called from Python."""
+    with monkeypatch.context() as patch:
+        patch.setattr(compiled, "kernels_of", lambda call: None)
+        return fastgen.odeint(f, y0, t, compile=True, return_solution=True, **options)
+
+
+def test_one_compilation_serves_all_batches(monkeypatch, driven):
     made = counted(monkeypatch)
     for rows in (6, 9, 30):
-        got, wanted = both(van_der_pol, states(rows, torch.float32))
-        assert torch.allclose(got, wanted, rtol=0, atol=1e-4)
+        y0 = states(rows, torch.float32)
+        got, wanted = both(van_der_pol, y0, return_solution=True)
+        assert torch.allclose(got.ys, wanted.ys, rtol=0, atol=1e-4)
+        assert driven
+        driven.clear()
+        same = from_python(monkeypatch, van_der_pol, y0, rtol=1e-6, atol=1e-6)
+        assert not driven
+        assert torch.equal(got.ys, same.ys)
+        assert got.stats.calls == same.stats.calls
+        assert torch.equal(got.stats.rejected, same.stats.rejected)
     assert len(made) == 1
+
+
+@pytest.mark.slow
+def test_kernels_of_trees_and_of_fewer_rows(monkeypatch, driven):
+    speeds = torch.tensor([0.1, 5.0, 1.0, 2.0]).double()
+
+    y0 = states(4)[:, 0], states(4)[:, 1]
+
+    def f(t, y, rows):
+        x, v = y
+        return v * torch.sin(t), -speeds[rows] * x - 0.1 * v
+
+    t = torch.tensor([[0.0, 1.0], [0.0, 3.0], [0.0, 9.0], [0.0, 2.0]]).double()
+    got, wanted = both(f, y0, t, return_solution=True)
+    assert driven
+    same = from_python(monkeypatch, f, y0, t, rtol=1e-6, atol=1e-6)
+    for x, plain, y in zip(got.ys, wanted.ys, same.ys, strict=True):
+        assert torch.equal(x, y)
+        assert torch.allclose(x, plain, rtol=0, atol=1e-10)
+    assert torch.equal(got.stats.accepted, wanted.stats.accepted)
+
+
+@pytest.mark.slow
+def test_random_values_are_noticed_in_compiled_kernels():
+    def f(t, y):
+        return y + torch.rand_like(y)
+
+    with pytest.raises(RuntimeError, match="evaluated twice"):
+        fastgen.odeint(f, states(3), T, compile=True)
+
+
+class Code:
+    """As torch makes it: a function of a list that it empties."""
+
+    def __init__(self, source, **names):
+        exec(f"def call(self, args):\n x, = args\n args.clear()\n {source}\n return ()", names)
+        self.call = names["call"].__get__(self)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "extern_kernels.mm(x, x, out=x)",
+        "cpp_fused_0(x); x.copy_(x)",
+        "cpp_fused_0(x); torch.sin(x)",
+        "cpp_fused_0(x)",  # of no extension
+    ],
+)
+def test_code_that_is_more_than_kernels_has_none(source):
+    names = {"extern_kernels": torch, "torch": torch, "cpp_fused_0": lambda x: None}
+    call = CompiledCall(Code(source, **names).call, [torch.ones(2, 2)])
+    assert kernels_of(call) is None
+
+
+def test_calls_that_are_not_code_have_no_kernels():
+    assert kernels_of(lambda: None) is None
 
 
 @pytest.mark.usefixtures("uncompiled")

@@ -22,6 +22,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from fastgen.common.compiled_kernels import Kernels
 from fastgen.common.step_size import StepSize
 
 
@@ -214,3 +215,9 @@ class FusedOperations(Operations, Protocol):
 
     def expect(self, shape: torch.Size) -> None:
         """The shape that slopes have from now on."""
+
+    def drive(self, kernels: Kernels, slope: Tensor, until: int, /) -> int:
+        """`advance` with what compiled kernels leave in `slope`, again and again.
+
+        Returns its code, or 0 after so many evaluations in all.
+        """

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import fastgen._C as _C
+from fastgen.common.compiled_kernels import Kernels
 from fastgen.kernels.contract import DTYPE_CODES
 from fastgen.kernels.cpp_support import address, thread_count
 from fastgen.kernels.runge_kutta.contract import StepByStep, Workspace
@@ -56,6 +57,10 @@ class CppOperations(StepByStep):
         self.first = self._stepper.first
         self.start = self._stepper.start
         self.compacted = self._stepper.compacted
+
+    def drive(self, kernels: Kernels, slope: Tensor, until: int, /) -> int:
+        """See `FusedOperations.drive`."""
+        return self._stepper.drive(kernels.calls, address(slope), until)
 
     @property
     def rows(self) -> int:
