@@ -22,9 +22,9 @@ CANDIDATES = 60
 class Run:
     """A fine run of a batch: its times, its states, and what a step from a state would make."""
 
-    def __init__(self, study: Study, batch: Batch) -> None:
+    def __init__(self, study: Study, batch: Batch, begin: float | None) -> None:
         self.study, self.batch, self.schedule = study, batch, study.model.schedule
-        plan = fastgen.plan("unipc", self.schedule, CANDIDATES, timesteps="log_snr")
+        plan = fastgen.plan("unipc", self.schedule, CANDIDATES, timesteps="log_snr", start=begin)
         start = batch.z * self.schedule.sigma(float(plan.times[0]))
         _, self.states = study.sampler(plan)(
             start, net_kwargs=batch.net_kwargs, sample_ids=batch.ids, trajectory=True
@@ -96,12 +96,13 @@ def optimal_steps(run: Run, steps: int) -> list[float]:
     return [run.times[i] for i in reached[last][1]]
 
 
-def plans(study: Study, steps: int) -> Iterator[tuple[str, fastgen.Plan, str]]:
+def plans(study: Study, steps: int, begin: float | None) -> Iterator[tuple[str, fastgen.Plan, str]]:
     """Provider, plan, and what it is."""
     schedule = study.model.schedule
-    run = Run(study, study.batches(study.settings.batch)[0])
+    run = Run(study, study.batches(study.settings.batch)[0], begin)
     table = fastgen.timesteps.ays(table="sd15")
-    yield "AYS grid", fastgen.plan("dpmpp_2m", schedule, steps, timesteps=table), "dpmpp_2m, sd15"
+    plan = fastgen.plan("dpmpp_2m", schedule, steps, timesteps=table, start=begin)
+    yield "AYS grid", plan, "dpmpp_2m, sd15"
     grid = gits(run, steps)
     yield "GITS", fastgen.plan("ipndm", schedule, timesteps=grid), "ipndm"
     grid = optimal_steps(run, steps)
