@@ -24,7 +24,12 @@ def describe_combine(
     draws: int,
     draws_per_row: bool,
     noises: int,
+    known: tuple[int, int, bool] | None,
+    mask: tuple[int, int, bool] | None,
 ) -> Callable[[int, list[Tensor]], bool]: ...
+
+BOOLEAN: int  # the code of a mask of bytes 0 and 1
+
 def gram(
     rows: int, elements: int, inputs: list[tuple[int, int]], output: int, threads: int
 ) -> None: ...

@@ -43,12 +43,23 @@ PyObject* run_description(PyObject* self, PyObject* const* args, Py_ssize_t coun
   return nullptr;
 }
 
+// Address, dtype code or BOOLEAN, whether there is one for each row.
+using PartArguments = std::tuple<uintptr_t, int, bool>;
+constexpr int BOOLEAN = -1;
+
+Part part_from(const PartArguments& arguments) {
+  const auto& [data, code, per_row] = arguments;
+  const bool boolean = code == BOOLEAN;
+  return {pointer<const void>(data), boolean ? DType::float32 : dtype_from(code), boolean, per_row};
+}
+
 py::object describe_combine(const py::tuple& shape, int64_t rows, int64_t elements,
                             const Inputs& inputs, const py::tuple& missing, const Outputs& outputs,
                             uintptr_t table, bool table_per_row,
                             std::optional<std::pair<double, double>> clip,
                             std::optional<NoiseArguments> noise, uintptr_t draws,
-                            bool draws_per_row, int noises) {
+                            bool draws_per_row, int noises, std::optional<PartArguments> known,
+                            std::optional<PartArguments> mask) {
   if (inputs.size() > MAX_INPUTS || outputs.size() > MAX_OUTPUTS || noises < 0 ||
       noises > MAX_NOISES)
     throw std::invalid_argument("too many inputs, outputs or noises");
@@ -66,6 +77,13 @@ py::object describe_combine(const py::tuple& shape, int64_t rows, int64_t elemen
   op.draws = pointer<const int64_t>(draws);
   op.draws_per_row = draws_per_row;
   op.noises = noises;
+  op.known = known.has_value();
+  if (op.known != mask.has_value()) throw std::invalid_argument("known: expected a mask too");
+  if (known) {
+    op.values = part_from(*known);
+    op.mask = part_from(*mask);
+    if (op.values.boolean) throw std::invalid_argument("known: expected a floating-point dtype");
+  }
 
   if (description->missing.size() != missing.size())
     throw std::invalid_argument("missing: expected one dtype for each input that is None");
@@ -84,7 +102,8 @@ void bind_combine(py::module_& m) {
         py::arg("shape"), py::arg("rows"), py::arg("elements"), py::arg("inputs"),
         py::arg("missing"), py::arg("outputs"), py::arg("table"), py::arg("table_per_row"),
         py::arg("clip"), py::arg("noise"), py::arg("draws"), py::arg("draws_per_row"),
-        py::arg("noises"));
+        py::arg("noises"), py::arg("known"), py::arg("mask"));
+  m.attr("BOOLEAN") = BOOLEAN;
   bind_registers(m);
 }
 

@@ -1,14 +1,16 @@
 // Tile by tile: a tile of every tensor stays in the first-level cache while it is converted,
 // clipped, summed and stored.
 #pragma once
+#include <algorithm>
+
 #include "combine/operation.h"
+#include "combine/sums.h"
 #include "common/convert.h"
 #include "common/normals.h"
 
 namespace fastgen {
 namespace {
 
-constexpr int TILE = 512;
 // Rows shorter than this get their coefficients spread over a tile, one to an element; for longer
 // ones it is quicker to prepare the sums anew for each row.
 constexpr int64_t SHORT_ROW = 32;
@@ -17,49 +19,6 @@ constexpr int64_t SHORT_ROW = 32;
 // lines need not be read first. Measured on Zen 3 with a reader following: 25 % slower at 1 MiB,
 // even at 4 MiB, 10 to 15 % faster from 8 MiB on; without a reader 30 % faster from 1 MiB on.
 constexpr int64_t STREAM_FROM_BYTES = 4 << 20;
-
-template <class Real>
-struct Sum {
-  int terms;
-  int source[MAX_SOURCES];
-  Real coefficient[MAX_SOURCES];
-};
-
-template <int N, class Real>
-void add_terms(const Sum<Real>& sum, const Real* const* value, Real* to, int64_t count) {
-  const Real* x[N];
-  Real c[N];
-  for (int k = 0; k < N; ++k) x[k] = value[sum.source[k]], c[k] = sum.coefficient[k];
-#pragma GCC ivdep  // `to` may be one of x, but never another part of it
-  for (int64_t i = 0; i < count; ++i) {
-    Real total = c[0] * x[0][i];
-    for (int k = 1; k < N; ++k) total += c[k] * x[k][i];
-    to[i] = total;
-  }
-}
-
-template <class Real>
-void add_many_terms(const Sum<Real>& sum, const Real* const* value, Real* to, int64_t count) {
-  alignas(64) Real total[TILE]{};
-  for (int k = 0; k < sum.terms; ++k) {
-    const Real c = sum.coefficient[k], *x = value[sum.source[k]];
-    for (int64_t i = 0; i < count; ++i) total[i] += c * x[i];
-  }
-  std::memcpy(to, total, count * sizeof(Real));
-}
-
-template <class Real>
-void add_terms(const Sum<Real>& sum, const Real* const* value, Real* to, int64_t count) {
-  switch (sum.terms) {
-    case 1: return add_terms<1>(sum, value, to, count);
-    case 2: return add_terms<2>(sum, value, to, count);
-    case 3: return add_terms<3>(sum, value, to, count);
-    case 4: return add_terms<4>(sum, value, to, count);
-    case 5: return add_terms<5>(sum, value, to, count);
-    case 6: return add_terms<6>(sum, value, to, count);
-    default: return add_many_terms(sum, value, to, count);
-  }
-}
 
 template <class Real>
 class Stage {
@@ -85,7 +44,7 @@ class Stage {
         tile_of_short_rows(at, at + step < end ? step : end - at);
     } else {
       for (int64_t row = begin / op_.elements; row * op_.elements < end; ++row) {
-        choose_terms(op_.table + row * (op_.outputs + op_.clip) * columns_);
+        choose_terms(op_.table + row * op_.table_rows() * columns_);
         int64_t at = row * op_.elements, stop = at + op_.elements;
         if (at < begin) at = begin;
         if (stop > end) stop = end;
@@ -101,23 +60,34 @@ class Stage {
   uint64_t used_ = 0;                          // bit i: some sum reads source i
   uint32_t deferred_ = 0;  // bit j: a later output reads the input that output j overwrites
   uint32_t streamed_ = 0;  // bit j: output j is written past the caches
-  Sum<Real> clip_sum_, sums_[MAX_OUTPUTS];
+  Sum<Real> clip_sum_, sums_[MAX_OUTPUTS], known_sums_[MAX_OUTPUTS];
+  const uint8_t* chosen_ = nullptr;  // the mask of the tile, bytes
+  const Real* mixed_ = nullptr;      // or weights
+  Side side_ = Side::some;           // of the tile
   const Real* value_[MAX_SOURCES];
   alignas(64) Real source_tile_[MAX_SOURCES][TILE];
   alignas(64) Real output_tile_[MAX_OUTPUTS][TILE];
+  alignas(64) Real known_tile_[TILE], mask_tile_[TILE];
 
   void choose_terms(const double* table) {
     used_ = 0;
     const double* c = table + op_.clip * columns_;
     for (int j = 0; j < op_.outputs; ++j, c += columns_) choose_terms(c, columns_, &sums_[j]);
+    for (int j = 0; j < op_.outputs * op_.known; ++j, c += columns_)
+      choose_terms(c, columns_, &known_sums_[j]);
     if (used_ >> clipped_ & op_.clip) choose_terms(table, op_.inputs, &clip_sum_);
     deferred_ = 0;
     for (int j = 0; j < op_.outputs; ++j)
       for (int later = j + 1; later < op_.outputs; ++later)
-        for (int k = 0; k < sums_[later].terms; ++k) {
-          const int i = sums_[later].source[k];
-          if (i < op_.inputs && op_.input[i] == op_.output[j]) deferred_ |= 1u << j;
-        }
+        if (reads_memory(sums_[later], op_.output[j]) ||
+            (op_.known && reads_memory(known_sums_[later], op_.output[j])))
+          deferred_ |= 1u << j;
+  }
+
+  bool reads_memory(const Sum<Real>& sum, const void* memory) const {
+    for (int k = 0; k < sum.terms; ++k)
+      if (sum.source[k] < op_.inputs && op_.input[sum.source[k]] == memory) return true;
+    return false;
   }
 
   void choose_terms(const double* c, int count, Sum<Real>* sum) {
@@ -155,6 +125,56 @@ class Stage {
     value_[clipped_] = d;
   }
 
+  // `count` elements from `first` on of what all rows may share; in `tile` if they do not lie where
+  // and as they are needed.
+  const Real* part(const Part& part, int64_t first, int64_t count, Real* tile) {
+    int64_t at = part.per_row ? first : first % op_.elements;
+    const bool whole = part.per_row || at + count <= op_.elements;
+    if (whole && part.type == dtype_of<Real>) return static_cast<const Real*>(part.data) + at;
+    for (int64_t done = 0; done < count; at = 0) {
+      const int64_t left = count - done, run = whole ? left : std::min(left, op_.elements - at);
+      load(tile + done, part.data, part.type, at, run);
+      done += run;
+    }
+    return tile;
+  }
+
+  void load_known(int64_t first, int64_t count) {
+    if (!op_.known) return;
+    if (reads(columns_ - 1))
+      value_[columns_ - 1] = part(op_.values, first, count, source_tile_[columns_ - 1]);
+    if (!op_.mask.boolean) {
+      mixed_ = part(op_.mask, first, count, mask_tile_);
+      return;
+    }
+    const auto* bytes = static_cast<const uint8_t*>(op_.mask.data);
+    int64_t at = op_.mask.per_row ? first : first % op_.elements;
+    chosen_ = bytes + at;
+    if (!op_.mask.per_row && at + count > op_.elements) {
+      auto* tile = reinterpret_cast<uint8_t*>(mask_tile_);
+      for (int64_t done = 0; done < count; at = 0) {
+        const int64_t run = std::min(count - done, op_.elements - at);
+        std::memcpy(tile + done, bytes + at, run);
+        done += run;
+      }
+      chosen_ = tile;
+    }
+    side_ = side_of(chosen_, count);
+  }
+
+  // An output; `to` may be an input, of which both sums are read before it is written.
+  void add(int j, Real* to, int64_t count) {
+    if (!op_.known || side_ == Side::none) return add_terms(sums_[j], value_, to, count);
+    if (side_ == Side::all) return add_terms(known_sums_[j], value_, to, count);
+    if (op_.mask.boolean && add_chosen(sums_[j], known_sums_[j], value_, chosen_, to, count))
+      return;
+    add_terms(known_sums_[j], value_, known_tile_, count);
+    if (op_.mask.boolean)
+      add_terms(sums_[j], value_, to, count, Chosen<Real>{known_tile_, chosen_});
+    else
+      add_terms(sums_[j], value_, to, count, Mixed<Real>{known_tile_, mixed_});
+  }
+
   void draw_noise(int64_t first, int64_t count) {
     for (int k = 0; k < op_.noises; ++k) {
       if (!reads(first_noise_ + k)) continue;
@@ -178,15 +198,16 @@ class Stage {
       clip_tile(count);
     }
     draw_noise(first, count);
+    load_known(first, count);
     for (int j = 0; j < op_.outputs; ++j) {
       Real* to = static_cast<Real*>(op_.output[j]) + first;
       if (streamed_ >> j & 1 && reinterpret_cast<uintptr_t>(to) % sizeof(F32) == 0) {
-        add_terms(sums_[j], value_, output_tile_[j], count);
+        add(j, output_tile_[j], count);
         stream_bytes(to, output_tile_[j], count * sizeof(Real));
       } else if (op_.output_type[j] == dtype_of<Real> && !(deferred_ >> j & 1)) {
-        add_terms(sums_[j], value_, to, count);
+        add(j, to, count);
       } else {
-        add_terms(sums_[j], value_, output_tile_[j], count);
+        add(j, output_tile_[j], count);
         if (!(deferred_ >> j & 1)) store_tile(j, first, count);
       }
     }
@@ -205,15 +226,29 @@ class Stage {
       clip_tile(count);
     }
     draw_noise(first, count);
-    for (int j = 0; j < op_.outputs; ++j)
-      add_rows(op_.clip + j, columns_, first, count, output_tile_[j]);
+    load_known(first, count);
+    for (int j = 0; j < op_.outputs; ++j) {
+      Real* to = output_tile_[j];
+      add_rows(op_.clip + j, columns_, first, count, to);
+      if (!op_.known) continue;
+      add_rows(op_.clip + op_.outputs + j, columns_, first, count, known_tile_);
+      if (op_.mask.boolean)
+        mix(to, count, Chosen<Real>{known_tile_, chosen_});
+      else
+        mix(to, count, Mixed<Real>{known_tile_, mixed_});
+    }
     for (int j = 0; j < op_.outputs; ++j) store_tile(j, first, count);
+  }
+
+  template <class Result>
+  static void mix(Real* sum, int64_t count, const Result& result) {
+    for (int64_t i = 0; i < count; ++i) sum[i] = result(sum[i], i);
   }
 
   // Row `table_row` of each sample's table, on whole samples.
   void add_rows(int table_row, int terms, int64_t first, int64_t count, Real* total) {
     constexpr int WIDE = 8;
-    const int64_t stride = (op_.outputs + op_.clip) * columns_;
+    const int64_t stride = op_.table_rows() * columns_;
     const double* table = op_.table + first / op_.elements * stride + table_row * columns_;
     alignas(64) Real c[TILE + WIDE];
     for (int64_t i = 0; i < count; ++i) total[i] = 0;

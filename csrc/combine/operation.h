@@ -5,9 +5,19 @@
 
 namespace fastgen {
 
-constexpr int MAX_SOURCES = MAX_INPUTS + 1 + MAX_NOISES;
+constexpr int MAX_SOURCES = MAX_INPUTS + 1 + MAX_NOISES + 1;
 
-// out_j = sum_i C[j, i] x_i + C[j, N] clip(sum_i A[i] x_i) + sum_k C[j, N + 1 + k] z_k
+// A tensor that all rows share (stride 0), or with a row for each. Of a mask: bytes 0 and 1, or
+// weights of a dtype.
+struct Part {
+  const void* data;
+  DType type;
+  bool boolean;
+  bool per_row;
+};
+
+// out_j = sum_i C[j, i] x_i + C[j, N] clip(sum_i A[i] x_i) + sum_k C[j, N + 1 + k] z_k; where
+// elements are known it is the sum of row M + j, in which their values may be a term.
 struct Combine {
   int64_t rows, elements;  // of each tensor, contiguous; elements are those of one row
   int inputs, outputs, noises;
@@ -17,14 +27,17 @@ struct Combine {
   const void* input[MAX_INPUTS];
   void* output[MAX_OUTPUTS];
   DType input_type[MAX_INPUTS], output_type[MAX_OUTPUTS];
-  const double* table;  // [1 or rows][A, if anything is clipped, then C of each output][columns()]
+  const double* table;  // [1 or rows][table_rows()][columns()]: A, if anything is clipped, then C
   bool table_per_row;
   Noise noise;
   const int64_t* draws;  // [1 or rows][noises]
   bool draws_per_row;
+  bool known;
+  Part values, mask;
 
   int64_t size() const { return rows * elements; }
-  int columns() const { return inputs + clip + noises; }
+  int columns() const { return inputs + clip + noises + known; }
+  int table_rows() const { return clip + outputs * (1 + known); }
 };
 
 struct CombineKernels {

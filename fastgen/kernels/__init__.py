@@ -8,6 +8,7 @@ combine`` reaches into the folder.
 from fastgen.kernels.bridge.contract import Clock, Sampling
 from fastgen.kernels.bridge.operator import batches, bridge, plain, times
 from fastgen.kernels.brownian.operator import brownian
+from fastgen.kernels.combine.contract import Known
 from fastgen.kernels.combine.operator import combine
 from fastgen.kernels.contract import Noise, Stream
 from fastgen.kernels.dispatch import BACKENDS
@@ -18,6 +19,7 @@ from fastgen.kernels.stochastic_combine.operator import bind_stochastic, stochas
 __all__ = [
     "BACKENDS",
     "Clock",
+    "Known",
     "Noise",
     "Sampling",
     "Stream",

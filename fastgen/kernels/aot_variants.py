@@ -62,6 +62,8 @@ class Variant:
     by_row: bool = False
     seed_per_row: bool = False
     draws_per_row: bool = False
+    known: tuple[torch.dtype, int, int] | None = None  # see `combine.specialise`
+    soft: bool = False  # what is known has weights
     tree: bool = False  # the Brownian tree, [times * rows, elements]
     area: bool = False  # the tree with areas
     ceiling: int = 64  # registers of a thread; 64 let 1024 threads run on a multiprocessor
@@ -97,10 +99,14 @@ class Variant:
             self.noises,
             rows if self.seed_per_row else 1,
             self.draws_per_row,
+            self.known,
         )
         tensors = [tuple(POINTERS[d] for d in kinds) for kinds in (self.inputs, self.outputs)]
         keys = ["*i64" if self.noises else "constexpr"] * 3
-        signature = [*tensors, "*fp64", *keys, *["i64"] * 5]
+        given = ["constexpr"] * 2
+        if self.known is not None:
+            given = [POINTERS[self.known[0]], POINTERS[self.known[0]] if self.soft else "*i1"]
+        signature = [*tensors, "*fp64", *keys, *given, *["i64"] * 5]
         return _source(combine_kernel, signature, special.constants()), special.geometry
 
     def _stochastic(self, given: tuple[torch.dtype, ...]) -> tuple[ASTSource, Geometry]:
@@ -162,6 +168,7 @@ def _source(kernel: Any, signature: list[Any], constants: tuple[Any, ...]) -> AS
             "y",
             "bias",
             "values",
+            "weights",
             "log_sum",
             "mean",
             "column",
@@ -200,6 +207,22 @@ VARIANTS = [
     Variant("noise, odd rows", (F32, BF16), (F32,), ODD, noises=1),
     Variant("serving, images", STEP, (F32, BF16), IMAGES, 1, True, True, True, True),
     Variant("serving, points", STEP, (F32, BF16), POINTS, 1, True, True, True, True),
+    Variant("known, images", (F32, F32), (F32,), known=(F32, 1, 1)),
+    Variant("known, by row, bf16", STEP, (F32, BF16), noises=1, known=(F32, 64, 64)),
+    Variant(
+        "known, soft, serving",
+        STEP,
+        (F32, BF16),
+        IMAGES,
+        1,
+        False,
+        True,
+        True,
+        True,
+        (F32, 64, 64),
+        True,
+        ceiling=80,
+    ),
     Variant("limits fp32", (F32,) * 24, (F32,) * 8, IMAGES, 8, True, True, True, True, ceiling=255),
     Variant("limits fp64", (F64,) * 24, (F64,) * 8, IMAGES, 8, True, True, True, True, ceiling=255),
     Variant("12 to 4, points", (*STEP,) * 4, (F32,) * 4, POINTS, 2, True, True, True, ceiling=128),

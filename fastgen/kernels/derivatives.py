@@ -64,7 +64,6 @@ def register(
     """
     operator = getattr(torch.ops.fastgen, name).default
     names = [argument.name for argument in operator._schema.arguments]
-    fixed = [i for i, argument in enumerate(names) if argument not in differentiable]
 
     def below(keys: Any, arguments: tuple[Any, ...]) -> Any:
         with torch._C._AutoDispatchBelowAutograd():
@@ -103,11 +102,11 @@ def register(
         reverse = torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments)
         if not reverse and forward_ad._current_level < 0:
             return below(keys, arguments)
-        for i in fixed:
-            if differentiated(arguments[i]):
+        for own, value in zip(names, arguments, strict=False):  # defaults are left out
+            if own not in differentiable and differentiated(value):
                 raise ValueError(
-                    f"{names[i]}: fastgen::{name} has derivatives in {', '.join(differentiable)} "
-                    f"alone; detach {names[i]}, or write the combination in torch operations"
+                    f"{own}: fastgen::{name} has derivatives in {', '.join(differentiable)} "
+                    f"alone; detach {own}, or write the combination in torch operations"
                 )
         flat, spec = pytree.tree_flatten(arguments)
         call = _Call(keys, spec, tuple(len(pytree.tree_leaves(a)) for a in arguments))

@@ -14,13 +14,18 @@ from torch.utils import _pytree as pytree
 from fastgen.common.checks import per_row
 from fastgen.common.derivatives import Pullback, outside_inference_mode, recordable
 from fastgen.common.display import displayed
+from fastgen.common.kept import kept
 from fastgen.common.typed import typed
+from fastgen.common.unwritten import version
+from fastgen.kernels import Known
+from fastgen.kernels.derivatives import differentiated
 from fastgen.model.arguments import Declared
 from fastgen.model.guidance import Guidance, check_guidance, check_pair_alone
 from fastgen.model.inputs import network_time
+from fastgen.model.masked import Masked
 from fastgen.model.model import Model, check_model
 from fastgen.observations.methods import Method, Point, method_of
-from fastgen.observations.observation import Observation, check_observation
+from fastgen.observations.observation import Mask, Observation, check_observation
 
 # Nearer to noise than this sigma / alpha the state says nothing of the data that float32 could
 # tell, and where alpha = 0 nothing at all: the prediction is that of the state scaled to here.
@@ -46,6 +51,9 @@ class ConditionedNetwork:
         ratio = float(model.schedule.ratio(1.0))
         far = ratio > _FARTHEST
         self._latest = float(model.schedule.time_at_ratio(_FARTHEST)) if far else 1.0
+        self.replaces = method.replaces(observation)
+        self._known: dict[Any, Known] = {}
+        self._hard = self.replaces and isinstance(observation, Mask) and not observation.soft
 
     @property
     def device(self) -> torch.device:
@@ -104,10 +112,9 @@ class ConditionedNetwork:
         own = self._own(observed, x)
         x, t = self._placed(x, t)
         data = self.prior(x, t, net_kwargs)
-        found = self.method.at_once(own, data)
-        if found is None:
-            found = self.method.corrected(self._point(x, t, data, _no_gradient, own))
-        return found
+        if self.replaces and isinstance(own, Mask):  # in one pass
+            return torch.lerp(data, own.known, own.mask)
+        return self.method.corrected(self._point(x, t, data, _no_gradient, own))
 
     def point(
         self,
@@ -122,6 +129,16 @@ class ConditionedNetwork:
         pull = Pullback(lambda z: self.prior(z, t, net_kwargs), x, "net")
         data = pull.value if pull.tracked else pull.value.detach()
         return self._point(x, t, data, pull.one, own)
+
+    def known(self, observed: Mapping[str, Tensor] | None, like: Tensor) -> Known:
+        """What a mask says of states [B, ...]: of them all, or what a call says is known."""
+        if observed is not None:
+            return _known(self._own(observed, like), observed["mask"].dtype == torch.bool)
+        tensors = list(self.observation.tensors.values())
+        if differentiated(tensors):
+            return _known(self._own(None, like), self._hard)
+        key = len(like), like.device, like.dtype, *map(version, tensors)
+        return kept(self._known, key, lambda: _known(self._own(None, like), self._hard))
 
     def _own(self, observed: Mapping[str, Tensor] | None, x: Tensor) -> Observation:
         """What was observed of these samples."""
@@ -150,6 +167,12 @@ class ConditionedNetwork:
         numbers = schedule.alpha(t), schedule.sigma(t), schedule.diffusion_squared(t)
         levels = [per_row(n.to(x.dtype), x) for n in numbers]
         return Point(data, back, observation.near(data), observation.noise.none, *levels)
+
+
+def _known(own: Observation, hard: bool) -> Known:
+    """What a mask says is known: bytes of a hard one, else weights."""
+    assert isinstance(own, Mask)
+    return Known(own.known, own.mask > 0 if hard else own.mask)
 
 
 def _no_gradient(vector: Tensor) -> Tensor:
@@ -183,6 +206,15 @@ class Conditioned(Model):
     def device(self) -> torch.device:
         """See `Model.device`."""
         return self.prior.device
+
+    @property
+    def masked(self) -> Masked | None:
+        """See `Model.masked`: where known numbers take the place of predictions."""
+        network = self.net
+        assert isinstance(network, ConditionedNetwork)
+        if not network.replaces:
+            return None
+        return Masked(network.model, network.guidance, "observed", network.known)
 
 
 @typed

@@ -74,9 +74,9 @@ class Method(ABC):
     nonlinear: ClassVar[bool] = True
     masks_only: ClassVar[bool] = False
 
-    def at_once(self, observation: Observation, data: Tensor) -> Tensor | None:
-        """The same in one pass, where that needs nothing but the data prediction; or None."""
-        return None
+    def replaces(self, observation: Observation) -> bool:
+        """Whether known numbers take the place of the prediction, and nothing else happens."""
+        return False
 
     @abstractmethod
     def corrected(self, at: Point) -> Tensor:
@@ -274,11 +274,9 @@ class Replacement(DDNM):
 
     masks_only: ClassVar[bool] = True
 
-    def at_once(self, observation: Observation, data: Tensor) -> Tensor | None:
-        """See `Method.at_once`."""
-        if not isinstance(observation, Mask) or not observation.noise.none:
-            return None
-        return torch.lerp(data, observation.known, observation.mask)
+    def replaces(self, observation: Observation) -> bool:
+        """See `Method.replaces`: where the known numbers have no noise."""
+        return isinstance(observation, Mask) and observation.noise.none
 
 
 @displayed

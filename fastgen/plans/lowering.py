@@ -16,10 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeAlias
 
-import numpy as np
-
 from fastgen.common.collecting import uncollected
-from fastgen.common.limits import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
 from fastgen.model.parametrisation import Parametrisation
 from fastgen.plans.buffers import Buffers, held_outputs
 from fastgen.plans.forms import (
@@ -29,23 +26,21 @@ from fastgen.plans.forms import (
     Increment,
     Instruction,
     Let,
-    Normal,
     Prediction,
     State,
     Value,
 )
+from fastgen.plans.placing import Unplaced, placed
 from fastgen.plans.program import (
     CLIPPED,
+    KNOWN,
     Atom,
     Call,
-    Clipped,
-    Given,
     NetworkInput,
     Program,
     Raw,
     Stage,
     Terms,
-    order,
 )
 
 # Terms of a sum inside a stage: far above the kernels' limits, and what bounds the time that any
@@ -66,6 +61,7 @@ def lower(
     keep_states: bool = False,
     hold_outputs: bool = True,
     weights: Weights = lambda t: (1.0,),
+    known: bool = False,
 ) -> Program:
     """Turn a plan's instructions into stages for one kind of network.
 
@@ -81,12 +77,14 @@ def lower(
         hold_outputs: a raw network output that later stages read may be kept by reference;
             False for networks that overwrite their last output.
         weights: the factors of the network's outputs at a time (see `fastgen.Guidance`).
+        known: of some elements the data are known: there they are what every evaluation predicts,
+            so that each sum has another form. What the network says of the others stays as it is.
 
     Raises:
         ValueError: where a stage exceeds the kernel's limits or has nothing but noise to read,
             or a prediction cannot be converted (see `Parametrisation.conversion`).
     """
-    sums = _Expansion(instructions, parametrisation, clip, cast, hold_outputs, weights)
+    sums = _Expansion(instructions, parametrisation, clip, cast, hold_outputs, weights, known)
     states = [i.value for i in instructions if isinstance(i, State)]
     observed = states if observe or keep_states else []
     if observe:  # callbacks may ask for the data prediction of the evaluation before
@@ -123,10 +121,10 @@ def lower(
         inputs = buffers.places(stage.reads)
         outputs = buffers.turn(s, stage.outputs)
         seen.update({a: (s, buffers.of[a]) for a in stage.outputs if isinstance(a, Value)})
-        stages.append(_placed(s, stage, inputs, outputs, clip))
+        stages.append(placed(s, stage, inputs, outputs, clip))
         for v in shown.get(s, ()):
             places = tuple([buffers.of[a] for a in again[v].outputs])
-            resumed[v] = _placed(s, again[v], buffers.places(again[v].reads), places, clip)
+            resumed[v] = placed(s, again[v], buffers.places(again[v].reads), places, clip)
         if s < len(sums.evaluations):
             call = sums.evaluations[s]
             state = buffers.of[call.x] if s in sums.reads_state else None
@@ -141,22 +139,6 @@ def lower(
         resumed=tuple(resumed[v] for v in observed if observe),
         read=read,
     )
-
-
-class _Unplaced:
-    """A stage before its buffers are known: each output, and the clipped value, as a sum.
-
-    reads: the inputs in the order of the sums: registers, then predictions that are in buffers and
-    raw outputs, both from the newest to the oldest.
-    """
-
-    def __init__(self, outputs: dict[Atom, Terms], clipped: Terms) -> None:
-        self.outputs, self.clipped = outputs, clipped
-        self.rows = [*([clipped] if clipped else []), *outputs.values()]
-        atoms = {atom for row in self.rows for atom in row}
-        self.normals = sorted(a for a in atoms if isinstance(a, Normal))
-        reads = [a for a in atoms if not isinstance(a, (Normal, Clipped))]
-        self.reads = sorted(reads, key=order)
 
 
 class _Expansion:
@@ -178,8 +160,10 @@ class _Expansion:
         cast: bool,
         hold_outputs: bool,
         weights: Weights,
+        known: bool,
     ) -> None:
         self.parametrisation, self.clip = parametrisation, clip
+        self.known, self._where_known = known, False  # whether sums are those of known data now
         self.hold_outputs, self.weights, self.branches = hold_outputs, weights, 2
         self._expanded: dict[Value, Terms] = {}  # registers of one segment
         self._conversions: dict[tuple[str, float], tuple[float, float]] = {}
@@ -204,12 +188,12 @@ class _Expansion:
         scales = [parametrisation.input_scale(e.time) for e in self.evaluations]
         self.scales = {k: c for k, c in enumerate(scales) if cast or c != 1.0}
 
-    def stages(self, keep: Iterable[Value]) -> list[_Unplaced]:
+    def stages(self, keep: Iterable[Value]) -> list[Unplaced]:
         """Every stage, found from the last to the first; keep: registers that the caller reads."""
         needed: set[Atom] = set(keep)  # by what comes after the stage
         # Of those, predictions that are written into buffers, by their evaluations.
         predicted: dict[int, set[Prediction]] = {}
-        found: list[_Unplaced] = []
+        found: list[Unplaced] = []
         for s in reversed(range(len(self.segments))):
             if s < len(self.evaluations):
                 needed.add(self.network_input(s))
@@ -219,10 +203,7 @@ class _Expansion:
             outputs += [a for a in [NetworkInput(s)] if a in needed]
             # Predictions that a later stage reads and that cannot be kept as the network's output.
             outputs += sorted(predicted.pop(s - 1, ()))
-            self._expand_segment(s, outputs)
-            rows = {a: self.terms(a, s) for a in outputs}
-            uses_clipped = any(CLIPPED in terms for terms in rows.values())
-            stage = _Unplaced(rows, self.clipped(s) if uses_clipped else {})
+            stage = self._stage(s, outputs)
             # What a run provides, and the outputs of the evaluation before, need no earlier stage.
             for a in stage.reads:
                 if isinstance(a, Prediction):
@@ -233,18 +214,26 @@ class _Expansion:
             found.append(stage)
         return found[::-1]
 
-    def again(self, stage: _Unplaced, state: Value) -> _Unplaced:
+    def again(self, stage: Unplaced, state: Value) -> Unplaced:
         """What a stage writes beside a state that depends on it, from the state as it then is."""
         s = self.born[state]
-        rows: dict[Atom, Terms] = {}
-        self._expand_segment(s, list(stage.outputs), state)
-        for atom in stage.outputs:
-            if atom != state and not isinstance(atom, Prediction):
-                terms = self.terms(atom, s)
-                if state in terms:
-                    rows[atom] = terms
+        others = [a for a in stage.outputs if a != state and not isinstance(a, Prediction)]
+        rows = self._rows(s, others, state)
+        return self._stage(s, [a for a in others if state in rows[a]], state)
+
+    def _stage(self, s: int, outputs: Sequence[Atom], given: Value | None = None) -> Unplaced:
+        """Outputs in terms of what stage s can read, a register as it is if it is given."""
+        rows, known = self._rows(s, outputs, given), None
+        if self.known:
+            self._where_known = True
+            known = self._rows(s, outputs, given)
+            self._where_known = False
         uses_clipped = any(CLIPPED in terms for terms in rows.values())
-        return _Unplaced(rows, self.clipped(s) if uses_clipped else {})
+        return Unplaced(rows, self.clipped(s) if uses_clipped else {}, known)
+
+    def _rows(self, s: int, outputs: Sequence[Atom], given: Value | None) -> dict[Atom, Terms]:
+        self._expand_segment(s, outputs, given)
+        return {a: self.terms(a, s) for a in outputs}
 
     def terms(self, output: Atom, segment: int) -> Terms:
         """One output in terms of what the stage of ``segment`` can read."""
@@ -301,6 +290,8 @@ class _Expansion:
 
     def prediction(self, symbol: Prediction, segment: int) -> Terms:
         """A prediction in terms of what the stage of ``segment`` can read."""
+        if self._where_known:
+            return self._known_prediction(symbol, segment)
         k, quantity = symbol.evaluation, symbol.quantity
         known = None if k == segment - 1 else self._earlier.get(symbol)
         if known is not None:
@@ -316,7 +307,20 @@ class _Expansion:
             return _nonzero({x: p, **raws})
         # Kept by reference without a copy, or the stage after the evaluation writes a buffer.
         kept = p == 0 and len(raws) == 1 and not clips and self.hold_outputs
+        if self.known and quantity != "data":
+            kept = False  # what is known says it with the state of then, which is gone
         return self._earlier.setdefault(symbol, raws if kept else {symbol: 1.0})
+
+    def _known_prediction(self, symbol: Prediction, segment: int) -> Terms:
+        """`prediction` where the data are known."""
+        k, quantity = symbol.evaluation, symbol.quantity
+        if k == segment - 1:
+            p, q = self.parametrisation.from_data(quantity, self.evaluations[k].time)
+            return _nonzero({self.evaluations[k].x: p, KNOWN: q})
+        self._where_known = False
+        plain = self.prediction(symbol, segment)
+        self._where_known = True
+        return plain if symbol in plain else {KNOWN: 1.0}
 
     def clipped(self, segment: int) -> Terms:
         """The data prediction before clipping."""
@@ -350,7 +354,7 @@ def _nonzero(terms: Terms) -> Terms:
     return terms if all(terms.values()) else {atom: c for atom, c in terms.items() if c != 0}
 
 
-def _ends(sums: _Expansion, stages: list[_Unplaced]) -> dict[Atom, int]:
+def _ends(sums: _Expansion, stages: list[Unplaced]) -> dict[Atom, int]:
     """For each value, the first stage whose outputs may take its place.
 
     The kernels read all inputs of an element before they write it, so the last reader itself may
@@ -364,30 +368,3 @@ def _ends(sums: _Expansion, stages: list[_Unplaced]) -> dict[Atom, int]:
             if s in sums.reads_state:
                 ends[sums.evaluations[s].x] = s + 1
     return ends
-
-
-def _placed(
-    s: int,
-    stage: _Unplaced,
-    inputs: tuple[int | Raw | Given, ...],
-    outputs: tuple[int, ...],
-    clip: tuple[float, float] | None,
-) -> Stage | None:
-    """The stage with its table of coefficients; None where it writes nothing."""
-    if not outputs:
-        return None
-    for what, count, limit in (
-        ("inputs", len(inputs), MAX_INPUTS),
-        ("outputs", len(outputs), MAX_OUTPUTS),
-        ("noises", len(stage.normals), MAX_NOISES),
-    ):
-        if count > limit:
-            raise ValueError(f"stage {s} has {count} {what}, the kernels take at most {limit}")
-    if not inputs:
-        raise ValueError(f"stage {s} reads no state or prediction, only noise")
-    columns: list[Atom] = [*stage.reads, *([CLIPPED] if stage.clipped else []), *stage.normals]
-    table = np.array([[row.get(a, 0.0) for a in columns] for row in stage.rows])
-    if not np.isfinite(table).all():
-        raise ValueError(f"stage {s} has a coefficient that is not finite")
-    bounds, ranks = clip if stage.clipped else None, tuple(map(order, stage.outputs))
-    return Stage(inputs, outputs, table, bounds, tuple(stage.normals), ranks)

@@ -31,6 +31,11 @@ class Clipped:
 
 
 @dataclass(frozen=True)
+class KnownData:
+    """The data where they are known, which are every evaluation's prediction there."""
+
+
+@dataclass(frozen=True)
 class NetworkInput:
     """The state scaled by c_in and cast to the network's dtype, for one evaluation."""
 
@@ -38,9 +43,9 @@ class NetworkInput:
 
 
 Given: TypeAlias = Computed | Increment  # tensors of the state's dtype that a run provides
-Atom: TypeAlias = Value | Prediction | Normal | Given | Raw | Clipped | NetworkInput
+Atom: TypeAlias = Value | Prediction | Normal | Given | Raw | Clipped | KnownData | NetworkInput
 Terms: TypeAlias = dict[Atom, float]
-CLIPPED = Clipped()
+CLIPPED, KNOWN = Clipped(), KnownData()
 
 
 @displayed
@@ -50,7 +55,8 @@ class Stage:
 
     inputs: buffer numbers, raw network outputs, or tensors that the run provides; outputs: buffer
     numbers; ranks: the order in which later stages add these up; normals: the noises of the table's
-    last columns.
+    last columns; known: whether what is known of the data makes a difference, so that the table has
+    rows and a column for it.
     """
 
     inputs: tuple[int | Raw | Given, ...]
@@ -59,6 +65,7 @@ class Stage:
     clip: tuple[float, float] | None
     normals: tuple[Normal, ...]
     ranks: tuple[tuple[int, int, int], ...]
+    known: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,14 +114,19 @@ class Program:
         return self.stages + self.resumed
 
     def bytes_per_element(self, state_bytes: int, network_bytes: int) -> int:
-        """Bytes that all stages together read and write per element of the state."""
+        """Bytes that all stages together read and write per element of the state.
+
+        Of what is known those of data and mask of each sample; what all share stays in caches.
+        """
 
         def size(slot: int | Raw | Given) -> int:
             if isinstance(slot, int):
                 return network_bytes if self.network_buffers[slot] else state_bytes
             return network_bytes if isinstance(slot, Raw) else state_bytes
 
-        return sum(size(slot) for s in self.stages if s for slot in (*s.inputs, *s.outputs))
+        stages = [s for s in self.stages if s]
+        moved = sum(size(slot) for s in stages for slot in (*s.inputs, *s.outputs))
+        return moved + (state_bytes + 1) * sum(s.known for s in stages)
 
     def signature(self) -> tuple[object, ...]:
         """All but the numbers: programs of one signature can share buffers and captured graphs.
@@ -129,6 +141,7 @@ class Program:
                 s.outputs,
                 s.table.shape,
                 s.clip,
+                s.known,
             )
             for s in self.stages
         ]

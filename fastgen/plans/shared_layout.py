@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastgen.common.limits import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
+from fastgen.kernels.combine.contract import table_shape
 from fastgen.plans.program import Program, Raw, Stage
 
 
@@ -24,7 +25,8 @@ class Layout:
 
     slots: state buffers; ages: outputs of how many evaluations a stage reads; branches: outputs of
     an evaluation, with guidance more than one; noises: draws of a stage; evaluations: of the
-    longest program; clip: bounds of the clipped data prediction.
+    longest program; clip: bounds of the clipped data prediction; known: whether a part of the data
+    is known, for which every table has a second set of sums.
     """
 
     slots: int
@@ -33,6 +35,7 @@ class Layout:
     noises: int
     evaluations: int
     clip: tuple[float, float] | None
+    known: bool = False
 
     @staticmethod
     def of(program: Program) -> Layout:
@@ -59,6 +62,7 @@ class Layout:
             noises=max((len(s.normals) for _, s in stages), default=0),
             evaluations=len(program.calls),
             clip=next((s.clip for _, s in stages if s.clip is not None), None),
+            known=any(s.known for _, s in stages),
         )
 
     def join(self, other: Layout) -> Layout:
@@ -76,6 +80,7 @@ class Layout:
             noises=max(self.noises, other.noises),
             evaluations=max(self.evaluations, other.evaluations),
             clip=self.clip if other.clip is None else other.clip,
+            known=self.known or other.known,
         )
         inputs, outputs = joined.inputs, joined.slots + 1
         if inputs > MAX_INPUTS or outputs > MAX_OUTPUTS or joined.noises > MAX_NOISES:
@@ -95,7 +100,7 @@ class Layout:
     def table(self) -> tuple[int, int]:
         """Shape of a row's table."""
         clip = self.clip is not None
-        return self.slots + 1 + clip, self.inputs + clip + self.noises
+        return table_shape(self.inputs, self.slots + 1, clip, self.noises, self.known)
 
 
 @dataclass(frozen=True)
@@ -160,7 +165,7 @@ def _table(
     """Stage k's table: before, after: buffers by slot; following: what is evaluated next."""
     clip = layout.clip is not None
     table = np.zeros(layout.table)
-    rows = {}
+    rows, there = {}, {}
     if stage is not None:
         columns = []
         for i in stage.inputs:
@@ -176,11 +181,17 @@ def _table(
             columns.append(layout.inputs)
             own = own[1:]
         columns += [layout.inputs + clip + n for n in range(len(stage.normals))]
-        rows = dict(zip(stage.outputs, own, strict=True))
+        columns += [layout.table[1] - 1] if stage.known else []
+        count = len(stage.outputs)
+        rows = dict(zip(stage.outputs, own[:count], strict=True))
+        there = dict(
+            zip(stage.outputs, own[-count:], strict=True)
+        )  # the same where nothing is known
     targets = [*enumerate(after), *((layout.slots, buffer) for buffer in following)]
-    for slot, buffer in targets:
-        if buffer in rows:
-            table[clip + slot, columns] = rows[buffer]
-        else:
-            table[clip + slot, before.index(buffer)] = 1.0
+    for sums, first in ((rows, clip), (there, clip + layout.slots + 1))[: 1 + layout.known]:
+        for slot, buffer in targets:
+            if buffer in sums:
+                table[first + slot, columns] = sums[buffer]
+            else:
+                table[first + slot, before.index(buffer)] = 1.0
     return table

@@ -26,7 +26,7 @@ from fastgen.plans import Plan
 from fastgen.plans.forms import Computed
 from fastgen.sampling.network_calls import TimeTables
 from fastgen.sampling.prepared import Prepared
-from fastgen.sampling.run import BufferKey, InPlaceRun
+from fastgen.sampling.run import BufferKey, InPlaceRun, kind_of_known
 from fastgen.sampling.tables import Tables
 
 
@@ -118,7 +118,7 @@ class Captured:
         warmup: int,
         net_kwargs: dict[str, Any],
     ) -> None:
-        self.prepared, self._warmup = prepared, warmup
+        self.prepared, self._warmup = prepared.masked or prepared, warmup
         self._shape, self._device = check_sizes("shape", shape), device
         self._arguments = StaticArguments(net_kwargs, device)
         self._turns = Turns(device)
@@ -146,12 +146,20 @@ class Captured:
             return self._made
         prepared, device = self.prepared, self._device
         x, seeds, ids = prepared.initial(torch.zeros(self._shape, device="cpu"), 0, None, device)
+        arguments, known = prepared.split(self._arguments.values, x)
         # A seed for every sample: one for all is then a special case.
-        key = BufferKey(tuple(x.shape), x.device, prepared.dtypes, x.shape[0], False, False)
+        key = BufferKey(
+            tuple(x.shape),
+            x.device,
+            prepared.dtypes,
+            x.shape[0],
+            False,
+            False,
+            kind_of_known(known, x),
+        )
         tables = prepared.new_tables(device)
         times = prepared.new_time_tables(x.shape[0], device)
         run = InPlaceRun(prepared.program(), tables, key, prepared.backend)
-        arguments = self._arguments.values
 
         def work() -> None:
             state, seeds, ids = run.slots[0], run.seeds, run.ids
@@ -160,7 +168,7 @@ class Captured:
                 run.advance(k, calls)
 
         def start() -> None:
-            run.start(x, seeds, ids)
+            run.start(x, seeds, ids, False, known)
             work()
 
         with unrecorded(prepared.model.net):
@@ -208,8 +216,9 @@ class Captured:
         keys = seed, sample_ids, run.key.device
         start = self.prepared.initial(shape if x is None else x, *keys, data)
         self._arguments.load(merged(net_kwargs, kwargs))
+        known = self.prepared.split(self._arguments.values, start[0])[1]
         with unrecorded(self.prepared.model.net):
-            run.start(*start)
+            run.start(*start, False, known)
             made.recording.replay()
         return run.finish()
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastgen.common.display import displayed
 from fastgen.common.unwritten import version
+from fastgen.kernels.combine.reference import mixed
 from fastgen.plans import Plan, Program
 from fastgen.sampling.network_calls import converted
 from fastgen.sampling.prepared import Prepared
@@ -171,7 +172,8 @@ def last_evaluation(prepared: Prepared, run: ShowsEvaluation, k: int) -> Evaluat
 
     def data(output: Tensor, state: Tensor) -> Tensor:
         found = converted(prepared.parametrisation, "data", time, state, output)
-        return found if plan.clip is None else found.clamp(*plan.clip)
+        found = found if plan.clip is None else found.clamp(*plan.clip)
+        return found if run.known is None else mixed(found, *run.known)
 
     return Evaluation(time, read, data)
 

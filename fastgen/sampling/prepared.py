@@ -16,17 +16,18 @@ from fastgen.common.devices import current_stream
 from fastgen.common.kept import kept
 from fastgen.common.memo import Memo
 from fastgen.common.transforms import outside_transforms
-from fastgen.kernels import dispatch
+from fastgen.kernels import Known, dispatch
 from fastgen.model.guidance import Guidance, check_guidance, check_pair_alone
+from fastgen.model.masked import Masked
 from fastgen.model.model import Model, check_model
 from fastgen.model.transforms import Transform
 from fastgen.plans import Plan, Program
-from fastgen.plans.forms import Increment
+from fastgen.plans.forms import Computed, Increment, Let
 from fastgen.sampling.beginning import initial_state
 from fastgen.sampling.idle import Idle
 from fastgen.sampling.increments import Increments, IncrementTable
 from fastgen.sampling.network_calls import NetworkCalls, TimeRows, TimeTables, check_plan
-from fastgen.sampling.run import BufferKey, InPlaceRun
+from fastgen.sampling.run import BufferKey, InPlaceRun, kind_of_known
 from fastgen.sampling.tables import Tables
 from fastgen.sampling.window import WindowSums
 
@@ -87,6 +88,7 @@ class Prepared:
         noise: str,
         dtype: torch.dtype,
         backend: str | None,
+        known: Masked | None = None,
     ) -> None:
         check_model(model)
         if not isinstance(plan, Plan):
@@ -107,6 +109,7 @@ class Prepared:
         check_choice("noise", noise, NOISES)
         self.model, self.plan, self.guidance, self.noise = model, plan, guidance, noise
         self.transform, self.dtype, self.backend = transform, dtype, backend
+        self.known = known
         # What the stages are handed; the transform itself needs what the network predicts.
         self.parametrisation = replace(model.parametrisation, transformed=transform is not None)
         self.dtypes = dtype, model.input_dtype(dtype)
@@ -130,7 +133,38 @@ class Prepared:
     def with_plan(self, plan: Plan, guidance: Guidance | None) -> Prepared:
         """The same with another plan or other guidance."""
         model, transform, noise = self.model, self.transform, self.noise
-        return Prepared(model, plan, guidance, transform, noise, self.dtype, self.backend)
+        rest = self.dtype, self.backend, self.known
+        return Prepared(model, plan, guidance, transform, noise, *rest)
+
+    @cached_property
+    def masked(self) -> Prepared | None:
+        """The same for stages that keep what is known of the data, with the network of the prior.
+
+        None where nothing is known, where something stands between network and stage, and where
+        the prior's output does not determine the data at a time of the plan: then the model's own
+        network keeps it.
+        """
+        masked = self.model.masked
+        if masked is None or self.transform is not None or self.guidance is not None:
+            return None
+        prior, plan = masked.prior, self.plan
+        computed = any(
+            isinstance(symbol, Computed)
+            for i in plan.instructions
+            if isinstance(i, Let)
+            for symbol in i.form.terms
+        )
+        if computed or prior.learned_variance or prior.parametrisation.outputs > 1:
+            return None
+        options = masked.guidance, None, self.noise, self.dtype, self.backend
+        try:
+            return Prepared(prior, plan, *options, masked)
+        except ValueError:
+            return None
+
+    def split(self, arguments: dict[str, Any], x: Tensor) -> tuple[dict[str, Any], Known | None]:
+        """The arguments of the network, and what is known of states like x."""
+        return (arguments, None) if self.known is None else self.known.split(arguments, x)
 
     def program(self, observe: bool = False, keep: bool = False, scale: float = 2.0) -> Program:
         """The lowered plan; ``scale`` stands for guidance scales that differ between samples."""
@@ -161,6 +195,7 @@ class Prepared:
                 "observe": observe,
                 "keep_states": keep,
                 "hold_outputs": not self.model.reuses_output,
+                "known": self.known is not None,
             }
 
             def make() -> PreparedProgram:
@@ -227,10 +262,11 @@ class Prepared:
         return [i for stage in stages for i in stage.inputs if isinstance(i, Increment)]
 
     def workspace(
-        self, observe: bool, keep: bool, x: Tensor, seeds: Tensor
+        self, observe: bool, keep: bool, x: Tensor, seeds: Tensor, known: Known | None = None
     ) -> tuple[InPlaceRun, TimeRows]:
         """Buffers and prepared calls for a run, and its times: an earlier run's where they fit."""
-        key = BufferKey(tuple(x.shape), x.device, self.dtypes, seeds.numel(), observe, keep)
+        kind = kind_of_known(known, x)
+        key = BufferKey(tuple(x.shape), x.device, self.dtypes, seeds.numel(), observe, keep, kind)
         found = self._idle.take(key)
         if found is not None:
             found[1].restore(self.time_tables(x))

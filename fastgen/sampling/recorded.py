@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
+from fastgen.kernels import Known
 from fastgen.kernels.combine.operator import combine
 from fastgen.plans import Program, Stage
 from fastgen.plans.program import Raw
@@ -26,9 +27,18 @@ class RecordedRun:
         self.program, self.tables, self.checkpoint = program, tables, checkpoint
         self.dtypes = [dtypes[on_network] for on_network in program.network_buffers]
         self.raws: dict[int, tuple[Tensor, ...]] = {}
+        self.known: Known | None = None
 
-    def start(self, x: Tensor, seeds: Tensor, ids: Tensor, in_order: bool = False) -> None:
-        """Take the initial state, seeds and ids of a run."""
+    def start(
+        self,
+        x: Tensor,
+        seeds: Tensor,
+        ids: Tensor,
+        in_order: bool = False,
+        known: Known | None = None,
+    ) -> None:
+        """Take the initial state, seeds and ids of a run, and what is known of its data."""
+        self.known = known
         x = x.clone()  # a network or a callback that writes to it does not reach the caller's
         self.slots = [x] * len(self.dtypes)
         self.noise = self.tables.noise(seeds, ids)
@@ -95,7 +105,8 @@ class RecordedRun:
         table = self.tables.coefficients[s]
         assert table is not None
         dtypes = [self.dtypes[o] for o in stage.outputs]
-        return combine(tensors, table, dtypes, clip=stage.clip, noise=self.noise[s])
+        known = self.known if stage.known else None
+        return combine(tensors, table, dtypes, clip=stage.clip, noise=self.noise[s], known=known)
 
     def finish(self) -> Tensor:
         """The result."""

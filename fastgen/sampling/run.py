@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from fastgen.common.devices import current_stream
 from fastgen.common.memory import storage_address
-from fastgen.kernels import dispatch
+from fastgen.common.unwritten import version
+from fastgen.kernels import Known, dispatch
 from fastgen.kernels.contract import HoldsAddresses
 from fastgen.plans import Program
 from fastgen.plans.forms import Computed, Increment
@@ -41,8 +42,31 @@ class CallsNetwork(Protocol):
 class ShowsEvaluation(Protocol):
     """An observed run: `InPlaceRun`, or `recorded.RecordedRun`."""
 
+    known: Known | None
+
     def evaluated(self, k: int, /) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """The outputs of evaluation k, the last, and the state it was at."""
+
+
+class KindOfKnown(NamedTuple):
+    """Rows of the values and of the mask of what is known, and the mask's dtype."""
+
+    values: int
+    mask: int
+    dtype: torch.dtype
+
+
+# Rows shorter than this have what is known each for itself: to find it again takes longer.
+_SHORT = 512
+
+
+def kind_of_known(known: Known | None, x: Tensor) -> KindOfKnown | None:
+    """What buffers for it are like."""
+    if known is None:
+        return None
+    short = x.numel() < _SHORT * len(x)
+    values, mask = [len(x) if short else len(part) for part in known]
+    return KindOfKnown(values, mask, known.mask.dtype)
 
 
 @dataclass(frozen=True)
@@ -58,6 +82,7 @@ class BufferKey:
     seeds: int
     observe: bool
     keep: bool
+    known: KindOfKnown | None = None
     stream: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -110,6 +135,14 @@ class InPlaceRun(HoldsAddresses):
         self._taken = set(self._owned)  # with outputs that are still needed
         self._raws: dict[int, tuple[Tensor, ...]] = {}
         noise = tables.noise(self.seeds, self.ids)
+        self.known: Known | None = None
+        self._last_known: tuple[Any, ...] | None = None  # what is there, and how often written to
+        if key.known is not None:
+            values, mask, dtype = key.known
+            self.known = Known(
+                torch.empty((values, *key.shape[1:]), dtype=state, device=key.device),
+                torch.empty((mask, *key.shape[1:]), dtype=dtype, device=key.device),
+            )
         calls = [
             None
             if stage is None
@@ -119,6 +152,7 @@ class InPlaceRun(HoldsAddresses):
                 table,
                 stage.clip,
                 z,
+                self.known if stage.known else None,
             )
             for stage, table, z in zip(
                 program.kernel_calls, tables.coefficients, noise, strict=True
@@ -150,13 +184,33 @@ class InPlaceRun(HoldsAddresses):
             call if direct else None,
         )
 
-    def start(self, x: Tensor, seeds: Tensor, ids: Tensor, in_order: bool = False) -> None:
-        """Take the initial state, seeds and ids of a run; ``in_order``: ids are 0 .. B - 1."""
+    def start(
+        self,
+        x: Tensor,
+        seeds: Tensor,
+        ids: Tensor,
+        in_order: bool = False,
+        known: Known | None = None,
+    ) -> None:
+        """Take the initial state, seeds and ids of a run, and what is known of its data.
+
+        in_order: ids are 0 .. B - 1.
+        """
         self.slots[0].copy_(x.detach() if x.requires_grad else x)
         self.seeds.copy_(seeds)
         if not (in_order and self._in_order):
             self.ids.copy_(ids)
             self._in_order = in_order
+        if self.known is not None and known is not None:
+            versions = known, *map(version, known)
+            if (
+                self._last_known is None
+                or self._last_known[0] is not known
+                or (self._last_known[1:] != versions[1:])
+            ):
+                for own, given in zip(self.known, known, strict=True):
+                    own.copy_(given.detach())
+                self._last_known = versions
         self._raws.clear()
         self._taken = set(self._owned)
 

@@ -282,7 +282,10 @@ class Sampler:
     ) -> Tensor | tuple[Tensor, Tensor]:
         """`__call__`; ``within`` gives the network the transforms of torch back that are active."""
         prepared = self._eager if transforming() else self.prepared  # compiled: without tangents
+        if parallel is None and within is None:
+            prepared = prepared.masked or prepared
         x, seeds, ids = prepared.initial(shape_or_x, seed, sample_ids, device)
+        arguments, known = prepared.split(arguments, x)
         observe, keep = callback is not None, trajectory
         program = prepared.program(observe, keep)
         run: InPlaceRun | RecordedRun
@@ -291,7 +294,7 @@ class Sampler:
             tables = prepared.tables(x.device, observe, keep)
             run = RecordedRun(program, tables, prepared.dtypes, checkpoint)
         else:
-            run, rows = prepared.workspace(observe, keep, x, seeds)
+            run, rows = prepared.workspace(observe, keep, x, seeds, known)
         tick = progress_bar(self.plan, progress)
         calls: CallsNetwork = prepared.network_calls(
             x, seeds, ids, arguments, check_finite=check_finite, tick=tick, rows=rows
@@ -305,7 +308,7 @@ class Sampler:
             length = min(parallel.window, self.plan.nfe)
             sums = prepared.window_sums(observe, keep, length, x.device)
             calls = window = WindowCalls(parallel, prepared, calls, run, sums, seeds, ids)
-        run.start(x, seeds, ids, sample_ids is None)
+        run.start(x, seeds, ids, sample_ids is None, known)
         states = [x] if trajectory else []
         reports = reports_of(program, self.plan) if trajectory or observe else None
         with torch.inference_mode(False) if differentiable else unrecorded(self.model.net):

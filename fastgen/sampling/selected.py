@@ -61,6 +61,7 @@ class SelectingCalls:
         self._prepared, self._calls, self._run = prepared, calls, run
         self._points, self._choose = frozenset(points), choose
         self._last: tuple[tuple[Tensor, ...], Tensor | None] = (), None
+        self.known = run.known
         self.provide = calls.provide
 
     def __call__(self, k: int, network_input: Tensor, state: Tensor | None) -> tuple[Tensor, ...]:

@@ -119,7 +119,8 @@ def served_plan(
     shared = embed(prepared.program(), layout)
     noises = layout.inputs + (layout.clip is not None)
     columns = [*range(layout.slots), *range(noises, noises + layout.noises)]
-    first = shared.first[layout.clip is not None :, columns][None]
+    begin = int(layout.clip is not None)
+    first = shared.first[begin : begin + layout.slots + 1, columns][None]
     values = prepared.model.time_values(plan.evaluations)
     times = prepared.model.time_table(values, 1, device)[..., 0]
     length = layout.evaluations + 1

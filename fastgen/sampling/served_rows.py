@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,55 +10,94 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastgen.common.errors import nearest
+from fastgen.kernels import Known
+from fastgen.kernels.combine.reference import mixed
+from fastgen.model.arguments import Declared
+from fastgen.sampling.capture import StaticArguments
 from fastgen.sampling.network_calls import converted
 from fastgen.sampling.prepared import Prepared
 
 
-def write_arguments(
-    row: int,
-    rows: int,
-    by_row: Callable[[str, Any, int], bool],
-    initial: Mapping[str, Any],
-    values: Mapping[str, Any],
-    given: Mapping[str, Any],
-) -> None:
-    """Write a row of the network's arguments.
+class ServedArguments:
+    """The network's arguments of a batch, and what is known: requests write their rows of both.
+
+    network: what the network is handed. known: what stages keep of the data, or None.
 
     Args:
-        row: of ``rows``.
-        rows: of the batch.
-        by_row: whether a part of an argument has a row for each request.
-        initial: what the batch was made with, which holds where a request says nothing.
-        values: what the network is handed, written in place.
-        given: the request's own.
+        prepared: what the batch runs.
+        declared: which arguments have a row for each request.
+        given: what the batch is made with, which holds where a request says nothing.
+        like: states of all rows.
 
     Raises:
-        ValueError: naming the argument, before anything is written.
+        ValueError: for something known that cannot be written where stages read it.
     """
-    for name in given:
-        if name not in values:
-            raise ValueError(f"unknown argument {name!r}: {nearest(name, values)}")
-    writes: list[tuple[Tensor, Tensor]] = []
-    for name in values:
-        own, structure = pytree.tree_flatten(values[name])
-        leaves = pytree.tree_leaves(initial[name])
-        taken = [x[row] if by_row(name, x, rows) else x for x in leaves]
-        if name in given:
-            taken, other = pytree.tree_flatten(given[name])
-            if other != structure:
-                raise ValueError(f"{name}: expected the structure {structure}, got {other}")
-        for static, x in zip(own, taken, strict=True):
-            if not by_row(name, static, rows):
-                if name in given:
-                    raise ValueError(f"{name}: it has no batch axis of {rows}; all rows share it")
-                continue
-            if not isinstance(x, Tensor) or x.shape != static.shape[1:]:
-                expected = tuple(static.shape[1:])
-                found = tuple(x.shape) if isinstance(x, Tensor) else repr(x)
-                raise ValueError(f"{name}: expected a tensor {expected} for one row, got {found}")
-            writes.append((static[row], x))
-    for target, x in writes:
-        target.copy_(x, non_blocking=True)
+
+    def __init__(
+        self, prepared: Prepared, declared: Declared, given: Mapping[str, Any], like: Tensor
+    ) -> None:
+        self._initial = StaticArguments(given, like.device).values
+        self._values = StaticArguments(given, like.device).values
+        self._rows, self._has_rows = len(like), declared.has_rows
+        self.network, self.known = prepared.split(self._values, like)
+        argument = None if prepared.known is None else prepared.known.argument
+        if argument in self._values:
+            self.known = Known(
+                **{
+                    "values" if name == "known" else name: x
+                    for name, x in self._values[argument].items()
+                }
+            )
+            for name, x in self._values[argument].items():
+                if not (x.is_floating_point() or (name == "mask" and x.dtype == torch.bool)):
+                    raise ValueError(
+                        f"{argument}[{name!r}]: expected numbers of a floating-point dtype"
+                        f"{', or bool' * (name == 'mask')}, to which requests write theirs, got "
+                        f"{x.dtype}"
+                    )
+
+    def write(self, row: int, given: Mapping[str, Any]) -> None:
+        """Write a row of the arguments: a request's own, and for others what the batch began with.
+
+        Raises:
+            ValueError: naming the argument, before anything is written.
+        """
+        for name in given:
+            if name not in self._values:
+                raise ValueError(f"unknown argument {name!r}: {nearest(name, self._values)}")
+        writes: list[tuple[Tensor, Tensor]] = []
+        for name in self._values:
+            own, structure = pytree.tree_flatten(self._values[name])
+            taken = [
+                x[row] if self._has_rows(name, x, self._rows) else x
+                for x in pytree.tree_leaves(self._initial[name])
+            ]
+            if name in given:
+                taken, other = pytree.tree_flatten(given[name])
+                if other != structure:
+                    raise ValueError(f"{name}: expected the structure {structure}, got {other}")
+            for static, x in zip(own, taken, strict=True):
+                if not self._has_rows(name, static, self._rows):
+                    if name in given:
+                        raise ValueError(
+                            f"{name}: it has no batch axis of {self._rows}; all rows share it"
+                        )
+                    continue
+                if not isinstance(x, Tensor) or x.shape != static.shape[1:]:
+                    expected = tuple(static.shape[1:])
+                    found = tuple(x.shape) if isinstance(x, Tensor) else repr(x)
+                    raise ValueError(
+                        f"{name}: expected a tensor {expected} for one row, got {found}"
+                    )
+                writes.append((static[row], x))
+        for target, x in writes:
+            target.copy_(x, non_blocking=True)
+
+    def kept(self, row: int, data: Tensor) -> Tensor:
+        """A row's data prediction [...] with what is known of it."""
+        if self.known is None:
+            return data
+        return mixed(data, *[part[row if len(part) > 1 else 0] for part in self.known])
 
 
 class Seen:

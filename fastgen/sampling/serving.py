@@ -22,7 +22,6 @@ from fastgen.kernels import Noise, Stream, dispatch
 from fastgen.model.model import merged
 from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.plans import Plan
-from fastgen.sampling.capture import StaticArguments
 from fastgen.sampling.network_calls import NetworkCalls
 from fastgen.sampling.prepared import Prepared
 from fastgen.sampling.run import check_fresh
@@ -36,7 +35,7 @@ from fastgen.sampling.served_plan import (
     layout_of,
     served_plan,
 )
-from fastgen.sampling.served_rows import Seen, write_arguments
+from fastgen.sampling.served_rows import Seen, ServedArguments
 
 # Plans and guidance scales whose tables stay on the device.
 KEPT_PROGRAMS = 64
@@ -71,6 +70,8 @@ class ContinuousBatch:
         previews: bool = False,
     ) -> None:
         check_servable(prepared)
+        declared = prepared.model.declared  # of what is known too
+        prepared = prepared.masked or prepared
         self._prepared, self._device, self._capture = prepared, device, capture
         empty = torch.zeros(check_sizes("shape", shape), device=device)
         self._shape = prepared.initial(empty, 0, None, device)[0].shape
@@ -108,8 +109,7 @@ class ContinuousBatch:
         # Rows without a request are evaluated too: at a time that the network can take.
         own = self._embedded(prepared.plan, None)
         self._times = own.times.repeat(1, rows)
-        self._initial_arguments = StaticArguments(net_kwargs, device)
-        self._arguments = StaticArguments(net_kwargs, device)
+        self._arguments = ServedArguments(prepared, declared, net_kwargs, self._slots[0])
         self._turns = Turns(device)
         self._normals = dispatch.find("normals", device, prepared.backend)
         self._bind_combine = dispatch.find("bind_combine", device, prepared.backend)
@@ -196,9 +196,7 @@ class ContinuousBatch:
         keys = seed_tensor(seed, 1, self._device), id_tensor([sample_id], 1, self._device)
         row = self._free[-1]
         self._turns.take()
-        by_row, own = self._prepared.model.declared.has_rows, merged(net_kwargs, kwargs)
-        initial, values = self._initial_arguments.values, self._arguments.values
-        write_arguments(row, self._shape[0], by_row, initial, values, own)
+        self._arguments.write(row, merged(net_kwargs, kwargs))
         self._free.pop()
         self._tickets += 1
         self._requests[self._tickets] = Request(self._tickets, row, found, found.nfe)
@@ -275,7 +273,8 @@ class ContinuousBatch:
         if not done:
             raise RuntimeError(f"ticket {ticket}: nothing is evaluated yet; step first")
         self._turns.take()
-        return self._seen.data(request.row, request.embedded.prepared, done - 1)
+        found = self._seen.data(request.row, request.embedded.prepared, done - 1)
+        return self._arguments.kept(request.row, found)
 
     def _request(self, ticket: int) -> Request:
         if ticket not in self._requests:
@@ -302,7 +301,7 @@ class ContinuousBatch:
             [tuple([t.repeat(joint) for t in times])] if joint > 1 else (),
             guidance,
             None,
-            self._arguments.values,
+            self._arguments.network,
             False,
             lambda: None,
             guided=[guidance is not None],
@@ -351,6 +350,7 @@ class ContinuousBatch:
             self._table,
             self.layout.clip,
             self._noise(slice(None), self._draw),
+            self._arguments.known,
         )
 
     def _noise(self, rows: slice, draws: Tensor) -> Noise | None:

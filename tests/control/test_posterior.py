@@ -188,7 +188,10 @@ class TestAsAnyModel:
         assert torch.equal(captured(seed=3), wanted)
         parallel = fastgen.Parallel(3, 0.0)
         found = sampler((4, 6), seed=3, parallel=parallel, **observation.rows(4))
-        assert torch.equal(found, wanted)
+        if sampler.prepared.masked is None:
+            assert torch.equal(found, wanted)
+        else:  # the network keeps what is known there, the stages elsewhere
+            torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
         with torch.inference_mode():
             assert torch.equal(sampler((4, 6), seed=3), wanted)
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastgen.common.limits import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
-from fastgen.kernels import Noise
+from fastgen.kernels import Known, Noise
 from fastgen.kernels.combine import reference
+from fastgen.kernels.combine.contract import table_shape
 
 cpp = pytest.importorskip("fastgen.kernels.combine.cpp")
 _C = pytest.importorskip("fastgen._C")
@@ -39,17 +40,17 @@ def poisoned(shape, dtypes):
     return [torch.full(shape, math.nan, dtype=dtype) for dtype in dtypes]
 
 
-def check(inputs, table, dtypes, clip=None, noise=None):
+def check(inputs, table, dtypes, clip=None, noise=None, known=None):
     """All instruction sets against the reference, through `combine_into` and `bind`."""
-    expected = reference.combine(inputs, table, dtypes, clip, noise)
+    expected = reference.combine(inputs, table, dtypes, clip, noise, known)
     fixed = [x.contiguous() for x in inputs[1:]]
     for name in each_isa():
         outputs = poisoned(inputs[0].shape, dtypes)
-        cpp.combine_into(inputs, outputs, table, clip, noise)
+        cpp.combine_into(inputs, outputs, table, clip, noise, known)
         for j, (got, want) in enumerate(zip(outputs, expected, strict=True)):
             assert same(got, want), f"{name}: output {j}"
         outputs = poisoned(inputs[0].shape, dtypes)
-        bound = cpp.bind([None, *fixed], outputs, table, clip, noise)
+        bound = cpp.bind([None, *fixed], outputs, table, clip, noise, known)
         bound(inputs[:1])
         for j, (got, want) in enumerate(zip(outputs, expected, strict=True)):
             assert same(got, want), f"{name}: output {j}, bound"
@@ -62,6 +63,11 @@ def make(generator, shape, dtype, special):
         pick = torch.randint(len(SPECIAL), shape, generator=generator)
         x = torch.where(places, SPECIAL[pick], x)
     return x.to(dtype)
+
+
+def make_mask(generator, shape, dtype):
+    weights = (2 * torch.rand(shape, generator=generator) - 0.5).clamp(0, 1)
+    return weights > 0.5 if dtype == torch.bool else weights.to(dtype)
 
 
 @st.composite
@@ -77,7 +83,8 @@ def calls(draw):
     clip = draw(st.sampled_from([None, None, (-1.0, 1.0), (0.5, 0.5), (-math.inf, 0.1)]))
     noises = draw(st.integers(0, 3) | st.just(MAX_NOISES))
     special = draw(st.booleans())
-    shape = (len(outputs) + (clip is not None), len(inputs) + (clip is not None) + noises)
+    is_known = draw(st.booleans())
+    shape = table_shape(len(inputs), len(outputs), clip is not None, noises, is_known)
     tables = rows if draw(st.booleans()) and rows else 1
     table = torch.randn(tables, *shape, generator=generator, dtype=F64)
     table *= torch.tensor(TINY)[torch.randint(len(TINY), table.shape, generator=generator)]
@@ -93,7 +100,15 @@ def calls(draw):
             draw(st.integers(0, 255)),
         )
     tensors = [make(generator, (rows, columns), dtype, special) for dtype in inputs]
-    return tensors, table, outputs, clip, noise
+    known = None
+    if is_known:
+        sizes = [rows if draw(st.booleans()) else 1 for _ in range(2)]
+        values = make(generator, (sizes[0], columns), draw(st.sampled_from(kinds)), special)
+        mask = make_mask(
+            generator, (sizes[1], columns), draw(st.sampled_from([*kinds, torch.bool]))
+        )
+        known = Known(values, mask)
+    return tensors, table, outputs, clip, noise, known
 
 
 @given(calls())
@@ -183,6 +198,59 @@ def test_outputs_may_be_inputs(columns, tables, dtype):
         cpp.combine_into([a, b, c], [b, other, a, c], table, None, noise)
         for got, want in zip([b, other, a, c], expected, strict=True):
             assert same(got, want)
+
+
+@pytest.mark.parametrize("columns", [2, 45, 700])
+@pytest.mark.parametrize("tables", [1, 3])
+@pytest.mark.parametrize("kind", [torch.bool, F32])
+def test_outputs_may_be_inputs_where_some_are_known(columns, tables, kind):
+    generator = torch.Generator().manual_seed(5)
+    start = [make(generator, (3, columns), F32, False) for _ in range(2)]
+    table = torch.randn(tables, 6, 3, generator=generator, dtype=F64)
+    table[:, 1:3, 0] = 0  # later outputs read what output 0 overwrites where it is known alone
+    known = Known(torch.randn(1, columns), make_mask(generator, (3, columns), kind))
+    expected = reference.combine(start, table, [F32] * 3, None, None, known)
+    for _ in each_isa():
+        a, b = (x.clone() for x in start)
+        other = poisoned(a.shape, [F32])[0]
+        cpp.combine_into([a, b], [a, other, b], table, None, None, known)
+        for got, want in zip([a, other, b], expected, strict=True):
+            assert same(got, want)
+
+
+@pytest.mark.parametrize("shape", [(3, 40_001), (70_000, 2), (2, 3, 64, 200)])
+@pytest.mark.parametrize("kind", [torch.bool, F32])
+def test_large_masks_and_threads(shape, kind):
+    """Elements that are not known are those of a call without a mask, whatever is known."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(2, *shape, generator=generator)
+    mask = (torch.rand(1, *shape[1:], generator=generator) < 0.5).to(kind)
+    known = Known(torch.randn(1, *shape[1:], generator=generator), mask)
+    table = torch.tensor([[[0.3, -0.7, 0.0], [0.2, 0.0, 1.1]]], dtype=F64)
+    plain = reference.combine([x, y], table[:, :1, :2], [F32])[0]
+    there = reference.combine([x, known.values.expand_as(x)], table[:, 1:, ::2], [F32])[0]
+    before = torch.get_num_threads()
+    try:
+        for _ in each_isa():
+            for threads in (1, 3):
+                torch.set_num_threads(threads)
+                (got,) = cpp.combine([x, y], table, [F32], None, None, known)
+                assert same(got, torch.where(mask > 0, there, plain))
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("columns", [3, 700])
+@pytest.mark.parametrize("kind", [torch.bool, F64])
+def test_what_is_not_finite_stays_on_its_side(columns, kind):
+    x = torch.ones(2, columns)
+    x[:, ::2] = math.nan
+    known = torch.arange(columns)[None] % 2 == 0
+    values = torch.where(known, 2.0, math.inf)
+    table = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]], dtype=F64)
+    check([x], table, [F32], known=Known(values, known.to(kind)))
+    (y,) = cpp.combine([x], table, [F32], None, None, Known(values, known.to(kind)))
+    assert torch.equal(y, torch.where(known, 2.0, 1.0).expand(2, -1))
 
 
 @pytest.mark.parametrize("shared", [True, False])

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from fastgen import kernels
 from fastgen.common.limits import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
-from fastgen.kernels import Noise, dispatch
+from fastgen.kernels import Known, Noise, dispatch
 from fastgen.kernels.combine import reference
+from fastgen.kernels.combine.contract import table_shape
 from tests.support import triton_device
 from tests.support.triton_device import (
     DEVICE,
@@ -45,18 +46,20 @@ def poisoned(shape, dtypes):
     return [torch.full(shape, math.nan, dtype=dtype, device=DEVICE) for dtype in dtypes]
 
 
-def check(inputs, table, dtypes, clip=None, noise=None, bound=True):
+def check(inputs, table, dtypes, clip=None, noise=None, known=None, bound=True):
     """`combine_into`, and `bind` twice (the second call takes the lean path on a device)."""
-    expected = reference.combine(inputs, table, dtypes, clip, noise)
+    expected = reference.combine(inputs, table, dtypes, clip, noise, known)
     inputs, table, noise = [to_device(x) for x in inputs], to_device(table), to_device(noise)
+    known = None if known is None else Known(*map(to_device, known))
     outputs = poisoned(inputs[0].shape, dtypes)
-    triton.combine_into(inputs, outputs, table, clip, noise)
+    triton.combine_into(inputs, outputs, table, clip, noise, known)
     for j, (got, want) in enumerate(zip(outputs, expected, strict=True)):
         assert same(got, want), f"output {j}"
     if not bound:
         return
     outputs = poisoned(inputs[0].shape, dtypes)
-    run = triton.bind([None, *(x.contiguous() for x in inputs[1:])], outputs, table, clip, noise)
+    rest = [x.contiguous() for x in inputs[1:]]
+    run = triton.bind([None, *rest], outputs, table, clip, noise, known)
     for _ in range(1 if INTERPRETED else 2):
         for y in outputs:
             y.fill_(math.nan)
@@ -97,7 +100,8 @@ def calls(draw):
     clip = draw(st.sampled_from([None, None, (-1.0, 1.0), (0.5, 0.5), (-math.inf, 0.1)]))
     noises = draw(st.sampled_from([0, 0, 1, 2]))
     special = draw(st.booleans())
-    shape = (len(outputs) + (clip is not None), len(inputs) + (clip is not None) + noises)
+    is_known = draw(st.booleans())
+    shape = table_shape(len(inputs), len(outputs), clip is not None, noises, is_known)
     tables = rows if draw(st.booleans()) and rows else 1
     table = torch.randn(tables, *shape, generator=generator, dtype=F64)
     table *= torch.tensor(TINY)[torch.randint(len(TINY), table.shape, generator=generator)]
@@ -115,13 +119,41 @@ def calls(draw):
     tensors = [make(generator, (rows, columns), dtype, special) for dtype in inputs]
     if draw(st.booleans()):
         tensors = [strided(x, draw(st.integers(0, 3))) for x in tensors]
-    return tensors, table, outputs, clip, noise
+    known = None
+    if is_known:
+        sizes = [rows if draw(st.booleans()) else 1 for _ in range(2)]
+        values = make(generator, (sizes[0], columns), draw(st.sampled_from(kinds)), special)
+        mask = make_mask(
+            generator, (sizes[1], columns), draw(st.sampled_from([*kinds, torch.bool]))
+        )
+        known = Known(values, mask)
+    return tensors, table, outputs, clip, noise, known
+
+
+def make_mask(generator, shape, dtype):
+    weights = (2 * torch.rand(shape, generator=generator) - 0.5).clamp(0, 1)
+    return weights > 0.5 if dtype == torch.bool else weights.to(dtype)
 
 
 @settings(max_examples=2 * EXAMPLES)
 @given(calls())
 def test_combine_equals_reference(call):
     check(*call, bound=call[0][0].numel() < 100)
+
+
+@pytest.mark.parametrize("shape", [(3, 70), (130, 2), (2, 1024), (1, 1027)])
+@pytest.mark.parametrize("kind", [torch.bool, F32, BF16])
+@pytest.mark.parametrize("by_row", [False, True])
+def test_known_elements_are_other_sums(shape, kind, by_row):
+    generator = torch.Generator().manual_seed(2)
+    x, y = make(generator, shape, F32), make(generator, shape, BF16, True)
+    table = torch.randn(shape[0] if by_row else 1, 4, 4, generator=generator, dtype=F64)
+    noise = Noise(torch.tensor([1]), torch.arange(shape[0]), torch.tensor([2]))
+    for rows in (1, shape[0]):
+        known = Known(make(generator, (rows, shape[1]), F32), make_mask(generator, shape, kind))
+        check([x, y], table, [F32, BF16], None, noise, known)
+        known = Known(known.values, known.mask[:1].contiguous())
+        check([x, y], table, [F32, BF16], None, noise, known)
 
 
 @pytest.mark.parametrize("seed", range(3 if ON_CPU else 25))

@@ -7,7 +7,7 @@ from torch.autograd import forward_ad, functional
 from torch.utils import _pytree as pytree
 
 from fastgen import kernels
-from fastgen.kernels import Noise
+from fastgen.kernels import Known, Noise
 from fastgen.kernels.bridge import reference as bridge_reference
 from fastgen.kernels.combine import reference as combine_reference
 from fastgen.kernels.stochastic_combine import reference as random_reference
@@ -32,6 +32,8 @@ TIMES = torch.rand(4, dtype=D, generator=GENERATOR)
 NOISE = Noise(torch.tensor([3]), torch.arange(4), torch.tensor([2]))
 INDEX = torch.tensor([3, 1, 1, 0])
 CLIP = (-0.5, 0.5)
+MORE, SOFT, MASK = numbers(1, 4, 2), numbers(4, 3, 3), torch.tensor([[True, False, True]])
+WEIGHTS = torch.tensor([[0.0, 0.3, 1.0]] * 3 + [[0.7, 0.5, 0.2]], dtype=D)
 
 
 def bridge_by_reference(index, a, b):
@@ -54,6 +56,14 @@ CASES = {
     "combine with noise": (
         lambda a, b: kernels.combine([a, b], ROWS, noise=NOISE),
         lambda a, b: combine_reference.combine([a, b], ROWS, [D, D], noise=NOISE),
+    ),
+    "combine of what is known": (
+        lambda a, b: kernels.combine([a], MORE, known=Known(b[:1], MASK)),
+        lambda a, b: combine_reference.combine([a], MORE, [D, D], known=Known(b[:1], MASK)),
+    ),
+    "combine of weights, with a clip": (
+        lambda a, b: kernels.combine([a], SOFT, clip=CLIP, known=Known(b, WEIGHTS)),
+        lambda a, b: combine_reference.combine([a], SOFT, [D], clip=CLIP, known=Known(b, WEIGHTS)),
     ),
     "stochastic_combine": (
         lambda a, b: kernels.stochastic_combine([a, b], RANDOM, noise=NOISE),

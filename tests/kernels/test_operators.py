@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgen import kernels
-from fastgen.kernels import Noise
+from fastgen.kernels import Known, Noise
 from fastgen.kernels.combine import reference
 
 
@@ -42,6 +42,17 @@ def test_opcheck(clip, draws, per_row):
     torch.library.opcheck(
         torch.ops.fastgen.combine,
         (tensors, table, dtypes, bounds, seeds, ids, numbers, stream),
+    )
+
+
+@pytest.mark.parametrize("clip", [None, [-0.5, 0.8]])
+@pytest.mark.parametrize("mask", [torch.tensor([[True, False, True, False]]), torch.rand(3, 4)])
+def test_opcheck_known(clip, mask):
+    tensors, table, z = example(outputs=4, inputs=4, draws=1, clip=clip)
+    values = torch.randn(1, 4, dtype=torch.float64).requires_grad_()
+    torch.library.opcheck(
+        torch.ops.fastgen.combine,
+        (tensors[:3], table, [1, 0], clip, z.seeds, z.sample_ids, z.draws, 1, values, mask),
     )
 
 
@@ -185,6 +196,17 @@ def test_operator_equals_the_reference(rows, tail, inputs, outputs, clip, draws,
           "table": torch.ones(1, 1, 3).double()}, r"noise.stream: expected 0 to 255"),
         ({"noise": Noise(torch.ones(1).long(), torch.arange(2), torch.ones(9).long()),
           "table": torch.ones(1, 1, 11).double()}, "noise.draws: expected at most 8"),
+        ({"known": Known(torch.ones(1, 3), torch.ones(1, 3) > 0)}, r"table: expected .* 2, 3\]"),
+        ({"known": Known(torch.ones(1, 4), torch.ones(1, 3) > 0),
+          "table": torch.ones(1, 2, 3).double()}, r"values: expected shape \(2, 3\)"),
+        ({"known": Known(torch.ones(1, 3), torch.ones(3, 3) > 0),
+          "table": torch.ones(1, 2, 3).double()}, r"mask: expected shape \(2, 3\)"),
+        ({"known": Known(torch.ones(1, 3).int(), torch.ones(1, 3) > 0),
+          "table": torch.ones(1, 2, 3).double()}, "values: expected one of"),
+        ({"known": Known(torch.ones(1, 3), torch.ones(1, 3).int()),
+          "table": torch.ones(1, 2, 3).double()}, "mask: expected torch.bool or one of"),
+        ({"known": Known(torch.ones(1, 3), torch.ones(1, 3, requires_grad=True)),
+          "table": torch.ones(1, 2, 3).double()}, "mask: .*detach"),
     ],
 )  # fmt: skip
 def test_malformed_calls_name_the_argument(change, message):

@@ -60,12 +60,14 @@ def test_integers_do_not_specialise():
 x, keys, table = torch.zeros(16), torch.zeros(16, dtype=torch.int64), torch.zeros(16).double()
 for value in (0, 1, 3, 16, 2**31, 2**33 + 1, -1, 2**62):
     tail = (value,) * 5
-    constants = (1, 1, False, False, False, triton.language.float32, 4, 128, False, False, True)
+    real = triton.language.float32
+    constants = (1, 1, False, False, False, 0, real, 4, 128, False, False, True)
     combine_kernel.warmup(
-        (x, x), (x,), table, keys, keys, keys, *tail, *constants, grid=(1,), **launch.OPTIONS
+        (x, x), (x,), table, keys, keys, keys, None, None, *tail, *constants,
+        grid=(1,), **launch.OPTIONS
     )
     normals_kernel.warmup(
-        x, keys, keys, keys, value, value, value, *constants[3:4], *constants[6:],
+        x, keys, keys, keys, value, value, value, *constants[3:4], *constants[7:],
         grid=(1,), **launch.OPTIONS
     )
     brownian_kernel.warmup(

@@ -1,13 +1,32 @@
 """Checks of a call of `combine`, which its implementations share."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_tensor
+from fastgen.common.display import displayed
 from fastgen.common.limits import MAX_INPUTS, MAX_NOISES, MAX_OUTPUTS
 from fastgen.kernels.contract import DTYPE_CODES, Noise, check_noise
+
+
+@displayed
+class Known(NamedTuple):
+    """What is known of the elements of a call, whose outputs are other sums there.
+
+    values: [1 or B, ...] of any dtype of the kernels, a further term of all sums. mask: bool
+    [1 or B, ...], where they are known; or of such a dtype, the weight of the other sum, in [0, 1].
+    """
+
+    values: Tensor
+    mask: Tensor
+
+
+def table_shape(inputs: int, outputs: int, clip: bool, noises: int, known: bool) -> tuple[int, int]:
+    """Rows and columns of a call's table of coefficients."""
+    return outputs * (1 + known) + clip, inputs + clip + noises + known
 
 
 def check_combine(
@@ -16,6 +35,7 @@ def check_combine(
     dtypes: list[torch.dtype],
     clip: tuple[float, float] | None,
     noise: Noise | None,
+    known: Known | None = None,
 ) -> None:
     """Raise a ValueError that names the argument where a `combine` call is malformed."""
     if not 1 <= len(inputs) <= MAX_INPUTS:
@@ -44,8 +64,7 @@ def check_combine(
     if noises > MAX_NOISES:
         raise ValueError(f"noise.draws: expected at most {MAX_NOISES} draws, got {noises}")
     rows = first.shape[0]
-    clipped = clip is not None
-    shape = (len(dtypes) + clipped, len(inputs) + clipped + noises)
+    shape = table_shape(len(inputs), len(dtypes), clip is not None, noises, known is not None)
     if (
         table.ndim != 3
         or tuple(table.shape[1:]) != shape
@@ -60,6 +79,29 @@ def check_combine(
         raise ValueError(f"table: expected device {first.device}, got {table.device}")
     if clip is not None and not clip[0] <= clip[1]:
         raise ValueError(f"clip: expected low <= high, got {clip}")
+    if known is not None:
+        _check_known(known, first)
+
+
+def _check_known(known: Known, like: Tensor) -> None:
+    for name, x in known._asdict().items():
+        check_tensor(name, x)
+        if x.dtype not in DTYPE_CODES and not (name == "mask" and x.dtype == torch.bool):
+            also = "torch.bool or " if name == "mask" else ""
+            raise ValueError(f"{name}: expected {also}one of {list(DTYPE_CODES)}, got {x.dtype}")
+        if (
+            x.ndim != like.ndim
+            or x.shape[1:] != like.shape[1:]
+            or (x.shape[0] != 1 and x.shape[0] != like.shape[0])
+        ):
+            raise ValueError(
+                f"{name}: expected shape {tuple(like.shape)} like inputs[0], or with one row for "
+                f"all, got {tuple(x.shape)}"
+            )
+        if x.device != like.device:
+            raise ValueError(f"{name}: expected device {like.device}, got {x.device}")
+    if known.mask.requires_grad:
+        raise ValueError("mask: there are no derivatives in weights; detach them")
 
 
 def check_bound(
@@ -68,6 +110,7 @@ def check_bound(
     table: Tensor,
     noise: Noise | None,
     device: torch.device,
+    known: Known | None = None,
 ) -> None:
     """Raise a ValueError that names a tensor which cannot be held by address on the device."""
     named = {"table": table}
@@ -75,22 +118,27 @@ def check_bound(
     named |= {f"outputs[{j}]": y for j, y in enumerate(outputs)}
     if noise is not None:
         named |= {f"noise.{name}": getattr(noise, name) for name in noise._fields[:3]}
+    if known is not None:
+        named |= known._asdict()
     for name, tensor in named.items():
         if tensor.device != device or not tensor.is_contiguous():
             raise ValueError(
                 f"{name}: expected a contiguous tensor on {device}, got strides "
                 f"{tensor.stride()} on {tensor.device}"
             )
-    check_outputs(outputs, outputs[0].shape, inputs)
+    check_outputs(outputs, outputs[0].shape, inputs, known)
 
 
 def check_outputs(
-    outputs: list[Tensor], shape: torch.Size, inputs: Sequence[Tensor | None] = ()
+    outputs: list[Tensor],
+    shape: torch.Size,
+    inputs: Sequence[Tensor | None] = (),
+    known: Known | None = None,
 ) -> None:
     """Raise a ValueError that names an output which cannot be written.
 
     An output may be one of the inputs; it may not share a part of the memory of one, or of another
-    output: what is read would depend on how much was written.
+    output, or any of what is known: what is read would depend on how much was written.
     """
     for j, y in enumerate(outputs):
         if y.shape != shape or not y.is_contiguous() or y.is_neg():
@@ -110,6 +158,9 @@ def check_outputs(
             other = span(x)
             if overlap(own, other) and (own != other or not x.is_contiguous()):
                 raise ValueError(f"outputs[{j}]: it shares a part of the memory of inputs[{i}]")
+        for name, x in {} if known is None else known._asdict().items():
+            if overlap(own, span(x)):
+                raise ValueError(f"outputs[{j}]: it shares memory with {name}")
 
 
 def span(x: Tensor) -> tuple[int, int]:

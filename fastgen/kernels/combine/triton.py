@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastgen.common.memory import address, readable
-from fastgen.kernels.combine.contract import check_bound, check_combine, check_outputs
+from fastgen.kernels.combine.contract import Known, check_bound, check_combine, check_outputs
 from fastgen.kernels.combine.triton_kernels import combine_kernel
 from fastgen.kernels.contract import HoldsAddresses, Noise, compute_dtype
 from fastgen.kernels.triton_support.geometry import Geometry, geometry
@@ -29,12 +29,13 @@ class CombineCase(NamedTuple):
     seed_per_row: bool
     draws_per_row: bool
     wide: bool
+    known: int = 0
 
     def constants(self) -> tuple[Any, ...]:
         """The kernel's constexpr arguments, in order."""
         real = tl.float64 if self.wide else tl.float32
         flags = int(self.clip), self.table_per_row, self.seed_per_row, self.draws_per_row
-        return (self.noises, *flags, real, *self.geometry[2:])
+        return (self.noises, *flags, self.known, real, *self.geometry[2:])
 
 
 def specialise(
@@ -47,13 +48,23 @@ def specialise(
     noises: int,
     seeds: int,
     draws_per_row: bool = False,
+    known: tuple[torch.dtype, int, int] | None = None,
 ) -> CombineCase:
-    """What a call with these sizes and dtypes needs."""
+    """What a call with these sizes and dtypes needs.
+
+    known: dtype of the values, and rows of them and of the mask.
+    """
     kinds = inputs + outputs
     by_row = table_rows > 1
-    g = geometry(rows, elements, kinds, len(inputs) + clip + noises, noises, by_row)
+    read = kinds if known is None else [*kinds, known[0]]
+    terms = len(inputs) + clip + noises + (known is not None)
+    # What all rows share is found by the place in a row.
+    apart = by_row or (known is not None and min(known[1:]) < rows)
+    g = geometry(rows, elements, read, terms, noises, apart)
     wide = compute_dtype(kinds) == torch.float64
-    return CombineCase(g, noises, clip, by_row, bool(noises) and seeds > 1, draws_per_row, wide)
+    keyed = bool(noises) and seeds > 1
+    code = 0 if known is None else 1 + (known[1] > 1) + 2 * (known[2] > 1)
+    return CombineCase(g, noises, clip, by_row, keyed, draws_per_row, wide, code)
 
 
 class BoundLaunch(HoldsAddresses):
@@ -78,8 +89,9 @@ class BoundLaunch(HoldsAddresses):
         table: Tensor,
         clip: tuple[float, float] | None,
         noise: Noise | None,
+        known: Known | None = None,
     ):
-        self._arguments = (list(inputs), list(outputs), table, clip, noise)
+        self._arguments = (list(inputs), list(outputs), table, clip, noise, known)
         self._shape, self._device = outputs[0].shape, outputs[0].device
         self._empty = outputs[0].numel() == 0
         self._places = [i for i, x in enumerate(inputs) if x is None]
@@ -124,15 +136,15 @@ class BoundLaunch(HoldsAddresses):
         return missing
 
     def _describe(self, dtypes: list[torch.dtype]) -> None:
-        inputs, outputs, table, clip, noise = self._arguments
+        inputs, outputs, table, clip, noise, known = self._arguments
         rest = iter(dtypes)
         kinds = [next(rest) if x is None else x.dtype for x in inputs]
         shown = [
             torch.empty((), dtype=kind, device=self._device).expand(self._shape) if x is None else x
             for x, kind in zip(inputs, kinds, strict=True)
         ]
-        check_combine(shown, table, [y.dtype for y in outputs], clip, noise)
-        self._launch = _launch(kinds, outputs, table, clip, noise)
+        check_combine(shown, table, [y.dtype for y in outputs], clip, noise, known)
+        self._launch = _launch(kinds, outputs, table, clip, noise, known)
         self._dtypes = dtypes
 
 
@@ -142,19 +154,20 @@ def bind(
     table: Tensor,
     clip: tuple[float, float] | None = None,
     noise: Noise | None = None,
+    known: Known | None = None,
 ) -> BoundLaunch:
     """`combine_into` with all but some inputs fixed; launches without inspecting its tensors.
 
     The call's tensors take the places of the inputs that are None, in order. The fixed tensors
-    are held by address and read when it runs, so writing to coefficients, seeds, sample ids
-    or draws in place takes effect, in a captured graph too.
+    are held by address and read when it runs, so writing to coefficients, seeds, sample ids,
+    draws or what is known in place takes effect, in a captured graph too.
 
     Raises:
         ValueError: a tensor does not fit (see `check_combine`), or one given here is not contiguous
             or not on the outputs' device.
     """
-    check_bound(inputs, outputs, table, noise, outputs[0].device)
-    return BoundLaunch(inputs, outputs, table, clip, noise)
+    check_bound(inputs, outputs, table, noise, outputs[0].device, known)
+    return BoundLaunch(inputs, outputs, table, clip, noise, known)
 
 
 def combine_into(
@@ -163,15 +176,17 @@ def combine_into(
     table: Tensor,
     clip: tuple[float, float] | None = None,
     noise: Noise | None = None,
+    known: Known | None = None,
 ) -> None:
     """`combine.reference.combine_into`; raises a ValueError for outputs that are not contiguous."""
-    check_outputs(outputs, inputs[0].shape, inputs)
+    check_outputs(outputs, inputs[0].shape, inputs, known)
     if outputs[0].numel() == 0:
         return
     if noise is not None:
         seeds, ids, draws, stream = noise
         noise = Noise(readable(seeds), readable(ids), readable(draws), stream)
-    launch = _launch([x.dtype for x in inputs], outputs, readable(table), clip, noise)
+    known = None if known is None else Known(*map(readable, known))
+    launch = _launch([x.dtype for x in inputs], outputs, readable(table), clip, noise, known)
     launch(tuple([readable(x) for x in inputs]))
 
 
@@ -181,11 +196,12 @@ def combine(
     dtypes: list[torch.dtype],
     clip: tuple[float, float] | None = None,
     noise: Noise | None = None,
+    known: Known | None = None,
 ) -> list[Tensor]:
     """`combine.reference.combine`; the outputs are contiguous."""
     x = inputs[0]
     outputs = [torch.empty(x.shape, dtype=dtype, device=x.device) for dtype in dtypes]
-    combine_into(inputs, outputs, table, clip, noise)
+    combine_into(inputs, outputs, table, clip, noise, known)
     return outputs
 
 
@@ -195,6 +211,7 @@ def _launch(
     table: Tensor,
     clip: tuple[float, float] | None,
     noise: Noise | None,
+    known: Known | None,
 ) -> Launch:
     rows = outputs[0].shape[0]
     if noise is not None and noise.noises == 0:
@@ -209,16 +226,18 @@ def _launch(
         0 if noise is None else noise.noises,
         1 if noise is None else noise.seeds.numel(),
         noise is not None and noise.draws.ndim == 2,
+        None if known is None else (known.values.dtype, len(known.values), len(known.mask)),
     )
     g = special.geometry
     keys = (None, None, None) if noise is None else noise[:3]
+    given = (None, None) if known is None else known
     stream = 0 if noise is None else int(noise.stream)
     low, high = (0, 0) if clip is None else (bits(clip[0]), bits(clip[1]))
     return Launch(
         combine_kernel,
         g.programs,
         tuple(kinds),
-        (tuple(outputs), table, *keys),
+        (tuple(outputs), table, *keys, *given),
         (g.rows, g.elements, low, high, stream),
         special.constants(),
     )

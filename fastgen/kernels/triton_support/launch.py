@@ -189,13 +189,17 @@ class Launch(HoldsAddresses):
         rest = [None if x is None else address(x) for x in others]
         self._after = (addresses, *rest, *scalars, *constants)
         # Bits that no address of an input may have for the code that `lean` launches.
-        inputs_count, outputs_count = _aligned_arguments(kernel, 2)
+        inputs_count, outputs_count, *counts = _aligned_arguments(kernel, 2 + len(rest))
         self._misaligned = ALIGNMENT - 1 if inputs_count else 0
-        self._aligned = not (outputs_count and any(at % ALIGNMENT for at in addresses))
+        wide = [at for at, own in zip(rest, counts, strict=True) if own and at is not None]
+        wide += addresses if outputs_count else ()
+        self._aligned = not any(at % ALIGNMENT for at in wide)
         self._device = outputs[0].device.index or 0
         self._kernel = kernel
         self._compiled_kernel: Any = None
-        self._key = (kernel, self._device, kinds, tuple([y.dtype for y in outputs]), constants)
+        written = tuple([y.dtype for y in outputs])
+        read = tuple([None if x is None else x.dtype for x in others])
+        self._key = (kernel, self._device, kinds, written, read, constants)
         self._programs = programs
         self._tensors = tensors
 
