@@ -206,6 +206,6 @@ def rows(quick: bool) -> Iterator[Row]:
     with threads(1):
         yield from modes(quick)
         yield from digits(quick)
-    shapes = [(16, 4, 64, 64)]
+    shapes: list[tuple[int, ...]] = [(16, 4, 64, 64)]
     shapes += [] if quick else [(1, 4, 64, 64), (64, 3, 32, 32), (256, 2)]
     yield from measured([_step(shape) for shape in shapes], quick)

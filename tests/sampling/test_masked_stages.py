@@ -133,7 +133,7 @@ def test_guidance_and_bounds_are_the_priors():
 
 
 def test_bytes_of_a_mask():
-    """Of each sample's own: four for what is known, one for where; a history of raw outputs stays."""
+    """Four for what is known, one for where; data that are kept as they came stay so."""
     prior = fastgen.Model(net, SCHEDULE, "data")
     plan = fastgen.plan("dpmpp_2m", SCHEDULE, 6, start=0.9)
     free = plan.lower(prior.parametrisation).bytes_per_element(4, 4)
