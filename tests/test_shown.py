@@ -324,6 +324,7 @@ MAKERS = {
     fitting.Tuning: tuning_result,
     # Kernels.
     kernels.Clock: lambda: kernels.Clock(torch.zeros(2)),
+    kernels.Known: lambda: kernels.Known(torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.bool)),
     kernels.Noise: lambda: kernels.Noise(torch.zeros(1), torch.zeros(5), torch.zeros(1)),
     kernels.Sampling: lambda: kernels.Sampling.STRATIFIED,
     kernels.Stream: lambda: kernels.Stream.SOLVER,

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from fastgen.kernels import Known
-
-if TYPE_CHECKING:
-    from fastgen.model.guidance import Guidance
-    from fastgen.model.model import Model
+from fastgen.model.guidance import Guidance
+from fastgen.model.model import Model
 
 
 class Masked(NamedTuple):
@@ -31,3 +29,14 @@ class Masked(NamedTuple):
         """The prior's own arguments, and what is known of states like this one."""
         rest = {name: value for name, value in arguments.items() if name != self.argument}
         return rest, self.known(arguments.get(self.argument), like)
+
+
+class MaskedModel(Model):
+    """A model of which a part of the data may be known."""
+
+    @property
+    def masked(self) -> Masked | None:
+        """What it is where numbers that are known take the place of predictions, and nothing else
+        happens; None elsewhere.
+        """
+        raise NotImplementedError

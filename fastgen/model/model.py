@@ -18,7 +18,6 @@ from fastgen.common.typed import typed
 from fastgen.kernels.contract import DTYPE_CODES
 from fastgen.model.arguments import Declared
 from fastgen.model.inputs import TIME_INPUTS, network_time
-from fastgen.model.masked import Masked
 from fastgen.model.output import called, check_output, device_of, dtype_of
 from fastgen.model.parametrisation import QUANTITIES, Parametrisation
 from fastgen.model.pretrained import Pretrained
@@ -92,11 +91,6 @@ class Model(Pretrained):
 
     # Whether torch.compile can make a graph of the network; where not, `compiled` says what of it.
     traceable = True
-
-    @property
-    def masked(self) -> Masked | None:
-        """What the model is of which a part of the data is known; None where that is not all."""
-        return None
 
     def __init__(
         self,

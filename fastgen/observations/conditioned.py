@@ -22,7 +22,7 @@ from fastgen.kernels.derivatives import differentiated
 from fastgen.model.arguments import Declared
 from fastgen.model.guidance import Guidance, check_guidance, check_pair_alone
 from fastgen.model.inputs import network_time
-from fastgen.model.masked import Masked
+from fastgen.model.masked import Masked, MaskedModel
 from fastgen.model.model import Model, check_model
 from fastgen.observations.methods import Method, Point, method_of
 from fastgen.observations.observation import Mask, Observation, check_observation
@@ -180,7 +180,7 @@ def _no_gradient(vector: Tensor) -> Tensor:
 
 
 @displayed
-class Conditioned(Model):
+class Conditioned(MaskedModel):
     """The model that `conditioned` gives; its times are checked as those of the prior's."""
 
     prior: Model
@@ -209,7 +209,7 @@ class Conditioned(Model):
 
     @property
     def masked(self) -> Masked | None:
-        """See `Model.masked`: where known numbers take the place of predictions."""
+        """See `MaskedModel.masked`."""
         network = self.net
         assert isinstance(network, ConditionedNetwork)
         if not network.replaces:

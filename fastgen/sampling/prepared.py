@@ -18,7 +18,7 @@ from fastgen.common.memo import Memo
 from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import Known, dispatch
 from fastgen.model.guidance import Guidance, check_guidance, check_pair_alone
-from fastgen.model.masked import Masked
+from fastgen.model.masked import Masked, MaskedModel
 from fastgen.model.model import Model, check_model
 from fastgen.model.transforms import Transform
 from fastgen.plans import Plan, Program
@@ -144,7 +144,7 @@ class Prepared:
         the prior's output does not determine the data at a time of the plan: then the model's own
         network keeps it.
         """
-        masked = self.model.masked
+        masked = self.model.masked if isinstance(self.model, MaskedModel) else None
         if masked is None or self.transform is not None or self.guidance is not None:
             return None
         prior, plan = masked.prior, self.plan

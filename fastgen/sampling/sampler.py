@@ -282,8 +282,7 @@ class Sampler:
     ) -> Tensor | tuple[Tensor, Tensor]:
         """`__call__`; ``within`` gives the network the transforms of torch back that are active."""
         prepared = self._eager if transforming() else self.prepared  # compiled: without tangents
-        if parallel is None and within is None:
-            prepared = prepared.masked or prepared
+        prepared = (prepared.masked if parallel is None else None) or prepared
         x, seeds, ids = prepared.initial(shape_or_x, seed, sample_ids, device)
         arguments, known = prepared.split(arguments, x)
         observe, keep = callback is not None, trajectory
@@ -295,10 +294,11 @@ class Sampler:
             run = RecordedRun(program, tables, prepared.dtypes, checkpoint)
         else:
             run, rows = prepared.workspace(observe, keep, x, seeds, known)
-        tick = progress_bar(self.plan, progress)
-        calls: CallsNetwork = prepared.network_calls(
-            x, seeds, ids, arguments, check_finite=check_finite, tick=tick, rows=rows
-        )
+        network: dict[str, Any] = {
+            "check_finite": check_finite,
+            "tick": progress_bar(self.plan, progress),
+        }
+        calls: CallsNetwork = prepared.network_calls(x, seeds, ids, arguments, rows=rows, **network)
         if within is not None:
             calls = Untraced(calls, within)
         window = None
