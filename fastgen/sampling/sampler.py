@@ -282,31 +282,29 @@ class Sampler:
     ) -> Tensor | tuple[Tensor, Tensor]:
         """`__call__`; ``within`` gives the network the transforms of torch back that are active."""
         prepared = self._eager if transforming() else self.prepared  # compiled: without tangents
-        prepared = (prepared.masked if parallel is None else None) or prepared
+        prepared = prepared if parallel else prepared.masked or prepared
         x, seeds, ids = prepared.initial(shape_or_x, seed, sample_ids, device)
         arguments, known = prepared.split(arguments, x)
         observe, keep = callback is not None, trajectory
         program = prepared.program(observe, keep)
         run: InPlaceRun | RecordedRun
-        rows = None
         if differentiable:
             tables = prepared.tables(x.device, observe, keep)
-            run = RecordedRun(program, tables, prepared.dtypes, checkpoint)
+            run, rows = RecordedRun(program, tables, prepared.dtypes, checkpoint), None
         else:
             run, rows = prepared.workspace(observe, keep, x, seeds, known)
-        network: dict[str, Any] = {
-            "check_finite": check_finite,
-            "tick": progress_bar(self.plan, progress),
-        }
-        calls: CallsNetwork = prepared.network_calls(x, seeds, ids, arguments, rows=rows, **network)
-        if within is not None:
-            calls = Untraced(calls, within)
+        tick = progress_bar(self.plan, progress)
+        calls: CallsNetwork = prepared.network_calls(
+            x, seeds, ids, arguments, check_finite=check_finite, tick=tick, rows=rows
+        )
+        calls = calls if within is None else Untraced(calls, within)
         window = None
         if parallel is not None:
             assert isinstance(run, InPlaceRun)
             assert isinstance(calls, NetworkCalls)
-            length = min(parallel.window, self.plan.nfe)
-            sums = prepared.window_sums(observe, keep, length, x.device)
+            sums = prepared.window_sums(
+                observe, keep, min(parallel.window, self.plan.nfe), x.device
+            )
             calls = window = WindowCalls(parallel, prepared, calls, run, sums, seeds, ids)
         run.start(x, seeds, ids, sample_ids is None, known)
         states = [x] if trajectory else []
@@ -324,8 +322,7 @@ class Sampler:
                             window.forget()
                     if trajectory:
                         states.append(run.slots[buffer])
-        stacked = torch.stack(states) if trajectory else None
-        result = run.finish()
+        stacked, result = torch.stack(states) if trajectory else None, run.finish()
         if parallel is not None and window is not None:
             parallel.ended(window.report())
         if isinstance(run, InPlaceRun) and rows is not None:
