@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastgen.cli.arguments import named_schedule, require
 from fastgen.common.errors import nearest
-from fastgen.common.hub import LATENT, PLAN, PretrainedError, folder_of, is_hub_name
+from fastgen.common.hub import LATENT, PLAN, SCALING, PretrainedError, folder_of, is_hub_name
 
 if TYPE_CHECKING:
     from fastgen.model import Model
@@ -77,6 +77,7 @@ def _folder(source: str) -> FoundModel:
     from fastgen.model import Model
     from fastgen.model.facts import Facts
     from fastgen.plans import Plan
+    from fastgen.training import Scaling
     from fastgen.training.latent import Latent
 
     model = Model.from_pretrained(folder)
@@ -86,7 +87,16 @@ def _folder(source: str) -> FoundModel:
             f"{folder / PLAN}: made for {plan.schedule!r}, the model is on {model.schedule!r}; "
             "save the model again"
         )
-    latent = Latent.load(folder / LATENT) if (folder / LATENT).exists() else None
+    latent: Latent | Scaling | None = None
+    if (folder / LATENT).exists():
+        latent = Latent.load(folder / LATENT)
+    if (folder / SCALING).exists():
+        if latent is not None:
+            raise PretrainedError(
+                f"{folder / SCALING}: beside {LATENT}; remove the one that the model was not "
+                "trained with"
+            )
+        latent = Scaling.from_pretrained(folder)
     shape = Facts.read(folder).shape
     if shape is None and latent is not None:
         shape = latent.shape

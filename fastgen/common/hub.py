@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 PREFIX = "hf:"
-CONFIG, WEIGHTS, PLAN, LATENT, CARD = (
+CONFIG, WEIGHTS, PLAN, LATENT, SCALING, CARD = (
     "config.json",
     "model.safetensors",
     "plan.json",
     "latent.safetensors",
+    "scaling.json",
     "README.md",
 )
-READ = (CONFIG, WEIGHTS, PLAN, LATENT)  # what is downloaded, where it is there
+READ = (CONFIG, WEIGHTS, PLAN, LATENT, SCALING)  # what is downloaded, where it is there
 INSTALL = "pip install 'fastgen-torch[hub]'"
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -112,6 +115,30 @@ def create_repository(repo_id: str, *, private: bool | None, token: str | None) 
     """
     api = _hub(repo_id).HfApi(token=token)
     return str(api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id)
+
+
+def push_written(
+    write: Callable[[str], None],
+    repo_id: str,
+    commit_message: str,
+    *,
+    private: bool | None,
+    token: str | None,
+    branch: str | None,
+    create_pr: bool | None,
+) -> str:
+    """Upload what ``write(folder)`` writes, beside what a repository has; the commit's address."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(folder)
+        name = create_repository(repo_id.removeprefix(PREFIX), private=private, token=token)
+        return upload_files(
+            Path(folder),
+            name,
+            commit_message=commit_message,
+            token=token,
+            branch=branch,
+            create_pr=create_pr,
+        )
 
 
 def upload_files(

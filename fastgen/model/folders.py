@@ -8,6 +8,7 @@ and nothing that is read from it is run.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -18,7 +19,16 @@ from torch import Tensor, nn
 
 from fastgen.common.checks import check_sizes
 from fastgen.common.files import check_weights, read_safetensors, replacing, write_safetensors
-from fastgen.common.hub import CARD, CONFIG, INSTALL, PLAN, WEIGHTS, PretrainedError
+from fastgen.common.hub import (
+    CARD,
+    CONFIG,
+    INSTALL,
+    LATENT,
+    PLAN,
+    SCALING,
+    WEIGHTS,
+    PretrainedError,
+)
 from fastgen.common.modes import unrecorded
 from fastgen.common.typed import is_dense
 from fastgen.model import card as cards
@@ -72,6 +82,13 @@ def write(
     if _is_ours(folder / CARD):
         _put(folder / CARD, readme.encode())
     _put(folder / CONFIG, text.encode())
+    for decoding in (LATENT, SCALING):
+        if (folder / decoding).exists():
+            warnings.warn(
+                f"{folder / decoding}: kept from an earlier save, and `fastgen sample` decodes "
+                "with it; remove it if this model is of the data themselves",
+                stacklevel=3,
+            )
 
 
 def read(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,9 @@ from fastgen.common.files import (
 )
 from fastgen.common.hub import (
     LATENT,
-    PREFIX,
     PretrainedError,
-    create_repository,
     folder_of,
-    upload_files,
+    push_written,
 )
 from fastgen.kernels import Stream
 from fastgen.model.model import Model
@@ -235,17 +232,13 @@ class Latent:
             ValueError: as for `save`.
             ImportError: if huggingface_hub is missing.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            name = create_repository(repo_id.removeprefix(PREFIX), private=private, token=token)
-            return upload_files(
-                Path(folder),
-                name,
-                commit_message=commit_message,
-                token=token,
-                branch=branch,
-                create_pr=create_pr,
-            )
+        options: dict[str, Any] = {
+            "private": private,
+            "token": token,
+            "branch": branch,
+            "create_pr": create_pr,
+        }
+        return push_written(self.save_pretrained, repo_id, commit_message, **options)
 
     @staticmethod
     def from_pretrained(folder: str | os.PathLike[str], **hub: Any) -> Latent:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,6 +14,13 @@ from torch import Tensor
 
 from fastgen.common.checks import check_floating
 from fastgen.common.display import displayed
+from fastgen.common.files import replacing
+from fastgen.common.hub import (
+    SCALING,
+    PretrainedError,
+    folder_of,
+    push_written,
+)
 from fastgen.model.model import Model
 from fastgen.sampling.sample import AnySolver, sample
 
@@ -156,6 +166,71 @@ class Scaling:
             raise ValueError(f"scaling={config!r}: expected mean and deviation") from error
         found.shape = None if shape is None else tuple(map(int, shape))
         return found
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write scaling.json beside a model of scaled data; ``fastgen sample`` then decodes.
+
+        Args:
+            save_directory: the folder of `Model.save_pretrained`.
+        """
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        facts = {**self.to_config(), "shape": None if self.shape is None else list(self.shape)}
+        with replacing(folder / SCALING) as file:
+            file.write((json.dumps(facts, indent=2) + "\n").encode())
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload the scaling of the data",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+    ) -> str:
+        """Upload scaling.json, beside a model that `Model.push_to_hub` put there.
+
+        Args:
+            repo_id: ORG/NAME.
+            commit_message, private, token, branch, create_pr: as huggingface_hub's.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            ImportError: if huggingface_hub is missing.
+        """
+        options: dict[str, Any] = {
+            "private": private,
+            "token": token,
+            "branch": branch,
+            "create_pr": create_pr,
+        }
+        return push_written(self.save_pretrained, repo_id, commit_message, **options)
+
+    @staticmethod
+    def from_pretrained(folder: str | os.PathLike[str], **hub: Any) -> Scaling:
+        """What `save_pretrained` or `push_to_hub` stored.
+
+        Args:
+            folder: a folder, or ``[hf:]ORG/NAME[@REVISION]``.
+            **hub: revision, token, cache_dir, local_files_only, force_download, as
+                `Model.from_pretrained` has them.
+
+        Raises:
+            PretrainedError: a ValueError that names the file, if there is none or it is damaged.
+        """
+        path = folder_of(folder, **hub) / SCALING
+        try:
+            facts = json.loads(path.read_bytes())
+            return Scaling.from_config(facts, facts["shape"])
+        except FileNotFoundError:
+            raise PretrainedError(
+                f"{path}: no such file; the model there is not of scaled data"
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise PretrainedError(f"{path}: damaged ({error}); save it again") from error
 
     def _like(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation that broadcast against [N, ...]."""

@@ -10,7 +10,7 @@ import fastgen
 from fastgen import networks
 from fastgen.cli import main
 from fastgen.model import Model
-from fastgen.training import Denoising, Flow, LatentScore, Settings, Trainer, describe
+from fastgen.training import Denoising, Flow, LatentScore, Scaling, Settings, Trainer, describe
 
 pytest.importorskip("safetensors")
 
@@ -97,6 +97,33 @@ class TestFolders:
         samples, out = run("m --count 3")
         assert torch.allclose(samples, latent.sample(prior, 3, "euler", 2, seed=0))
         assert "[3, 1, 4, 4]" in out
+
+    def test_a_model_of_scaled_data_gives_data(self, run):
+        prior = moons()
+        scaling = Scaling([100.0, -3.0], [50.0, 0.5])
+        scaling.shape = (2,)
+        prior.save_pretrained("m", plan=fastgen.plan("euler", prior.schedule, 2), shape=(2,))
+        scaling.save_pretrained("m")
+        with pytest.warns(UserWarning, match="scaling.json: kept from an earlier save"):
+            prior.save_pretrained("m", plan=fastgen.plan("euler", prior.schedule, 2), shape=(2,))
+        samples, _ = run("m --count 3")
+        assert torch.equal(samples, scaling.sample(prior, 3, "euler", 2, seed=0))
+        again = Scaling.from_pretrained("m")
+        assert again.shape == (2,)
+        assert again.to_config() == scaling.to_config()
+        for text in (
+            "{",
+            "[]",
+            '{"mean": [1.0]}',
+            '{"mean": "a", "deviation": [1], "shape": null}',
+        ):
+            Path("m/scaling.json").write_text(text)
+            assert "scaling.json: damaged" in run("m --count 3")
+        scaling.save_pretrained("m")
+        fastgen.Latent.of(networks.VAE(1, 2, 8)).fit(torch.randn(8, 1, 4, 4)).save_pretrained("m")
+        assert "beside latent.safetensors" in run("m --count 3")
+        with pytest.raises(fastgen.model.PretrainedError, match="no such file"):
+            Scaling.from_pretrained(".")
 
     def test_what_is_wrong_is_said_in_one_line(self, run):
         moons().save_pretrained("m")
