@@ -122,10 +122,10 @@ class Variant:
             self.shape[0] if self.seed_per_row else 1,
             self.draws_per_row,
         )
-        kinds = self.inputs, given, self.outputs
+        kinds = self.inputs + given, self.outputs
         tensors = [tuple(POINTERS[d] for d in part) for part in kinds]
         keys = ["*i64" if self.noises else "constexpr"] * 3
-        signature = [*tensors, "*fp64", *keys, *["i64"] * 3]
+        signature = [*tensors, "*fp64", *keys, *["i64"] * 4]
         return _source(stochastic_kernel, signature, special.constants()), special.geometry
 
 
@@ -254,7 +254,6 @@ STEP_KERNELS = {
     "step": step_kernel,
 }
 
-
 # Tables of int64 of the kernels of error-controlled steps, and how many buffers these have.
 INTEGERS = ("count", "segment_ends", "live", "held_count", "tile_ends", "first_tiles")
 BUFFERS = {"stage": 5, "error": 3, "control": 3, "commit": 6, "step": 6}
@@ -266,8 +265,7 @@ class StepVariant(Variant):
 
     kernel: str = "stage"
     block: int = 256
-    # ptxas may keep what lives across its calls of float64's division on the stack.
-    stack: int = 32
+    stack: int = 32  # ptxas keeps what lives across its calls of float64's division
 
     def source(self, target: str = "sm_90") -> tuple[ASTSource, Geometry]:
         """The kernel's source with all constants; no accesses are promised to be wide."""
@@ -355,6 +353,8 @@ VARIANTS += [
 @dataclass(frozen=True)
 class CascadeVariant(Variant):
     """A `cascade`: how many accesses there are depends on its tables, so none are promised."""
+
+    stack: int = 16  # ptxas keeps addresses there for sm_80
 
     def source(self, target: str = "sm_90") -> tuple[ASTSource, Geometry]:
         """The kernel's source with all constants; no accesses are promised to be wide."""

@@ -148,15 +148,8 @@ class Captured:
         x, seeds, ids = prepared.initial(torch.zeros(self._shape, device="cpu"), 0, None, device)
         arguments, known = prepared.split(self._arguments.values, x)
         # A seed for every sample: one for all is then a special case.
-        key = BufferKey(
-            tuple(x.shape),
-            x.device,
-            prepared.dtypes,
-            x.shape[0],
-            False,
-            False,
-            kind_of_known(known, x),
-        )
+        kind = x.shape[0], False, False, kind_of_known(known, x), prepared.channels_last
+        key = BufferKey(tuple(x.shape), x.device, prepared.dtypes, *kind)
         tables = prepared.new_tables(device)
         times = prepared.new_time_tables(x.shape[0], device)
         run = InPlaceRun(prepared.program(), tables, key, prepared.backend)

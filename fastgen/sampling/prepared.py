@@ -14,6 +14,7 @@ from torch import Tensor
 from fastgen.common.checks import check_choice
 from fastgen.common.devices import current_stream
 from fastgen.common.kept import kept
+from fastgen.common.layouts import gives_channels_last, in_channels_last
 from fastgen.common.memo import Memo
 from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import Known, dispatch
@@ -261,12 +262,27 @@ class Prepared:
         stages = [stage for stage in self.program().stages if stage is not None]
         return [i for stage in stages for i in stage.inputs if isinstance(i, Increment)]
 
+    @cached_property
+    def channels_last(self) -> bool:
+        """Whether the network's convolutions leave channels last, so that states lie so too."""
+        return gives_channels_last(self.model.net)
+
     def workspace(
-        self, observe: bool, keep: bool, x: Tensor, seeds: Tensor, known: Known | None = None
+        self,
+        observe: bool,
+        keep: bool,
+        x: Tensor,
+        seeds: Tensor,
+        known: Known | None = None,
+        given: Any = None,
     ) -> tuple[InPlaceRun, TimeRows]:
-        """Buffers and prepared calls for a run, and its times: an earlier run's where they fit."""
-        kind = kind_of_known(known, x)
-        key = BufferKey(tuple(x.shape), x.device, self.dtypes, seeds.numel(), observe, keep, kind)
+        """Buffers and prepared calls for a run, and its times: an earlier run's where they fit.
+
+        ``given``: what the caller gave for x.
+        """
+        last = in_channels_last(given) or self.channels_last
+        kind = seeds.numel(), observe, keep, kind_of_known(known, x), last
+        key = BufferKey(tuple(x.shape), x.device, self.dtypes, *kind)
         found = self._idle.take(key)
         if found is not None:
             found[1].restore(self.time_tables(x))

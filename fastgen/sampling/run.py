@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.devices import current_stream
+from fastgen.common.layouts import FORMATS, channels_behind, channels_in_front
 from fastgen.common.memory import storage_address
 from fastgen.common.unwritten import version
 from fastgen.kernels import Known, dispatch
@@ -74,6 +75,8 @@ class BufferKey:
     """What buffers depend on; `stream` is the one that work is queued on when the key is made.
 
     Buffers that are given back may still be worked on: only the same stream gets them again.
+    channels_last: states of images lie in memory so, unless kernels draw noise, whose elements are
+    numbered as they lie there, or put known values in.
     """
 
     shape: tuple[int, ...]
@@ -83,6 +86,7 @@ class BufferKey:
     observe: bool
     keep: bool
     known: KindOfKnown | None = None
+    channels_last: bool = False
     stream: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -124,17 +128,19 @@ class InPlaceRun(HoldsAddresses):
         program, key = self.program, self.key
         self.bind = bind = dispatch.find("bind_combine", key.device, backend)
         state, network = key.dtypes
-        self.slots = [
-            torch.empty(key.shape, dtype=network if on_network else state, device=key.device)
-            for on_network in program.network_buffers
-        ]
         self.seeds = torch.empty(key.seeds, dtype=torch.int64, device=key.device)
         self.ids = torch.empty(key.shape[0], dtype=torch.int64, device=key.device)
         self._in_order = False
+        noise = tables.noise(self.seeds, self.ids)
+        contiguous = key.known is not None or any(z is not None for z in noise)
+        self._turned = key.channels_last and len(key.shape) in FORMATS and not contiguous
+        kinds = [network if on_network else state for on_network in program.network_buffers]
+        # What kernels work on, and the same as networks see it.
+        memory = [self._buffer(kind) for kind in kinds]
+        self.slots = [channels_in_front(x) if self._turned else x for x in memory]
         self._owned = {slot.data_ptr() for slot in self.slots}  # no two share a storage
         self._taken = set(self._owned)  # with outputs that are still needed
         self._raws: dict[int, tuple[Tensor, ...]] = {}
-        noise = tables.noise(self.seeds, self.ids)
         self.known: Known | None = None
         self._last_known: tuple[Any, ...] | None = None  # what is there, and how often written to
         if key.known is not None:
@@ -147,8 +153,8 @@ class InPlaceRun(HoldsAddresses):
             None
             if stage is None
             else bind(
-                [self.slots[i] if isinstance(i, int) else None for i in stage.inputs],
-                [self.slots[o] for o in stage.outputs],
+                [memory[i] if isinstance(i, int) else None for i in stage.inputs],
+                [memory[o] for o in stage.outputs],
                 table,
                 stage.clip,
                 z,
@@ -163,6 +169,16 @@ class InPlaceRun(HoldsAddresses):
         self._resuming = calls[count:]
         self._given: dict[Computed | Increment, Tensor] = {}  # what the last stage was provided
         self._shown: tuple[Tensor, ...] = ()  # the outputs of the last evaluation, for callbacks
+
+    def _buffer(self, dtype: torch.dtype) -> Tensor:
+        """Contiguous memory for a state, of the shape that kernels are given."""
+        batch, *rest = self.key.shape
+        shape = [batch, *rest[1:], rest[0]] if self._turned else [batch, *rest]
+        return torch.empty(shape, dtype=dtype, device=self.key.device)
+
+    def _lying(self, x: Tensor) -> Tensor:
+        """A tensor of the state's shape as kernels are given it."""
+        return channels_behind(x) if self._turned else x
 
     def _step(self, k: int, call: Callable[[list[Tensor]], None] | None) -> _Call:
         program = self.program
@@ -219,15 +235,15 @@ class InPlaceRun(HoldsAddresses):
         step, raws = self._steps[k + 1], self._raws
         if step.direct is not None:
             output = calls(k, step.input, step.state)[0]
-            if output.data_ptr() in self._taken or not output.is_contiguous():
+            if output.data_ptr() in self._taken or not self._lying(output).is_contiguous():
                 output = self._own(output)
-            step.direct([output])
+            step.direct([self._lying(output)])
             return
         outputs: tuple[Tensor, ...] = ()
         if k >= 0:
             outputs = calls(k, step.input, step.state)
             for output in outputs:
-                if output.data_ptr() in self._taken or not output.is_contiguous():
+                if output.data_ptr() in self._taken or not self._lying(output).is_contiguous():
                     outputs = tuple([self._own(output) for output in outputs])
                     break
             raws[k] = outputs
@@ -237,14 +253,15 @@ class InPlaceRun(HoldsAddresses):
                 self._taken.update([output.data_ptr() for output in outputs])
         if step.call is not None:
             if step.raws is not None:
-                step.call([raws[i][branch] for i, branch in step.raws])
+                found = [raws[i][branch] for i, branch in step.raws]
+                step.call([channels_behind(x) for x in found] if self._turned else found)
             else:
                 self._given = {
                     i: calls.provide(i, outputs, step.state, self.key.dtypes[0])
                     for i in step.reads
                     if not isinstance(i, Raw)
                 }
-                step.call([self._read(i) for i in step.reads])
+                step.call([self._lying(self._read(i)) for i in step.reads])
         for i in step.drops:
             dropped = raws.pop(i)
             if i != k:
@@ -258,7 +275,7 @@ class InPlaceRun(HoldsAddresses):
         """Go on from an observed state as it is now, after a callback has written to it."""
         stage, call = self.program.resumed[state], self._resuming[state]
         if stage is not None and call is not None:
-            call([self._read(i) for i in stage.inputs if not isinstance(i, int)])
+            call([self._lying(self._read(i)) for i in stage.inputs if not isinstance(i, int)])
 
     def select(self, rows: Tensor, ids: Tensor) -> None:
         """Row i goes on from all that row ``rows[i]`` has, as the sample ``ids[i]``.
@@ -294,7 +311,7 @@ class InPlaceRun(HoldsAddresses):
         return output
 
     def finish(self) -> Tensor:
-        """The result, in memory that no later run touches."""
+        """The result, in memory that no later run touches, laid out like the state."""
         self._raws.clear()
         self._given, self._shown = {}, ()
         return self.slots[self.program.result].clone()

@@ -292,7 +292,7 @@ class Sampler:
             tables = prepared.tables(x.device, observe, keep)
             run, rows = RecordedRun(program, tables, prepared.dtypes, checkpoint), None
         else:
-            run, rows = prepared.workspace(observe, keep, x, seeds, known)
+            run, rows = prepared.workspace(observe, keep, x, seeds, known, shape_or_x)
         tick = progress_bar(self.plan, progress)
         calls: CallsNetwork = prepared.network_calls(
             x, seeds, ids, arguments, check_finite=check_finite, tick=tick, rows=rows

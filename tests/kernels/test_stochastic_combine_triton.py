@@ -61,16 +61,20 @@ def test_equals_reference(
         assert torch.equal(result, wanted)
 
 
-def test_bound_calls():
+@pytest.mark.parametrize("by_row", [False, True])
+def test_bound_calls(by_row):
+    """Of three steps, in any order, each with its own table and draws."""
+    rows = 3 if by_row else 1
     y, f = torch.randn(3, 8, device=DEVICE), torch.randn(3, 8, device=DEVICE)
-    tables = torch.randn(2, 1, 1, 2, MONOMIALS, dtype=torch.float64, device=DEVICE)
+    tables = torch.randn(3, rows, 1, 2, MONOMIALS, dtype=torch.float64, device=DEVICE)
     tables[..., 4] = 0
-    draws = torch.arange(2, device=DEVICE)[:, None]
+    draws = torch.arange(3 * rows, device=DEVICE)
+    draws = draws.reshape(3, rows, 1) if by_row else draws[:, None]
     noise = Noise(torch.tensor([8], device=DEVICE), torch.arange(3, device=DEVICE), draws)
     state, expected = y.clone(), y.clone()
     call = stochastic.bind_stochastic([state, None], [state], tables, noise)
     wanted = reference.bind_stochastic([expected, None], [expected], tables, noise)
-    for step in (0, 1):
+    for step in (0, 2, 1, -1):
         call(step, [f])
         wanted(step, [f])
     assert torch.equal(state, expected)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.checks import check_function, check_mapping
+from fastgen.common.layouts import in_channels_last
 from fastgen.common.transforms import check_untraced, functional, to_list, transforming
 from fastgen.common.unwritten import check_unwritten, version
 from fastgen.integrations.common.noise import NoiseSource
@@ -256,7 +257,8 @@ def run(
     chosen = tuple(sorted(options.items()))
     found = recipe(build, taken, chosen, not noise.in_kernels, state != x.dtype)
     seeds, ids = noise.keys(x.shape[0], x.device)
-    key = BufferKey(tuple(x.shape), x.device, (state, x.dtype), seeds.numel(), False, False)
+    kind = seeds.numel(), False, False, None, in_channels_last(x)
+    key = BufferKey(tuple(x.shape), x.device, (state, x.dtype), *kind)
     work = found.workspace(key)
     work.start(x, seeds, ids)
     bar = progress_bar(len(found.evaluations) if bar_of_evaluations else found.steps, disable)

@@ -7,7 +7,7 @@ import triton.language as tl
 from fastgen.kernels.triton_support.elements import TABLES, keys, locate, rounded
 from fastgen.kernels.triton_support.noise import group_normals
 
-SCALARS = ("rows", "elements", "stream")
+SCALARS = ("step", "rows", "elements", "stream")
 
 
 @triton.jit
@@ -21,16 +21,17 @@ def coefficient(at, inside, BY_GROUP: tl.constexpr, REAL: tl.constexpr):
 @triton.jit(do_not_specialize=SCALARS, do_not_specialize_on_alignment=TABLES)
 def stochastic_kernel(
     inputs,
-    given,
     outputs,
     table,
     seeds,
     sample_ids,
     draws,
+    step: tl.int64,
     rows: tl.int64,
     elements: tl.int64,
     stream: tl.int64,
     NOISES: tl.constexpr,
+    GIVEN: tl.constexpr,
     TABLE_PER_ROW: tl.constexpr,
     SEED_PER_ROW: tl.constexpr,
     DRAWS_PER_ROW: tl.constexpr,
@@ -41,22 +42,27 @@ def stochastic_kernel(
     MIXED: tl.constexpr,
     EXACT: tl.constexpr,
 ):
-    """`stochastic_combine.reference`: everything is read before anything is written."""
+    """`stochastic_combine.reference`: everything is read before anything is written.
+
+    inputs: the terms, then GIVEN noises. step: which of the tables and draws, which lie one after
+    another.
+    """
+    COUNT: tl.constexpr = len(inputs) - GIVEN
     row, group, base, local, inside, mask = locate(rows, elements, WIDTH, BLOCK, FLAT, MIXED, EXACT)
     terms = ()
-    for i in tl.static_range(len(inputs)):
+    for i in tl.static_range(COUNT):
         x = tl.load(inputs[i] + base + local, mask=mask)
         x = x.to(tl.float32).to(REAL) if x.dtype != tl.float64 else x.to(REAL)
         terms = terms + (x,)  # noqa: RUF005 (Triton has no starred tuples)
     units = ()
-    for k in tl.static_range(len(given)):
-        z = tl.load(given[k] + base + local, mask=mask)
+    for k in tl.static_range(GIVEN):
+        z = tl.load(inputs[COUNT + k] + base + local, mask=mask)
         z = z.to(tl.float32).to(REAL) if z.dtype != tl.float64 else z.to(REAL)
         units = units + (z,)  # noqa: RUF005
     if NOISES > 0:
         known = row < rows
         seed, sample = keys(seeds, sample_ids, row, rows, SEED_PER_ROW, MIXED)
-        numbers = draws + row * NOISES if DRAWS_PER_ROW else draws
+        numbers = draws + (step * rows + row if DRAWS_PER_ROW else step) * NOISES
         for k in tl.static_range(NOISES):
             if DRAWS_PER_ROW:
                 draw = tl.load(numbers + k, mask=known, other=0).to(tl.uint32)
@@ -65,12 +71,11 @@ def stochastic_kernel(
             z = group_normals(group, sample, seed, draw, stream.to(tl.uint32), WIDTH)
             units = units + (z.to(REAL),)  # noqa: RUF005
     BY_GROUP: tl.constexpr = TABLE_PER_ROW and MIXED
-    coefficients = table
-    if TABLE_PER_ROW:
-        coefficients = table + row * (len(outputs) * len(inputs) * 5)
+    size: tl.constexpr = len(outputs) * COUNT * 5
+    coefficients = table + (step * rows + row if TABLE_PER_ROW else step) * size
     for j in tl.static_range(len(outputs)):
-        for i in tl.static_range(len(inputs)):
-            at = coefficients + (j * len(inputs) + i) * 5
+        for i in tl.static_range(COUNT):
+            at = coefficients + (j * COUNT + i) * 5
             c = coefficient(at, inside, BY_GROUP, REAL)
             present = c != 0
             weight = c

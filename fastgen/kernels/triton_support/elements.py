@@ -42,9 +42,10 @@ def locate(
         first_row = (program // short).to(tl.int64) * BLOCK + (ahead // short).to(tl.int64)
         start = tl.program_id(0).to(tl.int64) * BLOCK
         place = ahead % short + lane.to(tl.uint32)
-        steps = (place // short).to(tl.int32)
+        passed = place // short
+        steps = passed.to(tl.int32)
         row = first_row + steps
-        group = (place % short).to(tl.int64)
+        group = (place - passed * short).to(tl.int64)
         inside = row < rows
         if EXACT:
             base = start * WIDTH

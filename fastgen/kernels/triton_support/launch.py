@@ -151,7 +151,7 @@ class Launch(HoldsAddresses):
     """A kernel on given outputs and tables; only the addresses of its inputs are left open.
 
     The kernel's arguments are a tuple of inputs, a tuple of outputs, further tensors, numbers and
-    constants, in this order.
+    constants, in this order; where it has steps, the number of one comes before the numbers.
 
     Args:
         kernel: a function of Triton's.
@@ -161,6 +161,7 @@ class Launch(HoldsAddresses):
             affair.
         scalars: numbers that the kernel is not specialised on.
         constants: the constexpr arguments.
+        steps: whether a call is for one step of several.
     """
 
     __slots__ = (
@@ -172,6 +173,7 @@ class Launch(HoldsAddresses):
         "_key",
         "_misaligned",
         "_programs",
+        "_steps",
         "_tensors",
     )
 
@@ -183,11 +185,13 @@ class Launch(HoldsAddresses):
         tensors: tuple[Any, ...],
         scalars: tuple[int, ...],
         constants: tuple[Any, ...],
+        steps: bool = False,
     ):
         outputs, *others = tensors
         addresses = tuple([address(y) for y in outputs])
         rest = [None if x is None else address(x) for x in others]
-        self._after = (addresses, *rest, *scalars, *constants)
+        self._steps = (0,) if steps else ()
+        self._after = (addresses, *rest, *self._steps, *scalars, *constants)
         # Bits that no address of an input may have for the code that `lean` launches.
         inputs_count, outputs_count, *counts = _aligned_arguments(kernel, 2 + len(rest))
         self._misaligned = ALIGNMENT - 1 if inputs_count else 0
@@ -203,8 +207,11 @@ class Launch(HoldsAddresses):
         self._programs = programs
         self._tensors = tensors
 
-    def __call__(self, inputs: tuple[Tensor, ...]) -> None:
+    def __call__(self, inputs: tuple[Tensor, ...], step: int = 0) -> None:
         """Launch by the shortest way that there is."""
+        if self._steps and step != self._after[len(self._tensors)]:
+            count = len(self._tensors)
+            self._after = (*self._after[:count], step, *self._after[count + 1 :])
         addresses = tuple([address(x) for x in inputs])
         if any(at & self._misaligned for at in addresses) or not self.lean(addresses):
             self.ordinary(inputs)

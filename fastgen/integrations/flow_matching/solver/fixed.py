@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastgen.common.devices import upload
 from fastgen.common.kept import kept
+from fastgen.common.layouts import in_channels_last
 from fastgen.common.memory import OwnMemory
 from fastgen.common.tableau import Tableau
 from fastgen.common.tangents import carried
@@ -207,7 +208,8 @@ def integrate(
     if recorded:
         work = RecordedRun(found.program, found.tables(x.device), (state, x.dtype), False)
     else:
-        key = BufferKey(tuple(x.shape), x.device, (state, x.dtype), 1, bool(outputs), bool(outputs))
+        kind = 1, bool(outputs), bool(outputs), None, in_channels_last(x)
+        key = BufferKey(tuple(x.shape), x.device, (state, x.dtype), *kind)
         work = found.workspace(key)
     work.start(x.to(state) if recorded else x, *unread_keys(x.shape[0], x.device))
     with torch.set_grad_enabled(enable_grad or functional()):
