@@ -51,6 +51,7 @@ class TritonOperations(ReferenceOperations):
         self._used_error = used(w.error.tolist())
         self._used_dense = used([row[0] or row[1] for row in w.dense.tolist()])
         rows, elements = self._sizes = w.y.shape[0], w.y.shape[1]
+        self._kind, self._last = w.y.dtype, len(w.c) - 1
         self._block = min(MAX_BLOCK, triton.next_power_of_2(max(elements, 1)))
         self._held = self._numbers.new_empty(2, rows), w.count.new_empty(2, rows)
         ends, firsts = tiles(self.segment_ends)
@@ -62,11 +63,12 @@ class TritonOperations(ReferenceOperations):
 
     def take(self, i: int, slope: Tensor) -> None:
         """f at stage i; the input of the next stage, after the last one that of the next step."""
-        k = self.w.k[i, : self.rows]
-        if slope.dtype != k.dtype or slope.numel() != k.numel() or not slope.is_contiguous():
+        size = self.rows * self._sizes[1]
+        if slope.dtype != self._kind or slope.numel() != size or not slope.is_contiguous():
+            k = self.w.k[i, : self.rows]
             k[:] = slope
             slope = k
-        if i < len(self.w.c) - 1:
+        if i < self._last:
             self._stage(i + 1, slope)
         elif self._long:
             self._error(slope)
