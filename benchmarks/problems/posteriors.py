@@ -8,7 +8,10 @@ import torch
 from torch import Tensor
 
 import fastgen
+from benchmarks.problems.exact import patches
 from fastgen.schedules import LinearVP, Schedule
+
+SCHEDULE = LinearVP()
 
 
 class Modes:
@@ -72,6 +75,12 @@ def smooth_digits(std: float = 0.2) -> Modes:
     return Modes(means, torch.ones(len(means)), std)
 
 
+def smooth_patches(std: float = 0.1) -> Modes:
+    """4096 patches of photographs, 3 x 8 x 8 in [-1, 1], each with normal noise."""
+    pixels = patches(SCHEDULE).points.reshape(-1, 8, 8, 3).permute(0, 3, 1, 2)
+    return Modes(pixels.flatten(1).float(), torch.ones(len(pixels)), std)
+
+
 def sliced(x: Tensor, y: Tensor, directions: int = 2000) -> float:
     """The sliced Wasserstein-2 distance of two sets [N, n]."""
     g = torch.Generator().manual_seed(5)
@@ -79,6 +88,3 @@ def sliced(x: Tensor, y: Tensor, directions: int = 2000) -> float:
     lines = lines / lines.norm(dim=0)
     apart = (x @ lines).sort(0).values - (y @ lines).sort(0).values
     return float(apart.square().mean().sqrt())
-
-
-SCHEDULE = LinearVP()

@@ -4,13 +4,15 @@
 exact ones, beside that of two exact sets. "digits": those of scikit-learn with normal noise as an
 exact prior, of which a part is known, or what a blur or a mean of four pixels leaves; PSNR of the
 mean of 16 samples, and how often the truth lies between the least and the greatest of them (15 / 17
-where both are of one law). "a step": what a mask adds to a step of DDIM around a network that costs
-nothing: half of every row of numbers known, one half of every sample, numbers here and there; and
-of one half for all samples where what is known is the same for all.
+where both are of one law). "photographs": the same of 4096 patches of photographs. "a step": what a
+mask adds to a step of DDIM around a network that costs nothing: half of every row of numbers known,
+one half of every sample, numbers here and there; and of one half for all samples where what is
+known is the same for all.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,7 +23,14 @@ from torch import Tensor
 
 import fastgen
 from benchmarks.peers import azula, deepinv
-from benchmarks.problems.posteriors import SCHEDULE, grid_of_modes, sliced, smooth_digits
+from benchmarks.problems.posteriors import (
+    SCHEDULE,
+    Modes,
+    grid_of_modes,
+    sliced,
+    smooth_digits,
+    smooth_patches,
+)
 from benchmarks.tools.harness import Case, Provider, measured
 from benchmarks.tools.rows import Row, recorded, row, show_progress, version_of
 from fastgen import observations
@@ -30,7 +39,7 @@ from fastgen.control import DAPS, DDRM, Twisted, posterior
 from fastgen.observations import Linear, Mask, Operator
 
 SUITE, STEPS, COUNT, SEEDS = "posterior", 100, 1000, 3
-IMAGE = (1, 8, 8)
+IMAGE, PATCH = (1, 8, 8), (3, 8, 8)
 TRUTHS, SAMPLES, DIGIT_STEPS = 24, 16, 50
 Draw = Callable[[int, int], Tensor]
 # What the 25 modes are given: the method and its solver; the options are the best of a few.
@@ -89,42 +98,43 @@ def modes(quick: bool) -> Iterator[Row]:
         yield row(*options, "time", "s", seconds)
 
 
-def degraded() -> dict[str, Operator]:
-    """What is left of the digits."""
-    rows = torch.eye(64)[:32]
+def degraded(shape: tuple[int, ...]) -> dict[str, Operator]:
+    """What is left of images."""
+    eye = torch.eye(math.prod(shape)).reshape(*shape, -1)
+    rows = eye[:, : shape[1] // 2].flatten(0, 2)
     return {
-        "upper half": observations.matrix(rows, IMAGE),
+        "upper half": observations.matrix(rows, shape),
         "means of 2 x 2": observations.average_pool(2),
         "blur 1.0": observations.gaussian_blur(1.0, size=5),
     }
 
 
-def digits(quick: bool) -> Iterator[Row]:
-    """Digits restored."""
-    prior, noise = smooth_digits(), 0.1
+def images(name: str, prior: Modes, shape: tuple[int, ...], quick: bool) -> Iterator[Row]:
+    """Images restored."""
+    noise, n = 0.1, math.prod(shape)
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(prior.means), generator=generator)[: 4 if quick else TRUTHS]
     truths = prior.means[chosen]
     truths = truths + prior.std * torch.randn(truths.shape, generator=generator)
-    images = truths.reshape(-1, *IMAGE)
+    pictures = truths.reshape(-1, *shape)
     flat = prior.model(SCHEDULE)
 
     def net(x: Tensor, t: Tensor) -> Tensor:
         return flat.net(x.flatten(1), t).reshape(x.shape)
 
     model = fastgen.Model(net, SCHEDULE, "data", time_dtype=torch.float64)
-    for task, operator in degraded().items():
-        y = operator(images)
+    for task, operator in degraded(shape).items():
+        y = operator(pictures)
         y = y + noise * torch.randn(y.shape, generator=generator)
-        matrix = operator(torch.eye(64).reshape(64, *IMAGE)).flatten(1).T.contiguous()
+        matrix = operator(torch.eye(n).reshape(n, *shape)).flatten(1).T.contiguous()
 
         def ours(name: str, y: Tensor = y, operator: Operator = operator) -> Tensor:
             method, solver = METHODS[name]
             method = observations.MMPS(5) if name.startswith("mmps") else method
             method = observations.PiGDM(0.7) if name == "pigdm" else method
             seen = Linear(operator, y=y.repeat_interleave(SAMPLES, 0), noise=noise)
-            shape = (len(y) * SAMPLES, *IMAGE)
-            return posterior(model, seen, shape, method, solver, DIGIT_STEPS, seed=3)
+            drawn = (len(y) * SAMPLES, *shape)
+            return posterior(model, seen, drawn, method, solver, DIGIT_STEPS, seed=3)
 
         def exactly(y: Tensor = y, matrix: Tensor = matrix) -> Tensor:
             drawn = [prior.given(matrix, v.flatten(), noise, SAMPLES, 7) for v in y]
@@ -153,12 +163,12 @@ def digits(quick: bool) -> Iterator[Row]:
             ]
         if version_of("deepinv") != "unknown":
             runs += [(n, "deepinv", "deepinv", partial(deep, n)) for n in ("ddrm", "diffpir")]
-        for name, provider, package, draw in runs:
-            case, shape = f"digits, {task}, {name}", (len(truths), SAMPLES, 64)
-            if recorded(SUITE, case, provider, shape):
+        for method, provider, package, draw in runs:
+            case, size = f"{name}, {task}, {method}", (len(truths), SAMPLES, n)
+            if recorded(SUITE, case, provider, size):
                 continue
-            x = draw().reshape(shape)
-            options = SUITE, case, provider, package, shape, torch.float32
+            x = draw().reshape(size)
+            options = SUITE, case, provider, package, size, torch.float32
             error = (x.mean(1) - truths).square().mean(1)
             psnr = 10 * torch.log10(4 / error)
             yield row(*options, "PSNR", "dB", psnr.tolist())
@@ -205,7 +215,8 @@ def rows(quick: bool) -> Iterator[Row]:
     """The suite."""
     with threads(1):
         yield from modes(quick)
-        yield from digits(quick)
+        yield from images("digits", smooth_digits(), IMAGE, quick)
+        yield from images("photographs", smooth_patches(), PATCH, quick)
     shapes: list[tuple[int, ...]] = [(16, 4, 64, 64)]
     shapes += [] if quick else [(1, 4, 64, 64), (64, 3, 32, 32), (256, 2)]
     yield from measured([_step(shape) for shape in shapes], quick)
