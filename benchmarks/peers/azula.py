@@ -1,4 +1,4 @@
-"""azula's posterior samplers on an exact denoiser."""
+"""azula's samplers: posterior ones on an exact denoiser, and those of the probability flow."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import fastgen
 from benchmarks.problems.posteriors import Modes
 
 Run = Callable[[Tensor], Tensor]
@@ -75,3 +76,45 @@ def samplers(prior: Modes, forward: Run, inverse: Run, y: Tensor, noise: float, 
         return run
 
     return {name: runner(make) for name, make in made.items()}
+
+
+def flows(model: fastgen.Model, steps: int, dtype: torch.dtype) -> dict[str, Run]:
+    """By sampler a function from noise to data, of ``steps`` evaluations evenly in time.
+
+    Those of one evaluation in each step; the model is not guided and takes no arguments.
+    """
+    import azula.sample
+    from azula.denoise import Denoiser, DiracPosterior
+
+    class Levels(torch.nn.Module):
+        def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+            levels = model.schedule.alpha(t.double()), model.schedule.sigma(t.double())
+            return levels[0].to(dtype), levels[1].to(dtype)
+
+    class Asked(Denoiser):
+        def __init__(self) -> None:
+            super().__init__()
+            self.levels = Levels()
+
+        @property
+        def schedule(self) -> Any:
+            return self.levels
+
+        def forward(self, x: Tensor, t: Tensor, **kwargs: Any) -> Any:
+            return DiracPosterior(mean=model.predict("data", x, float(t)))
+
+    start, end = model.schedule.t_max, model.schedule.t_min
+    options: dict[str, Any] = {"start": start, "silent": True}
+
+    def made(name: str, **more: Any) -> Run:
+        run: Run = getattr(azula.sample, f"{name}Sampler")(Asked(), **options, **more)
+        return run
+
+    def to_data(run: Run) -> Run:
+        # They take logarithms of sigma: the last evaluation is the data prediction at t_min.
+        return lambda x: model.predict("data", run(x), end)
+
+    found = {name: made(name, steps=steps) for name in ("DDIM", "zAB", "vAB")}
+    return found | {
+        name: to_data(made(name, steps=steps - 1, stop=end)) for name in ("xEAB", "zEAB", "REAB")
+    }

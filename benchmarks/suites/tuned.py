@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import torch
 
 import fastgen
-from benchmarks.peers import step_sizes
+from benchmarks.peers import azula, step_sizes
 from benchmarks.problems import digits
 from benchmarks.problems.exact import EXACT
-from benchmarks.tools.rows import Row, recorded, row, show_progress
+from benchmarks.tools.rows import Row, recorded, row, show_progress, version_of
 from fastgen.common.threads import threads
 from fastgen.datasets import Part, load_digits
 from fastgen.demo.classifier import classifier
@@ -182,7 +182,11 @@ def rows(quick: bool) -> Iterator[Row]:
             shape, ends = (BATCH, *problem.shape), list[torch.Tensor]()
             for budget in budgets:
                 case = f"{name}, NFE {budget}"
-                for part, last in ((_budget, GRADIENTS), (_others, "OptimalSteps")):
+                for part, last in (
+                    (_budget, GRADIENTS),
+                    (_others, "OptimalSteps"),
+                    (_azula, "azula"),
+                ):
                     if not recorded(SUITE, case, last, shape):
                         ends = ends or reference(problem)
                         yield from part(problem, ends, case, budget, fit)
@@ -238,6 +242,27 @@ def _others(
         made = fastgen.tune(problem.model, problem.shape, base=base, **given, **fit, **options)
         note = f"from {asked['solver']}"
         yield from _judged(problem, ends, case, who, made, note)
+
+
+def _azula(
+    problem: Problem, ends: list[torch.Tensor], case: str, budget: int, fit: dict[str, Any]
+) -> Iterator[Row]:
+    """The best of azula's samplers of one evaluation in each step, where there is no network."""
+    if problem.net_kwargs is not None or version_of("azula") == "unknown":
+        return
+    runs = azula.flows(problem.model, budget, problem.dtype)
+    shape, scale = (BATCH, *problem.shape), problem.model.schedule.sigma(1.0)
+    starts = [scale * fastgen.randn(shape, seed=s, dtype=problem.dtype) for s in range(SEEDS)]
+    found = {
+        name: [Errors.between([run(z)], [end]) for z, end in zip(starts, ends, strict=True)]
+        for name, run in runs.items()
+    }
+    best = min(found, key=lambda name: max(e.rms for e in found[name]))
+    for metric in ("rms", "median"):
+        values = [getattr(e, metric) for e in found[best]]
+        yield row(
+            SUITE, case, "azula", "azula", shape, problem.dtype, metric, "", values, note=best
+        )  # fmt: skip
 
 
 def _judged(
