@@ -18,7 +18,7 @@ from benchmarks.peers import diffusers, installed
 from benchmarks.problems.networks import ON_CPU
 from benchmarks.tools.harness import Case, Provider, measured
 from benchmarks.tools.rows import Row
-from fastgen.networks import MLP
+from fastgen.networks import MLP, UNet
 from fastgen.schedules import DiscreteVP, Rectified
 
 STEPS = 10
@@ -75,10 +75,11 @@ def small(name: str, network: nn.Module, shape: tuple[int, ...], steps: int) -> 
     torch.manual_seed(0)
     model = fastgen.Model(network.eval(), Rectified(), "velocity")
     plan, x = fastgen.plan("euler", model.schedule, steps), torch.randn(shape)
-    ways: dict[str, bool | str] = {"fastgen": False, "fastgen, compile=True": True}
+    eager = fastgen.Sampler(model, plan)
+    made = {"fastgen": eager, "fastgen, compile=True": fastgen.Sampler(model, plan, compile=True)}
+    made["fastgen, compile(shape)"] = eager.compile(shape)
     if steps <= STEPS:
-        ways["fastgen, compile='loop'"] = "loop"
-    made = {name: fastgen.Sampler(model, plan, compile=way) for name, way in ways.items()}
+        made["fastgen, compile(shape, loop=True)"] = eager.compile(shape, loop=True)
     providers = [Provider(name, partial(sampler, x), units=steps) for name, sampler in made.items()]
     alone = _alone(network, shape)
     many = partial(_times, alone.run, steps // STEPS)
@@ -99,4 +100,6 @@ def rows(quick: bool) -> Iterator[Row]:
     yield from measured(cases(quick), quick)
     for steps in (STEPS,) if quick else (STEPS, 10 * STEPS):
         policy = small("policy", MLP((16, 14), [256, 256]), (1, 16, 14), steps)
-        yield from measured([policy, small("mlp", MLP((2,), [64] * 3), (256, 2), steps)], quick)
+        mlp = small("mlp", MLP((2,), [64] * 3), (256, 2), steps)
+        convolved = small("1-D U-Net policy", UNet(14, 64, dims=1), (1, 14, 16), steps)
+        yield from measured([policy, mlp, convolved], quick)

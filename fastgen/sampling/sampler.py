@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, overload
@@ -12,7 +13,6 @@ from torch import Tensor
 from fastgen.common.checks import check_choice
 from fastgen.common.devices import check_device
 from fastgen.common.display import displayed
-from fastgen.common.modes import unrecorded
 from fastgen.common.transforms import (
     BACKWARD,
     check_untraced,
@@ -28,21 +28,15 @@ from fastgen.model.transforms import Transform
 from fastgen.plans import Plan
 from fastgen.sampling.capture import Captured
 from fastgen.sampling.compiled import CompiledRuns, runs_of
-from fastgen.sampling.network_calls import NetworkCalls
+from fastgen.sampling.loop import run_plan
 from fastgen.sampling.observation import (
     Step,
-    check_resumable,
-    progress_bar,
-    reports_of,
-    written,
 )
-from fastgen.sampling.parallel import Parallel, WindowCalls, check_parallel, refuse_parallel
+from fastgen.sampling.parallel import Parallel, check_parallel, refuse_parallel
 from fastgen.sampling.prepared import Prepared
-from fastgen.sampling.recorded import RecordedRun
 from fastgen.sampling.reversible import Retracing, check_retraced, retracing_of
-from fastgen.sampling.run import CallsNetwork, InPlaceRun
 from fastgen.sampling.serving import ContinuousBatch
-from fastgen.sampling.untraced import CALL, RECORD, Untraced, Within
+from fastgen.sampling.untraced import CALL, RECORD
 
 
 @displayed
@@ -104,9 +98,10 @@ class Sampler:
         self._compiled: CompiledRuns | None = None
         if compile:
             self._compiled = runs_of(self._eager, compile, fixed=False)
-            self.prepared = Prepared(model.compiled(), plan, *options)
         self.model, self.plan, self.guidance, self.noise = model, plan, guidance, noise
         self.transform, self.dtype, self.backend = transform, dtype, backend
+        if compile:
+            self.prepared = self._compiled_network()
 
     def _facts(self) -> dict[str, Any]:
         facts: dict[str, Any] = self.prepared.facts()
@@ -248,11 +243,11 @@ class Sampler:
             check_untraced(CALL, RECORD, shape_or_x=shape_or_x, net_kwargs=arguments)
             with suspended(CALL, tangents=True) as within:
                 given = unwrapped((shape_or_x, seed, sample_ids, arguments))
-                return self._run(*given, within=within, **options)
+                return run_plan(self._prepared, *given, within=within, **options)
         options |= {"differentiable": differentiable, "checkpoint": checkpoint}
         if self._compiled is not None and not (watched or differentiable or parallel):
             return self._compiled(shape_or_x, seed, sample_ids, device, arguments)
-        return self._run(shape_or_x, seed, sample_ids, arguments, **options)
+        return run_plan(self._prepared, shape_or_x, seed, sample_ids, arguments, **options)
 
     @cached_property
     def retracing(self) -> Retracing:
@@ -263,71 +258,49 @@ class Sampler:
         """
         return retracing_of(self.prepared)
 
-    def _run(
+    def _compiled_network(self) -> Prepared:
+        options = self.guidance, self.transform, self.noise, self.dtype, self.backend
+        return Prepared(self.model.compiled(), self.plan, *options)
+
+    @property
+    def _prepared(self) -> Prepared:
+        return self._eager if transforming() else self.prepared  # compiled: without tangents
+
+    @untransformed(BACKWARD)
+    @typed
+    def compile(
         self,
-        shape_or_x: Sequence[int] | Tensor,
-        seed: int | Sequence[int] | Tensor,
-        sample_ids: Sequence[int] | Tensor | None,
-        arguments: dict[str, Any],
+        shape: Sequence[int],
         *,
-        device: torch.device | str | None,
-        trajectory: bool,
-        callback: Callable[[Step], None] | None,
-        progress: bool,
-        check_finite: bool,
-        differentiable: bool = False,
-        parallel: Parallel | None = None,
-        checkpoint: bool = False,
-        within: Within | None = None,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """`__call__`; ``within`` gives the network the transforms of torch back that are active."""
-        prepared = self._eager if transforming() else self.prepared  # compiled: without tangents
-        prepared = prepared if parallel else prepared.masked or prepared
-        x, seeds, ids = prepared.initial(shape_or_x, seed, sample_ids, device)
-        arguments, known = prepared.split(arguments, x)
-        observe, keep = callback is not None, trajectory
-        program = prepared.program(observe, keep)
-        run: InPlaceRun | RecordedRun
-        if differentiable:
-            tables = prepared.tables(x.device, observe, keep)
-            run, rows = RecordedRun(program, tables, prepared.dtypes, checkpoint), None
-        else:
-            run, rows = prepared.workspace(observe, keep, x, seeds, known, shape_or_x)
-        tick = progress_bar(self.plan, progress)
-        calls: CallsNetwork = prepared.network_calls(
-            x, seeds, ids, arguments, check_finite=check_finite, tick=tick, rows=rows
-        )
-        calls = calls if within is None else Untraced(calls, within)
-        window = None
-        if parallel is not None:
-            assert isinstance(run, InPlaceRun)
-            assert isinstance(calls, NetworkCalls)
-            sums = prepared.window_sums(
-                observe, keep, min(parallel.window, self.plan.nfe), x.device
-            )
-            calls = window = WindowCalls(parallel, prepared, calls, run, sums, seeds, ids)
-        run.start(x, seeds, ids, sample_ids is None, known)
-        states = [x] if trajectory else []
-        reports = reports_of(program, self.plan) if trajectory or observe else None
-        with torch.inference_mode(False) if differentiable else unrecorded(self.model.net):
-            for k in range(-1, self.plan.nfe):
-                run.advance(k, calls)
-                if reports is None:
-                    continue
-                for index, time, buffer in reports.get(k + 1, ()):
-                    if written(callback, prepared, run, k, Step(index, time, run.slots[buffer])):
-                        check_resumable(program, self.plan, index)
-                        run.resume(index, calls)
-                        if window is not None:
-                            window.forget()
-                    if trajectory:
-                        states.append(run.slots[buffer])
-        stacked, result = torch.stack(states) if trajectory else None, run.finish()
-        if parallel is not None and window is not None:
-            parallel.ended(window.report())
-        if isinstance(run, InPlaceRun) and rows is not None:
-            prepared.keep(run, rows)
-        return result if stacked is None else (result, stacked)
+        loop: bool = False,
+        device: torch.device | str | None = None,
+        net_kwargs: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Sampler:
+        """The same sampler as compiled code, which is made now for states of a shape.
+
+        What ``Sampler(..., compile=True)`` does, but whether the network is still what it was
+        compiled for is looked at in the first run of a shape alone: weights may be written to,
+        and nothing else of the network may change. That look takes as long as a small network,
+        so that short runs gain most.
+
+        Args:
+            shape: [B, ...] of the states; other shapes are compiled in their first run.
+            loop: the whole run as one graph: at most 32 evaluations without noise.
+            device: where to run; the default is the network's device.
+            net_kwargs, **kwargs: passed to the network in that run, see `__call__`.
+
+        Raises:
+            ValueError: where torch cannot compile it, with its reason.
+        """
+        refuse_parallel(kwargs)
+        made, way = copy.copy(self), "loop" if loop else True
+        made._compiled = runs_of(self._eager, way, fixed=True)
+        made.prepared = made._compiled_network()
+        place = self.model.device if device is None else check_device("device", device)
+        start = torch.zeros(*shape, dtype=self.dtype, device=place)
+        made(start, net_kwargs=merged(net_kwargs, kwargs))
+        return made
 
     @untransformed(BACKWARD)
     @typed

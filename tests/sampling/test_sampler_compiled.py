@@ -1,11 +1,15 @@
 """Networks and stages compiled together: the same samples, whatever changes between runs."""
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
 from torch.autograd import forward_ad
 
 import fastgen
+from fastgen.common.compiled_calls import CompiledFunction
 from fastgen.networks import MLP
 from fastgen.schedules import EDM, CosineVP, Rectified
 from tests.support.compiling import counted, without_compiler
@@ -129,6 +133,72 @@ class TestTraced:
         net.load_state_dict(net.state_dict(), assign=True)
         agree(sampler, plain)
 
+    @pytest.mark.parametrize("loop", [False, True])
+    def test_made_for_a_shape(self, loop, uncompiled):
+        net = mlp()
+        plan = fastgen.plan("heun", Rectified(), 3)
+        plain = fastgen.Sampler(fastgen.Model(net, Rectified(), "velocity"), plan)
+        sampler = plain.compile(SHAPE, loop=loop)
+        made = len(uncompiled)
+        agree(sampler, plain, seed=3)
+        with torch.no_grad():
+            for p in net.parameters():
+                p.mul_(1.1)
+        agree(sampler, plain, seed=4)
+        assert len(uncompiled) == made
+        agree(sampler, plain, (5, 2), seed=5)
+        x, states = sampler(SHAPE, trajectory=True)
+        assert torch.equal(x, states[-1])
+
+    def test_the_network_is_looked_at_once_for_a_shape(self, monkeypatch):
+        model = fastgen.Model(mlp(), Rectified(), "velocity")
+        sampler = fastgen.Sampler(model, fastgen.plan("euler", Rectified(), 3)).compile(SHAPE)
+        looks = []
+        bound = CompiledFunction.bound
+        monkeypatch.setattr(CompiledFunction, "bound", lambda *a: looks.append(a) or bound(*a))
+        for seed in range(3):
+            sampler(SHAPE, seed=seed)
+        assert not looks
+        sampler((4, 2))
+        assert looks
+
+    def test_modes_of_a_shape(self):
+        plain = fastgen.Sampler(
+            fastgen.Model(mlp(), CosineVP(), "noise"), fastgen.plan("ddpm", CosineVP(), 3)
+        )
+        sampler = plain.compile(SHAPE)
+        for other in (sampler, copy.deepcopy(sampler), copy.copy(sampler)):
+            with torch.inference_mode():
+                agree(other, plain, seed=3)
+            agree(other, plain, seed=4)
+        with ThreadPoolExecutor(3) as pool:
+            found = list(pool.map(lambda seed: sampler(SHAPE, seed=seed), range(9)))
+        for seed, x in enumerate(found):
+            assert torch.allclose(x, plain(SHAPE, seed=seed), rtol=1e-5, atol=1e-6)
+
+    def test_arguments_of_a_shape(self):
+        def net(x, t, shift):
+            return x * t[:, None] + shift
+
+        plain = fastgen.Sampler(
+            fastgen.Model(net, CosineVP(), "noise"), fastgen.plan("ddpm", CosineVP(), 3)
+        )
+        sampler = plain.compile(SHAPE, shift=torch.zeros(SHAPE))
+        for shift in (0.5, 1.5):
+            agree(sampler, plain, seed=[3, 4, 5], shift=torch.full(SHAPE, shift))
+            agree(sampler, plain, seed=3, shift=torch.full(SHAPE, shift))
+
+    def test_guidance_of_a_shape(self):
+        def net(x, t, label):
+            return x * label[:, None]
+
+        plain = fastgen.Sampler(
+            fastgen.Model(net, Rectified(), "velocity"),
+            fastgen.plan("euler", Rectified(), 3),
+            guidance=fastgen.Guidance(2.0, unconditional={"label": torch.zeros(3)}),
+        )
+        agree(plain.compile(SHAPE, label=torch.ones(3)), plain, label=torch.ones(3))
+
     def test_arguments(self):
         def net(x, t, shift, power=1):
             return x * t[:, None] ** power + shift
@@ -188,6 +258,14 @@ class TestRefused:
     def test_other_words(self):
         with pytest.raises(ValueError, match="compile='whole'"):
             pair(fastgen.Model(mlp(), Rectified(), "velocity"), "euler", 3, "whole")
+
+    def test_loops_of_a_shape(self):
+        model = fastgen.Model(mlp(), CosineVP(), "noise")
+        sampler = fastgen.Sampler(model, fastgen.plan("ddpm", CosineVP(), 3))
+        with pytest.raises(ValueError, match="compile='loop': for plans without noise"):
+            sampler.compile(SHAPE, loop=True)
+        with pytest.raises(TypeError, match="parallel:"):
+            sampler.compile(SHAPE, parallel=4)
 
     def test_loops_with_noise_and_long_ones(self):
         with pytest.raises(ValueError, match="compile='loop': for plans without noise"):
