@@ -18,7 +18,12 @@ from fastgen.common.tangents import carried
 
 
 def version(x: Tensor) -> int:
-    """How often torch has written to the tensor; -1 where it does not count: in inference mode."""
+    """How often torch has written to the tensor; -1 where it does not count: in inference mode.
+
+    Nor while torch.compile traces: functions that are compiled here are called once without it.
+    """
+    if torch.compiler.is_compiling():
+        return -1
     try:
         return x._version
     except RuntimeError:

@@ -61,7 +61,7 @@ class _Evaluation:
         field, (t, y, rows) = self._field, self._buffers
         try:
             subject = field.f, field.state
-            made, new = _compiled.of(field.f).bound(subject, t, y, self.slope, rows)
+            made, new = field.compiled.bound(subject, t, y, self.slope, rows)
         except CompileError as error:
             field.call(t, y, rows)  # says what is wrong with f itself
             raise ValueError(
@@ -77,8 +77,15 @@ class _Evaluation:
 class CompiledField(Field):
     """A field whose `bound` evaluates compiled code; `call` calls f itself.
 
-    f is a function of its arguments alone: what it does beside is done once.
+    f is a function of its arguments alone: what it does beside is done once. subject: what it is
+    about, by which code is kept: f itself, or the network that it calls.
     """
+
+    def __init__(
+        self, f: Callable[..., Any], state: StateLayout, compact: bool | None, subject: Any
+    ) -> None:
+        super().__init__(f, state, compact)
+        self.compiled = _compiled.of(getattr(subject, "compiled_with", subject))
 
     def bound(
         self, t: Tensor, y: Tensor, rows: Tensor | None

@@ -264,7 +264,7 @@ def odeint(
     if mask is not None:
         given, y0, state = unpadded(f, y0, mask, joint)
         compact = accepts_rows(f) if compact is None else compact
-    field = (CompiledField if compile else Field)(given, state, compact)
+    field = CompiledField(given, state, compact, f) if compile else Field(given, state, compact)
     times = times_of(t, state.rows, state.joint, state.device)
     y = state.flat().clone()  # f is never handed the caller's own tensor
     tolerances = tolerance("rtol", rtol, state), tolerance("atol", atol, state)

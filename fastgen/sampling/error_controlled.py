@@ -115,7 +115,8 @@ def sample_adaptive(
         return_solution: return a `fastgen.ode.Solution` with the times [start, end], or ``times``.
         times: from start to end, of a solution's states; not for "dpm_adaptive".
         steps: sees every step.
-        **options: of `fastgen.odeint`, or of `dpm_adaptive`. ``compile=True`` compiles the network.
+        **options: of `fastgen.odeint`, or of `dpm_adaptive`. ``compile=True`` compiles the
+            network, and what is around it where there is no guidance.
 
     Raises:
         ValueError, TypeError: naming the argument. RuntimeError: naming a sample that failed.
@@ -132,10 +133,12 @@ def sample_adaptive(
             )
     compile = options.pop("compile", False)
     check_argument("compile", compile, bool)
-    # What surrounds the network depends on which samples are left. Compiled code has no tangents.
-    if compile and not transforming():
-        model = model.compiled()
     field = ModelField(model, x.shape[0], net_kwargs, guidance)
+    whole = solver != DPM and model.traceable and guidance is None and not field.whole
+    # Compiled code has no tangents.
+    if compile and not whole and not transforming():
+        model = model.compiled()
+        field = ModelField(model, x.shape[0], net_kwargs, guidance)
     watch = steps if steps is not None and steps.wanted else None
     if solver == DPM:
         start = model.schedule.t_max if start is None else start
@@ -149,6 +152,7 @@ def sample_adaptive(
         time = t.double().expand(len(rows))  # with joint steps one time for all
         return field("velocity", time, x, rows)
 
+    velocity.compiled_with = model.net  # type: ignore[attr-defined]
     found: Solution = odeint(
         velocity,
         x,
@@ -158,6 +162,7 @@ def sample_adaptive(
         atol=atol,
         return_solution=True,
         callback=watch,
+        compile=compile and whole and not transforming(),
         **with_parameters(options, model),
     )
     return found if return_solution else found.ys[-1]
