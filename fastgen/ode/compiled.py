@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastgen.common.compiled_calls import Call, CompiledFunctions, CompileError
+from fastgen.common.compiled_calls import Call, CompiledFunction, CompiledFunctions, CompileError
 from fastgen.common.compiled_kernels import Kernels, kernels_of
 from fastgen.ode.problem import Field, StateLayout
 
@@ -61,7 +61,7 @@ class _Evaluation:
         field, (t, y, rows) = self._field, self._buffers
         try:
             subject = field.f, field.state
-            made, new = field.compiled.bound(subject, t, y, self.slope, rows)
+            made, new = field.code(y, rows).bound(subject, t, y, self.slope, rows)
         except CompileError as error:
             field.call(t, y, rows)  # says what is wrong with f itself
             raise ValueError(
@@ -78,14 +78,22 @@ class CompiledField(Field):
     """A field whose `bound` evaluates compiled code; `call` calls f itself.
 
     f is a function of its arguments alone: what it does beside is done once. subject: what it is
-    about, by which code is kept: f itself, or the network that it calls.
+    about, by which code is kept: f itself; or, as its ``compiled_with``, the network that it calls
+    and what else it depends on. torch keeps a few codes of one subject, dtype, and call with all
+    samples or some.
     """
 
     def __init__(
         self, f: Callable[..., Any], state: StateLayout, compact: bool | None, subject: Any
     ) -> None:
         super().__init__(f, state, compact)
-        self.compiled = _compiled.of(getattr(subject, "compiled_with", subject))
+        about: tuple[Any, Hashable] = getattr(subject, "compiled_with", (subject, None))
+        self._subject, self._kind = about
+
+    def code(self, y: Tensor, rows: Tensor | None) -> CompiledFunction:
+        """What is compiled for these buffers."""
+        some = rows is not None and len(rows) < self.state.rows
+        return _compiled.of(self._subject, (self._kind, y.dtype, some))
 
     def bound(
         self, t: Tensor, y: Tensor, rows: Tensor | None

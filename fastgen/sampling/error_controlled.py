@@ -152,7 +152,8 @@ def sample_adaptive(
         time = t.double().expand(len(rows))  # with joint steps one time for all
         return field("velocity", time, x, rows)
 
-    velocity.compiled_with = model.net  # type: ignore[attr-defined]
+    kind = model.predicts, type(model.schedule), str(type(model.time_input))
+    velocity.compiled_with = model.net, kind  # type: ignore[attr-defined]
     found: Solution = odeint(
         velocity,
         x,
