@@ -1,14 +1,18 @@
 """What `benchmarks/gpu.sh` leaves to its next call."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.gpu.bench import Bench
 from benchmarks.tools.harness import Provider
+from benchmarks.tools.rows import read
+from tests.support.assignments import shortest_paths
 
 
 def test_measured_cases_are_kept_and_skipped_ones_tried_again(tmp_path):
@@ -35,6 +39,40 @@ def test_measured_cases_are_kept_and_skipped_ones_tried_again(tmp_path):
     assert again["first"] == pytest.approx(medians["first"])
     assert {r.metric for r in bench.found} == {"time"}
     assert set(again) == {"first", "second"}
+
+
+@pytest.mark.slow
+def test_the_way_is_gone_without_a_gpu(tmp_path):
+    """What a first hour on a device would stumble over; a second call finds nothing left to do."""
+    root = Path(__file__).parents[2]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
+    environment |= {"DRY": "1", "OUT": str(tmp_path), "PYTHON": sys.executable}
+    environment |= {"TEST_PROCESSES": "2", "SECONDS_IN_ALL": "900", "TEST_SECONDS": "300"}
+    command = ["bash", str(root / "benchmarks/gpu.sh")]
+    rows = []
+    for call in range(2):
+        run = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
+        for part in ("== build", "== tests", "== benchmarks", "== the longest tests", "in all"):
+            assert part in run.stdout, part
+        assert ("nothing left of" in run.stdout) == bool(call)
+        rows.append([r for r in read(tmp_path / "gpu.csv") if r.metric != "skipped"])
+    assert len(rows[0]) > 100
+    assert rows[0] == rows[1]
+    assert {r.suite for r in rows[0]} >= {"copy", "table", "loops", "ode", "coupling", "sinkhorn"}
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (7, 7), (5, 9), (9, 5), (60, 60)])
+def test_assignments_without_scipy_are_those_of_scipy(shape):
+    """On a machine that has none the kernels are compared with these."""
+    optimize = pytest.importorskip("scipy.optimize")
+    generator = np.random.default_rng(sum(shape))
+    for costs in (generator.normal(size=shape), generator.integers(0, 4, shape)):
+        rows, columns = shortest_paths(costs)
+        wanted = costs[optimize.linear_sum_assignment(costs)].sum()
+        assert costs[rows, columns].sum() == pytest.approx(wanted, abs=1e-12)
+        assert len(set(rows)) == len(set(columns)) == len(rows) == min(shape)
+        assert rows.tolist() == sorted(rows)
 
 
 def test_passed_tests_are_left_out(tmp_path):

@@ -11,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.optimize import linear_sum_assignment
 
 from fastgen import _C
 from fastgen.couplings import Assignment, assign
+from tests.support.assignments import linear_sum_assignment
 
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-11}
 KINDS = ("matrix", "ties", "points", "lattice", "many dimensions")

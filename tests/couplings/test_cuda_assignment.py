@@ -10,12 +10,12 @@ import cuda_on_host
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import linear_sum_assignment
 from test_assignment import KINDS, TOLERANCE, check, random_problem, true_costs
 
 from fastgen.couplings import Assignment, ExactOT, assign, costs
 from fastgen.kernels.assignment import cuda, nvrtc
 from fastgen.kernels.assignment.contract import Options
+from tests.support.assignments import linear_sum_assignment
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 
