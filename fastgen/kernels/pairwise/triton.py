@@ -22,17 +22,17 @@ WARPS = THREADS // (64 if torch.version.hip else 32)
 
 
 def constants(want: int, dims: int, features: int, hip: bool) -> tuple[Any, ...]:
-    """The kernel's constants PRECISION, ROWS, TILE, DEPTH, FEATURES, QUADS for a problem.
+    """The kernel's constants PRECISION, ROWS, TILE, DEPTH, FEATURES, QUADS, FEATURE_QUADS.
 
     Three TF32 products give float32's digits on tensor cores; AMD's units take float32 itself.
     """
-    precision, quads = "ieee" if hip else "tf32x3", dims % 4 == 0
+    precision, quads = "ieee" if hip else "tf32x3", (dims % 4 == 0, features % 4 == 0)
     if want != MEAN:
         # 64 rows would not fit the registers of sums; for means the compiler takes instructions
         # (wgmma) that no test without a GPU can run.
-        return precision, 32, TILE, 16, 16, quads
+        return precision, 32, TILE, 16, 16, *quads
     # The weights are operands too, in three parts. Tiles matter to samples alone.
-    return precision, 32, 64, 16, 16 if features <= 16 else 32, quads
+    return precision, 32, 64, 16, 16 if features <= 16 else 32, *quads
 
 
 def _reduce(

@@ -46,15 +46,18 @@ def pairs_kernel(
     DEPTH: tl.constexpr,
     FEATURES: tl.constexpr,
     QUADS: tl.constexpr,
+    FEATURE_QUADS: tl.constexpr,
 ):
     """`fastgen.kernels.pairwise.reference`, for float32. WANT: 0 sum, 1 mean, 2 best, 3 sample.
 
     scale: where the float32 scale / log 2 lies; bias is in units of log 2. Program (i, e) takes
     rows ROWS i .. and, for means, features FEATURES e .. . QUADS: 4 divides dims, so that points
-    are read 16 bytes at a time.
+    are read 16 bytes at a time; FEATURE_QUADS: the features, so that values are.
     """
     if QUADS:
         dims = dims // 4 * 4
+    if FEATURE_QUADS:
+        features = features // 4 * 4
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     known = row < rows
     feature = tl.program_id(1).to(tl.int64) * FEATURES + tl.arange(0, FEATURES)
