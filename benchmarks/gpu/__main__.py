@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,15 +49,21 @@ def main() -> None:
         "compiled": lambda: compiled(bench),
         "kernels": lambda: kernels(bench, bandwidth),
     }
-    whole = bench.until
+    whole, failed = bench.until, []
     for name, measure in suites.items():
         if name not in chosen:
             continue
         # A suite has two fifths of what is left at most, the last ones all.
         left = whole - time.monotonic()
         bench.until = whole if name in (chosen[-1], "compiled") else time.monotonic() + 0.4 * left
-        measure()
+        try:
+            measure()
+        except Exception:  # what is before a case is made; the suites behind it run
+            traceback.print_exc()
+            failed.append(name)
     print(f"{len(bench.found)} rows in {arguments.out}")
+    if failed:
+        raise SystemExit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

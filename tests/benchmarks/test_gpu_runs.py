@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import benchmarks.gpu.__main__ as gpu
 from benchmarks.gpu.bench import Bench
 from benchmarks.tools.harness import Provider
 from benchmarks.tools.rows import read
@@ -73,6 +74,23 @@ def test_assignments_without_scipy_are_those_of_scipy(shape):
         assert costs[rows, columns].sum() == pytest.approx(wanted, abs=1e-12)
         assert len(set(rows)) == len(set(columns)) == len(rows) == min(shape)
         assert rows.tolist() == sorted(rows)
+
+
+def test_a_suite_that_fails_leaves_the_others(tmp_path, monkeypatch):
+    ran = []
+
+    def fails(bench):
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(gpu, "copies", lambda bench: 1.0)
+    monkeypatch.setattr(gpu, "loops", fails)
+    monkeypatch.setattr(gpu, "integrate", ran.append)
+    command = ["--device", "cpu", "--quick", "--out", str(tmp_path / "rows.csv")]
+    command += ["--suite", "loops", "--suite", "ode"]
+    monkeypatch.setattr(sys, "argv", ["benchmarks.gpu", *command])
+    with pytest.raises(SystemExit, match="failed: loops"):
+        gpu.main()
+    assert len(ran) == 1
 
 
 def test_passed_tests_are_left_out(tmp_path):
