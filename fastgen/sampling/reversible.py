@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastgen.common.modes import unrecorded
+from fastgen.common.leaves import leaves_behind
 from fastgen.common.once import differentiable_once
 from fastgen.common.transforms import transforming
 from fastgen.model.output import modules_of
@@ -348,19 +349,9 @@ class Way:
     def _look(self, found: Tensor, x: Tensor) -> None:
         """Raise a ValueError for a tensor that wants a gradient and cannot be given it."""
         self._looked = True
-        known = {id(tensor) for tensor in (x, *self.known)}
-        seen: set[Any] = set()
-        nodes: list[Any] = [found.grad_fn]
-        while nodes:
-            node = nodes.pop()
-            if node is None or node in seen:
-                continue
-            seen.add(node)
-            leaf = getattr(node, "variable", None)
-            if leaf is not None and id(leaf) not in known:
-                raise ValueError(
-                    f"memory='reversible': the network depends on a tensor of shape "
-                    f"{tuple(leaf.shape)} that wants a gradient and is neither a parameter of its "
-                    "modules nor among its arguments; pass it in net_kwargs"
-                )
-            nodes += [after for after, _ in node.next_functions]
+        for leaf in leaves_behind([found], [x, *self.known]):
+            raise ValueError(
+                f"memory='reversible': the network depends on a tensor of shape "
+                f"{tuple(leaf.shape)} that wants a gradient and is neither a parameter of its "
+                "modules nor among its arguments; pass it in net_kwargs"
+            )

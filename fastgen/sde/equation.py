@@ -127,7 +127,10 @@ class Equation:
             check_recorded("g", value, lambda: diffusion(elsewhere(x)), "y", DERIVATIVE_FREE)
             if not value.requires_grad:
                 return torch.zeros_like(y)
-            v = torch.zeros_like(value, requires_grad=True)
+            # Zeros that lie after x in the graph: of a leaf, autograd would look for ways to it
+            # through all steps before this one.
+            never = torch.zeros_like(value, dtype=torch.bool)
+            v = torch.where(never, x.to(value.dtype), torch.zeros_like(value))
             (pulled,) = torch.autograd.grad(value, x, v, create_graph=True, allow_unused=True)
             if pulled is None:
                 return torch.zeros_like(y)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from fastgen.common.checks import as_numbers
 from fastgen.common.errors import nearest
+from fastgen.common.leaves import leaves_of
 from fastgen.common.once import differentiable_once
 from fastgen.integrations.torchsde.motions import BrownianInterval
 from fastgen.integrations.torchsde.settings import METHODS
@@ -62,7 +62,9 @@ def sdeint_adjoint(
         adjoint_method: torchsde's name for a method; the adjoint's options, adjoint_adaptive,
             adjoint_rtol, adjoint_atol and adjoint_options, have no equation to be of.
         adjoint_params: what "reversible_heun" differentiates in besides y0; None takes the
-            parameters of a module. Other methods' gradients reach all that the sde depends on.
+            parameters of a module. Other methods' gradients reach all that the sde depends on;
+            where that is a tensor computed before (an encoder's context) which is not among
+            these, all steps are kept in memory.
 
     Raises:
         ValueError: naming what does not fit.
@@ -90,24 +92,17 @@ def sdeint_adjoint(
         "names": names,
         "logqp": logqp,
     }
-    whole = adaptive or extra or extra_solver_state or not torch.is_grad_enabled()
-    if whole or len(ts) < 3:
-        found = sdeint(
-            sde,
-            y0,
-            ts,
-            bm,
-            extra=extra,
-            extra_solver_state=extra_solver_state,
-            entropy=entropy,
-            **common,
-        )
-    else:
-        found = _by_pieces(sde, y0, ts, bm, names, entropy, common)
     given = adjoint_params
     if given is None:
         given = list(sde.parameters()) if isinstance(sde, nn.Module) else []
-    return _attached(found, [p for p in given if p.requires_grad])
+    given = [p for p in given if p.requires_grad]
+    found = None
+    if not (adaptive or extra or extra_solver_state or not torch.is_grad_enabled()) and len(ts) > 2:
+        found = _by_pieces(sde, y0, ts, bm, names, entropy, common, given)
+    if found is None:
+        common |= {"extra": extra, "extra_solver_state": extra_solver_state}
+        found = sdeint(sde, y0, ts, bm, entropy=entropy, **common)
+    return _attached(found, given)
 
 
 def _attached(found: Any, parameters: list[Tensor]) -> Any:
@@ -142,13 +137,19 @@ def _by_pieces(
     names: dict[str, str] | None,
     entropy: int | None,
     common: dict[str, Any],
+    parameters: list[Tensor],
 ) -> Any:
-    """One solve between each two outputs, made again on the way back along the same motion."""
+    """One solve between each two outputs, made again on the way back along the same motion.
+
+    None where that is not possible: where the sde depends on a tensor that is not among the
+    parameters and has a graph of its own.
+    """
     times = as_numbers("ts", ts).detach()
     if not bool((times.diff() > 0).all()):
         raise ValueError(f"ts: expected strictly increasing times, got {ts}")
+    logqp = common["logqp"]
     if bm is None:
-        size = (len(y0), _width(sde, y0, times[:1], names) + (common["logqp"] and _diagonal(sde)))
+        size = (len(y0), _width(sde, y0, times[:1], names) + (logqp and _diagonal(sde)))
         bm = BrownianInterval(
             times[0],
             times[-1],
@@ -158,19 +159,57 @@ def _by_pieces(
             entropy,
             levy_area_approximation="foster",
         )
+    functions = [k for k in functions_of(sde, names, logqp, bm) if k is not None]
+    at = times.to(y0)[0], y0.detach()
+    more = leaves_of(lambda: [function(*at) for function in functions], parameters)
+    if more is None:
+        return None
     states, ratios = [y0], []
+    apply: Any = _Piece.apply
     for ends in pairwise(times):
 
-        def piece(y: Tensor, ends: Sequence[Tensor] = ends) -> Any:
-            return sdeint(sde, y, torch.stack(list(ends)), bm, **common)
+        def piece(y: Tensor, ends: Sequence[Tensor] = ends) -> tuple[Tensor, ...]:
+            found = sdeint(sde, y, torch.stack(list(ends)), bm, **common)
+            return (found[0][1], found[1][0]) if logqp else (found[1],)
 
-        found = checkpoint(piece, states[-1], use_reentrant=False, preserve_rng_state=False)
-        if common["logqp"]:
-            found, ratio = found
-            ratios.append(ratio[0])
-        states.append(found[1])
+        state, *ratio = apply(piece, states[-1], *parameters, *more)
+        states.append(state)
+        ratios += ratio
     ys = torch.stack(states)
-    return (ys, torch.stack(ratios)) if common["logqp"] else ys
+    return (ys, torch.stack(ratios)) if logqp else ys
+
+
+class _Piece(torch.autograd.Function):
+    """A function of a state and of tensors that it knows itself, evaluated again on the way back.
+
+    torch's checkpoint would evaluate it again for each derivative of g that the solve takes.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, piece: Callable[[Tensor], tuple[Tensor, ...]], y: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.piece = piece
+        ctx.save_for_backward(y, *tensors)
+        return piece(y.detach())
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        y, *tensors = ctx.saved_tensors
+        with torch.enable_grad():
+            y = y.detach().requires_grad_()
+            found = ctx.piece(y)
+        pairs = [(x, d) for x, d in zip(found, gradients, strict=True) if x.requires_grad]
+        if not pairs:
+            return None, *(torch.zeros_like(x) for x in (y, *tensors))
+        return None, *torch.autograd.grad(
+            [x for x, _ in pairs],
+            [y, *tensors],
+            [d for _, d in pairs],
+            allow_unused=True,
+            materialize_grads=True,
+        )
 
 
 def _diagonal(sde: Any) -> bool:

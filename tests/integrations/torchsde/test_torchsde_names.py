@@ -354,3 +354,66 @@ def test_parameters_that_are_not_used_have_a_gradient_of_zero(times):
     assert sde.unused.grad.tolist() == [0, 0, 0]
     with torch.no_grad():
         assert not ours.sdeint_adjoint(sde, torch.ones(2, 2), times, dt=0.1).requires_grad
+
+
+class Encoded:
+    """Of a tensor computed before: `context`, which has a graph of its own."""
+
+    noise_type, sde_type = "diagonal", "ito"
+
+    def __init__(self, a):
+        self.a, self.context = a, a.exp()
+
+    def f(self, t, y):
+        return -self.context * y
+
+    def g(self, t, y):
+        return 0.1 * self.context * torch.sin(self.a * y)
+
+
+@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("method", ["milstein", "srk"])
+def test_adjoint_gradients_reach_what_was_computed_before(method, given):
+    found = []
+    for solve in (ours.sdeint, ours.sdeint_adjoint):
+        a = torch.tensor(0.3, dtype=D, requires_grad=True)
+        sde, y0 = Encoded(a), torch.ones(3, 2, dtype=D)
+        bm = ours.BrownianInterval(
+            0.0, 1.0, size=(3, 2), entropy=8, levy_area_approximation="space-time", dtype=D
+        )
+        options = {"adjoint_params": (sde.context, a)} if given and solve is not ours.sdeint else {}
+        ys = solve(sde, y0, [0.0, 0.4, 1.0], bm=bm, dt=0.05, method=method, **options)
+        found.append((ys, *torch.autograd.grad(ys.square().sum(), [a])))
+    for x, y in zip(*found, strict=True):
+        assert torch.allclose(x, y, rtol=1e-10)
+        assert y.any()
+
+
+@pytest.mark.parametrize("adjoint", [False, True])
+def test_evaluations_grow_as_steps_do(adjoint):
+    """Autograd's work at a step does not depend on the steps before it, nor does that of a piece.
+
+    Evaluations are counted; so are nodes that a derivative of g lets autograd go through.
+    """
+
+    class Counted(Encoded):
+        noise_type = "scalar"
+        calls = 0
+
+        def g(self, t, y):
+            Counted.calls += 1
+            return 0.1 * torch.sin(self.a * y)[..., None]
+
+    def calls(steps):
+        Counted.calls = 0
+        sde = Counted(torch.tensor(0.3, dtype=D, requires_grad=True))
+        sde.context = sde.a
+        solve = ours.sdeint_adjoint if adjoint else ours.sdeint
+        ys = solve(
+            sde, torch.ones(2, 2, dtype=D), [0.0, 0.5, 1.0], dt=1 / steps, method="milstein",
+            entropy=1,
+        )  # fmt: skip
+        ys.sum().backward()
+        return Counted.calls
+
+    assert calls(64) < 2.1 * calls(32)
