@@ -15,6 +15,7 @@ from fastgen.common.transforms import to_list
 from fastgen.integrations.torchdiffeq.asking import (
     in_callers_mode,
     listening,
+    told_as,
     warn_unheard,
 )
 from fastgen.integrations.torchdiffeq.fixed import GridSolver, solve_scipy
@@ -205,7 +206,7 @@ def _pieces(
         inner = t[within].double()
         # The next piece starts at a constant time, also where t, which may need gradients, has it.
         end = torch.tensor([last], device="cpu").to(known)
-        asked = _one_sided(func, start, last, jumps)
+        asked = on_one_side(func, start, last, jumps)
         whole = torch.cat([begin, inner, end])
         ys = _varying(asked, y0, whole, method, options, tolerances, gradient)
         outputs.append(_mapped(lambda y: y[1:-1], ys))
@@ -216,7 +217,7 @@ def _pieces(
     return tuple(torch.cat(parts) for parts in zip(*outputs, strict=True))
 
 
-def _one_sided(func: Function, begin: float, end: float, jumps: set[float]) -> Function:
+def on_one_side(func: Function, begin: float, end: float, jumps: set[float]) -> Function:
     """func at times moved off begin and end, inwards, where it jumps there."""
     if not {begin, end} & jumps:
         return func
@@ -229,7 +230,7 @@ def _one_sided(func: Function, begin: float, end: float, jumps: set[float]) -> F
             near = torch.nextafter(near, torch.full_like(near, begin))
         return func(t + (near - t).detach(), y)
 
-    return asked
+    return told_as(func, asked)
 
 
 def _leading(y: Any) -> Any:

@@ -87,3 +87,19 @@ def test_callbacks_of_varying_steps_on_both_ways(method, single):
     assert float(zero) == 0
     assert y.shape == a.shape == ((2,) if single else (5,))
     assert [g.shape for g in gradients] == [()]
+
+
+def test_callbacks_are_called_beside_a_jump():
+    class Told(torch.nn.Module):
+        calls = 0
+
+        def forward(self, t, y):
+            return torch.where(t < 0.5, 1.0, -2.0).to(y) + 0 * y
+
+        def callback_accept_step(self, t, y, size):
+            self.calls += 1
+
+    field = Told()
+    options = {"jump_t": torch.tensor([0.5])}
+    mine.odeint(field, torch.zeros(1), torch.tensor([0.0, 1.0]), options=options)
+    assert field.calls > 1
