@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from fastgen.common.modes import unrecorded
 from fastgen.common.leaves import leaves_behind
+from fastgen.common.modes import unrecorded
 from fastgen.common.once import differentiable_once
 from fastgen.common.transforms import transforming
 from fastgen.model.output import modules_of

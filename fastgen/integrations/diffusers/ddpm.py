@@ -13,11 +13,12 @@ from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from torch import Tensor
 
 from fastgen.common.checks import check_number
+from fastgen.common.transforms import transforming
 from fastgen.integrations.diffusers.base import FusedScheduler, normal, not_started, prediction
 from fastgen.integrations.diffusers.contract_noise import Generators
 from fastgen.integrations.diffusers.fused_step import Transform, Update, data, noise, out, x
 from fastgen.integrations.diffusers.outputs import packed
-from fastgen.integrations.diffusers.runs import SchedulerRun
+from fastgen.integrations.diffusers.runs import SchedulerRun, index_of
 from fastgen.integrations.diffusers.tables import watch
 from fastgen.plans.forms import Form
 
@@ -229,19 +230,26 @@ class Implicit(Chain):
         return_dict: bool = True,
     ) -> DDIMSchedulerOutput | tuple[Tensor, ...]:
         """The previous sample and the data prediction; as diffusers' step."""
-        steps = self.num_inference_steps
+        own = self.__dict__
+        steps = own["num_inference_steps"]
         if steps is None:
             raise not_started("num_inference_steps", "step")
         if variance_noise is not None and generator is not None and eta > 0:
             raise ValueError("variance_noise and generator: give one of the two")
-        run = self._current()
-        t = run.value(timestep)
+        results = None
         if type(eta) is not float:
             eta = check_number("eta", eta)
-        key = (t, eta, use_clipped_model_output, variance_noise is not None, steps)
-        results = self._advance(
-            run, key, sample, model_output, generator, int(t) + 1, variance_noise
-        )
+        index = index_of(timestep)
+        if index is not None and eta == 0 and variance_noise is None and not transforming():
+            key = (index, eta, use_clipped_model_output, False, steps)
+            results = own["_cpp_step"](own, key, None, sample, model_output)
+        if results is None:
+            run = self._current()
+            t = run.value(timestep)
+            key = (t, eta, use_clipped_model_output, variance_noise is not None, steps)
+            results = self._advance(
+                run, key, sample, model_output, generator, int(t) + 1, variance_noise
+            )
         return packed(DDIMSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: SchedulerRun, key: Any) -> Update:

@@ -15,6 +15,7 @@ import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
+from fastgen.common.transforms import transforming
 from fastgen.integrations.diffusers.base import FusedScheduler, not_started, prediction
 from fastgen.integrations.diffusers.contract_noise import Generators
 from fastgen.integrations.diffusers.fused_step import Transform, Update, data, noise, out, r, x
@@ -151,15 +152,19 @@ class Multistep(Exponential):
         own = self.__dict__
         if own["num_inference_steps"] is None:
             raise not_started("num_inference_steps", "step")
-        run, k = self._place(timestep)
         order = own["_internal_dict"]["solver_order"]
-        known = own["lower_order_nums"]
-        key = (k, min(known, order - 1))
+        known, k, results = own["lower_order_nums"], own["_step_index"], None
         output = self._output(model_output)
-        results = self._advance(run, key, sample, output, generator, k + 1, variance_noise)
+        if k is not None and variance_noise is None and not transforming():
+            key = (k, min(known, order - 1))
+            results = own["_cpp_step"](own, key, timestep, sample, output)
+        if results is None:
+            run, k = self._place(timestep)
+            key = (k, min(known, order - 1))
+            results = self._advance(run, key, sample, output, generator, k + 1, variance_noise)
         if known < order:
-            self.lower_order_nums = known + 1
-        self._step_index = k + 1
+            own["lower_order_nums"] = known + 1
+        own["_step_index"] = k + 1
         return results
 
     def _history(self, run: SchedulerRun, current: Form) -> dict[int, Form]:

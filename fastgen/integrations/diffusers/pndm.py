@@ -10,6 +10,7 @@ import diffusers
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
+from fastgen.common.transforms import transforming
 from fastgen.integrations.diffusers.base import FusedScheduler, not_started
 from fastgen.integrations.diffusers.ddpm import Chain
 from fastgen.integrations.diffusers.fused_step import FIRST_REGISTER, Transform, Update, out, r, x
@@ -187,11 +188,17 @@ class IPNDMScheduler(FusedScheduler, diffusers.IPNDMScheduler):
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
-        if self.num_inference_steps is None:
+        own = self.__dict__
+        if own["num_inference_steps"] is None:
             raise not_started("num_inference_steps", "step")
-        run, k = self._place(timestep)
-        results = self._advance(run, (k, len(run.registers)), sample, model_output)
-        self._step_index = k + 1
+        run, k, results = self._run, own["_step_index"], None
+        if run is not None and k is not None and not transforming():
+            key = (k, len(run.registers))
+            results = own["_cpp_step"](own, key, timestep, sample, model_output)
+        if results is None:
+            run, k = self._place(timestep)
+            results = self._advance(run, (k, len(run.registers)), sample, model_output)
+        own["_step_index"] = k + 1
         return packed(SchedulerOutput, results) if return_dict else results
 
     def _update(self, run: SchedulerRun, key: Any) -> Update:

@@ -297,6 +297,15 @@ def _dtypes(
     return [resolved_dtype(kind, sample, output)] + [wide] * (step.outputs - 1)
 
 
+def index_of(timestep: float | Tensor) -> int | None:
+    """A timestep that is a training index on the host: an int, or an int64 tensor of no axes."""
+    if timestep.__class__ is not Tensor:
+        return timestep if timestep.__class__ is int else None  # type: ignore[return-value]
+    if timestep.dtype is not torch.int64 or timestep.ndim or not timestep.is_cpu:
+        return None
+    return timestep.item()  # type: ignore[return-value]
+
+
 def resolved_dtype(kind: torch.dtype | ResultDtype, sample: Tensor, output: Tensor) -> torch.dtype:
     """The dtype that a kind stands for."""
     if kind == "output":

@@ -155,11 +155,15 @@ class KDPM2AncestralDiscreteScheduler(TwoCalls, diffusers.KDPM2AncestralDiscrete
         return_dict: bool = True,
     ) -> KDPM2AncestralDiscreteSchedulerOutput | tuple[Tensor, ...]:
         """The next state and the data prediction; as diffusers' step."""
-        run, k = self._place(timestep)
-        first = self.sample is None
-        results = self._advance(run, (k, first), sample, model_output, generator, k + 1)
-        self.sample = sample if first else None
-        self._step_index = k + 1
+        own = self.__dict__
+        k, first, results = own["_step_index"], own["sample"] is None, None
+        if first and k is not None and not transforming():  # the second call draws noise
+            results = own["_cpp_step"](own, (k, first), timestep, sample, model_output)
+        if results is None:
+            run, k = self._place(timestep)
+            results = self._advance(run, (k, first), sample, model_output, generator, k + 1)
+        own["sample"] = sample if first else None
+        own["_step_index"] = k + 1
         return packed(KDPM2AncestralDiscreteSchedulerOutput, results) if return_dict else results
 
     def _update(self, run: SchedulerRun, key: Any) -> Update:

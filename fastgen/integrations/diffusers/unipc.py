@@ -41,27 +41,31 @@ class UniPCMultistepScheduler(Exponential, diffusers.UniPCMultistepScheduler):
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor, ...]:
         """The previous sample; as diffusers' step."""
-        if self.num_inference_steps is None:
+        own = self.__dict__
+        if own["num_inference_steps"] is None:
             raise not_started("num_inference_steps", "step")
         run, k = self._place(timestep)
-        order = self.config.solver_order
+        config, known = own["_internal_dict"], own["lower_order_nums"]
+        order = config["solver_order"]
         if order > MAX_ORDER:
             raise ValueError(f"solver_order={order}: at most {MAX_ORDER} here")
-        correct = k > 0 and run.holds(LAST) and k - 1 not in self.disable_corrector
-        last_order = self.this_order if correct else 0
+        correct = k > 0 and run.holds(LAST) and k - 1 not in own["disable_corrector"]
+        last_order = own["this_order"] if correct else 0
         left = len(run.host_timesteps) - k
-        this = min(order, left) if self.config.lower_order_final else order
-        this = min(this, self.lower_order_nums + 1)
-        options = self.predict_x0, self.solver_p is None
-        key = (k, this, last_order, max(len(run.registers) - 1, 0), *options)
+        this = min(order, left) if config["lower_order_final"] else order
+        this = min(this, known + 1)
+        extra = own["solver_p"]
+        key = (
+            k, this, last_order, max(len(run.registers) - 1, 0), own["predict_x0"], extra is None,
+        )  # fmt: skip
         results = self._advance(run, key, sample, model_output)
-        if self.solver_p is not None:  # the fused step ends at the corrected state
-            solved = self.solver_p.step(model_output, timestep, results[0])
+        if extra is not None:  # the fused step ends at the corrected state
+            solved = extra.step(model_output, timestep, results[0])
             results = (solved.prev_sample,)
-        self.this_order = this
-        if self.lower_order_nums < order:
-            self.lower_order_nums += 1
-        self._step_index = k + 1
+        own["this_order"] = this
+        if known < order:
+            own["lower_order_nums"] = known + 1
+        own["_step_index"] = k + 1
         return packed(SchedulerOutput, results) if return_dict else results
 
     def _value(self, sigma: float, data_prediction: bool) -> tuple[Form, Form | None]:
