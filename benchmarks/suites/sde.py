@@ -13,6 +13,7 @@ from benchmarks.peers import installed
 from benchmarks.problems.equations import GeometricBrownianMotion
 from benchmarks.tools.harness import Case, Provider, measured
 from benchmarks.tools.rows import Row, skipped
+from fastgen.integrations import torchsde as drop_in
 
 torchsde: Any = installed("torchsde")
 SUITE = "sde"
@@ -23,7 +24,7 @@ QUERIES, FEW, TOGETHER = 64, 16, 16
 
 def rows(quick: bool) -> Iterator[Row]:
     """The rows; without torchsde its own are skipped."""
-    cases = [*solves(quick), *queries()]
+    cases = [*solves(quick), adaptive(), *queries()]
     if torchsde is None:
         for case in cases:
             yield skipped(SUITE, case.name, "torchsde", case.shape, "torchsde is not installed")
@@ -48,6 +49,33 @@ def solves(quick: bool) -> Iterator[Case]:
             run = _theirs(theirs, sde_type, STEPS)
             providers.append(Provider("torchsde", run, "torchsde", STEPS))
         yield Case(SUITE, f"{name}, step", STATE, torch.float32, providers)
+
+
+def adaptive() -> Case:
+    """A whole solve by srk with steps of varying size, the drop-in's and torchsde's own.
+
+    Both try each step once whole and once in halves, along a motion with space-time areas.
+    """
+    equation, y0 = GeometricBrownianMotion("ito"), torch.ones(STATE)
+    ts = torch.tensor([0.0, 1.0])
+
+    def run(kind: Any) -> Callable[[], Tensor]:
+        @torch.no_grad()
+        def solve() -> Tensor:
+            motion = kind.BrownianInterval(
+                0.0, 1.0, STATE, entropy=1, levy_area_approximation="space-time"
+            )
+            found: Tensor = kind.sdeint(
+                equation, y0, ts, motion, "srk", adaptive=True, dt=1e-2, rtol=1e-3, atol=1e-3
+            )
+            return found
+
+        return solve
+
+    providers = [Provider("fastgen", run(drop_in))]
+    if torchsde is not None:
+        providers.append(Provider("torchsde", run(torchsde), "torchsde"))
+    return Case(SUITE, "srk, adaptive, whole solve", STATE, torch.float32, providers)
 
 
 def _ours(method: str, sde_type: str, steps: int, noise: str) -> Callable[[], Tensor]:

@@ -76,6 +76,52 @@ def solving(name: str, options: Options, tolerance: float) -> Case:
     return _beside("odeint " + name, run, tolerance, "odeint")
 
 
+class Stiff(nn.Module):
+    """Rates of 1 and of 300, turned into each other."""
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """The slope."""
+        fast = 300 * (torch.cos(y[:, :1]) - y[:, 1:])
+        return torch.cat([-y[:, :1] + 0.1 * y[:, 1:], fast], 1)
+
+
+def implicit(method: str) -> Case:
+    """A stiff solve by a method that torchdiffeq has in its main branch, after 0.2.5."""
+    y0, t, f = torch.ones(64, 2, dtype=torch.float64), torch.linspace(0, 1, 5), Stiff()
+    options = {"method": method, "options": {"step_size": 0.05}}
+
+    def run(kind: Any) -> Callable[[], Tensor]:
+        def solve() -> Tensor:
+            with torch.no_grad():
+                found: Tensor = kind.odeint(f, y0, t, **options)
+            return found
+
+        return solve
+
+    providers = [Provider("fastgen", run(integrators))]
+    peer = installed("torchdiffeq")
+    if peer is not None and method in peer._impl.odeint.SOLVERS:
+        providers.append(Provider("torchdiffeq, main", run(peer), "torchdiffeq"))
+    name = f"odeint {method}, 20 steps"
+    return Case(SUITE, name, (64, 2), torch.float64, providers, 1e-5)
+
+
+def dense(times: int) -> Case:
+    """A solution as a function of time, and its values at so many times one by one."""
+    y0, t, f = torch.ones(256, 2), torch.linspace(0, 4.9, times), Field(False)
+    ends = torch.tensor(0.0), torch.tensor(5.0)
+
+    def run(kind: Any) -> Callable[[], Tensor]:
+        def solve() -> Tensor:
+            with torch.no_grad():
+                solution = kind.odeint_dense(f, y0, *ends, rtol=1e-5, atol=1e-6)
+                return torch.stack([solution(time) for time in t])
+
+        return solve
+
+    return _beside(f"odeint dense, {times} values", run, 1e-3, "odeint_dense")
+
+
 def training(name: str, options: Options) -> Case:
     """Forward and backward of the adjoint, the gradient of the first weights."""
     y0, t, f = torch.ones(20, 2), torch.linspace(0, 0.5, 10), Field(True)
@@ -115,6 +161,8 @@ def cases(quick: bool) -> list[Case]:
         *(matching(name, shape) for name in names for shape in shapes),
         solving("dopri5", adaptive, 1e-3),
         solving("rk4", {"method": "rk4", "options": {"step_size": 0.05}}, 1e-4),
+        dense(100),
+        *(implicit(method) for method in ("implicit_euler", "trbdf2", "radauIIA5")),
         training("odeint", adaptive),
         training("odeint_adjoint", adaptive),
     ]

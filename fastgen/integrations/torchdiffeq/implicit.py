@@ -207,16 +207,21 @@ def newton(found: Stages, k: Tensor, y: Tensor, h: Tensor, max_iterations: int) 
         scale = rms(y) + size * rms(k)
         if not math.isfinite(left) or size * left <= 4 * unit * scale:
             break
-        step = gmres(_difference(found, k, value), value - k, INEXACT)
-        for _ in range(HALVINGS):
+        # Near the solution only rounding keeps a whole step from reducing the residual, and how
+        # near that lets it come grows with the rates of f: shorter steps would not help.
+        near = size * left <= math.sqrt(unit) * scale
+        step, before = gmres(_difference(found, k, value), value - k, INEXACT), left
+        for _ in range(1 if near else HALVINGS):
             tried = k + step
             later = found(tried)
             if rms(later - tried) < left:
                 break
             step = step / 2
-        else:  # as near as rounding lets it come
+        else:
             break
         k, value, left = tried, later, rms(later - tried)
+        if near and left > before / 2:
+            break
     if not size * left <= math.sqrt(unit) * (rms(y) + size * rms(k)):
         warnings.warn(
             "Functional iteration did not converge. Solution may be incorrect.", stacklevel=2
