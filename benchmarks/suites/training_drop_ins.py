@@ -7,6 +7,7 @@ nearly nothing; gradients are of a small network's.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -100,7 +101,8 @@ def implicit(method: str) -> Case:
 
     providers = [Provider("fastgen", run(integrators))]
     peer = installed("torchdiffeq")
-    if peer is not None and method in peer._impl.odeint.SOLVERS:
+    known = peer and importlib.import_module("torchdiffeq._impl.odeint").SOLVERS
+    if known and method in known:
         providers.append(Provider("torchdiffeq, main", run(peer), "torchdiffeq"))
     name = f"odeint {method}, 20 steps"
     return Case(SUITE, name, (64, 2), torch.float64, providers, 1e-5)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
+
+
+# A node, and which of its inputs.
+Edge: TypeAlias = "tuple[Node | None, int]"
 
 
 def leaves_behind(values: Iterable[Tensor], known: Iterable[Tensor]) -> list[Tensor]:
@@ -33,8 +38,13 @@ def leaves_of(
     return None if older else leaves
 
 
+def _edge(x: Tensor) -> Edge:
+    edge = get_gradient_edge(x)
+    return edge.node, edge.output_nr
+
+
 def _apart(tensors: list[Tensor]) -> bool:
-    edges = {tuple(get_gradient_edge(x))[:2] for x in tensors}
+    edges: set[Edge] = {_edge(x) for x in tensors}
     nodes = [x.grad_fn for x in tensors]
     gone: set[Node] = set()
     while nodes:
@@ -52,8 +62,8 @@ def _walk(
     values: Iterable[Tensor], known: Iterable[Tensor], since: int
 ) -> tuple[list[Tensor], bool]:
     """Leaves, and whether a node is older than `since`."""
-    seen = {tuple(get_gradient_edge(x))[:2] for x in known if x.requires_grad}
-    edges = [tuple(get_gradient_edge(x))[:2] for x in values if x.requires_grad]
+    seen = {_edge(x) for x in known if x.requires_grad}
+    edges: list[Edge] = [_edge(x) for x in values if x.requires_grad]
     found: dict[int, Tensor] = {}
     gone: set[Node] = set()
     while edges:

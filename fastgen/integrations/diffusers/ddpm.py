@@ -241,7 +241,7 @@ class Implicit(Chain):
             eta = check_number("eta", eta)
         index = index_of(timestep)
         if index is not None and eta == 0 and variance_noise is None and not transforming():
-            key = (index, eta, use_clipped_model_output, False, steps)
+            key: Any = (index, eta, use_clipped_model_output, False, steps)
             results = own["_cpp_step"](own, key, None, sample, model_output)
         if results is None:
             run = self._current()

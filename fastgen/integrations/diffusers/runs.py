@@ -300,7 +300,7 @@ def _dtypes(
 def index_of(timestep: float | Tensor) -> int | None:
     """A timestep that is a training index on the host: an int, or an int64 tensor of no axes."""
     if timestep.__class__ is not Tensor:
-        return timestep if timestep.__class__ is int else None  # type: ignore[return-value]
+        return timestep if timestep.__class__ is int else None
     if timestep.dtype is not torch.int64 or timestep.ndim or not timestep.is_cpu:
         return None
     return timestep.item()  # type: ignore[return-value]
