@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import Node, get_gradient_edge
 
-
 # A node, and which of its inputs.
 Edge: TypeAlias = "tuple[Node | None, int]"
 
