@@ -11,8 +11,8 @@ along one and the same Brownian motion.
 import matplotlib.pyplot as plt
 import torch
 
-from fastgen.integrations import torchsde
 from fastgen.integrations.torchdiffeq import odeint, odeint_dense
+from fastgen.integrations.torchsde import BrownianInterval, sdeint
 
 # %%
 # Prothero and Robinson's equation, y' = -r (y - cos t) - sin t with r = 1000: whatever the start
@@ -87,18 +87,18 @@ class Burst:
 
 x0, ts = torch.zeros(1, 2, dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
 motions = [
-    torchsde.BrownianInterval(
+    BrownianInterval(
         0.0, 1.0, (1, 2), torch.float64, entropy=seed, levy_area_approximation="space-time"
     )
     for seed in range(4)
 ]
-references = [torchsde.sdeint(Burst(), x0, ts, m, "srk", dt=2.0**-11)[-1] for m in motions]
+references = [sdeint(Burst(), x0, ts, m, "srk", dt=2.0**-11)[-1] for m in motions]
 
 
 def along(k, **options):
     """Evaluations of f, and the error at the end, along a motion."""
     sde = Burst()
-    x = torchsde.sdeint(sde, x0, ts, motions[k], "srk", **options)
+    x = sdeint(sde, x0, ts, motions[k], "srk", **options)
     return sde.calls, float((x[-1] - references[k]).abs().mean())
 
 

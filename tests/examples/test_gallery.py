@@ -81,10 +81,13 @@ def test_names_of_fastgen_exist(file):
     if file.stem in NEEDS:
         pytest.importorskip(f"fastgen.integrations.{NEEDS[file.stem]}")
     for chain in set(re.findall(r"\bfastgen((?:\.[A-Za-z_]\w*)+)", file.read_text("utf8"))):
-        value = importlib.import_module("fastgen")
+        value, path = importlib.import_module("fastgen"), "fastgen"
         for name in chain.strip(".").split("."):
             assert not name.startswith("_")
             assert name not in INTERNAL
+            path += f".{name}"
+            if not hasattr(value, name):  # a drop-in is imported by its name
+                importlib.import_module(path)
             value = getattr(value, name)
 
 
@@ -116,6 +119,17 @@ def test_orders_are_those_that_the_table_states(run):
     assert len(slopes) == 5
     for name, slope in slopes.items():
         assert abs(slope - solvers.get(name).order) < 0.2, name
+
+
+def test_implicit_methods_and_adaptive_steps_pay(run):
+    values = run("equation_stiff")
+    assert values["field"].calls == values["before"]  # asking took no evaluation
+    dearest, cheapest = max(values["steps"]), min(values["explicit"])
+    assert dearest[0] < cheapest[0] / 2  # Radau's evaluations beside the explicit method's
+    assert dearest[1] < 1e-6
+    (calls, error), (most, best) = values["chosen"][0], values["fixed"][-1]
+    assert calls < most
+    assert error < best / 2
 
 
 def test_bounces_are_found_where_they_are(run):
