@@ -78,8 +78,9 @@ def rf_inversion(
         ...     return (x - mean) / t.reshape(-1, 1)
         >>> model = fastgen.Model(net, fastgen.schedules.Rectified(), predicts="velocity")
         >>> sides = {"source": {"mean": 0.0}, "target": {"mean": 2.0}}
-        >>> fastgen.rf_inversion(model, torch.zeros(1, 1), 4, eta=0.5, until=0.0, **sides)
-        tensor([[1.]])
+        >>> x = fastgen.rf_inversion(model, torch.zeros(1, 1), 4, eta=0.5, until=0.0, **sides)
+        >>> round(x.item(), 2)
+        1.0
     """
     check_model(model)
     check_floating("x", x)
