@@ -247,8 +247,8 @@ def conditioned(
         >>> prior = fastgen.Model(lambda x, t: 0 * x, fastgen.schedules.CosineVP(), "data")
         >>> seen = fastgen.observations.Mask(torch.ones(1, 2), torch.tensor([True, False]))
         >>> model = fastgen.observations.conditioned(prior, seen, "replacement")
-        >>> fastgen.sample(model, (3, 2), "ddim", 10)[0].tolist()
-        [1.0, 0.0]
+        >>> fastgen.sample(model, (3, 2), "ddim", 10)[:, 0].tolist()
+        [1.0, 1.0, 1.0]
     """
     check_model(model)
     check_observation(observation)
