@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,12 +20,12 @@ from fastgen.kernels import dispatch
 from fastgen.kernels.combine import reference
 from fastgen.kernels.combine.operator import combine
 from fastgen.kernels.derivatives import differentiated
-from fastgen.kernels.gram.operator import gram
 from fastgen.model.arguments import Declared
 from fastgen.model.branch import Branch, Network, check_arguments
 from fastgen.model.scales import Scale, at_time, at_times, check_scale, column
-from fastgen.rules import Rule, Space, rescaled, rule_of
-from fastgen.rules.rule import Branches, Time
+from fastgen.model.weighing import combinations
+from fastgen.rules import Rule, rule_of
+from fastgen.rules.rule import Time
 
 
 class Merged(NamedTuple):
@@ -254,42 +253,12 @@ class Guidance:
 
         active: samples [B] that are guided; None for all.
         """
-        rule, first = self._rule, outputs[0]
+        first = outputs[0]
         plain = not (
             torch.is_grad_enabled() or transforming() or torch._C._len_torch_dispatch_stack()
         )
-        tensors = [*outputs, *rule.derive(outputs, self.against)]
-        derived = len(tensors)
-        if rule.remembers:
-            tensors.append(torch.zeros_like(first) if memory is None else memory)
-        if rule.linear and not self.rescale:  # weights of scales alone: no inner products
-            size = len(tensors) + 1
-            space = Space(torch.zeros(1, size, size, dtype=torch.float64, device=first.device))
-        else:
-            found = dispatch.find("gram", first.device)(tensors) if plain else gram(tensors)
-            arrays = plain and rule.of_arrays and found.device.type == "cpu"
-            space = Space(found, arrays)
-        basis = space.basis()
-        n = len(outputs)
-        given = Branches(
-            space,
-            basis[:n],
-            self.against,
-            [space.taken(scale) for scale in scales],
-            t,
-            basis[n:derived],
-            basis[-1] if rule.remembers else None,
-        )
-        with np.errstate(all="ignore"):  # outputs may be infinite: torch does not warn of it either
-            combined = rule.combine(given)
-            output = combined.output
-            if self.rescale:
-                output = rescaled(space, basis[0], output, self.rescale)
-        made = [output] if combined.memory is None else [output, combined.memory]
-        rows = [space.tensor(row) for row in made]
-        if active is not None:
-            rows = [torch.where(active[:, None], row, space.tensor(own)) for row, own in
-                    zip(rows, (basis[0], basis[-1]), strict=False)]  # fmt: skip
+        given = outputs, self.against, scales, t, memory
+        tensors, rows = combinations(self._rule, self.rescale, *given, active=active, plain=plain)
         batch = 1 if all(len(row) == 1 for row in rows) else len(first)
         table = torch.stack([row.expand(batch, -1) for row in rows], 1)
         kinds = [torch.promote_types(first.dtype, torch.float32)] * len(rows)
@@ -298,6 +267,17 @@ class Guidance:
         # The kernels' own derivatives are those in the tensors; here weights have some too.
         run = reference.combine if differentiated(table) else combine
         return Merged(*run(tensors, table, kinds))
+
+    @property
+    def weighs(self) -> bool:
+        """Whether it merges outputs by weights of each sample alone, which a stage may have."""
+        return self.merges and not self.remembers and type(self._rule).derive is Rule.derive
+
+    def row_weights(self, outputs: Sequence[Tensor], t: float) -> Tensor:
+        """The weights of all outputs, float64 [B, N] or [1, N], where it `weighs` them."""
+        given = outputs, self.against, self._scales_at(t, outputs[0]), t, None
+        plain = not torch._C._len_torch_dispatch_stack()
+        return combinations(self._rule, self.rescale, *given, plain=plain)[1][0]
 
     def _scales_at(self, t: Time, x: Tensor) -> list[Tensor]:
         """The scale of each branch, float64 [B, 1] or [1, 1], on x's device.

@@ -118,7 +118,7 @@ class Captured:
         warmup: int,
         net_kwargs: dict[str, Any],
     ) -> None:
-        self.prepared, self._warmup = prepared.masked or prepared, warmup
+        self.prepared, self._warmup = prepared.quickest, warmup
         self._shape, self._device = check_sizes("shape", shape), device
         self._arguments = StaticArguments(net_kwargs, device)
         self._turns = Turns(device)
@@ -149,7 +149,7 @@ class Captured:
         arguments, known = prepared.split(self._arguments.values, x)
         # A seed for every sample: one for all is then a special case.
         kind = x.shape[0], False, False, kind_of_known(known, x), prepared.channels_last
-        key = BufferKey(tuple(x.shape), x.device, prepared.dtypes, *kind)
+        key = BufferKey(tuple(x.shape), x.device, prepared.dtypes, *kind, prepared.weighs)
         tables = prepared.new_tables(device)
         times = prepared.new_time_tables(x.shape[0], device)
         run = InPlaceRun(prepared.program(), tables, key, prepared.backend)

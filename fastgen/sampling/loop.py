@@ -46,7 +46,8 @@ def run_plan(
     within: gives the network the transforms of torch back that are active.
     """
     plan = prepared.plan
-    prepared = prepared if parallel else prepared.masked or prepared
+    seen = differentiable or callback is not None or within is not None
+    prepared = prepared if parallel else prepared.of_run(seen)
     x, seeds, ids = prepared.initial(shape_or_x, seed, sample_ids, device)
     arguments, known = prepared.split(arguments, x)
     observe, keep = callback is not None, trajectory

@@ -85,6 +85,7 @@ class NetworkCalls:
         guided: whether each evaluation is guided; the default is what guidance says of its time.
         merge: (outputs, evaluation) to one output, where guidance merges them; the default is
             guidance's own, at the plan's times.
+        weighs: stages are given the outputs of all branches, and their `weights`.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class NetworkCalls:
         path: Increments | None = None,
         guided: Sequence[bool] | None = None,
         merge: Callable[[tuple[Tensor, ...], int], Tensor] | None = None,
+        weighs: bool = False,
     ) -> None:
         self.model, self.plan, self.guidance, self.transform = model, plan, guidance, transform
         self.net, self.shape, self.device = model.net, tuple(x.shape), x.device
@@ -117,7 +119,7 @@ class NetworkCalls:
         # Nothing but the network's own output: the usual case, and the quickest.
         self.plain = guidance is None and transform is None and not model.learned_variance
         self.pair = model.parametrisation.outputs == 2
-        self.merge = merge
+        self.merge, self.weighs = merge, weighs
         # What guidance's rule remembers, by the evaluation that made it: autograd comes back.
         self._memories: dict[int, Tensor] = {}
         # One call for branches of guidance, where one can have the arguments of all.
@@ -169,7 +171,8 @@ class NetworkCalls:
     ) -> tuple[Tensor, ...]:
         """What evaluation k's stage reads of the outputs: merged and transformed where asked."""
         guidance, transformed = self.guidance, self.transform is not None
-        if guidance is not None and len(found) > 1 and (guidance.merges or transformed):
+        merges = guidance is not None and guidance.merges and not self.weighs
+        if len(found) > 1 and guidance is not None and (merges or transformed):
             found = (self._merge(found, k) if self.merge is None else self.merge(found, k),)
         if self.transform is None:
             return found
@@ -179,6 +182,11 @@ class NetworkCalls:
         data = self.transform(data, t, state) if self.sees_state else self.transform(data, t)  # type: ignore[call-arg]
         check_output(data, self.shape, self.device, "transform")
         return (self.checked(k, data, self.shape),)
+
+    def weights(self, k: int, outputs: tuple[Tensor, ...]) -> Tensor:
+        """The factors of evaluation k's outputs, float64 [B, N] or [1, N], in its stage."""
+        assert self.guidance is not None
+        return self.guidance.row_weights(outputs, self.plan.evaluations[k].time)
 
     def select(self, rows: Tensor, ids: Tensor) -> None:
         """Row i goes on from what row ``rows[i]`` has, as the sample ``ids[i]``.

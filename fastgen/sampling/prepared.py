@@ -90,6 +90,7 @@ class Prepared:
         dtype: torch.dtype,
         backend: str | None,
         known: Masked | None = None,
+        weighs: bool = False,
     ) -> None:
         check_model(model)
         if not isinstance(plan, Plan):
@@ -110,7 +111,7 @@ class Prepared:
         check_choice("noise", noise, NOISES)
         self.model, self.plan, self.guidance, self.noise = model, plan, guidance, noise
         self.transform, self.dtype, self.backend = transform, dtype, backend
-        self.known = known
+        self.known, self.weighs = known, weighs
         # What the stages are handed; the transform itself needs what the network predicts.
         self.parametrisation = replace(model.parametrisation, transformed=transform is not None)
         self.dtypes = dtype, model.input_dtype(dtype)
@@ -134,7 +135,7 @@ class Prepared:
     def with_plan(self, plan: Plan, guidance: Guidance | None) -> Prepared:
         """The same with another plan or other guidance."""
         model, transform, noise = self.model, self.transform, self.noise
-        rest = self.dtype, self.backend, self.known
+        rest = self.dtype, self.backend, self.known, self.weighs
         return Prepared(model, plan, guidance, transform, noise, *rest)
 
     @cached_property
@@ -162,6 +163,22 @@ class Prepared:
             return Prepared(prior, plan, *options, masked)
         except ValueError:
             return None
+
+    def of_run(self, seen: bool) -> Prepared:
+        """What a run in order takes; ``seen``: it is watched, recorded or within a transform."""
+        return (self.masked or self) if seen else self.quickest
+
+    @cached_property
+    def quickest(self) -> Prepared:
+        """The same for runs that nothing watches, records or runs in parallel: with what is known
+        and the weights that a rule of guidance finds in the stages, where these can have them.
+        """
+        found = self.masked or self
+        guidance = found.guidance
+        if guidance is None or not guidance.weighs or found.transform is not None:
+            return found
+        options = found.transform, found.noise, found.dtype, found.backend, found.known
+        return Prepared(found.model, found.plan, guidance, *options, True)
 
     def split(self, arguments: dict[str, Any], x: Tensor) -> tuple[dict[str, Any], Known | None]:
         """The arguments of the network, and what is known of states like x."""
@@ -215,6 +232,8 @@ class Prepared:
         """The factors of the network's outputs at time t; ``scale`` stands for one per sample."""
         if self.guidance is None or self.transform is not None:
             return (1.0,)
+        if self.weighs and self.guidance.active(t):  # by these the weights are multiplied
+            return (1.0,) * (1 + len(self.guidance.branches))
         return self.guidance.weights(t, scale)
 
     @property
@@ -282,7 +301,7 @@ class Prepared:
         """
         last = in_channels_last(given) or self.channels_last
         kind = seeds.numel(), observe, keep, kind_of_known(known, x), last
-        key = BufferKey(tuple(x.shape), x.device, self.dtypes, *kind)
+        key = BufferKey(tuple(x.shape), x.device, self.dtypes, *kind, self.weighs)
         found = self._idle.take(key)
         if found is not None:
             found[1].restore(self.time_tables(x))
@@ -356,6 +375,7 @@ class Prepared:
             check_finite,
             tick,
             increments,
+            weighs=self.weighs,
         )
 
 

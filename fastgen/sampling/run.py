@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from fastgen.common.memory import storage_address
 from fastgen.common.unwritten import version
 from fastgen.kernels import Known, dispatch
 from fastgen.kernels.contract import HoldsAddresses
-from fastgen.plans import Program
+from fastgen.plans import Program, Stage
 from fastgen.plans.forms import Computed, Increment
 from fastgen.plans.program import Raw
 from fastgen.sampling.tables import Tables
@@ -38,6 +38,13 @@ class CallsNetwork(Protocol):
         /,
     ) -> Tensor:
         """A stage's input that is neither a buffer nor an output."""
+
+
+class WeighsOutputs(Protocol):
+    """Network calls whose outputs stages read with weights of each sample."""
+
+    def weights(self, k: int, outputs: tuple[Tensor, ...], /) -> Tensor:
+        """The factors [B, N] or [1, N] of evaluation k's outputs."""
 
 
 class ShowsEvaluation(Protocol):
@@ -87,6 +94,7 @@ class BufferKey:
     keep: bool
     known: KindOfKnown | None = None
     channels_last: bool = False
+    weighs: bool = False
     stream: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -112,6 +120,19 @@ class _Call:
     keeps: bool
     drops: tuple[int, ...]
     direct: Callable[[list[Tensor]], None] | None
+
+
+class RowTable(NamedTuple):
+    """A stage's coefficients for each sample: those of all, and the columns that weights scale."""
+
+    table: Tensor
+    shared: Tensor
+    columns: Tensor
+
+    def fill(self, weights: Tensor) -> None:
+        """Take the weights [B, N] or [1, N] of the outputs."""
+        self.table.copy_(self.shared)
+        self.columns.mul_(weights[:, None])
 
 
 class InPlaceRun(HoldsAddresses):
@@ -149,19 +170,22 @@ class InPlaceRun(HoldsAddresses):
                 torch.empty((values, *key.shape[1:]), dtype=state, device=key.device),
                 torch.empty((mask, *key.shape[1:]), dtype=dtype, device=key.device),
             )
+        self._weighed = [self._table_of_rows(s, t) for s, t in
+                         zip(program.stages, tables.coefficients, strict=False)]  # fmt: skip
+        weighed = [*self._weighed, *[None] * len(program.resumed)]
         calls = [
             None
             if stage is None
             else bind(
                 [memory[i] if isinstance(i, int) else None for i in stage.inputs],
                 [memory[o] for o in stage.outputs],
-                table,
+                table if own is None else own.table,
                 stage.clip,
                 z,
                 self.known if stage.known else None,
             )
-            for stage, table, z in zip(
-                program.kernel_calls, tables.coefficients, noise, strict=True
+            for stage, table, z, own in zip(
+                program.kernel_calls, tables.coefficients, noise, weighed, strict=True
             )
         ]
         count = len(program.stages)
@@ -179,6 +203,17 @@ class InPlaceRun(HoldsAddresses):
     def _lying(self, x: Tensor) -> Tensor:
         """A tensor of the state's shape as kernels are given it."""
         return channels_behind(x) if self._turned else x
+
+    def _table_of_rows(self, stage: Stage | None, table: Tensor | None) -> RowTable | None:
+        """A table with a row for each sample, where a stage has weights of the outputs."""
+        if not self.key.weighs or stage is None or table is None:
+            return None
+        raws = [n for n, i in enumerate(stage.inputs) if isinstance(i, Raw)]
+        if len(raws) < 2:
+            return None
+        size = self.key.shape[0], *table.shape[1:]
+        made = torch.empty(size, dtype=table.dtype, device=table.device)
+        return RowTable(made, table, made[:, :, raws[0] : raws[-1] + 1])
 
     def _step(self, k: int, call: Callable[[list[Tensor]], None] | None) -> _Call:
         program = self.program
@@ -252,6 +287,9 @@ class InPlaceRun(HoldsAddresses):
             if step.keeps:
                 self._taken.update([output.data_ptr() for output in outputs])
         if step.call is not None:
+            weighed = self._weighed[k + 1]
+            if weighed is not None:
+                weighed.fill(cast("WeighsOutputs", calls).weights(k, outputs))
             if step.raws is not None:
                 found = [raws[i][branch] for i, branch in step.raws]
                 step.call([channels_behind(x) for x in found] if self._turned else found)
