@@ -48,9 +48,10 @@ class Guidance:
 
     Fixed scales without a further rule are linear: all outputs are read by the one kernel of the
     stage, so guidance adds no pass over memory. Other rules, scales per sample of several branches,
-    and ``rescale`` take one pass for the inner products of each sample's outputs and one that
-    merges them. Outside the interval the network is called once, for c (Kynkäänniemi et al. 2024,
-    arXiv 2404.07724).
+    and ``rescale`` take one pass for the inner products of each sample's outputs, and their weights
+    are the stage's; one more merges them first in runs that are watched, recorded or served, and
+    where a rule remembers. Outside the interval the network is called once, for c (Kynkäänniemi et
+    al. 2024, arXiv 2404.07724).
 
     Args:
         scale: one number, one per sample [B], or a function of the time t; 1 switches it off. Or a

@@ -232,6 +232,13 @@ def sample(
         )
     known = known_options(solver, model.schedule, options.get("timesteps")) if options else ()
     for option in options:
+        if option == "mask":
+            raise TypeError(
+                f"mask: it leaves padding out of error estimates, of which {solver!r} has none. "
+                "Pass sigma times fastgen.randn(shape, seed=..., mask=live) as the state, and to a "
+                "network that ignores padding net_kwargs={'mask': live}; or choose a solver with "
+                "error control, such as 'dopri5'"
+            )
         if option not in known:
             raise TypeError(
                 f"unknown option {option!r}: {nearest(option, (*_keywords(), *known))}; the "

@@ -54,9 +54,9 @@ class ContinuousBatch:
 
     A step is one network call on all rows and one kernel call after it, whatever steps and plans
     the requests are at: coefficients, times and draws are looked up on the device by every row's
-    own step index. A request's result equals that of a run alone bit for bit if the network
-    treats rows alike and apart (in libraries for matrix products, the batch's size may decide the
-    order of additions). Not to be called from two threads at once.
+    own step index. A request's result equals that of a run alone bit for bit (with a rule of
+    guidance, to rounding) if the network treats rows alike and apart (in libraries for matrix
+    products, the batch's size may decide the order of additions). Not for two threads at once.
     """
 
     def __init__(

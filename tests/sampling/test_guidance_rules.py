@@ -266,3 +266,17 @@ def test_batches_of_none_and_of_one(name):
 def test_a_solver_that_reads_the_unconditional_output_needs_it():
     with pytest.raises(ValueError, match="guidance: solver 'ddim_cfgpp' reads"):
         sampler(Guidance(2.0, UNCONDITIONAL, rule="apg"), "ddim_cfgpp")
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "ddpm", "heun", "lms"])
+@pytest.mark.parametrize("rule", ["zero_star", "tcfg", "apg"])
+def test_weights_in_the_stage_are_those_of_outputs_merged_before_it(solver, rule):
+    schedule = fastgen.schedules.CosineVP()
+    model = fastgen.Model(lambda x, t: torch.tanh(x + t[:, None]), schedule, "noise")
+    guidance = fastgen.Guidance(3.0, network=lambda x, t: torch.sin(2 * x), rule=rule)
+    plan = fastgen.plan(solver, schedule, 6, start=0.9, clip=(-2.0, 2.0))
+    sampler = fastgen.Sampler(model, plan, guidance=guidance, dtype=torch.float64)
+    momentum = rule == "apg" and guidance.remembers
+    assert sampler.prepared.quickest.weighs != momentum
+    merged = sampler((5, 7), seed=2, callback=lambda step: None)
+    torch.testing.assert_close(sampler((5, 7), seed=2), merged, rtol=1e-10, atol=1e-10)

@@ -164,3 +164,9 @@ def test_methods_with_more_to_do_keep_their_network():
         assert given.masked is None
     seen = observations.Linear(observations.average_pool(2, dims=1), y=torch.zeros(1, 1, 2))
     assert conditioned(prior, seen, "ddnm").masked is None
+
+
+def test_a_mask_of_padding_is_refused_with_what_to_do():
+    prior = fastgen.Model(net, SCHEDULE, "data")
+    with pytest.raises(TypeError, match=r"mask: .*fastgen.randn\(shape, seed=\.\.\., mask=live\)"):
+        fastgen.sample(prior, SHAPE, "ddim", 5, mask=MASK)
