@@ -102,7 +102,6 @@ _listed(
     ValueError,
     "a tensor with memory of its own",
 )
-_listed("sample_dpm_adaptive", ("wrapper_subclass",), RuntimeError, "tensor subclasses")
 # Integrators keep the state's dtype, in which these have too few digits for error control.
 _listed(
     "odeint_dopri5 odeint_rk4 odeint_adjoint sdeint_euler sdeint_milstein torchdiffeq_odeint "
