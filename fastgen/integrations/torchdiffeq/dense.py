@@ -78,13 +78,13 @@ def odeint_dense(
         if not start <= time <= end:
             raise ValueError(f"t={time}: the solution is known on [{start}, {end}]")
         k = bisect.bisect_right(begins, time) - 1
-        y, h, slopes = steps[k]
-        at = torch.as_tensor(t, dtype=torch.float64, device=y.device).reshape(1)
-        theta = (at - begins[k]) / h
-        weights = [_polynomial(row, theta) for row in DOPRI5.dense]
-        for weight, slope in zip(weights, slopes, strict=True):
-            y = y + (h * weight).to(y.dtype)[:, None] * slope
-        return y.reshape(y0.shape)
+        y, h, terms = steps[k]
+        at = torch.as_tensor(t, dtype=torch.float64, device=y.device)
+        theta = ((at - begins[k]) / h).to(y.dtype)
+        value = terms[-1]
+        for term in reversed(terms[:-1]):
+            value = value * theta + term
+        return (y + value * theta).reshape(y0.shape)
 
     return solution
 
@@ -93,18 +93,12 @@ def _deaf(*_: Tensor) -> None:
     """Of a func that is told of no accepted step."""
 
 
-def _polynomial(row: tuple[float, ...], theta: Tensor) -> Tensor:
-    value = torch.full_like(theta, row[-1])
-    for coefficient in reversed(row[:-1]):
-        value = value * theta + coefficient
-    return value * theta
-
-
 def _steps(
     func: Function, y0: Tensor, times: list[float], jumps: set[float]
 ) -> list[tuple[Tensor, Tensor, list[Tensor]]]:
-    """(y [1, N], h [1], slopes) of the steps between each two times."""
+    """(y [1, N], h [1], terms) of the steps between each two times: of theta's powers from 1 on."""
     found = []
+    dense = torch.tensor(DOPRI5.dense, dtype=torch.float64, device="cpu").T.to(y0)
     y, last = y0.reshape(1, -1), None
     for begin, end in pairwise(times):
         asked = on_one_side(func, begin, end, jumps)
@@ -122,6 +116,7 @@ def _steps(
             inner = combined(y, h, DOPRI5.a[i], slopes)
             at = end if DOPRI5.c[i] == 1 else begin + DOPRI5.c[i] * (end - begin)
             slopes.append(slope(at, inner))
-        found.append((y, h, slopes))
+        terms = torch.tensordot(dense * h.to(y0), torch.stack(slopes), 1)
+        found.append((y, h, list(terms)))
         y, last = inner, slopes[-1]
     return found
