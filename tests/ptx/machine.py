@@ -24,7 +24,9 @@ def constant(text, kind):
     if text[:2] in ("0f", "0d"):
         bits = np.array([int(text[2:], 16)], "u4" if text[1] == "f" else "u8")
     else:
-        bits = np.array([int(text, 0) & ((1 << bits_of(kind)) - 1)], f"u{DTYPES[kind].itemsize}")
+        bits = np.array(
+            [int(text.rstrip("U"), 0) & ((1 << bits_of(kind)) - 1)], f"u{DTYPES[kind].itemsize}"
+        )
     return bits.view(DTYPES[kind])
 
 

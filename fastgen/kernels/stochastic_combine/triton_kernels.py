@@ -13,9 +13,12 @@ SCALARS = ("step", "rows", "elements", "stream")
 @triton.jit
 def coefficient(at, inside, BY_GROUP: tl.constexpr, REAL: tl.constexpr):
     """One coefficient, or a block of them, one to a group of elements."""
-    if BY_GROUP:
-        return tl.load(at, mask=inside, other=0.0).to(REAL)[:, None]
-    return tl.load(at).to(REAL)
+    # One return: Triton 3.6 wants those of all branches to agree, also of branches not taken.
+    if BY_GROUP:  # noqa: SIM108
+        c = tl.load(at, mask=inside, other=0.0).to(REAL)[:, None]
+    else:
+        c = tl.load(at).to(REAL)
+    return c
 
 
 @triton.jit(do_not_specialize=SCALARS, do_not_specialize_on_alignment=TABLES)

@@ -75,9 +75,11 @@ def keys(seeds, sample_ids, row, rows, SEED_PER_ROW: tl.constexpr, MIXED: tl.con
     if MIXED:
         known = row < rows
         seed = tl.load(seeds + row, mask=known, other=0) if SEED_PER_ROW else tl.load(seeds)
-        return seed, tl.load(sample_ids + row, mask=known, other=0)
-    seed = tl.load(seeds + row) if SEED_PER_ROW else tl.load(seeds)
-    return seed, tl.load(sample_ids + row)
+        sample = tl.load(sample_ids + row, mask=known, other=0)
+    else:
+        seed = tl.load(seeds + row) if SEED_PER_ROW else tl.load(seeds)
+        sample = tl.load(sample_ids + row)
+    return seed, sample
 
 
 @triton.jit
