@@ -182,6 +182,37 @@ def inverted():
 
 
 @target
+def edited():
+    return fastgen.flow_edit, {
+        "model": model(), "x": states(), "steps": 3, "source": {}, "target": {},
+        "source_guidance": None, "target_guidance": None, "start": 0.6, "end": 0.1,
+        "timesteps": "uniform", "average": 1, "seed": 1, "sample_ids": [0, 1, 2],
+    }  # fmt: skip
+
+
+@target
+def edited_through_noise():
+    return fastgen.rf_inversion, {
+        "model": model(), "x": states(), "steps": 3, "source": {}, "target": {},
+        "source_guidance": None, "target_guidance": None, "gamma": 0.5, "eta": 0.9,
+        "until": 0.5, "solver": "ddim", "timesteps": "uniform", "seed": 1,
+        "sample_ids": [0, 1, 2], "dtype": torch.float32,
+    }  # fmt: skip
+
+
+@target
+def restored_along_singular_vectors():
+    return fastgen.control.DDRM, {"eta": 0.85, "eta_b": 1.0}
+
+
+@target
+def semantic_rule():
+    return fastgen.rules.Semantic, {
+        "quantile": 0.9, "warm_up": 0.1, "momentum": 0.2, "beta": 0.4,
+    }  # fmt: skip
+
+
+@target
 def model_made():
     return fastgen.Model, {
         "net": network, "schedule": LinearVP(), "predicts": "noise", "time_input": "unit",
