@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import dis
+import sys
 from collections.abc import Mapping
+from types import FrameType
 from typing import NoReturn
+
+_IMPORT_FROM = dis.opmap["IMPORT_FROM"]
 
 
 class Refused:
-    """A module's ``__getattr__``: refused names raise an ImportError that says why.
+    """A module's ``__getattr__``: refused names raise an error that says why.
 
-    An ImportError, not an AttributeError, whose text ``from module import name`` would not show.
+    For ``from module import name`` that is an ImportError, as Python replaces the text of an
+    AttributeError there; elsewhere an AttributeError, so that hasattr is False.
 
     Args:
         module: the module's name.
@@ -23,10 +29,17 @@ class Refused:
         """Raise for the name.
 
         Raises:
-            ImportError: for a refused name.
-            AttributeError: for any other.
+            ImportError: for a refused name that is imported.
+            AttributeError: for any other, and for refused names elsewhere.
         """
-        if name in self.reasons:
-            reason = self.reasons[name]
-            raise ImportError(f"{self.module} has no {name}: {reason}", name=self.module)
-        raise AttributeError(f"module {self.module!r} has no attribute {name!r}")
+        if name not in self.reasons:
+            raise AttributeError(f"module {self.module!r} has no attribute {name!r}")
+        text = f"{self.module} has no {name}: {self.reasons[name]}"
+        if _imports(sys._getframe(1)):
+            raise ImportError(text, name=self.module)
+        raise AttributeError(text, name=name)
+
+
+def _imports(frame: FrameType) -> bool:
+    """Whether a frame is at ``from module import name``."""
+    return frame.f_lasti >= 0 and frame.f_code.co_code[frame.f_lasti] == _IMPORT_FROM

@@ -5,7 +5,9 @@ import importlib
 import importlib.util
 import inspect
 import pathlib
+import sys
 import warnings
+from types import ModuleType
 
 import pytest
 
@@ -90,7 +92,18 @@ def test_names_of_edm():
 
 def test_refused_names_are_errors_that_say_why():
     hook = Refused("a.module", {"Old": "it was taken out; take New"})
-    with pytest.raises(ImportError, match=r"a\.module has no Old: it was taken out; take New"):
+    with pytest.raises(AttributeError, match=r"a\.module has no Old: it was taken out; take New"):
         hook("Old")
+    module = ModuleType("refusing_some_names")
+    module.__getattr__ = Refused("refusing_some_names", {"Old": "it was taken out; take New"})
+    sys.modules["refusing_some_names"] = module
+    try:
+        assert not hasattr(module, "Old")
+        with pytest.raises(ImportError, match="has no Old: it was taken out; take New"):
+            exec("from refusing_some_names import Old")
+        with pytest.raises(ImportError, match="cannot import name 'Other'"):
+            exec("from refusing_some_names import Other")
+    finally:
+        del sys.modules["refusing_some_names"]
     with pytest.raises(AttributeError, match=r"'a\.module' has no attribute 'Other'"):
         hook("Other")

@@ -109,7 +109,7 @@ def test_modes_are_given_back():
 
 
 def test_what_is_of_files_says_so():
-    with pytest.raises(ImportError, match="no FolderOfImages: it is of files"):
+    with pytest.raises(AttributeError, match="no FolderOfImages: it is of files"):
         utils.FolderOfImages  # noqa: B018
 
 

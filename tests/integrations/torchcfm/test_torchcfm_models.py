@@ -80,5 +80,5 @@ def test_trajectories_are_drawn(monkeypatch):
 
 
 def test_the_unet_is_torchcfms_own():
-    with pytest.raises(ImportError, match=r"no UNetModel: a network.*torchcfm\.models\.unet"):
+    with pytest.raises(AttributeError, match=r"no UNetModel: a network.*torchcfm\.models\.unet"):
         unet.UNetModel  # noqa: B018
