@@ -255,7 +255,7 @@ def test_names_and_options():
         assert repr(observations.methods.method_of(name))
     with pytest.raises(ValueError, match="did you mean 'mmps'"):
         observations.methods.method_of("mmp")
-    with pytest.raises(ValueError, match="'ddrm': it needs A's singular vectors"):
+    with pytest.raises(ValueError, match="'ddrm': it has steps of its own"):
         observations.methods.method_of("ddrm")
     with pytest.raises(TypeError, match="MMPS"):
         observations.methods.method_of(3)
