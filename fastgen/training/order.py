@@ -17,6 +17,7 @@ from fastgen.training.steps import ITEMS, uniform_of_ids
 # Ids of the draws of orders, beside those of `fastgen.training.steps`.
 WITHIN_CLASSES, CLASSES = 4 * ITEMS, 5 * ITEMS
 SORTED_UP_TO = 1 << 20  # samples whose order is a table: 16 bytes for each
+MOST = 1 << 32  # positions that are asked for at once: 32 GiB of numbers
 ROUNDS = 4  # of a Feistel network, from which on it passes for random (Luby and Rackoff 1988)
 
 
@@ -57,8 +58,14 @@ class Order:
         return {"count": self.count, "seed": self.seed, **classes}
 
     def at(self, first: int, count: int) -> Tensor:
-        """The samples of ``count`` positions from ``first``, int64 [count]."""
+        """The samples of ``count`` positions from ``first``, int64 [count].
+
+        Raises:
+            ValueError: for more than 2^32 positions at once.
+        """
         first, count = check_range("first", first, 62), check_range("count", count, 62)
+        if count > MOST:
+            raise ValueError(f"count={count}: at most {MOST} positions at once; ask for less")
         if self._members:
             return self._balanced(first, count)
         return self._passes(first, count, self.count, ITEMS)

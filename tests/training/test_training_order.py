@@ -66,3 +66,9 @@ def test_classes_come_equally_often_and_go_through_their_samples():
 def test_without_samples():
     with pytest.raises(ValueError, match="expected at least one sample"):
         Order(0, 1)
+
+
+def test_more_positions_than_any_memory_has_are_refused():
+    for labels in (None, torch.tensor([0, 1, 1, 2, 2])):
+        with pytest.raises(ValueError, match=r"count=281474976710656: at most 4294967296"):
+            Order(5, 1, labels).at(0, 2**48)
