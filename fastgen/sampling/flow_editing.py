@@ -22,6 +22,9 @@ from fastgen.noise.normals import normals
 from fastgen.timesteps import Grid
 from fastgen.timesteps import times as grid_times
 
+# Noises of a step: so that all draws of a run have numbers of the contract.
+MOST = 1 << 20
+
 
 @typed
 def flow_edit(
@@ -57,8 +60,8 @@ def flow_edit(
         start: where the edit begins: near 1 more is changed.
         end: where it ends.
         timesteps: a grid from start to end, or falling times.
-        average: noises of each step, over which the velocities are averaged: the paper's n_avg.
-            The evaluations are 2 x average x steps, and twice that with guidance.
+        average: noises of each step, over which the velocities are averaged: the paper's n_avg, at
+            most 2^20. The evaluations are 2 x average x steps, and twice that with guidance.
         seed, sample_ids: of the noise, as in `Sampler.__call__`.
 
     Returns:
@@ -77,7 +80,7 @@ def flow_edit(
     """
     check_model(model)
     check_floating("x", x)
-    check_whole("average", average, 1)
+    check_whole("average", average, 1, MOST)
     if not model.time_dtype.is_floating_point:
         raise ValueError(
             f"time_dtype={model.time_dtype}: the network must take a floating time; take "

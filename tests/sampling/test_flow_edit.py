@@ -88,6 +88,7 @@ def test_guidance_of_the_target_moves_its_mean() -> None:
 
 BAD: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {
     "average of none": (ValueError, "average", {"average": 0}),
+    "average without end": (ValueError, "from 1 to 1048576", {"average": 2**48}),
     "reversed times": (ValueError, "start", {"start": 0.1, "end": 0.5}),
     "whole data": (ValueError, "x: expected floating", {"x": X.int()}),
     "no arguments": (TypeError, "source", {"source": None}),
