@@ -25,7 +25,9 @@ def positive_integer(name: str, value: Any) -> int:
         count = 0 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         count = 0
-    if not 1 <= count < 2**31:
+    if count >= 2**31:
+        raise ValueError(f"{name} = {value!r} is above 2^31 - 1; give less")
+    if count < 1:
         raise ValueError(f"{name} = {value!r} is not a positive integer; give 1 or more")
     return count
 

@@ -263,6 +263,7 @@ def test_explicit_times():
         ("karras", {"strat": 0.5}, r"no option 'strat'; did you mean 'start'"),
         ("uniform", {"rho": 7}, r"'uniform' has no option 'rho'"),
         ("uniform", {"steps": 0}, r"steps = 0 is not a positive integer"),
+        ("uniform", {"steps": 2**31}, r"steps = 2147483648 is above 2\^31 - 1"),
         ("uniform", {"steps": -3}, r"steps = -3 is not a positive integer"),
         ("uniform", {"steps": 2.0}, r"steps = 2.0 is not a positive integer"),
         ("uniform", {"steps": True}, r"steps = True is not a positive integer"),
