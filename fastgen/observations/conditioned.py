@@ -14,11 +14,8 @@ from torch.utils import _pytree as pytree
 from fastgen.common.checks import per_row
 from fastgen.common.derivatives import Pullback, outside_inference_mode, recordable
 from fastgen.common.display import displayed
-from fastgen.common.kept import kept
 from fastgen.common.typed import typed
-from fastgen.common.unwritten import version
 from fastgen.kernels import Known
-from fastgen.kernels.derivatives import differentiated
 from fastgen.model.arguments import Declared
 from fastgen.model.guidance import Guidance, check_guidance, check_pair_alone
 from fastgen.model.inputs import network_time
@@ -52,7 +49,6 @@ class ConditionedNetwork:
         far = ratio > _FARTHEST
         self._latest = float(model.schedule.time_at_ratio(_FARTHEST)) if far else 1.0
         self.replaces = method.replaces(observation)
-        self._known: dict[Any, Known] = {}
         self._hard = self.replaces and isinstance(observation, Mask) and not observation.soft
 
     @property
@@ -132,13 +128,11 @@ class ConditionedNetwork:
 
     def known(self, observed: Mapping[str, Tensor] | None, like: Tensor) -> Known:
         """What a mask says of states [B, ...]: of them all, or what a call says is known."""
-        if observed is not None:
-            return _known(self._own(observed, like), observed["mask"].dtype == torch.bool)
-        tensors = list(self.observation.tensors.values())
-        if differentiated(tensors):
-            return _known(self._own(None, like), self._hard)
-        key = len(like), like.device, like.dtype, *map(version, tensors)
-        return kept(self._known, key, lambda: _known(self._own(None, like), self._hard))
+        own = self._own(observed, like)
+        assert isinstance(own, Mask)
+        hard = self._hard if observed is None else observed["mask"].dtype == torch.bool
+        # Bytes of a hard mask, else weights.
+        return Known(own.known, own.mask > 0 if hard else own.mask)
 
     def _own(self, observed: Mapping[str, Tensor] | None, x: Tensor) -> Observation:
         """What was observed of these samples."""
@@ -167,12 +161,6 @@ class ConditionedNetwork:
         numbers = schedule.alpha(t), schedule.sigma(t), schedule.diffusion_squared(t)
         levels = [per_row(n.to(x.dtype), x) for n in numbers]
         return Point(data, back, observation.near(data), observation.noise.none, *levels)
-
-
-def _known(own: Observation, hard: bool) -> Known:
-    """What a mask says is known: bytes of a hard one, else weights."""
-    assert isinstance(own, Mask)
-    return Known(own.known, own.mask > 0 if hard else own.mask)
 
 
 def _no_gradient(vector: Tensor) -> Tensor:

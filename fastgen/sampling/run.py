@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -12,7 +12,6 @@ from torch import Tensor
 from fastgen.common.devices import current_stream
 from fastgen.common.layouts import FORMATS, channels_behind, channels_in_front
 from fastgen.common.memory import storage_address
-from fastgen.common.unwritten import version
 from fastgen.kernels import Known, dispatch
 from fastgen.kernels.contract import HoldsAddresses
 from fastgen.plans import Program, Stage
@@ -163,15 +162,14 @@ class InPlaceRun(HoldsAddresses):
         self._taken = set(self._owned)  # with outputs that are still needed
         self._raws: dict[int, tuple[Tensor, ...]] = {}
         self.known: Known | None = None
-        self._last_known: tuple[Any, ...] | None = None  # what is there, and how often written to
         if key.known is not None:
             values, mask, dtype = key.known
             self.known = Known(
                 torch.empty((values, *key.shape[1:]), dtype=state, device=key.device),
                 torch.empty((mask, *key.shape[1:]), dtype=dtype, device=key.device),
             )
-        self._weighed = [self._table_of_rows(s, t) for s, t in
-                         zip(program.stages, tables.coefficients, strict=False)]  # fmt: skip
+        stages = enumerate(zip(program.stages, tables.coefficients, strict=False))
+        self._weighed = [self._table_of_rows(s - 1, *stage) for s, stage in stages]
         weighed = [*self._weighed, *[None] * len(program.resumed)]
         calls = [
             None
@@ -204,11 +202,14 @@ class InPlaceRun(HoldsAddresses):
         """A tensor of the state's shape as kernels are given it."""
         return channels_behind(x) if self._turned else x
 
-    def _table_of_rows(self, stage: Stage | None, table: Tensor | None) -> RowTable | None:
-        """A table with a row for each sample, where a stage has weights of the outputs."""
+    def _table_of_rows(self, k: int, stage: Stage | None, table: Tensor | None) -> RowTable | None:
+        """A table with a row for each sample, where a stage has weights of evaluation k's outputs.
+
+        Outputs of earlier evaluations are there too, of those that were not guided.
+        """
         if not self.key.weighs or stage is None or table is None:
             return None
-        raws = [n for n, i in enumerate(stage.inputs) if isinstance(i, Raw)]
+        raws = [n for n, i in enumerate(stage.inputs) if isinstance(i, Raw) and i.evaluation == k]
         if len(raws) < 2:
             return None
         size = self.key.shape[0], *table.shape[1:]
@@ -253,15 +254,8 @@ class InPlaceRun(HoldsAddresses):
             self.ids.copy_(ids)
             self._in_order = in_order
         if self.known is not None and known is not None:
-            versions = known, *map(version, known)
-            if (
-                self._last_known is None
-                or self._last_known[0] is not known
-                or (self._last_known[1:] != versions[1:])
-            ):
-                for own, given in zip(self.known, known, strict=True):
-                    own.copy_(given.detach())
-                self._last_known = versions
+            for own, given in zip(self.known, known, strict=True):
+                own.copy_(given.detach())
         self._raws.clear()
         self._taken = set(self._owned)
 

@@ -140,6 +140,24 @@ def test_equals_the_rule_around_the_network(name, solver):
     torch.testing.assert_close(found, want, rtol=0, atol=1e-10 * want.abs().max().item())
 
 
+SOLVERS = [n for n in fastgen.solvers.names() if n not in ("mean_flow", "ddim_cfgpp")]
+
+
+@pytest.mark.parametrize("name", ["apart", "interval", "scales per sample"])
+@pytest.mark.parametrize("predicts", ["noise", "data"])
+def test_every_solver_has_the_weights_of_its_own_evaluation(name, predicts):
+    """A stage may read outputs of evaluations that were guided and of others that were not."""
+    guidance = CASES[name][0]
+    given = fastgen.Model(network, SCHEDULE, predicts, per_sample=("text", "image"))
+    for solver in SOLVERS:
+        plan = fastgen.plan(solver, SCHEDULE, 5, start=0.9, end=0.1)
+        run = fastgen.Sampler(given, plan, guidance=guidance, dtype=torch.float64)
+        found = run(SHAPE, seed=4, **GIVEN)
+        merged_first = run(SHAPE, seed=4, callback=lambda step: None, **GIVEN)
+        size = merged_first.abs().max().item()
+        torch.testing.assert_close(found, merged_first, rtol=0, atol=1e-7 * size, msg=solver)
+
+
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_in_every_way_of_running(name):
     guidance = CASES[name][0]

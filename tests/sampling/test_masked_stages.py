@@ -1,5 +1,7 @@
 """Known numbers of a mask as sums of the stages, against the network that puts them in itself."""
 
+import contextlib
+
 import pytest
 import torch
 
@@ -82,6 +84,21 @@ def test_watched_recorded_and_captured_runs_have_the_same_bits(solver, soft):
     if solver != "unipc":  # which refuses writes
         again = inside(SHAPE, seed=1, callback=lambda step: step.state.mul_(1.0))
         torch.testing.assert_close(again, wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_what_is_written_to_a_mask_has_effect_in_the_next_run(counted):
+    with contextlib.nullcontext() if counted else torch.inference_mode():
+        seen = Mask(KNOWN.clone(), SOFT.clone())
+        inside, _ = samplers(seen, "dpmpp_2m")
+        inside(SHAPE, seed=1)
+        seen.known.add_(1)
+        again = inside(SHAPE, seed=1)
+        new, _ = samplers(Mask(seen.known.clone(), SOFT), "dpmpp_2m")
+        assert torch.equal(again, new(SHAPE, seed=1))
+        seen.known.data.add_(1)  # which torch does not count anywhere
+        new, _ = samplers(Mask(seen.known.clone(), SOFT), "dpmpp_2m")
+        assert torch.equal(inside(SHAPE, seed=1), new(SHAPE, seed=1))
 
 
 @pytest.mark.parametrize("solver", ["ddpm", "dpmpp_2m", "lms"])
