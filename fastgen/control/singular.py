@@ -20,13 +20,12 @@ from fastgen.model.model import Model
 from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.noise.normals import normals
 from fastgen.observations import Gaussian, Linear, Mask, Observation
+from fastgen.observations.conditioned import FARTHEST
 from fastgen.solvers import plan
 
 # Singular vectors come from A as a matrix, made column by column.
 LARGEST = 4096
 _COLUMNS = 256
-# Nearer to noise than this sigma / alpha, float32 has nothing of the data.
-_FARTHEST = 1e3
 
 
 @displayed
@@ -61,15 +60,14 @@ class DDRM:
 
 @dataclass(frozen=True)
 class _Directions:
-    """What is seen, in coordinates [B, r]: singular values, y there, and the noise's deviation.
+    """What is seen, in coordinates [B, r]: y, and the deviation of its noise, infinite where w = 0.
 
     basis: V [n, r], or None where the coordinates are the sample's own numbers.
     """
 
     basis: Tensor | None
-    values: Tensor
     seen: Tensor
-    std: float
+    least: Tensor
 
     def of(self, x: Tensor) -> Tensor:
         """V^T x of rows [B, n]."""
@@ -79,17 +77,23 @@ class _Directions:
         """V c, [B, n]."""
         return coordinates if self.basis is None else coordinates @ self.basis.T
 
-    def step(
-        self, method: DDRM, base: Tensor, data: Tensor, z: Tensor, ratio: float
-    ) -> tuple[Tensor, Tensor]:
-        """(where another value holds, that value), in coordinates [B, r]; ``base`` is w = 0's."""
-        y, d, z = self.seen, self.of(data), self.of(z)
-        least = torch.where(self.values > 0, self.std / self.values.clamp_min(1e-300), math.inf)
+    def begun(self, x: Tensor, z: Tensor, ratio: float) -> Tensor:
+        """Noise x = r z, with y where it has less noise than that, and the rest of the noise."""
+        rest = (ratio**2 - self.least**2).clamp_min(0).sqrt()
+        return self._with(x, ratio >= self.least, self.seen + rest * self.of(z))
+
+    def stepped(self, method: DDRM, base: Tensor, data: Tensor, z: Tensor, ratio: float) -> Tensor:
+        """The next state: ``base`` is that of w = 0."""
+        y, d, z, least = self.seen, self.of(data), self.of(z), self.least
         near = torch.where(least > 0, (y - d) / least, 0) * math.sqrt(1 - method.eta**2)
         inside = d + ratio * (near + method.eta * z)
         spread = (ratio**2 - (method.eta_b * least) ** 2).clamp_min(0).sqrt()
         outside = (1 - method.eta_b) * d + method.eta_b * y + spread * z
-        return self.values > 0, torch.where(ratio < least, inside, outside)
+        return self._with(base, least < math.inf, torch.where(ratio < least, inside, outside))
+
+    def _with(self, x: Tensor, where: Tensor, value: Tensor) -> Tensor:
+        """Rows [B, n] whose coordinates are the values there."""
+        return x + self.back(torch.where(where, value - self.of(x), 0))
 
 
 def _directions(observation: Observation, like: Tensor) -> _Directions:
@@ -105,12 +109,15 @@ def _directions(observation: Observation, like: Tensor) -> _Directions:
     if isinstance(observation, Mask):
         if observation.soft:
             raise ValueError("method: DDRM takes masks of 0 and 1; 'pigdm' takes soft ones")
-        return _Directions(None, rows_of(observation.mask), rows_of(observation.known), std)
+        mask = rows_of(observation.mask)
+        return _Directions(
+            None, rows_of(observation.known), torch.where(mask > 0, mask.new_tensor(std), math.inf)
+        )
     if not isinstance(observation, Linear):
         raise ValueError(
             f"method: DDRM needs a linear observation; 'mmps' takes {type(observation).__name__}"
         )
-    n = like[0].numel()
+    n = math.prod(like.shape[1:])
     if n > LARGEST:
         raise ValueError(
             f"method: DDRM finds singular vectors of samples of at most {LARGEST} numbers, got "
@@ -121,7 +128,7 @@ def _directions(observation: Observation, like: Tensor) -> _Directions:
     u, s, vt = torch.linalg.svd(torch.cat(columns).T.double(), full_matrices=False)
     kept = s > s.max() * max(n, len(u)) * torch.finfo(like.dtype).eps
     u, s, vt = (a.to(like.dtype) for a in (u[:, kept], s[kept], vt[kept]))
-    return _Directions(vt.T.contiguous(), s[None], rows_of(observation.y) @ u / s, std)
+    return _Directions(vt.T.contiguous(), rows_of(observation.y) @ u / s, std / s[None])
 
 
 @untransformed(BACKWARD)
@@ -141,8 +148,8 @@ def restored(
     """A batch by `DDRM`."""
     schedule = model.schedule
     times = plan("ddpm", schedule, steps).times.tolist()
-    if schedule.ratio(times[0]) > _FARTHEST:
-        times[0] = float(schedule.time_at_ratio(_FARTHEST))
+    if schedule.ratio(times[0]) > FARTHEST:
+        times[0] = float(schedule.time_at_ratio(FARTHEST))
         times = [times[0], *(t for t in times[1:] if t < times[0])]
     seeds, ids = seed_tensor(seed, shape[0], device), id_tensor(sample_ids, shape[0], device)
 
@@ -154,19 +161,14 @@ def restored(
     x = ratios[0] * z
     with unrecorded(model.net):
         seen = _directions(observation.of(observation.tensors, x.reshape(shape)), x.reshape(shape))
-        # What the noise of y leaves of the state's.
-        begin = (ratios[0] ** 2 - (seen.std / seen.values) ** 2).clamp_min(0).sqrt()
-        known = (seen.values > 0) & (ratios[0] * seen.values >= seen.std)
-        first = torch.where(known, seen.seen + begin * seen.of(z), seen.of(x))
-        x = x + seen.back(first - seen.of(x))
+        x = seen.begun(x, z, ratios[0])
         for i, ((s, _), (before, after)) in enumerate(
             zip(pairwise(times), pairwise(ratios), strict=True)
         ):
             state = (float(schedule.alpha(s)) * x).reshape(shape)
-            data = model.predict("data", state, s, **net_kwargs).to(dtype).flatten(1)
+            data = model.predict("data", state, s, net_kwargs=net_kwargs).to(dtype).flatten(1)
             z = noise(i + 1)
             kept = math.sqrt(1 - method.eta**2) * after / before
             base = data + kept * (x - data) + method.eta * after * z
-            where, other = seen.step(method, base, data, z, after)
-            x = base + seen.back(torch.where(where, other - seen.of(base), 0))
+            x = seen.stepped(method, base, data, z, after)
     return x.reshape(shape)

@@ -26,7 +26,7 @@ from fastgen.observations.observation import Mask, Observation, check_observatio
 
 # Nearer to noise than this sigma / alpha the state says nothing of the data that float32 could
 # tell, and where alpha = 0 nothing at all: the prediction is that of the state scaled to here.
-_FARTHEST = 1e3
+FARTHEST = 1e3
 
 
 @displayed
@@ -46,8 +46,8 @@ class ConditionedNetwork:
         self.model, self.observation = model, observation
         self.method, self.guidance = method, guidance
         ratio = float(model.schedule.ratio(1.0))
-        far = ratio > _FARTHEST
-        self._latest = float(model.schedule.time_at_ratio(_FARTHEST)) if far else 1.0
+        far = ratio > FARTHEST
+        self._latest = float(model.schedule.time_at_ratio(FARTHEST)) if far else 1.0
         self.replaces = method.replaces(observation)
         self._hard = self.replaces and isinstance(observation, Mask) and not observation.soft
 
@@ -140,7 +140,7 @@ class ConditionedNetwork:
         return self.observation.of(own, x)
 
     def _placed(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """States and times at which the prior is asked: none farther than `_FARTHEST`."""
+        """States and times at which the prior is asked: none farther than `FARTHEST`."""
         if self._latest == 1:
             return x, t
         schedule = self.model.schedule

@@ -102,6 +102,20 @@ def test_images_of_observations_of_their_own():
     assert x.dtype == torch.float32
 
 
+@pytest.mark.parametrize("count", [0, 1])
+def test_batches_of_none_and_of_one_in_inference_mode(count):
+    seen = Linear(observations.matrix(MATRIX, (NUMBERS,)), y=TRUTH @ MATRIX.T, noise=0.1)
+    options = {"steps": 4, "seed": 3, "dtype": torch.float64}
+    for observation in (seen, Mask(TRUTH, torch.tensor([1.0, 0, 1, 0, 0]), 0.1)):
+        with torch.inference_mode():
+            x = fastgen.posterior(
+                white().model(VP), observation, (count, NUMBERS), "ddrm", **options
+            )
+        more = fastgen.posterior(white().model(VP), observation, (3, NUMBERS), "ddrm", **options)
+        assert x.shape == (count, NUMBERS)
+        torch.testing.assert_close(x, more[:count], rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
