@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 PREFIX = "hf:"
 CONFIG, WEIGHTS, PLAN, LATENT, SCALING, CARD = (
@@ -117,28 +120,84 @@ def create_repository(repo_id: str, *, private: bool | None, token: str | None) 
     return str(api.create_repo(repo_id=repo_id, private=private, exist_ok=True).repo_id)
 
 
-def push_written(
-    write: Callable[[str], None],
-    repo_id: str,
-    commit_message: str,
-    *,
-    private: bool | None,
-    token: str | None,
-    branch: str | None,
-    create_pr: bool | None,
-) -> str:
-    """Upload what ``write(folder)`` writes, beside what a repository has; the commit's address."""
-    with tempfile.TemporaryDirectory() as folder:
-        write(folder)
-        name = create_repository(repo_id.removeprefix(PREFIX), private=private, token=token)
-        return upload_files(
-            Path(folder),
-            name,
-            commit_message=commit_message,
-            token=token,
-            branch=branch,
-            create_pr=create_pr,
-        )
+class BesideModel(ABC):
+    """One file in a model's folder, such as what makes data of the model's samples.
+
+    _file: its name. _what: what it holds, in words. _absent: what is so where there is none.
+    """
+
+    _file: ClassVar[str]
+    _what: ClassVar[str]
+    _absent: ClassVar[str]
+
+    @abstractmethod
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write it into the folder of `Model.save_pretrained`."""
+
+    @classmethod
+    @abstractmethod
+    def _read(cls, path: Path) -> Self:
+        """What the file holds.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            ValueError: naming it, if it is damaged.
+        """
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+    ) -> str:
+        """Upload the file, beside a model that `Model.push_to_hub` put there.
+
+        Args:
+            repo_id: ORG/NAME.
+            commit_message, private, token, branch, create_pr: as huggingface_hub's.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            ValueError: for what cannot be stored.
+            ImportError: if huggingface_hub is missing.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            name = create_repository(repo_id.removeprefix(PREFIX), private=private, token=token)
+            return upload_files(
+                Path(folder),
+                name,
+                commit_message=commit_message or f"Upload {self._what}",
+                token=token,
+                branch=branch,
+                create_pr=create_pr,
+            )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], **hub: Any) -> Self:
+        """What `save_pretrained` or `push_to_hub` stored.
+
+        Args:
+            folder: a folder, or ``[hf:]ORG/NAME[@REVISION]``.
+            **hub: revision, token, cache_dir, local_files_only, force_download, as
+                `Model.from_pretrained` has them.
+
+        Raises:
+            PretrainedError: a ValueError that names the file, if there is none or it is damaged.
+        """
+        path = folder_of(folder, **hub) / cls._file
+        try:
+            return cls._read(path)
+        except FileNotFoundError:
+            raise PretrainedError(f"{path}: no such file; {cls._absent}") from None
+        except ValueError as error:
+            raise PretrainedError(str(error)) from error
 
 
 def upload_files(

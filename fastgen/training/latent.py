@@ -21,12 +21,7 @@ from fastgen.common.files import (
     read_safetensors,
     write_safetensors,
 )
-from fastgen.common.hub import (
-    LATENT,
-    PretrainedError,
-    folder_of,
-    push_written,
-)
+from fastgen.common.hub import LATENT, BesideModel
 from fastgen.kernels import Stream
 from fastgen.model.model import Model
 from fastgen.networks.vae import VAE, Posterior
@@ -39,7 +34,7 @@ POSTERIOR_DRAW = (1 << 32) - 1
 
 
 @displayed
-class Latent:
+class Latent(BesideModel):
     """An encoder and a decoder, and the scale and shift between their latents and a model's.
 
     A model is trained on (z - shift) * scale and what it samples is decoded from x / scale + shift:
@@ -53,6 +48,9 @@ class Latent:
         decode: function of latents [B, ...] that returns x [B, ...].
         scale, shift: numbers, or tensors that broadcast against one latent.
     """
+
+    _file, _what = LATENT, "an encoder and a decoder"
+    _absent = "the model there is not of latents"
 
     def __init__(
         self,
@@ -209,58 +207,9 @@ class Latent:
         """
         self.save(Path(save_directory) / LATENT)
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str = "Upload an encoder and a decoder",
-        private: bool | None = None,
-        token: str | None = None,
-        branch: str | None = None,
-        create_pr: bool | None = None,
-    ) -> str:
-        """Upload latent.safetensors, beside a model that `Model.push_to_hub` put there.
-
-        Args:
-            repo_id: ORG/NAME.
-            commit_message, private, token, branch, create_pr: as huggingface_hub's.
-
-        Returns:
-            The commit's address.
-
-        Raises:
-            ValueError: as for `save`.
-            ImportError: if huggingface_hub is missing.
-        """
-        options: dict[str, Any] = {
-            "private": private,
-            "token": token,
-            "branch": branch,
-            "create_pr": create_pr,
-        }
-        return push_written(self.save_pretrained, repo_id, commit_message, **options)
-
-    @staticmethod
-    def from_pretrained(folder: str | os.PathLike[str], **hub: Any) -> Latent:
-        """What `save_pretrained` or `push_to_hub` stored.
-
-        Args:
-            folder: a folder, or ``[hf:]ORG/NAME[@REVISION]``.
-            **hub: revision, token, cache_dir, local_files_only, force_download, as
-                `Model.from_pretrained` has them.
-
-        Raises:
-            PretrainedError: a ValueError that names the file, if there is none or it is damaged.
-        """
-        path = folder_of(folder, **hub) / LATENT
-        try:
-            return Latent.load(path)
-        except FileNotFoundError:
-            raise PretrainedError(
-                f"{path}: no such file; the model there is not of latents"
-            ) from None
-        except ValueError as error:
-            raise PretrainedError(str(error)) from error
+    @classmethod
+    def _read(cls, path: Path) -> Latent:
+        return Latent.load(path)
 
     def _encoded(self, data: Tensor, seed: int | None, batch: int) -> Tensor:
         if data.ndim < 2 or len(data) == 0:

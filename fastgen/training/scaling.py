@@ -15,12 +15,7 @@ from torch import Tensor
 from fastgen.common.checks import check_floating
 from fastgen.common.display import displayed
 from fastgen.common.files import replacing
-from fastgen.common.hub import (
-    SCALING,
-    PretrainedError,
-    folder_of,
-    push_written,
-)
+from fastgen.common.hub import SCALING, BesideModel
 from fastgen.model.model import Model
 from fastgen.sampling.sample import AnySolver, sample
 
@@ -29,7 +24,7 @@ FAR = 10.0  # times the noise's deviation, from which data are told to be of ano
 
 
 @displayed
-class Scaling:
+class Scaling(BesideModel):
     """x = (data - mean) / deviation for each channel; `decode` undoes it.
 
     A path from noise N(0, 1) to data of deviation 1e4 is almost nothing but data, one to data of
@@ -47,6 +42,9 @@ class Scaling:
     Raises:
         ValueError: naming what is not finite or not positive.
     """
+
+    _file, _what = SCALING, "the scaling of the data"
+    _absent = "the model there is not of scaled data"
 
     def __init__(
         self, mean: Sequence[float] | Tensor | float, deviation: Sequence[float] | Tensor | float
@@ -179,58 +177,14 @@ class Scaling:
         with replacing(folder / SCALING) as file:
             file.write((json.dumps(facts, indent=2) + "\n").encode())
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        commit_message: str = "Upload the scaling of the data",
-        private: bool | None = None,
-        token: str | None = None,
-        branch: str | None = None,
-        create_pr: bool | None = None,
-    ) -> str:
-        """Upload scaling.json, beside a model that `Model.push_to_hub` put there.
-
-        Args:
-            repo_id: ORG/NAME.
-            commit_message, private, token, branch, create_pr: as huggingface_hub's.
-
-        Returns:
-            The commit's address.
-
-        Raises:
-            ImportError: if huggingface_hub is missing.
-        """
-        options: dict[str, Any] = {
-            "private": private,
-            "token": token,
-            "branch": branch,
-            "create_pr": create_pr,
-        }
-        return push_written(self.save_pretrained, repo_id, commit_message, **options)
-
-    @staticmethod
-    def from_pretrained(folder: str | os.PathLike[str], **hub: Any) -> Scaling:
-        """What `save_pretrained` or `push_to_hub` stored.
-
-        Args:
-            folder: a folder, or ``[hf:]ORG/NAME[@REVISION]``.
-            **hub: revision, token, cache_dir, local_files_only, force_download, as
-                `Model.from_pretrained` has them.
-
-        Raises:
-            PretrainedError: a ValueError that names the file, if there is none or it is damaged.
-        """
-        path = folder_of(folder, **hub) / SCALING
+    @classmethod
+    def _read(cls, path: Path) -> Scaling:
+        text = path.read_bytes()
         try:
-            facts = json.loads(path.read_bytes())
-            return Scaling.from_config(facts, facts["shape"])
-        except FileNotFoundError:
-            raise PretrainedError(
-                f"{path}: no such file; the model there is not of scaled data"
-            ) from None
+            facts = json.loads(text)
+            return cls.from_config(facts, facts["shape"])
         except (ValueError, KeyError, TypeError) as error:
-            raise PretrainedError(f"{path}: damaged ({error}); save it again") from error
+            raise ValueError(f"{path}: damaged ({error}); save it again") from error
 
     def _like(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and deviation that broadcast against [N, ...]."""
