@@ -294,7 +294,7 @@ class Trained(NamedTuple):
 
     @property
     def scaling(self) -> Scaling | None:
-        """Of the data it was trained on: ``trained.scaling.sample(trained.model(), 16)``."""
+        """Of the data: ``trained.scaling.sample(trained.model(), 16, steps=20)``."""
         config, shape = self.description.get("scaling"), self.description.get("shape")
         return None if config is None else Scaling.from_config(config, shape)
 

@@ -120,7 +120,7 @@ class Scaling(BesideModel):
         self,
         model: Model,
         count_or_state: int | Tensor,
-        solver: AnySolver = "dpmpp_2m",
+        solver: AnySolver = "auto",
         steps: int | None = None,
         **options: Any,
     ) -> Tensor:

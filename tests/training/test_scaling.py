@@ -71,3 +71,12 @@ def test_errors_are_clear():
     ):
         with pytest.raises(ValueError, match=message):
             make()
+
+
+def test_the_solver_is_chosen_as_elsewhere():
+    model = fastgen.Model(lambda x, t: -x, fastgen.schedules.Rectified(), "velocity")
+    scaling = Scaling([1.0, 2.0], [3.0, 4.0])
+    scaling.shape = (2,)
+    found = scaling.sample(model, 3, steps=8, seed=2)
+    want = scaling.decode(fastgen.sample(model, (3, 2), steps=8, seed=2))
+    assert torch.equal(found, want)
