@@ -58,6 +58,7 @@ class Stage {
   const Combine& op_;
   const int columns_, clipped_, first_noise_;  // the sources: inputs, clipped value, noises
   uint64_t used_ = 0;                          // bit i: some sum reads source i
+  uint32_t kept_ = 0;      // bit j: output j is an input that stays as it is
   uint32_t deferred_ = 0;  // bit j: a later output reads the input that output j overwrites
   uint32_t streamed_ = 0;  // bit j: output j is written past the caches
   Sum<Real> clip_sum_, sums_[MAX_OUTPUTS], known_sums_[MAX_OUTPUTS];
@@ -76,12 +77,22 @@ class Stage {
     for (int j = 0; j < op_.outputs * op_.known; ++j, c += columns_)
       choose_terms(c, columns_, &known_sums_[j]);
     if (used_ >> clipped_ & op_.clip) choose_terms(table, op_.inputs, &clip_sum_);
-    deferred_ = 0;
+    kept_ = deferred_ = 0;
+    for (int j = 0; j < op_.outputs; ++j)
+      if (keeps(sums_[j], j) && (!op_.known || keeps(known_sums_[j], j))) kept_ |= 1u << j;
     for (int j = 0; j < op_.outputs; ++j)
       for (int later = j + 1; later < op_.outputs; ++later)
         if (reads_memory(sums_[later], op_.output[j]) ||
             (op_.known && reads_memory(known_sums_[later], op_.output[j])))
           deferred_ |= 1u << j;
+    deferred_ &= ~kept_;
+  }
+
+  // Whether a sum is no more than what already lies where it is written.
+  bool keeps(const Sum<Real>& sum, int j) const {
+    if (sum.terms != 1 || sum.coefficient[0] != 1 || sum.source[0] >= op_.inputs) return false;
+    const int i = sum.source[0];
+    return op_.input[i] == op_.output[j] && op_.input_type[i] == op_.output_type[j];
   }
 
   bool reads_memory(const Sum<Real>& sum, const void* memory) const {
@@ -200,6 +211,7 @@ class Stage {
     draw_noise(first, count);
     load_known(first, count);
     for (int j = 0; j < op_.outputs; ++j) {
+      if (kept_ >> j & 1) continue;
       Real* to = static_cast<Real*>(op_.output[j]) + first;
       if (streamed_ >> j & 1 && reinterpret_cast<uintptr_t>(to) % sizeof(F32) == 0) {
         add(j, output_tile_[j], count);

@@ -2,10 +2,10 @@
 
 In a batch whose rows are at different steps of different plans, every row needs the same inputs
 and outputs in each call. So a call reads all state buffers and the newest outputs of the network,
-and writes all state buffers and the next network input. What a row's stage does not read has the
-coefficient zero, which hides infinities and NaN. What it keeps is copied: the coefficient one is
-exact. Copies are put in the order in which sums add them up, so every row gets the bits that it
-would get alone.
+and writes all state buffers, and the next network input where that is not one of them. What a
+row's stage does not read has the coefficient zero, which hides infinities and NaN. What it keeps
+is copied: the coefficient one is exact. Copies are put in the order in which sums add them up, so
+every row gets the bits that it would get alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Layout:
     slots: state buffers; ages: outputs of how many evaluations a stage reads; branches: outputs of
     an evaluation, with guidance more than one; noises: draws of a stage; evaluations: of the
     longest program; clip: bounds of the clipped data prediction; known: whether a part of the data
-    is known, for which every table has a second set of sums.
+    is known, for which every table has a second set of sums; fed: the state buffer at which every
+    evaluation is made, or None where the network's input is written apart, as a scaled one is.
     """
 
     slots: int
@@ -36,6 +37,7 @@ class Layout:
     evaluations: int
     clip: tuple[float, float] | None
     known: bool = False
+    fed: int | None = None
 
     @staticmethod
     def of(program: Program) -> Layout:
@@ -55,14 +57,17 @@ class Layout:
                         f"stage {k} reads {type(i).__name__}: noise that depends on the data, or "
                         "follows a Brownian path, is not in tables"
                     )
+        places = arrangements(program)
+        slots = max(map(len, places))
         return Layout(
-            slots=max(map(len, arrangements(program))),
+            slots=slots,
             ages=1 + max((age for age, _ in raws), default=0),
             branches=1 + max((branch for _, branch in raws), default=0),
             noises=max((len(s.normals) for _, s in stages), default=0),
             evaluations=len(program.calls),
             clip=next((s.clip for _, s in stages if s.clip is not None), None),
             known=any(s.known for _, s in stages),
+            fed=_fed(program, places, slots),
         )
 
     def join(self, other: Layout) -> Layout:
@@ -73,16 +78,21 @@ class Layout:
         """
         if self.clip is not None and other.clip is not None and self.clip != other.clip:
             raise ValueError(f"clip: {self.clip} and {other.clip} cannot share a batch")
+        slots, fed = max(self.slots, other.slots), None
+        if self.fed is not None and other.fed is not None:
+            fed = max(self.fed, other.fed)
+            slots = fed + max(self.slots - self.fed, other.slots - other.fed)
         joined = Layout(
-            slots=max(self.slots, other.slots),
+            slots=slots,
             ages=max(self.ages, other.ages),
             branches=max(self.branches, other.branches),
             noises=max(self.noises, other.noises),
             evaluations=max(self.evaluations, other.evaluations),
             clip=self.clip if other.clip is None else other.clip,
             known=self.known or other.known,
+            fed=fed,
         )
-        inputs, outputs = joined.inputs, joined.slots + 1
+        inputs, outputs = joined.inputs, joined.outputs
         if inputs > MAX_INPUTS or outputs > MAX_OUTPUTS or joined.noises > MAX_NOISES:
             raise ValueError(
                 f"a call for these plans has {inputs} inputs, {outputs} outputs and "
@@ -97,10 +107,15 @@ class Layout:
         return self.slots + self.ages * self.branches
 
     @property
+    def outputs(self) -> int:
+        """Number of tensors that a call writes."""
+        return self.slots + (self.fed is None)
+
+    @property
     def table(self) -> tuple[int, int]:
         """Shape of a row's table."""
         clip = self.clip is not None
-        return table_shape(self.inputs, self.slots + 1, clip, self.noises, self.known)
+        return table_shape(self.inputs, self.outputs, clip, self.noises, self.known)
 
 
 @dataclass(frozen=True)
@@ -141,13 +156,34 @@ def arrangements(program: Program) -> list[list[int]]:
     return ordered
 
 
+def _fed(program: Program, places: list[list[int]], slots: int) -> int | None:
+    """The slot in which all inputs of the network can lie without another slot being there."""
+    found = []
+    for call, live in zip(program.calls, places[1:], strict=False):
+        if program.network_buffers[call.input] or call.input not in live:
+            return None
+        found.append((live.index(call.input), len(live)))
+    fed = max((before for before, _ in found), default=0)
+    return fed if all(fed + count - before <= slots for before, count in found) else None
+
+
+def _placed(program: Program, layout: Layout) -> list[list[int | None]]:
+    """The state buffers by slot, before stage 0, 1, ... and after the last; None: nothing there."""
+    found: list[list[int | None]] = [list(live) for live in arrangements(program)]
+    if layout.fed is not None:
+        for call, live in zip(program.calls, found[1:], strict=False):
+            live[:0] = [None] * (layout.fed - live.index(call.input))
+    return found
+
+
 def embed(program: Program, layout: Layout) -> Embedded:
     """A program in a layout that is at least its own."""
-    places = arrangements(program)
+    places = _placed(program, layout)
     tables = np.zeros((layout.evaluations + 2, *layout.table))
     draws = np.zeros((layout.evaluations + 2, layout.noises), dtype=np.int64)
     for k, stage in enumerate(program.stages):
-        following = [program.calls[k].input] if k < len(program.calls) else []
+        apart = layout.fed is None and k < len(program.calls)
+        following = [program.calls[k].input] if apart else []
         tables[k] = _table(k, stage, places[k], places[k + 1], following, layout)
         if stage is not None:
             draws[k, : len(stage.normals)] = [n.draw for n in stage.normals]
@@ -157,12 +193,12 @@ def embed(program: Program, layout: Layout) -> Embedded:
 def _table(
     k: int,
     stage: Stage | None,
-    before: list[int],
-    after: list[int],
+    before: list[int | None],
+    after: list[int | None],
     following: list[int],
     layout: Layout,
 ) -> np.ndarray:
-    """Stage k's table: before, after: buffers by slot; following: what is evaluated next."""
+    """Stage k's table: before, after: buffers by slot; following: what is evaluated next, apart."""
     clip = layout.clip is not None
     table = np.zeros(layout.table)
     rows, there = {}, {}
@@ -188,8 +224,10 @@ def _table(
             zip(stage.outputs, own[-count:], strict=True)
         )  # the same where nothing is known
     targets = [*enumerate(after), *((layout.slots, buffer) for buffer in following)]
-    for sums, first in ((rows, clip), (there, clip + layout.slots + 1))[: 1 + layout.known]:
+    for sums, first in ((rows, clip), (there, clip + layout.outputs))[: 1 + layout.known]:
         for slot, buffer in targets:
+            if buffer is None:
+                continue
             if buffer in sums:
                 table[first + slot, columns] = sums[buffer]
             else:

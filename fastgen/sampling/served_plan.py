@@ -70,12 +70,11 @@ class ServedPlan:
 
 @dataclass
 class Request:
-    """One sample that is asked for: its row, its plan, and the evaluations that are left."""
+    """One sample that is asked for: its row, its plan, and the batch's step that finishes it."""
 
-    ticket: int
     row: int
     embedded: ServedPlan
-    left: int
+    due: int
 
 
 class Place(NamedTuple):
@@ -120,7 +119,7 @@ def served_plan(
     noises = layout.inputs + (layout.clip is not None)
     columns = [*range(layout.slots), *range(noises, noises + layout.noises)]
     begin = int(layout.clip is not None)
-    first = shared.first[begin : begin + layout.slots + 1, columns][None]
+    first = shared.first[begin : begin + layout.outputs, columns][None]
     values = prepared.model.time_values(plan.evaluations)
     times = prepared.model.time_table(values, 1, device)[..., 0]
     length = layout.evaluations + 1

@@ -1,4 +1,4 @@
-"""One row of a continuous batch: its arguments, and how far its sample is."""
+"""Rows of a continuous batch: their arguments, network calls, and how far their samples are."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from fastgen.kernels import Known
 from fastgen.kernels.combine.reference import mixed
 from fastgen.model.arguments import Declared
 from fastgen.sampling.capture import StaticArguments
-from fastgen.sampling.network_calls import converted
+from fastgen.sampling.network_calls import NetworkCalls, converted
 from fastgen.sampling.prepared import Prepared
+from fastgen.sampling.served_guidance import MergedRows
 
 
 class ServedArguments:
@@ -98,6 +99,50 @@ class ServedArguments:
         if self.known is None:
             return data
         return mixed(data, *[part[row if len(part) > 1 else 0] for part in self.known])
+
+
+class ServedCalls:
+    """The network at times of each row; made once, but each time where guidance joins arguments."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        x: Tensor,
+        keys: tuple[Tensor, Tensor],
+        network: Mapping[str, Any],
+        merging: MergedRows | None,
+    ) -> None:
+        self._prepared, self._x, self._keys = prepared, x, keys
+        self._network, self._merging = network, merging
+        self._made: NetworkCalls | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_made": None}
+
+    def at(self, times: tuple[Tensor, ...]) -> NetworkCalls:
+        """The calls of one step, as evaluation 0."""
+        if self._made is not None:
+            self._made.times = [times]
+            return self._made
+        guidance, merging = self._prepared.guidance, self._merging
+        joint = 1 if guidance is None else guidance.joint
+        made = NetworkCalls(
+            self._prepared.model,
+            self._prepared.plan,
+            self._x,
+            *self._keys,
+            [times],
+            [tuple([t.repeat(joint) for t in times])] if joint > 1 else (),
+            guidance,
+            None,
+            self._network,
+            False,
+            lambda: None,
+            guided=[guidance is not None],
+            merge=None if merging is None else merging.merge,
+        )
+        self._made = made if guidance is None else None
+        return made
 
 
 class Seen:

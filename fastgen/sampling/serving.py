@@ -22,7 +22,6 @@ from fastgen.kernels import Noise, Stream, dispatch
 from fastgen.model.model import merged
 from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.plans import Plan
-from fastgen.sampling.network_calls import NetworkCalls
 from fastgen.sampling.prepared import Prepared
 from fastgen.sampling.run import check_fresh
 from fastgen.sampling.served_guidance import MergedRows, RequestScale, check_request_scale
@@ -35,7 +34,7 @@ from fastgen.sampling.served_plan import (
     layout_of,
     served_plan,
 )
-from fastgen.sampling.served_rows import Seen, ServedArguments
+from fastgen.sampling.served_rows import Seen, ServedArguments, ServedCalls
 
 # Plans and guidance scales whose tables stay on the device.
 KEPT_PROGRAMS = 64
@@ -88,7 +87,11 @@ class ContinuousBatch:
         self._slots = [
             torch.zeros(self._shape, dtype=state, device=device) for _ in range(layout.slots)
         ]
-        self._input = torch.zeros(self._shape, dtype=network, device=device)
+        if layout.fed is None:
+            self._input = torch.zeros(self._shape, dtype=network, device=device)
+            self._written = [*self._slots, self._input]
+        else:
+            self._input, self._written = self._slots[layout.fed], self._slots
         self._seen = Seen(self._input) if previews else None
         # A graph works on fixed memory; else the last outputs stay where the network put them.
         self._copies = capture or prepared.model.reuses_output
@@ -110,6 +113,8 @@ class ContinuousBatch:
         own = self._embedded(prepared.plan, None)
         self._times = own.times.repeat(1, rows)
         self._arguments = ServedArguments(prepared, declared, net_kwargs, self._slots[0])
+        keys, network = (self._seeds, self._ids), self._arguments.network
+        self._calls = ServedCalls(prepared, self._input, keys, network, self._merging)
         self._turns = Turns(device)
         self._normals = dispatch.find("normals", device, prepared.backend)
         self._bind_combine = dispatch.find("bind_combine", device, prepared.backend)
@@ -118,7 +123,8 @@ class ContinuousBatch:
         self._places: dict[int, Place] = {}
         self._free = list(range(rows))[::-1]
         self._requests: dict[int, Request] = {}
-        self._tickets = 0
+        self._due: dict[int, list[int]] = {}  # tickets by the step that finishes them
+        self._steps = self._tickets = 0
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies bind their calls and record their steps on their own memory, when they step."""
@@ -199,7 +205,9 @@ class ContinuousBatch:
         self._arguments.write(row, merged(net_kwargs, kwargs))
         self._free.pop()
         self._tickets += 1
-        self._requests[self._tickets] = Request(self._tickets, row, found, found.nfe)
+        due = self._steps + found.nfe
+        self._requests[self._tickets] = Request(row, found, due)
+        self._due.setdefault(due, []).append(self._tickets)
         place = self._place(row, found)
         with torch.no_grad():
             if x is None:
@@ -229,12 +237,11 @@ class ContinuousBatch:
                 self._record()
             else:
                 self._recording.replay()
+        self._steps += 1
         finished = {}
-        for request in list(self._requests.values()):
-            request.left -= 1
-            if request.left == 0:
-                finished[request.ticket] = self._slots[0][request.row].clone()
-                self.retire(request.ticket)
+        for ticket in self._due.pop(self._steps, ()):
+            finished[ticket] = self._slots[0][self._requests[ticket].row].clone()
+            self._leave(ticket)
         return finished
 
     def retire(self, ticket: int) -> None:
@@ -243,8 +250,12 @@ class ContinuousBatch:
         Raises:
             KeyError: if there is none of that ticket.
         """
-        row = self._request(ticket).row
-        del self._requests[ticket]
+        self._due[self._request(ticket).due].remove(ticket)
+        self._leave(ticket)
+
+    def _leave(self, ticket: int) -> None:
+        """Take a request out whose step is no longer awaited."""
+        row = self._requests.pop(ticket).row
         self._turns.take()
         self._free.append(row)
         # The tables of the last index are zeros: an idle row is evaluated at the state 0.
@@ -253,7 +264,7 @@ class ContinuousBatch:
     def evaluations(self, ticket: int) -> tuple[int, int]:
         """How many evaluations a request has had, and how many it takes in all."""
         request = self._request(ticket)
-        return request.embedded.nfe - request.left, request.embedded.nfe
+        return request.embedded.nfe - (request.due - self._steps), request.embedded.nfe
 
     def preview(self, ticket: int) -> Tensor:
         """The data prediction [...] of a request's last evaluation, guided and clipped.
@@ -269,7 +280,7 @@ class ContinuousBatch:
         request = self._request(ticket)
         if self._seen is None:
             raise RuntimeError("preview: make the batch with Sampler.serve(..., previews=True)")
-        done = request.embedded.nfe - request.left
+        done = request.embedded.nfe - (request.due - self._steps)
         if not done:
             raise RuntimeError(f"ticket {ticket}: nothing is evaluated yet; step first")
         self._turns.take()
@@ -287,26 +298,9 @@ class ContinuousBatch:
         torch.index_select(self._tables, 0, position, out=self._table)
         torch.index_select(self._draws, 0, position, out=self._draw)
         times = tuple([column.index_select(0, position) for column in self._times])
-        prepared, guidance, merging = self._prepared, self._prepared.guidance, self._merging
-        joint = 1 if guidance is None else guidance.joint
-        if merging is not None:
-            merging.look(position)
-        evaluate = NetworkCalls(
-            prepared.model,
-            prepared.plan,
-            self._input,
-            self._seeds,
-            self._ids,
-            [times],
-            [tuple([t.repeat(joint) for t in times])] if joint > 1 else (),
-            guidance,
-            None,
-            self._arguments.network,
-            False,
-            lambda: None,
-            guided=[guidance is not None],
-            merge=None if merging is None else merging.merge,
-        )
+        if self._merging is not None:
+            self._merging.look(position)
+        evaluate = self._calls.at(times)
         if self._seen is not None:
             self._seen.before(self._input)
         outputs = [self._own(output) for output in evaluate(0, self._input, None)]
@@ -330,7 +324,7 @@ class ContinuousBatch:
     def _own(self, output: Tensor) -> Tensor:
         """The output, in memory that the call does not write."""
         storage = output.untyped_storage().data_ptr()
-        own = (self._input, *self._slots)
+        own = self._written
         if any(storage == t.untyped_storage().data_ptr() for t in own):
             return output.clone()
         return output
@@ -346,7 +340,7 @@ class ContinuousBatch:
         history = self._history if self._copies else [None] * count
         self._bound = self._bind_combine(
             [*self._slots, *[None] * len(outputs), *history],
-            [*self._slots, self._input],
+            self._written,
             self._table,
             self.layout.clip,
             self._noise(slice(None), self._draw),
@@ -360,7 +354,7 @@ class ContinuousBatch:
 
     def _record(self) -> None:
         """Record a step and take it: what trial steps change is put back."""
-        state = [*self._slots, self._input, self._position]
+        state = [*self._written, self._position]
         before = [tensor.clone() for tensor in state]
         refused = warm_up(self._advance, self._device, 3)
         self._recording = recorded(self._advance, self._device, "step of a batch", refused)
@@ -380,7 +374,7 @@ class ContinuousBatch:
             with torch.inference_mode(False):  # for later requests in whatever mode
                 slots = [slot[rows] for slot in self._slots]
                 first, draws = request.first.clone(), request.first_draws.clone()
-                outputs, noise = [*slots, self._input[rows]], self._noise(rows, draws)
+                outputs, noise = [x[rows] for x in self._written], self._noise(rows, draws)
                 self._places[row] = Place(
                     slots[0],
                     (self._seeds[rows], self._ids[rows]),

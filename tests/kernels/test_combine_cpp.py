@@ -218,6 +218,28 @@ def test_outputs_may_be_inputs_where_some_are_known(columns, tables, kind):
             assert same(got, want)
 
 
+@pytest.mark.parametrize("columns", [2, 45, 700])
+@pytest.mark.parametrize("kind", [None, torch.bool, F32])
+def test_outputs_that_stay_as_they_are(columns, kind):
+    """Where a row's output is the input in its place, alone or on both sides of a mask, or not."""
+    generator = torch.Generator().manual_seed(5)
+    start = [make(generator, (4, columns), F32, False) for _ in range(3)]
+    known = None
+    if kind is not None:
+        known = Known(torch.randn(1, columns), make_mask(generator, (4, columns), kind))
+    sides = 1 if kind is None else 2
+    table = torch.randn(4, 3 * sides, 3 + (sides - 1), generator=generator, dtype=F64)
+    one = torch.eye(3, 3 + (sides - 1), dtype=F64)
+    table[0, :3], table[1, 1], table[2, -3:] = one, one[1], one  # the second alone, or one side
+    table[3, :3] = one[[1, 0, 2]]  # two change places
+    expected = reference.combine(start, table, [F32] * 3, None, None, known)
+    for _ in each_isa():
+        own = [x.clone() for x in start]
+        cpp.combine_into(own, own, table, None, None, known)
+        for got, want in zip(own, expected, strict=True):
+            assert same(got, want)
+
+
 @pytest.mark.parametrize("shape", [(3, 40_001), (70_000, 2), (2, 3, 64, 200)])
 @pytest.mark.parametrize("kind", [torch.bool, F32])
 def test_large_masks_and_threads(shape, kind):

@@ -94,6 +94,35 @@ def test_different_solvers_grids_and_steps_share_a_batch(device):
         assert torch.equal(x, alone(sampler, request, device)), request["plan"].solver
 
 
+@pytest.mark.parametrize("schedule", [SCHEDULE, schedules.Rectified()], ids=["vp", "flow"])
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "dpmpp_2s", "unipc", "dpmpp_3s"])
+def test_the_state_is_the_networks_input_where_it_can_be(solver, schedule):
+    """Without a scale or a cast it is not written twice, wherever the batch's plans have it."""
+    sampler = make(plan(solver, 6, schedule), schedule=schedule, predicts="velocity")
+    batch = sampler.serve(SHAPE)
+    assert batch.layout.fed is not None
+    assert batch._input is batch._slots[batch.layout.fed]
+    # Of another solver, that nobody announced: its state lies where the batch's network reads.
+    requests = [{"seed": n, "plan": plan("ddim", 4, schedule) if n % 2 else None} for n in range(6)]
+    for x, request in zip(serve(batch, requests), requests, strict=True):
+        expected = alone(sampler, request | {"plan": request["plan"] or sampler.plan}, x.device)
+        assert torch.equal(x, expected)
+
+
+def test_an_evaluation_beside_the_state_has_memory_of_its_own():
+    flow = schedules.Rectified()
+    sampler = make(plan("ddim", 9, flow), schedule=flow, predicts="velocity")
+    beside = plan("midpoint", 2, flow)
+    with pytest.raises(ValueError, match=r"pass it to Sampler.serve"):
+        sampler.serve(SHAPE).admit(plan=beside)
+    batch = sampler.serve(SHAPE, plans=[beside])
+    assert batch.layout.fed is None
+    assert not any(batch._input is slot for slot in batch._slots)
+    requests = [{"seed": n, "plan": plan("ddim", 3, flow) if n % 2 else beside} for n in range(6)]
+    for x, request in zip(serve(batch, requests), requests, strict=True):
+        assert torch.equal(x, alone(sampler, request, x.device))
+
+
 @settings(max_examples=15)
 @given(
     choices=st.lists(st.sampled_from(SOLVERS), min_size=1, max_size=8),
