@@ -113,8 +113,8 @@ class ContinuousBatch:
         own = self._embedded(prepared.plan, None)
         self._times = own.times.repeat(1, rows)
         self._arguments = ServedArguments(prepared, declared, net_kwargs, self._slots[0])
-        keys, network = (self._seeds, self._ids), self._arguments.network
-        self._calls = ServedCalls(prepared, self._input, keys, network, self._merging)
+        keys, passed = (self._seeds, self._ids), self._arguments.network
+        self._calls = ServedCalls(prepared, self._input, keys, passed, self._merging)
         self._turns = Turns(device)
         self._normals = dispatch.find("normals", device, prepared.backend)
         self._bind_combine = dispatch.find("bind_combine", device, prepared.backend)
