@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=named_options,
         metavar="key=value",
-        help="of fastgen.tune: iterations=300, samples=512, what=grid, clip=-1,1; repeat for more",
+        help="of fastgen.tune: samples=512, what=grid, optimiser=adam, clip=-1,1; repeat for more",
     )
 
 

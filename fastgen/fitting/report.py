@@ -21,9 +21,9 @@ class Tuning:
     own error at the times of the base, [nfe]. before, after: rms of every step of the least
     squares, on the training noise, of the base's coefficients and of the fitted ones from the same
     states, [nfe]. held_out: distances to the teacher's end on noise that was not fitted to, by
-    stage: "base", "least squares", "gradients". losses: of the same, in the loss that the stages
-    are compared by. chosen: the stage that was returned. consistency: see `Rows.consistency`.
-    iterations: gradient steps made. seconds: by stage.
+    stage: "base", "least squares" and the optimiser's name. losses: of the same, in the loss that
+    the stages are compared by. chosen: the stage that was returned. consistency: see
+    `Rows.consistency`. iterations: of the optimiser. seconds: by stage.
     """
 
     base: Plan

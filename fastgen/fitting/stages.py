@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +18,20 @@ import torch
 from fastgen.common.checks import check_choice, check_nonnegative, check_positive, check_whole
 from fastgen.common.errors import nearest
 from fastgen.common.files import replacing
-from fastgen.fitting.gradient import LOSSES, Descended, Descent, Features, Loss
+from fastgen.fitting.adam import Adam
+from fastgen.fitting.gauss_newton import GaussNewton
 from fastgen.fitting.least_squares import Followed, follow
 from fastgen.fitting.moving import WHAT, Moving, Replanned, whitened
 from fastgen.fitting.racing import Race
 from fastgen.fitting.report import Tuning
 from fastgen.fitting.rows import Rows
 from fastgen.fitting.study import Errors, Study, check_same_output
-from fastgen.model.model import Model
+from fastgen.fitting.whole_run import LOSSES, Descent, Features, Loss, Search
 from fastgen.plans import Plan
 from fastgen.sampling.observation import counter
 
+# Optimisers of the whole run, and how many iterations each has by default.
+ITERATIONS = {"gauss_newton": 20, "adam": 300}
 # A teacher has to be this much nearer to the truth than what is fitted to it.
 NEARER = 4.0
 
@@ -38,7 +41,8 @@ class Wanted:
     """What of a fit is asked for, checked."""
 
     what: str
-    iterations: int
+    optimiser: str
+    iterations: int | None
     rate: float
     loss: str | Loss
     features: Features | None
@@ -49,37 +53,47 @@ class Wanted:
 
     def __post_init__(self) -> None:
         check_choice("what", self.what, WHAT)
-        check_whole("iterations", self.iterations, 0)
+        check_choice("optimiser", self.optimiser, tuple(ITERATIONS))
+        if self.iterations is not None:
+            check_whole("iterations", self.iterations, 0)
         check_positive("rate", self.rate)
         check_whole("patience", self.patience, 1)
         check_nonnegative("relaxation", self.relaxation)
         check_nonnegative("ridge", self.ridge)
         if isinstance(self.loss, str) and self.loss not in LOSSES:
             raise ValueError(f"loss={self.loss!r}: {nearest(self.loss, LOSSES)}")
-        if self.what == "grid" and not self.iterations:
-            raise ValueError("what='grid': times are moved by gradients; pass iterations=300, say")
+        if self.what == "grid" and self.iterations == 0:
+            raise ValueError("what='grid': times are moved by the whole run; leave iterations out")
+        if self.optimiser != "adam":
+            named = "a function" if callable(self.loss) else None
+            for name, given in (("loss", named), ("relaxation", self.relaxation)):
+                if given:
+                    raise ValueError(
+                        f"{name}={given}: only gradients follow that; pass optimiser='adam'"
+                    )
 
-    def check(self, rows: Rows, model: Model) -> None:
-        """Refuse gradients where rows or network have none to follow."""
-        if not self.iterations:
-            return
-        if any(row.scale for row in rows.rows):
+    def settled(self, rows: Rows) -> Wanted:
+        """With what this base allows in the place of None.
+
+        Raises:
+            ValueError: where the base draws noise and iterations are asked for.
+        """
+        noisy, iterations = any(row.scale for row in rows.rows), self.iterations
+        if iterations is None:
+            iterations = ITERATIONS[self.optimiser] if not noisy or self.what == "grid" else 0
+        if noisy and iterations:
             raise ValueError(
-                f"iterations={self.iterations}: {rows.plan.solver!r} draws noise, and rows with "
+                f"iterations={iterations}: {rows.plan.solver!r} draws noise, and rows with "
                 "noise are fitted by least squares alone; pass iterations=0, or a base without"
             )
-        if self.what != "coefficients" and not model.time_dtype.is_floating_point:
-            raise ValueError(
-                f"what={self.what!r}: the network takes times of {model.time_dtype}, which do not "
-                "move by gradients; pass what='coefficients'"
-            )
+        return replace(self, iterations=iterations)
 
     @property
     def descent(self) -> Descent:
-        """How gradients are followed."""
+        """How the whole run is fitted."""
         return Descent(
-            self.iterations, self.rate, self.loss, self.features, self.relaxation, self.patience,
-            checkpoint=self.checkpoint,
+            self.iterations or 0, self.rate, self.loss, self.features, self.relaxation,
+            self.patience, checkpoint=self.checkpoint,
         )  # fmt: skip
 
 
@@ -110,10 +124,9 @@ class Fit:
         clock: Clock,
         progress: bool,
     ) -> None:
-        self.study, self.base, self.wanted = study, base, wanted
-        self.clock, self.progress = clock, progress
         rows = Rows.of(base, study.model.parametrisation)
-        wanted.check(rows, study.model)
+        self.study, self.base, self.wanted = study, base, wanted.settled(rows)
+        self.clock, self.progress = clock, progress
         self.rows: dict[str, Rows] = {"base": rows}
         self.errors: dict[str, Errors] = {}
         self.losses: dict[str, float] = {}
@@ -125,7 +138,7 @@ class Fit:
             self.teacher = study.teach(self.judges, rows)
         self.judge("base", base)
         error, own = self.errors["base"], self.teacher[-1]
-        if not NEARER * own.median < error.median:
+        if not (NEARER * own.median < error.median or NEARER * own.rms < error.rms):
             settings = study.settings
             raise ValueError(
                 f"teacher={settings.teacher!r}: its own error {own} is not well below that of "
@@ -159,10 +172,10 @@ class Fit:
             self.judge("least squares", found.rows.to_plan())
         self.followed: Followed = found
 
-    def gradients(self, path: Path | None) -> None:
-        """Adam from the best rows so far, with early stopping."""
+    def whole_run(self, path: Path | None) -> None:
+        """The optimiser from the best rows so far, with early stopping."""
         stage = min(self.losses, key=lambda stage: self.losses[stage])
-        first, error = self.rows[stage], self.errors[stage].median
+        first, error = self.rows[stage], self.errors[stage].median or self.errors[stage].rms
         base, what = self.rows["base"], self.wanted.what
         replanned: Replanned | None = Replanned(base.plan, self.study.model.parametrisation)
         assert replanned is not None
@@ -180,19 +193,21 @@ class Fit:
             )
         directions = [whitened(gram, 1e-7) for gram in self.followed.grams]
         moving = Moving(first, base, replanned, directions, what)
-        state = Descended(self.study, moving, self.wanted.descent, self.train, error)
+        given = self.study, moving, self.wanted.descent, self.train
+        name = self.wanted.optimiser
+        state: Search = Adam(*given, error) if name == "adam" else GaussNewton(*given)
         mark = json.dumps(
-            [base.plan.to_json(), what, len(self.train), repr(self.study.settings.shape)]
+            [base.plan.to_json(), what, len(self.train), repr(self.study.settings.shape), name]
         )
         if path is not None and path.exists():
             state.load(_read(path, mark))
-        tick = counter(self.wanted.iterations, "gradients", "iteration", self.progress)
-        with self.clock("gradients"):
+        tick = counter(state.descent.iterations, name, "iteration", self.progress)
+        with self.clock(name):
             self._descend(state, tick, path, mark)
         self.iterations = state.iteration
         found = state.to_rows()
-        self.rows["gradients"] = found
-        self.judge("gradients", found.to_plan())
+        self.rows[name] = found
+        self.judge(name, found.to_plan())
 
     def summary(self, found: Race | None) -> Tuning:
         """What the fit reports, and which stage is the best."""
@@ -205,26 +220,25 @@ class Fit:
         )  # fmt: skip
 
     def _descend(
-        self, state: Descended, tick: Callable[[], object], path: Path | None, mark: str
+        self, state: Search, tick: Callable[[], object], path: Path | None, mark: str
     ) -> None:
-        every = self.wanted.descent.every
         going = state.look(self.judges) if state.iteration == 0 else True
-        while going and state.iteration < self.wanted.iterations:
+        while going and state.iteration < state.descent.iterations:
             if not state.advance():
                 warnings.warn(
-                    f"tune: gradients are not finite at iteration {state.iteration}, and the best "
-                    "rows before are kept; a smaller rate may help",
+                    f"tune: the run is not finite at iteration {state.iteration}, and the best "
+                    "rows before are kept",
                     stacklevel=4,
                 )
                 return
             tick()
-            if state.iteration % every == 0 or state.iteration == self.wanted.iterations:
+            if state.iteration % state.every == 0 or state.iteration == state.descent.iterations:
                 going = state.look(self.judges)
                 if path is not None:
                     _write(path, state, mark)
 
 
-def _write(path: Path, state: Descended, mark: str) -> None:
+def _write(path: Path, state: Search, mark: str) -> None:
     memory = io.BytesIO()
     torch.save({"mark": mark, **state.state()}, memory)
     with replacing(path) as file:

@@ -12,12 +12,12 @@ from typing import Literal, overload
 import torch
 
 from fastgen.common.typed import typed
-from fastgen.fitting.gradient import Features, Loss
 from fastgen.fitting.racing import Race, race
 from fastgen.fitting.report import Tuning
 from fastgen.fitting.rows import Rows
 from fastgen.fitting.stages import Clock, Fit, Wanted
 from fastgen.fitting.study import TEACHER, Conditioning, Settings, Study
+from fastgen.fitting.whole_run import Features, Loss
 from fastgen.model.guidance import Guidance
 from fastgen.model.model import Model, check_model
 from fastgen.plans import Plan
@@ -34,7 +34,8 @@ def tune(
     *,
     base: Plan | None = None,
     what: str = "both",
-    iterations: int = 0,
+    optimiser: str = "gauss_newton",
+    iterations: int | None = None,
     samples: int = 256,
     held_out: int = 128,
     batch: int = 64,
@@ -67,7 +68,8 @@ def tune(
     *,
     base: Plan | None = None,
     what: str = "both",
-    iterations: int = 0,
+    optimiser: str = "gauss_newton",
+    iterations: int | None = None,
     samples: int = 256,
     held_out: int = 128,
     batch: int = 64,
@@ -100,7 +102,8 @@ def tune(
     *,
     base: Plan | None = None,
     what: str = "both",
-    iterations: int = 0,
+    optimiser: str = "gauss_newton",
+    iterations: int | None = None,
     samples: int = 256,
     held_out: int = 128,
     batch: int = 64,
@@ -129,10 +132,10 @@ def tune(
 
     The best built-in solver on the best grid (`race`) gives the first rows of coefficients. Two
     stages follow, both against a fine solve of the same model from the same noise: least squares
-    for each step in turn, closed and without gradients of the network (`fitting.least_squares`);
-    then, with ``iterations``, gradients through the whole run (`fitting.gradient`). What comes
-    back is the stage that is best on noise that was not fitted to, as an ordinary plan: it is
-    stored, captured, served and inverted as any other.
+    for each step in turn, closed (`fitting.least_squares`); then the whole run, its end against
+    the teacher's, by Gauss-Newton steps (`fitting.gauss_newton`). Neither needs gradients of the
+    network. What comes back is the stage that is best on noise that was not fitted to, as an
+    ordinary plan: it is stored, captured, served and inverted as any other.
 
     Args:
         model: the network and what it means.
@@ -141,9 +144,13 @@ def tune(
         base: a plan to begin with, in place of the race's winner. One that draws noise keeps it:
             its deterministic part is fitted by least squares, and what that cannot tell goes into
             the noise, so that the states keep their variance.
-        what: what gradients move: "coefficients", "grid" (the times, under the base's own
+        what: what the whole run moves: "coefficients", "grid" (the times, under the base's own
             coefficients) or "both".
-        iterations: steps of gradients; 0 leaves that stage out.
+        optimiser: of the whole run: "gauss_newton", or "adam", which follows gradients through the
+            network and takes longer, for a ``loss`` of yours and for ``relaxation``.
+        iterations: of the optimiser; the default is 20 or 300, and 0 where the base draws noise. 0
+            leaves the whole run out. One of Gauss-Newton asks the network about nfe^3 / 6 + nfe^2
+            times for each batch of ``samples``, and needs the memory of its outputs alone.
         samples, held_out, batch: noises that are fitted to, noises that judge, and so many in one
             call of the network.
         seed: of the noise contract, far from the seeds that one draws with.
@@ -153,17 +160,17 @@ def tune(
         teacher_steps: of the teacher between two evaluations; the default is 12, or more to make
             100 in all.
         ridge: how alike (relative to 1) columns may be before a step's row stays with the base's.
-        rate: of Adam, relative to the error that there is at first; it falls as a cosine.
+        rate: of "adam", relative to the error that there is at first; it falls as a cosine.
         loss: of a batch's ends against the teacher's: "norm", "log" or "squared" of each sample's
-            rms, or a function of both [B, ...].
+            rms, or (with "adam") a function of both [B, ...].
         features: a function of states [B, ...] in whose values the loss is taken.
         relaxation: radius of the ball around each training noise, relative to the noise, within
-            which it may move to meet the teacher (S4S's relaxed objective).
-        patience: looks at the held-out noise, one every 20 iterations, without a new best, after
-            which gradients stop.
-        checkpoint: recompute evaluations in the backward pass: memory of one in place of all.
-        resume: a file for the state of the gradient stage: written at every look, and gone on
-            with where it is there.
+            which it may move to meet the teacher (S4S's relaxed objective; with "adam").
+        patience: looks at the held-out noise, one after each iteration of Gauss-Newton and every
+            20 of Adam, without a new best, after which the optimiser stops.
+        checkpoint: recompute evaluations in Adam's backward pass: memory of one in place of all.
+        resume: a file for the state of the optimiser: written at every look, and gone on with
+            where it is there.
         progress: show progress bars (needs tqdm), and print the race.
         report: also return a `fitting.Tuning`.
 
@@ -176,8 +183,8 @@ def tune(
             deterministic, and for a teacher that is hardly better than what it teaches.
 
     Warns:
-        UserWarning: where no stage is better than the base, which is then returned; where
-            gradients are not finite any more, and the best rows before are.
+        UserWarning: where no stage is better than the base, which is then returned; where the run
+            is not finite any more, and the best rows before are.
 
     Example:
         >>> schedule = fastgen.schedules.CosineVP()
@@ -188,7 +195,9 @@ def tune(
         (True, 3)
     """
     check_model(model)
-    wanted = Wanted(what, iterations, rate, loss, features, relaxation, patience, checkpoint, ridge)
+    wanted = Wanted(
+        what, optimiser, iterations, rate, loss, features, relaxation, patience, checkpoint, ridge
+    )
     clock = Clock()
     found: Race | None = None
     if base is None:
@@ -226,8 +235,8 @@ def tune(
         fit.least_squares()
         fits.append(fit)
     fit = min(fits, key=lambda fit: min(fit.losses.values()))
-    if iterations:
-        fit.gradients(Path(resume) if resume is not None else None)
+    if fit.wanted.iterations:
+        fit.whole_run(Path(resume) if resume is not None else None)
     summary = fit.summary(found)
     if summary.chosen == "base":
         warnings.warn(
