@@ -1,10 +1,12 @@
 """The C++ kernels on raw addresses (csrc/module.cpp); use `fastgen.kernels`."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+Made = TypeVar("Made")
 # seeds, number of seeds, sample ids, stream
 _Noise = tuple[int, int, int, int]
 # address, dtype code, rows, address of the index or 0
@@ -270,7 +272,7 @@ def assign(
     gaps: int,
     threads: int,
 ) -> None: ...
-def assign_given(matrix: Tensor, match: Tensor, /) -> tuple[float, float] | None: ...
+def assign_given(matrix: Tensor, type: type[Made], /) -> Made | None: ...
 def moments(x: int, count: int, dims: int, float64: bool, squares: int) -> float: ...
 def paired_cost(
     a: int, b: int, match: int, count: int, dims: int, float64: bool

@@ -1,12 +1,15 @@
 #include <algorithm>
+#include <initializer_list>
 #include <stdexcept>
 #include <thread>
 #include <utility>
 #include <vector>
 
 #include "assignment/certificate.h"
+#include "assignment/direct.h"
 #include "assignment/operation.h"
 #include "common/bindings.h"
+#include "common/pool.h"
 #include "common/signals.h"
 
 namespace py = pybind11;
@@ -109,29 +112,68 @@ void assign_many(int64_t problems, bool float64, int64_t rows, int64_t columns, 
   });
 }
 
-// assign_given(matrix, match) -> (cost, gap) or None: one problem without options on this thread.
-// The matrix is a tensor [rows, columns], no more rows than columns, `match` int64 [rows]. None for
-// one that is not contiguous float32 or float64 on the CPU, or has no pairing.
+// Of problems that take less time than a signal may wait.
+class Never : public Control {
+ public:
+  void poll(int) override {}
+};
+
+// Up to so many costs a call does without the preparations of larger problems.
+constexpr int64_t GIVEN_UP_TO = int64_t{1} << 20;
+
+// An instance of a Python class of these attributes, as its own __init__ would make it: that sets
+// each by a call.
+py::object instance_of(PyObject* type, const std::initializer_list<py::handle>& values) {
+  static PyObject* const NAMES[] = {
+      PyUnicode_InternFromString("permutation"), PyUnicode_InternFromString("cost"),
+      PyUnicode_InternFromString("gap"), PyUnicode_InternFromString("duals")};
+  const py::object made = owned(PyType_GenericAlloc(reinterpret_cast<PyTypeObject*>(type), 0));
+  const py::object attributes = owned(PyDict_New());
+  PyObject* const* name = NAMES;
+  for (const py::handle value : values)
+    if (PyDict_SetItem(attributes.ptr(), *name++, value.ptr()) != 0) throw py::error_already_set();
+  if (PyObject_GenericSetDict(made.ptr(), attributes.ptr(), nullptr) != 0)
+    throw py::error_already_set();
+  return made;
+}
+
+// assign_given(matrix, type) -> an instance of the type, which is couplings.Assignment, or None:
+// one problem without options on this thread. The matrix is a tensor [rows, columns], no more rows
+// than columns. None for one that is not contiguous float32 or float64 on the CPU, is larger, or
+// has no pairing.
 PyObject* assign_given(PyObject*, PyObject* const* arguments, Py_ssize_t count) try {
   constexpr uint8_t FLOAT = 2;  // kDLFloat
-  TensorView costs, match;
-  if (count != 2 || !look(arguments[0], &costs) || !look(arguments[1], &match) ||
+  TensorView costs;
+  if (count != 2 || !PyType_Check(arguments[1]) || !look(arguments[0], &costs) ||
       costs.device_type != ON_CPU || costs.dimensions != 2 || costs.kind != FLOAT ||
       costs.lanes != 1 || (costs.bits != 32 && costs.bits != 64) || !is_contiguous(costs))
     Py_RETURN_NONE;
   const int64_t rows = costs.shape[0], columns = costs.shape[1];
+  if (rows == 0 || rows > columns || rows > GIVEN_UP_TO / columns) Py_RETURN_NONE;
   const Problem problem{Form::matrix, costs.bits == 64, rows, columns, address(costs),
                         nullptr,      nullptr,          0,    false,   nullptr};
-  const double tolerance = problem.float64 ? 1e-12 : 1e-6;
+  const Options options{0, problem.float64 ? 1e-12 : 1e-6, 0, nullptr};
+  int64_t* numbers;
+  const py::object match = whole_numbers(rows, &numbers);
+  if (match.is_none()) Py_RETURN_NONE;
   std::vector<double> duals(rows + columns);
-  Solution found{static_cast<int64_t*>(address(match)), duals.data(), duals.data() + rows, 0, 0};
-  Ask signals;
-  // To release the lock takes as long as a few hundred costs.
-  without_gil(8 * rows * columns, [&] {
+  Solution found{numbers, duals.data(), duals.data() + rows, 0, 0};
+  if (is_small(problem)) {
+    Never never;
     Team alone(1);
-    assign(problem, {0, tolerance, 0, nullptr}, alone, signals, 0, &found);
-  });
-  return py::make_tuple(found.cost, found.gap).release().ptr();
+    assign(problem, options, alone, never, 0, &found);
+  } else {
+    Ask signals;
+    // To release the lock takes as long as a few hundred costs.
+    without_gil(8 * rows * columns, [&] {
+      Team alone(1);
+      assign(problem, options, alone, signals, 0, &found);
+    });
+  }
+  return instance_of(arguments[1],
+                     {match, py::float_(found.cost), py::float_(found.gap), py::none()})
+      .release()
+      .ptr();
 } catch (const std::domain_error&) {  // some cost is not finite
   Py_RETURN_NONE;
 } catch (const Interrupted&) {
@@ -185,7 +227,7 @@ std::pair<double, double> paired_cost(uintptr_t a, uintptr_t b, uintptr_t match,
                       pointer<float>(a + i * bytes), pointer<float>(b + to[i] * bytes), dims));
     sum += pairs.back();
   }
-  return {sum, size_of(std::move(pairs))};
+  return {sum, size_of(pairs.data(), static_cast<int64_t>(pairs.size()))};
 }
 
 // |x_i|^2 of the points x [count, dims], and |mean of x|^2 over the mean of |x|^2 (NaN or infinite
@@ -224,7 +266,7 @@ void bind_assignment(py::module_& m) {
         py::arg("warm_prices"), py::arg("match"), py::arg("row_duals"), py::arg("column_duals"),
         py::arg("costs"), py::arg("gaps"), py::arg("threads"));
   static PyMethodDef given = bare_method("assign_given", assign_given,
-                                         "assign_given(matrix, match) -> (cost, gap) or None");
+                                         "assign_given(matrix, Assignment) -> Assignment or None");
   m.attr("assign_given") = owned(PyCFunction_New(&given, nullptr));
   m.def("transport", &transport, "Solves a transport problem; see csrc/assignment/transport.h.",
         py::arg("float64"), py::arg("rows"), py::arg("columns"), py::arg("matrix"),

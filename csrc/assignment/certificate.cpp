@@ -149,18 +149,18 @@ void settle_in(const Problem& problem, Control& control, int thread, Solution* s
 
 }  // namespace
 
-double size_of(std::vector<double> pairs) {
+double size_of(double* pairs, int64_t count) {
   // So many times what most of them are above.
   constexpr double FAR = 1e3;
   constexpr int64_t FEW = 8;
-  for (double& pair : pairs) pair = std::abs(pair);
-  const auto end = std::remove(pairs.begin(), pairs.end(), 0.0);
-  if (end == pairs.begin()) return 0;
-  const auto few = pairs.begin() + (end - pairs.begin()) / FEW;
-  std::nth_element(pairs.begin(), few, end);
+  for (int64_t k = 0; k < count; ++k) pairs[k] = std::abs(pairs[k]);
+  double* const end = std::remove(pairs, pairs + count, 0.0);
+  if (end == pairs) return 0;
+  double* const few = pairs + (end - pairs) / FEW;
+  std::nth_element(pairs, few, end);
   const double most = FAR * *few;
   double sum = 0;
-  for (auto pair = pairs.begin(); pair != end; ++pair) sum += std::min(*pair, most);
+  for (const double* pair = pairs; pair != end; ++pair) sum += std::min(*pair, most);
   return sum;
 }
 
@@ -180,23 +180,23 @@ double size_of(const Problem& problem, const int64_t* match) {
                                           static_cast<const double*>(problem.column_points), i)
                                : distance(static_cast<const float*>(problem.row_points),
                                           static_cast<const float*>(problem.column_points), i);
-  return size_of(std::move(pairs));
+  return size_of(pairs.data(), problem.rows);
 }
 
 double certified_gap(const Proof& proof) {
   Sum gap, cost;
   double of_rows = 0;
-  for (size_t i = 0; i < proof.matched.size(); ++i) {
+  for (int64_t i = 0; i < proof.row_count; ++i) {
     cost.add(proof.matched[i]);
     gap.add(proof.matched[i]);
     gap.add(-proof.rows[i]);
     of_rows += std::abs(proof.rows[i]);
     if (proof.all) gap.add(-proof.columns[proof.match[i]]);
   }
-  for (size_t j = 0; !proof.all && j < proof.columns.size(); ++j)
-    gap.add(-proof.columns[j], proof.copies.empty() ? 1 : proof.copies[j]);
+  for (int64_t j = 0; !proof.all && j < proof.column_count; ++j)
+    gap.add(-proof.columns[j], proof.copies ? proof.copies[j] : 1);
   const double value = std::max(gap.value(), 0.0);
-  // The lowest of rounded numbers is the lowest, rounded.
+  // The lowest of rounded numbers is the lowest, rounded; what is below it is all the more.
   const double found =
       value + gap.distance(gap.value()) + 0x1.01p-53 * of_rows + cost.distance(proof.cost);
   return found >= 0 ? found : std::numeric_limits<double>::infinity();

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <vector>
 
 #include "assignment/operation.h"
 #include "assignment/transport.h"
@@ -21,7 +20,8 @@ inline bool settled(double gap, double size, const Options& options) {
 
 // The sum of the pairs' costs without their signs, those that are far above others cut: next to one
 // of them all of those would be of no account.
-double size_of(std::vector<double> pairs);
+// Changes their order.
+double size_of(double* pairs, int64_t count);
 // Of points as they are given: centring may make costs of all.
 double size_of(const Problem& problem, const int64_t* match);
 
@@ -29,9 +29,10 @@ double size_of(const Problem& problem, const int64_t* match);
 // has it: no pairing costs less than `cost`, which is the sum of the pairs up to rounding, less
 // this. Without `all` columns being assigned their dual variables are not above zero.
 struct Proof {
-  const std::vector<double>&matched, &rows, &columns;
-  const std::vector<int32_t>& match;
-  const std::vector<int32_t>& copies;  // of each column; empty: one of each
+  int64_t row_count, column_count;
+  const double *matched, *rows, *columns;
+  const int32_t* match;
+  const int32_t* copies;  // of each column; null: one of each
   bool all;
   double cost;
 };

@@ -43,6 +43,12 @@ struct DirectKernels {
                         int64_t columns, const Bid& best);
   int64_t (*free_double)(const double* row, const double* prices, const double* blocked,
                          int64_t columns, const Bid& best);
+  // Columns that cost at most so much, the first `room` of them from a place near `from` on, around
+  // the end of the row; returns how many.
+  int64_t (*tight_float)(const float* row, const double* prices, int64_t columns, double most,
+                         int64_t from, int64_t room, int32_t* found);
+  int64_t (*tight_double)(const double* row, const double* prices, int64_t columns, double most,
+                          int64_t from, int64_t room, int32_t* found);
   // One step of Dijkstra: columns at max(row[j] - prices[j] + shift, base), as far as they are
   // nearer than the nearest free one was. Returns the first of the nearest that are not done.
   Reached (*reach_float)(const float* row, const double* prices, int64_t columns, double shift,

@@ -29,7 +29,8 @@ constexpr Kernels COMPILED{points_row,
                            add_moments_double};
 constexpr DirectKernels COMPILED_DIRECT{
     direct_lowest_float, direct_lowest_double, direct_bid_float,   direct_bid_double,
-    direct_free_float,   direct_free_double,   direct_reach_float, direct_reach_double};
+    direct_free_float,   direct_free_double,   direct_tight_float, direct_tight_double,
+    direct_reach_float,  direct_reach_double};
 }  // namespace
 const Kernels Kernels::FASTGEN_ISA = COMPILED;
 const DirectKernels DirectKernels::FASTGEN_ISA = COMPILED_DIRECT;

@@ -86,7 +86,8 @@ class Assignment {
     write(solution);
     if (clouds_) return size_of(problem_, solution->match);
     // Without constants of rows single costs tell nothing.
-    return options_.left_out ? std::abs(cost_ + options_.left_out) : size_of(matched_);
+    return options_.left_out ? std::abs(cost_ + options_.left_out)
+                             : size_of(matched_.data(), rows_);
   }
 
  private:
@@ -370,7 +371,9 @@ void Assignment::write(Solution* solution) const {
   solution->cost = cost_;
   solution->gap = std::numeric_limits<double>::infinity();
   if (given_up_) return;
-  solution->gap = certified_gap({matched_, u_, v_, match_, copies_, rows_ == total_, cost_});
+  solution->gap =
+      certified_gap({rows_, columns_, matched_.data(), u_.data(), v_.data(), match_.data(),
+                     copies_.empty() ? nullptr : copies_.data(), rows_ == total_, cost_});
   if (!clouds_) {
     std::copy(match_.begin(), match_.end(), solution->match);
     std::copy(u_.begin(), u_.end(), solution->rows);

@@ -26,6 +26,7 @@ class Team {
   }
   Team(const Team&) = delete;
   ~Team() {
+    if (workers_.empty()) return;
     {
       const std::lock_guard lock(mutex_);
       stop_ = true;

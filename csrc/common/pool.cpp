@@ -1,6 +1,7 @@
 #include "common/pool.h"
 
 #include <memory>
+#include <new>
 #include <stdexcept>
 #include <vector>
 
@@ -72,6 +73,27 @@ py::object pooled_tensor(const py::tuple& shape, bool float64) {
         tensor->deleter(tensor);
       }));
   return owned(PyObject_CallOneArg(FROM, capsule.ptr()));
+}
+
+py::object whole_numbers(int64_t count, int64_t** numbers) {
+  const ExchangeInterface* const exchange = tensor_type().exchange;
+  if (!exchange) return py::none();
+  constexpr uint8_t INTEGER = 0, BITS = 64;
+  struct Made {
+    ManagedTensor managed;
+    int64_t count, stride;
+  };
+  char* const memory = static_cast<char*>(::operator new(sizeof(Made) + 8 * count));
+  *numbers = reinterpret_cast<int64_t*>(memory + sizeof(Made));
+  Made* const made = new (memory) Made{{}, count, 1};
+  made->managed = {{1, 0},
+                   made,
+                   [](ManagedTensor* self) { ::operator delete(self->owner); },
+                   0,
+                   {*numbers, ON_CPU, 0, 1, INTEGER, BITS, 1, &made->count, &made->stride, 0}};
+  void* tensor = nullptr;
+  if (exchange->import_tensor(&made->managed, &tensor) != 0) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(static_cast<PyObject*>(tensor));
 }
 
 void bind_pool(py::module_& m) {

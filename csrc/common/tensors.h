@@ -35,6 +35,17 @@ struct TensorView {
   uint64_t byte_offset;
 };
 
+// A tensor that whoever has it last gives back, in the interface's version 1.
+struct ManagedTensor {
+  struct {
+    uint32_t major, minor;
+  } version;
+  void* owner;
+  void (*deleter)(ManagedTensor*);
+  uint64_t flags;
+  TensorView tensor;
+};
+
 // That interface: what a tensor is, in one call of some tens of nanoseconds where each of its
 // Python attributes takes as long. The layout is fixed within a major version.
 struct ExchangeInterface {
@@ -42,8 +53,9 @@ struct ExchangeInterface {
     uint32_t major, minor;
     void* previous;
   } version;
-  void *allocate, *export_tensor, *import_tensor;
-  int (*view)(void* tensor, TensorView* out);  // 0, or -1 with a Python error set
+  void *allocate, *export_tensor;
+  int (*import_tensor)(ManagedTensor* tensor, void** out);  // as `view`
+  int (*view)(void* tensor, TensorView* out);               // 0, or -1 with a Python error set
   void* stream;
 };
 

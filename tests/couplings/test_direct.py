@@ -1,6 +1,7 @@
 """Assignment on costs as they are given: small problems, ties, forbidden pairs."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
 from fastgen import _C
-from fastgen.couplings import assign
-from fastgen.kernels.assignment.cpp import SMALL, solve_given
+from fastgen.couplings import Assignment, assign
+from fastgen.kernels.assignment.cpp import solve_given
 
 
 def boxes(g, n):
@@ -144,23 +145,51 @@ def test_instruction_sets_agree(isa, n):
 
 def test_small_without_set_up():
     costs = costs_of("uniform", 8, 8, 0, torch.float32)
-    match, cost, gap = solve_given(costs)
-    found = assign(cost=costs)
-    assert torch.equal(match, found.permutation)
-    assert (cost, gap, found.duals) == (found.cost, found.gap, None)
-    assert found == found.__class__(found.permutation, cost, gap)
+    found = solve_given(costs, Assignment)
+    prepared = assign(cost=costs, threads=1)
+    assert type(found) is Assignment
+    assert torch.equal(found.permutation, prepared.permutation)
+    assert (found.cost, found.gap, found.duals) == (prepared.cost, prepared.gap, None)
+    assert found == Assignment(found.permutation, found.cost, found.gap)
     # Anything else is for `solve`.
-    assert solve_given(costs.T) is None
-    assert solve_given(costs[:, :5]) is None
-    assert solve_given(costs[0]) is None
-    assert solve_given(costs[:0]) is None
-    assert solve_given(costs.half()) is None
-    assert solve_given(costs.int()) is None
-    assert solve_given(torch.zeros(2, SMALL)) is None
-    assert solve_given(torch.full((2, 2), math.nan)) is None
-    assert solve_given(torch.full((2, 2), math.inf)) is None
+    others = [costs.T, costs[:, :5], costs[0], costs[:0], costs.half(), costs.int()]
+    others += [torch.zeros(2, 2**20), torch.full((2, 2), math.nan), torch.full((2, 2), math.inf)]
+    assert all(solve_given(other, Assignment) is None for other in others)
     for view in (costs.T, costs[:, ::2], costs.half(), (8 * costs).int()):
         check(view)
+
+
+def test_the_pairing_of_a_small_problem_is_a_tensor_like_others():
+    permutation = assign(cost=costs_of("uniform", 5, 7, 0, torch.float32)).permutation
+    assert (permutation.dtype, permutation.is_contiguous()) == (torch.int64, True)
+    copy = permutation.clone()
+    kept = [permutation.view(1, 5)[0, 1:], pickle.loads(pickle.dumps(permutation))]
+    del permutation
+    torch.empty(10**6)
+    assert torch.equal(kept[0], copy[1:])
+    assert torch.equal(kept[1], copy)
+    assert torch.equal(torch.eye(7)[copy].argmax(1), copy)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(49, 140),
+    st.integers(0, 30),
+    st.integers(1, 40),
+    st.integers(0, 2**31),
+    st.sampled_from([torch.float32, torch.float64]),
+    st.sampled_from([0.0, 0.5, 0.95]),
+)
+def test_ties(n, wider, largest, seed, dtype, forbidden):
+    """Rows that ties have left are assigned along pairs that are as good, and from all at once."""
+    g = np.random.default_rng(seed)
+    costs = torch.tensor(g.integers(0, largest + 1, (n, n + wider)), dtype=dtype)
+    if forbidden:
+        banned = torch.from_numpy(g.random(costs.shape) < forbidden)
+        banned[torch.arange(n), torch.from_numpy(g.permutation(n + wider)[:n])] = False
+        costs[banned] = torch.inf
+    check(costs)
+    check(costs, return_duals=True)
 
 
 def test_small_is_seen_by_transforms():

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 import fastgen._C as _C
-from fastgen.common.kept import anywhere
 from fastgen.kernels.assignment.contract import (
     POINTS_UP_TO,
     TOLERANCE,
@@ -28,10 +27,10 @@ from fastgen.kernels.cpp_support import address, readable, thread_count
 
 # A second thread pays from so many costs on.
 PARALLEL_FROM = 1 << 20
-# Costs of problems that are solved without the preparations of larger ones.
-SMALL = PARALLEL_FROM
-# Makes others faster than their dtype does.
-WHOLE_NUMBERS = anywhere(lambda: torch.empty(0, dtype=torch.int64, device="cpu"))
+# solve_given(matrix, Assignment) -> an Assignment, or None, for one matrix [n, m] without options:
+# a microsecond or more. None is for `solve`: of more than 2^20 costs, or n > m, or not contiguous
+# float32 or float64 on the CPU, or without a pairing.
+solve_given = _C.assign_given
 # A product in float64 is not the way to costs of which rounding takes more than this part.
 LOST = 1e-9
 # Clouds are multiplied as they are if no more than this part of |x|^2 is that of their mean: to
@@ -60,25 +59,6 @@ def solve(problem: Problem, options: Options) -> Matching:
             return found
     found, good = _by_product(problem, options, x0.double(), x1.double())
     return found if good else _by_points(problem, options)
-
-
-def solve_given(matrix: Tensor) -> tuple[Tensor, float, float] | None:
-    """Match [n], cost and gap for one small matrix [n, m], n <= m, in a few microseconds.
-
-    None where `solve` is to be asked: for larger matrices, those that are not contiguous float32
-    or float64 on the CPU, and those without a pairing.
-    """
-    if matrix.is_nested:  # and has no shape to look at
-        return None
-    shape = matrix.shape
-    if len(shape) != 2:
-        return None
-    n, m = shape
-    if not 0 < n <= m or n * m > SMALL:
-        return None
-    match = WHOLE_NUMBERS.new_empty(n)
-    found = _C.assign_given(matrix, match)
-    return found and (match, *found)
 
 
 def _by_points(problem: Problem, options: Options) -> Matching:
