@@ -52,6 +52,7 @@ class Adam(Search):
         self.starts = [self.start(b) for b in train]
         self.offsets = [torch.zeros_like(x) for x in self.starts]
 
+    @torch.enable_grad()
     def advance(self) -> bool:
         """One step of Adam on the next batch; False, and nothing moved, where it is not finite."""
         k = self.iteration % len(self.train)

@@ -4,9 +4,12 @@ With the free numbers v (times and coefficients: tens), r_i(v) the difference of
 from the teacher's, D elements, and s_i = |r_i|^2 / D, the loss is L = mean f(s_i). Linearise r in
 v, J_i = d r_i / d v, and f in s, w_i = f'(s_i). The step d minimises
 
-    sum_i w_i |r_i + J_i d|^2 + damping |d|^2_M,   M = the diagonal of G = sum_i w_i J_i^T J_i,
+    sum_i w_i |r_i + J_i d|^2 + damping |d|^2_M,   M = max(diagonal of G, sum_i w_i D),
 
-which is (G + damping M) d = -sum_i w_i J_i^T r_i (Levenberg 1944, Marquardt 1963). For "norm" and
+with G = sum_i w_i J_i^T J_i, which is (G + damping M) d = -sum_i w_i J_i^T r_i (Levenberg 1944,
+Marquardt 1963). sum_i w_i D is the diagonal of what moves every end by 1: a direction in which the
+columns of a row hardly differ is damped like one that moves the state, as it does so once the
+columns have moved themselves. For "norm" and
 "log" f is concave, f(s) <= f(s_0) + f'(s_0) (s - s_0), so that a step which lowers the weighted
 squares lowers L (iteratively reweighted least squares); right-hand side and gradient of L agree up
 to a factor for any f. A step is taken only where L on all the training noise falls; otherwise the
@@ -41,7 +44,7 @@ from fastgen.fitting.whole_run import (
 )
 
 _WIDEST = 0.1  # difference: a tenth of what moves the state by 1
-_TRIES = 6  # dampings in one iteration
+_TRIES = 8  # dampings in one iteration
 _LITTLE = 2e-3  # of what f' promises where errors vanish: two steps that gain less are the last
 _PART = 1 << 16  # elements of J that are in float64 at once
 
@@ -65,14 +68,14 @@ class GaussNewton(Search):
     @torch.no_grad()
     def advance(self) -> bool:
         """One step, or the end of them; False where the run is not finite."""
-        gram, slope, before = self.normal_equations()
+        gram, slope, unit, before = self.normal_equations()
         if not (bool(torch.isfinite(gram).all()) and math.isfinite(before)):
             return False
         self.iteration += 1
         here, old = torch.cat([p.reshape(-1) for p in self.free]), self._squares()
-        diagonal = gram.diagonal().clamp(min=1e-9 * float(gram.diagonal().max()))
+        scale = gram.diagonal().clamp(min=unit)
         for _ in range(_TRIES):
-            step, _ = torch.linalg.solve_ex(gram + self.damping * diagonal.diag(), -slope)
+            step, _ = torch.linalg.solve_ex(gram + self.damping * scale.diag(), -slope)
             after = self._loss_at(here + step)
             if after < before:
                 little = before - after < _LITTLE * float((self.of.slope(old) * old).mean())
@@ -82,18 +85,18 @@ class GaussNewton(Search):
             self.damping *= 4
         self._set(here)
         self.settled = self.difference >= _WIDEST
-        self.difference, self.damping = min(8 * self.difference, _WIDEST), 1e-2
+        self.difference = min(8 * self.difference, _WIDEST)
         return True
 
     @torch.no_grad()
-    def normal_equations(self) -> tuple[Tensor, Tensor, float]:
-        """G [p, p] and sum_i w_i J_i^T r_i [p] of the p free numbers, and the loss."""
+    def normal_equations(self) -> tuple[Tensor, Tensor, float, float]:
+        """G [p, p], sum_i w_i J_i^T r_i [p] of the p free numbers, sum_i w_i D, and the loss."""
         values = self.moving.values()
         moved = list(self._other_times())
         size = sum(p.numel() for p in self.free)
         gram = torch.zeros(size, size, dtype=torch.float64, device="cpu")
         slope = torch.zeros(size, dtype=torch.float64, device="cpu")
-        losses = []
+        losses, unit = [], 0.0
         for batch in self.train:
             ends = self._ends(batch, values, moved)
             end = self.descent.compared(next(ends))
@@ -101,6 +104,7 @@ class GaussNewton(Search):
             squares = row_squares(end, wanted)
             losses.append(self.of.f(squares))
             # The columns J and, last, r, each times sqrt(w).
+            unit += float(self.of.slope(squares).sum()) * end[0].numel()
             weights = self.of.slope(squares).sqrt()[:, None].to(end.dtype)
             columns = [
                 (weights * (self.descent.compared(x) - end).flatten(1)).flatten() / self.difference
@@ -112,7 +116,7 @@ class GaussNewton(Search):
                 product = (exact @ exact.T).cpu()
                 gram += product[:-1, :-1]
                 slope += product[:-1, -1]
-        return gram, slope, float(torch.cat(losses).mean())
+        return gram, slope, unit, float(torch.cat(losses).mean())
 
     def _ends(self, batch: Batch, values: Values, moved: Sequence[Values]) -> Iterator[Tensor]:
         """The ends, and those with each of the free numbers moved by `difference`."""

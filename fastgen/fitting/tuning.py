@@ -95,6 +95,7 @@ def tune(
     report: Literal[True],
 ) -> tuple[Plan, Tuning]: ...
 @typed
+@torch.inference_mode(False)  # whose tensors autograd would refuse
 def tune(
     model: Model,
     shape: Sequence[int],

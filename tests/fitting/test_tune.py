@@ -117,7 +117,7 @@ def test_guidance_and_conditioning_are_in_the_fit():
         for p in (plan, fastgen.plan("unipc", VP, 200))
     )
     x, y = (s((32, 4), seed=5, shift=(ids % 3).double()) for s in (sampler, teacher))
-    assert Errors.between([x], [y]).rms < 1.5 * found.held_out["gauss_newton"].rms
+    assert Errors.between([x], [y]).median < 2 * found.held_out["gauss_newton"].median
 
 
 def test_a_fitted_plan_is_a_plan_like_any_other():

@@ -36,6 +36,7 @@ class Run:
         (batch,) = self.batches
         return self.descent.error(self.search.run(batch, start), batch.targets[-1]).item()
 
+    @torch.no_grad()
     def loss(self):
         """Of the plan that the numbers make now, run by a sampler."""
         (batch,) = self.batches
@@ -191,7 +192,7 @@ def test_nan_keeps_the_best_so_far():
 def test_right_hand_side_is_the_gradient(what, loss):
     run = Run(fastgen.plan("dpmpp_2m", VP, 3), what, GaussNewton, loss=loss)
     (batch,) = run.batches
-    _gram, slope, before = run.search.normal_equations()
+    _gram, slope, _unit, before = run.search.normal_equations()
     assert before == pytest.approx(run.loss(), rel=1e-9)
     for parameter in run.search.free:
         parameter.requires_grad_(True)
@@ -264,3 +265,21 @@ def test_what_cannot_get_better_settles():
         assert run.search.advance()
     assert run.search.settled
     assert run.search.iteration < 20
+
+
+def test_schedules_with_large_scales_are_fitted_too():
+    # Columns of a row that hardly differ take no steps of hundreds, which a diagonal would allow.
+    schedule = fastgen.schedules.EDM()
+    model = mixture(schedule)
+    base = fastgen.plan("dpmpp_2m", schedule, 5)
+    _, found = fastgen.tune(model, (2,), base=base, iterations=8, report=True, **SMALL)
+    assert found.losses["gauss_newton"] < 0.7 * found.losses["least squares"]
+
+
+def test_adam_follows_gradients_wherever_it_is_called():
+    options = {"base": fastgen.plan("ddim", VP, 3), "optimiser": "adam", "iterations": 2} | SMALL
+    plans = [fastgen.tune(mixture(), (2,), **options)]
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            plans.append(fastgen.tune(mixture(), (2,), **options))
+    assert len({plan.to_json() for plan in plans}) == 1
