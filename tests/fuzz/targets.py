@@ -446,6 +446,28 @@ def diffusers_step():
 
 
 @target
+def tuned():
+    return fastgen.tune, {
+        "model": model(), "shape": (6,), "nfe": None, "base": fastgen.plan("ddim", LinearVP(), 2),
+        "what": "both", "optimiser": "gauss_newton", "iterations": 2, "samples": 32, "held_out": 16,
+        "batch": 16, "seed": 9, "guidance": None, "net_kwargs": {"shift": 0.2}, "start": None,
+        "end": 0.0, "clip": None, "dtype": torch.float32, "teacher": "unipc", "teacher_steps": 12,
+        "rtol": 1e-4, "ridge": 1e-5, "rate": 0.3, "loss": "norm", "features": None,
+        "relaxation": 0.0, "patience": 4, "checkpoint": False, "report": False,
+    }  # fmt: skip
+
+
+@target
+def raced():
+    return fastgen.race, {
+        "model": model(), "shape": (6,), "nfe": 3, "solvers": ["ddim", "heun"],
+        "timesteps": ["uniform"], "samples": 16, "batch": 16, "seed": 9, "guidance": None,
+        "net_kwargs": None, "start": 0.99, "end": 0.0, "clip": None, "dtype": torch.float32,
+        "teacher": "unipc", "rtol": 1e-4,
+    }  # fmt: skip
+
+
+@target
 def diffusers_timesteps():
     return schedulers.UniPCMultistepScheduler().set_timesteps, {"num_inference_steps": 4}
 
