@@ -16,6 +16,13 @@ using Owner = std::shared_ptr<Bound>;
 // Addresses of compiled functions, and what they are called with.
 using Calls = std::vector<std::pair<uintptr_t, std::vector<int64_t>>>;
 
+// The address of float64 numbers, and the stride from one sample's to the next.
+using Given = std::pair<uintptr_t, int64_t>;
+
+Stepper::Numbers numbers_from(const Given& given) {
+  return {pointer<const double>(given.first), given.second};
+}
+
 std::vector<CompiledCall> calls_from(const Calls& f) {
   std::vector<CompiledCall> calls;
   for (const auto& [code, arguments] : f) calls.emplace_back(code, arguments);
@@ -101,6 +108,13 @@ void bind_runge_kutta(py::module_& m) {
            py::arg("live_stride"), py::arg("float64"), py::arg("tables"), py::arg("tensors"),
            py::arg("step_size"), py::arg("max_steps"), py::arg("compact"),
            py::arg("first_step_given"), py::arg("threads"))
+      .def("begin",
+           [](Bound& bound, uintptr_t ys, const Given& rtol, const Given& atol,
+              const Given& first_step) {
+             bound.stepper.begin(pointer<void>(ys), numbers_from(rtol), numbers_from(atol),
+                                 numbers_from(first_step));
+           })
+      .def("far", [](const Bound& bound, double steps) { return bound.stepper.far(steps); })
       .def("stage", [](Bound& bound, int i) { bound.stepper.stage(i); })
       .def("control", &run<CONTROL>)
       .def("commit", &run<COMMIT>)

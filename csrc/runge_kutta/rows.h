@@ -168,6 +168,8 @@ class Due {
   // to = y(t + theta h) of a row, at the latest in `flush`.
   void add(Real* to, int64_t row, double theta, double h) {
     if (count_ == SIDE) flush();
+    // Rows pass outputs at other times than each other: what is written next is in no cache.
+    __builtin_prefetch(to, 1);
     to_[count_] = to;
     row_[count_] = row;
     theta_[count_] = theta;
@@ -186,16 +188,40 @@ class Due {
       for (int64_t i = 0; i < rounded; ++i)
         weight_[j][i] = static_cast<Real>(h_[i] * (b[i] * theta_[i]));
     }
-    for (int64_t i = 0; i < count_; ++i) {
-      const Row<Real> row{op_, row_[i]};
-      Terms<Real> terms;
-      for (int j = 0; j < dense_.count; ++j) terms.add(weight_[j][i], row.k(dense_.used[j]));
-      sum(to_[i], row.y(), terms, op_.elements);
+    if (!small<SMALL - 1>()) {
+      for (int64_t i = 0; i < count_; ++i) {
+        const Row<Real> row{op_, row_[i]};
+        Terms<Real> terms;
+        for (int j = 0; j < dense_.count; ++j) terms.add(weight_[j][i], row.k(dense_.used[j]));
+        sum(to_[i], row.y(), terms, op_.elements);
+      }
     }
     count_ = 0;
   }
 
  private:
+  // The sums of rows of at most N elements, term by term of all outputs; false for longer rows.
+  template <int N>
+  bool small() {
+    if constexpr (N > 0) {
+      if (op_.elements != N) return small<N - 1>();
+      Real total[SIDE * N];
+      const Real* y = static_cast<const Real*>(op_.y);
+      for (int64_t i = 0; i < count_; ++i)
+        for (int e = 0; e < N; ++e) total[i * N + e] = y[row_[i] * N + e];
+      for (int j = 0; j < dense_.count; ++j) {
+        const Real* k = static_cast<const Real*>(op_.k) + dense_.used[j] * op_.capacity * N;
+        for (int64_t i = 0; i < count_; ++i)
+          for (int e = 0; e < N; ++e)
+            total[i * N + e] = total[i * N + e] + weight_[j][i] * k[row_[i] * N + e];
+      }
+      for (int64_t i = 0; i < count_; ++i)
+        for (int e = 0; e < N; ++e) to_[i][e] = total[i * N + e];
+      return true;
+    }
+    return false;
+  }
+
   const Integration& op_;
   const Dense& dense_;
   int64_t count_ = 0, row_[SIDE];

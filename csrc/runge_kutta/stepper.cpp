@@ -1,6 +1,7 @@
 #include "runge_kutta/stepper.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 #include "common/parallel.h"
@@ -14,16 +15,58 @@ void swap_parts(void* data, int64_t a, int64_t b, int64_t elements) {
   std::swap_ranges(x + a * elements, x + (a + 1) * elements, x + b * elements);
 }
 
+template <class Real>
+void begin_rows(const Integration& op) {
+  for (int64_t r = 0; r < op.rows; ++r) {
+    const Real* y = static_cast<const Real*>(op.y) + r * op.elements;
+    const double* times = op.output_times + r * op.output_stride;
+    std::copy_n(y, op.elements, static_cast<Real*>(op.stage) + r * op.elements);
+    static_cast<Real*>(op.stage_times)[r] = static_cast<Real>(times[0]);
+    int64_t& cursor = op.at(CURSOR, r);
+    for (; cursor < op.outputs && times[cursor] == times[0]; ++cursor)
+      std::copy_n(y, op.elements,
+                  static_cast<Real*>(op.ys) + (cursor * op.capacity + r) * op.elements);
+  }
+}
+
 }  // namespace
+
+void Stepper::begin(void* ys, Numbers rtol, Numbers atol, Numbers first_step) {
+  op.ys = ys;
+  kernels = &fastgen::kernels<RungeKuttaKernels>();
+  op.rows = op.capacity;
+  phase = BEGIN;
+  evaluated = calls = 0;
+  std::fill_n(op.control, CONTROLS * op.capacity, 0.0);
+  std::fill_n(op.count, COUNTS * op.capacity, int64_t{0});
+  for (int64_t r = 0; r < op.capacity; ++r) {
+    const double* times = op.output_times + r * op.output_stride;
+    op.at(TIME, r) = times[0];
+    op.at(END, r) = times[op.outputs - 1];
+    op.at(RTOL, r) = rtol[r];
+    op.at(ATOL, r) = atol[r];
+    op.at(PROPOSAL, r) = first_step[r];
+    op.at(ERROR, r) = 1;
+    op.at(ROW, r) = r;
+    op.at(STATUS, r) = op.at(TIME, r) == op.at(END, r) ? DONE : RUNNING;
+  }
+  (op.float64 ? begin_rows<double> : begin_rows<float>)(op);
+}
+
+bool Stepper::far(double steps) const {
+  for (int64_t r = 0; r < op.rows; ++r)
+    if (std::abs(op.at(END, r) - op.at(TIME, r)) > steps * std::abs(op.at(STEP, r))) return true;
+  return false;
+}
 
 void Stepper::stage(int i) {
   parallel_for(op.rows, 1, threads,
-               [&](int64_t begin, int64_t end, int) { kernels.stage(op, i, begin, end); });
+               [&](int64_t begin, int64_t end, int) { kernels->stage(op, i, begin, end); });
 }
 
 void Stepper::run(RowsKernel kernel) {
   parallel_for(op.rows, 1, threads,
-               [&](int64_t begin, int64_t end, int) { (kernels.*kernel)(op, begin, end); });
+               [&](int64_t begin, int64_t end, int) { (kernels->*kernel)(op, begin, end); });
 }
 
 void Stepper::keep(int i, const void* slope) {

@@ -16,11 +16,21 @@ struct Stepper {
   static constexpr int FINISHED = 1, FEWER_ROWS = 2;
 
   Integration op{};
-  const RungeKuttaKernels& kernels = fastgen::kernels<RungeKuttaKernels>();
+  const RungeKuttaKernels* kernels = &fastgen::kernels<RungeKuttaKernels>();
   bool compact = false, first_step_given = false;
   int threads = 1, phase = BEGIN;
   int64_t evaluated = 0, calls = 0;
 
+  // The beginning of a solve from the states at y: the tables, and outputs at the first time to ys.
+  // Tolerances and first steps are one for all (stride 0) or one for each sample (stride 1).
+  struct Numbers {
+    const double* data;
+    int64_t stride;
+    double operator[](int64_t r) const { return data[r * stride]; }
+  };
+  void begin(void* ys, Numbers rtol, Numbers atol, Numbers first_step);
+  // Whether a sample in use is more than so many steps from its end.
+  bool far(double steps) const;
   void stage(int i);
   void run(RowsKernel kernel);
   void keep(int i, const void* slope);

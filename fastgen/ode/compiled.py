@@ -83,6 +83,8 @@ class CompiledField(Field):
     samples or some.
     """
 
+    compiled = True
+
     def __init__(
         self, f: Callable[..., Any], state: StateLayout, compact: bool | None, subject: Any
     ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -21,12 +20,12 @@ from fastgen.kernels.runge_kutta.contract import (
     FINISHED,
     Control,
     Count,
-    FusedOperations,
     Operations,
     Status,
     Workspace,
 )
 from fastgen.kernels.runge_kutta.operator import fused_operations, operations
+from fastgen.ode.memory import FusedSolve, Outcome, finished, workspace
 from fastgen.ode.norms import Norm, NormedOperations
 from fastgen.ode.problem import Field
 
@@ -50,26 +49,6 @@ class Observer(Protocol):
 
 class NeedsGradientError(Exception):
     """Raised by a solve that watches for it: f's value requires gradients."""
-
-
-@dataclass
-class Outcome:
-    """What a solve leaves, by sample: R samples.
-
-    ys: [T, R, N]. y [R, N] and time [R]: where each ended. status, accepted, rejected: int64 [R].
-    proposal: the next step's size, float64 [R]. calls, rows: evaluations of the field, and of
-    single rows.
-    """
-
-    ys: Tensor
-    y: Tensor
-    time: Tensor
-    status: Tensor
-    accepted: Tensor
-    rejected: Tensor
-    proposal: Tensor
-    calls: int
-    rows: int
 
 
 def integrate(
@@ -108,33 +87,28 @@ def integrate(
     Raises:
         NeedsGradientError: if that value requires gradients.
     """
-    w = Workspace.allocate(
-        y,
-        tableau.matrix,
-        tableau.nodes,
-        tableau.errors,
-        tableau.polynomials,
-        field.state.segment_ends,
-        times.detach(),
-        step_size,
-        field.compact and not capture,
-        first_step is not None,
-        field.state.live,
-    )
+    shared = y, field.state, times.detach(), tableau, step_size, first_step is not None
+    compact = field.compact and not capture
+    plain = observer is not None or capture or norm is not None
+    made = None if plain else fused_operations(y.device, backend)
+    if made is not None:
+        solve = FusedSolve.of(made, *shared, compact)
+        first = as_numbers("first_step", 0.0 if first_step is None else first_step, y.device)
+        solve.ops.begin(rtol, atol, first)
+        with torch.no_grad():
+            calls, rows = _run_fused(field, solve, watch) if len(y) else (0, 0)
+        return solve.outcome(calls, rows)
+    w = workspace(*shared, compact)
     _begin(w, rtol, atol, first_step)
     if check_every is None:
         check_every = CHECK_EVERY if y.is_cuda else 1
-    plain = observer is not None or capture or norm is not None
-    fused = None if plain else fused_operations(w, backend)
     with torch.no_grad():
         if y.shape[0] == 0:
             calls, rows = 0, 0
-        elif fused is not None:
-            calls, rows = _run_fused(field, w, fused, watch)
         else:
             ops = operations(w, backend) if norm is None else NormedOperations(w, field.state, norm)
             calls, rows = _run(field, w, ops, observer, check_every, watch, capture)
-    return _finish(w, calls, rows)
+    return finished(w, calls, rows)
 
 
 def _begin(w: Workspace, rtol: Tensor, atol: Tensor, first_step: float | Tensor | None) -> None:
@@ -169,20 +143,21 @@ def _watched(call: Callable[..., Any], *arguments: Any) -> Any:
     return value
 
 
-def _run_fused(field: Field, w: Workspace, ops: FusedOperations, watch: bool) -> tuple[int, int]:
+def _run_fused(field: Field, solve: FusedSolve, watch: bool) -> tuple[int, int]:
     """One C++ call between two evaluations."""
-    advance, rows, looks = ops.advance, ops.rows, Looks()
+    w, ops, looks = solve.w, solve.ops, Looks()
+    advance = ops.advance
     again = repeated = 0  # evaluations that no step needs
     if ops.compacted() == FINISHED:
         return 0, 0
     while True:
-        rows = ops.rows
+        rows, done = ops.rows, ops.evaluated[0]
         stage, times = w.stage[:rows], w.stage_times[:rows]
-        if rows < w.y.shape[0] and ops.evaluated[0] == 0:  # some samples have nothing to do
+        if rows < w.y.shape[0] and done == 0:  # some samples have nothing to do
             stage.copy_(w.y[:rows])
             times.copy_(w.control[Control.TIME, :rows])
         # Buffers are bound once: they are views on the same memory until rows are left out.
-        f, t, y = field.bound(times, stage, _rows(w, rows) if field.told else None)
+        f, t, y = solve.bound(field, times, stage)
         shape = y.shape if field.state.single else stage.shape
         ops.expect(shape)
         slope = _watched(f, t, y) if watch else f(t, y)
@@ -192,12 +167,14 @@ def _run_fused(field: Field, w: Workspace, ops: FusedOperations, watch: bool) ->
             if code == -1:  # a slope of another dtype or layout than C++ reads
                 fixed = field.checked(slope, stage) if field.state.single else slope
                 code = advance(readable(fixed.to(w.y.dtype), "f").reshape(shape))
-            if code == 0 and (compiled := field.kernels(f)) is not None:
-                code = ops.drive(*compiled, min(looks.next, ops.evaluated[0] + AT_ONCE))
+            done += 1
+            if code == 0 and field.compiled and (compiled := field.kernels(f)) is not None:
+                code = ops.drive(*compiled, min(looks.next, done + AT_ONCE))
+                done = ops.evaluated[0]
             if code:
                 break
             slope = f(t, y)
-            if looks.due(ops.evaluated[0]) and _far(w, rows):
+            if done >= looks.next and looks.due(done) and ops.far(FAR):
                 slope = _repeated(w, rows, lambda: f(t, y), slope)  # noqa: B023
                 again, repeated = again + 1, repeated + rows
         if code == FINISHED:
@@ -310,35 +287,10 @@ def _far(w: Workspace, rows: int) -> bool:
 def _repeated(w: Workspace, rows: int, call: Callable[[], Any], value: Any) -> Any:
     """A value of f as it is given again, of which no more may differ than a step tolerates."""
     first, again = torch.as_tensor(value, device=w.y.device).clone(), call()
+    if isinstance(again, Tensor) and again.shape == first.shape and torch.equal(first, again):
+        return again
     control, y = w.control[:, :rows, None], w.y[:rows]
     scale = control[Control.ATOL] + control[Control.RTOL] * y.abs()
     step, who = w.control[Control.STEP, :rows], w.count[Count.ROW, :rows]
     check_repeats("f", first.reshape(y.shape), again.reshape(y.shape), step, scale, who)
     return again
-
-
-def _finish(w: Workspace, calls: int, rows: int) -> Outcome:
-    """Results by sample; outputs that were not reached hold the last state."""
-    control, count, y = w.control, w.count, w.y
-    if w.compact:  # rows changed places when ended ones were left out: back to the samples' order
-        order = torch.empty_like(count[Count.ROW])
-        order[count[Count.ROW]] = torch.arange(len(order), device=order.device)
-        control, count, y = control[:, order], count[:, order], y[order]
-    status, time = count[Count.STATUS], control[Control.TIME]
-    short = status != Status.DONE
-    if bool(short.any()):
-        times = w.output_times.expand(len(y), -1)
-        ahead = torch.sign(control[Control.END] - times[:, 0])
-        late = short[:, None] & ((times - time[:, None]) * ahead[:, None] > 0)
-        w.ys = torch.where(late.T[:, :, None], y, w.ys)
-    return Outcome(
-        w.ys,
-        y,
-        time,
-        status,
-        count[Count.ACCEPTED],
-        count[Count.REJECTED],
-        control[Control.PROPOSAL].abs(),
-        calls,
-        rows,
-    )

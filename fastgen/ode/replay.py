@@ -20,8 +20,8 @@ from fastgen.common.checks import check_at_least, check_choice
 from fastgen.common.tableau import Tableau
 from fastgen.common.transforms import traced
 from fastgen.kernels.runge_kutta.contract import Control, Count, Status, Workspace
-from fastgen.ode.engine import Outcome
 from fastgen.ode.fixed import combined, runge_kutta_step
+from fastgen.ode.memory import Outcome
 from fastgen.ode.problem import Field
 
 CHECKPOINTS = ("none", "step", "binomial")

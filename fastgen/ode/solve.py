@@ -326,14 +326,15 @@ def odeint(
         assert isinstance(way, Adjoint)
         back = way.resolved(tableau, tolerances, control, max_steps, state)
         ys = solve_adjoint(field, y, times, ys, parameters, back, backend)
+    if not return_solution:
+        return state.tree(ys)
     events = tuple(observer.found) if isinstance(observer, EventObserver) else ()
     # The first slope, and another one where the first step was looked for.
     begun = 2 if control.first_step is None else 1
     steps_made = None if log is None else log.steps(y.device)
-    solved = solution(
+    return solution(
         *(state, ys, outcome, events, tableau.stages - 1, begun), times=times, steps=steps_made
     )
-    return solved if return_solution else solved.ys
 
 
 def _seen(

@@ -11,7 +11,8 @@ from torch import Tensor
 from fastgen.common.step_size import StepSize
 from fastgen.common.tableau import Tableau
 from fastgen.common.transforms import suspended, unwrapped
-from fastgen.ode.engine import Observer, Outcome, integrate
+from fastgen.ode.engine import Observer, integrate
+from fastgen.ode.memory import Outcome
 from fastgen.ode.norms import Norm
 from fastgen.ode.problem import Field, StateLayout, times_of, tolerance
 

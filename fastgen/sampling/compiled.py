@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastgen.common.compiled_calls import Call, CompiledCall, CompiledFunctions, CompileError
+from fastgen.common.idle import Idle
 from fastgen.common.modes import unrecorded
 from fastgen.kernels import Stream
 from fastgen.kernels.contract import compute_dtype
 from fastgen.noise.normals import normals
 from fastgen.plans.program import Raw
 from fastgen.sampling.capture import StaticArguments
-from fastgen.sampling.idle import Idle
 from fastgen.sampling.network_calls import TimeRows
 from fastgen.sampling.prepared import Prepared
 from fastgen.sampling.run import BufferKey, InPlaceRun

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastgen.common.checks import check_choice
 from fastgen.common.devices import current_stream
+from fastgen.common.idle import Idle
 from fastgen.common.kept import kept
 from fastgen.common.layouts import gives_channels_last, in_channels_last
 from fastgen.common.memo import Memo
@@ -25,7 +26,6 @@ from fastgen.model.transforms import Transform
 from fastgen.plans import Plan, Program
 from fastgen.plans.forms import Computed, Increment, Let
 from fastgen.sampling.beginning import initial_state
-from fastgen.sampling.idle import Idle
 from fastgen.sampling.increments import Increments, IncrementTable
 from fastgen.sampling.network_calls import NetworkCalls, TimeRows, TimeTables, check_plan
 from fastgen.sampling.run import BufferKey, InPlaceRun, kind_of_known

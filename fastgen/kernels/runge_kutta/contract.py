@@ -202,6 +202,16 @@ class StepByStep:
 class FusedOperations(Operations, Protocol):
     """What an implementation offers that does all between two evaluations in one call."""
 
+    def begin(self, rtol: Tensor, atol: Tensor, first_step: Tensor) -> None:
+        """Begin a solve from the states at y and the times that are there, with outputs to ys.
+
+        All float64, [] or [R]. The tables and the outputs at the first time are written, whatever
+        an earlier solve on the same memory left; ys may be other memory than that one's.
+        """
+
+    def far(self, steps: float, /) -> bool:
+        """Whether a row in use is more than so many steps from its end."""
+
     @property
     def evaluated(self) -> tuple[int, int]:
         """Calls of `advance`, and rows handed to them."""

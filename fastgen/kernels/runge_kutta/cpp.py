@@ -10,7 +10,7 @@ from torch import Tensor
 import fastgen._C as _C
 from fastgen.common.compiled_kernels import Kernels
 from fastgen.kernels.contract import DTYPE_CODES
-from fastgen.kernels.cpp_support import address, thread_count
+from fastgen.kernels.cpp_support import address, readable, thread_count
 from fastgen.kernels.runge_kutta.contract import StepByStep, Workspace
 
 
@@ -57,6 +57,14 @@ class CppOperations(StepByStep):
         self.first = self._stepper.first
         self.start = self._stepper.start
         self.compacted = self._stepper.compacted
+        self.far = self._stepper.far
+
+    def begin(self, rtol: Tensor, atol: Tensor, first_step: Tensor) -> None:
+        """See `FusedOperations.begin`."""
+        rows = self.w.y.shape[0]
+        given = [readable(x).expand(rows) for x in (rtol, atol, first_step)]
+        one = [x[:1] if x.stride(0) == 0 else x.contiguous() for x in given]
+        self._stepper.begin(address(self.w.ys), *[(address(x), int(len(x) > 1)) for x in one])
 
     def drive(self, kernels: Kernels, slope: Tensor, until: int, /) -> int:
         """See `FusedOperations.drive`."""

@@ -1,5 +1,9 @@
 """The choice of an implementation of error-controlled Runge-Kutta steps."""
 
+from collections.abc import Callable
+
+import torch
+
 from fastgen.kernels import dispatch
 from fastgen.kernels.runge_kutta.contract import FusedOperations, Operations, Workspace
 
@@ -10,7 +14,8 @@ def operations(workspace: Workspace, backend: str | None = None) -> Operations:
     return made
 
 
-def fused_operations(workspace: Workspace, backend: str | None = None) -> FusedOperations | None:
-    """The same with one call between two evaluations, where the backend has that: in C++."""
-    found = dispatch.load("runge_kutta_fused", dispatch.choose(workspace.y.device, backend))
-    return found and found(workspace)
+def fused_operations(
+    device: torch.device, backend: str | None = None
+) -> Callable[[Workspace], FusedOperations] | None:
+    """What makes the same with one call between two evaluations, where the backend has that."""
+    return dispatch.load("runge_kutta_fused", dispatch.choose(device, backend))
