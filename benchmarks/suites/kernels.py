@@ -211,7 +211,9 @@ def cases(quick: bool) -> list[Case]:
     """All cases of the suite."""
     sizes = [2**20] if quick else [2**16, 2**20, 2**22]
     made = combination, noisy_step, normals, training_batch, error_norm
-    return [f(n) for n in sizes for f in made]
+    # Of what draws noise also larger than the caches: page faults and streams of writes.
+    large = [] if quick else [f(n) for n in (2**24, 2**26) for f in (noisy_step, normals)]
+    return [f(n) for n in sizes for f in made] + large
 
 
 def rows(quick: bool) -> Iterator[Row]:

@@ -11,6 +11,8 @@
 namespace fastgen {
 namespace {
 
+constexpr int64_t TILE_BYTES = TILE_ELEMENTS * int64_t{sizeof(double)};
+
 int64_t tiles_of(int64_t rows, int64_t elements) {
   const int64_t blocks = rows * ((elements + 3) / 4);
   return (blocks + TILE_BLOCKS - 1) / TILE_BLOCKS;
@@ -42,7 +44,8 @@ Walker::Walker(int64_t rows, int64_t elements, Noise noise, int depth, double fa
       noise_(noise),
       depth_(depth),
       factor_(factor),
-      may_keep_(tiles_ * (KEPT_SLOTS + 1) * TILE_ELEMENTS * int64_t{sizeof(double)} <= memory) {}
+      may_keep_(tiles_ * (KEPT_SLOTS + 1) * TILE_BYTES <= memory),
+      may_keep_last_(tiles_ * TILE_BYTES <= memory) {}
 
 // The visit that comes after those before; from now on its path is the last one.
 Visit Walker::visit(double time) {
@@ -78,14 +81,12 @@ void Walker::increments(const std::vector<double>& times, const std::vector<doub
       throw std::invalid_argument("times: expected times in [0, 1], got " + std::to_string(time));
   const std::lock_guard<std::mutex> lock(busy_);
   if (tiles_ == 0) return;
-  const bool keep = may_keep_ && !area;
-  if (keep && !last_values_) {
-    kept_slots_ = pooled<double>(tiles_ * KEPT_SLOTS * TILE_ELEMENTS);
-    last_values_ = pooled<double>(tiles_ * TILE_ELEMENTS);
-  }
+  const bool keep = may_keep_ && !area, keep_last = may_keep_last_ && !area;
+  if (keep && !kept_slots_) kept_slots_ = pooled<double>(tiles_ * KEPT_SLOTS * TILE_ELEMENTS);
+  if (keep_last && !last_values_) last_values_ = pooled<double>(tiles_ * TILE_ELEMENTS);
   std::vector<Visit> visits;
   visits.reserve(times.size());
-  const bool starts_at_last = keep && times[0] == last_time_;
+  const bool starts_at_last = keep_last && times[0] == last_time_;
   last_time_ = -1;  // until this is through
   known_slots_ = keep ? std::min(known_slots_, KEPT_SLOTS) : 1;
   for (size_t i = starts_at_last; i < times.size(); ++i) {
@@ -102,7 +103,7 @@ void Walker::increments(const std::vector<double>& times, const std::vector<doub
                 factor_,
                 visits,
                 keep ? kept_slots_.get() : nullptr,
-                keep ? last_values_.get() : nullptr,
+                keep_last ? last_values_.get() : nullptr,
                 starts_at_last,
                 static_cast<int64_t>(scales.size()),
                 output,
@@ -110,11 +111,8 @@ void Walker::increments(const std::vector<double>& times, const std::vector<doub
                 area};
   const auto walk = kernels<BrownianKernels>().walk;
   parallel_for(tiles_, 1, threads, [&](int64_t begin, int64_t end, int) { walk(op, begin, end); });
-  if (keep) {
-    last_time_ = times.back();
-  } else {
-    known_slots_ = 1;
-  }
+  if (keep_last) last_time_ = times.back();
+  if (!keep) known_slots_ = 1;
 }
 
 }  // namespace fastgen

@@ -9,7 +9,7 @@ namespace fastgen {
 
 class Walker {
  public:
-  // `memory`: bytes that may be kept.
+  // `memory`: bytes that may be kept: of the path and W at the last time, or of that alone.
   Walker(int64_t rows, int64_t elements, Noise noise, int depth, double factor, int64_t memory);
   // output[i] = (factor W(times[i + 1]) - factor W(times[i])) * scales[i], rounded to float32 or
   // float64. Where there are area_scales, the motion is the tree with areas, and
@@ -24,7 +24,7 @@ class Walker {
   Noise noise_;
   int depth_;
   double factor_;
-  bool may_keep_;
+  bool may_keep_, may_keep_last_;
   Pooled<double> kept_slots_, last_values_;
   // The last path: its cell, its slots [0, known_slots_), and the time that last_values_ belong to.
   uint32_t last_cell_ = 0;

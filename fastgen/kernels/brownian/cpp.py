@@ -59,7 +59,8 @@ class Walker(HoldsAddresses):
     Args:
         elements, seeds, sample_ids, tree, depth: as for `brownian`.
         factor: of all values of W, before they are subtracted.
-        memory: bytes that may be kept, of which an element needs 120.
+        memory: bytes that may be kept, of which an element needs 120, or for the value at the last
+            time alone 8.
     """
 
     def __init__(

@@ -5,7 +5,7 @@ from torch import Tensor
 
 import fastgen._C as _C
 from fastgen.kernels.contract import DTYPE_CODES
-from fastgen.kernels.cpp_support import address, key_addresses, readable, thread_count
+from fastgen.kernels.cpp_support import address, key_addresses, pooled, readable, thread_count
 
 
 def normals(
@@ -18,7 +18,7 @@ def normals(
 ) -> Tensor:
     """`normals.reference.normals`, [rows, elements], rounded to `dtype`."""
     rows = sample_ids.shape[0]
-    z = torch.empty((rows, elements), dtype=dtype, device="cpu")
+    z = pooled((rows, elements), dtype)
     seeds, sample_ids = readable(seeds), readable(sample_ids)
     _C.normals(
         rows=rows,
