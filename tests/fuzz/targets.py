@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -12,6 +13,7 @@ import fastgen.integrations.diffusers as schedulers
 import fastgen.integrations.torchcfm as torchcfm
 import fastgen.integrations.torchdiffeq as torchdiffeq
 from fastgen import couplings, kernels, networks, schedules, timesteps, training
+from fastgen.common import compiled_calls
 from fastgen.generation.run import made_task
 from fastgen.integrations.k_diffusion import sampling as k_diffusion
 from fastgen.schedules import CosineVP, DiscreteVP, LinearVP
@@ -82,6 +84,17 @@ def sampler_made():
 @target
 def captured():
     return sampler().capture, {"shape": (3, 6), "device": None, "warmup": 1, "shift": 0.2}
+
+
+@target
+def compiled():
+    """Traced as it is; the compiler behind it takes longer than a case may."""
+
+    def compile(**arguments):
+        with patch.object(compiled_calls, "_backend", lambda graph, inputs: graph.forward):
+            return sampler().compile(**arguments)
+
+    return compile, {"shape": (3, 6), "loop": False, "device": None, "shift": 0.2}
 
 
 @target

@@ -32,23 +32,27 @@ class Entry:
     """One entry point.
 
     run: its result for states x [B, 6], of x's dtype; records: whether autograd is meant to follow
-    it from x; by_row: whether row b of the result is a function of row b of x (first axis both).
+    it from x; by_row: whether row b of the result is a function of row b of x (first axis both);
+    slow: whether it compiles for seconds.
     """
 
     name: str
     run: Callable[[Tensor], Tensor]
     records: bool = False
     by_row: bool = True
+    slow: bool = False
 
 
 ENTRIES: dict[str, Entry] = {}
 
 
-def entry(records: bool = False, by_row: bool = True) -> Callable[..., Callable[[Tensor], Tensor]]:
+def entry(
+    records: bool = False, by_row: bool = True, slow: bool = False
+) -> Callable[..., Callable[[Tensor], Tensor]]:
     """Decorator: puts a function into the table, by its own name."""
 
     def add(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        ENTRIES[run.__name__] = Entry(run.__name__, run, records, by_row)
+        ENTRIES[run.__name__] = Entry(run.__name__, run, records, by_row, slow)
         return run
 
     return add
@@ -246,6 +250,11 @@ def sampler_differentiable_sde(x):
 @entry()
 def captured(x):
     return sampler(dtype=state_dtype(x)).capture(x.shape)(x)
+
+
+@entry(slow=True)
+def compiled_run(x):
+    return sampler(dtype=state_dtype(x)).compile(x.shape)(x)
 
 
 @entry()

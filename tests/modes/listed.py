@@ -26,7 +26,7 @@ def _listed(names: str, modes: tuple[str, ...], error: type[Exception], says: st
 # Runs in buffers of their own, through which no derivative goes.
 _listed(
     "sample_ode sample_sde sample_brownian sample_guided sample_guided_apart "
-    "sample_guided_by_a_rule sample_transformed inverted captured served generated "
+    "sample_guided_by_a_rule sample_transformed inverted captured compiled_run served generated "
     "edited_through_noise k_diffusion_dpmpp_2m edm edm2 posterior_by_moments steered",
     TRANSFORMS,
     ValueError,

@@ -18,6 +18,7 @@ from tests.modes.modes import states
 
 Use = Callable[[Any], Tensor]
 OBJECTS: dict[str, tuple[Callable[[], Any], Use]] = {}
+SLOW = {"compiled"}  # of which each copy compiles
 
 
 def used(name: str, make: Callable[[], Any], use: Use) -> None:
@@ -68,6 +69,7 @@ used("sampler_guided", _guided, lambda s: s((3, 6), seed=4, shift=torch.ones(3))
 used("sampler_float64", lambda: sampler(dtype=torch.float64), lambda s: s((3, 6), seed=4))
 used("policy", Policy, lambda p: p(4))
 used("captured", lambda: sampler().capture((3, 6)), lambda c: c(seed=4))
+used("compiled", lambda: sampler().compile((3, 6)), lambda c: c((3, 6), seed=4))
 used("continuous_batch", lambda: sampler().serve((3, 6)), _served)
 used("model", model, lambda m: m.predict("data", states(), 0.5))
 used("guidance", lambda: fastgen.Guidance(2.0, {"shift": torch.zeros(3)}), lambda g: torch.tensor(

@@ -15,16 +15,17 @@ from tests.modes.__main__ import PAGE, page
 from tests.modes.entries import ENTRIES
 from tests.modes.listed import LISTED
 from tests.modes.modes import MODES, in_child
-from tests.modes.objects import OBJECTS
+from tests.modes.objects import OBJECTS, SLOW
 
 # torch.compile traces each entry anew, some for seconds.
 CASES = [
-    pytest.param(mode, marks=[pytest.mark.slow] if mode == "compiled" else []) for mode in MODES
+    pytest.param(name, mode, marks=[pytest.mark.slow] if mode == "compiled" or own.slow else [])
+    for name, own in ENTRIES.items()
+    for mode in MODES
 ]
 
 
-@pytest.mark.parametrize("mode", CASES)
-@pytest.mark.parametrize("name", ENTRIES)
+@pytest.mark.parametrize(("name", "mode"), CASES)
 def test_an_entry_in_a_mode(name, mode):
     check = partial(MODES[mode], ENTRIES[name])
     listed = LISTED.get((name, mode))
@@ -38,9 +39,10 @@ def test_an_entry_in_a_mode(name, mode):
 
 
 def test_spawned_processes_give_the_same():
+    names = [name for name, own in ENTRIES.items() if not own.slow]
     with get_context("spawn").Pool(1) as pool:
-        found = pool.map_async(in_child, list(ENTRIES)).get(timeout=300)
-    for name, values in zip(ENTRIES, found, strict=True):
+        found = pool.map_async(in_child, names).get(timeout=300)
+    for name, values in zip(names, found, strict=True):
         assert values == in_child(name), name
 
 
@@ -61,7 +63,10 @@ COPIES = {
 
 
 @pytest.mark.parametrize("how", COPIES)
-@pytest.mark.parametrize("name", OBJECTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in OBJECTS],
+)
 def test_copies_of_used_objects_are_their_own(name, how):
     make, use = OBJECTS[name]
     listed = LISTED.get((name, how))
