@@ -252,26 +252,26 @@ def tune(
 
 
 def _bases(found: Race, model: Model) -> list[Plan]:
-    """The best of a race's plans, and the best that has one evaluation in each step if it has more.
+    """The plans of a race that a fit may begin with, of those that have rows.
 
-    Least squares bring every evaluation near the teacher's state at its time; the stages of a
-    Runge-Kutta step are elsewhere on purpose. Plans that leave evaluations of the budget unused
-    come last: a fit would leave them unused too.
+    The best of those with most evaluations, as a fit would leave what is unused unused; the best of
+    them that has one evaluation in each step, as least squares bring every evaluation near the
+    teacher's state at its time, and the stages of a Runge-Kutta step are elsewhere on purpose; and
+    the winner, which is not to be lost.
     """
     problem: ValueError | None = None
     fitting: list[Plan] = []
-    for entry in sorted(found.entries, key=lambda e: -e.plan.nfe):  # stable: by error within
-        plan = entry.plan
-        if fitting and (plan.nfe < fitting[0].nfe or plan.nfe > plan.steps):
-            continue
+    for entry in found.entries:  # by error
         try:
-            Rows.of(plan, model.parametrisation)
+            Rows.of(entry.plan, model.parametrisation)
         except ValueError as error:
             problem = problem or error
-            continue
-        fitting.append(plan)
-        if plan.nfe == plan.steps:
-            return fitting
-    if fitting:
-        return fitting
-    raise ValueError(f"nfe={found.nfe}: none of the race's plans can be fitted ({problem})")
+        else:
+            fitting.append(entry.plan)
+    if not fitting:
+        raise ValueError(f"nfe={found.nfe}: none of the race's plans can be fitted ({problem})")
+    most = max(plan.nfe for plan in fitting)
+    whole = [plan for plan in fitting if plan.nfe == most]
+    single = [plan for plan in whole if plan.nfe == plan.steps]
+    chosen = [whole[0], *single[:1], fitting[0]]
+    return [plan for i, plan in enumerate(chosen) if plan not in chosen[:i]]
