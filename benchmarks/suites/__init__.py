@@ -30,6 +30,7 @@ SUITES = {
     "reversible": "gradients that retrace a run, beside checkpoints, and exact inversion",
     "generation": "sets of samples in folders beside a bare loop, and two processes beside one",
     "serving": "continuous batching around a network that costs nothing, beside the sampler",
+    "scale": "a million points on two processes, killed processes, files written meanwhile",
     "http": "samples over HTTP by 1, 8 and 64 clients beside the batch in one process",
     "startup": "time of `import fastgen`, and of plans",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 from functools import partial
 from pathlib import Path
@@ -66,6 +67,8 @@ def run(arguments: argparse.Namespace) -> None:
     batch = min(64, arguments.shard) if arguments.batch is None else arguments.batch
     arguments.batch = batch
     if arguments.ray is not None:
+        if importlib.util.find_spec("ray") is None:
+            raise ValueError("--ray: Ray is needed: pip install 'fastgen-torch[ray]'")
         from fastgen.integrations.ray import generate as by_ray
 
         for name in ("against", "real"):
@@ -151,10 +154,28 @@ def _features(arguments: argparse.Namespace) -> Features | None:
 def _real(path: Path | None) -> Any:
     if path is None:
         return None
-    import numpy as np
     import torch
 
-    return torch.from_numpy(np.load(path, allow_pickle=False))
+    return torch.from_numpy(_array("--real", path))
+
+
+def _array(flag: str, path: Path) -> Any:
+    """The array of a .npy file, or of the words of a .txt file.
+
+    Raises:
+        ValueError: naming flag and file.
+    """
+    import numpy as np
+
+    try:
+        if path.suffix == ".txt":
+            return np.loadtxt(path, ndmin=1)
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{flag} {path}: no numbers that can be read ({error})") from error
+    if not isinstance(found, np.ndarray):  # an npz file
+        raise ValueError(f"{flag} {path}: expected one array, a .npy file")
+    return found
 
 
 def _labels(text: str | None, count: int) -> Any:
@@ -169,9 +190,10 @@ def _labels(text: str | None, count: int) -> Any:
 
     if text.endswith((".npy", ".txt")):
         path = Path(text)
-        found = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.loadtxt(path)
-        if found.ndim != 1 or (found != np.floor(found)).any():
-            raise ValueError(f"--labels {path}: expected whole numbers [count], got {found.shape}")
+        found = _array("--labels", path)
+        if found.ndim != 1 or found.dtype.kind not in "iuf" or (found != np.floor(found)).any():
+            what = f"{found.dtype} {list(found.shape)}"
+            raise ValueError(f"--labels {path}: expected whole numbers [count], got {what}")
         if len(found) != count:
             raise ValueError(f"--labels {path}: {len(found)} labels for --count {count}")
         return np.asarray(found, dtype=np.int64).tolist()

@@ -59,24 +59,25 @@ class Folder:
             ValueError: naming what differs from the run that began the folder.
         """
         path, found = self.path / MANIFEST, read_manifest(self.path)
-        count = self.layout.count
+        count, drawn = self.layout.count, any((self.path / RECORDS).glob("*.json"))
+        remedy = REMEDY if drawn else f"{REMEDY}; or remove this one, which has no shard yet"
         if found is None:
-            if any((self.path / RECORDS).glob("*.json")):
-                raise ValueError(f"{path}: missing, though there are shards; {REMEDY}")
+            if drawn:
+                raise ValueError(f"{path}: missing, though there are shards; {remedy}")
             found = {KIND: 1, "format": self.kind.name, **facts}
             found |= {"threads": torch.get_num_threads(), "versions": versions()}
         else:
             there, here = found.get("format"), self.kind.name
             if there != here:
-                raise ValueError(f"{path}: format {there!r} there, {here!r} here; {REMEDY}")
-            _compare(path, found, facts)
+                raise ValueError(f"{path}: format {there!r} there, {here!r} here; {remedy}")
+            _compare(path, found, facts, remedy)
             if found["count"] > count:
                 raise ValueError(
                     f"{path}: {found['count']} samples there, count={count} here; give at least as "
                     "many, or another folder"
                 )
             if found["labels_sha256"] != labels[found["count"]]:
-                raise ValueError(f"{path}: other labels there; {REMEDY}")
+                raise ValueError(f"{path}: other labels there; {remedy}")
             if found["count"] == count:
                 return found
         begun: dict[str, Any] = {
@@ -132,7 +133,20 @@ class Folder:
     def write(
         self, k: int, block: Block, features: NDArray[np.float32] | None, keep: bool, device: str
     ) -> None:
-        """Put a shard on the disk, its record last."""
+        """Put a shard on the disk, its record last.
+
+        Raises:
+            OSError: of the file system, naming the shard.
+        """
+        try:
+            self._write(k, block, features, keep, device)
+        except OSError as error:  # a full disk names no file by itself
+            error.filename = error.filename or str(self.path / self.kind.entry(k))
+            raise
+
+    def _write(
+        self, k: int, block: Block, features: NDArray[np.float32] | None, keep: bool, device: str
+    ) -> None:
         self.kind.write(self.path, k, block)
         if features is not None:
             write_safetensors(self._path(k, "safetensors"), _tensors(features, keep), {})
@@ -241,7 +255,7 @@ def _square(half: Tensor, width: int) -> Tensor:
     return found
 
 
-def _compare(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
+def _compare(path: Path, there: Mapping[str, Any], here: Mapping[str, Any], remedy: str) -> None:
     here = json.loads(json.dumps(dict(here)))
     for key, value in here.items():
         if there.get(key) == value:
@@ -249,7 +263,7 @@ def _compare(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> N
         name = NAMES.get(key, key)
         long = not isinstance(value, (str, int, list)) or len(str(value)) > 40
         shown = "" if long else f": {there.get(key)} there, {value} here"
-        raise ValueError(f"{path}: begun with another {name}{shown}; {REMEDY}")
+        raise ValueError(f"{path}: begun with another {name}{shown}; {remedy}")
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

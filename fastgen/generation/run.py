@@ -25,7 +25,7 @@ from fastgen.common.threads import threads
 from fastgen.common.transforms import BACKWARD, untransformed
 from fastgen.common.typed import typed
 from fastgen.generation.folder import STATISTICS, Folder, Generated, read_manifest
-from fastgen.generation.formats.block import Layout, same_bits
+from fastgen.generation.formats.block import Block, Layout, same_bits
 from fastgen.generation.formats.images import CHANNELS
 from fastgen.generation.formats.table import FORMATS, format_named
 from fastgen.generation.progress import Progress
@@ -38,6 +38,7 @@ from fastgen.generation.statistics import (
 )
 from fastgen.generation.task import DTYPES, NetKwargs, Task
 from fastgen.generation.world import Place, shards
+from fastgen.generation.writer import Writer
 from fastgen.sampling.sampler import Sampler
 
 BATCH = 64  # states in a call, unless it is said
@@ -91,7 +92,8 @@ def generate(
         count: number of samples.
         out: the folder, which all processes see.
         seed: of the noise.
-        shard: samples in a file. In memory is one shard of a process.
+        shard: samples in a file. In memory are two shards of a process, one that is drawn and
+            the one before, which a thread writes, and the latter's bytes as the format has them.
         batch: states in a call of the network; the default is 64, or the shard's size.
         format: "npz" (as ADM's evaluator reads), "safetensors", "webdataset" (tar), "png" (a
             folder of pictures) or "zarr" (one array for all).
@@ -135,10 +137,13 @@ def generate(
         report = None
         if progress and own.rank == 0:
             report = Progress(count, folder.done)
-        for k in shards(own, task.layout.shards, folder.missing, folder.begun):
-            draw_shard(task, folder, k)
-            if report is not None:
-                report.shown()
+        with made_writer(task, folder, manifest["threads"]) as writer:
+            for k in shards(own, task.layout.shards, writer.missing, folder.begun):
+                found = drawn_shard(task, folder, k)
+                if found is not None:
+                    writer.put(k, *found)
+                if report is not None:
+                    report.shown()
         if report is not None:
             report.shown(last=True)
         if own.rank == 0:
@@ -234,13 +239,28 @@ def completed(
 
 def draw_shard(task: Task, folder: Folder, k: int) -> None:
     """Draw a shard and put it on the disk, unless another process does before."""
+    found = drawn_shard(task, folder, k)
+    if found is not None:
+        folder.write(k, *found, *_kept(task))
+
+
+def drawn_shard(
+    task: Task, folder: Folder, k: int
+) -> tuple[Block, NDArray[np.float32] | None] | None:
+    """Say in the folder that a shard is drawn here, and draw it, unless another process does."""
     folder.claim(k)
-    found = task.block(k, unwanted=lambda: not folder.missing(k))
-    if found is None:
-        return
-    block, features = found
+    return task.block(k, unwanted=lambda: not folder.missing(k))
+
+
+def made_writer(task: Task, folder: Folder, count: int) -> Writer:
+    """What writes a task's shards, on so many threads of torch."""
+    return Writer(folder, *_kept(task), count)
+
+
+def _kept(task: Task) -> tuple[bool, str]:
+    """Whether all features are written, and what drew them."""
     keep = task.features is not None and task.features.keep
-    folder.write(k, block, features, keep, device_name(task.sampler.model.device))
+    return keep, device_name(task.sampler.model.device)
 
 
 def verify_bits(task: Task, folder: Folder, count: int, place: Place) -> int:
@@ -316,3 +336,7 @@ def _check_statistics(features: Features | None, against: Any, real: Tensor | No
         raise ValueError("against, real: say of which features, features=Features()")
     if real is not None and not (features and features.keep):
         raise ValueError("real: precision and recall need every feature, Features(keep=True)")
+    if real is not None and (real.ndim != 2 or len(real) < 4 or not real.isfinite().all()):
+        raise ValueError(
+            f"real: expected finite features [N, D] of at least 4 samples, got {list(real.shape)}"
+        )

@@ -64,16 +64,19 @@ class TestSamples:
             ("0x4,2x5,1", [0] * 4 + [2] * 5 + [1]),
             ("l.npy", [2, 1] * 5),
             ("l.txt", [1, 2] * 5),
+            ("one.txt", [1]),
         ],
     )
     def test_labels(self, given, labels, run, tmp_path):
         np.save(tmp_path / "l.npy", [2, 1] * 5)
         np.savetxt(tmp_path / "l.txt", [1, 2] * 5, fmt="%d")
-        out = run(f"{LINE} --count 10 --shard 8 --out a --labels {given} --dtype float32")
-        assert out.splitlines()[-1] == "a: 10 samples, npz, seed 2"
+        (tmp_path / "one.txt").write_text("1\n")
+        n = len(labels)
+        out = run(f"{LINE} --count {n} --shard 8 --out a --labels {given} --dtype float32")
+        assert out.splitlines()[-1] == f"a: {n} samples, npz, seed 2"
         found = Generated("a")
         assert found.labels().tolist() == labels
-        assert torch.equal(found.samples(), expected(10, labels))
+        assert torch.equal(found.samples(), expected(n, labels))
 
     def test_guidance_statistics_checks_and_one_file(self, run, tmp_path):
         null = {"labels": torch.full((4,), 2)}
@@ -124,6 +127,10 @@ class TestRefusals:
             ("--count 5 --out a --labels 0x3", "3 labels for --count 5"),
             ("--count 5 --out a --labels a,b", "expected 0,1,2, or 0x5000"),
             ("--count 5 --out a --labels nowhere.npy", "No such file"),
+            ("--count 5 --out a --labels nets.txt", "--labels nets.txt: no numbers that can be"),
+            ("--count 5 --out a --labels half.txt", "expected whole numbers [count], got float64"),
+            ("--count 5 --out a --features pixels --real no.npy", "--real no.npy: no numbers that"),
+            ("--count 5 --out a --features pixels --real half.npy", "real: expected finite feat"),
             ("--count 5 --out a --guidance 2", "give --null too"),
             ("--count 5 --out a --guidance 2 --null 0", "give --labels"),
             ("--count 5 --out a --against s.npz", "give --features"),
@@ -134,13 +141,28 @@ class TestRefusals:
             ("--count 5 --out a --labels 0 --format png --dtype float32", "pictures"),
         ],
     )
-    def test_in_one_line(self, line, message, run):
+    def test_in_one_line(self, line, message, run, tmp_path):
+        for name, text in (("nets.txt", "a b"), ("half.txt", "0.5"), ("no.npy", "text")):
+            (tmp_path / name).write_text(text)
+        np.save(tmp_path / "half.npy", [0.5])
         assert message in run(LINE + line)
+        assert not (tmp_path / "a").exists()
+
+    def test_without_ray(self, run, monkeypatch):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        assert "pip install 'fastgen-torch[ray]'" in run(f"{LINE} --count 5 --out a --ray 2")
 
     def test_another_seed(self, run):
         run(f"{LINE} --count 4 --out a --labels 0")
         error = run(f"{LINE} --count 4 --out a --labels 0 --seed 3")
         assert "begun with another seed: 2 there, 3 here" in error
+        assert "remove" not in error
+
+    def test_a_folder_that_a_mistake_began(self, run):
+        assert "smaller than num_classes" in run(f"{LINE} --count 4 --out a --labels 9")
+        error = run(f"{LINE} --count 4 --out a --labels 0")
+        assert "other labels there" in error
+        assert "or remove this one, which has no shard yet" in error
 
 
 def test_the_lists_of_the_command_line_are_those_of_the_library():

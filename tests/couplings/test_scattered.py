@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 from fastgen.couplings import LargeCoupling, Semidiscrete
 
 # Where each process's points end; blocks of 32 lie across these borders.
-ENDS = {1: ([150], [110]), 2: ([95, 150], [3, 110]), 3: ([20, 101, 150], [40, 41, 110])}
+ENDS = {1: ([150], [110]), 2: ([95, 150], [3, 110]), 4: ([20, 101, 120, 150], [40, 41, 80, 110])}
 
 
 def clouds():
@@ -52,7 +52,7 @@ def run_process(rank, size, port, path):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize("size", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [1, 2, pytest.param(4, marks=pytest.mark.slow)])
 def test_all_processes_find_what_one_finds(size, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

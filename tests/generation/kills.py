@@ -2,10 +2,12 @@
 
 One process with torch in its memory forks all others, since to import it takes seconds. Between the
 kills the number of processes changes, they count on a store or only look at the folder, files are
-cut and records lost. At the end a whole set is made by whoever is left, and the number of kills
-that hit somebody is printed.
+cut and records lost. At the end a whole set is made by whoever is left. Printed is, as JSON, how
+many kills hit somebody, and how many samples have other bits than plain calls of the sampler give,
+are not there, or are there twice.
 """
 
+import json
 import os
 import random
 import signal
@@ -15,8 +17,10 @@ import traceback
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 
+from fastgen.common.files import read_safetensors
 from fastgen.generation import Features, Place
 from tests.generation import sets
 
@@ -101,7 +105,21 @@ def main(out, kills, seed):
     children = crowd(out, 2, server.port, "last")
     if any(os.waitpid(child, 0)[1] for child in children):
         raise RuntimeError("the last run failed")
-    print(hit, "kills in", attempt, "attempts")
+    print(json.dumps({"kills": hit, "runs": attempt + 1, **judged(out)}))
+
+
+def judged(out):
+    """What has become of the samples."""
+    parts = [read_safetensors(path)[0] for path in sorted(out.glob("0*.safetensors"))]
+    ids = torch.cat([part["ids"] for part in parts]).tolist()
+    samples = torch.cat([part["samples"] for part in parts])
+    expected = sets.by_hand()[ids]
+    other = (samples.view(torch.int32) != expected.view(torch.int32)).flatten(1).any(1)
+    return {
+        "samples with other bits": int(other.sum()),
+        "lost": len(set(range(sets.COUNT)) - set(ids)),
+        "doubled": len(ids) - len(set(ids)),
+    }
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Several processes with one set: killed at random, started by torchrun, in other numbers."""
 
+import json
 import os
 import subprocess
 import sys
@@ -136,7 +137,9 @@ def killed(folder, count, seed):
     assert Generated(folder / "b").samples().equal(whole.samples())
     left = [p.name for p in (folder / "b").rglob("*") if p.suffix in (".part", ".begun")]
     assert left == []
-    return int(done.stdout.split()[0])
+    said = json.loads(done.stdout)
+    assert [said[key] for key in ("samples with other bits", "lost", "doubled")] == [0, 0, 0]
+    return said["kills"]
 
 
 def test_ten_kills_leave_no_bit_other_and_no_sample_twice(tmp_path):
