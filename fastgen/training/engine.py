@@ -66,6 +66,9 @@ class Engine:
             self._bfloat16 = next(iter(whole.parameters())).device.type
         return whole, optimiser(whole.parameters(), settings)
 
+    def settle(self, called: Callable[..., Tensor], batch: Batch) -> None:
+        """Before each step; the first of a process may have to be made like those that follow."""
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Around losses."""
         return torch.autocast(self._bfloat16, torch.bfloat16) if self._bfloat16 else nullcontext()

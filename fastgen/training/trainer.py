@@ -281,6 +281,7 @@ class Trainer:
             for group in self.optimiser.param_groups:
                 group["lr"] = rate(settings, step, spent)
         parts = self._parts(step)
+        engine.settle(self._called, parts[0])
         losses = []
         for batch in parts:
             self._seed(step, batch.first)

@@ -163,27 +163,57 @@ def model():
         calls.append(0)
         if len(calls) == 12 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
             os.kill(os.getpid(), signal.SIGKILL)
-    if os.environ["RANK"] == "1":
+    if os.environ.get("RANK") == "1":
         made.net.register_forward_pre_hook(dies)
     return made
 """
 
 
-def test_torchrun_starts_a_killed_process_again(tmp_path):
-    sampler = sets.sampler(solver="euler")
-    sets.generate(tmp_path / "a", sampler, labels=[i % 3 for i in range(sets.COUNT)])
-    (tmp_path / "nets.py").write_text(NETS)
-    line = (
-        f"-m fastgen generate nets:model --shape 1,4,4 --count {sets.COUNT} --solver euler "
-        f"--steps 4 --option start=0.99 --seed {sets.SEED} --shard {sets.SHARD} "
-        f"--batch {sets.BATCH} --labels 0,1,2 --out b --verify 1"
-    )
-    launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, *line.split()],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+LINE = (
+    f"generate nets:model --shape 1,4,4 --count {sets.COUNT} --solver euler --steps 4 "
+    f"--option start=0.99 --seed {sets.SEED} --shard {sets.SHARD} --batch {sets.BATCH} "
+    "--labels 0,1,2 --out b --verify 1"
+).split()
+
+
+def command(folder, *launcher, **more):
+    """`fastgen generate` of the small set into ``b``, as a process; ``a`` is what must come out."""
+    if not (folder / "a").exists():
+        sampler = sets.sampler(solver="euler")
+        sets.generate(folder / "a", sampler, labels=[i % 3 for i in range(sets.COUNT)])
+        (folder / "nets.py").write_text(NETS)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | more
+    return subprocess.Popen(
+        [sys.executable, "-m", *launcher, *LINE], cwd=folder, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Signal 9 (SIGKILL)" in done.stderr or "exitcode: -9" in done.stderr
+
+
+def ended(run):
+    """What a process that went well said on stderr."""
+    _, said = run.communicate(timeout=300)
+    assert run.returncode == 0, said[-3000:]
+    return said
+
+
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_torchrun_starts_a_killed_process_again(world, tmp_path):
+    launcher = ["torch.distributed.run", "--nproc-per-node", str(world), "--max-restarts", "2"]
+    said = ended(command(tmp_path, *launcher, "-m", "fastgen"))
+    assert "Signal 9 (SIGKILL)" in said or "exitcode: -9" in said
+    assert sets.checksums(tmp_path / "b") == sets.checksums(tmp_path / "a")
+
+
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_processes_as_srun_starts_them(world, tmp_path):
+    """With its variables, on two nodes; only the first says how far all are."""
+    runs = []
+    for rank in range(world):
+        own = {"SLURM_PROCID": rank, "SLURM_NTASKS": world, "SLURM_LOCALID": rank % (world // 2)}
+        own |= {"SLURM_NODEID": rank // (world // 2), "SLURM_JOB_ID": 7}
+        own = {name: str(value) for name, value in own.items()}
+        runs.append(command(tmp_path, "fastgen", **own))
+    said = [ended(run) for run in runs]
+    assert "230 of 230 samples" in said[0]
+    assert not any("of 230 samples" in text for text in said[1:])
     assert sets.checksums(tmp_path / "b") == sets.checksums(tmp_path / "a")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 import fastgen
 from fastgen import networks, schedules
@@ -25,6 +26,7 @@ from fastgen.training import (
     paths,
     reflow,
 )
+from fastgen.training.steps import Averaged
 
 pytest.importorskip("safetensors")
 SCRIPT = """
@@ -115,6 +117,31 @@ class TestTrainer:
         trainer = small(Flow(), labels=labels, batch=50, label_dropout=0.2)
         dropped = torch.cat([trainer.batch(step).labels == 3 for step in range(200)])
         assert float(dropped.double().mean()) == pytest.approx(0.2, abs=0.02)
+
+    def test_the_average_is_torchs_with_its_buffers(self):
+        torch.manual_seed(0)
+        net = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).double()
+        ours, theirs = Averaged(net, 0.9), None
+        seen = []
+        for step in range(6):
+            net(torch.randn(8, 3, dtype=torch.float64)).square().sum().backward()
+            for p in net.parameters():
+                p.data -= 0.1 * p.grad
+            ours.update_parameters(net)
+            decay = min(0.9, (1 + step) / (10 + step))
+            follow = lambda a, w, n, d=decay: torch._foreach_lerp_(a, w, 1 - d)  # noqa: E731
+            theirs = theirs or AveragedModel(net)
+            theirs.multi_avg_fn = follow
+            theirs.update_parameters(net)
+            seen.append(ours.module[0].weight.clone())
+            for a, b in zip(ours.state_dict().items(), theirs.state_dict().items(), strict=True):
+                assert a[0] == b[0]
+                assert torch.equal(a[1], b[1]), (step, a[0])
+        assert not torch.equal(seen[-1], seen[-2])
+        other = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).double()
+        ours.update_parameters(other)  # of another module than before
+        expected = torch.lerp(seen[-1], other[0].weight, 1 - min(0.9, 7 / 16))
+        torch.testing.assert_close(ours.module[0].weight, expected, rtol=1e-14, atol=0)
 
     def test_average_and_clip(self):
         trainer = small(Flow(), steps=1, average=0.0, clip=1e-3, warm_up=0)

@@ -11,8 +11,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 from fastgen.common.display import displayed
+from fastgen.training.batch import Batch
 from fastgen.training.engine import Engine, Whole
 from fastgen.training.settings import Settings
 from fastgen.training.steps import optimiser
@@ -49,6 +51,7 @@ class Accelerated(Engine):
         super().__init__(accelerator.gradient_accumulation_steps)
         self.rank, self.processes = accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
+        self._settled: Callable[..., Tensor] | None = None
 
     def _facts(self) -> dict[str, Any]:
         kind = str(self.accelerator.distributed_type).rsplit(".", 1)[-1]
@@ -95,6 +98,27 @@ class Accelerated(Engine):
             # There is no backward pass, after which torch shards the outermost weights again.
             fully_shard(average.get_submodule(name), reshard_after_forward=True, **options)
 
+    def settle(self, called: Callable[..., Tensor], batch: Batch) -> None:
+        """One gradient that nobody uses, of three processes or more that hold the whole network.
+
+        In its first backward pass DDP notes when each gradient came, and puts them into other
+        buckets for all passes after it. Where in a bucket a number lies decides in which order the
+        processes' parts are added: so without this the first step after `Trainer.resume` has other
+        last bits than the same step of a run that went on. Two numbers have one order.
+        """
+        if called is self._settled:
+            return
+        self._settled = called
+        if self.processes < 3 or not isinstance(called, DistributedDataParallel):
+            return
+        buffers = [(buffer, buffer.clone()) for buffer in called.buffers()]
+        with self.autocast():
+            loss = called(*batch)
+        self.accelerator.backward(loss)
+        called.zero_grad()
+        for buffer, before in buffers:
+            buffer.copy_(before)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """accelerate casts what it wrapped; this is for losses of the average."""
         found: AbstractContextManager[Any] = self.accelerator.autocast()
@@ -117,8 +141,8 @@ class Accelerated(Engine):
         """Over the processes."""
         if self.processes == 1:
             return x
-        found: Tensor = self.accelerator.reduce(x.clone(), "mean")
-        return found
+        # Gathered, and not reduced: there the place in x decides in which order parts are added.
+        return self.gather(x[None]).mean(0)
 
     def gather(self, x: Tensor) -> Tensor:
         """The rows of all processes, by rank."""
@@ -147,6 +171,9 @@ class Accelerated(Engine):
                 tracker.log_images({name: pixels[None]}, step=step, **options)
                 taken = True
             elif tracker.name == "mlflow":
-                tracker.tracker.log_image(pixels, f"{name}-{step:08d}.png")
+                import mlflow  # type: ignore[import-not-found]  # a run of its own does not take pictures, its client does
+
+                run = tracker.tracker.info.run_id
+                mlflow.MlflowClient().log_image(run, pixels, f"{name}-{step:08d}.png")
                 taken = True
         return taken

@@ -190,8 +190,12 @@ for kind in kinds:
     for suffix in ("", ".safetensors"):
         rest = made("flow", kind)
         rest.resume(place + suffix)
-        assert rest.run(26) == found[kind, "flow"][20:26], (kind, suffix)
+        assert rest.run() == found[kind, "flow"][20:50], (kind, suffix)
     first.run(24, checkpoint=place)
+    for other in sys.argv[3:]:  # what another number of processes wrote at step 24, whole or not
+        rest = made("flow", kind)
+        rest.resume(f"{folder}/{other}")
+        found[kind, f"flow from {other}"] = rest.run()
 if not trainer.engine.rank:
     with open(f"{folder}/found-{trainer.engine.processes}.json", "w") as file:
         json.dump({"-".join(k): v for k, v in found.items()}, file)
@@ -221,7 +225,7 @@ def started(folder, processes, *arguments, script=TWO):
 
 
 def ended(run):
-    said, _ = run.communicate(timeout=240)
+    said, _ = run.communicate(timeout=400)
     assert run.returncode == 0, said[-3000:]
 
 
@@ -235,28 +239,57 @@ def alone():
     return Trainer(network, Flow().loss, data, settings, labels)
 
 
+def same(found, expected):
+    """Losses to rounding."""
+    assert found == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def as_one(folder, size, one, kinds):
+    """What processes found and wrote is what one did, to rounding, and it goes on from there."""
+    found = json.loads((folder / f"found-{size}.json").read_text())
+    assert {kind.partition("-")[0] for kind in found} == set(kinds)
+    for key, losses in found.items():
+        name = key.split("-")[1]
+        if " from " in name:
+            same(losses, one["whole-flow"][24:50])
+        else:
+            same(losses, one["whole-" + name])
+            assert len(losses) == (52 if name == "flow" else 13)
+    # Weights in a file and in a folder of shares, whole and sharded: one training.
+    for suffix, step in ((".safetensors", 20), ("", 24)):
+        expected = load(folder / f"whole-1{suffix}").network.state_dict()
+        for kind in kinds:
+            written = load(folder / f"{kind}-{size}{suffix}")
+            assert written.step == step
+            for k, x in written.network.state_dict().items():
+                assert torch.allclose(x, expected[k], rtol=1e-10, atol=1e-12), (kind, k)
+            rest = alone()
+            rest.resume(folder / f"{kind}-{size}{suffix}")
+            same(rest.run(), one["whole-flow"][step:50])
+    assert len(list((folder / f"sharded-{size}").glob("step-*"))) == 1
+
+
 def test_two_processes_have_the_losses_of_one_whole_or_sharded(tmp_path):
     """And go on exactly at two; at one, from what two wrote, to rounding."""
     for run in [started(tmp_path, 1, "whole"), started(tmp_path, 2, "whole,sharded")]:
         ended(run)
-    one, two = (json.loads((tmp_path / f"found-{n}.json").read_text()) for n in (1, 2))
-    for key, losses in two.items():
-        expected = one["whole-" + key.split("-")[1]]
-        assert losses == pytest.approx(expected, rel=1e-12, abs=1e-12), key
-        assert len(losses) == (52 if "flow" in key else 13)
-    # Weights of two, in a file and in a folder of shares, whole and sharded: one training.
-    for suffix, step in ((".safetensors", 20), ("", 24)):
-        expected = load(tmp_path / f"whole-1{suffix}").network.state_dict()
-        for kind in ("whole", "sharded"):
-            found = load(tmp_path / f"{kind}-2{suffix}")
-            assert found.step == step
-            for k, x in found.network.state_dict().items():
-                assert torch.allclose(x, expected[k], rtol=1e-10, atol=1e-12), (kind, k)
-            rest = alone()
-            rest.resume(tmp_path / f"{kind}-2{suffix}")
-            losses = rest.run()
-            assert losses == pytest.approx(one["whole-flow"][step:50], rel=1e-12, abs=1e-12)
-    assert len(list((tmp_path / "sharded-2").glob("step-*"))) == 1
+    one = json.loads((tmp_path / "found-1.json").read_text())
+    as_one(tmp_path, 2, one, ["whole", "sharded"])
+
+
+@pytest.mark.slow
+def test_four_processes_have_the_losses_of_one_and_go_on_from_two(tmp_path):
+    """Exactly at four; to rounding from what two wrote, and at one from what four did."""
+    for size, kinds, *others in [
+        (1, "whole"),
+        (2, "whole,sharded"),
+        (4, "whole,sharded", "whole-2", "sharded-2"),
+    ]:
+        ended(started(tmp_path, size, kinds, *others))
+    one = json.loads((tmp_path / "found-1.json").read_text())
+    as_one(tmp_path, 4, one, ["whole", "sharded"])
+    found = json.loads((tmp_path / "found-4.json").read_text())
+    assert {f"{k}-flow from {k}-2" for k in ("whole", "sharded")} <= found.keys()
 
 
 KILLED = (

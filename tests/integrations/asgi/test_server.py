@@ -4,11 +4,13 @@ import http.client
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +129,43 @@ def test_a_server_that_is_killed_and_clients_that_leave(server):
     # Asked to end, it ends by itself.
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(timeout=30) in (0, -signal.SIGINT)
+
+
+@pytest.mark.slow
+def test_a_killed_server_loses_its_own_requests_which_clients_repeat(server, tmp_path, monkeypatch):
+    """The client of the page: twelve of them at two servers, of which one is killed."""
+    requests = pytest.importorskip("requests")
+    page = (ROOT / "docs/howto/serving.md").read_text()
+    (code,) = re.findall(r"```python\n(import io.*?)\nfour = ", page, re.S)
+    post = requests.Session.post
+    head = {"Authorization": "Bearer s3cret"}
+    monkeypatch.setattr(
+        requests.Session, "post", lambda *a, **options: post(*a, headers=head, **options)
+    )
+    other = Server(tmp_path)
+    try:
+        expected = [server.sample(seed=5, ids=[i], label=i % 3) for i in range(12)]
+
+        def client(i):
+            known = {}
+            exec(code, known)  # a session of its own for each
+            at = (server, other)[i % 2]
+            asked = {"seed": 5, "ids": [i], "label": i % 3}
+            return known["samples"](f"http://127.0.0.1:{at.port}", **asked)
+
+        with ThreadPoolExecutor(12) as pool:
+            answers = [pool.submit(client, i) for i in range(12)]
+            while server.health()["active"] < 4:
+                time.sleep(0.01)
+            server.process.send_signal(signal.SIGKILL)
+            server.process.wait()
+            assert sum(answer.done() for answer in answers[::2]) < 6
+            server.start()
+            for i, answer in enumerate(answers):
+                assert torch.equal(torch.from_numpy(answer.result(60)), expected[i])
+    finally:
+        other.process.kill()
+        other.process.wait()
 
 
 class TestCommand:
