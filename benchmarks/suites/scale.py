@@ -245,7 +245,7 @@ def _sampler(net: Any) -> fastgen.Sampler:
     return fastgen.Sampler(model, fastgen.plan("euler", schedule, STEPS))
 
 
-PICTURES = (320, 3, 256, 256)
+PICTURES = (320, 3, 128, 128)
 
 
 def pictures(rounds: int) -> Iterator[Row]:
