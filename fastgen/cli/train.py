@@ -257,7 +257,8 @@ def _scaling(
         return None if config is None else Scaling.from_config(config, found.shape)
     if arguments.scale == "never":
         return None
-    scaling = Scaling.of(found.samples, most=LOOKED_AT)
+    on_corrupt = "skip" if arguments.skip_corrupt else "raise"
+    scaling = Scaling.of(found.samples, most=LOOKED_AT, on_corrupt=on_corrupt)
     note = far(scaling)
     if note is not None and not rank:
         print(
@@ -288,7 +289,10 @@ def _draw(arguments: argparse.Namespace, found: _Found, scaling: Scaling | None)
         numbers = torch.linspace(
             0, len(samples) - 1, min(len(samples), POINTS), device="cpu"
         ).long()
-        samples = samples.rows(numbers.tolist())
+        from fastgen.training.feed import Reader
+
+        # As in training: what cannot be read gives its place to the next sample.
+        samples, numbers, _ = Reader(samples, "skip").__getitems__(numbers.tolist())
         labels = None if labels is None else labels[numbers]
     write_picture(path, model, samples, labels, arguments.seed, scaling)
     print(f"the picture: {path.resolve()}")

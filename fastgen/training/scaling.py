@@ -12,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastgen.common.checks import check_floating
+from fastgen.common.checks import check_choice, check_floating
 from fastgen.common.display import displayed
 from fastgen.common.files import replacing
 from fastgen.common.hub import SCALING, BesideModel
 from fastgen.model.model import Model
 from fastgen.sampling.sample import AnySolver, sample
+from fastgen.training.feed import ON_CORRUPT, Reader
 
 LOOKED_AT = 2000  # samples that are looked at for a warning
 FAR = 10.0  # times the noise's deviation, from which data are told to be of another scale
@@ -65,7 +66,14 @@ class Scaling(BesideModel):
         return {"mean": self.mean, "deviation": self.deviation}
 
     @classmethod
-    def of(cls, data: Any, *, most: int | None = None, block: int = 4096) -> Scaling:
+    def of(
+        cls,
+        data: Any,
+        *,
+        most: int | None = None,
+        block: int = 4096,
+        on_corrupt: str = "raise",
+    ) -> Scaling:
         """With each channel's mean and deviation, from one pass over the data.
 
         Means and squares of blocks are merged in float64 (Chan, Golub and LeVeque 1979), which does
@@ -75,9 +83,12 @@ class Scaling(BesideModel):
             data: [N, ...]: a tensor, or a set of `fastgen.datasets` that lies on a disk.
             most: samples that are looked at, spread evenly over the data; None: all.
             block: samples that are in memory at once.
+            on_corrupt: "raise", or "skip": of a set, the next sample takes the place of one that
+                cannot be read, as in training.
 
         Raises:
-            ValueError: for data that are empty or not finite.
+            ValueError: for data that are empty, and for samples that are not finite or cannot be
+                read, naming the first.
         """
         count, mean, squares = (
             0,
@@ -85,13 +96,15 @@ class Scaling(BesideModel):
             torch.zeros(1, device="cpu").double(),
         )
         shape: tuple[int, ...] | None = None
-        for x in _blocks(data, most, block):
+        for x in _blocks(data, most, block, on_corrupt):
             shape, channels = tuple(x.shape[1:]), x.shape[1] if x.ndim > 1 else 1
             values = x.double().cpu().reshape(len(x), channels, -1)
             size, m = values.numel() // channels, values.mean((0, 2))
             s = (values - m[:, None]).square().sum((0, 2))
             if not bool(s.isfinite().all()):
-                raise ValueError("data: NaN or infinity among them; leave such samples out")
+                raise ValueError(
+                    "data: squares of them are infinite; divide them by a number first"
+                )
             total = count + size
             step = m - mean
             mean = mean + step * (size / total)
@@ -226,14 +239,14 @@ def far(scaling: Scaling) -> str | None:
     )
 
 
-def warn_if_far(data: Any, loss: Any) -> None:
+def warn_if_far(data: Any, loss: Any, on_corrupt: str) -> None:
     """Warn where an objective learns data that are far from the noise's scale as they are.
 
     Of a loss of the user's own, which may scale them itself, nothing is known.
     """
     if not hasattr(getattr(loss, "__self__", None), "model") or not len(data):
         return
-    note = far(Scaling.of(data, most=LOOKED_AT))
+    note = far(Scaling.of(data, most=LOOKED_AT, on_corrupt=on_corrupt))
     if note is not None:
         warnings.warn(
             f"data: {note}, far from the noise's, N(0, 1), between which a path is learned badly; "
@@ -242,7 +255,8 @@ def warn_if_far(data: Any, loss: Any) -> None:
         )
 
 
-def _blocks(data: Any, most: int | None, block: int) -> Iterable[Tensor]:
+def _blocks(data: Any, most: int | None, block: int, on_corrupt: str) -> Iterable[Tensor]:
+    check_choice("on_corrupt", on_corrupt, ON_CORRUPT)
     if isinstance(data, Tensor):
         check_floating("data", data, "[N, ...]")
     count = len(data)
@@ -251,4 +265,12 @@ def _blocks(data: Any, most: int | None, block: int) -> Iterable[Tensor]:
         numbers = numbers[:most] * (count - 1) // max(1, most - 1)
     cuts = tuple(range(block, len(numbers), block))
     for part in numbers.tensor_split(cuts) if count else ():
-        yield data[part.to(data.device)] if isinstance(data, Tensor) else data.rows(part.tolist())
+        if not isinstance(data, Tensor):
+            yield Reader(data, on_corrupt).__getitems__(part.tolist()).data
+            continue
+        x = data[part.to(data.device)]
+        bad = ~x.isfinite().flatten(1).all(1)
+        if bool(bad.any()):
+            number = int(part[int(bad.nonzero()[0])])
+            raise ValueError(f"data: NaN or infinity in sample {number}; leave such samples out")
+        yield x

@@ -110,7 +110,7 @@ class Trainer:
             on_corrupt=on_corrupt,
         )
         if scaling is None:
-            warn_if_far(data, loss)
+            warn_if_far(data, loss, on_corrupt)
         self.classes = getattr(network, "classes", 0)
         check_labels(self.feed.labels, len(data), self.classes)
         self.network, self.data, self.labels = network.train(), self.feed.data, self.feed.labels

@@ -91,6 +91,18 @@ class TestTrain:
         assert code == 2
         assert "give --stored beside them" in err
 
+    @pytest.mark.filterwarnings("ignore:data. sample:UserWarning")
+    def test_a_damaged_sample_stops_the_run_or_is_skipped(self, run, tmp_path):
+        pytest.importorskip("matplotlib")
+        x = np.random.default_rng(0).normal(size=(50, 2))
+        x[7] = np.nan
+        np.save(tmp_path / "x.npy", x)
+        code, _, err = run(f"train x.npy --stored {SMALL}")
+        assert code == 2
+        assert "sample 7: NaN or infinity" in err
+        assert run(f"train x.npy --stored --skip-corrupt --picture p.png {SMALL}")[0] == 0
+        assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
     def test_images_end_with_a_picture_too_and_other_shapes_without(self, run, tmp_path):
         pytest.importorskip("matplotlib")
         pytest.importorskip("sklearn")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from fastgen import networks
 from fastgen.datasets import Arrays, Images, Items, Shards, stored
-from fastgen.training import Flow, Settings, Trainer
+from fastgen.training import Flow, Scaling, Settings, Trainer
 from fastgen.training.feed import Feed
 
 DATA = np.random.default_rng(0).normal(size=(23, 3, 4)).astype(np.float32)
@@ -148,6 +149,30 @@ def test_corrupt_samples_are_named_and_skipped_only_when_asked():
     everything = Broken(dict.fromkeys(range(10), "nan"))
     with pytest.raises(ValueError, match="are all corrupt: NaN"):
         Feed(everything, None, settings, on_corrupt="skip")(0)
+
+
+def test_a_trainer_and_a_scaling_skip_what_the_feed_does():
+    """Which look at the data before the first step."""
+    data = Broken({3: "unreadable", 4: "nan"})
+    parts = (
+        networks.MLP((2,), (4,), classes=10),
+        Flow().loss,
+        data,
+        Settings(steps=2, batch=5, seed=1),
+    )
+    for make in (lambda: Trainer(*parts), lambda: Scaling.of(data)):
+        with pytest.raises(ValueError, match=r"sample 3: .*on_corrupt='skip'"):
+            make()
+    trainer = Trainer(*parts, on_corrupt="skip")
+    with pytest.warns(UserWarning, match="is left out"):
+        assert np.isfinite(trainer.run()).all()
+    # The numbers are 0, 1, 2, 5, 5, 5, 6, 7, 8, 9.
+    scaling = Scaling.of(data, on_corrupt="skip")
+    assert scaling.mean.tolist() == [4.8, 0.0]
+    with pytest.raises(ValueError, match="sample 7; leave"):
+        Scaling.of(torch.tensor([[1.0]] * 7 + [[torch.inf]]))
+    with pytest.raises(ValueError, match="did you mean 'skip'"):
+        Scaling.of(data, on_corrupt="skp")
 
 
 MAPPED = """
