@@ -44,6 +44,9 @@ def solves(quick: bool) -> Iterator[Case]:
         providers = [Provider("fastgen", _ours(name, sde_type, STEPS, "draws"), units=STEPS)]
         brownian = _ours(name, sde_type, DYADIC, "brownian")
         providers.append(Provider("fastgen, path", brownian, units=DYADIC))
+        if name not in ("milstein", "reversible_heun"):
+            run = _ours(name, sde_type, STEPS, "draws", compile=True)
+            providers.append(Provider("fastgen, compiled", run, units=STEPS, compared=False))
         if torchsde is not None:
             # As many steps: in shorter solves torchsde spends most time on its first queries.
             run = _theirs(theirs, sde_type, STEPS)
@@ -78,7 +81,9 @@ def adaptive() -> Case:
     return Case(SUITE, "srk, adaptive, whole solve", STATE, torch.float32, providers)
 
 
-def _ours(method: str, sde_type: str, steps: int, noise: str) -> Callable[[], Tensor]:
+def _ours(
+    method: str, sde_type: str, steps: int, noise: str, compile: bool = False
+) -> Callable[[], Tensor]:
     equation, y0 = GeometricBrownianMotion(sde_type), torch.ones(STATE)
 
     @torch.no_grad()
@@ -93,6 +98,7 @@ def _ours(method: str, sde_type: str, steps: int, noise: str) -> Callable[[], Te
             steps=steps,
             noise=noise,
             seed=1,
+            compile=compile,
         )
 
     return run

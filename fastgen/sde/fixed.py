@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from fastgen.common.transforms import outside_transforms
 from fastgen.kernels import Noise
 from fastgen.kernels.stochastic_combine.contract import MONOMIALS
 from fastgen.kernels.stochastic_combine.operator import bind_stochastic, stochastic_combine
+from fastgen.sde.compiled import Fields
 from fastgen.sde.equation import Equation
 from fastgen.sde.recipe import STATE, Combine, FieldCall, MatrixProduct, StepRecipe
 from fastgen.sde.sources import Draws, Source
@@ -69,8 +71,12 @@ def solve_fixed(
     y0: Tensor,
     differentiable: bool,
     backend: str | None,
+    compiled: bool = False,
 ) -> Tensor:
-    """States at the grid's times ``places``, [T, B, ...]; see `fastgen.sdeint`."""
+    """States at the grid's times ``places``, [T, B, ...]; see `fastgen.sdeint`.
+
+    compiled: f and g as compiled code, of a solve that is not differentiable.
+    """
     times, steps = StepTimes(grid, equation), len(grid) - 1
     noise = _drawn(recipe, source, equation, steps)
     state = y0 if differentiable else y0.detach().clone(memory_format=torch.contiguous_format)
@@ -87,10 +93,20 @@ def solve_fixed(
     outputs = [y0] if differentiable else [state.clone()]
     wanted = iter([*places[1:], -1])  # -1: no step is left whose state is wanted
     next_place = next(wanted)
+    fields = Fields(equation, recipe) if compiled else None
+    lines = recipe.lines if fields is None else fields.parts
     for n in range(steps):
         z = source.units(n, units) if units else []
-        for i in recipe.lines:
-            if isinstance(i, FieldCall):
+        for i in lines:
+            if isinstance(i, list):
+                assert fields is not None
+                fields(
+                    i,
+                    partial(times.node, n),
+                    values,
+                    lambda call, t: evaluate(equation, call, recipe, t, values),
+                )
+            elif isinstance(i, FieldCall):
                 t = times.node(n, i.c)
                 values[i.register] = evaluate(equation, i, recipe, t, values)
             elif isinstance(i, MatrixProduct):

@@ -14,10 +14,12 @@ from fastgen.common.checks import check_choice, check_number, known_arguments
 from fastgen.common.derivatives import outside_inference_mode
 from fastgen.common.padding import Padding
 from fastgen.common.transforms import batched, check_not_batched, transforming
+from fastgen.common.typed import check_argument
 from fastgen.noise.brownian_path import BrownianPath
 from fastgen.noise.keys import id_tensor, seed_tensor
 from fastgen.sde import methods
 from fastgen.sde.adaptive import Adaptive, Stepper, solve_adaptive
+from fastgen.sde.compiled import check_compile
 from fastgen.sde.equation import Equation, check_finite, parameters_of, times_of
 from fastgen.sde.fixed import solve_fixed
 from fastgen.sde.methods import NOISE_TYPES, SDE_TYPES
@@ -61,6 +63,7 @@ def sdeint(
     mask: Tensor | None = None,
     on_failure: str = "raise",
     backend: str | None = None,
+    compile: bool = False,
 ) -> Tensor:
     """Solve dy = f(t, y) dt + g(t, y) dW, y(t_0) = y0, and return y at all times t: [T, B, ...].
 
@@ -115,6 +118,10 @@ def sdeint(
             broadcasts to it. Padding is 0, stays 0 and does not count in errors.
         on_failure: "raise" where a sample is not finite, or "return" it as it is.
         backend: "auto", "reference", "cpp" or "triton"; None reads FASTGEN_BACKEND.
+        compile: for fixed steps without gradients evaluate f and g as code of `torch.compile`, one
+            graph of those that nothing stands between, for any number of samples. It is compiled
+            in the first solve, and again for other functions, dtypes or shapes of a sample; what f
+            and g depend on is looked at once in a solve. They must do nothing but compute.
 
     Returns:
         The states, [T, B, ...]; the first is y0.
@@ -136,6 +143,7 @@ def sdeint(
     check_choice("sde_type", sde_type, SDE_TYPES)
     check_choice("gradient", gradient, GRADIENTS)
     check_choice("on_failure", on_failure, FAILURES)
+    check_argument("compile", compile, bool)
     control = _control(adaptive, steps, dt, rtol, atol)
     if noise is None:
         noise = "draws" if control is None else "brownian"
@@ -174,6 +182,9 @@ def sdeint(
     if chosen.formula is not None:
         direction = 1.0 if times[-1] > times[0] else -1.0
         recipe = recipe_of(chosen.formula, noise_type, sde_type, direction, equation.matrix)
+    if compile:
+        masked, varying = mask is not None, control is not None
+        check_compile(recipe, chosen.name, varying, masked, needed, forward)
     if control is not None:
         if recipe is None:
             raise ValueError(f"adaptive=True: takes a method of one state, not {chosen.name!r}")
@@ -195,7 +206,8 @@ def sdeint(
         else:
             with torch.set_grad_enabled(needed):
                 recorded = needed or forward
-                result = solve_fixed(equation, recipe, source, grid, places, y0, recorded, backend)
+                run = equation, recipe, source, grid, places, y0, recorded, backend
+                result = solve_fixed(*run, compile)
     if gradient == "none":
         result = result.detach()
     if on_failure == "raise" and not batched(result):

@@ -330,7 +330,7 @@ def sdeint():
         "method": "milstein", "noise_type": "diagonal", "sde_type": "ito", "steps": 4,
         "dt": None, "adaptive": False, "seed": 1,
         "sample_ids": [0, 1, 2], "noise": None, "gradient": "through",
-        "on_failure": "raise", "backend": None,
+        "on_failure": "raise", "backend": None, "compile": False,
     }  # fmt: skip
 
 

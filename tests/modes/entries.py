@@ -335,6 +335,11 @@ def odeint_dopri5(x):
     return fastgen.odeint(field, x, [0.0, 0.5, 1.0])[-1]
 
 
+@entry(records=True, slow=True)
+def odeint_compiled(x):
+    return fastgen.odeint(field, x, [0.0, 0.5, 1.0], compile=True)[-1]
+
+
 @entry(records=True)
 def odeint_rk4(x):
     return fastgen.odeint(field, x, [0.0, 1.0], method="rk4", step_size=0.25)[-1]
@@ -348,6 +353,13 @@ def odeint_adjoint(x):
 @entry(records=True)
 def sdeint_euler(x):
     return fastgen.sdeint(field, lambda t, y: 0.1 * y, x, [0.0, 1.0], steps=4, seed=3)[-1]
+
+
+@entry(slow=True)
+def sdeint_compiled(x):
+    diffusion = lambda t, y: 0.1 * y  # noqa: E731
+    options = {"steps": 4, "seed": 3, "method": "euler_maruyama", "gradient": "none"}
+    return fastgen.sdeint(field, diffusion, x, [0.0, 1.0], compile=True, **options)[-1]
 
 
 @entry(records=True)

@@ -54,6 +54,12 @@ _listed(
     "under forward-mode derivatives or torch.func|no memory of its own",
 )
 _listed("sinkhorn_divergence", ("vmap", "functionalize"), ValueError, "no memory of its own")
+_listed(
+    "odeint_compiled sdeint_compiled",
+    TRANSFORMS,
+    ValueError,
+    "compile=True: not for forward-mode derivatives and torch.func",
+)
 _listed("odeint_adjoint", TRANSFORMS, ValueError, r"serves backward\(\) alone")
 # Step sizes and pairs are chosen from numbers, which an axis of vmap hides.
 _listed(
@@ -90,7 +96,7 @@ _listed("diffusers_euler diffusers_ddpm diffusers_unipc", ("default_device",),
 _listed(
     "sample_dopri5 log_likelihood log_likelihood_hutchinson odeint_dopri5 odeint_adjoint "
     "sdeint_euler sdeint_milstein coupling_exact coupling_sinkhorn sinkhorn_divergence wasserstein "
-    "torchdiffeq_odeint torchsde_sdeint generated",
+    "torchdiffeq_odeint torchsde_sdeint generated odeint_compiled sdeint_compiled",
     ("wrapper_subclass",),
     ValueError,
     "memory of its own",
@@ -105,7 +111,7 @@ _listed(
 # Integrators keep the state's dtype, in which these have too few digits for error control.
 _listed(
     "odeint_dopri5 odeint_rk4 odeint_adjoint sdeint_euler sdeint_milstein torchdiffeq_odeint "
-    "torchsde_sdeint",
+    "torchsde_sdeint odeint_compiled sdeint_compiled",
     ("float16", "bfloat16"),
     TypeError,
     "expected float32 or float64",
