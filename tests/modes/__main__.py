@@ -17,7 +17,7 @@ and derivatives agree with differences. **refused**: an error says why, and what
   (`torch.autograd.forward_ad`), `func_jvp`, `func_grad`, `vmap`, `functionalize` (`torch.func`),
   `autocast`, and within `torch.device` or `torch.set_default_device` of another device than the
   tensors' (`default_device`). Under `torch.compile` (with graph breaks) they are run by the slow
-  tests alone.
+  tests alone, and so is what compiles by itself.
 * What the state is: `subclass`, `wrapper_subclass` (a tensor that wraps another, as DTensor does),
   `negative_view`, `strided` (not contiguous), `float64`, `float16`, `bfloat16`, `no_rows` (an empty
   batch), `one_row`.
