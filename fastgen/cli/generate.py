@@ -85,10 +85,14 @@ def run(arguments: argparse.Namespace) -> None:
 
         place = Place.found()
         sampler, sizes, options = made(arguments, place.local)
-        found = generate(
-            sampler, sizes, out=arguments.out, place=place, progress=True, **options,
-            against=arguments.against, real=_real(arguments.real), verify=arguments.verify,
-        )  # fmt: skip
+        real = _real(arguments.real)
+        try:
+            found = generate(
+                sampler, sizes, out=arguments.out, place=place, progress=True, **options,
+                against=arguments.against, real=real, verify=arguments.verify,
+            )  # fmt: skip
+        except RuntimeError as error:
+            raise ValueError(f"the network failed at --shape {list(sizes)}: {error}") from error
     if place is not None and place.rank:
         return
     if arguments.join is not None:

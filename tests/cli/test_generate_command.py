@@ -148,6 +148,10 @@ class TestRefusals:
         assert message in run(LINE + line)
         assert not (tmp_path / "a").exists()
 
+    def test_a_shape_of_another_network(self, run):
+        error = run(f"{LINE} --count 4 --out a --labels 0 --shape 3,4,4")
+        assert "the network failed at --shape [3, 4, 4]: mat1 and mat2" in error
+
     def test_without_ray(self, run, monkeypatch):
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         assert "pip install 'fastgen-torch[ray]'" in run(f"{LINE} --count 5 --out a --ray 2")

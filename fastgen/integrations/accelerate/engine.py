@@ -109,13 +109,14 @@ class Accelerated(Engine):
         if called is self._settled:
             return
         self._settled = called
-        if self.processes < 3 or not isinstance(called, DistributedDataParallel):
+        inner = getattr(called, "_orig_mod", called)  # beneath torch.compile
+        if self.processes < 3 or not isinstance(inner, DistributedDataParallel):
             return
-        buffers = [(buffer, buffer.clone()) for buffer in called.buffers()]
+        buffers = [(buffer, buffer.clone()) for buffer in inner.buffers()]
         with self.autocast():
             loss = called(*batch)
         self.accelerator.backward(loss)
-        called.zero_grad()
+        inner.zero_grad()
         for buffer, before in buffers:
             buffer.copy_(before)
 
