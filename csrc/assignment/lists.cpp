@@ -71,7 +71,7 @@ void Solver::build(int64_t row, int thread) {
 int64_t Solver::list_from_row(int64_t row, int thread, int32_t* columns, int32_t* list_costs) {
   Scratch& scratch = scratch_[thread];
   int32_t *reduced = scratch.reduced.data(), *near = scratch.near.data();
-  const int32_t* costs = rows_.row(row, scratch.costs.data());
+  const int32_t* costs = whole_row(row, thread);
   int32_t highest = kernels_.reduce(costs, price_, padded_, groups_, reduced);
   int64_t count = kernels_.collect(reduced, padded_, highest, near);
   if (count >= LOOSE * listed_) {

@@ -48,7 +48,7 @@ void Solver::augment(int32_t root) {
     while (copy->owner != leaves) ++copy;
     copy->owner = leaves = i;
     match_[i] = j;
-    match_cost_[i] = whole_ ? rows_.row(i, scratch_[0].costs.data())[j] : parent_cost_[j];
+    match_cost_[i] = whole_ ? whole_row(i, 0)[j] : parent_cost_[j];
     if (i == root) return;
     j = next;
   }
@@ -56,7 +56,7 @@ void Solver::augment(int32_t root) {
 
 // Dijkstra over whole rows.
 Nearest Solver::search_rows(int32_t root) {
-  const int32_t* costs = rows_.row(root, scratch_[0].costs.data());
+  const int32_t* costs = whole_row(root, 0);
   const int32_t offset = kernels_.best_two(costs, price_, padded_).first;
   work(padded_);
   return search_rows_from(relax_row({root, 0, offset, false}));
@@ -78,8 +78,9 @@ Nearest Solver::search_rows_from(Nearest near) {
 
 Nearest Solver::relax_row(const Branch& branch) {
   work(padded_);
-  return kernels_.relax(rows_.row(branch.row, scratch_[0].costs.data()), price_, padded_,
-                        branch.offset, branch.base, branch.row, dist_.data(), parent_.data());
+  look_at(1);
+  return kernels_.relax(whole_row(branch.row, 0), price_, padded_, branch.offset, branch.base,
+                        branch.row, dist_.data(), parent_.data());
 }
 
 // Dijkstra over lists. What a list leaves out is looked at only if the search gets as far as the
@@ -115,8 +116,9 @@ Nearest Solver::search_lists(int32_t root) {
     if (bound < end.dist) push(beyond_, bound, index);
   };
   const auto scan_row = [&](const Branch& branch) {
+    look_at(1);
     int32_t *reduced = scratch_[0].reduced.data(), *near = scratch_[0].near.data();
-    const int32_t* costs = rows_.row(branch.row, scratch_[0].costs.data());
+    const int32_t* costs = whole_row(branch.row, 0);
     kernels_.reduce(costs, price_, padded_, groups_, reduced);
     // Nothing at end.dist or beyond is of use.
     const int32_t useful =

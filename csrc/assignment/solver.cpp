@@ -28,6 +28,9 @@ constexpr int64_t FEW = 4;
 constexpr int32_t FACTOR = 6;
 constexpr int64_t QUIET = 3, LONG_JUMP = 8;
 
+// So few costs (64 MiB) are kept at once where lists are made of them; more once so many times as
+// many rows have been looked at as there are, which takes them that lists do not last.
+constexpr int64_t FEW_KEPT = int64_t{1} << 24, KEPT_AFTER = 4;
 // More costs than this (1 GiB) are computed anew rather than kept.
 constexpr int64_t MOST_KEPT = int64_t{1} << 28;
 
@@ -46,8 +49,7 @@ Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, const int32
       columns_(columns),
       padded_(padded(columns)),
       lists_(columns >= rows.lists_from()),
-      kept_(keep(rows)),
-      rows_(kept_ ? *kept_ : rows),
+      rows_(rows),
       listed_(rows.boxes() ? MOST_LISTED : MOST_LISTED / 2),
       groups_(rows.boxes()           ? 32
               : padded_ >= WIDE_FROM ? 16
@@ -61,6 +63,7 @@ Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, const int32
   for (int64_t j = 0; j < columns; ++j) begin_[j + 1] = begin_[j] + (copies ? copies[j] : 1);
   copies_.resize(begin_[columns]);
   for (Scratch& scratch : scratch_) scratch.costs.resize(padded_);
+  if (!lists_ || (rows.costly() && row_count * padded_ <= FEW_KEPT)) keep();
   parent_.resize(padded_);
   parent_cost_.resize(padded_);
   if (!lists_) return;
@@ -78,19 +81,25 @@ Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, const int32
   box_prices_.resize(rows.boxes()->boxes.stride);
 }
 
-// A copy of rows that will be looked at again and again, or null.
-std::unique_ptr<const Rows> Solver::keep(const Rows& rows) const {
-  if ((lists_ && !rows.costly()) || row_count_ * padded_ > MOST_KEPT) return nullptr;
+// A copy of rows that will be looked at again and again.
+void Solver::keep() {
+  if (kept_ || row_count_ * padded_ > MOST_KEPT) return;
   auto kept = std::make_unique<KeptRows>(row_count_, padded_);
   each_row(team_, control_, thread_, row_count_, padded_,
-           [&](int64_t i, int) { rows.row(i, kept->at(i)); });
-  return kept;
+           [&](int64_t i, int) { rows_.row(i, kept->at(i)); });
+  kept_ = std::move(kept);
+}
+
+// That so many rows are looked at. Lists, where they last, leave few to look at twice.
+void Solver::look_at(int64_t rows) {
+  looked_at_ += rows;
+  if (looked_at_ > KEPT_AFTER * row_count_ && rows_.costly()) keep();
 }
 
 std::vector<int32_t> Solver::lowest_costs() {
   std::vector<int32_t> lowest(padded_, INT_MAX);
   for (int64_t i = 0; i < row_count_; ++i) {
-    kernels_.lower(rows_.row(i, scratch_[0].costs.data()), 0, padded_, lowest.data());
+    kernels_.lower(whole_row(i, 0), 0, padded_, lowest.data());
     work(padded_);
   }
   return lowest;
@@ -155,7 +164,7 @@ void Solver::release(int32_t epsilon) {
         lowest = std::min(listed(i).first, list_bounds_[i]);
       } else {
         work(padded_);
-        lowest = kernels_.best_two(rows_.row(i, scratch_[0].costs.data()), price_, padded_).first;
+        lowest = kernels_.best_two(whole_row(i, 0), price_, padded_).first;
       }
       if (match_cost_[i] - price_[match_[i]] - lowest <= epsilon) continue;
       match_[i] = -1;
@@ -216,8 +225,7 @@ bool Solver::phase(int32_t epsilon, int64_t most_bids) {
       queue_[tail >= row_count_ ? tail - row_count_ : tail] = previous;
     }
     if (++bids_ % row_count_) continue;
-    by_rows_ = !rows_.boxes() &&
-               static_cast<double>(stale_bids_) > MOST_STALE * static_cast<double>(row_count_);
+    by_rows_ = static_cast<double>(stale_bids_) > MOST_STALE * static_cast<double>(row_count_);
     stale_bids_ = 0;
   }
   return true;
@@ -249,14 +257,15 @@ bool Solver::stale(int64_t row, const Best& best, int32_t slack) const {
 Best Solver::best(int64_t row, int32_t slack) {
   if (!lists_) {
     work(padded_);
-    return kernels_.best_two(rows_.row(row, scratch_[0].costs.data()), price_, padded_);
+    return kernels_.best_two(whole_row(row, 0), price_, padded_);
   }
   Best found = listed(row);
   if (stale(row, found, slack)) {
     ++stale_bids_;
     if (by_rows_) {
       work(padded_);
-      return kernels_.best_two(rows_.row(row, scratch_[0].costs.data()), price_, padded_);
+      look_at(1);
+      return kernels_.best_two(whole_row(row, 0), price_, padded_);
     }
     build_ahead(row, slack);
     found = listed(row);
@@ -283,6 +292,7 @@ void Solver::build_ahead(int64_t row, int32_t slack) {
     for (int64_t k = begin; k < end; ++k) build(stale_[k], thread);
   });
   work(count * padded_);
+  if (!rows_.boxes()) look_at(count);
 }
 
 }  // namespace fastgen::assignment

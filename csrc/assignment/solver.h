@@ -75,7 +75,11 @@ class Solver {
   const std::vector<int32_t>& matches() const { return match_; }  // column of each row
 
  private:
-  std::unique_ptr<const Rows> keep(const Rows& rows) const;
+  void keep();
+  void look_at(int64_t rows);
+  const int32_t* whole_row(int64_t i, int thread) {
+    return kept_ ? kept_->row(i, nullptr) : rows_.row(i, scratch_[thread].costs.data());
+  }
   std::vector<int32_t> lowest_costs();
   void rebase();
   bool phase(int32_t epsilon, int64_t most_bids);
@@ -108,8 +112,9 @@ class Solver {
   const int thread_;
   const int64_t row_count_, columns_, padded_;
   const bool lists_;
-  const std::unique_ptr<const Rows> kept_;
   const Rows& rows_;
+  std::unique_ptr<const Rows> kept_;
+  int64_t looked_at_ = 0;
   // Capacity of a row's list of near columns, and from how many groups those are.
   const int64_t listed_;
   const int groups_;

@@ -10,7 +10,6 @@ from torch import Tensor
 
 import fastgen._C as _C
 from fastgen.kernels.assignment.contract import (
-    POINTS_UP_TO,
     TOLERANCE,
     Matching,
     NotFiniteError,
@@ -31,6 +30,11 @@ PARALLEL_FROM = 1 << 20
 # a microsecond or more. None is for `solve`: of more than 2^20 costs, or n > m, or not contiguous
 # float32 or float64 on the CPU, or without a pairing.
 solve_given = _C.assign_given
+# Up to so many dimensions the costs of points are computed when they are needed: as fast as their
+# product, which is solved once more in float64 where rounding takes too much of it. In more of them
+# that is done where the product was of no use, instead of that one, or would take more memory.
+POINTS_UP_TO, POINTS_AGAIN_UP_TO = 16, 64
+MOST_MULTIPLIED = 1 << 28
 # A product in float64 is not the way to costs of which rounding takes more than this part.
 LOST = 1e-9
 # Clouds are multiplied as they are if no more than this part of |x|^2 is that of their mean: to
@@ -50,13 +54,19 @@ def solve(problem: Problem, options: Options) -> Matching:
     x0, x1 = problem.x0, problem.x1
     assert x0 is not None
     assert x1 is not None
-    if x0.shape[2] <= POINTS_UP_TO:
+    _, n, m = problem.sizes
+    dims = x0.shape[2]
+    again = dims <= POINTS_AGAIN_UP_TO
+    if dims <= POINTS_UP_TO or (again and n * m > MOST_MULTIPLIED):
         check_finite(problem)
         return _by_points(problem, options)
     if x0.dtype == torch.float32 and not problem.root:
         found, good = _by_product(problem, options, x0, x1)
         if good:
             return found
+        if again:
+            check_finite(problem)
+            return _by_points(problem, options)
     found, good = _by_product(problem, options, x0.double(), x1.double())
     return found if good else _by_points(problem, options)
 
