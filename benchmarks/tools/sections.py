@@ -213,9 +213,8 @@ In many dimensions the product x0 @ x1.T alone is a bound of the way from two ba
 takes {alone}.
 
 Entropic transport until the marginals are within 1e-3, everything counted. POT and OTT-JAX check
-every tenth sweep only, so that they end nearer; OTT-JAX has the boldest momentum that converges.
-geomloss cannot be told a tolerance; the finest of its annealings that were tried ends further away.
-Errors reached: {reached}. (Clouds of 512 points are in the file.)
+every tenth sweep only and end nearer; OTT-JAX has the boldest momentum that converges, geomloss,
+which takes no tolerance, the finest annealing that was tried. Errors reached: {reached}.
 
 {markdown(*side_by_side(large_clouds, "part of the mean cost"))}"""
 
