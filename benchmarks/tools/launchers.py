@@ -144,7 +144,7 @@ def calls(rows: int = 4, elements: int = 8192) -> dict[str, Callable[[], object]
     recipe, quantiles = torch.zeros(2, 3, 5).double(), torch.linspace(0, 1, 9).double()
     clock = Clock(quantiles, Sampling.STRATIFIED)
     times = torch.tensor([0.5]).double()
-    points, bias = torch.zeros(rows, 5), torch.zeros(rows).double()
+    points, bias = torch.zeros(rows, 8), torch.zeros(rows).double()
 
     def steps(elements: int) -> tuple[TritonOperations, Tensor]:
         y = torch.zeros(rows, elements)

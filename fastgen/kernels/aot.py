@@ -26,7 +26,7 @@ from triton.backends.compiler import GPUTarget
 
 from fastgen.kernels.aot_variants import F64, VARIANTS, Variant
 from fastgen.kernels.triton_support.geometry import THREADS, Geometry
-from fastgen.kernels.triton_support.launch import ALIGNMENT, OPTIONS
+from fastgen.kernels.triton_support.launch import ALIGNMENT
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
@@ -78,7 +78,7 @@ def judge(variant: Variant, target: str) -> Verdict:
     """Compile a variant for a target and read the result."""
     gpu = TARGETS[target]
     source, g = variant.source(target)
-    options = OPTIONS | {"num_warps": variant.threads // gpu.warp_size}
+    options = variant.options(target, gpu.warp_size)
     verdict = Verdict(variant, target, promised=promised(variant, g))
     try:
         compiled = triton.compile(source, target=gpu, options=options)
@@ -99,8 +99,9 @@ def judge(variant: Variant, target: str) -> Verdict:
         }[name]
         if getattr(verdict, name) and not allowed:
             verdict.faults.append(f"{name} {getattr(verdict, name)}")
-    if verdict.registers > variant.ceiling:
-        verdict.faults.append(f"more than {variant.ceiling} registers")
+    ceiling = variant.ceiling * gpu.warp_size // 32  # where waves are twice as wide, so are files
+    if verdict.registers > ceiling:
+        verdict.faults.append(f"more than {ceiling} registers")
     if verdict.wide < verdict.promised:
         verdict.faults.append("accesses narrower than 128 bits")
     return verdict

@@ -7,6 +7,7 @@ compiled is what would run.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ from fastgen.kernels.runge_kutta.triton_kernels import (
 from fastgen.kernels.stochastic_combine import triton as stochastic_combine
 from fastgen.kernels.stochastic_combine.triton_kernels import stochastic_kernel
 from fastgen.kernels.triton_support.geometry import THREADS, Geometry, geometry
-from fastgen.kernels.triton_support.launch import ALIGNMENT
+from fastgen.kernels.triton_support.launch import ALIGNMENT, OPTIONS
 
 F32, F64, BF16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
 POINTERS = {F32: "*fp32", F64: "*fp64", BF16: "*bf16", F16: "*fp16"}
@@ -68,12 +69,15 @@ class Variant:
     soft: bool = False  # what is known has weights
     tree: bool = False  # the Brownian tree, [times * rows, elements]
     area: bool = False  # the tree with areas
-    ceiling: int = 64  # registers of a thread; 64 let 1024 threads run on a multiprocessor
+    ceiling: int = 64  # registers of a thread, by which 1024 run on a multiprocessor; AMD has twice
     stack: int = 0  # bytes that may be kept there, each 4 of them by one access
     library: bool = False  # calls of exp and log, or divisions, in float64: these hold fused steps
     given: tuple[torch.dtype, ...] | None = None  # of `stochastic_combine`: the noises it is given
     tensor_cores: bool = False
-    threads: int = THREADS
+
+    def options(self, target: str, wave: int) -> dict[str, Any]:
+        """What the compiler is told for a target whose threads go `wave` at a time."""
+        return OPTIONS | {"num_warps": THREADS // wave}
 
     def source(self, target: str = "sm_90") -> tuple[ASTSource, Geometry]:
         """The kernel's source with all constants, and its geometry."""
@@ -174,6 +178,8 @@ def _source(kernel: Any, signature: list[Any], constants: tuple[Any, ...]) -> AS
 
 
 STEP = (F32, F32, BF16)  # state, history, network output
+TREE = partial(Variant, inputs=(), outputs=(F64,), tree=True, ceiling=128)
+AREAS = partial(TREE, area=True, library=True)
 VARIANTS = [
     Variant("scale", (F32,), (F32,), WHOLE),
     Variant("3 fp32", (F32,) * 3, (F32,), WHOLE),
@@ -222,27 +228,12 @@ VARIANTS = [
     Training("bridge, points", (F32, F32), (F32, F32), POINTS, 1, False, False, True),
     Training("bridge, rows given", (F32, F32), (F32, F32, F32), noises=1, sampling=-1),
     Training("bridge fp64, odd", (F64, F64), (F64, F64), ODD, noises=1),
-    Variant("brownian", (), (F64,), tree=True, ceiling=128),
-    Variant("brownian, one row", (), (F64,), WHOLE, tree=True, ceiling=128),
-    Variant(
-        "brownian, points, by row", (), (F64,), POINTS, 0, False, True, True, tree=True, ceiling=128
-    ),
-    Variant("brownian, odd", (), (F64,), ODD, 0, False, True, True, tree=True, ceiling=128),
-    Variant("areas", (), (F64,), tree=True, area=True, ceiling=128, library=True),
-    Variant(
-        "areas, points, by row",
-        (),
-        (F64,),
-        POINTS,
-        0,
-        False,
-        True,
-        True,
-        tree=True,
-        area=True,
-        ceiling=168,
-        library=True,
-    ),
+    TREE("brownian"),
+    TREE("brownian, one row", shape=WHOLE),
+    TREE("brownian, points, by row", shape=POINTS, by_row=True, seed_per_row=True),
+    TREE("brownian, odd", shape=ODD, by_row=True, seed_per_row=True),
+    AREAS("areas"),
+    AREAS("areas, points, by row", shape=POINTS, by_row=True, seed_per_row=True, ceiling=168),
 ]
 
 
@@ -325,14 +316,23 @@ class PairwiseVariant(Variant):
     """
 
     want: int = LOG_SUM
-    dims: int = 64
-    ceiling: int = 255
+    rows: int = 1024
+    features: int = 64
+    ceiling: int = pairwise.REGISTERS
+    stack: int = 72  # ptxas keeps a few addresses there for sm_80 and sm_100
     tensor_cores: bool = True
-    threads: int = pairwise.THREADS
+
+    def cut(self, target: str) -> pairwise.Cut:
+        """How such a call is cut for a target."""
+        return pairwise.cut(self.want, self.rows, self.features, target.startswith("gfx"))
+
+    def options(self, target: str, wave: int) -> dict[str, Any]:
+        """What the compiler is told for a target whose threads go `wave` at a time."""
+        return self.cut(target).options(wave)
 
     def source(self, target: str = "sm_90") -> tuple[ASTSource, Geometry]:
         """The kernel's source with all constants; no accesses are promised to be wide."""
-        pairs = pairwise.constants(self.want, self.dims, self.dims, target.startswith("gfx"))
+        pairs = self.cut(target).constants()
         tensors = ["*fp32"] * 5 + ["*i64"] * 2 + ["*fp64", "*fp32", "*i64"]
         constants = (self.want, self.seed_per_row, *pairs)
         source = _source(pairs_kernel, [*tensors, *["i64"] * 6], constants)
@@ -340,13 +340,13 @@ class PairwiseVariant(Variant):
 
 
 VARIANTS += [
-    PairwiseVariant("pairs, sum, 2-D", (F32,), (), want=LOG_SUM, dims=2),
     PairwiseVariant("pairs, sum", (F32,), (), want=LOG_SUM),
+    PairwiseVariant("pairs, sum, many", (F32,), (), want=LOG_SUM, rows=pairwise.MANY),
     PairwiseVariant("pairs, mean", (F32,), (), want=MEAN),
-    PairwiseVariant("pairs, mean, 3-D", (F32,), (), want=MEAN, dims=3),
+    PairwiseVariant("pairs, mean, points", (F32,), (), want=MEAN, features=2),
     PairwiseVariant("pairs, best", (F32,), (), want=BEST),
-    # AMD has 512 registers for a thread.
-    PairwiseVariant("pairs, sample", (F32,), (), want=SAMPLE, seed_per_row=True, ceiling=288),
+    PairwiseVariant("pairs, best, many", (F32,), (), want=BEST, rows=pairwise.MANY),
+    PairwiseVariant("pairs, sample", (F32,), (), want=SAMPLE, seed_per_row=True),
 ]
 
 

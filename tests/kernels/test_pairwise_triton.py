@@ -16,11 +16,26 @@ with defining_kernels():
 
 pytestmark = MARKS
 
-SHAPES = [(1, 1, 1, 1), (40, 300, 5, 17), (33, 513, 70, 70), (5, 256, 16, 3), (70, 300, 8, 36)]
+SHAPES = [
+    (1, 1, 1, 1),
+    (40, 300, 5, 17),
+    (33, 513, 70, 70),
+    (5, 256, 16, 3),
+    (70, 300, 8, 36),
+    (3, 40, 3, 65),
+]
+
+
+@pytest.fixture(params=[False, True], ids=["one", "twice"])
+def twice(request, monkeypatch):
+    """Whether programs take twice as many rows."""
+    if request.param:
+        monkeypatch.setattr(triton, "MANY", 1)
+    return request.param
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_triton_is_the_reference(shape, poisoned_memory):
+def test_triton_is_the_reference(shape, twice, poisoned_memory):
     rows, columns, dims, features = shape
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(rows, dims, generator=g), torch.randn(columns, dims, generator=g)
@@ -56,6 +71,18 @@ def test_columns_without_weight_are_never_drawn():
     keys = Keys(torch.tensor([1], device=DEVICE), torch.arange(32, device=DEVICE), 0)
     column = triton.sample(x, y, bias, 1.0, keys)[1]
     assert set(column.tolist()) == {3, 290}
+
+
+def test_a_row_does_not_know_how_many_there_are(monkeypatch):
+    """Sums and columns of a row have the same bits, however many rows a program takes."""
+    g = torch.Generator().manual_seed(2)
+    x, y = torch.randn(70, 6, generator=g), torch.randn(530, 6, generator=g)
+    x, y, bias = x.to(DEVICE), y.to(DEVICE), torch.randn(530, generator=g).double().to(DEVICE)
+    given = triton.log_sum(x, y, bias, 0.7), *triton.best(x, y, bias, 0.7)
+    monkeypatch.setattr(triton, "MANY", 1)
+    assert triton.cut(triton.BEST, 70, 0, False).twice
+    found = triton.log_sum(x, y, bias, 0.7), *triton.best(x, y, bias, 0.7)
+    assert all(torch.equal(a, b) for a, b in zip(given, found, strict=True))
 
 
 def test_equal_scores_go_to_the_lowest_column():

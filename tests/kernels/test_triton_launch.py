@@ -205,11 +205,12 @@ def test_gate_closes():
     script = """
 from dataclasses import replace
 from fastgen.kernels import aot
+from fastgen.kernels.triton_support.launch import OPTIONS
 
 variant = aot.VARIANTS[1]
 assert aot.judge(variant, "sm_90").faults == []
 assert "registers" in aot.judge(replace(variant, ceiling=8), "sm_90").faults[0]
-aot.OPTIONS["enable_fp_fusion"] = True
+OPTIONS["enable_fp_fusion"] = True
 assert any(f.startswith("fused") for f in aot.judge(variant, "sm_90").faults)
 assert any(f.startswith("fused") for f in aot.judge(variant, "gfx942").faults)
 """
