@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastgen.kernels.gram import reference
-from tests.support.triton_device import DEVICE, INTERPRETED, MARKS, defining_kernels
+from tests.support.triton_device import DEVICE, MARKS, ON_CPU, defining_kernels
 
 pytest.importorskip("triton")
 with defining_kernels():
@@ -16,7 +16,7 @@ pytestmark = MARKS
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-@settings(max_examples=15 if INTERPRETED else 200)
+@settings(max_examples=15 if ON_CPU else 200)
 @given(
     rows=st.integers(0, 3),
     elements=st.one_of(st.integers(0, 20), st.sampled_from([1024, 2500])),

@@ -76,6 +76,45 @@ def _nan(a, b):
     return np.isnan(a) | np.isnan(b)
 
 
+def _propagating(choose):
+    return lambda a, b: np.where(_nan(a, b), a.dtype.type("nan"), choose(a, b))
+
+
+def widened(a):
+    """bfloat16 numbers, given as bits, as float32."""
+    return (a.astype("u4") << np.uint32(16)).view("f4")
+
+
+def _without_arithmetic(kind, form):
+    """Comparisons, signs and choices of a kind; `form` makes such a function one of its values."""
+    two = kind, kind
+    for relation, compare in COMPARED.items():
+        ordered = compare
+        if relation == "ne":
+            ordered = lambda a, b: (a != b) & ~_nan(a, b)  # noqa: E731
+        _add(f"setp.{relation}.{kind}", two, form(ordered))
+        unordered = lambda a, b, compare=compare: compare(a, b) | _nan(a, b)  # noqa: E731
+        _add(f"setp.{relation}u.{kind}", two, form(unordered))
+    _add(f"setp.num.{kind}", two, form(lambda a, b: ~_nan(a, b)))
+    _add(f"setp.nan.{kind}", two, form(_nan))
+    _add(f"neg.{kind}", (kind,), form(np.negative))
+    _add(f"abs.{kind}", (kind,), form(np.abs))
+    for name, choose in (("min", _least), ("max", _greatest)):
+        _add(f"{name}.{kind}", two, form(choose))
+        if kind != "f64":
+            _add(f"{name}.NaN.{kind}", two, form(_propagating(choose)))
+
+
+def _on_bfloat16(function):
+    """Exact functions: what they give of bfloat16 numbers is one, or a predicate."""
+
+    def result(*values):
+        found = function(*(widened(a) for a in values))
+        return found if found.dtype == bool else to_bfloat16(found)
+
+    return result
+
+
 for kind in ("f32", "f64"):
     two = kind, kind
     _add(f"add.rn.{kind}", two, np.add)
@@ -85,29 +124,9 @@ for kind in ("f32", "f64"):
     _add(f"sqrt.rn.{kind}", (kind,), np.sqrt)
     _add(f"rcp.rn.{kind}", (kind,), lambda a: a.dtype.type(1) / a)
     _add(f"fma.rn.{kind}", (kind,) * 3, fused)
-    _add(f"neg.{kind}", (kind,), np.negative)
-    _add(f"abs.{kind}", (kind,), np.abs)
-    _add(f"min.{kind}", two, _least)
-    _add(f"max.{kind}", two, _greatest)
-    for relation, compare in COMPARED.items():
-        ordered = compare
-        if relation == "ne":
-            ordered = lambda a, b: (a != b) & ~_nan(a, b)  # noqa: E731
-        _add(f"setp.{relation}.{kind}", two, ordered)
-        unordered = lambda a, b, compare=compare: compare(a, b) | _nan(a, b)  # noqa: E731
-        _add(f"setp.{relation}u.{kind}", two, unordered)
-    _add(f"setp.num.{kind}", two, lambda a, b: ~_nan(a, b))
-    _add(f"setp.nan.{kind}", two, _nan)
-_add(
-    "min.NaN.f32",
-    ("f32", "f32"),
-    lambda a, b: np.where(_nan(a, b), np.float32("nan"), _least(a, b)),
-)
-_add(
-    "max.NaN.f32",
-    ("f32", "f32"),
-    lambda a, b: np.where(_nan(a, b), np.float32("nan"), _greatest(a, b)),
-)
+for kind in ("f16", "f32", "f64"):
+    _without_arithmetic(kind, lambda function: function)
+_without_arithmetic("bf16", _on_bfloat16)
 _add("abs.ftz.f32", ("f32",), _flushed(np.abs))
 _add("fma.rn.ftz.f32", ("f32",) * 3, _flushed(fused))
 _add("div.full.f32", ("f32", "f32"), np.divide)
@@ -165,8 +184,8 @@ def _as(dtype):
     return lambda a: a.astype(dtype)
 
 
-_add("cvt.f32.bf16", ("bf16",), lambda a: (a.astype("u4") << np.uint32(16)).view("f4"))
-_add("cvt.f64.bf16", ("bf16",), lambda a: (a.astype("u4") << np.uint32(16)).view("f4").astype("f8"))
+_add("cvt.f32.bf16", ("bf16",), widened)
+_add("cvt.f64.bf16", ("bf16",), lambda a: widened(a).astype("f8"))
 _add("cvt.f32.f16", ("f16",), _as("f4"))
 _add("cvt.f64.f16", ("f16",), _as("f8"))
 _add("cvt.f64.f32", ("f32",), _as("f8"))

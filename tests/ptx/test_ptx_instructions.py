@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from tests.ptx import models
+from tests.ptx import floats, models
 from tests.ptx.floats import FLOATS
 from tests.ptx.integers import INTEGERS
 from tests.ptx.kernels import run
@@ -111,7 +111,7 @@ def tf32_bits(x):
 def model(name):
     """(kind of the result, function of Python numbers) for an instruction without memory."""
     first, *middle, kind = name.split(".")
-    real = kind in ("f32", "f64")
+    real = kind in ("f16", "bf16", "f32", "f64")
     if first == "setp":
         relation = middle[0]
         if relation in ("num", "nan"):
@@ -210,6 +210,9 @@ def equal(found, wanted, kind):
     """Bits of a result against a model's number; any NaN is as good as another."""
     if kind == "pred":
         return bool(found) == bool(wanted)
+    if kind == "bf16":  # the upper half of a float32
+        found, wanted = floats.widened(found), np.array(wanted, "f4")
+        kind = "f32"
     number = found.view(DTYPES[kind])
     if kind[0] == "f":
         wanted = np.array(wanted, DTYPES[kind])

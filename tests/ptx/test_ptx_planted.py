@@ -1,5 +1,7 @@
 """Faults that are planted in the project's launches are seen by the emulator, or by its results."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -11,7 +13,9 @@ if not EMULATED:
 from fastgen.kernels.combine import reference
 from fastgen.kernels.combine import triton as kernels
 from fastgen.kernels.normals.triton_kernels import normals_kernel
+from fastgen.kernels.triton_support import launch
 from fastgen.kernels.triton_support.launch import OPTIONS, Launch
+from tests.kernels import test_combine_triton
 from tests.ptx import driver
 from tests.ptx.memory import AccessError
 from tests.ptx.program import PtxError
@@ -101,6 +105,26 @@ def test_wrong_order_of_parameters(stage, monkeypatch):
     assert not torch.equal(found, wanted)
 
 
+class TooMany(Launch):
+    """A row more than there is."""
+
+    __slots__ = ()
+
+    def __init__(self, kernel, programs, kinds, tensors, scalars, constants):
+        scalars = scalars[0] + 1, *scalars[1:]
+        super().__init__(kernel, programs + 1, kinds, tensors, scalars, constants)
+
+
+class Careless(Launch):
+    """Takes every address for one of 16 bytes."""
+
+    __slots__ = ()
+
+    def __init__(self, kernel, programs, kinds, tensors, scalars, constants):
+        super().__init__(kernel, programs, kinds, tensors, scalars, constants)
+        self._misaligned, self._aligned = 0, True
+
+
 class Stale(Launch):
     """Holds a copy of the table, as it was when the launch was described."""
 
@@ -122,3 +146,33 @@ def test_stale_coefficient(stage, kind, monkeypatch):
     bound([y])
     now = reference.combine([x, y], table, [torch.float32])[0]
     assert torch.equal(out, now) == (kind is Launch)
+
+
+PLANTS = {
+    "nothing": (Launch, None),
+    "a misaligned access": (Careless, AccessError),
+    "an access out of bounds": (TooMany, AccessError),
+    "parameters in a wrong order": (Swapped, (AccessError, AssertionError)),
+    "a stale coefficient": (Stale, AssertionError),
+}
+
+
+@pytest.mark.parametrize("plant", PLANTS)
+def test_the_own_tests_of_a_kernel_catch(plant, monkeypatch):
+    """Not only the tests here, which look for a fault that they know."""
+    kind, error = PLANTS[plant]
+    test_combine_triton.test_misaligned_tensors()  # leaves a kernel for aligned tensors
+    monkeypatch.setattr(kernels, "Launch", kind)
+    if kind is Careless:  # calls on given tensors look at addresses themselves
+        monkeypatch.setattr(kernels, "ALIGNMENT", 1)
+    caught = pytest.raises(error) if error else nullcontext()
+    with caught:
+        test_combine_triton.test_bound_reads_buffers_when_called()
+        test_combine_triton.test_misaligned_tensors()
+
+
+def test_the_own_tests_of_a_kernel_catch_fused_steps(monkeypatch):
+    monkeypatch.setitem(OPTIONS, "enable_fp_fusion", True)
+    monkeypatch.setattr(launch, "_compiled", {})
+    with pytest.raises(PtxError, match="combine_kernel"):
+        test_combine_triton.test_bound_reads_buffers_when_called()
