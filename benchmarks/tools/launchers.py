@@ -52,8 +52,9 @@ class Launches:
 
     Attributes:
         watched: whether launches are kept.
-        kept: (kernel, grid and stream, parameters given, parameters received, whether the tensors
-            were given as plain addresses) of each.
+        driver: Triton's, which says what the current device and its stream are.
+        kept: (kernel, where, parameters given, parameters received, whether the tensors were given
+            as plain addresses) of each; where: grid, threads, stream, current device.
     """
 
     def __init__(self) -> None:
@@ -84,7 +85,7 @@ class Launches:
                 count.value = len(given)
                 super().__call__(*arguments)
                 count.value = 0
-                where = (*shape[:4], stream.value)
+                where = (*shape[:4], stream.value, outer.driver.get_current_device())
                 short = not any(isinstance(x, Tensor) for x in _leaves(arguments[9:]))
                 outer.kept.append((self._name, where, given, list(received[: len(given)]), short))
 
@@ -103,7 +104,8 @@ class Launches:
                 return torch.device("cpu")
 
         CUDABackend.make_cubin = lambda self, ptx, *_: ptx.encode()
-        driver.set_active(Driver())
+        self.driver = Driver()
+        driver.set_active(self.driver)
 
 
 def _leaves(values: Any) -> Iterator[Any]:

@@ -60,3 +60,83 @@ def run(script, folder):
 
 def test_every_kernel_gets_its_parameters(tmp_path):
     assert run(SCRIPT, tmp_path) == KERNELS
+
+
+# Tensors that say they are on the second device, in memory of the CPU.
+OTHER_DEVICE = """
+from contextlib import contextmanager
+import torch
+from torch.overrides import TorchFunctionMode
+from benchmarks.tools.launchers import STREAM, Launches, calls
+
+FAR = torch.device("cuda", 1)
+now = 0
+
+
+@contextmanager
+def device(wanted):
+    global now
+    before, now = now, FAR.index if wanted == FAR else now
+    yield
+    now = before
+
+
+class InMemory(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        place = lambda x: torch.device("cpu") if x == FAR else x
+        given = {k: place(x) if k == "device" else x for k, x in (kwargs or {}).items()}
+        return function(*[place(x) if isinstance(x, torch.device) else x for x in args], **given)
+
+
+torch.Tensor.device, torch.Tensor.is_cuda = property(lambda x: FAR), True
+torch.Tensor.pin_memory = lambda x: x
+torch.cuda.device = device
+launches = Launches()
+launches.driver.get_current_device = lambda: now
+launches.driver.get_current_stream = lambda device: STREAM + device
+"""
+EVERY_KERNEL = """
+seen = set()
+with InMemory():
+    for name, call in calls().items():
+        for current, stream, short in ((0, 0, 0), (0, 0, 0), (1, 0, 1), (1, 10, 1), (0, 10, 0)):
+            now = current
+            launches.driver.get_current_stream = lambda device: STREAM + stream + device
+            launches.kept.clear()
+            call()
+            assert now == current, name
+            for kernel, where, given, received, addresses in launches.kept:
+                assert where[4:] == (STREAM + stream + 1, 1), (name, kernel, where)
+                assert given == received
+                assert addresses == bool(short), (name, kernel, current)
+                seen.add(kernel)
+print(*sorted(seen))
+"""
+ASSIGNMENT = """
+from types import SimpleNamespace
+from fastgen.kernels.assignment import cuda
+from fastgen.kernels.assignment.contract import Options, Problem
+
+asked = []
+found = SimpleNamespace(
+    launch=lambda name, blocks, threads, shared, stream, arguments, cooperative: asked.append(
+        (now, stream)
+    )
+)
+torch.cuda.current_stream = lambda device: SimpleNamespace(cuda_stream=STREAM + device.index)
+with InMemory():
+    x = torch.randn(1, 8, 2)
+    problem = Problem(x, x, None, False, FAR)
+    cuda.solve_with(problem, Options(), cuda.Runtime(found, 132, 200_000))
+assert asked == [(1, STREAM + 1)] and now == 0, (asked, now)
+print("ok")
+"""
+
+
+def test_every_kernel_runs_where_its_tensors_are(tmp_path):
+    """Whatever device is the current one, and on the stream that is current on theirs."""
+    assert run(OTHER_DEVICE + EVERY_KERNEL, tmp_path) == KERNELS
+
+
+def test_the_assignment_runs_where_its_tensors_are(tmp_path):
+    assert run(OTHER_DEVICE + ASSIGNMENT, tmp_path) == "ok"
