@@ -22,6 +22,11 @@ def gives_channels_last(net: Any) -> bool:
     return isinstance(net, nn.Module) and any(in_channels_last(p) for p in net.parameters())
 
 
+def with_channels_last(x: Tensor) -> Tensor:
+    """The same numbers with channels last in memory; what is no image or video as it is."""
+    return x.contiguous(memory_format=FORMATS[x.ndim]) if x.ndim in FORMATS else x
+
+
 def channels_behind(x: Tensor) -> Tensor:
     """[B, C, ...] as [B, ..., C], on the same memory."""
     return x.movedim(1, -1)

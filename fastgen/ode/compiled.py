@@ -47,7 +47,7 @@ class _Evaluation:
     ) -> None:
         self._field, self._eager, self._buffers = field, eager, buffers
         self.slope = torch.empty_like(buffers[1])
-        self._value = self.slope.view(like.shape) if field.state.single else self.slope
+        self._value = self.slope.view(like.shape) if field.state.direct else self.slope
         self._call: Call | None = None
 
     def __call__(self, time: Tensor, tree: Any) -> Tensor:

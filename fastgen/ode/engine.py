@@ -158,14 +158,14 @@ def _run_fused(field: Field, solve: FusedSolve, watch: bool) -> tuple[int, int]:
             times.copy_(w.control[Control.TIME, :rows])
         # Buffers are bound once: they are views on the same memory until rows are left out.
         f, t, y = solve.bound(field, times, stage)
-        shape = y.shape if field.state.single else stage.shape
+        shape = y.shape if field.state.direct else stage.shape
         ops.expect(shape)
         slope = _watched(f, t, y) if watch else f(t, y)
         watch = False
         while True:
             code = advance(slope)
             if code == -1:  # a slope of another dtype or layout than C++ reads
-                fixed = field.checked(slope, stage) if field.state.single else slope
+                fixed = field.checked(slope, stage) if field.state.direct else slope
                 code = advance(readable(fixed.to(w.y.dtype), "f").reshape(shape))
             done += 1
             if code == 0 and field.compiled and (compiled := field.kernels(f)) is not None:
@@ -208,7 +208,7 @@ def _run(
         # The first value is enough: whether f depends on what needs gradients shows in it.
         found = _watched(call) if watch and not calls else call()
         calls += 1
-        return field.checked(found, w.stage[:rows]) if field.state.single else found
+        return field.checked(found, w.stage[:rows]) if field.state.direct else found
 
     def attempt() -> None:
         """A step whose first stage's input is there; leaves that of the next step."""

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from fastgen.common.checks import as_numbers, check_dense, check_real_device
 from fastgen.common.compiled_kernels import Kernels
+from fastgen.common.layouts import in_channels_last
 from fastgen.common.memory import OwnMemory, why_no_memory
 from fastgen.common.padding import Padding
 from fastgen.common.unwritten import unwritten, unwritten_calls
@@ -28,8 +29,10 @@ class StateLayout:
     """How a state of tensors is laid out in rows [R, N].
 
     With per-sample steps row r holds sample r of every tensor, with joint steps the one row holds
-    all. segment_ends: where each tensor's part of a row ends. live: int64 [R, G], how many elements
-    of each part are not padding; None where there is none.
+    all. Images that lie in memory with their channels last lie so in rows too, and f is given them
+    so. segment_ends: where each tensor's part of a row ends. direct: the state is one tensor and
+    rows are its samples as they stand, so that f may work on them as on its state. live: int64
+    [R, G], how many elements of each part are not padding; None where there is none.
 
     Raises:
         TypeError: for a state without tensors, or with others than float32 or float64.
@@ -57,6 +60,9 @@ class StateLayout:
                     f"{[tuple(x.shape) for x in leaves]}; use step='joint' for one step size"
                 )
         self.shapes = [leaf.shape if joint else leaf.shape[1:] for leaf in leaves]
+        # The axis of the channels, counted from the end, where they lie last.
+        self._channels = [1 - x.ndim if in_channels_last(x) else None for x in leaves]
+        self.direct = self.single and self._channels == [None]
         self.sizes = [shape.numel() for shape in self.shapes]
         ends = list(itertools.accumulate(self.sizes))
         self.segment_ends = torch.tensor(ends, dtype=torch.int64, device="cpu")
@@ -68,18 +74,27 @@ class StateLayout:
         """A state as [R, N]; with ``lead`` one with these axes before a sample's, [*lead, N]."""
         leaves = self.leaves if value is None else pytree.tree_leaves(value)
         lead = (self.rows,) if lead is None else lead
-        parts = [x.reshape((*lead, n)) for x, n in zip(leaves, self.sizes, strict=True)]
+        parts = [
+            (x if axis is None else x.movedim(axis, -1)).reshape((*lead, n))
+            for x, axis, n in zip(leaves, self._channels, self.sizes, strict=True)
+        ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def tree(self, rows: Tensor) -> Any:
         """[*lead, R, N] as the user's state, with the leading axes in front."""
         lead = rows.shape[:-2] if self.joint else rows.shape[:-1]
         flat = rows.squeeze(-2) if self.joint else rows
-        if self.single:
+        if self.direct:
             return flat.reshape((*lead, *self.shapes[0]))
         parts = torch.split(flat, self.sizes, -1)
-        leaves = [x.reshape((*lead, *s)) for x, s in zip(parts, self.shapes, strict=True)]
-        return pytree.tree_unflatten(leaves, self.spec)
+        leaves = []
+        for x, axis, shape in zip(parts, self._channels, self.shapes, strict=True):
+            if axis is None:
+                leaves.append(x.reshape((*lead, *shape)))
+            else:
+                lying = (*shape[:axis], *shape[axis + 1 :], shape[axis])
+                leaves.append(x.reshape((*lead, *lying)).movedim(-1, axis))
+        return leaves[0] if self.single else pytree.tree_unflatten(leaves, self.spec)
 
 
 class Field:
@@ -121,8 +136,10 @@ class Field:
         state = self.state
         time, tree = t[0] if state.joint else t, state.tree(y)
         f = unwritten_calls("f", self._at(rows), tree)
-        if state.single:
+        if state.direct:
             return f, time, tree
+        if state.single:
+            return lambda time, tree: self.checked(f(time, tree), y), time, tree
         lead = (y.shape[0],)
         # A tuple of tensors is taken apart at once: pytree takes as long as a small network.
         expected = [(*lead, *shape) for shape in state.shapes]

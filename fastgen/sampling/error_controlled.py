@@ -15,6 +15,7 @@ from torch import Tensor
 import fastgen.timesteps as grids
 from fastgen.common.checks import check_choice, check_floating, check_number
 from fastgen.common.errors import nearest
+from fastgen.common.layouts import gives_channels_last, in_channels_last, with_channels_last
 from fastgen.common.modes import unrecorded
 from fastgen.common.transforms import functional, transforming, unwrapped
 from fastgen.common.typed import check_argument
@@ -210,6 +211,8 @@ def sample_batch(
     mask = options.get("mask")
     x, _, _ = initial_state(model, shape_or_x, *keys, dtype, start, data=data, mask=mask)
     unwrapped(x, f"sample(solver={solver!r})")
+    if solver != DPM and (in_channels_last(shape_or_x) or gives_channels_last(model.net)):
+        x = with_channels_last(x)
     recorded = differentiable or functional()
     own_steps = trajectory and times is None
     if own_steps and recorded:
