@@ -13,9 +13,10 @@ import pytest
 
 from tests.ptx import floats, models
 from tests.ptx.floats import FLOATS
+from tests.ptx.instructions import PACKED
 from tests.ptx.integers import INTEGERS
 from tests.ptx.kernels import run
-from tests.ptx.values import DTYPES, bits_of
+from tests.ptx.values import DTYPES, bits_of, unsigned
 
 LANES = 64
 RELATIONS = {
@@ -276,3 +277,34 @@ def run_one(name, inputs, kinds, result):
     run(code, [*memory, out], threads=LANES)
     size = max(bits_of(result), 8) // 8
     return out.view(f"u{size}")[:: 8 // size]
+
+
+@pytest.mark.parametrize("name", sorted(PACKED))
+def test_packed_instructions_are_two(name):
+    """Each on both halves of 32 bits, the lower first."""
+    whole = name[:-2]
+    kinds, _ = FLOATS[whole]
+    chance = random.Random(name)
+    halves = [[values(kind, chance) for kind in kinds] for _ in range(2)]
+    code, count = ["mov.u32 %r1, %tid.x;", "mul.wide.u32 %rd1, %r1, 4;"], len(kinds)
+    memory = []
+    for i, kind in enumerate(kinds):
+        low, high = (unsigned(packed(half[i], kind)).astype("u4") for half in halves)
+        memory.append(low | high << np.uint32(16))
+        code += [f"ld.param.b64 %rd2, [p{i}];", "add.s64 %rd3, %rd2, %rd1;"]
+        code += [f"ld.global.b32 %r{i + 10}, [%rd3];"]
+    result, definition = model(whole)
+    target = "%p1|%p2" if result == "pred" else "%r20"
+    code.append(f"{name} {target}, {', '.join(f'%r{i + 10}' for i in range(count))};")
+    if result == "pred":
+        code += ["selp.b32 %r3, 1, 0, %p1;", "selp.b32 %r4, 65536, 0, %p2;"]
+        code += ["or.b32 %r20, %r3, %r4;"]
+    code += [f"ld.param.b64 %rd2, [p{count}];", "add.s64 %rd3, %rd2, %rd1;"]
+    out = np.zeros(LANES, "u4")
+    run([*code, "st.global.b32 [%rd3], %r20;"], [*memory, out], threads=LANES)
+    for half, found in zip(
+        halves, (out.astype("u2"), (out >> np.uint32(16)).astype("u2")), strict=True
+    ):
+        for lane, arguments in enumerate(zip(*half, strict=True)):
+            wanted = definition(*arguments)
+            assert equal(found[lane : lane + 1][0], wanted, result), (arguments, wanted)
