@@ -84,6 +84,7 @@ def device(wanted):
 class InMemory(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         place = lambda x: torch.device("cpu") if x == FAR else x
+        function = torch.zeros if function is torch.empty else function  # nothing is computed
         given = {k: place(x) if k == "device" else x for k, x in (kwargs or {}).items()}
         return function(*[place(x) if isinstance(x, torch.device) else x for x in args], **given)
 
