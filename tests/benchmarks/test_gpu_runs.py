@@ -1,5 +1,6 @@
 """What `benchmarks/gpu.sh` leaves to its next call."""
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import benchmarks.gpu.__main__ as gpu
 from benchmarks.gpu.bench import Bench
 from benchmarks.tools.harness import Provider
 from benchmarks.tools.rows import read
+from tests.support import without_hypothesis
 from tests.support.assignments import shortest_paths
 
 
@@ -117,3 +119,17 @@ def test_passed_tests_are_left_out(tmp_path):
     assert code == 0
     assert "1 passed, 1 deselected" in shown
     assert run()[0] == 5  # nothing is left
+
+
+def test_without_hypothesis_torch_is_whole(monkeypatch):
+    """torch._dynamo asks which modules there are; a stand-in without a specification broke it."""
+    before = {name: module for name, module in sys.modules.items() if "hypothesis" in name}
+    for name in before:
+        monkeypatch.delitem(sys.modules, name)
+    without_hypothesis.install()
+    try:
+        assert importlib.util.find_spec("hypothesis").loader is None
+    finally:
+        for name in ("hypothesis", "hypothesis.strategies"):
+            sys.modules.pop(name)
+        sys.modules.update(before)

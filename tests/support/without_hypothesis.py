@@ -2,6 +2,7 @@
 
 import sys
 import types
+from importlib.machinery import ModuleSpec
 
 import pytest
 
@@ -25,6 +26,8 @@ def install():
     """Put the stand-in where `import hypothesis` finds it."""
     module = types.ModuleType("hypothesis")
     strategies = types.ModuleType("hypothesis.strategies")
+    for made in (module, strategies):  # torch._dynamo looks whether there is such a module
+        made.__spec__ = ModuleSpec(made.__name__, None)
     module.strategies, module.Phase, anything = strategies, Anything(), Anything()
     module.given = lambda *_, **__: pytest.mark.skip(reason="hypothesis is not installed")
     module.settings = lambda *_, **__: lambda test: test
