@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shard", type=int, default=1000, help="samples in a file (1000)")
-    parser.add_argument("--batch", type=int, help="states in a call of the network (64)")
+    parser.add_argument("--batch", type=int, help="states in a call of the network (64 at most)")
     parser.add_argument("--format", choices=FORMATS, default="npz")
     parser.add_argument("--dtype", choices=DTYPES, help="uint8 for pictures, otherwise float32")
     parser.add_argument("--limits", type=limits, default=(-1.0, 1.0), help="black,white (-1,1)")
@@ -64,8 +64,10 @@ def run(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--join {arguments.join}: expected a name that ends in .npz")
     if arguments.count < 1:
         raise ValueError(f"--count {arguments.count}: expected at least 1")
-    batch = min(64, arguments.shard) if arguments.batch is None else arguments.batch
-    arguments.batch = batch
+    if arguments.batch is None:
+        from fastgen.generation.run import usual_batch
+
+        arguments.batch = usual_batch(max(1, arguments.shard))
     if arguments.ray is not None:
         if importlib.util.find_spec("ray") is None:
             raise ValueError("--ray: Ray is needed: pip install 'fastgen-torch[ray]'")

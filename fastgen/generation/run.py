@@ -41,7 +41,7 @@ from fastgen.generation.world import Place, shards
 from fastgen.generation.writer import Writer
 from fastgen.sampling.sampler import Sampler
 
-BATCH = 64  # states in a call, unless it is said
+BATCH = 64  # states in a call at most, unless it is said
 
 
 @untransformed(BACKWARD)
@@ -94,7 +94,9 @@ def generate(
         seed: of the noise.
         shard: samples in a file. In memory are two shards of a process, one that is drawn and
             the one before, which a thread writes, and the latter's bytes as the format has them.
-        batch: states in a call of the network; the default is 64, or the shard's size.
+        batch: states in a call of the network, of which a shard's last call throws some away
+            unless they divide it. The default is 64 or a little less, so that next to none are
+            thrown away: 63 for shards of 1000.
         format: "npz" (as ADM's evaluator reads), "safetensors", "webdataset" (tar), "png" (a
             folder of pictures) or "zarr" (one array for all).
         dtype: of what is stored, "uint8", "float16", "float32" or "float64"; the default is uint8
@@ -183,7 +185,12 @@ def made_task(
         raise ValueError(f"count={count}: there are 2^48 sample ids")
     check_choice("format", format, FORMATS)
     state = tuple(check_sizes("shape", shape, "the shape of one state, (3, 32, 32) say"))
-    size = check_whole("batch", min(BATCH, shard) if batch is None else batch, 1)
+    size = check_whole("batch", usual_batch(shard) if batch is None else batch, 1)
+    if size > shard:
+        raise ValueError(
+            f"batch={batch}: a shard has {shard} samples, so that every call would draw "
+            f"{size - shard} states for nothing; give shard={size} or more"
+        )
     low, high = check_pair("limits", limits)
     if not low < high:
         raise ValueError(f"limits={limits!r}: expected low < high")
@@ -202,6 +209,11 @@ def made_task(
     layout = Layout(stored, dtype, count, shard, given is not None)
     parts = (given, label_name, net_kwargs, decode, (low, high), features)
     return Task(sampler, state, seed, size, *parts, layout)
+
+
+def usual_batch(shard: int) -> int:
+    """The states of a call that fill a shard in as few calls of at most 64 as there can be."""
+    return -(-shard // -(-shard // BATCH))
 
 
 def begun(task: Task, out: str | Path, format: str) -> tuple[Folder, dict[str, Any]]:

@@ -14,6 +14,7 @@ import torch
 import fastgen
 from fastgen.generation import Features, Generated, Place
 from fastgen.generation.progress import Progress, clock
+from fastgen.generation.run import usual_batch
 from fastgen.generation.task import stored_as
 from tests.generation import sets
 
@@ -248,6 +249,7 @@ class TestArguments:
             ({"count": 0}, "count=0"),
             ({"shard": 0}, "shard=0"),
             ({"batch": 0}, "batch=0"),
+            ({"batch": 24}, "would draw 4 states for nothing; give shard=24 or more"),
             ({"seed": -1}, "seed=-1"),
             ({"format": "nzp"}, "did you mean 'npz'"),
             ({"dtype": "int8"}, "dtype='int8'"),
@@ -266,6 +268,16 @@ class TestArguments:
         with pytest.raises((ValueError, TypeError), match=message):
             sets.generate(tmp_path / "x", **change)
         assert not (tmp_path / "x").exists()
+
+    def test_the_usual_batch_throws_next_to_nothing_away(self, tmp_path):
+        batches = {1: 1, 20: 20, 64: 64, 65: 33, 1000: 63, 1024: 64, 100_000: 64}
+        assert {shard: usual_batch(shard) for shard in batches} == batches
+        for shard in range(1, 3000):
+            calls = -(-shard // usual_batch(shard))
+            assert calls == -(-shard // 64)
+            assert calls * usual_batch(shard) - shard < calls
+        found = sets.generate(tmp_path, batch=None, shard=100, count=100)
+        assert found.manifest["batch"] == 50
 
     def test_a_folder_of_something_else(self, tmp_path):
         (tmp_path / "manifest.json").write_text("{}")
