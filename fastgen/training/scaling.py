@@ -269,7 +269,7 @@ def _blocks(data: Any, most: int | None, block: int, on_corrupt: str) -> Iterabl
             yield Reader(data, on_corrupt).__getitems__(part.tolist()).data
             continue
         x = data[part.to(data.device)]
-        bad = ~x.isfinite().flatten(1).all(1)
+        bad = ~x.isfinite().reshape(len(x), -1).all(1)
         if bool(bad.any()):
             number = int(part[int(bad.nonzero()[0])])
             raise ValueError(f"data: NaN or infinity in sample {number}; leave such samples out")

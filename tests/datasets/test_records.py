@@ -145,7 +145,8 @@ def test_corrupt_samples_are_named_and_skipped_only_when_asked():
     assert sorted(data[:10, 0].tolist()) == [0, 0, 1, 2, 5, 5, 5, 6, 7, 8]
     assert torch.equal(data[:, 0].long(), labels), "labels are those of what took the place"
     assert set(feed.corrupt) == {3, 4, 9}
-    assert len(said) == 3, "each is told once"
+    told = [w for w in said if "is left out" in str(w.message)]  # others' warnings may come too
+    assert len(told) == 3, "each is told once"
     everything = Broken(dict.fromkeys(range(10), "nan"))
     with pytest.raises(ValueError, match="are all corrupt: NaN"):
         Feed(everything, None, settings, on_corrupt="skip")(0)
