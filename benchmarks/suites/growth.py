@@ -1,5 +1,7 @@
 """How the time of exact assignment grows with n: exponents, and jumps from size to size.
 
+Times are of the processor, on one thread: other work on the machine makes no jump of them.
+
 A row of metric "exponent" is the slope of log time over log n, by least squares from 1024 points
 on, of the doublings up to the one that took longer than a kind's share of patience. Its note names
 the jumps: doublings whose own exponent is above 3.
@@ -9,14 +11,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.problems.costs import matrix, points
-from benchmarks.tools.harness import seconds
 from benchmarks.tools.rows import Row, recorded, row, show_progress
 from fastgen.common.threads import threads
 from fastgen.couplings import Assignment, assign
@@ -38,6 +40,13 @@ LAST_MATRIX = 16384
 # Seconds: a size is the last if it takes as long; up to so many a size is measured again.
 PATIENCE, AGAIN = 3.0, 0.5
 STEEP = 3.0
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Of one call, of the processor."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
 
 
 def sizes(last: int) -> Iterator[int]:
