@@ -17,7 +17,7 @@ struct BoxedPoints {
 
 // Lists pay from so many columns on, of points in at most FLAT_DIMS dimensions later: many rows bid
 // for the same columns there, and lists end soon.
-constexpr int64_t LISTS_FROM = 448, FLAT_LISTS_FROM = 1200, FLAT_DIMS = 3;
+constexpr int64_t LISTS_FROM = 448, FLAT_LISTS_FROM = 2600, FLAT_DIMS = 3;
 
 // Rows of integer costs in [0, RANGE], PADDING_COST in padding. Rows after the last cost nothing.
 class Rows {
