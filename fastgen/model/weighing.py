@@ -52,6 +52,7 @@ def combinations(
     else:
         found = dispatch.find("gram", first.device)(tensors) if plain else gram(tensors)
         arrays = plain and rule.of_arrays and found.device.type == "cpu"
+        arrays = arrays and not torch.compiler.is_compiling()  # which makes tensors of arrays
         space = Space(found, arrays)
     basis = space.basis()
     n = len(outputs)

@@ -256,7 +256,7 @@ class WindowCalls:
                 if isinstance(symbol, Computed):
                     provided = calls.provide(symbol, self.found[k], state, work.dtype)
                     work[rows.given(k, place)] = provided
-        if known:
+        if before[0]:  # torch.compile fails on the range
             self._learn(known, before)
 
     def _learn(self, numbers: range, before: list[list[Tensor]]) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fastgen.common.compiling import uncompiled
 from fastgen.common.leaves import leaves_behind
 from fastgen.common.modes import unrecorded
 from fastgen.common.once import differentiable_once
@@ -52,6 +53,7 @@ def steps_of(plan: Plan, predicts: str) -> Reversible | Bidirectional:
     return reversible_steps(plan.solver, build, coupling, schedule, predicts)
 
 
+@uncompiled
 def small_plan(
     plan: Plan, predicts: str, drawn: int, s: float, t: float, record: Callable[..., Form]
 ) -> tuple[Plan, int]:
