@@ -17,6 +17,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from fastgen.common.compiling import uncompiled
+
 Call = Callable[[], Any]
 Traced = Callable[..., None]
 
@@ -95,6 +97,7 @@ class CompiledFunction:
         own = FunctionType(code, function.__globals__, function.__name__, function.__defaults__)
         self._compiled = torch.compile(own, backend=_backend, fullgraph=True)
 
+    @uncompiled  # within another torch.compile
     def bound(self, subject: Any, *tensors: Tensor | None) -> tuple[Call, bool]:
         """Call it once; return what calls it again on the same memory, and whether it was compiled.
 

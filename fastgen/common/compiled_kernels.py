@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fastgen.common.compiled_calls import CompiledCall
+from fastgen.common.compiling import uncompiled
 from fastgen.common.memory import storage_address
 
 # The most arguments that csrc/common/compiled.h passes.
@@ -50,6 +51,7 @@ class _Code(NamedTuple):
 _read: WeakKeyDictionary[types.FunctionType, _Code | None] = WeakKeyDictionary()
 
 
+@uncompiled
 def kernels_of(call: Callable[[], Any]) -> Kernels | None:
     """The kernels of a bound call; None where it does more, or is not on a CPU."""
     if not isinstance(call, CompiledCall):
