@@ -258,6 +258,16 @@ class Sampler:
         """
         return retracing_of(self.prepared)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies compile the network when they run: what torch made of it cannot be stored."""
+        compiled = self.prepared is not self._eager
+        return self.__dict__ | ({"prepared": None} if compiled else {})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        if self.prepared is None:
+            self.prepared = self._compiled_network()
+
     def _compiled_network(self) -> Prepared:
         options = self.guidance, self.transform, self.noise, self.dtype, self.backend
         return Prepared(self.model.compiled(), self.plan, *options)
