@@ -40,6 +40,11 @@ def check_unwritten(name: str, x: Tensor, before: int) -> None:
         )
 
 
+def _uncounted(x: Tensor) -> bool:
+    """Whether functions get copies: in inference mode, whatever mode the memory was made in."""
+    return x.is_inference() or torch.is_inference_mode_enabled()
+
+
 def unwritten(name: str, f: Callable[..., Any], t: Any, y: Any) -> Any:
     """f(t, y) for a tensor or a tree of them, which f must leave as it is.
 
@@ -54,14 +59,14 @@ def unwritten(name: str, f: Callable[..., Any], t: Any, y: Any) -> Any:
 
 def _unwritten(name: str, f: Callable[..., Any], t: Any, y: Any) -> Any:
     if isinstance(y, Tensor):
-        if y.is_inference():
+        if _uncounted(y):
             return f(t, y.clone())
         before = version(y)
         found = f(t, y)
         check_unwritten(name, y, before)
         return found
     leaves = pytree.tree_leaves(y)
-    if any(x.is_inference() for x in leaves):
+    if any(_uncounted(x) for x in leaves):
         return f(t, pytree.tree_map_only(Tensor, torch.clone, y))
     versions = [version(x) for x in leaves]
     found = f(t, y)
@@ -72,7 +77,7 @@ def _unwritten(name: str, f: Callable[..., Any], t: Any, y: Any) -> Any:
 
 def unwritten_calls(name: str, f: Callable[..., Any], y: Any) -> Callable[[Any, Any], Any]:
     """What calls `unwritten` with f and this very y, again and again: for a tensor in less time."""
-    if not isinstance(y, Tensor) or y.is_inference():
+    if not isinstance(y, Tensor) or _uncounted(y):
         return functools.partial(unwritten, name, f)
 
     def called(t: Any, y: Tensor) -> Any:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.ptx.floats import FLOATS
-from tests.ptx.instructions import INSTRUCTIONS
+from tests.ptx.instructions import INSTRUCTIONS, PACKED
 from tests.ptx.integers import INTEGERS
 from tests.ptx.kernels import run
 from tests.ptx.machine import constant
@@ -31,7 +31,7 @@ def test_all_instructions_have_tests():
         *ATOMICS,
     }
     assert tested == set(MOVEMENT)
-    assert set(INSTRUCTIONS) == {*MOVEMENT, *WARPS, *INTEGERS, *FLOATS}
+    assert set(INSTRUCTIONS) == {*MOVEMENT, *WARPS, *INTEGERS, *FLOATS, *PACKED}
 
 
 @pytest.mark.parametrize("name", sorted(ATOMICS))
