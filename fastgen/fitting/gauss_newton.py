@@ -17,8 +17,7 @@ damping grows.
 
 J is taken by differences of the run itself, so that any network will do, in the memory of its
 outputs. Moving row k leaves all before it as it is, and the last row asks the network nothing: for
-n rows a batch costs about n^3 / 6 evaluations for coefficients, and n^2 for times; of large samples
-a batch or two are enough for a step, in turn. A difference of
+n rows a batch costs about n^3 / 6 evaluations for coefficients, and n^2 for times. A difference of
 h in the scaled directions of `Moving` errs by h times the curvature and by rounding / h. Where
 steps fail because a network rounds more than its dtype says (autocast), wider ones are tried.
 """
@@ -45,14 +44,13 @@ from fastgen.fitting.whole_run import (
 )
 
 _WIDEST = 0.1  # difference: a tenth of what moves the state by 1
-_ENOUGH = 300  # numbers of the ends for each free one
 _TRIES = 8  # dampings in one iteration
 _LITTLE = 2e-3  # of what f' promises where errors vanish: two steps that gain less are the last
 _PART = 1 << 16  # elements of J that are in float64 at once
 
 
 class GaussNewton(Search):
-    """Steps from some of the training noise in turn, taken where all of it agrees."""
+    """All the training noise in each iteration."""
 
     every = 1
 
@@ -70,12 +68,11 @@ class GaussNewton(Search):
     @torch.no_grad()
     def advance(self) -> bool:
         """One step, or the end of them; False where the run is not finite."""
-        here, old = torch.cat([p.reshape(-1) for p in self.free]), self._squares()
-        gram, slope, unit = self.normal_equations(self._turn())
-        before = float(self.of.f(old).mean())
+        gram, slope, unit, before = self.normal_equations()
         if not (bool(torch.isfinite(gram).all()) and math.isfinite(before)):
             return False
         self.iteration += 1
+        here, old = torch.cat([p.reshape(-1) for p in self.free]), self._squares()
         scale = gram.diagonal().clamp(min=unit)
         for _ in range(_TRIES):
             step, _ = torch.linalg.solve_ex(gram + self.damping * scale.diag(), -slope)
@@ -91,27 +88,21 @@ class GaussNewton(Search):
         self.difference = min(8 * self.difference, _WIDEST)
         return True
 
-    def _turn(self) -> list[Batch]:
-        """The batches of this iteration: all, or, where numbers abound, the next few."""
-        each = self.train[0].targets[-1].numel()
-        count = min(-(-_ENOUGH * sum(p.numel() for p in self.free) // each), len(self.train))
-        first = self.iteration * count
-        return [self.train[(first + i) % len(self.train)] for i in range(count)]
-
     @torch.no_grad()
-    def normal_equations(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor, float]:
-        """G [p, p] and sum_i w_i J_i^T r_i [p] of the p free numbers, and sum_i w_i D."""
+    def normal_equations(self) -> tuple[Tensor, Tensor, float, float]:
+        """G [p, p], sum_i w_i J_i^T r_i [p] of the p free numbers, sum_i w_i D, and the loss."""
         values = self.moving.values()
         moved = list(self._other_times())
         size = sum(p.numel() for p in self.free)
         gram = torch.zeros(size, size, dtype=torch.float64, device="cpu")
         slope = torch.zeros(size, dtype=torch.float64, device="cpu")
-        unit = 0.0
-        for batch in batches:
+        losses, unit = [], 0.0
+        for batch in self.train:
             ends = self._ends(batch, values, moved)
             end = self.descent.compared(next(ends))
             wanted = self.descent.compared(batch.targets[-1])
             squares = row_squares(end, wanted)
+            losses.append(self.of.f(squares))
             # The columns J and, last, r, each times sqrt(w).
             unit += float(self.of.slope(squares).sum()) * end[0].numel()
             weights = self.of.slope(squares).sqrt()[:, None].to(end.dtype)
@@ -125,7 +116,7 @@ class GaussNewton(Search):
                 product = (exact @ exact.T).cpu()
                 gram += product[:-1, :-1]
                 slope += product[:-1, -1]
-        return gram, slope, unit
+        return gram, slope, unit, float(torch.cat(losses).mean())
 
     def _ends(self, batch: Batch, values: Values, moved: Sequence[Values]) -> Iterator[Tensor]:
         """The ends, and those with each of the free numbers moved by `difference`."""

@@ -151,8 +151,7 @@ def tune(
             network and takes longer, for a ``loss`` of yours and for ``relaxation``.
         iterations: of the optimiser; the default is 20 or 300, and 0 where the base draws noise. 0
             leaves the whole run out. One of Gauss-Newton asks the network about nfe^3 / 6 + nfe^2
-            times for each batch that it takes (one or two where samples are large), and needs the
-            memory of its outputs alone.
+            times for each batch of ``samples``, and needs the memory of its outputs alone.
         samples, held_out, batch: noises that are fitted to, noises that judge, and so many in one
             call of the network.
         seed: of the noise contract, far from the seeds that one draws with.
