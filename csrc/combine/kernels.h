@@ -58,7 +58,7 @@ class Stage {
   const Combine& op_;
   const int columns_, clipped_, first_noise_;  // the sources: inputs, clipped value, noises
   uint64_t used_ = 0;                          // bit i: some sum reads source i
-  uint32_t kept_ = 0;      // bit j: output j is an input that stays as it is
+  uint32_t kept_ = 0;                          // bit j: output j is an input that stays as it is
   uint32_t deferred_ = 0;  // bit j: a later output reads the input that output j overwrites
   uint32_t streamed_ = 0;  // bit j: output j is written past the caches
   Sum<Real> clip_sum_, sums_[MAX_OUTPUTS], known_sums_[MAX_OUTPUTS];
