@@ -125,6 +125,12 @@ class CompiledFunction:
         return CompiledCall(getattr(made, "current_callable", None) or made, arguments), new
 
 
+def code_of(subject: Any) -> CodeType | type[Any]:
+    """What two subjects share that compile alike: a function's code, or the class of a callable."""
+    subject = getattr(subject, "__func__", subject)
+    return subject.__code__ if isinstance(subject, FunctionType) else type(subject)
+
+
 def _dynamo_error() -> type[Exception]:
     from torch._dynamo.exc import TorchDynamoException
 
@@ -141,9 +147,7 @@ class CompiledFunctions:
 
     def of(self, subject: Any, variant: Hashable = None) -> CompiledFunction:
         """The compiled function for a subject, one for each variant."""
-        subject = getattr(subject, "__func__", subject)
-        plain = isinstance(subject, FunctionType)
-        key: CodeType | type = subject.__code__ if plain else type(subject)
+        key = code_of(subject)
         with self._lock:
             variants = self._made.setdefault(key, {})
             if variant not in variants:

@@ -9,11 +9,10 @@ v, J_i = d r_i / d v, and f in s, w_i = f'(s_i). The step d minimises
 with G = sum_i w_i J_i^T J_i, which is (G + damping M) d = -sum_i w_i J_i^T r_i (Levenberg 1944,
 Marquardt 1963). sum_i w_i D is the diagonal of what moves every end by 1: a direction in which the
 columns of a row hardly differ is damped like one that moves the state, as it does so once the
-columns have moved themselves. For "norm" and
-"log" f is concave, f(s) <= f(s_0) + f'(s_0) (s - s_0), so that a step which lowers the weighted
-squares lowers L (iteratively reweighted least squares); right-hand side and gradient of L agree up
-to a factor for any f. A step is taken only where L on all the training noise falls; otherwise the
-damping grows.
+columns have moved themselves. For "norm" and "log" f is concave:
+f(s) <= f(s_0) + f'(s_0) (s - s_0), so that a step which lowers the weighted squares lowers L
+(iteratively reweighted least squares); right-hand side and gradient of L agree up to a factor for
+any f. A step is taken only where L on all the training noise falls; otherwise the damping grows.
 
 J is taken by differences of the run itself, so that any network will do, in the memory of its
 outputs. Moving row k leaves all before it as it is, and the last row asks the network nothing: for
@@ -68,17 +67,19 @@ class GaussNewton(Search):
     @torch.no_grad()
     def advance(self) -> bool:
         """One step, or the end of them; False where the run is not finite."""
-        gram, slope, unit, before = self.normal_equations()
+        gram, slope, old = self.normal_equations()
+        weights, before = self.of.slope(old), float(self.of.f(old).mean())
         if not (bool(torch.isfinite(gram).all()) and math.isfinite(before)):
             return False
         self.iteration += 1
-        here, old = torch.cat([p.reshape(-1) for p in self.free]), self._squares()
-        scale = gram.diagonal().clamp(min=unit)
+        here = torch.cat([p.reshape(-1) for p in self.free])
+        elements = self.descent.compared(self.train[0].targets[-1])[0].numel()
+        scale = gram.diagonal().clamp(min=float(weights.sum()) * elements)
         for _ in range(_TRIES):
             step, _ = torch.linalg.solve_ex(gram + self.damping * scale.diag(), -slope)
             after = self._loss_at(here + step)
             if after < before:
-                little = before - after < _LITTLE * float((self.of.slope(old) * old).mean())
+                little = before - after < _LITTLE * float((weights * old).mean())
                 self.settled, self.little = little and self.little, little
                 self.damping = max(self.damping / 5, 1e-8)
                 return True
@@ -89,22 +90,21 @@ class GaussNewton(Search):
         return True
 
     @torch.no_grad()
-    def normal_equations(self) -> tuple[Tensor, Tensor, float, float]:
-        """G [p, p], sum_i w_i J_i^T r_i [p] of the p free numbers, sum_i w_i D, and the loss."""
+    def normal_equations(self) -> tuple[Tensor, Tensor, Tensor]:
+        """G [p, p], sum_i w_i J_i^T r_i [p] of the p free numbers, and s [samples]."""
         values = self.moving.values()
         moved = list(self._other_times())
         size = sum(p.numel() for p in self.free)
         gram = torch.zeros(size, size, dtype=torch.float64, device="cpu")
         slope = torch.zeros(size, dtype=torch.float64, device="cpu")
-        losses, unit = [], 0.0
+        found = []
         for batch in self.train:
             ends = self._ends(batch, values, moved)
             end = self.descent.compared(next(ends))
             wanted = self.descent.compared(batch.targets[-1])
             squares = row_squares(end, wanted)
-            losses.append(self.of.f(squares))
+            found.append(squares)
             # The columns J and, last, r, each times sqrt(w).
-            unit += float(self.of.slope(squares).sum()) * end[0].numel()
             weights = self.of.slope(squares).sqrt()[:, None].to(end.dtype)
             columns = [
                 (weights * (self.descent.compared(x) - end).flatten(1)).flatten() / self.difference
@@ -116,7 +116,7 @@ class GaussNewton(Search):
                 product = (exact @ exact.T).cpu()
                 gram += product[:-1, :-1]
                 slope += product[:-1, -1]
-        return gram, slope, unit, float(torch.cat(losses).mean())
+        return gram, slope, torch.cat(found)
 
     def _ends(self, batch: Batch, values: Values, moved: Sequence[Values]) -> Iterator[Tensor]:
         """The ends, and those with each of the free numbers moved by `difference`."""

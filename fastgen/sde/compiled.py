@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from fastgen.common.compiled_calls import Call, CompiledFunctions, CompileError
+from fastgen.common.compiled_calls import Call, CompiledFunctions, CompileError, code_of
 from fastgen.sde.equation import Equation
 from fastgen.sde.recipe import FieldCall, RecipeLine, StepRecipe
 
@@ -102,7 +101,7 @@ class Fields:
         f, g = self._equation.f, self._equation.g
         first, second = (f, g) if any(one.kind == "f" for one in part) else (g, None)
         kinds = tuple([x.dtype for x in tensors])
-        variant = places, kinds, None if second is None else _kind(second)
+        variant = places, kinds, None if second is None else code_of(second)
         try:
             made, _ = _compiled.of(first, variant).bound((f, g, places), *tensors)
         except CompileError as error:
@@ -111,11 +110,6 @@ class Fields:
                 "them with operations of torch alone, or leave compile out"
             ) from error
         return made
-
-
-def _kind(function: Any) -> CodeType | type[Any]:
-    function = getattr(function, "__func__", function)
-    return function.__code__ if isinstance(function, FunctionType) else type(function)
 
 
 def check_compile(

@@ -172,8 +172,9 @@ class Accelerated(Engine):
                 tracker.log_images({name: pixels[None]}, step=step, **options)
                 taken = True
             elif tracker.name == "mlflow":
-                import mlflow  # type: ignore[import-not-found]  # a run of its own does not take pictures, its client does
+                import mlflow  # type: ignore[import-not-found]
 
+                # A run does not take pictures, its client does.
                 run = tracker.tracker.info.run_id
                 mlflow.MlflowClient().log_image(run, pixels, f"{name}-{step:08d}.png")
                 taken = True
