@@ -316,6 +316,15 @@ def odeint():
 
 
 @target
+def odeint_prepared():
+    return fastgen.ode.compile_odeint, {
+        "f": field, "y0": states(), "t": [0.0, 1.0], "rtol": 1e-4, "atol": 1e-5,
+        "method": "dopri5", "step": "per_sample", "first_step": None, "max_step": None,
+        "max_steps": 1000, "controller": "pi",
+    }  # fmt: skip
+
+
+@target
 def odeint_fixed():
     return fastgen.odeint, {
         "f": field, "y0": states(), "t": torch.tensor([0.0, 1.0]), "method": "rk4",
