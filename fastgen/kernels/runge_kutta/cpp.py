@@ -61,11 +61,9 @@ class CppOperations(StepByStep):
 
     def begin(self, rtol: Tensor, atol: Tensor, first_step: Tensor) -> None:
         """See `FusedOperations.begin`."""
-        rows = self.w.y.shape[0]
-        given = [readable(x).expand(rows) for x in (rtol, atol, first_step)]
-        one = [x[:1] if x.stride(0) == 0 else x.contiguous() for x in given]
-        places = [(address(x), int(len(x) > 1)) for x in one]
-        self._numbers, self._held = (places[0], places[1], places[2]), one
+        held = [readable(x) for x in (rtol, atol, first_step)]
+        places = [(address(x), x.stride(0) if x.ndim else 0) for x in held]
+        self._numbers, self._held = (places[0], places[1], places[2]), held
         self.begin_again()
 
     def begin_again(self) -> None:
