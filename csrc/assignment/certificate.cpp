@@ -73,7 +73,7 @@ class KeptCosts : public Costs {
   const int64_t columns_;
 };
 
-constexpr int64_t MOST_KEPT = int64_t{1} << 27;  // numbers, 1 GiB
+constexpr int64_t MOST_NUMBERS = int64_t{1} << 27;  // 1 GiB
 
 // Whether no pair can cost less whatever the others are: of points if they are equal.
 template <class T>
@@ -112,7 +112,7 @@ template <class T, class Work>
 auto with_costs(const Problem& problem, Control& control, int thread, const Work& work) {
   if (problem.form == Form::matrix) return work(MatrixCosts<T>(problem));
   const PointCosts<T> costs(problem);
-  if (problem.rows * problem.columns > MOST_KEPT) return work(costs);
+  if (problem.rows * problem.columns > MOST_NUMBERS) return work(costs);
   return work(KeptCosts(costs, problem.rows, problem.columns, control, thread));
 }
 

@@ -57,11 +57,20 @@ void points_row(const Points& points, const float* row, bool root, int64_t colum
 
 void points_row_double(const Points& points, const double* row, bool root, int64_t columns,
                        double* out) {
-  for (int64_t j = 0; j < columns; ++j) out[j] = 0;
-  for (int64_t k = 0; k < points.dims; ++k) {
-    const double* column = points.columns_double + k * points.stride;
-    const double x = row[k];
-    for (int64_t j = 0; j < columns; ++j) out[j] += (x - column[j]) * (x - column[j]);
+  // So many at a time are kept in registers.
+  constexpr int64_t STRIP = 64;
+  for (int64_t begin = 0; begin < columns; begin += STRIP) {
+    const int64_t count = begin + STRIP < columns ? STRIP : columns - begin;
+    const double* column = points.columns_double + begin;
+    double sums[STRIP] = {};
+    for (int64_t k = 0; k < points.dims; ++k, column += points.stride) {
+      const double x = row[k];
+      if (count == STRIP)
+        for (int64_t j = 0; j < STRIP; ++j) sums[j] += (x - column[j]) * (x - column[j]);
+      else
+        for (int64_t j = 0; j < count; ++j) sums[j] += (x - column[j]) * (x - column[j]);
+    }
+    for (int64_t j = 0; j < count; ++j) out[begin + j] = sums[j];
   }
   if (root)
     for (int64_t j = 0; j < columns; ++j) out[j] = __builtin_sqrt(out[j]);

@@ -1,18 +1,14 @@
 #include "assignment/operation.h"
 
 #include <algorithm>
-#include <climits>
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <numeric>
 #include <stdexcept>
 
-#include "assignment/certificate.h"
 #include "assignment/matrix.h"
-#include "assignment/points.h"
+#include "assignment/rounds.h"
 #include "assignment/sample.h"
-#include "assignment/solver.h"
 
 namespace fastgen::assignment {
 namespace {
@@ -22,22 +18,15 @@ namespace {
 constexpr int64_t POINTS_FROM = 513, BOXED_DIMS = 8;
 // Rows are added up to so many costs at first, 256 MiB, and for a refinement.
 constexpr int64_t MOST_EXTENDED = int64_t{1} << 26, MOST_REFINED = int64_t{1} << 28;
-// First epsilon, of the range: from scratch, from a sample's or given prices, and a sample's last.
-constexpr double COLD = 0.05, SAMPLED = 2e-3, SAMPLE_ENDS = 5e-4;
-constexpr int MOST_ROUNDS = 4;
+constexpr int MOST_ROUNDS = 6;
 // Of a refinement, over the gap: no pair whose reduced cost exceeds the gap is part of an optimal
-// assignment, but bids need a second best.
-constexpr double FINE_RANGE = 64;
+// assignment, but bids need a second best. Most are far below it: less is tried where lists do not
+// tell, down to LEAST_RANGE.
+constexpr double FINE_RANGE = 64, LEAST_RANGE = 1.0 / 64;
 // No level differs from its cost by half as many levels. Of points in float32, in units in which
 // the range is RANGE and no coordinate exceeds its root, a difference is within 3 2^-24 of that
 // root, so that the square of one is within 56 levels.
 constexpr int32_t MATRIX_SLACK = 70, POINTS_SLACK = 128;
-// Between these, ranges have levels, and sums of costs fit.
-bool has_levels(double range) { return range > 1e-290 && range < 1e290; }
-// Levels are below RANGE by more than rounding.
-constexpr double LEVELS = RANGE * 0.999;
-
-using Prices = std::vector<int32_t>;
 
 bool lowest_and_highest(const Kernels& kernels, const float* row, int64_t columns, float* low,
                         float* high) {
@@ -48,107 +37,25 @@ bool lowest_and_highest(const Kernels& kernels, const double* row, int64_t colum
   return kernels.range_double(row, columns, low, high);
 }
 
-class Assignment {
- public:
-  Assignment(const Problem& problem, const Options& options, Team& team, Control& control,
-             int thread)
-      : problem_(problem),
-        options_(options),
-        team_(team),
-        control_(control),
-        thread_(thread),
-        kernels_(kernels<Kernels>()),
-        rows_(problem.rows),
-        columns_(problem.columns),
-        stride_(padded(problem.columns)),
-        total_(problem.copies
-                   ? std::accumulate(problem.copies, problem.copies + columns_, int64_t{0})
-                   : columns_),
-        match_(rows_),
-        u_(rows_),
-        matched_(rows_),
-        v_(columns_),
-        costs_(team.size()) {
-    std::iota(match_.begin(), match_.end(), 0);
-    if (problem.copies) copies_.assign(problem.copies, problem.copies + columns_);
-  }
+}  // namespace
 
-  // The size of the costs of which the gap must be a small part.
-  double run(Solution* solution) {
-    if (problem_.form == Form::points)
-      first_round_of_points();
-    else if (problem_.float64)
-      first_round_of_matrix<double>();
-    else
-      first_round_of_matrix<float>();
-    for (int round = 1; round < MOST_ROUNDS && inexact() && refine(); ++round) {
-    }
-    write(solution);
-    if (clouds_) return size_of(problem_, solution->match);
-    // Without constants of rows single costs tell nothing.
-    return options_.left_out ? std::abs(cost_ + options_.left_out)
-                             : size_of(matched_.data(), rows_);
+double Assignment::run(Solution* solution) {
+  if (problem_.form == Form::points)
+    first_round_of_points();
+  else if (problem_.float64)
+    first_round_of_matrix<double>();
+  else
+    first_round_of_matrix<float>();
+  for (int round = 1; round < MOST_ROUNDS && inexact() && refine(); ++round) {
   }
+  write(solution);
+  return size();
+}
 
- private:
-  void first_round_of_points();
-  template <class T>
-  void first_round_of_matrix();
-  bool refine();
-  // Certified; by the solver's lists if `slack` bounds twice the rounding of a level.
-  void solve(const Rows& rows, int64_t row_count, Prices prices, double first, double scale,
-             int32_t slack);
-  template <class Sampled>
-  Prices sample_prices(Sampled& fine);
-  template <class Sampled>
-  Prices first_prices(Sampled& rows, double scale, double* first);
-  Prices warm_prices(double scale) const;
-  void certify(Solver* solver = nullptr, int32_t slack = 0);
-  void find_candidates(Solver& solver, double scale, int32_t slack);
-  bool inexact() const;
-  void write(Solution* solution) const;
-  // Rows no longer than columns are made as many by rows of costs 0, if that is not much more.
-  bool extend() const {
-    return rows_ < total_ && 2 * rows_ > total_ && total_ * stride_ <= MOST_EXTENDED;
-  }
-  // As many prices are started from those of a sample.
-  bool sampled() const {
-    return rows_ == columns_ && copies_.empty() && columns_ >= SAMPLE_FROM && !options_.warm_prices;
-  }
-  template <class T = float>
-  const T* given(int64_t i = 0) const {
-    return static_cast<const T*>(problem_.matrix) + i * columns_;
-  }
-  double lowest_reduced(int64_t i, int thread);
-  double cost(int64_t i, int64_t j) const;
-  int32_t copies_of(int64_t j) const { return copies_.empty() ? 1 : copies_[j]; }
-
-  template <class Function>
-  void each_row(int64_t count, Function&& function) {
-    assignment::each_row(team_, control_, thread_, count, stride_, function);
-  }
-
-  const Problem& problem_;
-  const Options& options_;
-  Team& team_;
-  Control& control_;
-  const int thread_;
-  const Kernels& kernels_;
-  const int64_t rows_, columns_, stride_, total_;
-  std::vector<int32_t> copies_;  // of each column; empty: one of each
-  double range_ = 0;             // of the costs, or the greatest of those of rows
-  std::unique_ptr<Clouds> clouds_;
-  std::unique_ptr<ExactPoints> exact_;
-  Candidates candidates_;
-  double fine_range_ = 1;
-  std::vector<double> low_;
-  std::vector<int32_t> match_;
-  // Dual variables and costs of pairs, as in the matrix or the centred clouds.
-  std::vector<double> u_, matched_, v_;
-  std::vector<std::vector<double>> costs_;  // of each thread, a row of points
-  double cost_ = 0, gap_ = 0;
-  bool given_up_ = false;  // before anything was found
-};
+// Rows no longer than columns are made as many by rows of costs 0, if that is not much more.
+bool Assignment::extend() const {
+  return rows_ < total_ && 2 * rows_ > total_ && total_ * stride_ <= MOST_EXTENDED;
+}
 
 // min_j (c_ij - v_j) over all columns.
 double Assignment::lowest_reduced(int64_t i, int thread) {
@@ -189,9 +96,9 @@ void Assignment::solve(const Rows& rows, int64_t row_count, Prices prices, doubl
 }
 
 // What a refinement looks at, and how far it goes: less far where lists don't tell or that would be
-// many columns, in the end as far as it must for most rows. Otherwise all columns, all rows kept.
+// many columns. Otherwise all columns, all rows kept.
 void Assignment::find_candidates(Solver& solver, double scale, int32_t slack) {
-  for (double range = FINE_RANGE; range >= 1; range /= 4) {
+  for (double range = FINE_RANGE; range >= LEAST_RANGE; range /= 4) {
     const double farthest = range * gap_ * scale + slack;
     if (!(farthest < RANGE / 4)) continue;
     fine_range_ = range;
@@ -207,58 +114,10 @@ void Assignment::find_candidates(Solver& solver, double scale, int32_t slack) {
       known += count;
     }
     if (64 * unknown < rows_ && 8 * known < MOST_LISTED * rows_) return;
-    if (range == 1 && 4 * unknown < rows_) return;
+    if (range <= 1 && 4 * unknown < rows_) return;
   }
   candidates_ = {};
   fine_range_ = 1;
-}
-
-Prices Assignment::warm_prices(double scale) const {
-  std::vector<double> start(columns_);
-  for (int64_t j = 0; j < columns_; ++j) {
-    start[j] = options_.warm_prices[clouds_ ? clouds_->column_order()[j] : j];
-    for (int64_t k = 0; clouds_ && k < clouds_->dims(); ++k)
-      start[j] += 2 * clouds_->shift()[k] * clouds_->column(j)[k];
-  }
-  const double highest = *std::max_element(start.begin(), start.end());
-  Prices prices(stride_);
-  for (int64_t j = 0; j < columns_; ++j)
-    prices[j] = static_cast<int32_t>(std::max((start[j] - highest) * scale, -1.0 * RANGE));
-  return prices;
-}
-
-// Prices of the columns, from those of a sample of rows and columns: there
-// v_j = min_i (c_ij - u_i) over the sample's rows. None where there are too few columns.
-template <class Sampled>
-Prices Assignment::sample_prices(Sampled& fine) {
-  if (fine.count() < SAMPLE_FROM) return {};
-  const std::vector<int64_t> places = sample_places(fine.count());
-  Sampled coarse = fine.sample(places);
-  Prices coarse_prices = sample_prices(coarse);
-  const int64_t count = coarse.count(), coarse_stride = padded(count);
-  Solver solver(coarse, count, count, nullptr, team_, control_, thread_);
-  solver.solve(coarse_prices, static_cast<int32_t>(RANGE * COLD),
-               static_cast<int32_t>(RANGE * SAMPLE_ENDS));
-  const int64_t stride = padded(fine.count());
-  Prices prices(stride, INT_MAX);
-  std::vector<Prices> scratch(team_.size()), lowest(team_.size(), prices);
-  each_row(count, [&](int64_t i, int thread) {
-    Prices& costs = scratch[thread];
-    costs.resize(stride);
-    const int32_t offset =
-        kernels_.best_two(coarse.row(i, costs.data()), coarse_prices.data(), coarse_stride).first;
-    kernels_.lower(fine.row(places[i], costs.data()), offset, stride, lowest[thread].data());
-  });
-  for (const Prices& part : lowest) kernels_.lower(part.data(), 0, stride, prices.data());
-  return prices;
-}
-
-// What a solution starts from, and its first epsilon.
-template <class Sampled>
-Prices Assignment::first_prices(Sampled& rows, double scale, double* first) {
-  const bool warm = options_.warm_prices && rows_ == total_;
-  *first = warm || sampled() ? SAMPLED : COLD;
-  return warm ? warm_prices(scale) : sampled() ? sample_prices(rows) : Prices();
 }
 
 void Assignment::first_round_of_points() {
@@ -269,6 +128,7 @@ void Assignment::first_round_of_points() {
   range_ = clouds_->range();
   if (clouds_->squares() == 0 && clouds_->extent() == 0) return certify();
   if (!has_levels(clouds_->squares())) throw std::overflow_error("points");
+  if (far_points_first()) return;
   const double scale = LEVELS / range_;
   for (int64_t j = 0; problem_.copies && j < columns_; ++j)
     copies_[j] = problem_.copies[clouds_->column_order()[j]];
@@ -311,19 +171,17 @@ void Assignment::first_round_of_matrix() {
 }
 
 // Solves what is left of the costs when the prices are taken off, in finer levels, which end at
-// some times the gap.
+// some times the gap, or at a part of it: if that was too little, the next round goes on from here.
 bool Assignment::refine() {
   if (rows_ < total_ && total_ * stride_ > MOST_REFINED) return false;
-  const double scale = LEVELS / std::min(range_, fine_range_ * gap_), gap = gap_;
+  const double reach = fine_range_, gap = gap_;
+  const double scale = LEVELS / std::min(range_, reach * gap);
   const Candidates candidates = std::move(candidates_);
   const std::vector<int32_t> match = match_;
   const std::vector<double> u = u_, v = v_;
   const auto solve_rows = [&](const Rows& rows) {
-    // Rounding in float64 of costs less prices.
-    const double slack = 2 + 64 * std::numeric_limits<double>::epsilon() * range_ * scale;
-    const bool listed = !candidates.counts.empty() && slack < RANGE / 8;
-    solve(rows, total_, listed ? Prices(stride_) : Prices(), listed ? SAMPLED : COLD, scale,
-          listed ? static_cast<int32_t>(slack) : 0);
+    const int32_t slack = candidates.counts.empty() ? 0 : fine_slack(scale);
+    solve(rows, total_, slack ? Prices(stride_) : Prices(), slack ? SAMPLED : COLD, scale, slack);
   };
   if (problem_.form == Form::points)
     solve_rows(FinePointRows(*exact_, *clouds_, u.data(), v.data(), scale, candidates));
@@ -335,7 +193,15 @@ bool Assignment::refine() {
   match_ = match;
   v_ = v;
   certify();
-  return false;
+  candidates_ = {};
+  fine_range_ = 1;
+  return reach < 1;
+}
+
+// Twice what rounding in float64 of costs less prices does to a level, or 0 if that is much.
+int32_t Assignment::fine_slack(double scale) const {
+  const double slack = 2 + 64 * std::numeric_limits<double>::epsilon() * range_ * scale;
+  return slack < RANGE / 8 ? static_cast<int32_t>(slack) : 0;
 }
 
 // Dual variables of rows are what makes those of columns feasible: u_i = min_j (c_ij - v_j).
@@ -362,9 +228,26 @@ void Assignment::certify(Solver* solver, int32_t slack) {
   for (const int32_t j : match_) gap_ += v_[j];
 }
 
+// Where some pairs cost far more than the others, the gap must be small next to the others.
 bool Assignment::inexact() const {
-  return options_.epsilon == 0 && gap_ > options_.tolerance * std::abs(cost_ + options_.left_out) &&
-         gap_ > 1e-15 * range_ * rows_;
+  if (options_.epsilon > 0 || gap_ <= 1e-16 * range_ * rows_) return false;
+  const double of_others = size(), cost = std::abs(cost_ + options_.left_out);
+  return gap_ > options_.tolerance * std::max(cost, of_others) ||
+         !settled(gap_, of_others, options_);
+}
+
+// Of the costs of which the gap must be a small part.
+double Assignment::size() const {
+  if (clouds_) {
+    std::vector<int64_t> match(rows_);
+    for (int64_t i = 0; i < rows_; ++i)
+      match[clouds_->row_order()[i]] = clouds_->column_order()[match_[i]];
+    return size_of(problem_, match.data());
+  }
+  // Without constants of rows single costs tell nothing.
+  if (options_.left_out) return std::abs(cost_ + options_.left_out);
+  std::vector<double> pairs = matched_;
+  return size_of(pairs.data(), rows_);
 }
 
 void Assignment::write(Solution* solution) const {
@@ -383,8 +266,6 @@ void Assignment::write(Solution* solution) const {
   clouds_->write(match_, u_, v_, solution);
   solution->gap += clouds_->rounding(solution->cost, cost_);
 }
-
-}  // namespace
 
 void assign_as_given(const Problem& problem, const Options& options, Team& team, Control& control,
                      int thread, Solution* solution) {

@@ -217,16 +217,22 @@ ExactPoints::ExactPoints(const Clouds& clouds)
   points_ = {clouds.dims(), clouds.columns(), nullptr, columns_.data()};
 }
 
-void ExactPoints::row(int64_t i, double* costs) const {
-  kernels_.points_row_double(points_, clouds_.row(i), clouds_.root(), clouds_.columns(), costs);
+void ExactPoints::row(int64_t i, int64_t begin, int64_t count, double* costs) const {
+  const Points from{points_.dims, points_.stride, nullptr, points_.columns_double + begin};
+  kernels_.points_row_double(from, clouds_.row(i), clouds_.root(), count, costs);
 }
 
 const int32_t* FinePointRows::row(int64_t i, int32_t* scratch) const {
   const int64_t columns = clouds_.columns();
-  std::vector<double> costs(columns);
+  constexpr int64_t STRIP = 1024;  // at a time, which stay in the nearest cache
+  double costs[STRIP] = {};
   const bool given = i < clouds_.rows();
-  if (given) costs_.row(i, costs.data());
-  kernels_.levels_double(costs.data(), prices_, columns, given ? low_[i] : 0.0, scale_, scratch);
+  for (int64_t begin = 0; begin < columns; begin += STRIP) {
+    const int64_t count = std::min(STRIP, columns - begin);
+    if (given) costs_.row(i, begin, count, costs);
+    kernels_.levels_double(costs, prices_ + begin, count, given ? low_[i] : 0.0, scale_,
+                           scratch + begin);
+  }
   return pad(scratch, columns);
 }
 

@@ -59,7 +59,7 @@ class PointRows : public Rows {
   int64_t lists_from() const override {
     return points_.points.dims <= FLAT_DIMS ? FLAT_LISTS_FROM : LISTS_FROM;
   }
-  bool costly() const override { return !boxed_; }
+  int64_t kept_at_once() const override { return boxed_ ? 0 : FEW_KEPT; }
   int64_t count() const { return column_count_; }
   // The rows and columns `places`.
   PointRows sample(const std::vector<int64_t>& places) const;
@@ -79,7 +79,8 @@ class PointRows : public Rows {
 class ExactPoints {
  public:
   explicit ExactPoints(const Clouds& clouds);
-  void row(int64_t i, double* costs) const;  // [columns]
+  void row(int64_t i, double* costs) const { row(i, 0, clouds_.columns(), costs); }  // [columns]
+  void row(int64_t i, int64_t begin, int64_t count, double* costs) const;
 
  private:
   const Kernels& kernels_;
@@ -109,7 +110,7 @@ class FinePointRows : public Rows {
         candidates_(candidates) {}
   const int32_t* row(int64_t i, int32_t* scratch) const override;
   int64_t cheap(int64_t i, int64_t most, int32_t* columns, int32_t* costs) const override;
-  bool costly() const override { return candidates_.counts.empty(); }
+  int64_t kept_at_once() const override { return candidates_.counts.empty() ? MOST_KEPT : 0; }
 
  private:
   const Kernels& kernels_;

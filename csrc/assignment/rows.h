@@ -19,6 +19,10 @@ struct BoxedPoints {
 // for the same columns there, and lists end soon.
 constexpr int64_t LISTS_FROM = 448, FLAT_LISTS_FROM = 2600, FLAT_DIMS = 3;
 
+// So few costs (64 MiB) may be kept for rows of which lists are likely to last, and no more than
+// that (1 GiB) in any case.
+constexpr int64_t FEW_KEPT = int64_t{1} << 24, MOST_KEPT = int64_t{1} << 28;
+
 // Rows of integer costs in [0, RANGE], PADDING_COST in padding. Rows after the last cost nothing.
 class Rows {
  public:
@@ -34,8 +38,9 @@ class Rows {
                         int32_t* /*costs*/) const {
     return 0;
   }
-  // Whether to compute a row takes long enough to keep it even where there are lists.
-  virtual bool costly() const { return false; }
+  // Up to so many costs all rows are kept from the start even where there are lists; 0: it takes no
+  // time to compute one.
+  virtual int64_t kept_at_once() const { return 0; }
 };
 
 // Fills what is behind the columns of a row; returns the row.

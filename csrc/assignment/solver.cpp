@@ -21,18 +21,18 @@ constexpr double MOST_STALE = 0.4;
 // Lists are built together for at most so many rows.
 constexpr int64_t MOST_AHEAD = 128;
 // A phase ends when so few of the rows are unassigned: they would bid for long. So many are few of
-// any number.
-constexpr double PHASE_ENDS = 0.003;
+// any number. Before the last one fewer: what one leaves over, rows and columns far from each
+// other, the next ones leave over too, with smaller steps, and then each takes a path past most of
+// the rows.
+constexpr double PHASE_ENDS = 5e-4, LAST_ENDS = 3e-3;
 constexpr int64_t FEW = 4;
 // Epsilon falls by this factor; where a phase took fewer bids a row than QUIET, to the last value.
 constexpr int32_t FACTOR = 6;
 constexpr int64_t QUIET = 3, LONG_JUMP = 8;
 
-// So few costs (64 MiB) are kept at once where lists are made of them; more once so many times as
-// many rows have been looked at as there are, which takes them that lists do not last.
-constexpr int64_t FEW_KEPT = int64_t{1} << 24, KEPT_AFTER = 4;
-// More costs than this (1 GiB) are computed anew rather than kept.
-constexpr int64_t MOST_KEPT = int64_t{1} << 28;
+// Costs are kept once so many times as many rows have been looked at as there are, which takes them
+// that lists do not last.
+constexpr int64_t KEPT_AFTER = 4;
 
 // Between two questions to Control: some ten milliseconds.
 constexpr int64_t POLL_ELEMENTS = int64_t{1} << 25;
@@ -63,7 +63,7 @@ Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, const int32
   for (int64_t j = 0; j < columns; ++j) begin_[j + 1] = begin_[j] + (copies ? copies[j] : 1);
   copies_.resize(begin_[columns]);
   for (Scratch& scratch : scratch_) scratch.costs.resize(padded_);
-  if (!lists_ || (rows.costly() && row_count * padded_ <= FEW_KEPT)) keep();
+  if (!lists_ || row_count * padded_ <= rows.kept_at_once()) keep();
   parent_.resize(padded_);
   parent_cost_.resize(padded_);
   if (!lists_) return;
@@ -93,7 +93,7 @@ void Solver::keep() {
 // That so many rows are looked at. Lists, where they last, leave few to look at twice.
 void Solver::look_at(int64_t rows) {
   looked_at_ += rows;
-  if (looked_at_ > KEPT_AFTER * row_count_ && rows_.costly()) keep();
+  if (looked_at_ > KEPT_AFTER * row_count_ && rows_.kept_at_once() > 0) keep();
 }
 
 std::vector<int32_t> Solver::lowest_costs() {
@@ -123,7 +123,8 @@ void Solver::solve(std::vector<int32_t>& prices, int32_t first, int32_t last) {
     rebase();
     raise_boxes();
     release(epsilon);
-    const bool finished = phase(epsilon, coarser ? LONG_JUMP : MOST_BIDS);
+    const bool finished =
+        phase(epsilon, epsilon == last ? LAST_ENDS : PHASE_ENDS, coarser ? LONG_JUMP : MOST_BIDS);
     if (coarser && !finished) {  // back to small steps: ties make a war of prices
       epsilon = std::max(last, std::exchange(coarser, 0) / FACTOR);
       may_jump = false;
@@ -201,9 +202,9 @@ int32_t Solver::sell(int32_t column, int32_t row, int32_t increment) {
 }
 
 // False if that took too many bids.
-bool Solver::phase(int32_t epsilon, int64_t most_bids) {
+bool Solver::phase(int32_t epsilon, double ends, int64_t most_bids) {
   const int64_t stop =
-      std::max(std::min(FEW, row_count_ / 32), static_cast<int64_t>(row_count_ * PHASE_ENDS));
+      std::max(std::min(FEW, row_count_ / 32), static_cast<int64_t>(row_count_ * ends));
   int64_t fewest = waiting_, since = 0;
   for (int64_t left = most_bids * row_count_; waiting_ > stop; --left) {
     if (waiting_ < fewest) {

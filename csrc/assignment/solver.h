@@ -82,7 +82,7 @@ class Solver {
   }
   std::vector<int32_t> lowest_costs();
   void rebase();
-  bool phase(int32_t epsilon, int64_t most_bids);
+  bool phase(int32_t epsilon, double ends, int64_t most_bids);
   void release(int32_t epsilon);
   void hand_out();
   int32_t sell(int32_t column, int32_t row, int32_t increment);

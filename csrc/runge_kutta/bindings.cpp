@@ -23,14 +23,11 @@ Stepper::Numbers numbers_from(const Given& given) {
   return {pointer<const double>(given.first), given.second};
 }
 
-// f as compiled calls, and where they leave it.
-struct Program {
+std::vector<CompiledCall> calls_from(const Calls& f) {
   std::vector<CompiledCall> calls;
-  const void* slope;
-  Program(const Calls& f, uintptr_t slope) : slope(pointer<const void>(slope)) {
-    for (const auto& [code, arguments] : f) calls.emplace_back(code, arguments);
-  }
-};
+  for (const auto& [code, arguments] : f) calls.emplace_back(code, arguments);
+  return calls;
+}
 
 // advance(slope) -> code, or -1 where the slope does not fit. Called once for every evaluation of
 // the vector field.
@@ -105,8 +102,6 @@ constexpr Stepper::RowsKernel CONTROL = &RungeKuttaKernels::control,
 }  // namespace
 
 void bind_runge_kutta(py::module_& m) {
-  py::class_<Program>(m, "Program", "Compiled functions by address, and where they leave a slope.")
-      .def(py::init<const Calls&, uintptr_t>());
   py::class_<Bound, Owner>(m, "Stepper", "Runge-Kutta steps on raw addresses.")
       .def(py::init(&make), py::kw_only(), py::arg("rows"), py::arg("elements"), py::arg("stages"),
            py::arg("degree"), py::arg("segments"), py::arg("outputs"), py::arg("output_stride"),
@@ -128,9 +123,10 @@ void bind_runge_kutta(py::module_& m) {
       .def("start", &run<START>)
       .def("compacted", [](Bound& bound) { return bound.stepper.compacted(); })
       .def("drive",
-           [](Bound& bound, const Program& f, int64_t until) {
+           [](Bound& bound, const Calls& f, uintptr_t slope, int64_t until) {
+             const std::vector<CompiledCall> calls = calls_from(f);
              const py::gil_scoped_release release;
-             return bound.stepper.drive(f.calls, f.slope, until);
+             return bound.stepper.drive(calls, pointer<const void>(slope), until);
            })
       .def("expect",
            [](Bound& bound, py::object dtype, int code, const py::tuple& shape) {

@@ -124,11 +124,14 @@ def assign(
     An auction with falling epsilon (Bertsekas 1979, 1988) whose last rows are assigned along
     shortest augmenting paths (Jonker and Volgenant 1987), on costs in 2^27 levels. Prices are then
     refined in finer levels until the duality gap, in float64, is below 1e-6 (float32) or 1e-12
-    (float64) of the cost. Where costs differ so much in size that levels do not get there (a point
-    far away, large costs that block pairs) the network simplex method with exact potentials takes
-    over from what was found: the pairing is optimal whatever the range. Many equal points, or
-    columns or rows of costs that are equal up to rounding, are one with copies (auction of similar
-    objects, Bertsekas and Castanon 1989).
+    (float64) of the cost; of pairs that cost far more than the others only as much counts. Of
+    points of which some are far from the others (heavy tails) those come first, with as many of the
+    others, as a problem of their own: its dual variables :math:`u` give the prices
+    :math:`v_j = \min_i (c_{ij} - u_i)` that all points start from, in levels of what the others'
+    pairs cost. Where levels do not get there (large costs that block pairs) the network simplex
+    method with exact potentials takes over from what was found: the pairing is optimal whatever the
+    range. Many equal points, or columns or rows of costs that are equal up to rounding, are one
+    with copies (auction of similar objects, Bertsekas and Castanon 1989).
 
     A matrix of few costs, or of costs that a first bid of each row nearly settles (ties, forbidden
     pairs, clusters), is solved in float64 as it is, by bids without epsilon and shortest augmenting
