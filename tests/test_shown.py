@@ -49,6 +49,7 @@ from fastgen.sampling.parallel import ParallelReport
 from fastgen.sampling.serving import ContinuousBatch
 from fastgen.training import losses, paths
 from fastgen.training.times import Times
+from tests.support.compiling import without_compiler
 from tests.support.pages import Table
 
 # Of a drop-in's peer, which has to be installed; they show themselves as the peer's do.
@@ -110,6 +111,12 @@ def solved(**options):
 def crossing():
     event = Event(lambda t, y: y[:, 0] - 2.5)
     return solved(event=event, gradient="none").events[0]
+
+
+def compiled_solve():
+    with pytest.MonkeyPatch.context() as patch:
+        without_compiler(patch)
+        return fastgen.ode.compile_odeint(lambda t, y: -y, POINTS, [0.0, 1.0])
 
 
 def attempt():
@@ -264,6 +271,7 @@ MAKERS = {
     Event: lambda: Event(lambda t, y: y),
     fastgen.ode.Accepted: accepted,
     fastgen.ode.Attempt: attempt,
+    fastgen.ode.CompiledSolve: compiled_solve,
     ErrorControlled: lambda: fastgen.solvers.dopri5(rtol=1e-5),
     fastgen.timesteps.Grid: lambda: fastgen.timesteps.karras(rho=5),
     Adjoint: lambda: Adjoint(parameters=[torch.zeros(1000)], rtol=torch.zeros(1000)),

@@ -23,11 +23,14 @@ Stepper::Numbers numbers_from(const Given& given) {
   return {pointer<const double>(given.first), given.second};
 }
 
-std::vector<CompiledCall> calls_from(const Calls& f) {
+// f as compiled calls, and where they leave it.
+struct Program {
   std::vector<CompiledCall> calls;
-  for (const auto& [code, arguments] : f) calls.emplace_back(code, arguments);
-  return calls;
-}
+  const void* slope;
+  Program(const Calls& f, uintptr_t slope) : slope(pointer<const void>(slope)) {
+    for (const auto& [code, arguments] : f) calls.emplace_back(code, arguments);
+  }
+};
 
 // advance(slope) -> code, or -1 where the slope does not fit. Called once for every evaluation of
 // the vector field.
@@ -102,6 +105,8 @@ constexpr Stepper::RowsKernel CONTROL = &RungeKuttaKernels::control,
 }  // namespace
 
 void bind_runge_kutta(py::module_& m) {
+  py::class_<Program>(m, "Program", "Compiled functions by address, and where they leave a slope.")
+      .def(py::init<const Calls&, uintptr_t>());
   py::class_<Bound, Owner>(m, "Stepper", "Runge-Kutta steps on raw addresses.")
       .def(py::init(&make), py::kw_only(), py::arg("rows"), py::arg("elements"), py::arg("stages"),
            py::arg("degree"), py::arg("segments"), py::arg("outputs"), py::arg("output_stride"),
@@ -123,10 +128,9 @@ void bind_runge_kutta(py::module_& m) {
       .def("start", &run<START>)
       .def("compacted", [](Bound& bound) { return bound.stepper.compacted(); })
       .def("drive",
-           [](Bound& bound, const Calls& f, uintptr_t slope, int64_t until) {
-             const std::vector<CompiledCall> calls = calls_from(f);
+           [](Bound& bound, const Program& f, int64_t until) {
              const py::gil_scoped_release release;
-             return bound.stepper.drive(calls, pointer<const void>(slope), until);
+             return bound.stepper.drive(f.calls, f.slope, until);
            })
       .def("expect",
            [](Bound& bound, py::object dtype, int code, const py::tuple& shape) {

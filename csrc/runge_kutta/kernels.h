@@ -4,30 +4,15 @@
 #include <cmath>
 
 #include "common/power.h"
+#include "runge_kutta/outputs.h"
 #include "runge_kutta/rows.h"
+#include "runge_kutta/small.h"
 
 namespace fastgen {
 namespace {
 
 template <class Real>
-void small_stage(const Integration& op, int i, int64_t begin, int64_t end) {
-  Real total[SIDE * SMALL];
-  for (; begin < end; begin += SIDE) {
-    const Side<Real> side(op, begin, end);
-    const Real* y = side.of(op.y);
-    std::copy_n(y, side.size, total);
-    side.add(total, op.a + i * op.stages, i);
-    for (int64_t e = 0; e < side.size; ++e) total[e] = side.h[e] == 0 ? y[e] : total[e];
-    for (int64_t r = begin; r < begin + side.rows; ++r)
-      Row<Real>{op, r}.time(op.at(TIME, r) + op.c[i] * op.at(STEP, r));
-    std::copy_n(total, side.size, side.of(op.stage));
-    if (i == op.stages - 1) std::copy_n(total, side.size, side.of(op.y_new));
-  }
-}
-
-template <class Real>
 void stage_rows(const Integration& op, int i, int64_t begin, int64_t end) {
-  if (op.elements < SMALL) return small_stage<Real>(op, i, begin, end);
   const bool last = i == op.stages - 1;
   for (int64_t r = begin; r < end; ++r) {
     const Row<Real> row{op, r};
@@ -77,51 +62,7 @@ void decide(const Row<Real>& row, double error, double factor) {
 }
 
 template <class Real>
-void small_control(const Integration& op, int64_t begin, int64_t end) {
-  Real errors[SIDE * SMALL], rtol[SIDE * SMALL], atol[SIDE * SMALL];
-  double squares[SIDE * SMALL], found[SIDE], factor[SIDE], before[SIDE], earlier[SIDE];
-  for (; begin < end; begin += SIDE) {
-    const Side<Real> side(op, begin, end);
-    const Real *y = side.of(op.y), *z = side.of(op.y_new);
-    std::fill_n(errors, side.size, Real(0));
-    side.add(errors, op.error, op.stages);
-    for (int64_t r = 0, i = 0; r < side.rows; ++r)
-      for (int64_t e = 0; e < op.elements; ++e, ++i) {
-        rtol[i] = static_cast<Real>(op.at(RTOL, begin + r));
-        atol[i] = static_cast<Real>(op.at(ATOL, begin + r));
-      }
-    for (int64_t i = 0; i < side.size; ++i) {
-      const Real size = std::abs(y[i]), after = std::abs(z[i]);
-      const Real scale = atol[i] + rtol[i] * (size > after ? size : after);
-      const Real ratio = errors[i] == Real(0) ? Real(0) : errors[i] / scale;
-      squares[i] = static_cast<double>(ratio) * static_cast<double>(ratio);
-    }
-    side.norms(found, squares);
-    const int64_t rounded = (side.rows + 7) / 8 * 8;  // whole vectors, the rest of which is unused
-    for (int64_t r = 0; r < rounded; ++r) {
-      const int64_t row = begin + std::min(r, side.rows - 1);
-      before[r] = op.at(ERROR_1, row);
-      earlier[r] = op.at(ERROR_2, row);
-    }
-    std::fill(found + side.rows, found + rounded, 1.0);
-    const StepSize s = op.step_size;
-    for (int64_t r = 0; r < rounded; ++r)
-      factor[r] = s.safety * power(std::max(found[r], LEAST_ERROR), -s.beta[0]);
-    if (s.beta[1] != 0)
-      for (int64_t r = 0; r < rounded; ++r) factor[r] = factor[r] * power(before[r], -s.beta[1]);
-    if (s.beta[2] != 0)
-      for (int64_t r = 0; r < rounded; ++r) factor[r] = factor[r] * power(earlier[r], -s.beta[2]);
-    for (int64_t r = 0; r < side.rows; ++r) {
-      const Row<Real> row{op, begin + r};
-      row[TAKEN] = 0;
-      if (row[STATUS] == RUNNING) decide(row, found[r], factor[r]);
-    }
-  }
-}
-
-template <class Real>
 void control_rows(const Integration& op, int64_t begin, int64_t end) {
-  if (op.elements < SMALL) return small_control<Real>(op, begin, end);
   for (int64_t r = begin; r < end; ++r) {
     const Row<Real> row{op, r};
     row[TAKEN] = 0;
@@ -163,13 +104,6 @@ void advance(const Row<Real>& row, double time) {
   if (row[STATUS] != RUNNING) row[STEP] = 0;
 }
 
-// The end of an accepted row's step.
-template <class Real>
-double arrival(const Row<Real>& row) {
-  const double t = row[TIME], h = row[STEP];
-  return h == row[END] - t ? row[END] : t + h;
-}
-
 // The new state of a row that has left its outputs; its next step.
 template <class Real>
 void move(const Row<Real>& row) {
@@ -182,31 +116,25 @@ void move(const Row<Real>& row) {
 
 template <class Real>
 void commit_rows(const Integration& op, int64_t begin, int64_t end) {
-  const Dense dense(op);
-  Due<Real> due(op, dense);
-  const int64_t together = op.elements < SMALL ? SIDE : 1;
-  for (int64_t first = begin; first < end; first += together) {
-    const int64_t last = std::min(first + together, end);
-    for (int64_t r = first; r < last; ++r) {
-      const Row<Real> row{op, r};
-      if (row[STATUS] != RUNNING || !row[TAKEN]) continue;
-      const double t = row[TIME], h = row[STEP], t_new = arrival(row);
-      const double* times = op.output_times + row[ROW] * op.output_stride;
-      int64_t& cursor = row[CURSOR];
-      for (; cursor < op.outputs; ++cursor) {
-        const double at = times[cursor];
-        if (h > 0 ? at > t_new : at < t_new) break;
-        Real* to = static_cast<Real*>(op.ys) + (cursor * op.capacity + row[ROW]) * op.elements;
-        if (at == t_new)
-          copy(to, row.y_new(), op.elements);
-        else
-          due.add(to, r, (at - t) / h, h);
-      }
-    }
-    due.flush();
-    for (int64_t r = first; r < last; ++r)
-      if (const Row<Real> row{op, r}; row[STATUS] == RUNNING) move(row);
+  Due<Real, 0> due(op);
+  for (int64_t r = begin; r < end; ++r) {
+    const Row<Real> row{op, r};
+    if (row[STATUS] != RUNNING) continue;
+    due.pass(r, r + 1);
+    move(row);
   }
+}
+
+template <class Real>
+void take_rows(const Integration& op, int i, const void* slope, int64_t begin, int64_t end) {
+  const int64_t from = begin * op.elements;
+  Real* k = static_cast<Real*>(op.k) + i * op.capacity * op.elements;
+  std::memcpy(k + from, static_cast<const Real*>(slope) + from,
+              (end - begin) * op.elements * sizeof(Real));
+  if (i < op.stages - 1) return stage_rows<Real>(op, i + 1, begin, end);
+  control_rows<Real>(op, begin, end);
+  commit_rows<Real>(op, begin, end);
+  stage_rows<Real>(op, 1, begin, end);
 }
 
 template <class Real>
@@ -271,15 +199,50 @@ void first_rows(const Integration& op, int64_t begin, int64_t end) {
   void name(const Integration& op, int64_t begin, int64_t end) {             \
     (op.float64 ? name##_rows<double> : name##_rows<float>)(op, begin, end); \
   }
-FASTGEN_BY_DTYPE(control)
-FASTGEN_BY_DTYPE(commit)
 FASTGEN_BY_DTYPE(probe)
 FASTGEN_BY_DTYPE(first)
 FASTGEN_BY_DTYPE(start)
 #undef FASTGEN_BY_DTYPE
 
+// What the kernels are for rows of some length.
+template <class Real>
+struct LongRows {
+  static constexpr auto stage = stage_rows<Real>;
+  static constexpr auto control = control_rows<Real>, commit = commit_rows<Real>;
+  static constexpr auto take = take_rows<Real>;
+};
+
+// work(kernels) with those for the rows of an integration.
+template <class Real, class Work>
+FASTGEN_INLINE void with_rows(const Integration& op, const Work& work) {
+  static_assert(SMALL == 8);
+  switch (op.elements) {
+    case 1: return work(SmallRows<Real, 1>());
+    case 2: return work(SmallRows<Real, 2>());
+    case 3: return work(SmallRows<Real, 3>());
+    case 4: return work(SmallRows<Real, 4>());
+    case 5: return work(SmallRows<Real, 5>());
+    case 6: return work(SmallRows<Real, 6>());
+    case 7: return work(SmallRows<Real, 7>());
+    default: return work(LongRows<Real>());
+  }
+}
+template <class Work>
+FASTGEN_INLINE void by_rows(const Integration& op, const Work& work) {
+  op.float64 ? with_rows<double>(op, work) : with_rows<float>(op, work);
+}
+
 void stage(const Integration& op, int i, int64_t begin, int64_t end) {
-  (op.float64 ? stage_rows<double> : stage_rows<float>)(op, i, begin, end);
+  by_rows(op, [&](auto rows) { rows.stage(op, i, begin, end); });
+}
+void control(const Integration& op, int64_t begin, int64_t end) {
+  by_rows(op, [&](auto rows) { rows.control(op, begin, end); });
+}
+void commit(const Integration& op, int64_t begin, int64_t end) {
+  by_rows(op, [&](auto rows) { rows.commit(op, begin, end); });
+}
+void take(const Integration& op, int i, const void* slope, int64_t begin, int64_t end) {
+  by_rows(op, [&](auto rows) { rows.take(op, i, slope, begin, end); });
 }
 
 }  // namespace

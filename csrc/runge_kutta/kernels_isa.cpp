@@ -2,7 +2,7 @@
 
 namespace fastgen {
 namespace {
-constexpr RungeKuttaKernels COMPILED{stage, control, commit, probe, first, start};
+constexpr RungeKuttaKernels COMPILED{stage, control, commit, take, probe, first, start};
 }
 const RungeKuttaKernels RungeKuttaKernels::FASTGEN_ISA = COMPILED;
 }  // namespace fastgen

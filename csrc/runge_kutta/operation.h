@@ -51,6 +51,9 @@ struct RungeKuttaKernels {
   void (*control)(const Integration&, int64_t begin, int64_t end);
   // Outputs passed by, then the new state, of accepted rows; the next step of all.
   void (*commit)(const Integration&, int64_t begin, int64_t end);
+  // Slope i comes into k; then stage i + 1, or after the last one all the others, and the first
+  // stage of the next step. Rows of the slope that lie over the stage's own are read before.
+  void (*take)(const Integration&, int i, const void* slope, int64_t begin, int64_t end);
   // The first step's size from f(t, y), then from f(t + h, y + h f) too.
   void (*probe)(const Integration&, int64_t begin, int64_t end);
   void (*first)(const Integration&, int64_t begin, int64_t end);

@@ -77,7 +77,7 @@ void Stepper::keep(int i, const void* slope) {
 int Stepper::compacted() {
   bool changed = false, running = false;
   int64_t rows = op.rows;
-  for (int64_t r = 0; r < rows; ++r) running |= op.at(STATUS, r) == RUNNING;
+  for (int64_t r = 0; r < rows && !running; ++r) running = op.at(STATUS, r) == RUNNING;
   if (!running || !compact) return running ? 0 : FINISHED;
   for (int64_t r = 0; r < rows;) {
     if (op.at(STATUS, r) == RUNNING) {
@@ -116,14 +116,17 @@ int Stepper::advance(const void* slope) {
     run(&RungeKuttaKernels::first);
     code = compacted();
   } else {
-    keep(phase, slope);
+    parallel_for(op.rows, 1, threads, [&](int64_t begin, int64_t end, int) {
+      kernels->take(op, phase, slope, begin, end);
+    });
     if (phase < op.stages - 1) {
-      stage(++phase);
+      ++phase;
       return 0;
     }
-    run(&RungeKuttaKernels::control);
-    run(&RungeKuttaKernels::commit);
+    phase = 1;
     code = compacted();
+    if (code == FEWER_ROWS) stage(1);  // others are in their places
+    return code;
   }
   if (code != FINISHED) stage(phase = 1);
   return code;

@@ -31,11 +31,13 @@ _CHECKED = ("assert_size_stride", "assert_alignment")
 class Kernels(NamedTuple):
     """Calls in order: addresses of kernels, and of what they are called with, or whole numbers.
 
-    held: tensors and kernels, which must outlive the calls.
+    held: tensors and kernels, which must outlive the calls. given: tensors that the function was
+    called with, whose memory the calls know.
     """
 
     calls: list[tuple[int, list[int]]]
     held: tuple[Any, ...]
+    given: tuple[Tensor, ...]
 
 
 class _Code(NamedTuple):
@@ -111,7 +113,8 @@ def _noted(call: CompiledCall, function: types.FunctionType, code: _Code) -> Ker
     noted = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__)
     noted(getattr(call.code, "__self__", None), call.arguments.copy())
     fits = all(0 < len(arguments) <= MOST_ARGUMENTS for _, arguments in calls)
-    return Kernels(calls, tuple(held)) if calls and fits else None
+    given = tuple([x for x in call.arguments if isinstance(x, Tensor)])
+    return Kernels(calls, tuple(held), given) if calls and fits else None
 
 
 def _number(x: Any) -> int:

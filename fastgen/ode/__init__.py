@@ -5,6 +5,7 @@ from fastgen.kernels.runge_kutta.contract import Status
 from fastgen.ode.adjoint import Adjoint
 from fastgen.ode.events import Crossing, Event
 from fastgen.ode.execution import Execution
+from fastgen.ode.prepared import CompiledSolve, compile_odeint
 from fastgen.ode.replay import Through
 from fastgen.ode.solution import Solution, Statistics
 from fastgen.ode.solve import odeint
@@ -16,6 +17,7 @@ __all__ = [
     "Accepted",
     "Adjoint",
     "Attempt",
+    "CompiledSolve",
     "Controller",
     "Crossing",
     "Event",
@@ -24,5 +26,6 @@ __all__ = [
     "Statistics",
     "Status",
     "Through",
+    "compile_odeint",
     "odeint",
 ]

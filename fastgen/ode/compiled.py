@@ -65,8 +65,8 @@ class _Evaluation:
         except CompileError as error:
             field.call(t, y, rows)  # says what is wrong with f itself
             raise ValueError(
-                f"compile=True: torch.compile cannot make one graph of f ({error}); write f "
-                "with operations of torch alone, or leave compile out"
+                f"torch.compile cannot make one graph of f ({error}); write f with operations "
+                "of torch alone, or solve by odeint without compile"
             ) from error
         if new:
             field.call(t, y, rows)  # the checks of what f returns and leaves as it was

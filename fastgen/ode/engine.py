@@ -161,7 +161,7 @@ def _run_fused(field: Field, solve: FusedSolve, watch: bool) -> tuple[int, int]:
         shape = y.shape if field.state.direct else stage.shape
         ops.expect(shape)
         slope = _watched(f, t, y) if watch else f(t, y)
-        watch = False
+        watch, program = False, None
         while True:
             code = advance(slope)
             if code == -1:  # a slope of another dtype or layout than C++ reads
@@ -169,13 +169,14 @@ def _run_fused(field: Field, solve: FusedSolve, watch: bool) -> tuple[int, int]:
                 code = advance(readable(fixed.to(w.y.dtype), "f").reshape(shape))
             done += 1
             if code == 0 and field.compiled and (compiled := field.kernels(f)) is not None:
-                code = ops.drive(*compiled, min(looks.next, done + AT_ONCE))
+                program = program or ops.program(*compiled)
+                code = ops.drive(program, min(looks.next, done + AT_ONCE))
                 done = ops.evaluated[0]
             if code:
                 break
             slope = f(t, y)
             if done >= looks.next and looks.due(done) and ops.far(FAR):
-                slope = _repeated(w, rows, lambda: f(t, y), slope)  # noqa: B023
+                slope = checked_again(w, rows, lambda: f(t, y), slope)  # noqa: B023
                 again, repeated = again + 1, repeated + rows
         if code == FINISHED:
             calls, evaluated = ops.evaluated
@@ -269,7 +270,7 @@ def _run(
         step += 1
         if looks.due(calls) and _far(w, rows):
             w.stage[:rows], w.stage_times[:rows] = w.y[:rows], w.control[Control.TIME, :rows]
-            _repeated(w, rows, call, call())
+            checked_again(w, rows, call, call())
             ops.stage(1)
             calls, evaluated = calls + 2, evaluated + 2 * rows
         # Steps of ended rows change nothing, so a GPU need not be asked after each.
@@ -284,7 +285,7 @@ def _far(w: Workspace, rows: int) -> bool:
     return bool((rest > FAR * control[Control.STEP].abs()).any())
 
 
-def _repeated(w: Workspace, rows: int, call: Callable[[], Any], value: Any) -> Any:
+def checked_again(w: Workspace, rows: int, call: Callable[[], Any], value: Any) -> Any:
     """A value of f as it is given again, of which no more may differ than a step tolerates."""
     first, again = torch.as_tensor(value, device=w.y.device).clone(), call()
     if isinstance(again, Tensor) and again.shape == first.shape and torch.equal(first, again):

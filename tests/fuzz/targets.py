@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 import torch
 
 import fastgen
@@ -19,6 +21,7 @@ from fastgen.integrations.k_diffusion import sampling as k_diffusion
 from fastgen.schedules import CosineVP, DiscreteVP, LinearVP
 from tests.modes.entries import denoiser, field, model, network, noise_like, observed, sampler
 from tests.modes.modes import states
+from tests.support.compiling import without_compiler
 
 Call = tuple[Callable[..., Any], dict[str, Any]]
 TARGETS: dict[str, Callable[[], Call]] = {}
@@ -312,6 +315,23 @@ def odeint():
         "method": "dopri5", "step": "per_sample", "first_step": None, "max_step": None,
         "max_steps": 1000, "controller": "pi", "event": None, "gradient": "through",
         "on_failure": "raise", "return_solution": False, "backend": None, "capture": False,
+    }  # fmt: skip
+
+
+def prepared_and_solved(f, y0, t, **options):
+    """What only C++ does, beside the reference's `odeint`; no compiler is called."""
+    if os.environ.get("FASTGEN_BACKEND") == "reference":
+        return fastgen.odeint(f, y0, t, gradient="none", **options)
+    without_compiler(pytest.MonkeyPatch())  # for the rest of this process
+    return fastgen.ode.compile_odeint(f, y0, t, **options)(y0)
+
+
+@target
+def odeint_prepared():
+    return prepared_and_solved, {
+        "f": field, "y0": states(), "t": [0.0, 1.0], "rtol": 1e-4, "atol": 1e-5,
+        "method": "dopri5", "step": "per_sample", "first_step": None, "max_step": None,
+        "max_steps": 1000, "controller": "pi",
     }  # fmt: skip
 
 

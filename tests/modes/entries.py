@@ -340,6 +340,11 @@ def odeint_compiled(x):
     return fastgen.odeint(field, x, [0.0, 0.5, 1.0], compile=True)[-1]
 
 
+@entry(slow=True)
+def odeint_prepared(x):
+    return fastgen.ode.compile_odeint(field, torch.zeros_like(x), [0.0, 0.5, 1.0])(x)[-1]
+
+
 @entry(records=True)
 def odeint_rk4(x):
     return fastgen.odeint(field, x, [0.0, 1.0], method="rk4", step_size=0.25)[-1]

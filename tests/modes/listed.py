@@ -27,6 +27,7 @@ def _listed(names: str, modes: tuple[str, ...], error: type[Exception], says: st
 _listed(
     "sample_ode sample_sde sample_brownian sample_guided sample_guided_apart "
     "sample_guided_by_a_rule sample_transformed inverted captured compiled_run served generated "
+    "odeint_prepared "
     "edited_through_noise k_diffusion_dpmpp_2m edm edm2 posterior_by_moments steered",
     TRANSFORMS,
     ValueError,
@@ -60,6 +61,7 @@ _listed(
     ValueError,
     "compile=True: not for forward-mode derivatives and torch.func",
 )
+_listed("odeint_prepared", ("grad",), ValueError, "y0: no gradients go through")
 _listed("odeint_adjoint", TRANSFORMS, ValueError, r"serves backward\(\) alone")
 # Step sizes and pairs are chosen from numbers, which an axis of vmap hides.
 _listed(
@@ -96,7 +98,7 @@ _listed("diffusers_euler diffusers_ddpm diffusers_unipc", ("default_device",),
 _listed(
     "sample_dopri5 log_likelihood log_likelihood_hutchinson odeint_dopri5 odeint_adjoint "
     "sdeint_euler sdeint_milstein coupling_exact coupling_sinkhorn sinkhorn_divergence wasserstein "
-    "torchdiffeq_odeint torchsde_sdeint generated odeint_compiled sdeint_compiled",
+    "torchdiffeq_odeint torchsde_sdeint generated odeint_compiled odeint_prepared sdeint_compiled",
     ("wrapper_subclass",),
     ValueError,
     "memory of its own",
@@ -111,7 +113,7 @@ _listed(
 # Integrators keep the state's dtype, in which these have too few digits for error control.
 _listed(
     "odeint_dopri5 odeint_rk4 odeint_adjoint sdeint_euler sdeint_milstein torchdiffeq_odeint "
-    "torchsde_sdeint odeint_compiled sdeint_compiled",
+    "torchsde_sdeint odeint_compiled odeint_prepared sdeint_compiled",
     ("float16", "bfloat16"),
     TypeError,
     "expected float32 or float64",

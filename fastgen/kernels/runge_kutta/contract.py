@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -226,8 +226,14 @@ class FusedOperations(Operations, Protocol):
     def expect(self, shape: torch.Size) -> None:
         """The shape that slopes have from now on."""
 
-    def drive(self, kernels: Kernels, slope: Tensor, until: int, /) -> int:
-        """`advance` with what compiled kernels leave in `slope`, again and again.
+    def begin_again(self) -> None:
+        """`begin` with the same numbers, from the states and times that are there now, to ys."""
+
+    def program(self, kernels: Kernels, slope: Tensor, /) -> Any:
+        """What `drive` takes: compiled kernels that leave f in `slope`. It holds neither."""
+
+    def drive(self, program: Any, until: int, /) -> int:
+        """`advance` with what the kernels of a `program` leave, again and again.
 
         Returns its code, or 0 after so many evaluations in all.
         """

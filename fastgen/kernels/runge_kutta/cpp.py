@@ -61,14 +61,22 @@ class CppOperations(StepByStep):
 
     def begin(self, rtol: Tensor, atol: Tensor, first_step: Tensor) -> None:
         """See `FusedOperations.begin`."""
-        rows = self.w.y.shape[0]
-        given = [readable(x).expand(rows) for x in (rtol, atol, first_step)]
-        one = [x[:1] if x.stride(0) == 0 else x.contiguous() for x in given]
-        self._stepper.begin(address(self.w.ys), *[(address(x), int(len(x) > 1)) for x in one])
+        held = [readable(x) for x in (rtol, atol, first_step)]
+        places = [(address(x), x.stride(0) if x.ndim else 0) for x in held]
+        self._numbers, self._held = (places[0], places[1], places[2]), held
+        self.begin_again()
 
-    def drive(self, kernels: Kernels, slope: Tensor, until: int, /) -> int:
+    def begin_again(self) -> None:
+        """See `FusedOperations.begin_again`."""
+        self._stepper.begin(address(self.w.ys), *self._numbers)
+
+    def program(self, kernels: Kernels, slope: Tensor, /) -> _C.Program:
+        """See `FusedOperations.program`."""
+        return _C.Program(kernels.calls, address(slope))
+
+    def drive(self, program: _C.Program, until: int, /) -> int:
         """See `FusedOperations.drive`."""
-        return self._stepper.drive(kernels.calls, address(slope), until)
+        return self._stepper.drive(program, until)
 
     @property
     def rows(self) -> int:

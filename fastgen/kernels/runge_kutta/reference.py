@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastgen.common.rounding import power
+from fastgen.common.rounding import power, square_root
 from fastgen.common.step_size import LEAST_ERROR, fitted
 from fastgen.kernels.runge_kutta.contract import (
     FEWER_ROWS,
@@ -55,7 +55,7 @@ def error_norm(
     for count, end in zip(live.unbind(-1), segment_ends, strict=True):
         if end > begin:
             mean = lane_sum(ratio[:, begin:end].square()) / count
-            norms.append(torch.where(count == 0, 0.0, torch.sqrt(mean)))
+            norms.append(torch.where(count == 0, 0.0, square_root(mean)))
         begin = end
     return torch.stack(norms).amax(0)
 
