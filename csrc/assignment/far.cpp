@@ -109,8 +109,8 @@ bool Assignment::far_points_first() {
   const std::vector<double> low = u_, prices = v_;
   const double scale = LEVELS / range;
   const Candidates unknown;
-  solve(FinePointRows(*exact_, *clouds_, low.data(), prices.data(), scale, unknown), total_,
-        Prices(), FAR_FIRST, scale, fine_slack(scale));
+  const FinePointRows fine(*exact_, *clouds_, low.data(), prices.data(), scale, unknown, MOST_KEPT);
+  solve(fine, total_, Prices(), FAR_FIRST, scale, fine_slack(scale));
   return true;
 }
 

@@ -99,18 +99,21 @@ struct Candidates {
 // Levels of (costs - prices - low[i]) * scale. What it is made from must outlive it.
 class FinePointRows : public Rows {
  public:
+  // Where `candidates` are not known, up to `kept` costs are kept at once.
   FinePointRows(const ExactPoints& costs, const Clouds& clouds, const double* low,
-                const double* prices, double scale, const Candidates& candidates)
+                const double* prices, double scale, const Candidates& candidates,
+                int64_t kept = FEW_KEPT)
       : kernels_(kernels<Kernels>()),
         costs_(costs),
         clouds_(clouds),
         low_(low),
         prices_(prices),
         scale_(scale),
-        candidates_(candidates) {}
+        candidates_(candidates),
+        kept_(candidates.counts.empty() ? kept : 0) {}
   const int32_t* row(int64_t i, int32_t* scratch) const override;
   int64_t cheap(int64_t i, int64_t most, int32_t* columns, int32_t* costs) const override;
-  int64_t kept_at_once() const override { return candidates_.counts.empty() ? MOST_KEPT : 0; }
+  int64_t kept_at_once() const override { return kept_; }
 
  private:
   const Kernels& kernels_;
@@ -118,6 +121,7 @@ class FinePointRows : public Rows {
   const Clouds& clouds_;
   const double *low_, *prices_, scale_;
   const Candidates& candidates_;
+  const int64_t kept_;
 };
 
 }  // namespace fastgen::assignment

@@ -21,10 +21,9 @@ constexpr double MOST_STALE = 0.4;
 // Lists are built together for at most so many rows.
 constexpr int64_t MOST_AHEAD = 128;
 // A phase ends when so few of the rows are unassigned: they would bid for long. So many are few of
-// any number. Before the last one fewer: what one leaves over, rows and columns far from each
-// other, the next ones leave over too, with smaller steps, and then each takes a path past most of
-// the rows.
-constexpr double PHASE_ENDS = 5e-4, LAST_ENDS = 3e-3;
+// any number. What it leaves over, rows and columns far from each other, the next phases leave over
+// too, and then each takes a path past most of the rows.
+constexpr double PHASE_ENDS = 5e-4;
 constexpr int64_t FEW = 4;
 // Epsilon falls by this factor; where a phase took fewer bids a row than QUIET, to the last value.
 constexpr int32_t FACTOR = 6;
@@ -123,8 +122,7 @@ void Solver::solve(std::vector<int32_t>& prices, int32_t first, int32_t last) {
     rebase();
     raise_boxes();
     release(epsilon);
-    const bool finished =
-        phase(epsilon, epsilon == last ? LAST_ENDS : PHASE_ENDS, coarser ? LONG_JUMP : MOST_BIDS);
+    const bool finished = phase(epsilon, coarser ? LONG_JUMP : MOST_BIDS);
     if (coarser && !finished) {  // back to small steps: ties make a war of prices
       epsilon = std::max(last, std::exchange(coarser, 0) / FACTOR);
       may_jump = false;
@@ -136,6 +134,7 @@ void Solver::solve(std::vector<int32_t>& prices, int32_t first, int32_t last) {
     epsilon = coarser ? last : std::max(last, epsilon / FACTOR);
   }
   for (; waiting_; --waiting_, head_ = (head_ + 1) % row_count_) augment(queue_[head_]);
+  if (lists_) rebuilt_.assign(row_count_, 0);
 }
 
 // The highest price of each box; boxes of padding are never looked at.
@@ -202,9 +201,9 @@ int32_t Solver::sell(int32_t column, int32_t row, int32_t increment) {
 }
 
 // False if that took too many bids.
-bool Solver::phase(int32_t epsilon, double ends, int64_t most_bids) {
+bool Solver::phase(int32_t epsilon, int64_t most_bids) {
   const int64_t stop =
-      std::max(std::min(FEW, row_count_ / 32), static_cast<int64_t>(row_count_ * ends));
+      std::max(std::min(FEW, row_count_ / 32), static_cast<int64_t>(row_count_ * PHASE_ENDS));
   int64_t fewest = waiting_, since = 0;
   for (int64_t left = most_bids * row_count_; waiting_ > stop; --left) {
     if (waiting_ < fewest) {
@@ -234,8 +233,12 @@ bool Solver::phase(int32_t epsilon, double ends, int64_t most_bids) {
 
 int64_t Solver::candidates(int64_t row, int32_t slack, int thread, int32_t* columns) {
   if (!lists_) return 0;
-  // Of points in boxes a new list is found sooner than a row is looked through.
-  if (rows_.boxes() && stale(row, listed(row), -slack)) build(row, thread);
+  // Of points in boxes, or of a row that is kept, a new list is found sooner than what it would
+  // tell in float64. Prices don't change any more.
+  if ((rows_.boxes() || kept_) && !rebuilt_[row] && stale(row, listed(row), -slack)) {
+    build(row, thread);
+    rebuilt_[row] = true;
+  }
   const int64_t highest = int64_t{listed(row).first} + slack;
   if (highest >= list_bounds_[row]) return 0;
   int64_t count = 0;

@@ -82,7 +82,7 @@ class Solver {
   }
   std::vector<int32_t> lowest_costs();
   void rebase();
-  bool phase(int32_t epsilon, double ends, int64_t most_bids);
+  bool phase(int32_t epsilon, int64_t most_bids);
   void release(int32_t epsilon);
   void hand_out();
   int32_t sell(int32_t column, int32_t row, int32_t increment);
@@ -134,6 +134,7 @@ class Solver {
   std::vector<int32_t> queue_;
   int64_t head_ = 0, waiting_ = 0;
   std::vector<int32_t> list_columns_, list_costs_, list_counts_, list_bounds_;
+  std::vector<char> rebuilt_;  // with the last prices
   std::vector<int32_t> stale_;
   int64_t ahead_ = 1;
   // Of each thread.
