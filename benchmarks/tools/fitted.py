@@ -39,8 +39,8 @@ def table() -> str:
     return f"""{markdown(["problem", *NAMES], lines)}
 
 On {devices}, one thread: a fit took at most {three(closed)} s of CPU time by least squares,
-{three(whole)} s with the whole run, race included. The rms of {len(near)} of {len(cases)} fits is at
-most that of the best built-in at twice the evaluations.
+{three(whole)} s with the whole run, race included. The rms of {len(near)} of {len(cases)} fits is
+at most that of the best built-in at twice the evaluations.
 
 Beside what others publish, at the same evaluations: Align Your Steps' table with `dpmpp_2m`; grids
 found for this network by the equations of GITS (with `ipndm`) and OptimalSteps (with `ddim`); the
