@@ -16,6 +16,12 @@ class Due {
   using Numbers = Pack<double, GROUP>;
   using Whole = Pack<int64_t, GROUP>;
   using Reals = Pack<Real, GROUP>;
+  // The polynomials b_j of the interpolant that are not zero, and the slopes k_j of all rows.
+  struct Polynomials {
+    const double* p[MAX_STAGES];
+    const Real* k[MAX_STAGES];
+    int count = 0;
+  };
   // Outputs of one row, at most GROUP of them, from the first to that of the next run.
   struct Run {
     int64_t row, first;
@@ -101,17 +107,20 @@ class Due {
     const int64_t rounded = (count + GROUP - 1) / GROUP * GROUP;  // whole vectors
     std::fill(since_ + count, since_ + rounded, 0.0);
     std::fill(h_ + count, h_ + rounded, 1.0);
-    int used[MAX_STAGES], terms = 0;
+    Polynomials read;
     for (int j = 0; j < op_.stages; ++j)
-      if (const double* p = op_.dense + j * op_.degree; p[0] != 0 || p[1] != 0) used[terms++] = j;
+      if (const double* p = op_.dense + j * op_.degree; p[0] != 0 || p[1] != 0) {
+        read.p[read.count] = p;
+        read.k[read.count++] = Row<Real>{op_, 0}.k(j);
+      }
     switch (op_.degree) {
-      case 3: weigh<3>(used, terms, rounded); break;
-      case 4: weigh<4>(used, terms, rounded); break;
-      case 5: weigh<5>(used, terms, rounded); break;
-      default: weigh<0>(used, terms, rounded);
+      case 3: weigh<3>(read, rounded); break;
+      case 4: weigh<4>(read, rounded); break;
+      case 5: weigh<5>(read, rounded); break;
+      default: weigh<0>(read, rounded);
     }
     runs_[runs] = {0, count};
-    for (int64_t i = 0; i < runs; ++i) read_off(runs_[i], runs_[i + 1].first, used, terms);
+    for (int64_t i = 0; i < runs; ++i) read_off(runs_[i], runs_[i + 1].first, read);
     if constexpr (N > 0)
       for (int64_t i = 0; i < count; ++i) {
         Real* to = ys() + to_[i];
@@ -122,13 +131,12 @@ class Due {
 
   // The weights h b_j(theta) of each.
   template <int DEGREE>
-  void weigh(const int* used, int terms, int64_t count) {
+  void weigh(const Polynomials& read, int64_t count) {
     const int degree = DEGREE > 0 ? DEGREE : op_.degree;
-    const double* dense = op_.dense;
     for (int64_t i = 0; i < count; i += GROUP) {
       const Numbers h = load<Numbers>(h_ + i), theta = load<Numbers>(since_ + i) / h;
-      for (int j = 0; j < terms; ++j) {
-        const double* p = dense + used[j] * degree;
+      for (int j = 0; j < read.count; ++j) {
+        const double* p = read.p[j];
         Numbers b = Numbers{} + p[degree - 1];
         for (int d = degree - 2; d >= 0; --d) b = b * theta + p[d];
         store(weight_[j] + i, converted<Reals>(h * (b * theta)));
@@ -138,22 +146,23 @@ class Due {
 
   // The sums of a run. Those of few elements lie packed in `found_`, the next run's over what is
   // behind its end.
-  void read_off(const Run& run, int64_t end, const int* used, int terms) {
-    const Row<Real> row{op_, run.row};
+  void read_off(const Run& run, int64_t end, const Polynomials& read) {
+    const int64_t from = run.row * elements();
+    const Real* y = static_cast<const Real*>(op_.y) + from;
     if constexpr (N > 0) {
       Reals total[N];
-      for (int e = 0; e < N; ++e) total[e] = Reals{} + row.y()[e];
-      for (int j = 0; j < terms; ++j) {
+      for (int e = 0; e < N; ++e) total[e] = y[e] - Reals{};
+      for (int j = 0; j < read.count; ++j) {
         const Reals w = load<Reals>(weight_[j] + run.first);
-        const Real* k = row.k(used[j]);
+        const Real* k = read.k[j] + from;
         for (int e = 0; e < N; ++e) total[e] = total[e] + w * k[e];
       }
       for (int e = 0; e < N; ++e) store(found_[e] + run.first, total[e]);
     } else {
       for (int64_t i = run.first; i < end; ++i) {
         Terms<Real> sums;
-        for (int j = 0; j < terms; ++j) sums.add(weight_[j][i], row.k(used[j]));
-        sum(ys() + to_[i], row.y(), sums, op_.elements);
+        for (int j = 0; j < read.count; ++j) sums.add(weight_[j][i], read.k[j] + from);
+        sum(ys() + to_[i], y, sums, op_.elements);
       }
     }
   }
