@@ -9,8 +9,8 @@
 namespace fastgen::assignment {
 namespace {
 
-// Among so many points or fewer, a search that has looked at so many whole rows, lists having ended
-// twice, looks at no more lists.
+// Among so many points or fewer, or rows that are kept, a search that has looked at so many whole
+// rows, lists having ended twice, looks at no more lists.
 constexpr int64_t WHOLE_UP_TO = 8192, MOST_WHOLE = 32;
 
 bool later(const Nearest& a, const Nearest& b) {
@@ -131,7 +131,7 @@ Nearest Solver::search_lists(int32_t root) {
 
   branches_.push_back({root, 0, best(root, 0).first, false});
   scan_list(0);
-  const int64_t most = columns_ <= WHOLE_UP_TO ? MOST_WHOLE : row_count_;
+  const int64_t most = columns_ <= WHOLE_UP_TO || kept_ ? MOST_WHOLE : row_count_;
   for (int64_t whole = 0; whole < most;) {
     const bool is_bound =
         !beyond_.empty() && (near_.empty() || beyond_.front().dist <= near_.front().dist);

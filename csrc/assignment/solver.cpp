@@ -8,8 +8,9 @@ namespace fastgen::assignment {
 namespace {
 
 // Lists hold columns of 16 groups from so many columns on, else of 8; those of points in boxes,
-// where prices fall together, of 32.
+// where prices fall together, and of rows that are all kept, as lists of them end soon, of 32.
 constexpr int64_t WIDE_FROM = 2048;
+bool long_lists(const Rows& rows) { return rows.boxes() || rows.kept_at_once() == MOST_KEPT; }
 // A price war would take more: the paths do the rest.
 constexpr int64_t MOST_BIDS = 100;
 // Nor do so many bids of each row do much where none of them assigns another one: clusters with
@@ -49,8 +50,8 @@ Solver::Solver(const Rows& rows, int64_t row_count, int64_t columns, const int32
       padded_(padded(columns)),
       lists_(columns >= rows.lists_from()),
       rows_(rows),
-      listed_(rows.boxes() ? MOST_LISTED : MOST_LISTED / 2),
-      groups_(rows.boxes()           ? 32
+      listed_(long_lists(rows) ? MOST_LISTED : MOST_LISTED / 2),
+      groups_(long_lists(rows)       ? 32
               : padded_ >= WIDE_FROM ? 16
                                      : 8),
       match_(row_count, -1),
