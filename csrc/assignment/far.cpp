@@ -24,9 +24,10 @@
 namespace fastgen::assignment {
 namespace {
 
-// Of n points, from FAR_FROM on, the part has a FAR_PART-th where the range is more than FAR times
-// (2 R)^2; else levels tell the others' pairs apart.
-constexpr int64_t FAR_FROM = 1024, FAR_PART = 4;
+// Of n points, so many at least (in more than FLAT_DIMS dimensions levels settle some more of them
+// as soon), the part has a FAR_PART-th where the range is more than FAR times (2 R)^2; else levels
+// tell the others' pairs apart.
+constexpr int64_t FLAT_FAR_FROM = 1200, FAR_FROM = 2000, FAR_PART = 4;
 // From the means, which far points move, that is less.
 constexpr double FAR = 1000, MAYBE_FAR = 16;
 // The first epsilon, of the range of levels, and what of its cost the part's gap may be.
@@ -89,7 +90,8 @@ std::vector<int64_t> part_of(const Split& split, int64_t count) {
 // The first round where a few points are far from the others; false, with nothing done, where none
 // are.
 bool Assignment::far_points_first() {
-  if (!sampled() || options_.epsilon > 0 || columns_ < FAR_FROM) return false;
+  const int64_t from = problem_.dims <= FLAT_DIMS ? FLAT_FAR_FROM : FAR_FROM;
+  if (!sampled() || options_.epsilon > 0 || columns_ < from) return false;
   const auto row = [&](int64_t i) { return clouds_->row(i); };
   const auto column = [&](int64_t j) { return clouds_->column(j); };
   const auto wide = [&](double far, double times) {
