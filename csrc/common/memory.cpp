@@ -1,5 +1,6 @@
 #include "common/memory.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <deque>
 #include <iterator>
@@ -9,6 +10,7 @@
 
 #ifdef __linux__
 #include <sys/mman.h>
+#include <unistd.h>
 #endif
 
 namespace fastgen {
@@ -40,6 +42,17 @@ Pool& pool() {
 
 }  // namespace
 
+int64_t pooled_idle() {
+  constexpr int64_t LEAST = int64_t{1} << 27, MOST = int64_t{1} << 29;
+#ifdef __linux__
+  static const int64_t found =
+      std::clamp(int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE) / 32, LEAST, MOST);
+  return found;
+#else
+  return LEAST;
+#endif
+}
+
 void* take_memory(int64_t bytes) {
   Pool& p = pool();
   {
@@ -57,10 +70,11 @@ void* take_memory(int64_t bytes) {
 
 void give_memory(void* memory, int64_t bytes) {
   if (bytes < POOLED_FROM) return std::free(memory);
+  const int64_t most = pooled_idle();
   Pool& p = pool();
   const std::lock_guard<std::mutex> lock(p.busy);
   p.idle.emplace_back(memory, bytes);
-  for (p.held += bytes; p.held > POOLED_IDLE; p.idle.pop_front()) {
+  for (p.held += bytes; p.held > most; p.idle.pop_front()) {
     std::free(p.idle.front().first);
     p.held -= p.idle.front().second;
   }

@@ -7,8 +7,11 @@
 
 namespace fastgen {
 
-// Bytes from where memory is kept, and that are kept at most while nobody uses them.
-constexpr int64_t POOLED_FROM = int64_t{1} << 18, POOLED_IDLE = int64_t{1} << 27;
+// Bytes from where memory is kept.
+constexpr int64_t POOLED_FROM = int64_t{1} << 18;
+// Bytes that are kept at most while nobody uses them: the 32nd part of the machine's memory, 128 to
+// 512 MiB.
+int64_t pooled_idle();
 
 void* take_memory(int64_t bytes);
 // From any thread.
