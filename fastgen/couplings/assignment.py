@@ -147,9 +147,10 @@ def assign(
             be left out), or a function of x0 and x1 that gives one. In more than 16 dimensions
             the first two are computed by matrix multiplication where that keeps enough digits; the
             gap allows each of its numbers one rounding of the largest. The product then takes most
-            of the time (5/6 of it for 512 points of 3072 numbers), and 4 n m bytes. Otherwise, and
-            of more than 2^28 pairs in up to 64 dimensions, costs are computed when they are looked
-            at: 65,536 points in 16 dimensions take 1.1 GiB. In a matrix inf forbids a pair.
+            of the time (5/6 of it for 512 points of 3072 numbers), and 4 n m bytes. Otherwise, of
+            more than 2^28 pairs in up to 64 dimensions, and where the product would take more than
+            half of the machine's memory, costs are computed when they are looked at: 65,536 points
+            in 16 dimensions take 1.1 GiB. In a matrix inf forbids a pair.
         mode: "exact", or "eps" for a pairing whose cost exceeds the least, for each pair, by at
             most `epsilon` times the range of the costs, and usually by far less; see `gap`. The
             range for points is the squared diagonal, or diagonal, of the box around them.

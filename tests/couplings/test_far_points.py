@@ -6,6 +6,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from fastgen.couplings import assign
+from fastgen.kernels.assignment import cpp
 
 
 def clouds(kind, n, d):
@@ -70,3 +71,29 @@ def test_far_points_do_not_depend_on_threads_or_order(d):
     assert moved.cost == pytest.approx(once.cost, rel=1e-12)
     swapped = assign(y, x)
     assert swapped.cost == pytest.approx(once.cost, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("cost", ["sqeuclidean", "euclidean"])
+def test_products_larger_than_half_of_the_memory_are_not_made(monkeypatch, dtype, cost):
+    x, y = (points.to(dtype) for points in clouds("Gaussian", 150, 100))
+    wanted = assign(x, y, cost=cost)
+    monkeypatch.setattr(cpp, "LARGEST_PRODUCT", 150 * 150 * 4 - 1)
+    monkeypatch.setattr(cpp, "_by_product", None)  # where the product would be made
+    found = assign(x, y, cost=cost)
+    assert torch.equal(found.permutation, wanted.permutation)
+    assert found.cost == pytest.approx(wanted.cost, rel=1e-6)
+
+
+def test_a_float64_product_that_would_be_too_large_is_not_the_second_try(monkeypatch):
+    x, y = (points.float() for points in clouds("Gaussian", 150, 100))
+    wanted, made = assign(x, y), []
+
+    def of_no_use(problem, options, x0, x1):
+        made.append(x0.dtype)
+        return None, False
+
+    monkeypatch.setattr(cpp, "LARGEST_PRODUCT", 150 * 150 * 4)
+    monkeypatch.setattr(cpp, "_by_product", of_no_use)
+    assert torch.equal(assign(x, y).permutation, wanted.permutation)
+    assert made == [torch.float32]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 
 import torch
@@ -35,6 +36,11 @@ solve_given = _C.assign_given
 # that is done where the product was of no use, instead of that one, or would take more memory.
 POINTS_UP_TO, POINTS_AGAIN_UP_TO = 16, 64
 MOST_MULTIPLIED = 1 << 28
+# Bytes of the largest product: half of the machine's memory. Larger ones are not made in any number
+# of dimensions, though in 256 of them the way without takes five times as long.
+LARGEST_PRODUCT = (
+    os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2 if os.name == "posix" else 1 << 40
+)
 # A product in float64 is not the way to costs of which rounding takes more than this part.
 LOST = 1e-9
 # Clouds are multiplied as they are if no more than this part of |x|^2 is that of their mean: to
@@ -54,10 +60,12 @@ def solve(problem: Problem, options: Options) -> Matching:
     x0, x1 = problem.x0, problem.x1
     assert x0 is not None
     assert x1 is not None
-    _, n, m = problem.sizes
+    count, n, m = problem.sizes
     dims = x0.shape[2]
-    again = dims <= POINTS_AGAIN_UP_TO
-    if dims <= POINTS_UP_TO or (again and n * m > MOST_MULTIPLIED):
+    again = dims <= POINTS_AGAIN_UP_TO or 8 * count * n * m > LARGEST_PRODUCT
+    first = torch.float64 if problem.root else x0.dtype
+    too_large = count * n * m * first.itemsize > LARGEST_PRODUCT
+    if dims <= POINTS_UP_TO or too_large or (again and n * m > MOST_MULTIPLIED):
         check_finite(problem)
         return _by_points(problem, options)
     if x0.dtype == torch.float32 and not problem.root:
