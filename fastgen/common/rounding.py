@@ -72,7 +72,10 @@ def power(x: Tensor, exponent: float) -> Tensor:
 
 @outside_transforms
 def square_root(x: Tensor) -> Tensor:
-    """Correctly rounded: on CPUs torch's is off by an ulp where MKL computes it."""
-    if x.device.type == "cpu":
+    """Correctly rounded: on CPUs torch's is off by an ulp where MKL computes it.
+
+    With a gradient, and of a tensor that wraps others, it is torch's own.
+    """
+    if x.device.type == "cpu" and type(x) is Tensor and not x.requires_grad:
         return torch.from_numpy(np.asarray(np.sqrt(x.numpy())))
     return torch.sqrt(x)
