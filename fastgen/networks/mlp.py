@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastgen.common.checks import check_choice
+from fastgen.common.checks import check_at_least, check_choice
 from fastgen.common.typed import typed
 from fastgen.networks.embedding import Embedding
 from fastgen.networks.network import Network, register
@@ -36,6 +36,8 @@ class MLP(Network):
     ) -> None:
         super().__init__()
         check_choice("activation", activation, ACTIVATIONS)
+        check_at_least("outputs", outputs, 1)
+        check_at_least("classes", classes, 0)
         self.config = {
             "shape": list(shape),
             "widths": list(widths),

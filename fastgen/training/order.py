@@ -66,7 +66,7 @@ class Order:
         first, count = check_range("first", first, 62), check_range("count", count, 62)
         if count > MOST:
             raise ValueError(f"count={count}: at most {MOST} positions at once; ask for less")
-        if self._members:
+        if self._members and count:
             return self._balanced(first, count)
         return self._passes(first, count, self.count, ITEMS)
 

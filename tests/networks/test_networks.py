@@ -80,6 +80,8 @@ def test_patches_are_put_back_where_they_were():
     ("call", "message"),
     [
         (lambda: MLP(activation="slu"), "'selu'|'silu'"),
+        (lambda: MLP(outputs=-1), "outputs=-1"),
+        (lambda: MLP(classes=-1), "classes=-1"),
         (lambda: UNet(dims=3), "dims=3"),
         (lambda: UNet(1, 8)(torch.zeros(1, 1, 7, 8), torch.zeros(1)), "multiples of 2"),
         (lambda: DiT(size=9), "size=9"),

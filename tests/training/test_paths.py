@@ -290,6 +290,7 @@ class TestErrors:
         ("options", "error", "message"),
         [
             ({"targets": "velocity"}, ValueError, r"expected names in a tuple, \('velocity',\)"),
+            ({"targets": None}, ValueError, "targets=None: expected names in a tuple"),
             ({"times": "uniform"}, TypeError, "times='uniform'"),
             ({"t": 0.5}, TypeError, "t=0.5"),
             ({"x0": [[0.0, 1.0]]}, TypeError, "x0: expected a tensor, got list"),

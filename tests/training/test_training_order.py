@@ -72,3 +72,8 @@ def test_more_positions_than_any_memory_has_are_refused():
     for labels in (None, torch.tensor([0, 1, 1, 2, 2])):
         with pytest.raises(ValueError, match=r"count=281474976710656: at most 4294967296"):
             Order(5, 1, labels).at(0, 2**48)
+
+
+def test_no_positions_are_no_samples():
+    for labels in (None, torch.tensor([0, 1, 1, 2, 2])):
+        assert Order(5, 1, labels).at(3, 0).shape == (0,)

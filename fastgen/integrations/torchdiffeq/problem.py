@@ -66,8 +66,9 @@ def options_of(method: str, options: Mapping[str, Any] | None) -> dict[str, Any]
         known = IMPLICIT_OPTIONS
     elif method == "scipy_solver":
         known = SCIPY_OPTIONS
-    check_mapping("options", options or {})
-    found = dict(options or {})
+    given = {} if options is None else options
+    check_mapping("options", given)
+    found = dict(given)
     for name in found:
         if name not in known:
             raise ValueError(f"options: {method!r} has no {name!r}: {nearest(name, known)}")

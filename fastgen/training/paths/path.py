@@ -127,6 +127,8 @@ class Path:
         Raises:
             ValueError: naming the argument that does not fit.
         """
+        if isinstance(targets, str) or not hasattr(targets, "__iter__"):
+            raise ValueError(f"targets={targets!r}: expected names in a tuple, ('velocity',)")
         if mask is not None:
             if not self.elementwise:
                 raise ValueError(f"mask: on {self!r} elements of a sample depend on each other")
@@ -138,8 +140,6 @@ class Path:
             found = self._quickly(x0, x1, seed, step, tuple(targets), times, pairs)
             if found is not None:
                 return found
-        if isinstance(targets, str):
-            raise ValueError(f"targets={targets!r}: expected names in a tuple, ({targets!r},)")
         if not isinstance(times, Times):
             raise TypeError(f"times={times!r}: expected a distribution of fastgen.training.times")
         pairs = self._paired(x0, x1, coupling, pairs, labels)
