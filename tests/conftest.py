@@ -23,6 +23,14 @@ def poisoned_memory(monkeypatch):
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """No compiler is called. The list of graphs that are made from now on."""
+    from tests.support.compiling import without_compiler
+
+    return without_compiler(monkeypatch)
+
+
 @pytest.fixture(params=["reference", "cpp"])
 def backend(request):
     return request.param

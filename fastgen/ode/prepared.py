@@ -29,8 +29,7 @@ from fastgen.ode.memory import FusedSolve, finished, workspace
 from fastgen.ode.problem import STEPS, StateLayout, times_of, tolerance
 from fastgen.ode.refusals import CONTROLLER
 from fastgen.ode.solution import check
-
-RTOL, ATOL = 1e-5, 1e-6
+from fastgen.ode.solve import ATOL, RTOL
 
 
 @displayed
@@ -116,7 +115,7 @@ class CompiledSolve:
         return ys if state.direct else state.tree(ys)
 
     def _run(self) -> None:
-        ops, program, looks, code = self._solve.ops, self._program, Looks(), 0
+        ops, program, looks = self._solve.ops, self._program, Looks()
         ops.begin_again()
         code = ops.compacted()
         while not code:

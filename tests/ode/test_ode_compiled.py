@@ -9,15 +9,9 @@ from fastgen.common.compiled_calls import CompiledCall
 from fastgen.common.compiled_kernels import kernels_of
 from fastgen.kernels.runge_kutta.cpp import CppOperations
 from fastgen.ode import compiled
-from tests.support.compiling import counted, without_compiler
+from tests.support.compiling import counted
 
 T = torch.linspace(0, 3, 7).double()
-
-
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """No compiler is called."""
-    return without_compiler(monkeypatch)
 
 
 def van_der_pol(t, y):

@@ -10,15 +10,8 @@ from torch import nn
 
 import fastgen
 from fastgen.ode import compile_odeint
-from tests.support.compiling import without_compiler
 
 T = torch.linspace(0, 3, 5).double()
-
-
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """No compiler is called, and every evaluation is a call from Python."""
-    return without_compiler(monkeypatch)
 
 
 def pendulum(t, y):

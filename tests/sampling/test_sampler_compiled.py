@@ -12,7 +12,7 @@ import fastgen
 from fastgen.common.compiled_calls import CompiledFunction
 from fastgen.networks import MLP
 from fastgen.schedules import EDM, CosineVP, Rectified
-from tests.support.compiling import counted, without_compiler
+from tests.support.compiling import counted
 
 SHAPE = (3, 2)
 
@@ -65,12 +65,6 @@ def test_tangents_are_those_of_the_network_itself(solver):
     step = 1e-6
     want = (run(x + step * v) - run(x - step * v)) / (2 * step)
     torch.testing.assert_close(tangent, want, rtol=1e-5, atol=1e-5 * want.abs().max().item())
-
-
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """No compiler is called."""
-    return without_compiler(monkeypatch)
 
 
 @pytest.mark.usefixtures("uncompiled")

@@ -7,15 +7,9 @@ from torch import nn
 import fastgen
 from fastgen.common.compiled_calls import CompiledCall
 from fastgen.sde.compiled import Fields
-from tests.support.compiling import counted, without_compiler
+from tests.support.compiling import counted
 
 T = [0.0, 0.4, 1.0]
-
-
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """No compiler is called."""
-    return without_compiler(monkeypatch)
 
 
 def drift(t, y):

@@ -128,7 +128,8 @@ class Path:
             ValueError: naming the argument that does not fit.
         """
         if isinstance(targets, str) or not hasattr(targets, "__iter__"):
-            raise ValueError(f"targets={targets!r}: expected names in a tuple, ('velocity',)")
+            name = targets if isinstance(targets, str) else "velocity"
+            raise ValueError(f"targets={targets!r}: expected names in a tuple, ({name!r},)")
         if mask is not None:
             if not self.elementwise:
                 raise ValueError(f"mask: on {self!r} elements of a sample depend on each other")
